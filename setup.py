@@ -1,0 +1,34 @@
+"""pip install .  (on GPU machines: pip install .[cuda])"""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+setup(
+    name="autoencoder-trainer",
+    version="0.1.0",
+    description="Trains, measures and keeps autoencoders: tf.distribute, exact resume, TensorBoard",
+    long_description=Path("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    packages=find_packages(include=["trainer", "trainer.*", "configs"]),
+    python_requires=">=3.11,<3.14",
+    install_requires=[
+        "absl-py>=2.1",
+        "importlib_resources>=6",  # tensorflow-datasets needs it without declaring it
+        "keras>=3.13,<3.16",
+        "matplotlib>=3.9",
+        "ml_collections>=1.0",
+        "numpy>=2",
+        "scikit-learn>=1.5",
+        "scipy>=1.13",
+        "tensorboard>=2.21,<2.22",
+        "tensorflow>=2.21,<2.22",
+        "tensorflow-datasets>=4.9.9",
+        "tqdm>=4.66",
+    ],
+    extras_require={
+        "cuda": ["tensorflow[and-cuda]>=2.21,<2.22"],
+        "dev": ["hypothesis", "mypy", "pytest", "ruff", "types-tqdm"],
+    },
+)
