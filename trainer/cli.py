@@ -1,0 +1,105 @@
+"""Flags in, exit status out: what every command of this package does alike.
+
+Needs no TensorFlow to answer a wrong flag or --help.
+"""
+
+import contextlib
+import importlib
+import os
+import re
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NoReturn
+
+from absl import app, flags, logging
+
+from trainer.errors import NonFiniteError, Preempted, UserError
+
+WORKDIR = flags.DEFINE_string(
+    "workdir", None, "The folder of the run; training resumes one that is there.", required=True
+)
+
+
+def run(main: Callable[[], None]) -> None:
+    """Parses the flags, runs `main` and leaves with the exit status of what became of it.
+
+    0 finished; 2 the user's mistake; 75 stopped with a checkpoint written; 1 anything else.
+    """
+    app.run(lambda _: _run(main), flags_parser=_parse)
+
+
+def _run(main: Callable[[], None]) -> None:
+    if not flags.FLAGS["verbosity"].present:
+        logging.set_verbosity(logging.WARNING)
+    import_tensorflow()
+    try:
+        main()
+    except (UserError, NonFiniteError, Preempted) as end:
+        _leave(str(end), end.exit_status)
+
+
+def _parse(argv: list[str]) -> list[str]:
+    try:
+        rest = flags.FLAGS(argv)
+        for name in flags.FLAGS:
+            # A config file that cannot be opened raises OSError only now that it is used.
+            getattr(flags.FLAGS[name].value, "items", None)
+    except Exception as error:  # a config file is Python: it can fail in any way
+        _leave(_in_one_line(error), UserError.exit_status)
+    if rest[1:]:
+        _leave(f"{rest[1]!r} is no flag; flags are written --name=value", UserError.exit_status)
+    return rest
+
+
+def _leave(message: str, exit_status: int) -> NoReturn:
+    print(f"error: {message}" if exit_status != Preempted.exit_status else message, file=sys.stderr)
+    sys.exit(exit_status)
+
+
+def _in_one_line(error: Exception) -> str:
+    """What is wrong with the flags; for an error that a config file raised, where."""
+    if isinstance(error, AttributeError | KeyError):
+        # ml_collections wraps a KeyError, whose text is escaped, in an AttributeError.
+        text = str(error).encode().decode("unicode_escape").strip("\"'")
+        unknown = re.match(r"""(\w+)(?:$|'\nDid you mean "(\w+)")""", text)
+        if unknown:
+            hint = f"did you mean {unknown[2]!r}?" if unknown[2] else "configs/base.py lists them"
+            return f"the config has no key {unknown[1]!r}; {hint}"
+    message = (str(error).strip() or type(error).__name__).splitlines()[-1].strip()
+    if isinstance(error, OSError | ValueError | TypeError | SyntaxError | flags.Error):
+        return message
+    frames = traceback.extract_tb(error.__traceback__)
+    where = [frame for frame in frames if "site-packages" not in frame.filename][-1]
+    return f"{where.filename}:{where.lineno}: {type(error).__name__}: {message}"
+
+
+def import_tensorflow() -> None:
+    """Imports TensorFlow; where there is no NVIDIA driver, without its notes on the lack of one.
+
+    oneDNN's convolutions are the faster ones on every x86 CPU, but TensorFlow leaves them off on
+    those without AVX-512.
+    """
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+    if Path("/proc/driver/nvidia").exists():
+        importlib.import_module("tensorflow")
+    else:
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+        with _muted_stderr():
+            importlib.import_module("tensorflow")
+
+
+@contextlib.contextmanager
+def _muted_stderr() -> Iterator[None]:
+    """Drops what is written to the file descriptor, since TensorFlow's C++ code writes there."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    os.close(nowhere)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)

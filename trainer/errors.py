@@ -1,0 +1,36 @@
+"""What can end a command, and the exit status that tells a launcher what to do next."""
+
+
+class UserError(Exception):
+    """The user's mistake: a flag, a config, data or a workdir. Never restarted."""
+
+    exit_status = 2
+
+
+class NonFiniteError(Exception):
+    """The loss or the gradients are NaN or infinite and cannot recover by themselves."""
+
+    exit_status = 1
+
+
+class Preempted(Exception):  # noqa: N818
+    """SIGTERM or Ctrl-C: the checkpoint is written, start the same command again."""
+
+    exit_status = 75
+
+
+def require(condition: bool, message: str) -> None:
+    """Raises UserError(message) unless the condition holds."""
+    if not condition:
+        raise UserError(message)
+
+
+def require_choice(name: str, value: object, allowed: tuple[object, ...]) -> None:
+    """Raises UserError unless value is one of those allowed."""
+    choices = ", ".join(str(choice) for choice in allowed)
+    require(value in allowed, f"{name}={value!r} is not known; allowed: {choices}")
+
+
+def require_at_least(name: str, value: float, lowest: float) -> None:
+    """Raises UserError unless value is a number >= lowest."""
+    require(value >= lowest, f"{name}={value} is not allowed; it must be at least {lowest}")
