@@ -1,0 +1,70 @@
+import numpy as np
+import pytest
+import tensorflow as tf
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trainer import positions
+from trainer.positions import Noise
+
+
+@given(seed=st.integers(0, 2**31), epoch=st.integers(0, 1000), size=st.integers(1, 300))
+def test_an_epoch_is_a_permutation(seed, epoch, size):
+    assert sorted(positions.permutation(seed, epoch, size)) == list(range(size))
+
+
+def test_seeds_and_epochs_have_orders_of_their_own():
+    orders = {tuple(positions.permutation(seed, epoch, 50)) for seed in (0, 1) for epoch in (0, 1)}
+    assert len(orders) == 4
+
+
+def test_the_order_is_fixed_for_ever():
+    # A change here would break the resume of every run there is.
+    assert positions.permutation(0, 0, 8).tolist() == [2, 6, 5, 7, 4, 3, 0, 1]
+
+
+@given(size=st.integers(1, 40), batch=st.integers(1, 17), epochs=st.integers(1, 4))
+def test_batches_across_epoch_borders_draw_each_example_once_an_epoch(size, batch, epochs):
+    steps = -(-size * epochs // batch)
+    drawn = np.concatenate([positions.examples(3, k * batch, batch, size) for k in range(steps)])
+    for epoch in range(epochs):
+        assert sorted(drawn[epoch * size : (epoch + 1) * size]) == list(range(size))
+
+
+@pytest.mark.parametrize("elements", [(1,), (7,), (8,), (2, 3, 1)])
+@pytest.mark.parametrize("draw", ["normal", "uniform"])
+def test_noise_belongs_to_the_position_and_not_to_the_batch(draw, elements):
+    whole = getattr(Noise(5, 100, 8), draw)("z", elements)
+    parts = [getattr(Noise(5, first, 4), draw)("z", elements) for first in (100, 104)]
+    np.testing.assert_array_equal(whole, tf.concat(parts, 0))
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_noise_is_the_same_compiled(jit_compile):
+    def draw(first):
+        return Noise(5, first, 8).uniform("z", (7,))
+
+    first = tf.constant(2**40 + 3, tf.int64)
+    compiled = tf.function(draw, jit_compile=jit_compile)
+    np.testing.assert_array_equal(draw(first), compiled(first))
+
+
+def test_positions_purposes_seeds_and_streams_draw_different_numbers():
+    draws = [
+        Noise(0, 0, 2).normal("z", (4,)),
+        Noise(0, 2, 2).normal("z", (4,)),
+        Noise(1, 0, 2).normal("z", (4,)),
+        Noise(0, 0, 2).normal("corruption", (4,)),
+        Noise(0, 0, 2, stream="evaluation").normal("z", (4,)),
+    ]
+    assert len(np.unique(np.stack(draws))) == 5 * 8
+
+
+def test_noise_has_the_distribution_that_it_names():
+    normal = Noise(0, 0, 1000).normal("z", (101,)).numpy()
+    uniform = Noise(0, 0, 1000).uniform("z", (101,)).numpy()
+    # 101,000 draws: the standard error of the means is .0031 and .0009.
+    assert abs(normal.mean()) < 0.015
+    assert abs(normal.std() - 1) < 0.01
+    assert abs(uniform.mean() - 0.5) < 0.005
+    assert 0 <= uniform.min() < uniform.max() < 1

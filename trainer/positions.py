@@ -1,0 +1,101 @@
+"""Order and noise as pure functions of (seed, position).
+
+A position p = 0, 1, 2, ... counts training examples over the whole run and over all replicas.
+With N examples, position p is example `permutation(seed, p // N, N)[p % N]`, and owns its own
+stretch of a counter-based random stream. So the step number is the whole state of order and noise.
+"""
+
+import functools
+import hashlib
+import math
+from typing import Literal
+
+import numpy as np
+import tensorflow as tf
+
+_PHILOX = 1  # the `alg` of TensorFlow's stateless random operations
+_INTEGERS_PER_TICK = 4  # of 32 bits, at each tick of the Philox counter
+_FLOAT_BITS = 24  # that a float32 in [0, 1) holds exactly
+
+
+def _key(*parts: object) -> int:
+    """A 64-bit key, the same in every process and on every machine."""
+    text = "/".join(str(part) for part in parts)
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
+
+
+@functools.lru_cache(maxsize=2)
+def permutation(seed: int, epoch: int, size: int) -> np.ndarray:
+    """A random order of the integers below `size`, int64 [size].
+
+    Sorts raw Philox output, which NumPy promises to keep; it does not promise
+    `Generator.permutation`.
+    """
+    raw = np.random.Philox(key=_key(seed, "order", epoch)).random_raw(size)
+    order = np.argsort(raw, kind="stable")
+    order.flags.writeable = False  # the cache hands the same array to every caller
+    return order
+
+
+def examples(seed: int, first: int, count: int, size: int) -> np.ndarray:
+    """The examples at positions first .. first + count - 1 of `size` examples, int64 [count]."""
+    positions = np.arange(first, first + count)
+    epochs = positions // size
+    drawn = np.empty(count, np.int64)
+    for epoch in np.unique(epochs):
+        here = epochs == epoch
+        drawn[here] = permutation(seed, int(epoch), size)[positions[here] % size]
+    return drawn
+
+
+class Noise:
+    """The noise of `count` consecutive positions: the same numbers whoever draws them, and when.
+
+    Each `purpose` (a name such as "corruption") is a stream of its own, and so is each `stream`:
+    evaluation, which counts the examples of a split, never meets the noise of training.
+    """
+
+    def __init__(
+        self,
+        seed: int,
+        first_position: int | tf.Tensor,
+        count: int,
+        stream: Literal["training", "evaluation"] = "training",
+    ):
+        self._seed = seed
+        self._stream = stream
+        self._first_position = first_position
+        self._count = count
+
+    def uniform(self, purpose: str, shape: tuple[int, ...]) -> tf.Tensor:
+        """Uniform numbers in [0, 1), multiples of 2**-24, float32 [count, *shape]."""
+        return self._shaped(self._unit(purpose, math.prod(shape)), shape)
+
+    def normal(self, purpose: str, shape: tuple[int, ...]) -> tf.Tensor:
+        """Standard normal numbers, float32 [count, *shape] (Box & Muller 1958)."""
+        first, second = tf.split(self._unit(purpose, math.prod(shape)), 2, axis=1)
+        radius = tf.sqrt(-2 * tf.math.log1p(-first))
+        angle = 2 * math.pi * second
+        pairs = tf.concat([radius * tf.cos(angle), radius * tf.sin(angle)], axis=1)
+        return self._shaped(pairs, shape)
+
+    def _unit(self, purpose: str, elements: int) -> tf.Tensor:
+        """Uniform numbers [count, elements rounded up to a multiple of 4].
+
+        From the integers of the stream: TensorFlow's own uniform and normal numbers come out of
+        other bits under XLA.
+        """
+        ticks = -(-elements // _INTEGERS_PER_TICK)
+        first_tick = tf.cast(self._first_position, tf.int64) * ticks
+        integers = tf.raw_ops.StatelessRandomUniformFullIntV2(
+            shape=[self._count, ticks * _INTEGERS_PER_TICK],
+            key=tf.constant([_key(self._seed, self._stream, purpose)], tf.uint64),
+            counter=tf.cast(tf.stack([first_tick, 0]), tf.uint64),
+            alg=_PHILOX,
+            dtype=tf.uint32,
+        )
+        bits = tf.bitwise.right_shift(integers, tf.constant(32 - _FLOAT_BITS, tf.uint32))
+        return tf.cast(bits, tf.float32) * 2.0**-_FLOAT_BITS
+
+    def _shaped(self, rows: tf.Tensor, shape: tuple[int, ...]) -> tf.Tensor:
+        return tf.reshape(rows[:, : math.prod(shape)], [self._count, *shape])
