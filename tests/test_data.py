@@ -1,0 +1,122 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_datasets as tfds
+
+from trainer import data, positions
+from trainer.errors import UserError
+
+
+def load(name="digits", image_size=0, validation_fraction=0.05):
+    return data.load(name, image_size=image_size, validation_fraction=validation_fraction)
+
+
+def test_digits_are_split_into_three_parts_that_share_no_image():
+    digits = load()
+    parts = (digits.train, digits.validation, digits.test)
+    assert sum(map(len, parts)) == 1797
+    assert digits.image_shape == (28, 28, 1)
+    rows = np.concatenate([part.images.reshape(len(part), -1) for part in parts])
+    assert len(np.unique(rows, axis=0)) == 1797
+
+
+def test_a_split_is_the_same_each_time_and_its_labels_go_along():
+    first, second = load(), load()
+    assert first.fingerprint() == second.fingerprint()
+    np.testing.assert_array_equal(first.validation.labels, second.validation.labels)
+    assert load(validation_fraction=0.1).fingerprint() != first.fingerprint()
+
+
+@pytest.mark.parametrize("fraction", [0.0, 1.0, -0.1, 1e-9])
+def test_a_split_with_an_empty_part_is_refused(fraction):
+    with pytest.raises(UserError, match=str(fraction)):
+        load(validation_fraction=fraction)
+
+
+def test_batches_hold_the_examples_of_their_positions():
+    images = np.arange(10, dtype=np.uint8).reshape(10, 1, 1, 1)
+    elements = list(data.batches(images, [(0, 3), (3, 4)], 4, seed=7).as_numpy_iterator())
+    assert [(first, batch.shape) for first, batch in elements] == [
+        (0, (3, 4, 1, 1, 1)),
+        (3, (1, 4, 1, 1, 1)),
+    ]
+    drawn = np.concatenate([batch.ravel() for _, batch in elements])
+    np.testing.assert_array_equal(drawn, positions.examples(7, 0, 16, 10))
+
+
+def test_unit_images_lie_between_0_and_1_and_floats_stay():
+    grey = np.array([0, 51, 255], np.uint8)
+    np.testing.assert_allclose(data.to_unit(grey), [0, 0.2, 1], rtol=1e-6)
+    np.testing.assert_array_equal(data.to_unit(np.array([0.25])), [0.25])
+
+
+def test_an_unknown_data_set_is_named_with_its_neighbours():
+    with pytest.raises(UserError, match="'mnits' is no data set of TFDS; did you mean mnist"):
+        load("mnits")
+
+
+def test_a_data_set_that_cannot_be_had_says_what_to_do(monkeypatch, tmp_path):
+    def refuse(url):
+        raise OSError(f"{url}: no network")
+
+    monkeypatch.setattr(data, "_reach", refuse)
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    with pytest.raises(UserError, match=f"neither in {tmp_path}.*set TFDS_DATA_DIR") as error:
+        load("fashion_mnist")
+    assert "\n" not in str(error.value)
+
+
+class TinyColour(tfds.core.GeneratorBasedBuilder):
+    """Twenty colour images of two sizes, without test images."""
+
+    VERSION = tfds.core.Version("1.0.0")
+
+    def _info(self):
+        features = tfds.features.FeaturesDict(
+            {"image": tfds.features.Image(shape=(None, None, 3)), "label": tf.int64}
+        )
+        return tfds.core.DatasetInfo(builder=self, features=features)
+
+    def _split_generators(self, dl_manager):
+        del dl_manager
+        return {"train": self._generate_examples()}
+
+    def _generate_examples(self):
+        for number in range(20):
+            side = 8 + 4 * (number % 2)
+            image = np.full((side, side, 3), 10 * number, np.uint8)
+            yield number, {"image": image, "label": number}
+
+
+@pytest.fixture
+def tiny_colour(monkeypatch, tmp_path):
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    builder = tfds.builder("tiny_colour", data_dir=str(tmp_path))
+    builder.download_and_prepare()
+    return builder
+
+
+@pytest.mark.usefixtures("tiny_colour")
+def test_images_of_many_sizes_are_resized_and_a_test_part_is_cut():
+    colour = load("tiny_colour", image_size=6, validation_fraction=0.25)
+    assert colour.image_shape == (6, 6, 3)
+    parts = (colour.train, colour.validation, colour.test)
+    assert [len(part) for part in parts] == [12, 4, 4]
+    for part in parts:
+        assert part.labels is not None
+        np.testing.assert_array_equal(part.images[:, 0, 0, 0], 10 * part.labels)
+
+
+@pytest.mark.usefixtures("tiny_colour")
+def test_images_of_many_sizes_need_a_size():
+    with pytest.raises(UserError, match=r"set data\.image_size"):
+        load("tiny_colour")
+
+
+def test_a_damaged_data_set_is_named(tiny_colour):
+    for path in Path(tiny_colour.data_path).glob("*.tfrecord*"):
+        path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(UserError, match="cannot be read"):
+        load("tiny_colour", image_size=6)
