@@ -1,0 +1,27 @@
+"""Strided convolutions and a dense bottleneck: what the article's code size can really hold."""
+
+from trainer.models import base, networks
+
+
+class Model(base.Autoencoder):
+    """Two convolutions of stride 2, a dense layer, a linear code of any size; mirrored."""
+
+    def __init__(
+        self,
+        image_shape: tuple[int, int, int],
+        *,
+        code_size: int,
+        filters: tuple[int, int],
+        dense_units: int,
+        activation: str,
+        loss: str,
+        output_activation: str,
+    ):
+        base.require_undercomplete(code_size, image_shape)
+        super().__init__(
+            image_shape,
+            networks.strided_encoder(image_shape, filters, dense_units, code_size, activation),
+            networks.strided_decoder(image_shape, filters, dense_units, code_size, activation),
+            loss=loss,
+            output_activation=output_activation,
+        )

@@ -1,0 +1,55 @@
+"""One linear map down, one up: PCA, learnt by gradient descent."""
+
+import math
+
+import numpy as np
+from scipy.linalg import subspace_angles
+from sklearn.decomposition import PCA
+
+from trainer.models import base, networks
+
+
+class Model(base.Autoencoder):
+    """x̂ = U (V x + b) + c, trained on the squared error.
+
+    Its error has no local minimum but the global one, where the columns of U span the principal
+    subspace (Baldi & Hornik 1989); they need not be the components themselves (Plaut 2018).
+    """
+
+    def __init__(self, image_shape: tuple[int, int, int], *, code_size: int):
+        base.require_undercomplete(code_size, image_shape)
+        super().__init__(
+            image_shape,
+            networks.dense_encoder(image_shape, (), code_size, "linear", "linear"),
+            networks.dense_decoder(image_shape, (), code_size, "linear"),
+            loss="mse",
+            output_activation="linear",
+        )
+
+    def own_metrics(self, train_images: np.ndarray, pca: PCA) -> dict[str, float | list[float]]:
+        """How near the decoder's subspace and the components recovered from it come to PCA.
+
+        `largest_angle_degrees` is the largest principal angle between the two subspaces;
+        `component_cosines` the |cosine| of each recovered component to PCA's, largest variance
+        first.
+        """
+        decoder_map = self.decoder.get_layer("logits").kernel.numpy().T  # [H*W*C, K]
+        recovered = principal_components(decoder_map, train_images)
+        angles = subspace_angles(decoder_map, pca.components_.T)
+        return {
+            "largest_angle_degrees": math.degrees(angles.max()),
+            "component_cosines": np.abs(np.sum(recovered * pca.components_, axis=1)).tolist(),
+        }
+
+
+def principal_components(decoder_map: np.ndarray, images: np.ndarray) -> np.ndarray:
+    """The principal components [K, D] of images [N, ...] within the columns' span of a map [D, K].
+
+    QR gives an orthonormal basis Q of the span; PCA of the data projected on Q, in K dimensions,
+    rotates it to the components. Right for every decoder that spans the principal subspace,
+    whereas its singular vectors are the components only with L2 on both maps (Kunin 2019).
+    """
+    basis, _ = np.linalg.qr(decoder_map)
+    projected = images.reshape(len(images), -1) @ basis
+    rotation = PCA(svd_solver="covariance_eigh").fit(projected).components_
+    return rotation @ basis.T

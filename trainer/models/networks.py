@@ -1,0 +1,134 @@
+"""Encoders and decoders, dense and convolutional: plain stacks of Keras layers.
+
+Every layer has a name of its own, since checkpoints store a variable under its path. A decoder
+ends in logits; the model applies the output activation in float32.
+"""
+
+import math
+from collections.abc import Sequence
+
+import keras
+from keras import layers
+
+Shape = tuple[int, int, int]
+
+
+def dense_encoder(
+    image_shape: Shape,
+    hidden_units: Sequence[int],
+    code_size: int,
+    activation: str,
+    code_activation: str,
+) -> keras.Sequential:
+    """Images [B, H, W, C] through dense layers of `hidden_units` to a code [B, code_size]."""
+    return _network("encoder", image_shape, [
+        layers.Flatten(name="flatten"),
+        *_dense_layers(hidden_units, activation),
+        layers.Dense(code_size, code_activation, name="code"),
+    ])  # fmt: skip
+
+
+def dense_decoder(
+    image_shape: Shape, hidden_units: Sequence[int], code_size: int, activation: str
+) -> keras.Sequential:
+    """A code [B, code_size] through dense layers of `hidden_units` to logits [B, H, W, C]."""
+    return _network("decoder", (code_size,), [
+        *_dense_layers(hidden_units, activation),
+        layers.Dense(math.prod(image_shape), name="logits"),
+        layers.Reshape(image_shape, name="image"),
+    ])  # fmt: skip
+
+
+def pooled_encoder(
+    image_shape: Shape, filters: int, code_channels: int, activation: str, code_activation: str
+) -> keras.Sequential:
+    """The article's encoder: two 3x3 convolutions, each halved by max-pooling.
+
+    Images [B, H, W, C] to a code [B, ceil(H/4) * ceil(W/4) * code_channels].
+    """
+    return _network("encoder", image_shape, [
+        layers.Conv2D(filters, 3, padding="same", activation=activation, name="conv_1"),
+        layers.MaxPooling2D(2, padding="same", name="pool_1"),
+        layers.Conv2D(
+            code_channels, 3, padding="same", activation=code_activation, name="conv_2"
+        ),
+        layers.MaxPooling2D(2, padding="same", name="pool_2"),
+        layers.Flatten(name="code"),
+    ])  # fmt: skip
+
+
+def pooled_decoder(
+    image_shape: Shape, filters: int, code_channels: int, activation: str
+) -> keras.Sequential:
+    """The article's decoder: three 3x3 convolutions with a doubling between each pair.
+
+    A code [B, ceil(H/4) * ceil(W/4) * code_channels] to logits [B, H, W, C].
+    """
+    height, width, channels = image_shape
+    rows, columns = _quarter(image_shape)
+    return _network("decoder", (rows * columns * code_channels,), [
+        layers.Reshape((rows, columns, code_channels), name="map"),
+        layers.Conv2D(
+            code_channels, 3, padding="same", activation=activation, name="conv_1"
+        ),
+        layers.UpSampling2D(2, name="up_1"),
+        layers.Conv2D(filters, 3, padding="same", activation=activation, name="conv_2"),
+        layers.UpSampling2D(2, name="up_2"),
+        layers.Conv2D(channels, 3, padding="same", name="logits"),
+        *_crop((4 * rows, 4 * columns), (height, width)),
+    ])  # fmt: skip
+
+
+def strided_encoder(
+    image_shape: Shape, filters: tuple[int, int], dense_units: int, code_size: int, activation: str
+) -> keras.Sequential:
+    """Two 3x3 convolutions of stride 2, a dense layer, a linear code [B, code_size]."""
+    return _network("encoder", image_shape, [
+        layers.Conv2D(filters[0], 3, 2, "same", activation=activation, name="conv_1"),
+        layers.Conv2D(filters[1], 3, 2, "same", activation=activation, name="conv_2"),
+        layers.Flatten(name="flatten"),
+        layers.Dense(dense_units, activation, name="hidden"),
+        layers.Dense(code_size, name="code"),
+    ])  # fmt: skip
+
+
+def strided_decoder(
+    image_shape: Shape, filters: tuple[int, int], dense_units: int, code_size: int, activation: str
+) -> keras.Sequential:
+    """`strided_encoder` mirrored, with transposed convolutions: a code to logits [B, H, W, C]."""
+    height, width, channels = image_shape
+    rows, columns = _quarter(image_shape)
+    return _network("decoder", (code_size,), [
+        layers.Dense(dense_units, activation, name="hidden"),
+        layers.Dense(rows * columns * filters[1], activation, name="widen"),
+        layers.Reshape((rows, columns, filters[1]), name="map"),
+        layers.Conv2DTranspose(filters[0], 3, 2, "same", activation=activation, name="conv_1"),
+        layers.Conv2DTranspose(channels, 3, 2, "same", name="logits"),
+        *_crop((4 * rows, 4 * columns), (height, width)),
+    ])  # fmt: skip
+
+
+def _network(
+    name: str, input_shape: tuple[int, ...], stack: Sequence[layers.Layer]
+) -> keras.Sequential:
+    return keras.Sequential([keras.Input(input_shape), *stack], name=name)
+
+
+def _dense_layers(units: Sequence[int], activation: str) -> list[layers.Layer]:
+    return [
+        layers.Dense(size, activation, name=f"hidden_{number}")
+        for number, size in enumerate(units, start=1)
+    ]
+
+
+def _quarter(image_shape: Shape) -> tuple[int, int]:
+    """Rows and columns after two halvings, each rounded up."""
+    return -(-image_shape[0] // 4), -(-image_shape[1] // 4)
+
+
+def _crop(size: tuple[int, int], wanted: tuple[int, int]) -> list[layers.Layer]:
+    """Takes off what rounding up added at the bottom and the right, if anything."""
+    extra = size[0] - wanted[0], size[1] - wanted[1]
+    if extra == (0, 0):
+        return []
+    return [layers.Cropping2D(((0, extra[0]), (0, extra[1])), name="crop")]
