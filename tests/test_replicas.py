@@ -1,0 +1,261 @@
+"""One replica or many, any precision: the same step."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tests.all_configs import CONFIGS, load_config
+from trainer import models, optimizers, replicas
+from trainer.errors import NonFiniteError, UserError
+from trainer.positions import Noise
+
+BATCH = 8
+
+
+class Noisy(models.Autoencoder):
+    """Adds noise to its input and its code, as the kinds that draw noise do."""
+
+    def loss_terms(self, images, noise):
+        noisy = images + 0.1 * noise.normal("corruption", self.image_shape)
+        codes = self.encode(noisy) + noise.uniform("code", (self.code_size,))
+        error = tf.reduce_mean(tf.square(self.decode(codes) - images), [1, 2, 3])
+        return {"mse": error, "l1": 1e-3 * tf.reduce_sum(tf.abs(codes), axis=1)}
+
+
+def noisy_model():
+    layers = keras.layers
+    encoder = [keras.Input((6, 6, 1)), layers.Flatten(), layers.Dense(5, "tanh", name="code")]
+    decoder = [keras.Input((5,)), layers.Dense(36, name="out"), layers.Reshape((6, 6, 1))]
+    return Noisy(
+        (6, 6, 1),
+        keras.Sequential(encoder, name="encoder"),
+        keras.Sequential(decoder, name="decoder"),
+        loss="mse",
+        output_activation="sigmoid",
+    )
+
+
+def make_steps(
+    devices=1,
+    *,
+    create=noisy_model,
+    precision="float32",
+    xla=False,
+    clip_norm=0.0,
+    learning_rate=1e-2,
+    batch_size=BATCH,
+    **settings,
+):
+    keras.utils.set_random_seed(0)
+    strategy = replicas.make_strategy(f"cpu:{devices}")
+    model = replicas.build_model(strategy, precision, create)
+    schedule = optimizers.learning_rate_schedule(
+        "cosine", learning_rate=learning_rate, warmup_steps=2, last_step=20
+    )
+    steps = replicas.Steps(
+        strategy,
+        model,
+        lambda: optimizers.create("adam", clip_norm=clip_norm, weight_decay=0.0),
+        schedule,
+        batch_size=batch_size,
+        seed=3,
+        xla=xla,
+        **settings,
+    )
+    return model, steps
+
+
+def images_like(*shape, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, shape).astype(np.uint8)
+
+
+def weights_of(steps):
+    return {path: variable.numpy() for path, variable in steps.variables().items()}
+
+
+def assert_close(actual, expected, tolerance=1e-5):
+    assert actual.keys() == expected.keys()
+    for path, value in expected.items():
+        np.testing.assert_allclose(actual[path], value, rtol=0, atol=tolerance, err_msg=path)
+
+
+@pytest.mark.parametrize("clip_norm", [0.0, 0.01])
+@pytest.mark.parametrize("xla", [False, True])
+@pytest.mark.parametrize("devices", [2, 4])
+def test_many_replicas_train_as_one_does(devices, xla, clip_norm):
+    images = images_like(20, BATCH, 6, 6, 1)
+    runs = []
+    for count in (1, devices):
+        _, steps = make_steps(count, xla=xla, clip_norm=clip_norm)
+        runs.append((steps.train(0, images), weights_of(steps)))
+    (one, one_weights), (many, many_weights) = runs
+    assert_close(many, one)
+    assert_close(many_weights, one_weights)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_two_replicas_train_every_kind_as_one_does(name):
+    settings = load_config(name).model
+    if name in ("deep", "dense"):
+        settings.hidden_units = (12, 8)
+    images = images_like(3, BATCH, 28, 28, 1)
+    weights = []
+    for devices in (1, 2):
+        _, steps = make_steps(
+            devices, create=lambda: models.create((28, 28, 1), **settings), learning_rate=1e-3
+        )
+        steps.train(0, images)
+        weights.append(weights_of(steps))
+    assert_close(weights[1], weights[0])
+
+
+# XLA unrolls a loop of one step, and so rounds it in another order.
+@pytest.mark.parametrize(("xla", "tolerance"), [(False, 0), (True, 1e-6)])
+def test_many_steps_a_call_are_the_steps_one_by_one(xla, tolerance):
+    images = images_like(6, BATCH, 6, 6, 1)
+    _, at_once = make_steps(xla=xla)
+    _, one_by_one = make_steps(xla=xla)
+    together = at_once.train(0, images)
+    single = [one_by_one.train(k, images[k : k + 1]) for k in range(6)]
+    for name, values in together.items():
+        stacked = np.concatenate([metrics[name] for metrics in single])
+        np.testing.assert_allclose(values, stacked, atol=tolerance, err_msg=name)
+    assert_close(weights_of(at_once), weights_of(one_by_one), tolerance)
+
+
+def test_the_step_is_the_textbook_one():
+    # Plain gradient descent on the mean loss of the batch, by hand.
+    image_batch = images_like(1, BATCH, 6, 6, 1)
+    keras.utils.set_random_seed(0)
+    strategy = replicas.make_strategy("cpu:2")
+    model = replicas.build_model(strategy, "float32", noisy_model)
+    before = [variable.numpy() for variable in model.trainable_variables]
+    with tf.GradientTape() as tape:
+        terms = model.loss_terms(image_batch[0] / np.float32(255), Noise(3, 5 * BATCH, BATCH))
+        loss = tf.reduce_mean(terms["mse"]) + tf.reduce_mean(terms["l1"])
+    gradients = tape.gradient(loss, model.trainable_variables)
+    steps = replicas.Steps(
+        strategy,
+        model,
+        lambda: optimizers.create("sgd", clip_norm=0.0, weight_decay=0.0),
+        optimizers.learning_rate_schedule(
+            "constant", learning_rate=0.5, warmup_steps=0, last_step=9
+        ),
+        batch_size=BATCH,
+        seed=3,
+        xla=False,
+    )
+    metrics = steps.train(5, image_batch)
+    assert metrics["loss"][0] == pytest.approx(float(loss), rel=1e-5)
+    norm = float(tf.linalg.global_norm(gradients))
+    assert metrics["gradient_norm"][0] == pytest.approx(norm, rel=1e-4)
+    for variable, old, gradient in zip(model.trainable_variables, before, gradients, strict=True):
+        np.testing.assert_allclose(variable, old - 0.5 * gradient.numpy(), atol=1e-6)
+
+
+@pytest.mark.parametrize("devices", [1, 2, 4])
+@pytest.mark.parametrize("count", [1, 511, 513])
+def test_evaluation_is_the_mean_over_the_images_whatever_their_number(devices, count):
+    model, steps = make_steps(devices)
+    model.loss_terms = lambda images, noise: {
+        "mean": tf.reduce_mean(images, [1, 2, 3]) + 0 * noise.uniform("z", (1,))[:, 0]
+    }
+    images = images_like(count, 6, 6, 1)
+    expected = images.mean() / 255
+    metrics = steps.evaluate(images)
+    assert metrics == {
+        "loss": pytest.approx(expected, rel=1e-5),
+        "loss/mean": pytest.approx(expected, rel=1e-5),
+    }
+
+
+def test_evaluation_with_noise_is_the_same_on_any_replicas_and_changes_nothing():
+    images = images_like(700, 6, 6, 1)
+    results = []
+    for devices in (1, 4):
+        _, steps = make_steps(devices)
+        before = weights_of(steps)
+        results.append(steps.evaluate(images))
+        assert_close(weights_of(steps), before, tolerance=0)
+    assert results[1] == pytest.approx(results[0], rel=1e-5)
+
+
+@pytest.mark.parametrize("devices", [1, 2])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
+def test_every_precision_trains_with_float32_weights(precision, devices):
+    model, steps = make_steps(devices, precision=precision)
+    images = np.repeat(images_like(1, BATCH, 6, 6, 1), 20, axis=0)
+    losses = steps.train(0, images)["loss"]
+    assert losses[-1] < 0.95 * losses[0]
+    assert {variable.dtype for variable in model.variables} == {"float32"}
+    computed = {layer.compute_dtype for layer in model.encoder.layers}
+    assert computed == {precision}
+    assert model.encode(images[0] / np.float32(255)).dtype == tf.float32
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
+def test_nan_in_a_batch_names_the_steps(precision):
+    _, steps = make_steps(precision=precision)
+    images = images_like(5, BATCH, 6, 6, 1) / np.float32(255)
+    images[2, 1] = np.nan
+    # Without loss scaling the weights are lost from there on.
+    last = 102 if precision == "float16" else 104
+    with pytest.raises(NonFiniteError, match=f"steps 102 to {last}"):
+        steps.train(100, images)
+
+
+@pytest.mark.parametrize("devices", [1, 2])
+def test_the_float16_loss_scale_falls_on_overflow_and_recovers(devices):
+    _, steps = make_steps(devices, precision="float16", loss_scale_growth_steps=4)
+    steps.optimizer.dynamic_scale.assign(2.0**30)
+    before = weights_of(steps)["model/encoder/code/kernel"]
+    images = images_like(40, BATCH, 6, 6, 1)
+    first = steps.train(0, images[:1])
+    assert not np.isfinite(first["gradient_norm"][0])
+    np.testing.assert_array_equal(weights_of(steps)["model/encoder/code/kernel"], before)
+    scales = steps.train(1, images[1:])["loss_scale"]
+    lowest = scales.argmin()
+    assert scales[0] == 2.0**29
+    assert scales[lowest] < 2.0**29
+    assert scales[lowest:].max() > scales[lowest]
+    assert np.isfinite(weights_of(steps)["model/encoder/code/kernel"]).all()
+
+
+def test_gradients_that_overflow_at_every_scale_end_the_run():
+    model, steps = make_steps(precision="float16")
+    terms = model.loss_terms
+
+    @tf.custom_gradient
+    def finite_with_infinite_gradient(values):
+        return values, lambda upstream: upstream * np.inf
+
+    model.loss_terms = lambda images, noise: {
+        name: finite_with_infinite_gradient(values) for name, values in terms(images, noise).items()
+    }
+    images = images_like(25, BATCH, 6, 6, 1)
+    steps.train(0, images)
+    with pytest.raises(NonFiniteError, match="40 steps in a row"):
+        steps.train(25, images)
+
+
+@pytest.mark.parametrize(("batch_size", "devices"), [(7, 2), (6, 4), (0, 1)])
+def test_a_batch_that_the_replicas_cannot_share_is_refused(batch_size, devices):
+    with pytest.raises(UserError, match=f"batch_size={batch_size} .* {devices}"):
+        make_steps(devices, batch_size=batch_size)
+
+
+@pytest.mark.parametrize("name", ["gpu", "cpu", "cpu:0", "cpu:x", "cpu:-1"])
+def test_an_unknown_strategy_is_refused(name):
+    with pytest.raises(UserError, match=f"strategy='{name}' is not known"):
+        replicas.make_strategy(name)
+
+
+def test_more_devices_than_tensorflow_began_with_are_refused():
+    with pytest.raises(UserError, match="cpu:64"):
+        replicas.make_strategy("cpu:64")
+
+
+def test_batches_of_rows_are_mapped_whole():
+    rows = np.arange(1300, dtype=np.float32)[:, np.newaxis]
+    np.testing.assert_array_equal(replicas.map_batches(lambda batch: 2 * batch, rows), 2 * rows)

@@ -1,0 +1,60 @@
+"""Optimizers by name, and the learning rate of each step."""
+
+import math
+from collections.abc import Callable
+
+import keras
+import tensorflow as tf
+
+from trainer.errors import require_at_least, require_choice
+
+_OPTIMIZERS = {
+    "adam": keras.optimizers.Adam,
+    "adamw": keras.optimizers.AdamW,
+    "sgd": keras.optimizers.SGD,
+    "rmsprop": keras.optimizers.RMSprop,
+    "adadelta": keras.optimizers.Adadelta,
+}
+_SCHEDULES = ("constant", "cosine")
+
+
+def create(name: str, *, clip_norm: float, weight_decay: float) -> keras.optimizers.Optimizer:
+    """An optimizer whose learning rate the step sets; 0 turns clipping or decay off.
+
+    Raises:
+      UserError: the name is not known, or a number is negative.
+    """
+    require_choice("optimizer.name", name, tuple(_OPTIMIZERS))
+    require_at_least("optimizer.clip_norm", clip_norm, 0)
+    require_at_least("optimizer.weight_decay", weight_decay, 0)
+    return _OPTIMIZERS[name](
+        learning_rate=0.0,
+        global_clipnorm=clip_norm or None,
+        weight_decay=weight_decay or None,
+        name=name,
+    )
+
+
+def learning_rate_schedule(
+    name: str, *, learning_rate: float, warmup_steps: int, last_step: int
+) -> Callable[[tf.Tensor], tf.Tensor]:
+    """The learning rate (float32 []) as a function of the step (int64 []).
+
+    "cosine" is learning_rate * (1 + cos(pi * step / last_step)) / 2. The warm-up multiplies either
+    schedule by (step + 1) / (warmup_steps + 1) until that reaches 1.
+
+    Raises:
+      UserError: the name is not known, or a number is out of range.
+    """
+    require_choice("optimizer.schedule", name, _SCHEDULES)
+    require_at_least("optimizer.learning_rate", learning_rate, 0)
+    require_at_least("optimizer.warmup_steps", warmup_steps, 0)
+
+    def schedule(step: tf.Tensor) -> tf.Tensor:
+        now = tf.cast(step, tf.float32)
+        rate = tf.minimum(1.0, (now + 1) / (warmup_steps + 1)) * learning_rate
+        if name == "cosine":
+            rate *= (1 + tf.cos(math.pi * now / last_step)) / 2
+        return rate
+
+    return schedule

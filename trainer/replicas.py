@@ -1,0 +1,277 @@
+"""The step on one replica or many: strategy, precision, loss scaling, tf.function, XLA.
+
+The only file that knows how many replicas there are. A loss term is per example, [B]; here alone
+it is reduced: summed over a replica's slice, divided by the global batch, summed over the replicas
+together with the gradients. What the optimizer gets is the global gradient already, so that its
+clipping and its test for overflow come out alike on every replica.
+"""
+
+from collections.abc import Callable
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from trainer.errors import NonFiniteError, UserError, require, require_choice
+from trainer.models import Autoencoder
+from trainer.positions import Noise
+
+_POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16", "float16": "mixed_float16"}
+_EVALUATION_BATCH_SIZE = 512
+_MOST_SKIPPED_STEPS = 40  # halves a float16 loss scale of 2**15 to 2**-25
+
+
+def make_strategy(name: str) -> tf.distribute.Strategy:
+    """MirroredStrategy over "auto" (every GPU, else the CPU) or "cpu:N" (N logical devices).
+
+    Raises:
+      UserError: the name is not known, or TensorFlow has begun with fewer CPU devices.
+    """
+    gpus = tf.config.list_physical_devices("GPU")
+    if name == "auto" and gpus:
+        for gpu in gpus:
+            tf.config.experimental.set_memory_growth(gpu, True)
+        return tf.distribute.MirroredStrategy()
+    kind, _, count = ("cpu:1" if name == "auto" else name).partition(":")
+    require(
+        kind == "cpu" and count.isdecimal() and int(count) > 0,
+        f"strategy={name!r} is not known; allowed: auto, cpu:N with N at least 1",
+    )
+    # TensorFlow's collectives allow one number of CPU devices in the life of a process.
+    reduction = tf.distribute.ReductionToOneDevice()
+    return tf.distribute.MirroredStrategy(_logical_cpus(int(count)), cross_device_ops=reduction)
+
+
+def build_model(
+    strategy: tf.distribute.Strategy, precision: str, create: Callable[[], Autoencoder]
+) -> Autoencoder:
+    """Creates a model on the replicas, its arithmetic in the precision, its weights in float32.
+
+    Raises:
+      UserError: the precision is not known, or what `create` raises.
+    """
+    require_choice("precision", precision, tuple(_POLICIES))
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(_POLICIES[precision])
+    try:
+        with strategy.scope():
+            return create()
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
+class Steps:
+    """Training and evaluation steps of one model on the replicas of one strategy."""
+
+    def __init__(
+        self,
+        strategy: tf.distribute.Strategy,
+        model: Autoencoder,
+        create_optimizer: Callable[[], keras.optimizers.Optimizer],
+        learning_rate: Callable[[tf.Tensor], tf.Tensor],
+        *,
+        batch_size: int,
+        seed: int,
+        xla: bool,
+        loss_scale_growth_steps: int = 2000,
+    ):
+        """Takes the global batch size; a float16 model gets dynamic loss scaling.
+
+        Raises:
+          UserError: the batch cannot be divided among the replicas.
+        """
+        replicas = strategy.num_replicas_in_sync
+        require(
+            batch_size > 0 and batch_size % replicas == 0,
+            f"batch_size={batch_size} cannot be divided among {replicas} replicas; "
+            f"it must be a multiple of {replicas}",
+        )
+        self.optimizer = _on_replicas(strategy, model, create_optimizer, loss_scale_growth_steps)
+        self._strategy = strategy
+        self._model = model
+        self._learning_rate = learning_rate
+        self._batch_size = batch_size
+        self._seed = seed
+        self._skipped_steps = 0
+        self._metric_names: tuple[str, ...] = ()
+        # XLA takes the loop of a single replica whole, but cannot compile an all-reduce.
+        self._train_compiled = tf.function(self._train, jit_compile=xla and replicas == 1)
+        self._gradients_compiled = (
+            tf.function(self._gradients, jit_compile=True)
+            if xla and replicas > 1
+            else self._gradients
+        )
+        self._evaluate_compiled = tf.function(self._evaluate_batch)
+
+    def train(self, first_step: int, images: np.ndarray | tf.Tensor) -> dict[str, np.ndarray]:
+        """Takes K steps on images [K, B, H, W, C] without the host in between.
+
+        Returns, each float32 [K]: `loss` and `loss/<term>` (means over the batch), `gradient_norm`
+        (global, before clipping), `learning_rate` and `loss_scale`.
+
+        Raises:
+          NonFiniteError: a loss is not finite, or gradients stay so at every loss scale.
+        """
+        rows = self._train_compiled(tf.constant(first_step, tf.int64), images).numpy()
+        metrics = dict(zip(self._metric_names, rows.T, strict=True))
+        self._check_finite(first_step, metrics)
+        return metrics
+
+    def evaluate(self, images: np.ndarray) -> dict[str, float]:
+        """The means over images [N, H, W, C] of `loss` and each `loss/<term>`, exact for any N."""
+        replicas = self._strategy.num_replicas_in_sync
+        size = -(-_EVALUATION_BATCH_SIZE // replicas) * replicas
+        sums: dict[str, float] = {}
+        for first in range(0, len(images), size):
+            batch = images[first : first + size]
+            weights = np.zeros(size, np.float32)
+            weights[: len(batch)] = 1
+            padded = np.zeros((size, *batch.shape[1:]), batch.dtype)
+            padded[: len(batch)] = batch
+            batch_sums = self._evaluate_compiled(tf.constant(first, tf.int64), padded, weights)
+            for name, value in batch_sums.items():
+                sums[name] = sums.get(name, 0.0) + float(value)
+        return {name: value / len(images) for name, value in sums.items()}
+
+    def variables(self) -> dict[str, keras.Variable]:
+        """All that a run's state holds beside the step, by paths that are each one's own."""
+        return model_variables(self._model) | {
+            f"optimizer/{variable.path}": variable for variable in self.optimizer.variables
+        }
+
+    def _train(self, first_step, images):
+        steps = tf.shape(images, tf.int64)[0]
+        rows = tf.TensorArray(tf.float32, tf.cast(steps, tf.int32))
+        for k in tf.range(steps):
+            rows = rows.write(tf.cast(k, tf.int32), self._step(first_step + k, images[k]))
+        return rows.stack()
+
+    def _step(self, step, images):
+        self.optimizer.learning_rate.assign(self._learning_rate(step))
+        per_replica = self._strategy.run(self._replica_step, args=(step, images))
+        metrics = {
+            name: self._strategy.experimental_local_results(value)[0]
+            for name, value in per_replica.items()
+        }
+        metrics["learning_rate"] = self.optimizer.learning_rate.value
+        self._metric_names = tuple(metrics)
+        return tf.stack(list(metrics.values()))
+
+    def _replica_step(self, step, images):
+        context = tf.distribute.get_replica_context()
+        own, start = self._slice(images)
+        scale = self._loss_scale()
+        gradients, terms = self._gradients_compiled(own, step * self._batch_size + start, scale)
+        gradients, terms = context.all_reduce(tf.distribute.ReduceOp.SUM, (gradients, terms))
+        gradient_norm = tf.linalg.global_norm(gradients) / scale
+        self.optimizer.apply(gradients, self._model.trainable_variables)
+        loss = tf.add_n(list(terms.values()))
+        return {"loss": loss, **terms, "gradient_norm": gradient_norm, "loss_scale": scale}
+
+    def _gradients(self, images, first_position, scale):
+        """One replica's share of the scaled gradients and of the loss terms."""
+        noise = Noise(self._seed, first_position, images.shape[0])
+        with tf.GradientTape() as tape:
+            terms = {
+                f"loss/{name}": tf.reduce_sum(term) / self._batch_size
+                for name, term in self._model.loss_terms(_to_unit(images), noise).items()
+            }
+            scaled_loss = scale * tf.add_n(list(terms.values()))
+        return tape.gradient(scaled_loss, self._model.trainable_variables), terms
+
+    def _evaluate_batch(self, first_position, images, weights):
+        def replica_sums():
+            own, start = self._slice(images)
+            noise = Noise(self._seed, first_position + start, own.shape[0], stream="evaluation")
+            terms = self._model.loss_terms(_to_unit(own), noise)
+            own_weights, _ = self._slice(weights)
+            sums = {
+                f"loss/{name}": tf.reduce_sum(term * own_weights) for name, term in terms.items()
+            }
+            return {"loss": tf.add_n(list(sums.values())), **sums}
+
+        per_replica = self._strategy.run(replica_sums)
+        return {
+            name: self._strategy.reduce(tf.distribute.ReduceOp.SUM, value, axis=None)
+            for name, value in per_replica.items()
+        }
+
+    def _slice(self, batch):
+        """One replica's rows of a global batch, and the number of the first of them."""
+        context = tf.distribute.get_replica_context()
+        size = batch.shape[0] // context.num_replicas_in_sync
+        start = context.replica_id_in_sync_group * size
+        return batch[start : start + size], tf.cast(start, tf.int64)
+
+    def _loss_scale(self):
+        if isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer):
+            return tf.convert_to_tensor(self.optimizer.dynamic_scale)
+        return tf.constant(1.0)
+
+    def _check_finite(self, first_step: int, metrics: dict[str, np.ndarray]) -> None:
+        finite_loss = np.isfinite(metrics["loss"])
+        finite_gradients = np.isfinite(metrics["gradient_norm"])
+        scaled = isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer)
+        broken = ~finite_loss if scaled else ~(finite_loss & finite_gradients)
+        if broken.any():
+            steps = first_step + np.flatnonzero(broken)
+            raise NonFiniteError(
+                f"the loss or its gradient is NaN or infinite in steps {steps[0]} to {steps[-1]}; "
+                "a lower optimizer.learning_rate or an optimizer.clip_norm may help"
+            )
+        for finite in finite_gradients:
+            self._skipped_steps = 0 if finite else self._skipped_steps + 1
+            if self._skipped_steps >= _MOST_SKIPPED_STEPS:
+                raise NonFiniteError(
+                    f"{_MOST_SKIPPED_STEPS} steps in a row up to step "
+                    f"{first_step + len(finite_gradients) - 1} were skipped, since their float16 "
+                    "gradients are NaN or infinite at every loss scale; try precision=bfloat16"
+                )
+
+
+def model_variables(model: Autoencoder) -> dict[str, keras.Variable]:
+    """A model's weights by their paths, under "model/"."""
+    return {f"model/{variable.path}": variable for variable in model.variables}
+
+
+def map_batches(function: Callable[[tf.Tensor], tf.Tensor], rows: np.ndarray) -> np.ndarray:
+    """A model's function of rows [B, ...] over all of them [N, ...], a batch at a time."""
+    compiled = tf.function(function, reduce_retracing=True)
+    starts = range(0, len(rows), _EVALUATION_BATCH_SIZE)
+    return np.concatenate(
+        [compiled(tf.constant(rows[i : i + _EVALUATION_BATCH_SIZE])).numpy() for i in starts]
+    )
+
+
+def _on_replicas(strategy, model, create_optimizer, loss_scale_growth_steps):
+    """The optimizer, built on the replicas, for gradients that are summed over them already."""
+    with strategy.scope():
+        optimizer = create_optimizer()
+        # Keras would sum after clipping, and test each replica's own share for overflow.
+        optimizer._all_reduce_sum_gradients = lambda grads_and_vars: grads_and_vars
+        if any(layer.compute_dtype == "float16" for layer in model.encoder.layers):
+            optimizer = keras.optimizers.LossScaleOptimizer(
+                optimizer, dynamic_growth_steps=loss_scale_growth_steps, name="loss_scale"
+            )
+        optimizer.build(model.trainable_variables)
+    return optimizer
+
+
+def _logical_cpus(count: int) -> list[str]:
+    """The names of `count` logical CPU devices, which must be made before TensorFlow's first op."""
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    configured = tf.config.get_logical_device_configuration(cpu) or []
+    if len(configured) < count and count > 1:
+        try:
+            tf.config.set_logical_device_configuration(
+                cpu, [tf.config.LogicalDeviceConfiguration()] * count
+            )
+        except RuntimeError as error:
+            raise UserError(f"strategy='cpu:{count}' comes too late in this process") from error
+    return [f"CPU:{number}" for number in range(count)]
+
+
+def _to_unit(images: tf.Tensor) -> tf.Tensor:
+    """Images as float32 in [0, 1]."""
+    scale = 255.0 if images.dtype == tf.uint8 else 1.0
+    return tf.cast(images, tf.float32) / scale
