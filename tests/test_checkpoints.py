@@ -1,0 +1,139 @@
+import json
+import logging
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from trainer import checkpoints
+from trainer.errors import UserError
+
+
+def state(number):
+    return {"model/encoder/kernel": np.full((2, 3), number, np.float32), "count": np.array(number)}
+
+
+def save(folder, *numbers, keep=3, losses=None):
+    for number in numbers:
+        loss = (losses or {}).get(number)
+        checkpoints.save(folder, number, state(number), validation_loss=loss, keep=keep)
+
+
+def found(folder, which="last"):
+    checkpoint = checkpoints.find(folder, which)
+    assert checkpoint is not None
+    return checkpoint
+
+
+def steps(folder):
+    return sorted(int(path.name.removeprefix("step-")) for path in folder.iterdir())
+
+
+def test_what_is_saved_comes_back_bit_for_bit(tmp_path):
+    values: dict[str, np.ndarray] = {
+        "a/b": np.array([np.pi, -0.0, 1e-45], np.float32),
+        "c": np.array(7, np.int64),
+    }
+    checkpoints.save(tmp_path, 12, values, validation_loss=0.5, keep=1)
+    checkpoint = found(tmp_path)
+    assert (checkpoint.step, checkpoint.validation_loss) == (12, 0.5)
+    for path, array in checkpoint.state().items():
+        assert array.tobytes() == values[path].tobytes()
+        assert array.dtype == values[path].dtype
+
+
+def test_an_empty_folder_holds_none(tmp_path):
+    assert checkpoints.find(tmp_path) is None
+    assert checkpoints.find(tmp_path / "missing") is None
+
+
+def test_the_newest_are_kept_and_the_best(tmp_path):
+    save(tmp_path, 1, 2, 3, 4, 5, keep=2, losses={1: 0.9, 2: 0.1, 3: 0.5, 4: 0.4, 5: 0.3})
+    assert steps(tmp_path) == [2, 4, 5]
+    assert found(tmp_path, "last").step == 5
+    assert found(tmp_path, "best").step == 2
+
+
+def test_a_write_cut_short_is_neither_found_nor_left_behind(tmp_path):
+    save(tmp_path, 1)
+    (tmp_path / ".writing-step-0000000002").mkdir()
+    assert found(tmp_path).step == 1
+    save(tmp_path, 3)
+    assert steps(tmp_path) == [1, 3]
+
+
+def flip_a_bit(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+DAMAGES = {
+    "truncated": lambda path: path.write_bytes(path.read_bytes()[:-1]),
+    "emptied": lambda path: path.write_bytes(b""),
+    "removed": lambda path: path.unlink(),
+    "a bit flipped": flip_a_bit,
+}
+
+
+@pytest.mark.parametrize("file", ["state.npz", "manifest.json"])
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_newest_is_named_and_the_one_before_taken(tmp_path, caplog, damage, file):
+    save(tmp_path, 1, 2)
+    DAMAGES[damage](tmp_path / "step-0000000002" / file)
+    with caplog.at_level(logging.WARNING):
+        assert found(tmp_path).step == 1
+    assert "DAMAGED" in caplog.text
+    assert "step-0000000002" in caplog.text
+
+
+def test_a_checkpoint_under_another_name_is_not_taken(tmp_path):
+    save(tmp_path, 1)
+    (tmp_path / "step-0000000001").rename(tmp_path / "step-0000000009")
+    with pytest.raises(UserError):
+        checkpoints.find(tmp_path)
+
+
+def test_none_whole_is_refused(tmp_path):
+    save(tmp_path, 1, 2)
+    for path in tmp_path.glob("*/state.npz"):
+        path.unlink()
+    with pytest.raises(UserError, match="none of the 2 checkpoints"):
+        checkpoints.find(tmp_path)
+
+
+def test_a_changed_number_in_the_manifest_is_found_out(tmp_path):
+    save(tmp_path, 1, losses={1: 0.5})
+    path = tmp_path / "step-0000000001" / "manifest.json"
+    signed = json.loads(path.read_text())
+    signed["manifest"]["validation_loss"] = 0.4
+    path.write_text(json.dumps(signed))
+    with pytest.raises(checkpoints.DamagedError):
+        checkpoints.verify(path.parent)
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("model/encoder/bias", tf.zeros([3])),
+        ("model/encoder/kernel", tf.zeros([3, 2])),
+        ("model/encoder/kernel", tf.zeros([2, 3], tf.float64)),
+    ],
+)
+def test_a_checkpoint_of_another_model_is_refused(tmp_path, path, value):
+    save(tmp_path, 1)
+    variable = tf.keras.Variable(value, dtype=value.dtype.name)
+    with pytest.raises(UserError, match=f"does not fit this model: {path}"):
+        checkpoints.restore(found(tmp_path), {path: variable})
+    np.testing.assert_array_equal(variable, value)
+
+
+def test_nothing_is_assigned_unless_all_fits(tmp_path):
+    save(tmp_path, 1)
+    fitting = tf.keras.Variable(np.zeros((2, 3), np.float32))
+    other = tf.keras.Variable(np.zeros(4, np.float32))
+    with pytest.raises(UserError):
+        checkpoints.restore(
+            found(tmp_path), {"model/encoder/kernel": fitting, "model/other": other}
+        )
+    np.testing.assert_array_equal(fitting, np.zeros((2, 3)))

@@ -1,0 +1,188 @@
+"""Checkpoints: written aside, renamed when whole, verified before they are used.
+
+A checkpoint is a folder `step-<number>` with `state.npz`, an array for each variable under its
+path, and `manifest.json`: the step, the validation loss if there was one, the shape and dtype of
+every variable, the digest of the state and of the manifest itself. Arrays under names, rather than
+TensorFlow's own format, since that stores optimizer slots by their position.
+"""
+
+import dataclasses
+import hashlib
+import json
+import logging
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from trainer.errors import require
+
+_STATE = "state.npz"
+_MANIFEST = "manifest.json"
+_PREFIX = "step-"
+_ASIDE = ".writing-"
+
+State = Mapping[str, np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint that has been verified."""
+
+    path: Path
+    step: int
+    validation_loss: float | None
+
+    def state(self) -> State:
+        """The arrays, by the paths of their variables."""
+        with np.load(self.path / _STATE, allow_pickle=False) as arrays:
+            return dict(arrays)
+
+
+class DamagedError(Exception):
+    """A checkpoint is not what was written."""
+
+
+def save(
+    folder: Path, step: int, state: State, *, validation_loss: float | None, keep: int
+) -> None:
+    """Commits a checkpoint, then deletes all but the newest `keep` and the best.
+
+    A crash at any moment leaves either no trace of it or the whole of it.
+    """
+    for leftover in folder.glob(f"{_ASIDE}*"):
+        shutil.rmtree(leftover)
+    path = folder / _name(step)
+    aside = folder / f"{_ASIDE}{path.name}"
+    aside.mkdir(parents=True)
+    with (aside / _STATE).open("wb") as file:
+        np.savez(file, **state)  # type: ignore[arg-type]
+        os.fsync(file.fileno())
+    manifest = {
+        "step": step,
+        "validation_loss": validation_loss,
+        "variables": _describe(state),
+        "state_sha256": _digest((aside / _STATE).read_bytes()),
+    }
+    signed = {"manifest": manifest, "manifest_sha256": _digest_of(manifest)}
+    with (aside / _MANIFEST).open("w") as text:
+        json.dump(signed, text, indent=2)
+        text.flush()
+        os.fsync(text.fileno())
+    shutil.rmtree(path, ignore_errors=True)  # a damaged one, or the same once more
+    aside.rename(path)
+    handle = os.open(folder, os.O_RDONLY)
+    os.fsync(handle)
+    os.close(handle)
+    _delete_old(folder, keep)
+
+
+def find(folder: Path, which: str = "last") -> Checkpoint | None:
+    """The newest whole checkpoint ("last"), the one of lowest validation loss ("best"), or none.
+
+    Warns of each damaged one that it passes over.
+
+    Raises:
+      UserError: there are checkpoints, but none is whole.
+    """
+    paths = _newest_first(folder)
+    if which == "best":
+        paths.sort(key=_validation_loss)
+    for path in paths:
+        try:
+            return verify(path)
+        except DamagedError as error:
+            logging.warning("CHECKPOINT DAMAGED: %s; taking another one", error)
+    require(
+        not paths,
+        f"none of the {len(paths)} checkpoints in {folder} is whole; put one back from a copy, or "
+        "take another --workdir",
+    )
+    return None
+
+
+def verify(path: Path) -> Checkpoint:
+    """Reads a checkpoint's manifest and checks everything that it says.
+
+    Raises:
+      DamagedError: something is missing or is not what was written.
+    """
+    manifest = _manifest(path)
+    try:
+        whole = _digest((path / _STATE).read_bytes()) == manifest["state_sha256"]
+    except OSError as error:
+        raise DamagedError(f"{path / _STATE} cannot be read: {error.strerror}") from error
+    if not whole:
+        raise DamagedError(f"{path / _STATE} is not what was written: its digest differs")
+    return Checkpoint(path, manifest["step"], manifest["validation_loss"])
+
+
+def restore(checkpoint: Checkpoint, variables: Mapping[str, Any]) -> None:
+    """Assigns every one of the variables, by path, from a checkpoint that may hold more.
+
+    Raises:
+      UserError: it lacks one of them, or holds it in another shape or dtype.
+    """
+    state = checkpoint.state()
+    for path, variable in variables.items():  # all, before the first of them is changed
+        wanted = [list(variable.shape), variable.dtype]
+        held = _describe({path: state[path]})[path] if path in state else None
+        require(
+            held == wanted,
+            f"{checkpoint.path} does not fit this model: {path} is {held} there, {wanted} here",
+        )
+    for path, variable in variables.items():
+        variable.assign(state[path])
+
+
+def _newest_first(folder: Path) -> list[Path]:
+    return sorted(folder.glob(f"{_PREFIX}*"), reverse=True)
+
+
+def _manifest(path: Path) -> dict[str, Any]:
+    try:
+        signed = json.loads((path / _MANIFEST).read_text())
+        manifest = signed["manifest"]
+        whole = signed["manifest_sha256"] == _digest_of(manifest)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DamagedError(f"{path / _MANIFEST} cannot be read ({error})") from error
+    if not whole or path.name != _name(manifest["step"]):
+        raise DamagedError(f"{path / _MANIFEST} is not what was written")
+    return manifest
+
+
+def _validation_loss(path: Path) -> float:
+    """The loss by which checkpoints are compared: infinite where there is none."""
+    try:
+        loss = _manifest(path)["validation_loss"]
+    except DamagedError:
+        loss = None
+    return float("inf") if loss is None else loss
+
+
+def _delete_old(folder: Path, keep: int) -> None:
+    paths = _newest_first(folder)
+    best = min(paths, key=_validation_loss)
+    for path in paths[keep:]:
+        if path != best:
+            shutil.rmtree(path)
+
+
+def _name(step: int) -> str:
+    return f"{_PREFIX}{step:010d}"
+
+
+def _describe(state: State) -> dict[str, list[Any]]:
+    """The shape and dtype of each array."""
+    return {path: [list(array.shape), str(array.dtype)] for path, array in state.items()}
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _digest_of(manifest: Mapping[str, Any]) -> str:
+    return _digest(json.dumps(manifest, sort_keys=True).encode())
