@@ -1,0 +1,53 @@
+"""What a person sees of a running training: a bar on a terminal, plain lines in a log."""
+
+import datetime
+import sys
+import time
+
+from tqdm import tqdm
+
+
+class Progress:
+    """Shows how far the run is, how fast it goes and when it will end."""
+
+    def __init__(self, first_step: int, last_step: int, batch_size: int):
+        self._step = first_step
+        self._last_step = last_step
+        self._batch_size = batch_size
+        self._began = time.monotonic(), first_step
+        self._bar = tqdm(
+            desc="training",
+            initial=first_step * batch_size,
+            total=last_step * batch_size,
+            unit=" images",
+            unit_scale=True,
+            dynamic_ncols=True,
+            disable=not sys.stderr.isatty(),
+        )
+
+    def advance(self, step: int, loss: float) -> None:
+        """Moves the bar."""
+        self._bar.set_postfix_str(f"loss {loss:.5f}", refresh=False)
+        self._bar.update((step - self._step) * self._batch_size)
+        self._step = step
+
+    def training(self, step: int, loss: float, images_per_second: float) -> None:
+        """Writes a line where there is no bar."""
+        if not self._bar.disable:
+            return
+        began, first_step = self._began
+        seconds_a_step = (time.monotonic() - began) / max(step - first_step, 1)
+        left = datetime.timedelta(seconds=round(seconds_a_step * (self._last_step - step)))
+        self.line(
+            f"step {step:,} of {self._last_step:,}  loss {loss:.5f}  "
+            f"{images_per_second:,.0f} images/s  {left} left"
+        )
+
+    def line(self, text: str) -> None:
+        """Writes a line; on a terminal above the bar."""
+        tqdm.write(text)
+        sys.stdout.flush()
+
+    def close(self) -> None:
+        """Leaves the bar as it is."""
+        self._bar.close()

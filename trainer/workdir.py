@@ -1,0 +1,156 @@
+"""The workdir is the run: its config, its metrics, and the refusal to mix two runs in one."""
+
+import dataclasses
+import importlib.metadata
+import json
+import os
+import platform
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from trainer.errors import UserError, require
+
+CONFIG = "config.json"
+CHECKPOINTS = "checkpoints"
+METRICS_LOG = "metrics.jsonl"
+METRICS = "metrics.json"
+
+# What may change when a run is started again: its length and its cadence.
+_FREE_KEYS = (
+    "num_epochs",
+    "strategy",
+    "steps_per_call",
+    "log_every_steps",
+    "validate_every_steps",
+    "checkpoint_every_steps",
+    "keep_checkpoints",
+    "histograms",
+)
+_VERSIONS = ("tensorflow", "keras", "numpy", "tensorflow-datasets", "scikit-learn")
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """What `config.json` says of a run."""
+
+    config: ConfigDict
+    data_fingerprint: str
+
+
+def begin(workdir: Path, config: ConfigDict, data_fingerprint: str) -> None:
+    """Writes the config of a new run, or checks that an old run is the same one.
+
+    Raises:
+      UserError: the workdir cannot be written, or holds a run of another config or data.
+    """
+    if (workdir / CONFIG).exists():
+        _require_same(workdir, read(workdir), config, data_fingerprint)
+    else:
+        require(
+            not (workdir / CHECKPOINTS).exists(),
+            f"{workdir} holds checkpoints but no {CONFIG}; it is no run of this trainer",
+        )
+    description = {
+        "config": config.to_dict(),
+        "data_fingerprint": data_fingerprint,
+        "versions": {name: importlib.metadata.version(name) for name in _VERSIONS}
+        | {"python": platform.python_version()},
+    }
+    write_json(workdir / CONFIG, description)
+
+
+def read(workdir: Path) -> Run:
+    """The run that a workdir holds.
+
+    Raises:
+      UserError: it holds none, or its config cannot be read.
+    """
+    path = workdir / CONFIG
+    require(path.exists(), f"{workdir} holds no run: there is no {CONFIG} in it")
+    try:
+        description = json.loads(path.read_text())
+        config = ConfigDict(description["config"])
+        fingerprint = description["data_fingerprint"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} cannot be read ({type(error).__name__}: {error})") from error
+    return Run(config.lock(), fingerprint)
+
+
+def make(workdir: Path) -> None:
+    """Makes the folder.
+
+    Raises:
+      UserError: it cannot be made or written.
+    """
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        probe = workdir / f".writable-{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise UserError(f"workdir={str(workdir)!r} cannot be written: {error.strerror}") from error
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Writes a JSON file whole or not at all."""
+    _write(path, json.dumps(content, indent=2) + "\n")
+
+
+def append_metrics(workdir: Path, row: Mapping[str, Any]) -> None:
+    """Adds one line to the metrics log."""
+    with (workdir / METRICS_LOG).open("a") as log:
+        log.write(json.dumps(row) + "\n")
+
+
+def forget_metrics_after(workdir: Path, step: int) -> None:
+    """Drops what the log says of later steps, which a resumed run takes again."""
+    path = workdir / METRICS_LOG
+    if not path.exists():
+        return
+    kept = [line for line in path.read_text().splitlines() if _step_of(line) <= step]
+    _write(path, "".join(line + "\n" for line in kept))
+
+
+def _write(path: Path, text: str) -> None:
+    aside = path.with_name(f".{path.name}-{os.getpid()}")
+    aside.write_text(text)
+    aside.replace(path)
+
+
+def _step_of(line: str) -> float:
+    try:
+        return json.loads(line)["step"]
+    except ValueError:  # a line cut short by a kill
+        return float("inf")
+
+
+def _require_same(workdir: Path, old: Run, config: ConfigDict, data_fingerprint: str) -> None:
+    before, now = (_flat(c.to_dict()) for c in (old.config, config))
+    differing = [
+        f"{key} was {before.get(key)!r}, is {now.get(key)!r}"
+        for key in sorted(before.keys() | now.keys())
+        # JSON knows no tuples.
+        if json.dumps(before.get(key)) != json.dumps(now.get(key)) and key not in _FREE_KEYS
+    ]
+    require(
+        not differing,
+        f"{workdir} holds a run of another config: {'; '.join(differing)}; "
+        "take another --workdir, or the old values",
+    )
+    require(
+        old.data_fingerprint == data_fingerprint,
+        f"{workdir} holds a run on other data: the images of {config.data.name!r} have changed",
+    )
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
