@@ -1,0 +1,1 @@
+"""One file a run: what it is, the command, the measured result. Keys: `configs/base.py`."""

@@ -1,0 +1,85 @@
+"""Every key of a run, commented once. A config takes `get_config()` and edits it.
+
+Length (`num_epochs`) and cadence (the `..._every_steps`, `steps_per_call`, `keep_checkpoints`,
+`histograms`) may change when a run is started again; everything else is the run.
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    config = ConfigDict()
+    config.seed = 0  # of the weights, the order of the examples and the noise
+    config.model = ConfigDict()  # one of the functions below
+
+    config.data = ConfigDict()
+    config.data.name = "digits"  # "digits" (inside scikit-learn) or an image data set of TFDS
+    config.data.image_size = 0  # resizes TFDS images to a square of this many pixels; 0: as is
+    config.data.validation_fraction = 0.05  # of the training images, held out from training
+
+    config.num_epochs = 10.0  # passes over the training images
+    config.batch_size = 128  # images a step, over all replicas together
+    config.optimizer = ConfigDict()
+    config.optimizer.name = "adam"  # adam, adamw, sgd, rmsprop, adadelta
+    config.optimizer.learning_rate = 1e-3  # the highest of the schedule
+    config.optimizer.schedule = "cosine"  # constant, or cosine down to 0 at the last step
+    config.optimizer.warmup_steps = 0  # of linear rise from 0 before the schedule
+    config.optimizer.clip_norm = 0.0  # the global gradient norm is cut to this; 0: not cut
+    config.optimizer.weight_decay = 0.0  # decoupled from the gradient, times the learning rate
+
+    config.strategy = "auto"  # auto: every GPU, else the CPU; cpu:N: N logical CPU devices
+    config.precision = "float32"  # of the arithmetic: float32, bfloat16, float16 (loss-scaled)
+    config.xla = True  # compiles the steps; on a CPU it slows small convolutions
+    config.deterministic = True  # the same bits each time; on a GPU at some cost of speed
+
+    config.steps_per_call = 100  # steps run on the device without the host in between
+    config.log_every_steps = 100  # a line, metrics.jsonl, TensorBoard's scalars
+    config.validate_every_steps = 1000  # validation losses and the picture; 0: only at the end
+    config.checkpoint_every_steps = 1000  # 0: only at the end, and when stopped
+    config.keep_checkpoints = 3  # the newest ones; the best on validation is kept besides
+    config.histograms = False  # of the weights, to TensorBoard at each validation
+    return config
+
+
+def _model(name: str) -> ConfigDict:
+    model = ConfigDict()
+    model.name = name  # the module in trainer/models
+    return model
+
+
+def _nonlinear_model(name: str) -> ConfigDict:
+    model = _model(name)
+    model.activation = "relu"  # of the hidden layers, by its name in keras.activations
+    model.loss = "mse"  # mse, or bce (nats a pixel); both are means over the pixels
+    model.output_activation = "sigmoid"  # linear, sigmoid
+    return model
+
+
+def linear() -> ConfigDict:
+    model = _model("linear")
+    model.code_size = 32  # numbers in the code
+    return model
+
+
+def dense() -> ConfigDict:
+    model = _nonlinear_model("dense")
+    model.code_size = 32  # numbers in the code
+    model.hidden_units = (128, 64)  # layers between image and code; the decoder's are mirrored
+    model.code_activation = "linear"  # of the code layer
+    return model
+
+
+def conv() -> ConfigDict:
+    model = _nonlinear_model("conv")
+    model.filters = 16  # channels of the wide convolutions
+    model.code_channels = 1  # the code is ceil(H/4) x ceil(W/4) of these
+    model.code_activation = "relu"  # of the code layer
+    return model
+
+
+def deep_conv() -> ConfigDict:
+    model = _nonlinear_model("deep_conv")
+    model.code_size = 49  # numbers in the code
+    model.filters = (32, 64)  # channels of the two strided convolutions
+    model.dense_units = 512  # of the dense layer beside the code
+    return model

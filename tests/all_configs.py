@@ -1,0 +1,17 @@
+"""Every config there is: a new one is tested the moment it exists."""
+
+import importlib
+from pathlib import Path
+
+import configs
+
+CONFIGS = sorted(
+    path.stem
+    for path in Path(configs.__file__).parent.glob("*.py")
+    if path.stem not in ("__init__", "base")
+)
+
+
+def load_config(name):
+    """The config of `configs/<name>.py`."""
+    return importlib.import_module(f"configs.{name}").get_config()

@@ -1,0 +1,84 @@
+"""What a person types, and the one line that answers a mistake."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from trainer import cli
+from trainer.errors import NonFiniteError, Preempted, UserError
+
+ROOT = Path(__file__).parent.parent
+
+
+def run(*arguments):
+    return subprocess.run(
+        [sys.executable, "-m", *arguments], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--config=configs/dense.py"], "--workdir"),
+        (["--workdir=w"], "--config"),
+        (["--config=configs/none.py", "--workdir=w"], "configs/none.py"),
+        (["--config=configs/dense.py", "--workdir=w", "--cadence=3"], "'cadence'"),
+        (["--config=configs/dense.py", "--workdir=w", "3"], "'3' is no flag"),
+        (["--config=configs/dense.py", "--workdir=w", "--config.depth=3"], "no key 'depth'"),
+        (["--config=configs/dense.py", "--workdir=w", "--config.model.depth=3"], "no key 'depth'"),
+        (["--config=configs/dense.py", "--workdir=w", "--config.num_epoch=3"], "'num_epochs'?"),
+        (["--config=configs/dense.py", "--workdir=w", "--config.batch_size=x"], "batch_size=x"),
+        (["--config=configs/dense.py", "--workdir=w", "--config.num_epochs=x"], "num_epochs=x"),
+        (["--config=configs/dense.py", "--workdir=w", "--config.xla=perhaps"], "perhaps"),
+        (["--config=tests/__init__.py", "--workdir=w"], "get_config"),
+        (["--config=LICENSE", "--workdir=w"], "LICENSE"),
+    ],
+)
+def test_a_wrong_flag_gets_one_line_and_status_2(arguments, message):
+    result = run("trainer", *arguments)
+    assert result.returncode == 2
+    assert message in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+    assert not (ROOT / "w").exists()
+
+
+def test_a_wrong_flag_needs_no_tensorflow():
+    script = (
+        "import sys, trainer.__main__, trainer.evaluate; assert 'tensorflow' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True)
+
+
+@pytest.mark.parametrize("module", ["trainer", "trainer.evaluate"])
+def test_help_names_the_flags(module):
+    assert "--workdir" in run(module, "--help").stdout
+
+
+def test_a_workdir_without_a_run_gets_one_line_and_status_2(tmp_path):
+    result = run("trainer.evaluate", f"--workdir={tmp_path}")
+    assert result.returncode == 2
+    assert result.stderr == f"error: {tmp_path} holds no run: there is no config.json in it\n"
+
+
+@pytest.mark.parametrize(("end", "status"), [(UserError, 2), (Preempted, 75), (NonFiniteError, 1)])
+def test_every_end_has_its_status_and_its_line(end, status, capsys, monkeypatch):
+    monkeypatch.setattr(cli, "import_tensorflow", lambda: None)
+
+    def main():
+        raise end("what happened")
+
+    with pytest.raises(SystemExit) as error:
+        cli._run(main)
+    assert error.value.code == status
+    assert capsys.readouterr().err.endswith("what happened\n")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_workdir_without_permission_gets_one_line(tmp_path):
+    tmp_path.chmod(0o500)
+    result = run("trainer", "--config=configs/dense.py", f"--workdir={tmp_path / 'run'}")
+    assert result.returncode == 2
+    assert "cannot be written" in result.stderr

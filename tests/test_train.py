@@ -1,0 +1,287 @@
+"""The loop: its walk, its files, and that an interruption leaves no trace."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tests.all_configs import CONFIGS, load_config
+from trainer import checkpoints, data, replicas, workdir
+from trainer.errors import NonFiniteError, Preempted, UserError
+from trainer.train import due, step_ranges, train
+
+LAST_STEP = 10
+
+
+def final_state(run):
+    found = checkpoints.find(Path(run) / workdir.CHECKPOINTS)
+    assert found is not None
+    return found.step, found.state()
+
+
+def assert_same_bits(run, other):
+    (step, state), (other_step, other_state) = final_state(run), final_state(other)
+    assert step == other_step
+    assert state.keys() == other_state.keys()
+    for path, array in state.items():
+        assert array.tobytes() == other_state[path].tobytes(), path
+
+
+def charts(run, part):
+    """The values of each tag by step, as a reader of the event files finds them."""
+    found: dict[str, list[int]] = {}
+    for path in sorted((Path(run) / part).glob("events*")):
+        for record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
+            event = tf.compat.v1.Event.FromString(record)
+            for value in event.summary.value:
+                found.setdefault(value.tag, []).append(event.step)
+    return found
+
+
+def logged(run):
+    return [json.loads(line) for line in (Path(run) / workdir.METRICS_LOG).read_text().splitlines()]
+
+
+def stop_after(monkeypatch, number, how):
+    """Does `how` to the process once `number` training calls are done."""
+    calls = []
+    original = replicas.Steps.train
+
+    def counted(self, first_step, images):
+        metrics = original(self, first_step, images)
+        calls.append(first_step)
+        if len(calls) == number:
+            how()
+        return metrics
+
+    monkeypatch.setattr(replicas.Steps, "train", counted)
+
+
+@pytest.mark.parametrize(
+    ("step", "every", "expected"),
+    [(1, 1, True), (4, 4, True), (5, 4, False), (3, 0, False), (10, 0, True), (10, 4, True)],
+)
+def test_what_is_due_is_due_at_its_multiples_and_at_the_end(step, every, expected):
+    assert due(step, every, last_step=10) is expected
+
+
+def test_calls_end_wherever_something_is_due(digits_config):
+    ranges = list(step_ranges(0, 11, digits_config))
+    assert ranges == [(0, 2), (2, 4), (4, 5), (5, 6), (6, 8), (8, 10), (10, 11)]
+    assert list(step_ranges(5, 11, digits_config)) == ranges[3:]
+    assert list(step_ranges(11, 11, digits_config)) == []
+
+
+def test_a_run_leaves_its_config_its_metrics_and_its_checkpoints(digits_config, tmp_path):
+    digits_config.histograms = True
+    losses = train(digits_config, str(tmp_path))
+    assert workdir.read(tmp_path).config.to_dict() == json.loads(
+        json.dumps(digits_config.to_dict())
+    )
+    rows = logged(tmp_path)
+    assert [row["step"] for row in rows if row["part"] == "train"] == [2, 4, 6, 8, 10]
+    validated = [row for row in rows if row["part"] == "validation"]
+    assert [row["step"] for row in validated] == [5, 10]
+    assert validated[-1]["loss"] == losses["loss"]
+    assert charts(tmp_path, "train")["loss/mse"] == [2, 4, 6, 8, 10]
+    assert charts(tmp_path, "validation")["loss/mse"] == [5, 10]
+    assert charts(tmp_path, "validation")["reconstructions"] == [5, 10]
+    assert charts(tmp_path, "train")["model/encoder/code/kernel"] == [5, 10]
+    assert charts(tmp_path, "train")["config"] == [0]
+    train_row = rows[0]
+    assert train_row.keys() > {"gradient_norm", "learning_rate", "loss_scale", "loss/mse"}
+    assert train_row["images_per_second"] > 0
+    assert 0 < train_row["training_time_share"] <= 1
+
+
+def test_a_finished_run_started_again_changes_nothing(digits_config, tmp_path):
+    losses = train(digits_config, str(tmp_path))
+    before = final_state(tmp_path)[1]
+    assert train(digits_config, str(tmp_path)) == pytest.approx(losses)
+    after = final_state(tmp_path)[1]
+    assert all(before[path].tobytes() == after[path].tobytes() for path in before)
+
+
+@pytest.mark.parametrize("number", [sent.value for sent in (signal.SIGTERM, signal.SIGINT)])
+def test_a_signal_checkpoints_and_the_run_goes_on_from_there(
+    digits_config, tmp_path, monkeypatch, number
+):
+    train(digits_config, str(tmp_path / "alone"))
+    with monkeypatch.context() as patch:
+        stop_after(patch, 2, lambda: os.kill(os.getpid(), number))
+        with pytest.raises(Preempted, match="step 4"):
+            train(digits_config, str(tmp_path / "stopped"))
+    assert final_state(tmp_path / "stopped")[0] == 4
+    train(digits_config, str(tmp_path / "stopped"))
+    assert_same_bits(tmp_path / "alone", tmp_path / "stopped")
+
+
+def test_a_crash_between_checkpoints_leaves_no_trace(digits_config, tmp_path, monkeypatch):
+    def crash():
+        raise ZeroDivisionError
+
+    train(digits_config, str(tmp_path / "alone"))
+    for calls in (4, 3, 1):
+        with monkeypatch.context() as patch:
+            stop_after(patch, calls, crash)
+            with pytest.raises(ZeroDivisionError):
+                train(digits_config, str(tmp_path / "crashed"))
+    train(digits_config, str(tmp_path / "crashed"))
+    assert_same_bits(tmp_path / "alone", tmp_path / "crashed")
+    for part in ("train", "validation"):
+        assert charts(tmp_path / "crashed", part) == charts(tmp_path / "alone", part)
+    steps = [
+        [(row["part"], row["step"]) for row in logged(tmp_path / r)] for r in ("alone", "crashed")
+    ]
+    assert steps[0] == steps[1]
+
+
+def test_a_run_on_four_replicas_goes_on_with_one(digits_config, tmp_path, monkeypatch):
+    train(digits_config, str(tmp_path / "one"))
+    digits_config.strategy = "cpu:4"
+    with monkeypatch.context() as patch:
+        stop_after(patch, 2, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        with pytest.raises(Preempted):
+            train(digits_config, str(tmp_path / "four"))
+    digits_config.strategy = "cpu:1"
+    train(digits_config, str(tmp_path / "four"))
+    expected, actual = (final_state(tmp_path / run)[1] for run in ("one", "four"))
+    for path, array in expected.items():
+        np.testing.assert_allclose(actual[path], array, rtol=0, atol=1e-5, err_msg=path)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_every_config_runs_small(name, tmp_path):
+    config = load_config(name)
+    config.data.name = "digits"
+    config.batch_size = 32
+    config.num_epochs = 2 * 32 / 1366
+    config.xla = False
+    assert np.isfinite(train(config, str(tmp_path))["loss"])
+    assert final_state(tmp_path)[0] == 2
+
+
+def test_another_config_on_an_old_workdir_is_refused_with_the_keys(digits_config, tmp_path):
+    train(digits_config, str(tmp_path))
+    before = final_state(tmp_path)[1]
+    digits_config.optimizer.learning_rate = 0.5
+    digits_config.model.code_size = 5
+    with pytest.raises(UserError) as error:
+        train(digits_config, str(tmp_path))
+    assert "model.code_size was 4, is 5" in str(error.value)
+    assert "optimizer.learning_rate was 0.001, is 0.5" in str(error.value)
+    after = final_state(tmp_path)[1]
+    assert all(before[path].tobytes() == after[path].tobytes() for path in before)
+
+
+def test_length_and_cadence_may_change(digits_config, tmp_path):
+    train(digits_config, str(tmp_path))
+    digits_config.num_epochs = 12 * 64 / 1366
+    digits_config.log_every_steps = 1
+    digits_config.keep_checkpoints = 1
+    train(digits_config, str(tmp_path))
+    assert final_state(tmp_path)[0] == 12
+    digits_config.num_epochs = 1 * 64 / 1366
+    with pytest.raises(UserError, match="at step 12 already"):
+        train(digits_config, str(tmp_path))
+
+
+def test_other_images_on_an_old_workdir_are_refused(digits_config, tmp_path, monkeypatch):
+    train(digits_config, str(tmp_path))
+    monkeypatch.setattr(data.Dataset, "fingerprint", lambda _: "other")
+    with pytest.raises(UserError, match="the images of 'digits' have changed"):
+        train(digits_config, str(tmp_path))
+
+
+@pytest.mark.parametrize("lost", [workdir.CHECKPOINTS, workdir.CONFIG])
+def test_a_workdir_that_lost_a_part_is_never_started_over(digits_config, tmp_path, lost):
+    train(digits_config, str(tmp_path))
+    (tmp_path / lost).rename(tmp_path.with_name(tmp_path.name + "-lost"))
+    kept = sorted(path for path in tmp_path.rglob("*"))
+    with pytest.raises(UserError, match=str(tmp_path)):
+        train(digits_config, str(tmp_path))
+    assert set(kept) <= set(tmp_path.rglob("*"))
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("num_epochs", 0.0, "num_epochs=0.0"),
+        ("batch_size", 0, "batch_size=0"),
+        ("steps_per_call", 0, "steps_per_call=0"),
+        ("log_every_steps", 0, "log_every_steps=0"),
+        ("keep_checkpoints", 0, "keep_checkpoints=0"),
+        ("validate_every_steps", -1, "validate_every_steps=-1"),
+        ("checkpoint_every_steps", -1, "checkpoint_every_steps=-1"),
+        ("precision", "float8", "precision='float8' is not known; allowed: float32"),
+        ("strategy", "tpu", "strategy='tpu' is not known; allowed: auto, cpu:N"),
+    ],
+)
+def test_impossible_values_are_refused_before_anything_is_written(
+    digits_config, tmp_path, key, value, message
+):
+    digits_config[key] = value
+    with pytest.raises(UserError) as error:
+        train(digits_config, str(tmp_path))
+    assert message in str(error.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_workdir_that_cannot_be_made_is_refused(digits_config, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="cannot be written"):
+        train(digits_config, str(tmp_path / "file" / "run"))
+
+
+def test_a_nan_ends_the_run_with_the_last_checkpoint_intact(digits_config, tmp_path, monkeypatch):
+    original = replicas.Steps.train
+
+    def poisoned(self, first_step, images):
+        unit = tf.cast(images, tf.float32) / 255
+        return original(self, first_step, unit * np.nan if first_step >= 6 else unit)
+
+    monkeypatch.setattr(replicas.Steps, "train", poisoned)
+    with pytest.raises(NonFiniteError, match=r"steps 6 to 7.*checkpoint of step 5 is intact"):
+        train(digits_config, str(tmp_path))
+    step, state = final_state(tmp_path)
+    assert step == 5
+    assert all(np.isfinite(array).all() for array in state.values())
+
+
+@pytest.mark.slow
+def test_a_run_killed_at_random_ends_with_the_bits_of_one_left_alone(tmp_path):
+    def command(run):
+        return [
+            *(sys.executable, "-m", "trainer", "--config=configs/dense.py", f"--workdir={run}"),
+            *("--config.data.name=digits", "--config.num_epochs=40", "--config.steps_per_call=5"),
+            *("--config.log_every_steps=5", "--config.checkpoint_every_steps=25"),
+            *("--config.batch_size=64", "--config.validate_every_steps=50"),
+        ]
+
+    root = Path(__file__).parent.parent
+    subprocess.run(command(tmp_path / "alone"), check=True, cwd=root, capture_output=True)
+    random = np.random.default_rng()
+    kills = 0
+    killed_run = tmp_path / "killed"
+    while kills < 3:
+        process = subprocess.Popen(command(killed_run), cwd=root, stdout=subprocess.DEVNULL)
+        log = killed_run / workdir.METRICS_LOG
+        before = log.stat().st_mtime_ns if log.exists() else 0
+        while process.poll() is None and (not log.exists() or log.stat().st_mtime_ns == before):
+            time.sleep(0.05)
+        time.sleep(random.uniform(0, 1.5))
+        assert process.poll() is None, "the run ended before it could be killed"
+        process.kill()
+        process.wait()
+        kills += 1
+    subprocess.run(command(killed_run), check=True, cwd=root, capture_output=True)
+    assert_same_bits(tmp_path / "alone", killed_run)
+    for part in ("train", "validation"):
+        assert charts(killed_run, part) == charts(tmp_path / "alone", part)

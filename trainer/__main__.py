@@ -1,0 +1,21 @@
+"""python -m trainer --config=configs/conv.py --workdir=runs/conv"""
+
+from absl import flags
+from ml_collections import config_flags
+
+from trainer import cli
+
+_CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "The config file; --config.key=value overrides one of its keys."
+)
+flags.mark_flag_as_required("config")
+
+
+def main() -> None:
+    from trainer.train import train
+
+    train(_CONFIG.value, cli.WORKDIR.value)
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,284 @@
+"""The training loop, read from top to bottom."""
+
+import contextlib
+import dataclasses
+import math
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import keras
+import numpy as np
+import tensorflow as tf
+from ml_collections import ConfigDict
+
+from trainer import checkpoints, data, models, optimizers, pictures, replicas, workdir
+from trainer.errors import NonFiniteError, Preempted, require, require_at_least
+from trainer.progress import Progress
+from trainer.summaries import Summaries, forget_after
+
+
+def train(config: ConfigDict, folder: str) -> dict[str, float]:
+    """Trains the config's autoencoder in a workdir, from its newest checkpoint if it has one.
+
+    Returns the validation losses at the last step.
+
+    Raises:
+      UserError: the config, the data or the workdir cannot serve.
+      NonFiniteError: the numbers ran away; the last checkpoint is intact.
+      Preempted: SIGTERM or SIGINT came; a checkpoint is written.
+    """
+    with _stop_signal() as stop:
+        # 1. What needs no TensorFlow; then seeds and devices, before its first operation.
+        run = Path(folder)
+        _check(config)
+        workdir.make(run)
+        keras.utils.set_random_seed(config.seed)
+        if config.deterministic:
+            tf.config.experimental.enable_op_determinism()
+        strategy = replicas.make_strategy(config.strategy)
+
+        # 2. The data, which fix the shape of the images and the number of steps.
+        dataset = data.load(**config.data)
+        last_step = math.ceil(config.num_epochs * len(dataset.train) / config.batch_size)
+
+        # 3. Model and optimizer, built on the replicas.
+        model = replicas.build_model(
+            strategy, config.precision, lambda: models.create(dataset.image_shape, **config.model)
+        )
+        steps = make_steps(config, strategy, model, last_step)
+
+        # 4. The workdir: another run's is refused, this run's goes on.
+        workdir.begin(run, config, dataset.fingerprint())
+        first_step = _resume(run, steps, config.keep_checkpoints)
+        require(
+            first_step <= last_step,
+            f"{run} is at step {first_step} already; num_epochs={config.num_epochs} ends at step "
+            f"{last_step}",
+        )
+
+        # 5. The walk.
+        _print_plan(config, model, dataset, strategy, first_step, last_step)
+        losses = _loop(config, run, steps, model, dataset, first_step, last_step, stop)
+    print(f"finished at step {last_step:,}: {_words(losses)}")
+    return losses
+
+
+def _loop(config, run, steps, model, dataset, first_step, last_step, stop) -> dict[str, float]:
+    """Trains, logs, validates and checkpoints; returns the last validation losses."""
+    summaries = Summaries(run)
+    progress = Progress(first_step, last_step, config.batch_size)
+    ranges = step_ranges(first_step, last_step, config)
+    batches = data.batches(dataset.train.images, ranges, config.batch_size, config.seed)
+    window = _Window()
+    saved_step = first_step
+    losses: dict[str, float] = {}
+
+    with contextlib.closing(progress), contextlib.closing(summaries):
+        if first_step == 0:
+            summaries.text("train", 0, "config", f"```\n{config}```")
+        for first, images in batches:
+            began = time.monotonic()
+            try:
+                metrics = steps.train(int(first), images)
+            except NonFiniteError as error:
+                raise NonFiniteError(
+                    f"{error}; the checkpoint of step {saved_step} is intact"
+                ) from error
+            window.add(metrics, time.monotonic() - began)
+            step = int(first) + len(images)
+            progress.advance(step, float(metrics["loss"][-1]))
+
+            if due(step, config.log_every_steps, last_step):
+                row = window.summarise(config.batch_size)
+                window = _Window()
+                summaries.scalars("train", step, row)
+                workdir.append_metrics(run, {"step": step, "part": "train"} | row)
+                progress.training(step, row["loss"], row["images_per_second"])
+
+            validation_loss = None
+            if due(step, config.validate_every_steps, last_step):
+                losses = steps.evaluate(dataset.validation.images)
+                validation_loss = losses["loss"]
+                summaries.scalars("validation", step, losses)
+                summaries.image("validation", step, "reconstructions", _picture(model, dataset))
+                if config.histograms:
+                    summaries.histograms("train", step, _arrays(replicas.model_variables(model)))
+                workdir.append_metrics(run, {"step": step, "part": "validation"} | losses)
+                progress.line(f"step {step:,} validation: {_words(losses)}")
+
+            if due(step, config.checkpoint_every_steps, last_step) or stop.requested:
+                summaries.flush()
+                _save(run, steps, step, validation_loss, config.keep_checkpoints)
+                saved_step = step
+            if stop.requested and step < last_step:
+                raise Preempted(f"stopped at step {step:,} with a checkpoint; start again to go on")
+    return losses or steps.evaluate(dataset.validation.images)
+
+
+def due(step: int, every_steps: int, last_step: int) -> bool:
+    """Whether something done every so many steps (0: never), and at the end, is done now."""
+    return step == last_step or (every_steps > 0 and step % every_steps == 0)
+
+
+def step_ranges(first_step: int, last_step: int, config: ConfigDict) -> Iterator[tuple[int, int]]:
+    """Cuts a run into calls of at most `steps_per_call` steps that end wherever something is due.
+
+    The borders count from step 0, so a run resumed at one of them makes the calls of one that was
+    never interrupted.
+    """
+    cadences = (
+        config.steps_per_call,
+        config.log_every_steps,
+        config.validate_every_steps,
+        config.checkpoint_every_steps,
+    )
+    step = first_step
+    while step < last_step:
+        borders = [(step // every + 1) * every for every in cadences if every > 0]
+        stop = min([last_step, *borders])
+        yield step, stop
+        step = stop
+
+
+class _Window:
+    """The steps since the last log."""
+
+    def __init__(self) -> None:
+        self._began = time.monotonic()
+        self._training_seconds = 0.0
+        self._metrics: list[dict[str, np.ndarray]] = []
+
+    def add(self, metrics: dict[str, np.ndarray], seconds: float) -> None:
+        self._metrics.append(metrics)
+        self._training_seconds += seconds
+
+    def summarise(self, batch_size: int) -> dict[str, float]:
+        """Means over the steps; of what is a setting, the last value."""
+        columns = {
+            name: np.concatenate([metrics[name] for metrics in self._metrics])
+            for name in self._metrics[0]
+        }
+        row = {name: float(values.mean()) for name, values in columns.items()}
+        for setting in ("learning_rate", "loss_scale"):
+            row[setting] = float(columns[setting][-1])
+        images = batch_size * len(columns["loss"])
+        row["images_per_second"] = images / self._training_seconds
+        row["training_time_share"] = self._training_seconds / (time.monotonic() - self._began)
+        return row
+
+
+@dataclasses.dataclass
+class _Stop:
+    requested: bool = False
+
+
+@contextlib.contextmanager
+def _stop_signal() -> Iterator[_Stop]:
+    """Turns the first SIGTERM or Ctrl-C into a request; a second one acts as ever."""
+    stop = _Stop()
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+
+    def request(number, frame):
+        del frame
+        stop.requested = True
+        signal.signal(number, before[number])
+
+    for number in before:
+        signal.signal(number, request)
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _check(config: ConfigDict) -> None:
+    require(config.num_epochs > 0, f"num_epochs={config.num_epochs} must be above 0")
+    for key in ("batch_size", "steps_per_call", "log_every_steps", "keep_checkpoints"):
+        require_at_least(key, config[key], 1)
+    for key in ("validate_every_steps", "checkpoint_every_steps"):
+        require_at_least(key, config[key], 0)
+
+
+def make_steps(
+    config: ConfigDict,
+    strategy: tf.distribute.Strategy,
+    model: models.Autoencoder,
+    last_step: int,
+) -> replicas.Steps:
+    """The training steps that a config asks for."""
+    settings = config.optimizer
+    return replicas.Steps(
+        strategy,
+        model,
+        lambda: optimizers.create(
+            settings.name, clip_norm=settings.clip_norm, weight_decay=settings.weight_decay
+        ),
+        optimizers.learning_rate_schedule(
+            settings.schedule,
+            learning_rate=settings.learning_rate,
+            warmup_steps=settings.warmup_steps,
+            last_step=last_step,
+        ),
+        batch_size=config.batch_size,
+        seed=config.seed,
+        xla=config.xla,
+    )
+
+
+def _resume(run: Path, steps: replicas.Steps, keep: int) -> int:
+    """The step to go on from. A new run gets a checkpoint of step 0: none at all means damage."""
+    checkpoint = checkpoints.find(run / workdir.CHECKPOINTS)
+    if checkpoint is None:
+        require(
+            not (run / workdir.METRICS_LOG).exists(),
+            f"{run} holds a run without its checkpoints; put one back, or take another --workdir",
+        )
+        _save(run, steps, 0, None, keep)
+        return 0
+    checkpoints.restore(checkpoint, steps.variables())
+    forget_after(run, checkpoint.step)
+    workdir.forget_metrics_after(run, checkpoint.step)
+    print(f"resuming from {checkpoint.path}")
+    return checkpoint.step
+
+
+def _save(run, steps, step: int, validation_loss: float | None, keep: int) -> None:
+    checkpoints.save(
+        run / workdir.CHECKPOINTS,
+        step,
+        _arrays(steps.variables()),
+        validation_loss=validation_loss,
+        keep=keep,
+    )
+
+
+def _arrays(variables: dict[str, keras.Variable]) -> dict[str, np.ndarray]:
+    return {path: variable.numpy() for path, variable in variables.items()}
+
+
+def _picture(model: models.Autoencoder, dataset: data.Dataset) -> np.ndarray:
+    images = data.to_unit(dataset.validation.images[: pictures.COLUMNS])
+    codes = model.encode(images)
+    return pictures.reconstructions(images, codes.numpy(), model.decode(codes).numpy())
+
+
+def _print_plan(config, model, dataset, strategy, first_step: int, last_step: int) -> None:
+    for network in (model.encoder, model.decoder):
+        network.summary(line_length=80)
+    devices = ", ".join(name.rpartition("device:")[2] for name in strategy.extended.worker_devices)
+    print(
+        f"{model.count_params():,} parameters, a code of {model.code_size} numbers\n"
+        f"{config.data.name}: {len(dataset.train):,} images to train on, "
+        f"{len(dataset.validation):,} to validate, {len(dataset.test):,} to test, each "
+        f"{'x'.join(map(str, dataset.image_shape))}\n"
+        f"steps {first_step:,} to {last_step:,} of {config.batch_size} images in "
+        f"{config.precision} on {devices}",
+        flush=True,
+    )
+
+
+def _words(losses: dict[str, float]) -> str:
+    return ", ".join(f"{name} {value:.5f}" for name, value in losses.items())
