@@ -1,0 +1,19 @@
+"""python -m trainer.evaluate --workdir=runs/conv"""
+
+from absl import flags
+
+from trainer import cli
+
+_CHECKPOINT = flags.DEFINE_enum(
+    "checkpoint", "last", ["last", "best"], "The newest, or the best on the validation images."
+)
+
+
+def main() -> None:
+    from trainer.evaluation import evaluate, print_table
+
+    print_table(evaluate(cli.WORKDIR.value, _CHECKPOINT.value), cli.WORKDIR.value)
+
+
+if __name__ == "__main__":
+    cli.run(main)

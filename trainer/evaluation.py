@@ -1,0 +1,123 @@
+"""Measures a trained run on its test images, beside PCA with a code of the same size."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from matplotlib.image import imsave
+from sklearn.decomposition import PCA
+from sklearn.linear_model import LogisticRegression
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from trainer import checkpoints, data, models, pictures, replicas, workdir
+from trainer.errors import UserError, require
+
+PICTURE = "reconstructions.png"
+_NEIGHBOURS = 5
+_PROBABILITY_MARGIN = 1e-7  # keeps the logarithm of a reconstruction finite
+_SSIM_WINDOW = 11  # pixels, as Wang et al. 2004
+
+
+def evaluate(folder: str, which: str = "last") -> dict[str, Any]:
+    """Measures a run's "last" or "best" checkpoint; writes `metrics.json` and the picture.
+
+    Returns what `metrics.json` holds: the `step`, the `code_size`, `reconstruction_metrics`;
+    `pca_mse`, that of PCA with as many numbers fitted on the same training images, and
+    `mse_to_pca`, the ratio of the two; `code_metrics` where there are labels; and what the kind
+    itself is asked.
+
+    Raises:
+      UserError: the workdir holds no run that can be read, or its data are not what they were.
+    """
+    path = Path(folder)
+    run = workdir.read(path)
+    checkpoint = checkpoints.find(path / workdir.CHECKPOINTS, which)
+    if checkpoint is None:
+        raise UserError(f"{path} holds no checkpoint")
+    dataset = data.load(**run.config.data)
+    require(
+        dataset.fingerprint() == run.data_fingerprint,
+        f"the images of {run.config.data.name!r} are not those that {path} was trained on",
+    )
+    model = replicas.build_model(
+        replicas.make_strategy("auto"),
+        run.config.precision,
+        lambda: models.create(dataset.image_shape, **run.config.model),
+    )
+    checkpoints.restore(checkpoint, replicas.model_variables(model))
+
+    train, test = (data.to_unit(part.images) for part in (dataset.train, dataset.test))
+    codes = replicas.map_batches(model.encode, test)
+    rebuilt = replicas.map_batches(model.decode, codes)
+    pca, pca_mse = _pca(train, test, model.code_size)
+    metrics: dict[str, Any] = {"step": checkpoint.step, "code_size": model.code_size}
+    metrics |= reconstruction_metrics(test, rebuilt)
+    metrics |= {"pca_mse": pca_mse, "mse_to_pca": metrics["mse"] / pca_mse}
+    if dataset.train.labels is not None and dataset.test.labels is not None:
+        train_codes = replicas.map_batches(model.encode, train)
+        metrics |= code_metrics(train_codes, dataset.train.labels, codes, dataset.test.labels)
+    metrics |= model.own_metrics(train, pca)
+
+    workdir.write_json(path / workdir.METRICS, metrics)
+    shown = slice(pictures.COLUMNS)
+    imsave(path / PICTURE, pictures.reconstructions(test[shown], codes[shown], rebuilt[shown]))
+    return metrics
+
+
+def reconstruction_metrics(images: np.ndarray, rebuilt: np.ndarray) -> dict[str, float]:
+    """How near reconstructions come to images, both float32 [N, H, W, C], pixels in [0, 1].
+
+    `mse` is the mean squared error of all pixels; `psnr_db` the mean over the images of
+    10 log10(1 / its mse); `ssim` the mean structural similarity (Wang et al. 2004) and `bce` the
+    mean binary cross-entropy of a pixel in nats, these two of the reconstruction cut to [0, 1].
+    """
+    squared = np.square(rebuilt - images, dtype=np.float64).mean(axis=(1, 2, 3))
+    cut = np.clip(rebuilt, 0, 1)
+    inside = np.clip(cut.astype(np.float64), _PROBABILITY_MARGIN, 1 - _PROBABILITY_MARGIN)
+    window = min(_SSIM_WINDOW, *images.shape[1:3])
+    return {
+        "mse": float(squared.mean()),
+        "psnr_db": float(np.mean(-10 * np.log10(np.maximum(squared, 1e-12)))),
+        "ssim": float(tf.reduce_mean(tf.image.ssim(images, cut, 1.0, filter_size=window))),
+        "bce": float(-np.mean(images * np.log(inside) + (1 - images) * np.log1p(-inside))),
+    }
+
+
+def code_metrics(
+    train_codes: np.ndarray,
+    train_labels: np.ndarray,
+    test_codes: np.ndarray,
+    test_labels: np.ndarray,
+) -> dict[str, float]:
+    """The share of test images whose label is told from their codes [N, K], frozen as they are.
+
+    `probe_accuracy`: by logistic regression on standardised codes; `knn_accuracy`: by the 5
+    nearest training codes. Both learn from the training images alone.
+    """
+    probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
+    neighbours = KNeighborsClassifier(_NEIGHBOURS, n_jobs=-1)
+    return {
+        name: float(classifier.fit(train_codes, train_labels).score(test_codes, test_labels))
+        for name, classifier in (("probe_accuracy", probe), ("knn_accuracy", neighbours))
+    }
+
+
+def print_table(metrics: dict[str, Any], folder: str) -> None:
+    """Prints the metrics, one a line, and where the files are."""
+    for name, value in metrics.items():
+        if isinstance(value, list):
+            value = " ".join(f"{number:.4f}" for number in value)
+        print(f"{name:>22}  {value:.5f}" if isinstance(value, float) else f"{name:>22}  {value}")
+    print(f"\nmetrics    {Path(folder) / workdir.METRICS}\npicture    {Path(folder) / PICTURE}")
+
+
+def _pca(train: np.ndarray, test: np.ndarray, code_size: int) -> tuple[PCA, float]:
+    """PCA with `code_size` components of the training images, and its mse on the test images."""
+    flat_train, flat_test = (images.reshape(len(images), -1) for images in (train, test))
+    components = min(code_size, *flat_train.shape)
+    pca = PCA(components, svd_solver="covariance_eigh").fit(flat_train)
+    projected = pca.inverse_transform(pca.transform(flat_test))
+    return pca, float(np.square(projected - flat_test, dtype=np.float64).mean())
