@@ -18,19 +18,19 @@ class Noisy(models.Autoencoder):
 
     def loss_terms(self, images, noise):
         noisy = images + 0.1 * noise.normal("corruption", self.image_shape)
-        codes = self.encode(noisy) + noise.uniform("code", (self.code_size,))
+        codes = tf.cast(self.encode(noisy), tf.float32) + noise.uniform("code", (self.code_size,))
         error = tf.reduce_mean(tf.square(self.decode(codes) - images), [1, 2, 3])
         return {"mse": error, "l1": 1e-3 * tf.reduce_sum(tf.abs(codes), axis=1)}
 
 
 def noisy_model():
     layers = keras.layers
-    encoder = [keras.Input((6, 6, 1)), layers.Flatten(), layers.Dense(5, "tanh", name="code")]
-    decoder = [keras.Input((5,)), layers.Dense(36, name="out"), layers.Reshape((6, 6, 1))]
+    encoder = [layers.Flatten(), layers.Dense(5, "tanh", name="code")]
+    decoder = [layers.Dense(36, name="out"), layers.Reshape((6, 6, 1), dtype="float32")]
     return Noisy(
         (6, 6, 1),
-        keras.Sequential(encoder, name="encoder"),
-        keras.Sequential(decoder, name="decoder"),
+        keras.Sequential([keras.Input((6, 6, 1)), *encoder], name="encoder"),
+        keras.Sequential([keras.Input((5,)), *decoder], name="decoder"),
         loss="mse",
         output_activation="sigmoid",
     )
@@ -58,6 +58,7 @@ def make_steps(
         model,
         lambda: optimizers.create("adam", clip_norm=clip_norm, weight_decay=0.0),
         schedule,
+        precision=precision,
         batch_size=batch_size,
         seed=3,
         xla=xla,
@@ -142,6 +143,7 @@ def test_the_step_is_the_textbook_one():
         optimizers.learning_rate_schedule(
             "constant", learning_rate=0.5, warmup_steps=0, last_step=9
         ),
+        precision="float32",
         batch_size=BATCH,
         seed=3,
         xla=False,
@@ -189,9 +191,22 @@ def test_every_precision_trains_with_float32_weights(precision, devices):
     losses = steps.train(0, images)["loss"]
     assert losses[-1] < 0.95 * losses[0]
     assert {variable.dtype for variable in model.variables} == {"float32"}
-    computed = {layer.compute_dtype for layer in model.encoder.layers}
-    assert computed == {precision}
-    assert model.encode(images[0] / np.float32(255)).dtype == tf.float32
+    assert model.encoder.get_layer("code").compute_dtype == precision
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_codes_and_logits_are_computed_in_float32_whatever_the_precision(name, precision):
+    strategy = replicas.make_strategy("cpu:1")
+    model = replicas.build_model(
+        strategy, precision, lambda: models.create((28, 28, 1), **load_config(name).model)
+    )
+    images = images_like(2, 28, 28, 1) / np.float32(255)
+    for network, rows in ((model.encoder, images), (model.decoder, model.encode(images))):
+        assert network(rows).dtype == tf.float32
+        with_weights = [layer for layer in network.layers if layer.weights]
+        assert with_weights[-1].compute_dtype == "float32"
+        assert {layer.compute_dtype for layer in with_weights[:-1]} <= {precision}
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])

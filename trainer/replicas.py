@@ -7,6 +7,7 @@ clipping and its test for overflow come out alike on every replica.
 """
 
 from collections.abc import Callable
+from typing import TypeAlias
 
 import keras
 import numpy as np
@@ -16,12 +17,14 @@ from trainer.errors import NonFiniteError, UserError, require, require_choice
 from trainer.models import Autoencoder
 from trainer.positions import Noise
 
+Strategy: TypeAlias = tf.distribute.Strategy
+
 _POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16", "float16": "mixed_float16"}
 _EVALUATION_BATCH_SIZE = 512
 _MOST_SKIPPED_STEPS = 40  # halves a float16 loss scale of 2**15 to 2**-25
 
 
-def make_strategy(name: str) -> tf.distribute.Strategy:
+def make_strategy(name: str) -> Strategy:
     """MirroredStrategy over "auto" (every GPU, else the CPU) or "cpu:N" (N logical devices).
 
     Raises:
@@ -43,7 +46,7 @@ def make_strategy(name: str) -> tf.distribute.Strategy:
 
 
 def build_model(
-    strategy: tf.distribute.Strategy, precision: str, create: Callable[[], Autoencoder]
+    strategy: Strategy, precision: str, create: Callable[[], Autoencoder]
 ) -> Autoencoder:
     """Creates a model on the replicas, its arithmetic in the precision, its weights in float32.
 
@@ -65,17 +68,18 @@ class Steps:
 
     def __init__(
         self,
-        strategy: tf.distribute.Strategy,
+        strategy: Strategy,
         model: Autoencoder,
         create_optimizer: Callable[[], keras.optimizers.Optimizer],
         learning_rate: Callable[[tf.Tensor], tf.Tensor],
         *,
+        precision: str,
         batch_size: int,
         seed: int,
         xla: bool,
         loss_scale_growth_steps: int = 2000,
     ):
-        """Takes the global batch size; a float16 model gets dynamic loss scaling.
+        """Takes the model's precision (float16 gets dynamic loss scaling) and the global batch.
 
         Raises:
           UserError: the batch cannot be divided among the replicas.
@@ -86,7 +90,12 @@ class Steps:
             f"batch_size={batch_size} cannot be divided among {replicas} replicas; "
             f"it must be a multiple of {replicas}",
         )
-        self.optimizer = _on_replicas(strategy, model, create_optimizer, loss_scale_growth_steps)
+        self.optimizer = _on_replicas(
+            strategy,
+            model,
+            create_optimizer,
+            loss_scale_growth_steps if precision == "float16" else None,
+        )
         self._strategy = strategy
         self._model = model
         self._learning_rate = learning_rate
@@ -135,9 +144,9 @@ class Steps:
 
     def variables(self) -> dict[str, keras.Variable]:
         """All that a run's state holds beside the step, by paths that are each one's own."""
-        return model_variables(self._model) | {
-            f"optimizer/{variable.path}": variable for variable in self.optimizer.variables
-        }
+        slots = {f"optimizer/{variable.path}": variable for variable in self.optimizer.variables}
+        assert len(slots) == len(self.optimizer.variables), "two slots share a path"
+        return model_variables(self._model) | slots
 
     def _train(self, first_step, images):
         steps = tf.shape(images, tf.int64)[0]
@@ -248,8 +257,9 @@ def _on_replicas(strategy, model, create_optimizer, loss_scale_growth_steps):
     with strategy.scope():
         optimizer = create_optimizer()
         # Keras would sum after clipping, and test each replica's own share for overflow.
+        assert hasattr(optimizer, "_all_reduce_sum_gradients"), "Keras has renamed its all-reduce"
         optimizer._all_reduce_sum_gradients = lambda grads_and_vars: grads_and_vars
-        if any(layer.compute_dtype == "float16" for layer in model.encoder.layers):
+        if loss_scale_growth_steps is not None:
             optimizer = keras.optimizers.LossScaleOptimizer(
                 optimizer, dynamic_growth_steps=loss_scale_growth_steps, name="loss_scale"
             )

@@ -18,7 +18,8 @@ class Autoencoder(keras.Model):
     """Reconstructs images [B, H, W, C], pixels in [0, 1], from a code [B, K].
 
     `encoder` maps images to the code, `decoder` maps the code to logits: the reconstruction before
-    the output activation. The view is one replica's; nothing here knows how many there are.
+    the output activation; both end in float32. The view is one replica's; nothing here knows how
+    many there are.
     """
 
     def __init__(
@@ -56,11 +57,11 @@ class Autoencoder(keras.Model):
 
     def encode(self, images: tf.Tensor) -> tf.Tensor:
         """Images [B, H, W, C] to codes, float32 [B, K]."""
-        return tf.cast(self.encoder(images), tf.float32)
+        return self.encoder(images)
 
     def decode(self, codes: tf.Tensor) -> tf.Tensor:
         """Codes [B, K] to reconstructions, float32 [B, H, W, C]."""
-        return self._output(self._decode_logits(codes))
+        return self._output(self.decoder(codes))
 
     def call(self, images: tf.Tensor) -> tf.Tensor:
         """Images to reconstructions, both [B, H, W, C]."""
@@ -73,7 +74,7 @@ class Autoencoder(keras.Model):
         `noise` serves the kinds that draw some: B rows, one for each example's position.
         """
         del noise
-        logits = self._decode_logits(self.encode(images))
+        logits = self.decoder(self.encode(images))
         if self._loss == "bce":
             error = tf.nn.sigmoid_cross_entropy_with_logits(labels=images, logits=logits)
         else:
@@ -88,9 +89,6 @@ class Autoencoder(keras.Model):
         """
         del train_images, pca
         return {}
-
-    def _decode_logits(self, codes: tf.Tensor) -> tf.Tensor:
-        return tf.cast(self.decoder(codes), tf.float32)
 
     def _output(self, logits: tf.Tensor) -> tf.Tensor:
         return tf.sigmoid(logits) if self._output_activation == "sigmoid" else logits

@@ -1,7 +1,8 @@
 """Encoders and decoders, dense and convolutional: plain stacks of Keras layers.
 
 Every layer has a name of its own, since checkpoints store a variable under its path. A decoder
-ends in logits; the model applies the output activation in float32.
+ends in logits; the model applies the output activation. Whatever the precision of the layers
+between, codes and logits are computed in float32.
 """
 
 import math
@@ -24,7 +25,7 @@ def dense_encoder(
     return _network("encoder", image_shape, [
         layers.Flatten(name="flatten"),
         *_dense_layers(hidden_units, activation),
-        layers.Dense(code_size, code_activation, name="code"),
+        layers.Dense(code_size, code_activation, name="code", dtype="float32"),
     ])  # fmt: skip
 
 
@@ -34,8 +35,8 @@ def dense_decoder(
     """A code [B, code_size] through dense layers of `hidden_units` to logits [B, H, W, C]."""
     return _network("decoder", (code_size,), [
         *_dense_layers(hidden_units, activation),
-        layers.Dense(math.prod(image_shape), name="logits"),
-        layers.Reshape(image_shape, name="image"),
+        layers.Dense(math.prod(image_shape), name="logits", dtype="float32"),
+        layers.Reshape(image_shape, name="image", dtype="float32"),
     ])  # fmt: skip
 
 
@@ -50,10 +51,11 @@ def pooled_encoder(
         layers.Conv2D(filters, 3, padding="same", activation=activation, name="conv_1"),
         layers.MaxPooling2D(2, padding="same", name="pool_1"),
         layers.Conv2D(
-            code_channels, 3, padding="same", activation=code_activation, name="conv_2"
+            code_channels, 3, padding="same", activation=code_activation, name="conv_2",
+            dtype="float32",
         ),
-        layers.MaxPooling2D(2, padding="same", name="pool_2"),
-        layers.Flatten(name="code"),
+        layers.MaxPooling2D(2, padding="same", name="pool_2", dtype="float32"),
+        layers.Flatten(name="code", dtype="float32"),
     ])  # fmt: skip
 
 
@@ -74,7 +76,7 @@ def pooled_decoder(
         layers.UpSampling2D(2, name="up_1"),
         layers.Conv2D(filters, 3, padding="same", activation=activation, name="conv_2"),
         layers.UpSampling2D(2, name="up_2"),
-        layers.Conv2D(channels, 3, padding="same", name="logits"),
+        layers.Conv2D(channels, 3, padding="same", name="logits", dtype="float32"),
         *_crop((4 * rows, 4 * columns), (height, width)),
     ])  # fmt: skip
 
@@ -88,7 +90,7 @@ def strided_encoder(
         layers.Conv2D(filters[1], 3, 2, "same", activation=activation, name="conv_2"),
         layers.Flatten(name="flatten"),
         layers.Dense(dense_units, activation, name="hidden"),
-        layers.Dense(code_size, name="code"),
+        layers.Dense(code_size, name="code", dtype="float32"),
     ])  # fmt: skip
 
 
@@ -103,7 +105,7 @@ def strided_decoder(
         layers.Dense(rows * columns * filters[1], activation, name="widen"),
         layers.Reshape((rows, columns, filters[1]), name="map"),
         layers.Conv2DTranspose(filters[0], 3, 2, "same", activation=activation, name="conv_1"),
-        layers.Conv2DTranspose(channels, 3, 2, "same", name="logits"),
+        layers.Conv2DTranspose(channels, 3, 2, "same", name="logits", dtype="float32"),
         *_crop((4 * rows, 4 * columns), (height, width)),
     ])  # fmt: skip
 
@@ -131,4 +133,4 @@ def _crop(size: tuple[int, int], wanted: tuple[int, int]) -> list[layers.Layer]:
     extra = size[0] - wanted[0], size[1] - wanted[1]
     if extra == (0, 0):
         return []
-    return [layers.Cropping2D(((0, extra[0]), (0, extra[1])), name="crop")]
+    return [layers.Cropping2D(((0, extra[0]), (0, extra[1])), name="crop", dtype="float32")]
