@@ -1,7 +1,8 @@
 """Every key of a run, commented once. A config takes `get_config()` and edits it.
 
-Length (`num_epochs`) and cadence (the `..._every_steps`, `steps_per_call`, `keep_checkpoints`,
-`histograms`) may change when a run is started again; everything else is the run.
+When a run is started again, its length may change (`num_epochs`; a cosine schedule then falls to 0
+at the new last step), and so may its cadence (from `steps_per_call` on) and its `strategy`.
+Everything else is the run.
 """
 
 from ml_collections import ConfigDict
@@ -10,7 +11,7 @@ from ml_collections import ConfigDict
 def get_config() -> ConfigDict:
     config = ConfigDict()
     config.seed = 0  # of the weights, the order of the examples and the noise
-    config.model = ConfigDict()  # one of the functions below
+    config.model = dense()  # of a kind: one of the functions below
 
     config.data = ConfigDict()
     config.data.name = "digits"  # "digits" (inside scikit-learn) or an image data set of TFDS
@@ -34,52 +35,48 @@ def get_config() -> ConfigDict:
 
     config.steps_per_call = 100  # steps run on the device without the host in between
     config.log_every_steps = 100  # a line, metrics.jsonl, TensorBoard's scalars
-    config.validate_every_steps = 1000  # validation losses and the picture; 0: only at the end
-    config.checkpoint_every_steps = 1000  # 0: only at the end, and when stopped
+    config.validate_every_steps = 1000  # losses, picture, checkpoint; 0: only at the end
+    config.checkpoint_every_steps = 1000  # 0: only when validated, and when stopped
     config.keep_checkpoints = 3  # the newest ones; the best on validation is kept besides
     config.histograms = False  # of the weights, to TensorBoard at each validation
-    return config
-
-
-def _model(name: str) -> ConfigDict:
-    model = ConfigDict()
-    model.name = name  # the module in trainer/models
-    return model
-
-
-def _nonlinear_model(name: str) -> ConfigDict:
-    model = _model(name)
-    model.activation = "relu"  # of the hidden layers, by its name in keras.activations
-    model.loss = "mse"  # mse, or bce (nats a pixel); both are means over the pixels
-    model.output_activation = "sigmoid"  # linear, sigmoid
-    return model
+    return config.lock()
 
 
 def linear() -> ConfigDict:
-    model = _model("linear")
-    model.code_size = 32  # numbers in the code
-    return model
+    return _kind("linear", "code_size")
 
 
 def dense() -> ConfigDict:
-    model = _nonlinear_model("dense")
-    model.code_size = 32  # numbers in the code
-    model.hidden_units = (128, 64)  # layers between image and code; the decoder's are mirrored
-    model.code_activation = "linear"  # of the code layer
-    return model
+    return _kind("dense", "code_size", "hidden_units", "code_activation", *_NONLINEAR)
 
 
 def conv() -> ConfigDict:
-    model = _nonlinear_model("conv")
-    model.filters = 16  # channels of the wide convolutions
-    model.code_channels = 1  # the code is ceil(H/4) x ceil(W/4) of these
-    model.code_activation = "relu"  # of the code layer
+    model = _kind("conv", "filters", "code_channels", "code_activation", *_NONLINEAR)
+    model.code_activation = "relu"
     return model
 
 
 def deep_conv() -> ConfigDict:
-    model = _nonlinear_model("deep_conv")
-    model.code_size = 49  # numbers in the code
-    model.filters = (32, 64)  # channels of the two strided convolutions
-    model.dense_units = 512  # of the dense layer beside the code
+    model = _kind("deep_conv", "code_size", "stage_filters", "dense_units", *_NONLINEAR)
+    model.code_size = 49
     return model
+
+
+_NONLINEAR = ("activation", "loss", "output_activation")
+
+
+def _kind(name: str, *keys: str) -> ConfigDict:
+    """The keys that one kind takes, of those of all kinds."""
+    model = ConfigDict()
+    model.name = name  # the module in trainer/models
+    model.code_size = 32  # numbers in the code
+    model.hidden_units = (128, 64)  # dense layers of the encoder; the decoder's are mirrored
+    model.filters = 16  # channels of the article's wide convolutions
+    model.code_channels = 1  # the code is ceil(H/4) x ceil(W/4) of these
+    model.stage_filters = (32, 64)  # channels of the two convolutions of stride 2
+    model.dense_units = 512  # of the dense layer between these and the code
+    model.activation = "relu"  # of the hidden layers, by its name in keras.activations
+    model.code_activation = "linear"  # of the code layer, likewise
+    model.loss = "mse"  # mse, or bce (nats); both are means over the pixels
+    model.output_activation = "sigmoid"  # linear, sigmoid
+    return ConfigDict({key: model[key] for key in ("name", *keys)}).lock()

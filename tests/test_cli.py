@@ -24,6 +24,7 @@ def run(*arguments):
     [
         (["--config=configs/dense.py"], "--workdir"),
         (["--workdir=w"], "--config"),
+        (["--config=configs/dense.py", "--workdir="], "it must name a folder"),
         (["--config=configs/none.py", "--workdir=w"], "configs/none.py"),
         (["--config=configs/dense.py", "--workdir=w", "--cadence=3"], "'cadence'"),
         (["--config=configs/dense.py", "--workdir=w", "3"], "'3' is no flag"),

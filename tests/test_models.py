@@ -95,12 +95,15 @@ def test_dense_networks_are_mirrored(name, layers):
     [
         ({"name": "denze"}, "model.name='denze' is not known; allowed: conv, deep_conv, dense"),
         ({"code_size": 785}, "model.code_size=785 is not allowed here; an image of 28x28x1"),
-        ({"code_size": 0}, "model.code_size=0 is not allowed; it must be at least 1"),
+        ({"code_size": 0}, "model.code_size=0 is not allowed; it must be in whole numbers"),
         ({"loss": "mae"}, "model.loss='mae' is not known; allowed: mse, bce"),
         ({"output_activation": "relu"}, "allowed: linear, sigmoid"),
         ({"loss": "bce", "output_activation": "linear"}, "needs model.output_activation"),
         ({"activation": "rellu"}, "model.activation='rellu'"),
-        ({"hidden_units": (0,)}, "model.hidden_units"),
+        ({"hidden_units": (0,)}, "model.hidden_units=(0,) is not allowed"),
+        ({"hidden_units": (64.5,)}, "model.hidden_units=(64.5,) is not allowed"),
+        ({"depth": 3}, "takes the keys activation, code_activation, code_size, hidden_units"),
+        ({"name": "deep_conv"}, "model.name='deep_conv' takes the keys"),
     ],
 )
 def test_impossible_settings_are_refused_in_one_line(change, message):
@@ -109,6 +112,13 @@ def test_impossible_settings_are_refused_in_one_line(change, message):
         models.create((28, 28, 1), **settings)
     assert message in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("stage_filters", [(8,), (8, 8, 8)])
+def test_deep_conv_has_two_stages(stage_filters):
+    settings = base.deep_conv().to_dict() | {"stage_filters": stage_filters}
+    with pytest.raises(UserError, match="there are two stages"):
+        models.create((28, 28, 1), **settings)
 
 
 def test_principal_components_are_recovered_from_any_basis_of_their_span():

@@ -29,10 +29,11 @@ def test_warm_up_rises_in_a_line():
     np.testing.assert_allclose(warm, [0.1, 0.2, 0.3, 0.4, 0.4, 0.4], rtol=1e-6)
 
 
+@pytest.mark.parametrize("weight_decay", [0.0, 0.01])
 @pytest.mark.parametrize("name", ["adam", "adamw", "sgd", "rmsprop", "adadelta"])
-def test_every_optimizer_descends(name):
+def test_every_optimizer_descends(name, weight_decay):
     variable = tf.keras.Variable(1.0)
-    optimizer = optimizers.create(name, clip_norm=1.0, weight_decay=0.01)
+    optimizer = optimizers.create(name, clip_norm=1.0, weight_decay=weight_decay)
     optimizer.learning_rate.assign(0.1)
     optimizer.apply([tf.constant(1.0)], [variable])
     assert float(variable) < 1.0

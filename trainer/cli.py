@@ -20,6 +20,7 @@ from trainer.errors import NonFiniteError, Preempted, UserError
 WORKDIR = flags.DEFINE_string(
     "workdir", None, "The folder of the run; training resumes one that is there.", required=True
 )
+flags.register_validator("workdir", lambda folder: folder != "", "it must name a folder.")
 
 
 def run(main: Callable[[], None]) -> None:
@@ -62,8 +63,7 @@ def _in_one_line(error: Exception) -> str:
     """What is wrong with the flags; for an error that a config file raised, where."""
     if isinstance(error, AttributeError | KeyError):
         # ml_collections wraps a KeyError, whose text is escaped, in an AttributeError.
-        text = str(error).encode().decode("unicode_escape").strip("\"'")
-        unknown = re.match(r"""(\w+)(?:$|'\nDid you mean "(\w+)")""", text)
+        unknown = re.fullmatch(r"""["'\\]*(\w+)["'\\n\s]*(?:Did you mean "(\w+)".*)?""", str(error))
         if unknown:
             hint = f"did you mean {unknown[2]!r}?" if unknown[2] else "configs/base.py lists them"
             return f"the config has no key {unknown[1]!r}; {hint}"
@@ -71,17 +71,12 @@ def _in_one_line(error: Exception) -> str:
     if isinstance(error, OSError | ValueError | TypeError | SyntaxError | flags.Error):
         return message
     frames = traceback.extract_tb(error.__traceback__)
-    where = [frame for frame in frames if "site-packages" not in frame.filename][-1]
+    where = [frame for frame in frames if "ml_collections" not in frame.filename][-1]
     return f"{where.filename}:{where.lineno}: {type(error).__name__}: {message}"
 
 
 def import_tensorflow() -> None:
-    """Imports TensorFlow; where there is no NVIDIA driver, without its notes on the lack of one.
-
-    oneDNN's convolutions are the faster ones on every x86 CPU, but TensorFlow leaves them off on
-    those without AVX-512.
-    """
-    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+    """Imports TensorFlow; where there is no NVIDIA driver, without its notes on the lack of one."""
     if Path("/proc/driver/nvidia").exists():
         importlib.import_module("tensorflow")
     else:

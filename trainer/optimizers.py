@@ -30,7 +30,7 @@ def create(name: str, *, clip_norm: float, weight_decay: float) -> keras.optimiz
     return _OPTIMIZERS[name](
         learning_rate=0.0,
         global_clipnorm=clip_norm or None,
-        weight_decay=weight_decay or None,
+        weight_decay=weight_decay if name == "adamw" else weight_decay or None,
         name=name,
     )
 

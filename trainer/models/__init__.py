@@ -1,13 +1,14 @@
 """The kinds of autoencoder, one module each, found by the module's name."""
 
 import importlib
+import inspect
 import pkgutil
 from collections.abc import Sequence
 from typing import Any
 
 import keras
 
-from trainer.errors import UserError, require_at_least, require_choice
+from trainer.errors import UserError, require, require_choice
 from trainer.models.base import Autoencoder
 
 _NOT_KINDS = ("base", "networks")
@@ -19,20 +20,27 @@ def kinds() -> tuple[str, ...]:
     return tuple(name for name in names if name not in _NOT_KINDS)
 
 
-def create(image_shape: tuple[int, int, int], *, name: str, **settings: Any) -> Autoencoder:
-    """Builds the kind `name` for images [H, W, C].
+def create(image_shape: tuple[int, int, int], **settings: Any) -> Autoencoder:
+    """Builds the kind named by the setting `name`, from the others, for images [H, W, C].
 
     Raises:
-      UserError: the kind is not known, or one of its settings is not possible.
+      UserError: the kind is not known, or one of its settings is missing or not possible.
     """
+    name = settings.pop("name", None)
     require_choice("model.name", name, kinds())
+    kind = importlib.import_module(f"{__name__}.{name}").Model
+    keys = inspect.signature(kind).parameters.keys() - {"image_shape"}
+    require(
+        settings.keys() == keys,
+        f"model.name={name!r} takes the keys {', '.join(sorted(keys))}, "
+        f"not {', '.join(sorted(settings)) or 'none'}",
+    )
     for key, value in settings.items():
         if key.endswith("activation"):
             _require_activation(f"model.{key}", value)
-        for size in value if isinstance(value, Sequence) else (value,):
-            if isinstance(size, int):
-                require_at_least(f"model.{key}", size, 1)
-    return importlib.import_module(f"{__name__}.{name}").Model(image_shape, **settings)
+        elif not isinstance(value, str):
+            _require_sizes(f"model.{key}", value)
+    return kind(image_shape, **settings)
 
 
 def _require_activation(key: str, name: str) -> None:
@@ -40,3 +48,11 @@ def _require_activation(key: str, name: str) -> None:
         keras.activations.get(name)
     except ValueError as error:
         raise UserError(f"{key}={name!r} is not known to keras.activations") from error
+
+
+def _require_sizes(key: str, value: int | Sequence[int]) -> None:
+    sizes = (value,) if isinstance(value, int) else value
+    require(
+        all(isinstance(size, int) and size > 0 for size in sizes),
+        f"{key}={value!r} is not allowed; it must be in whole numbers of at least 1",
+    )

@@ -1,5 +1,6 @@
 """Strided convolutions and a dense bottleneck: what the article's code size can really hold."""
 
+from trainer.errors import require
 from trainer.models import base, networks
 
 
@@ -11,17 +12,25 @@ class Model(base.Autoencoder):
         image_shape: tuple[int, int, int],
         *,
         code_size: int,
-        filters: tuple[int, int],
+        stage_filters: tuple[int, int],
         dense_units: int,
         activation: str,
         loss: str,
         output_activation: str,
     ):
         base.require_undercomplete(code_size, image_shape)
+        require(
+            len(stage_filters) == 2,
+            f"model.stage_filters={tuple(stage_filters)} is not allowed; there are two stages",
+        )
         super().__init__(
             image_shape,
-            networks.strided_encoder(image_shape, filters, dense_units, code_size, activation),
-            networks.strided_decoder(image_shape, filters, dense_units, code_size, activation),
+            networks.strided_encoder(
+                image_shape, stage_filters, dense_units, code_size, activation
+            ),
+            networks.strided_decoder(
+                image_shape, stage_filters, dense_units, code_size, activation
+            ),
             loss=loss,
             output_activation=output_activation,
         )
