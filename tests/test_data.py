@@ -22,6 +22,10 @@ def test_digits_are_split_into_three_parts_that_share_no_image():
     assert len(np.unique(rows, axis=0)) == 1797
 
 
+def test_digits_can_have_another_size():
+    assert load(image_size=14).image_shape == (14, 14, 1)
+
+
 def test_a_split_is_the_same_each_time_and_its_labels_go_along():
     first, second = load(), load()
     assert first.fingerprint() == second.fingerprint()
@@ -50,6 +54,13 @@ def test_unit_images_lie_between_0_and_1_and_floats_stay():
     grey = np.array([0, 51, 255], np.uint8)
     np.testing.assert_allclose(data.to_unit(grey), [0, 0.2, 1], rtol=1e-6)
     np.testing.assert_array_equal(data.to_unit(np.array([0.25])), [0.25])
+
+
+@pytest.mark.parametrize("name", ["mnist:9.9.9", "huggingface:foo", "", "a b"])
+def test_a_name_that_is_no_name_gets_one_line(name):
+    with pytest.raises(UserError) as error:
+        load(name)
+    assert "\n" not in str(error.value)
 
 
 def test_an_unknown_data_set_is_named_with_its_neighbours():

@@ -49,11 +49,13 @@ class Dataset:
         return height, width, channels
 
     def fingerprint(self) -> str:
-        """A digest of every image and of which part it is in, as hexadecimal digits."""
+        """A digest of every image, its label and the part it is in, as hexadecimal digits."""
         digest = hashlib.sha256()
         for part in (self.train, self.validation, self.test):
-            digest.update(f"{part.images.shape} {part.images.dtype}".encode())
-            digest.update(np.ascontiguousarray(part.images).data)
+            for array in (part.images, part.labels):
+                if array is not None:
+                    digest.update(f"{array.shape} {array.dtype}".encode())
+                    digest.update(np.ascontiguousarray(array).data)
         return digest.hexdigest()
 
 
@@ -72,7 +74,7 @@ def load(name: str, *, image_size: int, validation_fraction: float) -> Dataset:
         image_size >= 0,
         f"data.image_size={image_size} is not allowed; it must be 0 (as is) or more",
     )
-    train, test = _digits() if name == "digits" else _tfds(name, image_size)
+    train, test = _digits(image_size or 28) if name == "digits" else _tfds(name, image_size)
     if test is None:
         train, test = _cut(train, _TEST_FRACTION)
     train, validation = _cut(train, validation_fraction)
@@ -118,12 +120,12 @@ def _cut(whole: Images, fraction: float) -> tuple[Images, Images]:
     return whole[~held_out], whole[held_out]
 
 
-def _digits() -> tuple[Images, None]:
-    """1,797 handwritten digits of 8x8 pixels that come inside scikit-learn, scaled to 28x28."""
+def _digits(size: int) -> tuple[Images, None]:
+    """1,797 handwritten digits of 8x8 pixels that come inside scikit-learn, scaled to a size."""
     from sklearn.datasets import load_digits
 
     digits = load_digits()
-    scaled = tf.image.resize(digits.images[..., np.newaxis] / 16, (28, 28), "bicubic")
+    scaled = tf.image.resize(digits.images[..., np.newaxis] / 16, (size, size), "bicubic")
     images = tf.cast(tf.round(255 * tf.clip_by_value(scaled, 0, 1)), tf.uint8).numpy()
     return Images(images, digits.target), None
 
@@ -133,7 +135,7 @@ def _tfds(name: str, image_size: int) -> tuple[Images, Images | None]:
 
     try:
         builder = tfds.builder(name, data_dir=os.environ.get("TFDS_DATA_DIR"))
-    except (tfds.core.DatasetNotFoundError, ValueError) as error:
+    except Exception as error:  # a name can be wrong in as many ways as it has parts
         known = ["digits", *tfds.list_builders()]
         close = difflib.get_close_matches(name, known, n=3)
         hint = f"did you mean {' or '.join(close)}?" if close else "see tensorflow.org/datasets"
@@ -180,6 +182,8 @@ def _read(builder, split: str, image_size: int) -> Images:
         image_size > 0 or None not in shape,
         f"the images of {builder.name} differ in size {shape}; set data.image_size",
     )
+    dtype = builder.info.features["image"].np_dtype
+    require(dtype == np.uint8, f"the images of {builder.name} are {dtype}, but only uint8 is read")
     labelled = "label" in builder.info.features
 
     def example(features):
