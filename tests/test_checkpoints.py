@@ -54,6 +54,31 @@ def test_the_newest_are_kept_and_the_best(tmp_path):
     assert found(tmp_path, "best").step == 2
 
 
+def test_damaged_newer_ones_are_set_aside_and_never_cost_a_new_one(tmp_path):
+    save(tmp_path, 1, 2, 3)
+    for number in (2, 3):
+        DAMAGES["truncated"](tmp_path / f"step-000000000{number}" / "state.npz")
+    step = found(tmp_path).step
+    checkpoints.set_aside_after(tmp_path, step)
+    save(tmp_path, 2, keep=1)
+    assert found(tmp_path).step == 2
+    assert len(list(tmp_path.glob("damaged-*"))) == 2
+
+
+def test_a_damaged_best_does_not_cost_the_best_that_is_whole(tmp_path):
+    losses = {1: 0.1, 2: 0.2, 3: 0.3, 4: 0.4}
+    save(tmp_path, 1, 2, losses=losses)
+    DAMAGES["truncated"](tmp_path / "step-0000000001" / "state.npz")
+    save(tmp_path, 3, 4, keep=1, losses=losses)
+    assert found(tmp_path, "best").step == 2
+
+
+def test_best_needs_a_validated_one_and_nan_is_none(tmp_path):
+    save(tmp_path, 1, 2, losses={2: float("nan")})
+    with pytest.raises(UserError, match="validation loss"):
+        checkpoints.find(tmp_path, "best")
+
+
 def test_a_write_cut_short_is_neither_found_nor_left_behind(tmp_path):
     save(tmp_path, 1)
     (tmp_path / ".writing-step-0000000002").mkdir()

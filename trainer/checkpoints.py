@@ -1,8 +1,8 @@
 """Checkpoints: written aside, renamed when whole, verified before they are used.
 
 A checkpoint is a folder `step-<number>` with `state.npz`, an array for each variable under its
-path, and `manifest.json`: the step, the validation loss if there was one, the shape and dtype of
-every variable, the digest of the state and of the manifest itself. Arrays under names, rather than
+path, and `manifest.json`: the step, the validation loss if there was one, the digests of the
+state and of the manifest itself. Arrays under names, rather than
 TensorFlow's own format, since that stores optimizer slots by their position.
 """
 
@@ -10,8 +10,10 @@ import dataclasses
 import hashlib
 import json
 import logging
+import math
 import os
 import shutil
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -64,7 +66,6 @@ def save(
     manifest = {
         "step": step,
         "validation_loss": validation_loss,
-        "variables": _describe(state),
         "state_sha256": _digest((aside / _STATE).read_bytes()),
     }
     signed = {"manifest": manifest, "manifest_sha256": _digest_of(manifest)}
@@ -86,11 +87,12 @@ def find(folder: Path, which: str = "last") -> Checkpoint | None:
     Warns of each damaged one that it passes over.
 
     Raises:
-      UserError: there are checkpoints, but none is whole.
+      UserError: there are checkpoints, but none is whole, or none has the loss that "best" needs.
     """
     paths = _newest_first(folder)
     if which == "best":
-        paths.sort(key=_validation_loss)
+        paths = sorted(filter(_was_validated, paths), key=_validation_loss)
+        require(bool(paths), f"no checkpoint in {folder} has a validation loss")
     for path in paths:
         try:
             return verify(path)
@@ -102,6 +104,13 @@ def find(folder: Path, which: str = "last") -> Checkpoint | None:
         "take another --workdir",
     )
     return None
+
+
+def set_aside_after(folder: Path, step: int) -> None:
+    """Renames the damaged checkpoints of later steps, so that none is taken for the newest."""
+    for path in _newest_first(folder):
+        if path.name > _name(step):
+            path.rename(folder / f"damaged-{path.name}-{time.time_ns()}")
 
 
 def verify(path: Path) -> Checkpoint:
@@ -163,9 +172,22 @@ def _validation_loss(path: Path) -> float:
     return float("inf") if loss is None else loss
 
 
+def _was_validated(path: Path) -> bool:
+    return math.isfinite(_validation_loss(path))
+
+
+def _is_whole(path: Path) -> bool:
+    try:
+        verify(path)
+    except DamagedError:
+        return False
+    return True
+
+
 def _delete_old(folder: Path, keep: int) -> None:
     paths = _newest_first(folder)
-    best = min(paths, key=_validation_loss)
+    best_first = sorted(filter(_was_validated, paths), key=_validation_loss)
+    best = next(filter(_is_whole, best_first), None)
     for path in paths[keep:]:
         if path != best:
             shutil.rmtree(path)
