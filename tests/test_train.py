@@ -128,7 +128,7 @@ def test_a_crash_between_checkpoints_leaves_no_trace(digits_config, tmp_path, mo
         raise ZeroDivisionError
 
     train(digits_config, str(tmp_path / "alone"))
-    for calls in (4, 3, 1):
+    for calls in (1, 4, 3, 1):
         with monkeypatch.context() as patch:
             stop_after(patch, calls, crash)
             with pytest.raises(ZeroDivisionError):
@@ -137,10 +137,73 @@ def test_a_crash_between_checkpoints_leaves_no_trace(digits_config, tmp_path, mo
     assert_same_bits(tmp_path / "alone", tmp_path / "crashed")
     for part in ("train", "validation"):
         assert charts(tmp_path / "crashed", part) == charts(tmp_path / "alone", part)
-    steps = [
-        [(row["part"], row["step"]) for row in logged(tmp_path / r)] for r in ("alone", "crashed")
+    rows = [
+        [(row["part"], row["step"], row["loss"]) for row in logged(tmp_path / run)]
+        for run in ("alone", "crashed")
     ]
-    assert steps[0] == steps[1]
+    assert rows[0] == rows[1]
+
+
+def test_an_epoch_sees_each_example_once_whatever_crashes(digits_config, tmp_path, monkeypatch):
+    def crash():
+        raise ZeroDivisionError
+
+    seen = {}
+    original = replicas.Steps.train
+
+    def recorded(self, first_step, images):
+        for number, batch in enumerate(images.numpy()):
+            seen[int(first_step) + number] = batch
+        return original(self, first_step, images)
+
+    monkeypatch.setattr(replicas.Steps, "train", recorded)
+    digits_config.num_epochs = 1.0
+    for calls in (7, 5):
+        with monkeypatch.context() as patch:
+            stop_after(patch, calls, crash)
+            with pytest.raises(ZeroDivisionError):
+                train(digits_config, str(tmp_path))
+    train(digits_config, str(tmp_path))
+    images = data.load(**digits_config.data).train.images
+    walk = np.concatenate([seen[step] for step in sorted(seen)]).reshape(-1, 28 * 28)
+    assert len(walk) == 22 * 64
+    epoch = walk[: len(images)]
+    order = np.lexsort(epoch.T), np.lexsort(images.reshape(len(images), -1).T)
+    np.testing.assert_array_equal(epoch[order[0]], images.reshape(len(images), -1)[order[1]])
+
+
+def test_two_trainers_on_one_workdir_are_one_too_many(digits_config, tmp_path):
+    with workdir.locked(tmp_path), pytest.raises(UserError, match="another trainer is at work"):
+        train(digits_config, str(tmp_path))
+
+
+def test_weights_that_are_lost_in_the_last_step_are_never_saved(digits_config, tmp_path):
+    digits_config.optimizer.name = "sgd"
+    digits_config.optimizer.schedule = "constant"
+    digits_config.optimizer.learning_rate = 1e38
+    digits_config.model.output_activation = "linear"
+    digits_config.num_epochs = 64 / 1366
+    with pytest.raises(NonFiniteError):
+        train(digits_config, str(tmp_path))
+    step, state = final_state(tmp_path)
+    assert step == 0
+    assert all(np.isfinite(array).all() for array in state.values())
+
+
+def test_steps_that_float16_skips_are_counted(digits_config, tmp_path, monkeypatch):
+    original = replicas.Steps.__init__
+
+    def with_a_scale_too_high(self, *arguments, **settings):
+        original(self, *arguments, **settings)
+        self.optimizer.dynamic_scale.assign(2.0**30)
+
+    monkeypatch.setattr(replicas.Steps, "__init__", with_a_scale_too_high)
+    digits_config.precision = "float16"
+    train(digits_config, str(tmp_path))
+    rows = [row for row in logged(tmp_path) if row["part"] == "train"]
+    assert rows[0]["skipped_steps"] > 0
+    assert all(np.isfinite(row["gradient_norm"]) for row in rows)
+    assert rows[-1]["loss_scale"] < 2.0**30
 
 
 def test_a_run_on_four_replicas_goes_on_with_one(digits_config, tmp_path, monkeypatch):
@@ -189,8 +252,10 @@ def test_length_and_cadence_may_change(digits_config, tmp_path):
     train(digits_config, str(tmp_path))
     assert final_state(tmp_path)[0] == 12
     digits_config.num_epochs = 1 * 64 / 1366
+    before = (tmp_path / workdir.CONFIG).read_bytes()
     with pytest.raises(UserError, match="at step 12 already"):
         train(digits_config, str(tmp_path))
+    assert (tmp_path / workdir.CONFIG).read_bytes() == before
 
 
 def test_other_images_on_an_old_workdir_are_refused(digits_config, tmp_path, monkeypatch):
@@ -204,16 +269,19 @@ def test_other_images_on_an_old_workdir_are_refused(digits_config, tmp_path, mon
 def test_a_workdir_that_lost_a_part_is_never_started_over(digits_config, tmp_path, lost):
     train(digits_config, str(tmp_path))
     (tmp_path / lost).rename(tmp_path.with_name(tmp_path.name + "-lost"))
-    kept = sorted(path for path in tmp_path.rglob("*"))
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     with pytest.raises(UserError, match=str(tmp_path)):
         train(digits_config, str(tmp_path))
-    assert set(kept) <= set(tmp_path.rglob("*"))
+    after = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    assert after == before
 
 
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
+        ("seed", -1, "seed=-1"),
         ("num_epochs", 0.0, "num_epochs=0.0"),
+        ("num_epochs", float("inf"), "num_epochs=inf"),
         ("batch_size", 0, "batch_size=0"),
         ("steps_per_call", 0, "steps_per_call=0"),
         ("log_every_steps", 0, "log_every_steps=0"),
@@ -231,7 +299,7 @@ def test_impossible_values_are_refused_before_anything_is_written(
     with pytest.raises(UserError) as error:
         train(digits_config, str(tmp_path))
     assert message in str(error.value)
-    assert not list(tmp_path.iterdir())
+    assert {path.name for path in tmp_path.iterdir()} <= {".lock"}
 
 
 def test_a_workdir_that_cannot_be_made_is_refused(digits_config, tmp_path):
@@ -255,33 +323,51 @@ def test_a_nan_ends_the_run_with_the_last_checkpoint_intact(digits_config, tmp_p
     assert all(np.isfinite(array).all() for array in state.values())
 
 
+def test_the_best_on_validation_is_kept_whatever_the_cadence(digits_config, tmp_path):
+    digits_config.validate_every_steps = 3
+    digits_config.checkpoint_every_steps = 0
+    digits_config.keep_checkpoints = 1
+    digits_config.optimizer.schedule = "constant"
+    digits_config.optimizer.learning_rate = 0.1  # so high that the last step is not the best
+    train(digits_config, str(tmp_path))
+    validated = [row for row in logged(tmp_path) if row["part"] == "validation"]
+    best = min(validated, key=lambda row: row["loss"])
+    found = checkpoints.find(tmp_path / workdir.CHECKPOINTS, "best")
+    assert found is not None
+    assert (found.step, found.validation_loss) == (best["step"], best["loss"])
+
+
 @pytest.mark.slow
 def test_a_run_killed_at_random_ends_with_the_bits_of_one_left_alone(tmp_path):
     def command(run):
         return [
             *(sys.executable, "-m", "trainer", "--config=configs/dense.py", f"--workdir={run}"),
-            *("--config.data.name=digits", "--config.num_epochs=40", "--config.steps_per_call=5"),
-            *("--config.log_every_steps=5", "--config.checkpoint_every_steps=25"),
-            *("--config.batch_size=64", "--config.validate_every_steps=50"),
+            *("--config.data.name=digits", "--config.num_epochs=200", "--config.steps_per_call=5"),
+            *("--config.log_every_steps=50", "--config.checkpoint_every_steps=100"),
+            *("--config.batch_size=64", "--config.validate_every_steps=500"),
         ]
 
     root = Path(__file__).parent.parent
-    subprocess.run(command(tmp_path / "alone"), check=True, cwd=root, capture_output=True)
-    random = np.random.default_rng()
-    kills = 0
+
+    def start(run):
+        return subprocess.Popen(command(run), cwd=root, stdout=subprocess.DEVNULL)
+
+    began = time.monotonic()
+    alone = start(tmp_path / "alone")
+    while not (tmp_path / "alone" / workdir.METRICS_LOG).exists():
+        time.sleep(0.05)
+    start_up_seconds = time.monotonic() - began
+    assert alone.wait() == 0
+    training_seconds = time.monotonic() - began - start_up_seconds
+
     killed_run = tmp_path / "killed"
-    while kills < 3:
-        process = subprocess.Popen(command(killed_run), cwd=root, stdout=subprocess.DEVNULL)
-        log = killed_run / workdir.METRICS_LOG
-        before = log.stat().st_mtime_ns if log.exists() else 0
-        while process.poll() is None and (not log.exists() or log.stat().st_mtime_ns == before):
-            time.sleep(0.05)
-        time.sleep(random.uniform(0, 1.5))
-        assert process.poll() is None, "the run ended before it could be killed"
-        process.kill()
-        process.wait()
-        kills += 1
-    subprocess.run(command(killed_run), check=True, cwd=root, capture_output=True)
+    random = np.random.default_rng()
+    for _ in range(3):
+        killed = start(killed_run)
+        time.sleep(random.uniform(0, start_up_seconds + 0.3 * training_seconds))
+        killed.kill()
+        assert killed.wait() == -signal.SIGKILL
+    assert start(killed_run).wait() == 0
     assert_same_bits(tmp_path / "alone", killed_run)
     for part in ("train", "validation"):
         assert charts(killed_run, part) == charts(tmp_path / "alone", part)

@@ -34,6 +34,7 @@ def evaluate(folder: str, which: str = "last") -> dict[str, Any]:
     """
     path = Path(folder)
     run = workdir.read(path)
+    strategy = replicas.make_strategy("auto")  # before TensorFlow's first operation
     checkpoint = checkpoints.find(path / workdir.CHECKPOINTS, which)
     if checkpoint is None:
         raise UserError(f"{path} holds no checkpoint")
@@ -43,7 +44,7 @@ def evaluate(folder: str, which: str = "last") -> dict[str, Any]:
         f"the images of {run.config.data.name!r} are not those that {path} was trained on",
     )
     model = replicas.build_model(
-        replicas.make_strategy("auto"),
+        strategy,
         run.config.precision,
         lambda: models.create(dataset.image_shape, **run.config.model),
     )

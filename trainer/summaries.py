@@ -49,9 +49,15 @@ class Summaries:
 
 
 def forget_after(workdir: Path, step: int) -> None:
-    """Rewrites the event files without what they say of later steps, which come again."""
+    """Rewrites the event files without what they say of later steps, which come again.
+
+    After step 0 that is everything: a run that begins writes step 0 itself.
+    """
     for part in PARTS:
         for path in (workdir / part).glob("events.out.tfevents.*"):
+            if step == 0:
+                path.unlink()
+                continue
             aside = path.with_name(f".{path.name}")
             with tf.io.TFRecordWriter(str(aside)) as writer:
                 for record in _records(path):

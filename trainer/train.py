@@ -29,11 +29,13 @@ def train(config: ConfigDict, folder: str) -> dict[str, float]:
       NonFiniteError: the numbers ran away; the last checkpoint is intact.
       Preempted: SIGTERM or SIGINT came; a checkpoint is written.
     """
-    with _stop_signal() as stop:
+    with contextlib.ExitStack() as scope:
+        stop = scope.enter_context(_stop_signal())
+
         # 1. What needs no TensorFlow; then seeds and devices, before its first operation.
         run = Path(folder)
         _check(config)
-        workdir.make(run)
+        scope.enter_context(workdir.locked(run))
         keras.utils.set_random_seed(config.seed)
         if config.deterministic:
             tf.config.experimental.enable_op_determinism()
@@ -50,13 +52,9 @@ def train(config: ConfigDict, folder: str) -> dict[str, float]:
         steps = make_steps(config, strategy, model, last_step)
 
         # 4. The workdir: another run's is refused, this run's goes on.
-        workdir.begin(run, config, dataset.fingerprint())
-        first_step = _resume(run, steps, config.keep_checkpoints)
-        require(
-            first_step <= last_step,
-            f"{run} is at step {first_step} already; num_epochs={config.num_epochs} ends at step "
-            f"{last_step}",
-        )
+        workdir.check(run, config, dataset.fingerprint())
+        first_step = _resume(run, steps, last_step, config.keep_checkpoints)
+        workdir.write(run, config, dataset.fingerprint())
 
         # 5. The walk.
         _print_plan(config, model, dataset, strategy, first_step, last_step)
@@ -97,10 +95,14 @@ def _loop(config, run, steps, model, dataset, first_step, last_step, stop) -> di
                 workdir.append_metrics(run, {"step": step, "part": "train"} | row)
                 progress.training(step, row["loss"], row["images_per_second"])
 
-            validation_loss = None
-            if due(step, config.validate_every_steps, last_step):
+            validated = due(step, config.validate_every_steps, last_step)
+            if validated:
                 losses = steps.evaluate(dataset.validation.images)
-                validation_loss = losses["loss"]
+                if not math.isfinite(losses["loss"]):
+                    raise NonFiniteError(
+                        f"the validation loss at step {step} is {losses['loss']}; "
+                        f"the checkpoint of step {saved_step} is intact"
+                    )
                 summaries.scalars("validation", step, losses)
                 summaries.image("validation", step, "reconstructions", _picture(model, dataset))
                 if config.histograms:
@@ -108,10 +110,12 @@ def _loop(config, run, steps, model, dataset, first_step, last_step, stop) -> di
                 workdir.append_metrics(run, {"step": step, "part": "validation"} | losses)
                 progress.line(f"step {step:,} validation: {_words(losses)}")
 
-            if due(step, config.checkpoint_every_steps, last_step) or stop.requested:
+            if validated or stop.requested or due(step, config.checkpoint_every_steps, last_step):
                 summaries.flush()
-                _save(run, steps, step, validation_loss, config.keep_checkpoints)
+                loss = losses["loss"] if validated else None
+                _save(run, steps, step, loss, config.keep_checkpoints)
                 saved_step = step
+                window = _Window()  # a run that resumes here begins a window too
             if stop.requested and step < last_step:
                 raise Preempted(f"stopped at step {step:,} with a checkpoint; start again to go on")
     return losses or steps.evaluate(dataset.validation.images)
@@ -143,7 +147,7 @@ def step_ranges(first_step: int, last_step: int, config: ConfigDict) -> Iterator
 
 
 class _Window:
-    """The steps since the last log."""
+    """The steps since the last log or checkpoint."""
 
     def __init__(self) -> None:
         self._began = time.monotonic()
@@ -155,12 +159,19 @@ class _Window:
         self._training_seconds += seconds
 
     def summarise(self, batch_size: int) -> dict[str, float]:
-        """Means over the steps; of what is a setting, the last value."""
+        """Means over the steps; of what is a setting, the last value.
+
+        Steps that float16 skipped have no finite gradient, and are counted instead.
+        """
         columns = {
             name: np.concatenate([metrics[name] for metrics in self._metrics])
             for name in self._metrics[0]
         }
+        finite = np.isfinite(columns["gradient_norm"])
+        columns["gradient_norm"] = np.where(finite, columns["gradient_norm"], 0)
         row = {name: float(values.mean()) for name, values in columns.items()}
+        row["gradient_norm"] *= len(finite) / max(finite.sum(), 1)
+        row["skipped_steps"] = float((~finite).sum())
         for setting in ("learning_rate", "loss_scale"):
             row[setting] = float(columns[setting][-1])
         images = batch_size * len(columns["loss"])
@@ -183,6 +194,7 @@ def _stop_signal() -> Iterator[_Stop]:
     def request(number, frame):
         del frame
         stop.requested = True
+        print("stopping after the steps under way; once more to kill", flush=True)
         signal.signal(number, before[number])
 
     for number in before:
@@ -195,7 +207,11 @@ def _stop_signal() -> Iterator[_Stop]:
 
 
 def _check(config: ConfigDict) -> None:
-    require(config.num_epochs > 0, f"num_epochs={config.num_epochs} must be above 0")
+    require(
+        0 < config.num_epochs < math.inf,
+        f"num_epochs={config.num_epochs} is not allowed; it must be above 0 and finite",
+    )
+    require_at_least("seed", config.seed, 0)
     for key in ("batch_size", "steps_per_call", "log_every_steps", "keep_checkpoints"):
         require_at_least(key, config[key], 1)
     for key in ("validate_every_steps", "checkpoint_every_steps"):
@@ -204,7 +220,7 @@ def _check(config: ConfigDict) -> None:
 
 def make_steps(
     config: ConfigDict,
-    strategy: tf.distribute.Strategy,
+    strategy: replicas.Strategy,
     model: models.Autoencoder,
     last_step: int,
 ) -> replicas.Steps:
@@ -222,13 +238,14 @@ def make_steps(
             warmup_steps=settings.warmup_steps,
             last_step=last_step,
         ),
+        precision=config.precision,
         batch_size=config.batch_size,
         seed=config.seed,
         xla=config.xla,
     )
 
 
-def _resume(run: Path, steps: replicas.Steps, keep: int) -> int:
+def _resume(run: Path, steps: replicas.Steps, last_step: int, keep: int) -> int:
     """The step to go on from. A new run gets a checkpoint of step 0: none at all means damage."""
     checkpoint = checkpoints.find(run / workdir.CHECKPOINTS)
     if checkpoint is None:
@@ -238,7 +255,12 @@ def _resume(run: Path, steps: replicas.Steps, keep: int) -> int:
         )
         _save(run, steps, 0, None, keep)
         return 0
+    require(
+        checkpoint.step <= last_step,
+        f"{run} is at step {checkpoint.step} already, but num_epochs ends at step {last_step}",
+    )
     checkpoints.restore(checkpoint, steps.variables())
+    checkpoints.set_aside_after(checkpoint.path.parent, checkpoint.step)
     forget_after(run, checkpoint.step)
     workdir.forget_metrics_after(run, checkpoint.step)
     print(f"resuming from {checkpoint.path}")
@@ -246,10 +268,14 @@ def _resume(run: Path, steps: replicas.Steps, keep: int) -> int:
 
 
 def _save(run, steps, step: int, validation_loss: float | None, keep: int) -> None:
+    state = _arrays(steps.variables())
+    broken = [path for path, array in state.items() if not np.isfinite(array).all()]
+    if broken:
+        raise NonFiniteError(f"{broken[0]} is NaN or infinite at step {step}; it is not saved")
     checkpoints.save(
         run / workdir.CHECKPOINTS,
         step,
-        _arrays(steps.variables()),
+        state,
         validation_loss=validation_loss,
         keep=keep,
     )

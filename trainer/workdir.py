@@ -1,11 +1,13 @@
 """The workdir is the run: its config, its metrics, and the refusal to mix two runs in one."""
 
+import contextlib
 import dataclasses
+import fcntl
 import importlib.metadata
 import json
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ CHECKPOINTS = "checkpoints"
 METRICS_LOG = "metrics.jsonl"
 METRICS = "metrics.json"
 
-# What may change when a run is started again: its length and its cadence.
+# What may change when a run is started again: its length, its cadence and its devices.
 _FREE_KEYS = (
     "num_epochs",
     "strategy",
@@ -29,7 +31,7 @@ _FREE_KEYS = (
     "keep_checkpoints",
     "histograms",
 )
-_VERSIONS = ("tensorflow", "keras", "numpy", "tensorflow-datasets", "scikit-learn")
+_PACKAGES = ("tensorflow", "keras", "numpy", "tensorflow-datasets", "scikit-learn")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,26 +40,51 @@ class Run:
 
     config: ConfigDict
     data_fingerprint: str
+    versions: Mapping[str, str]
 
 
-def begin(workdir: Path, config: ConfigDict, data_fingerprint: str) -> None:
-    """Writes the config of a new run, or checks that an old run is the same one.
+def check(workdir: Path, config: ConfigDict, data_fingerprint: str) -> None:
+    """Makes sure that a workdir is empty or holds a run of this config on these data.
 
     Raises:
-      UserError: the workdir cannot be written, or holds a run of another config or data.
+      UserError: it holds another run, or no run of this trainer.
     """
-    if (workdir / CONFIG).exists():
-        _require_same(workdir, read(workdir), config, data_fingerprint)
-    else:
+    if not (workdir / CONFIG).exists():
         require(
             not (workdir / CHECKPOINTS).exists(),
             f"{workdir} holds checkpoints but no {CONFIG}; it is no run of this trainer",
         )
+        return
+    run = read(workdir)
+    before, now = (_flat(c.to_dict()) for c in (run.config, config))
+    differing = [
+        f"{key} was {before.get(key)!r}, is {now.get(key)!r}"
+        for key in sorted(before.keys() | now.keys())
+        # JSON knows no tuples.
+        if json.dumps(before.get(key)) != json.dumps(now.get(key)) and key not in _FREE_KEYS
+    ]
+    require(
+        not differing,
+        f"{workdir} holds a run of another config: {'; '.join(differing)}; "
+        "take another --workdir, or the old values",
+    )
+    require(
+        run.data_fingerprint == data_fingerprint,
+        f"{workdir} holds a run on other data: the images of {config.data.name!r} have changed",
+    )
+
+
+def write(workdir: Path, config: ConfigDict, data_fingerprint: str) -> None:
+    """Writes down the run, with the versions that it began with."""
+    if (workdir / CONFIG).exists():
+        versions = read(workdir).versions
+    else:
+        packages = {name: importlib.metadata.version(name) for name in _PACKAGES}
+        versions = packages | {"python": platform.python_version()}
     description = {
         "config": config.to_dict(),
         "data_fingerprint": data_fingerprint,
-        "versions": {name: importlib.metadata.version(name) for name in _VERSIONS}
-        | {"python": platform.python_version()},
+        "versions": versions,
     }
     write_json(workdir / CONFIG, description)
 
@@ -72,37 +99,41 @@ def read(workdir: Path) -> Run:
     require(path.exists(), f"{workdir} holds no run: there is no {CONFIG} in it")
     try:
         description = json.loads(path.read_text())
-        config = ConfigDict(description["config"])
-        fingerprint = description["data_fingerprint"]
+        config = ConfigDict(description["config"]).lock()
+        return Run(config, description["data_fingerprint"], description["versions"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} cannot be read ({type(error).__name__}: {error})") from error
-    return Run(config.lock(), fingerprint)
 
 
-def make(workdir: Path) -> None:
-    """Makes the folder.
+@contextlib.contextmanager
+def locked(workdir: Path) -> Iterator[None]:
+    """Makes the folder, and keeps every other trainer out of it for as long as this one lives.
 
     Raises:
-      UserError: it cannot be made or written.
+      UserError: it cannot be made or written, or another trainer is at work in it.
     """
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        probe = workdir / f".writable-{os.getpid()}"
-        probe.touch()
-        probe.unlink()
+        lock = (workdir / ".lock").open("w")
     except OSError as error:
         raise UserError(f"workdir={str(workdir)!r} cannot be written: {error.strerror}") from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(f"another trainer is at work in {workdir}") from error
+        yield
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Writes a JSON file whole or not at all."""
-    _write(path, json.dumps(content, indent=2) + "\n")
+    _write(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
 def append_metrics(workdir: Path, row: Mapping[str, Any]) -> None:
     """Adds one line to the metrics log."""
     with (workdir / METRICS_LOG).open("a") as log:
-        log.write(json.dumps(row) + "\n")
+        log.write(json.dumps(row, allow_nan=False) + "\n")
 
 
 def forget_metrics_after(workdir: Path, step: int) -> None:
@@ -125,25 +156,6 @@ def _step_of(line: str) -> float:
         return json.loads(line)["step"]
     except ValueError:  # a line cut short by a kill
         return float("inf")
-
-
-def _require_same(workdir: Path, old: Run, config: ConfigDict, data_fingerprint: str) -> None:
-    before, now = (_flat(c.to_dict()) for c in (old.config, config))
-    differing = [
-        f"{key} was {before.get(key)!r}, is {now.get(key)!r}"
-        for key in sorted(before.keys() | now.keys())
-        # JSON knows no tuples.
-        if json.dumps(before.get(key)) != json.dumps(now.get(key)) and key not in _FREE_KEYS
-    ]
-    require(
-        not differing,
-        f"{workdir} holds a run of another config: {'; '.join(differing)}; "
-        "take another --workdir, or the old values",
-    )
-    require(
-        old.data_fingerprint == data_fingerprint,
-        f"{workdir} holds a run on other data: the images of {config.data.name!r} have changed",
-    )
 
 
 def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
