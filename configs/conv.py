@@ -1,3 +1,16 @@
+"""The article's convolutional autoencoder: 620 parameters, a code of 7x7x1 = 49 numbers.
+
+As printed but for two choices. The output is a sigmoid, which the article names beside its linear
+one: a validation mse of .0183 after 5 epochs, against .0223. The optimizer is Adam: Keras 3 starts
+the article's Adadelta at a rate of 0.001, where the Keras of the article took 1.0, and learns
+nothing.
+
+    python -m trainer --config=configs/conv.py --workdir=runs/conv
+
+MNIST, seed 0: test mse .01647, 1.41 of PCA's with 49 numbers (the article printed .0296).
+15 minutes on 2 cores (AMD EPYC, Zen 3), 24 GiB, busy with other work besides.
+"""
+
 from configs import base
 
 

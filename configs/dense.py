@@ -1,3 +1,15 @@
+"""The article's dense autoencoder: 784-128-64-32 and back, relu, sigmoid at the end.
+
+Its code layer is linear, where the article's is relu: by one recipe a test mse of .00670 against
+.00745. The optimizer is Adam: Keras 3 starts the article's Adadelta at a rate of 0.001, where the
+Keras of the article took 1.0, and learns nothing.
+
+    python -m trainer --config=configs/dense.py --workdir=runs/dense
+
+MNIST, seed 0: test mse .00539, 0.320 of PCA's with 32 numbers. 2 minutes on 2 cores (AMD EPYC,
+Zen 3), 24 GiB. With a linear output layer the same net stays above .011.
+"""
+
 from configs import base
 
 
