@@ -206,6 +206,24 @@ def test_steps_that_float16_skips_are_counted(digits_config, tmp_path, monkeypat
     assert rows[-1]["loss_scale"] < 2.0**30
 
 
+@pytest.mark.parametrize("part", ["config.json", "checkpoints"])
+def test_a_crash_before_the_first_step_leaves_no_trace(digits_config, tmp_path, monkeypatch, part):
+    def crash(*_, **__):
+        raise ZeroDivisionError
+
+    train(digits_config, str(tmp_path / "alone"))
+    module, name = {
+        "config.json": (workdir, "write_json"),
+        "checkpoints": (checkpoints, "save"),
+    }[part]
+    with monkeypatch.context() as patch:
+        patch.setattr(module, name, crash)
+        with pytest.raises(ZeroDivisionError):
+            train(digits_config, str(tmp_path / "crashed"))
+    train(digits_config, str(tmp_path / "crashed"))
+    assert_same_bits(tmp_path / "alone", tmp_path / "crashed")
+
+
 def test_a_run_on_four_replicas_goes_on_with_one(digits_config, tmp_path, monkeypatch):
     train(digits_config, str(tmp_path / "one"))
     digits_config.strategy = "cpu:4"
@@ -316,7 +334,7 @@ def test_a_nan_ends_the_run_with_the_last_checkpoint_intact(digits_config, tmp_p
         return original(self, first_step, unit * np.nan if first_step >= 6 else unit)
 
     monkeypatch.setattr(replicas.Steps, "train", poisoned)
-    with pytest.raises(NonFiniteError, match=r"steps 6 to 7.*checkpoint of step 5 is intact"):
+    with pytest.raises(NonFiniteError, match=r"steps 6 to 7.* last good checkpoint is .*5$"):
         train(digits_config, str(tmp_path))
     step, state = final_state(tmp_path)
     assert step == 5

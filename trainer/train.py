@@ -53,24 +53,43 @@ def train(config: ConfigDict, folder: str) -> dict[str, float]:
 
         # 4. The workdir: another run's is refused, this run's goes on.
         workdir.check(run, config, dataset.fingerprint())
-        first_step = _resume(run, steps, last_step, config.keep_checkpoints)
+        checkpoint = _newest_checkpoint(run, last_step)
         workdir.write(run, config, dataset.fingerprint())
+        if checkpoint:
+            _resume(run, steps, checkpoint)
+        else:
+            _save(run, steps, 0, None, config.keep_checkpoints)
+        first_step = checkpoint.step if checkpoint else 0
 
         # 5. The walk.
         _print_plan(config, model, dataset, strategy, first_step, last_step)
-        losses = _loop(config, run, steps, model, dataset, first_step, last_step, stop)
+        try:
+            losses = _loop(config, run, steps, model, dataset, first_step, last_step, stop)
+        except NonFiniteError as error:
+            kept = checkpoints.find(run / workdir.CHECKPOINTS)
+            raise NonFiniteError(
+                f"{error}; the last good checkpoint is {kept and kept.path}"
+            ) from error
     print(f"finished at step {last_step:,}: {_words(losses)}")
     return losses
 
 
-def _loop(config, run, steps, model, dataset, first_step, last_step, stop) -> dict[str, float]:
+def _loop(
+    config: ConfigDict,
+    run: Path,
+    steps: replicas.Steps,
+    model: models.Autoencoder,
+    dataset: data.Dataset,
+    first_step: int,
+    last_step: int,
+    stop: "_Stop",
+) -> dict[str, float]:
     """Trains, logs, validates and checkpoints; returns the last validation losses."""
     summaries = Summaries(run)
     progress = Progress(first_step, last_step, config.batch_size)
     ranges = step_ranges(first_step, last_step, config)
     batches = data.batches(dataset.train.images, ranges, config.batch_size, config.seed)
     window = _Window()
-    saved_step = first_step
     losses: dict[str, float] = {}
 
     with contextlib.closing(progress), contextlib.closing(summaries):
@@ -78,12 +97,7 @@ def _loop(config, run, steps, model, dataset, first_step, last_step, stop) -> di
             summaries.text("train", 0, "config", f"```\n{config}```")
         for first, images in batches:
             began = time.monotonic()
-            try:
-                metrics = steps.train(int(first), images)
-            except NonFiniteError as error:
-                raise NonFiniteError(
-                    f"{error}; the checkpoint of step {saved_step} is intact"
-                ) from error
+            metrics = steps.train(int(first), images)
             window.add(metrics, time.monotonic() - began)
             step = int(first) + len(images)
             progress.advance(step, float(metrics["loss"][-1]))
@@ -99,10 +113,7 @@ def _loop(config, run, steps, model, dataset, first_step, last_step, stop) -> di
             if validated:
                 losses = steps.evaluate(dataset.validation.images)
                 if not math.isfinite(losses["loss"]):
-                    raise NonFiniteError(
-                        f"the validation loss at step {step} is {losses['loss']}; "
-                        f"the checkpoint of step {saved_step} is intact"
-                    )
+                    raise NonFiniteError(f"the validation loss at step {step} is {losses['loss']}")
                 summaries.scalars("validation", step, losses)
                 summaries.image("validation", step, "reconstructions", _picture(model, dataset))
                 if config.histograms:
@@ -114,7 +125,6 @@ def _loop(config, run, steps, model, dataset, first_step, last_step, stop) -> di
                 summaries.flush()
                 loss = losses["loss"] if validated else None
                 _save(run, steps, step, loss, config.keep_checkpoints)
-                saved_step = step
                 window = _Window()  # a run that resumes here begins a window too
             if stop.requested and step < last_step:
                 raise Preempted(f"stopped at step {step:,} with a checkpoint; start again to go on")
@@ -245,33 +255,35 @@ def make_steps(
     )
 
 
-def _resume(run: Path, steps: replicas.Steps, last_step: int, keep: int) -> int:
-    """The step to go on from. A new run gets a checkpoint of step 0: none at all means damage."""
+def _newest_checkpoint(run: Path, last_step: int) -> checkpoints.Checkpoint | None:
+    """The checkpoint to go on from; a run that is new has none, since each begins with one."""
     checkpoint = checkpoints.find(run / workdir.CHECKPOINTS)
-    if checkpoint is None:
-        require(
-            not (run / workdir.METRICS_LOG).exists(),
-            f"{run} holds a run without its checkpoints; put one back, or take another --workdir",
-        )
-        _save(run, steps, 0, None, keep)
-        return 0
     require(
-        checkpoint.step <= last_step,
-        f"{run} is at step {checkpoint.step} already, but num_epochs ends at step {last_step}",
+        checkpoint is not None or not (run / workdir.METRICS_LOG).exists(),
+        f"{run} holds a run without its checkpoints; put one back, or take another --workdir",
     )
+    step = checkpoint.step if checkpoint else 0
+    require(
+        step <= last_step,
+        f"{run} is at step {step} already, but num_epochs ends at step {last_step}",
+    )
+    return checkpoint
+
+
+def _resume(run: Path, steps: replicas.Steps, checkpoint: checkpoints.Checkpoint) -> None:
+    """Takes up a checkpoint's state, and forgets what was written of later steps."""
     checkpoints.restore(checkpoint, steps.variables())
     checkpoints.set_aside_after(checkpoint.path.parent, checkpoint.step)
     forget_after(run, checkpoint.step)
     workdir.forget_metrics_after(run, checkpoint.step)
     print(f"resuming from {checkpoint.path}")
-    return checkpoint.step
 
 
 def _save(run, steps, step: int, validation_loss: float | None, keep: int) -> None:
     state = _arrays(steps.variables())
     broken = [path for path, array in state.items() if not np.isfinite(array).all()]
     if broken:
-        raise NonFiniteError(f"{broken[0]} is NaN or infinite at step {step}; it is not saved")
+        raise NonFiniteError(f"{broken[0]} is NaN or infinite at step {step}")
     checkpoints.save(
         run / workdir.CHECKPOINTS,
         step,
