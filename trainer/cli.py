@@ -7,6 +7,7 @@ import contextlib
 import importlib
 import os
 import re
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator
@@ -26,7 +27,8 @@ flags.register_validator("workdir", lambda folder: folder != "", "it must name a
 def run(main: Callable[[], None]) -> None:
     """Parses the flags, runs `main` and leaves with the exit status of what became of it.
 
-    0 finished; 2 the user's mistake; 75 stopped with a checkpoint written; 1 anything else.
+    0 finished; 2 the user's mistake; 75 stopped with a checkpoint written; 130 Ctrl-C before there
+    is anything to checkpoint; 1 anything else.
     """
     app.run(lambda _: _run(main), flags_parser=_parse)
 
@@ -34,11 +36,13 @@ def run(main: Callable[[], None]) -> None:
 def _run(main: Callable[[], None]) -> None:
     if not flags.FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)
-    import_tensorflow()
     try:
+        import_tensorflow()
         main()
     except (UserError, NonFiniteError, Preempted) as end:
         _leave(str(end), end.exit_status)
+    except KeyboardInterrupt:
+        _leave("interrupted", 128 + signal.SIGINT)
 
 
 def _parse(argv: list[str]) -> list[str]:
