@@ -22,8 +22,8 @@ def run(*arguments):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--config=configs/dense.py"], "--workdir"),
-        (["--workdir=w"], "--config"),
+        (["--config=configs/dense.py"], "--workdir=... is missing"),
+        (["--workdir=w"], "--config=... is missing"),
         (["--config=configs/dense.py", "--workdir="], "it must name a folder"),
         (["--config=configs/none.py", "--workdir=w"], "configs/none.py"),
         (["--config=configs/dense.py", "--workdir=w", "--cadence=3"], "'cadence'"),
@@ -31,9 +31,18 @@ def run(*arguments):
         (["--config=configs/dense.py", "--workdir=w", "--config.depth=3"], "no key 'depth'"),
         (["--config=configs/dense.py", "--workdir=w", "--config.model.depth=3"], "no key 'depth'"),
         (["--config=configs/dense.py", "--workdir=w", "--config.num_epoch=3"], "'num_epochs'?"),
-        (["--config=configs/dense.py", "--workdir=w", "--config.batch_size=x"], "batch_size=x"),
-        (["--config=configs/dense.py", "--workdir=w", "--config.num_epochs=x"], "num_epochs=x"),
-        (["--config=configs/dense.py", "--workdir=w", "--config.xla=perhaps"], "perhaps"),
+        (
+            ["--config=configs/dense.py", "--workdir=w", "--config.batch_size=x"],
+            "batch_size=x is not allowed; it takes a value of type int",
+        ),
+        (
+            ["--config=configs/dense.py", "--workdir=w", "--config.num_epochs=x"],
+            "num_epochs=x is not allowed; it takes a value of type float",
+        ),
+        (
+            ["--config=configs/dense.py", "--workdir=w", "--config.xla=perhaps"],
+            "xla=perhaps is not allowed; it takes a value of type bool",
+        ),
         (["--config=tests/__init__.py", "--workdir=w"], "get_config"),
         (["--config=LICENSE", "--workdir=w"], "LICENSE"),
     ],
@@ -55,7 +64,7 @@ def test_a_wrong_flag_needs_no_tensorflow():
 
 @pytest.mark.parametrize("module", ["trainer", "trainer.evaluate"])
 def test_help_names_the_flags(module):
-    assert "--workdir" in run(module, "--help").stdout
+    assert "--workdir: The folder of the run" in run(module, "--help").stdout
 
 
 def test_a_workdir_without_a_run_gets_one_line_and_status_2(tmp_path):

@@ -95,7 +95,10 @@ def test_dense_networks_are_mirrored(name, layers):
     [
         ({"name": "denze"}, "model.name='denze' is not known; allowed: conv, deep_conv, dense"),
         ({"code_size": 785}, "model.code_size=785 is not allowed here; an image of 28x28x1"),
-        ({"code_size": 0}, "model.code_size=0 is not allowed; it must be in whole numbers"),
+        (
+            {"code_size": 0},
+            "model.code_size=0 is not allowed; only whole numbers of at least 1 are",
+        ),
         ({"loss": "mae"}, "model.loss='mae' is not known; allowed: mse, bce"),
         ({"output_activation": "relu"}, "allowed: linear, sigmoid"),
         ({"loss": "bce", "output_activation": "linear"}, "needs model.output_activation"),

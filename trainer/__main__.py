@@ -9,6 +9,7 @@ _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "The config file; --config.key=value overrides one of its keys."
 )
 flags.mark_flag_as_required("config")
+flags.adopt_module_key_flags(cli)
 
 
 def main() -> None:

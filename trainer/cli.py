@@ -28,7 +28,7 @@ def run(main: Callable[[], None]) -> None:
     """Parses the flags, runs `main` and leaves with the exit status of what became of it.
 
     0 finished; 2 the user's mistake; 75 stopped with a checkpoint written; 130 Ctrl-C before there
-    is anything to checkpoint; 1 anything else.
+    is anything to checkpoint; 141 a closed pipe; 1 anything else.
     """
     app.run(lambda _: _run(main), flags_parser=_parse)
 
@@ -43,6 +43,9 @@ def _run(main: Callable[[], None]) -> None:
         _leave(str(end), end.exit_status)
     except KeyboardInterrupt:
         _leave("interrupted", 128 + signal.SIGINT)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for Python's last flush
+        _leave("nobody reads the output any more", 128 + signal.SIGPIPE)
 
 
 def _parse(argv: list[str]) -> list[str]:
@@ -69,10 +72,24 @@ def _in_one_line(error: Exception) -> str:
         # ml_collections wraps a KeyError, whose text is escaped, in an AttributeError.
         unknown = re.fullmatch(r"""["'\\]*(\w+)["'\\n\s]*(?:Did you mean "(\w+)".*)?""", str(error))
         if unknown:
-            hint = f"did you mean {unknown[2]!r}?" if unknown[2] else "configs/base.py lists them"
+            hint = (
+                f"did you mean {unknown[2]!r}?"
+                if unknown[2]
+                else "configs/base.py lists them by kind"
+            )
             return f"the config has no key {unknown[1]!r}; {hint}"
     message = (str(error).strip() or type(error).__name__).splitlines()[-1].strip()
-    if isinstance(error, OSError | ValueError | TypeError | SyntaxError | flags.Error):
+    if isinstance(error, OSError):
+        return re.sub(r"\[Errno \d+\] ", "", message)
+    wrong_value = re.match(r"flag --([\w.]+)=(.*?): ", message)
+    if wrong_value and wrong_value[2] == "None":
+        return f"--{wrong_value[1]}=... is missing"
+    if wrong_value and wrong_value[1].startswith("config."):
+        kind = flags.FLAGS[wrong_value[1]].flag_type()
+        return (
+            f"--{wrong_value[1]}={wrong_value[2]} is not allowed; it takes a value of type {kind}"
+        )
+    if isinstance(error, ValueError | TypeError | SyntaxError | flags.Error):
         return message
     frames = traceback.extract_tb(error.__traceback__)
     where = [frame for frame in frames if "ml_collections" not in frame.filename][-1]

@@ -7,6 +7,7 @@ from trainer import cli
 _CHECKPOINT = flags.DEFINE_enum(
     "checkpoint", "last", ["last", "best"], "The newest, or the best on the validation images."
 )
+flags.adopt_module_key_flags(cli)
 
 
 def main() -> None:

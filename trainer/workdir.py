@@ -63,6 +63,8 @@ def check(workdir: Path, config: ConfigDict, data_fingerprint: str) -> None:
         # JSON knows no tuples.
         if json.dumps(before.get(key)) != json.dumps(now.get(key)) and key not in _FREE_KEYS
     ]
+    if any(line.startswith("model.name ") for line in differing):
+        differing = [line for line in differing if not line.startswith("model.") or ".name" in line]
     require(
         not differing,
         f"{workdir} holds a run of another config: {'; '.join(differing)}; "
@@ -112,9 +114,11 @@ def locked(workdir: Path) -> Iterator[None]:
     Raises:
       UserError: it cannot be made or written, or another trainer is at work in it.
     """
+    made = not workdir.exists()
+    path = workdir / ".lock"
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        lock = (workdir / ".lock").open("w")
+        lock = path.open("w")
     except OSError as error:
         raise UserError(f"workdir={str(workdir)!r} cannot be written: {error.strerror}") from error
     with lock:
@@ -122,7 +126,13 @@ def locked(workdir: Path) -> Iterator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise UserError(f"another trainer is at work in {workdir}") from error
-        yield
+        try:
+            yield
+        finally:
+            if list(workdir.iterdir()) == [path]:  # a start that was refused leaves nothing
+                path.unlink()
+                if made:
+                    workdir.rmdir()
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

@@ -54,5 +54,5 @@ def _require_sizes(key: str, value: int | Sequence[int]) -> None:
     sizes = (value,) if isinstance(value, int) else value
     require(
         all(isinstance(size, int) and size > 0 for size in sizes),
-        f"{key}={value!r} is not allowed; it must be in whole numbers of at least 1",
+        f"{key}={value!r} is not allowed; only whole numbers of at least 1 are",
     )
