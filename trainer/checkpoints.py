@@ -9,10 +9,10 @@ TensorFlow's own format, since that stores optimizer slots by their position.
 import dataclasses
 import hashlib
 import json
-import logging
 import math
 import os
 import shutil
+import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -97,7 +97,7 @@ def find(folder: Path, which: str = "last") -> Checkpoint | None:
         try:
             return verify(path)
         except DamagedError as error:
-            logging.warning("CHECKPOINT DAMAGED: %s; taking another one", error)
+            print(f"CHECKPOINT DAMAGED: {error}", file=sys.stderr)
     require(
         not paths,
         f"none of the {len(paths)} checkpoints in {folder} is whole; put one back from a copy, or "
