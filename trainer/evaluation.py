@@ -110,8 +110,11 @@ def print_table(metrics: dict[str, Any], folder: str) -> None:
     """Prints the metrics, one a line, and where the files are."""
     for name, value in metrics.items():
         if isinstance(value, list):
-            value = " ".join(f"{number:.4f}" for number in value)
-        print(f"{name:>22}  {value:.5f}" if isinstance(value, float) else f"{name:>22}  {value}")
+            print(f"{name:>22}  {min(value):.5f} at least, of {len(value)}")
+        else:
+            print(
+                f"{name:>22}  {value:.5f}" if isinstance(value, float) else f"{name:>22}  {value}"
+            )
     print(f"\nmetrics    {Path(folder) / workdir.METRICS}\npicture    {Path(folder) / PICTURE}")
 
 

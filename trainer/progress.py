@@ -2,7 +2,6 @@
 
 import datetime
 import sys
-import time
 
 from tqdm import tqdm
 
@@ -14,7 +13,6 @@ class Progress:
         self._step = first_step
         self._last_step = last_step
         self._batch_size = batch_size
-        self._began = time.monotonic(), first_step
         self._bar = tqdm(
             desc="training",
             initial=first_step * batch_size,
@@ -35,9 +33,8 @@ class Progress:
         """Writes a line where there is no bar."""
         if not self._bar.disable:
             return
-        began, first_step = self._began
-        seconds_a_step = (time.monotonic() - began) / max(step - first_step, 1)
-        left = datetime.timedelta(seconds=round(seconds_a_step * (self._last_step - step)))
+        seconds_left = (self._last_step - step) * self._batch_size / images_per_second
+        left = datetime.timedelta(seconds=round(seconds_left))
         self.line(
             f"step {step:,} of {self._last_step:,}  loss {loss:.5f}  "
             f"{images_per_second:,.0f} images/s  {left} left"

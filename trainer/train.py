@@ -105,7 +105,7 @@ def _loop(
             if due(step, config.log_every_steps, last_step):
                 row = window.summarise(config.batch_size)
                 window = _Window()
-                summaries.scalars("train", step, row)
+                summaries.scalars("train", step, {_chart(name): row[name] for name in row})
                 workdir.append_metrics(run, {"step": step, "part": "train"} | row)
                 progress.training(step, row["loss"], row["images_per_second"])
 
@@ -318,5 +318,11 @@ def _print_plan(config, model, dataset, strategy, first_step: int, last_step: in
     )
 
 
+def _chart(metric: str) -> str:
+    """The tag under which TensorBoard shows a metric of training: the losses first."""
+    return metric if metric.split("/")[0] == "loss" else f"training/{metric}"
+
+
 def _words(losses: dict[str, float]) -> str:
-    return ", ".join(f"{name} {value:.5f}" for name, value in losses.items())
+    shown = {name: value for name, value in losses.items() if name != "loss" or len(losses) > 2}
+    return ", ".join(f"{name} {value:.5f}" for name, value in shown.items())
