@@ -8,6 +8,7 @@ own pipeline and step with the settings of `configs/`.
 """
 
 import importlib
+import os
 import statistics
 import subprocess
 import sys
@@ -121,7 +122,13 @@ def _images(count: int) -> np.ndarray:
 def _in_a_process(side: str) -> float:
     command = [sys.executable, "-m", "benchmarks.throughput", f"--side={side}"]
     command.append(f"--images={_IMAGES.value}")
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    done = subprocess.run(
+        command,
+        check=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env=os.environ | {"TF_ENABLE_ONEDNN_OPTS": "1"},
+    )
     return float(done.stdout.splitlines()[-1])
 
 
