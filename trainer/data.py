@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from trainer import positions
-from trainer.errors import UserError, require
+from trainer.errors import UserError, require, require_at_least
 
 _SPLIT_SEED = 0  # every run, whatever its seed, is validated and tested on the same images
 _REACH_TIMEOUT_SECONDS = 10
@@ -70,10 +70,7 @@ def load(name: str, *, image_size: int, validation_fraction: float) -> Dataset:
         f"data.validation_fraction={validation_fraction} is not allowed; "
         "it must lie between 0 and 1",
     )
-    require(
-        image_size >= 0,
-        f"data.image_size={image_size} is not allowed; it must be 0 (as is) or more",
-    )
+    require_at_least("data.image_size", image_size, 0)
     train, test = _digits(image_size or 28) if name == "digits" else _tfds(name, image_size)
     if test is None:
         train, test = _cut(train, _TEST_FRACTION)
