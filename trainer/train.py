@@ -52,9 +52,10 @@ def train(config: ConfigDict, folder: str) -> dict[str, float]:
         steps = make_steps(config, strategy, model, last_step)
 
         # 4. The workdir: another run's is refused, this run's goes on.
-        workdir.check(run, config, dataset.fingerprint())
+        fingerprint = dataset.fingerprint()
+        workdir.check(run, config, fingerprint)
         checkpoint = _newest_checkpoint(run, last_step)
-        workdir.write(run, config, dataset.fingerprint())
+        workdir.write(run, config, fingerprint)
         if checkpoint:
             _resume(run, steps, checkpoint)
         else:
