@@ -11,7 +11,7 @@ import keras
 from trainer.errors import UserError, require, require_choice
 from trainer.models.base import Autoencoder
 
-_NOT_KINDS = ("base", "networks")
+_NOT_KINDS = ("base", "convolutions", "networks")
 
 
 def kinds() -> tuple[str, ...]:

@@ -1,14 +1,17 @@
 """The contract of every kind: encode, decode, and loss terms per example."""
 
 import math
+from typing import TYPE_CHECKING
 
 import keras
 import numpy as np
 import tensorflow as tf
-from sklearn.decomposition import PCA
 
 from trainer.errors import require, require_choice
 from trainer.positions import Noise
+
+if TYPE_CHECKING:
+    from sklearn.decomposition import PCA  # a second of start-up that training does not need
 
 _LOSSES = ("mse", "bce")
 _OUTPUT_ACTIVATIONS = ("linear", "sigmoid")
@@ -81,7 +84,7 @@ class Autoencoder(keras.Model):
             error = tf.square(self._output(logits) - images)
         return {self._loss: tf.reduce_mean(error, axis=[1, 2, 3])}
 
-    def own_metrics(self, train_images: np.ndarray, pca: PCA) -> dict[str, float | list[float]]:
+    def own_metrics(self, train_images: np.ndarray, pca: "PCA") -> dict[str, float | list[float]]:
         """What only this kind is asked, for `metrics.json`; nothing unless a kind says so.
 
         Takes the training images [N, H, W, C] in [0, 1] and the PCA fitted on them with K

@@ -1,12 +1,14 @@
 """One linear map down, one up: PCA, learnt by gradient descent."""
 
 import math
+from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy.linalg import subspace_angles
-from sklearn.decomposition import PCA
 
 from trainer.models import base, networks
+
+if TYPE_CHECKING:
+    from sklearn.decomposition import PCA
 
 
 class Model(base.Autoencoder):
@@ -26,13 +28,15 @@ class Model(base.Autoencoder):
             output_activation="linear",
         )
 
-    def own_metrics(self, train_images: np.ndarray, pca: PCA) -> dict[str, float | list[float]]:
+    def own_metrics(self, train_images: np.ndarray, pca: "PCA") -> dict[str, float | list[float]]:
         """How near the decoder's subspace and the components recovered from it come to PCA.
 
         `largest_angle_degrees` is the largest principal angle between the two subspaces;
         `component_cosines` the |cosine| of each recovered component to PCA's, largest variance
         first.
         """
+        from scipy.linalg import subspace_angles
+
         decoder_map = self.decoder.get_layer("logits").kernel.numpy().T  # [H*W*C, K]
         recovered = principal_components(decoder_map, train_images)
         angles = subspace_angles(decoder_map, pca.components_.T)
@@ -49,6 +53,8 @@ def principal_components(decoder_map: np.ndarray, images: np.ndarray) -> np.ndar
     rotates it to the components. Right for every decoder that spans the principal subspace,
     whereas its singular vectors are the components only with L2 on both maps (Kunin 2019).
     """
+    from sklearn.decomposition import PCA
+
     basis, _ = np.linalg.qr(decoder_map)
     projected = images.reshape(len(images), -1) @ basis
     rotation = PCA(svd_solver="covariance_eigh").fit(projected).components_

@@ -11,6 +11,13 @@ from collections.abc import Sequence
 import keras
 from keras import layers
 
+from trainer.models.convolutions import (
+    Convolution,
+    MaxPooling,
+    TransposedConvolution,
+    UpSampling,
+)
+
 Shape = tuple[int, int, int]
 
 
@@ -48,13 +55,13 @@ def pooled_encoder(
     Images [B, H, W, C] to a code [B, ceil(H/4) * ceil(W/4) * code_channels].
     """
     return _network("encoder", image_shape, [
-        layers.Conv2D(filters, 3, padding="same", activation=activation, name="conv_1"),
-        layers.MaxPooling2D(2, padding="same", name="pool_1"),
-        layers.Conv2D(
-            code_channels, 3, padding="same", activation=code_activation, name="conv_2",
+        Convolution(filters, 3, activation=activation, name="conv_1"),
+        MaxPooling(name="pool_1"),
+        Convolution(
+            code_channels, 3, activation=code_activation, name="conv_2",
             dtype="float32",
         ),
-        layers.MaxPooling2D(2, padding="same", name="pool_2", dtype="float32"),
+        MaxPooling(name="pool_2", dtype="float32"),
         layers.Flatten(name="code", dtype="float32"),
     ])  # fmt: skip
 
@@ -70,13 +77,13 @@ def pooled_decoder(
     rows, columns = _quarter(image_shape)
     return _network("decoder", (rows * columns * code_channels,), [
         layers.Reshape((rows, columns, code_channels), name="map"),
-        layers.Conv2D(
-            code_channels, 3, padding="same", activation=activation, name="conv_1"
+        Convolution(
+            code_channels, 3, activation=activation, name="conv_1"
         ),
-        layers.UpSampling2D(2, name="up_1"),
-        layers.Conv2D(filters, 3, padding="same", activation=activation, name="conv_2"),
-        layers.UpSampling2D(2, name="up_2"),
-        layers.Conv2D(channels, 3, padding="same", name="logits", dtype="float32"),
+        UpSampling(name="up_1"),
+        Convolution(filters, 3, activation=activation, name="conv_2"),
+        UpSampling(name="up_2"),
+        Convolution(channels, 3, name="logits", dtype="float32"),
         *_crop((4 * rows, 4 * columns), (height, width)),
     ])  # fmt: skip
 
@@ -86,8 +93,8 @@ def strided_encoder(
 ) -> keras.Sequential:
     """Two 3x3 convolutions of stride 2, a dense layer, a linear code [B, code_size]."""
     return _network("encoder", image_shape, [
-        layers.Conv2D(filters[0], 3, 2, "same", activation=activation, name="conv_1"),
-        layers.Conv2D(filters[1], 3, 2, "same", activation=activation, name="conv_2"),
+        Convolution(filters[0], 3, 2, activation=activation, name="conv_1"),
+        Convolution(filters[1], 3, 2, activation=activation, name="conv_2"),
         layers.Flatten(name="flatten"),
         layers.Dense(dense_units, activation, name="hidden"),
         layers.Dense(code_size, name="code", dtype="float32"),
@@ -104,8 +111,8 @@ def strided_decoder(
         layers.Dense(dense_units, activation, name="hidden"),
         layers.Dense(rows * columns * filters[1], activation, name="widen"),
         layers.Reshape((rows, columns, filters[1]), name="map"),
-        layers.Conv2DTranspose(filters[0], 3, 2, "same", activation=activation, name="conv_1"),
-        layers.Conv2DTranspose(channels, 3, 2, "same", name="logits", dtype="float32"),
+        TransposedConvolution(filters[0], 3, 2, activation=activation, name="conv_1"),
+        TransposedConvolution(channels, 3, 2, name="logits", dtype="float32"),
         *_crop((4 * rows, 4 * columns), (height, width)),
     ])  # fmt: skip
 
