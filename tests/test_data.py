@@ -9,8 +9,10 @@ from trainer import data, positions
 from trainer.errors import UserError
 
 
-def load(name="digits", image_size=0, validation_fraction=0.05):
-    return data.load(name, image_size=image_size, validation_fraction=validation_fraction)
+def load(name="digits", image_size=0, validation_fraction=0.05, **settings):
+    return data.load(
+        name, image_size=image_size, validation_fraction=validation_fraction, **settings
+    )
 
 
 def test_digits_are_split_into_three_parts_that_share_no_image():
@@ -39,15 +41,16 @@ def test_a_split_with_an_empty_part_is_refused(fraction):
         load(validation_fraction=fraction)
 
 
-def test_batches_hold_the_examples_of_their_positions():
+@pytest.mark.parametrize("numbers", [True, False])
+def test_batches_hold_the_examples_of_their_positions(numbers):
     images = np.arange(10, dtype=np.uint8).reshape(10, 1, 1, 1)
-    elements = list(data.batches(images, [(0, 3), (3, 4)], 4, seed=7).as_numpy_iterator())
-    assert [(first, batch.shape) for first, batch in elements] == [
-        (0, (3, 4, 1, 1, 1)),
-        (3, (1, 4, 1, 1, 1)),
-    ]
-    drawn = np.concatenate([batch.ravel() for _, batch in elements])
-    np.testing.assert_array_equal(drawn, positions.examples(7, 0, 16, 10))
+    ranges = [(0, 3), (3, 4)]
+    drawn = data.batches(images, ranges, most_steps=3, batch_size=4, seed=7, numbers=numbers)
+    elements = list(drawn.as_numpy_iterator())
+    assert [(first, count) for first, count, _ in elements] == [(0, 3), (3, 1)]
+    assert {rows.shape for *_, rows in elements} == {(3, 4) if numbers else (3, 4, 1, 1, 1)}
+    used = np.concatenate([rows[:count].ravel() for _, count, rows in elements])
+    np.testing.assert_array_equal(used, positions.examples(7, 0, 16, 10))
 
 
 def test_unit_images_lie_between_0_and_1_and_floats_stay():
@@ -131,3 +134,60 @@ def test_a_damaged_data_set_is_named(tiny_colour):
         path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(UserError, match="cannot be read"):
         load("tiny_colour", image_size=6)
+
+
+@pytest.fixture
+def tiny_records(monkeypatch, tmp_path):
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    builder = tfds.builder("tiny_colour", data_dir=str(tmp_path), file_format="array_record")
+    builder.download_and_prepare()
+
+
+@pytest.mark.usefixtures("tiny_records")
+@pytest.mark.parametrize("settings", [{"placement": "records"}, {"memory_gib": 1e-6}])
+def test_a_set_larger_than_the_memory_stays_in_its_files_and_is_the_same(settings):
+    memory = load("tiny_colour", image_size=6, validation_fraction=0.25)
+    files = load("tiny_colour", image_size=6, validation_fraction=0.25, **settings)
+    assert isinstance(memory.train.images, np.ndarray)
+    assert isinstance(files.train.images, data.Records)
+    assert files.fingerprint() == memory.fingerprint()
+    chosen = np.array([[3, 1], [11, 3]])
+    np.testing.assert_array_equal(files.train.images[chosen], memory.train.images[chosen])
+    for ours, theirs in zip(
+        (files.train, files.validation, files.test),
+        (memory.train, memory.validation, memory.test),
+        strict=True,
+    ):
+        assert ours.images.shape == theirs.images.shape
+        np.testing.assert_array_equal(ours[:3].images, theirs[:3].images)
+        np.testing.assert_array_equal(ours[:3].labels, theirs[:3].labels)
+
+
+@pytest.mark.usefixtures("tiny_colour")
+@pytest.mark.parametrize("settings", [{"placement": "records"}, {"memory_gib": 1e-6}])
+def test_a_set_larger_than_the_memory_needs_records(settings):
+    with pytest.raises(UserError, match="tfds build tiny_colour --file_format=array_record"):
+        load("tiny_colour", image_size=6, **settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            {"placement": "gpu"},
+            "placement='gpu' is not known; allowed: auto, device, host, records",
+        ),
+        ({"memory_gib": -1.0}, "memory_gib=-1.0"),
+        ({"placement": "records"}, "'digits' has none"),
+    ],
+)
+def test_a_wrong_placement_is_refused(settings, message):
+    with pytest.raises(UserError, match=message):
+        load(**settings)
+
+
+def test_noise_is_as_large_as_it_is_asked_to_be():
+    noise = load("noise:5000")
+    assert [len(noise.train), len(noise.validation), len(noise.test)] == [3800, 200, 1000]
+    with pytest.raises(UserError, match="noise:N takes a number"):
+        load("noise:many")

@@ -4,33 +4,77 @@ import contextlib
 import dataclasses
 import difflib
 import hashlib
+import math
 import os
 import urllib.error
 import urllib.request
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
+import psutil
 import tensorflow as tf
 
 from trainer import positions
-from trainer.errors import UserError, require, require_at_least
+from trainer.errors import UserError, require, require_at_least, require_choice
 
 _SPLIT_SEED = 0  # every run, whatever its seed, is validated and tested on the same images
 _REACH_TIMEOUT_SECONDS = 10
 _TEST_FRACTION = 0.2  # cut from the training images where a data set brings no test images
+_FINGERPRINT_IMAGES = 100_000  # of a part; a larger one is told by so many, evenly spread
+_MEMORY_SHARE = 0.8  # of the host's free memory, that images may fill
+_PLACEMENTS = ("auto", "device", "host", "records")
+_ROWS = 4096  # read, moved or made at a time
+_ALIGNMENT = 64  # bytes, that let TensorFlow share an array's memory
+_GIB = 2**30
+
+
+class Records:
+    """One feature of a TFDS split in ArrayRecord files, read when it is indexed.
+
+    Serves as an array [N, ...] does, of `shape` and `dtype`, by slices and by integer arrays.
+    """
+
+    def __init__(
+        self,
+        source: Sequence[Mapping[str, np.ndarray]],
+        feature: str,
+        convert: Callable[[np.ndarray], np.ndarray],
+        rows: np.ndarray | None = None,
+    ):
+        self._source = source
+        self._feature = feature
+        self._convert = convert
+        self._rows = np.arange(len(source), dtype=np.int32) if rows is None else rows
+        first = self[:1]
+        self.shape = (len(self._rows), *first.shape[1:])
+        self.dtype = first.dtype
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, chosen: slice | np.ndarray) -> np.ndarray:
+        numbers = self._rows[chosen]
+        examples = self._source.__getitems__(numbers.ravel().tolist())  # type: ignore[attr-defined]
+        read = np.stack([self._convert(example[self._feature]) for example in examples])
+        return read.reshape(*numbers.shape, *read.shape[1:])
+
+    def subset(self, chosen: np.ndarray) -> "Records":
+        """The rows that a mask [N] chooses, still to be read."""
+        return Records(self._source, self._feature, self._convert, self._rows[chosen])
 
 
 @dataclasses.dataclass(frozen=True)
 class Images:
     """Images [N, H, W, C], uint8 or float in [0, 1], and their labels [N] where there are any."""
 
-    images: np.ndarray
-    labels: np.ndarray | None
+    images: np.ndarray | Records
+    labels: np.ndarray | Records | None
 
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, chosen) -> "Images":
+    def __getitem__(self, chosen: slice | np.ndarray) -> "Images":
+        """Some of them, in memory."""
         return Images(self.images[chosen], None if self.labels is None else self.labels[chosen])
 
 
@@ -49,18 +93,33 @@ class Dataset:
         return height, width, channels
 
     def fingerprint(self) -> str:
-        """A digest of every image, its label and the part it is in, as hexadecimal digits."""
+        """A digest of the images, their labels and the part they are in, as hexadecimal digits.
+
+        Of a part of more than 100,000 images, as many are taken.
+        """
         digest = hashlib.sha256()
         for part in (self.train, self.validation, self.test):
+            told = np.linspace(0, len(part) - 1, min(len(part), _FINGERPRINT_IMAGES)).astype(int)
             for array in (part.images, part.labels):
                 if array is not None:
                     digest.update(f"{array.shape} {array.dtype}".encode())
-                    digest.update(np.ascontiguousarray(array).data)
+                    for start in range(0, len(told), _ROWS):
+                        digest.update(np.ascontiguousarray(array[told[start : start + _ROWS]]).data)
         return digest.hexdigest()
 
 
-def load(name: str, *, image_size: int, validation_fraction: float) -> Dataset:
-    """Reads a data set whole into memory: "digits", or an image data set of TFDS by name.
+def load(
+    name: str,
+    *,
+    image_size: int,
+    validation_fraction: float,
+    placement: str = "auto",
+    memory_gib: float = 0.0,
+) -> Dataset:
+    """Reads a data set into memory, or opens it where it is too large for that.
+
+    "digits", "noise:N", or an image data set of TFDS by name. One larger than `memory_gib` (0: most
+    of the host's free memory), or placed in "records", stays in its ArrayRecord files.
 
     Raises:
       UserError: it is not known, cannot be had, or holds no images of one shape.
@@ -71,7 +130,18 @@ def load(name: str, *, image_size: int, validation_fraction: float) -> Dataset:
         "it must lie between 0 and 1",
     )
     require_at_least("data.image_size", image_size, 0)
-    train, test = _digits(image_size or 28) if name == "digits" else _tfds(name, image_size)
+    require_choice("data.placement", placement, _PLACEMENTS)
+    require(memory_gib >= 0, f"data.memory_gib={memory_gib} is not allowed; it is at least 0")
+    kind, _, count = name.partition(":")
+    if name == "digits" or (kind == "noise" and count):
+        require(placement != "records", f"data.placement='records' needs files; {name!r} has none")
+    train, test = (
+        _digits(image_size or 28)
+        if name == "digits"
+        else _noise(count, image_size or 28)
+        if kind == "noise" and count
+        else _tfds(name, image_size, placement, memory_gib * _GIB)
+    )
     if test is None:
         train, test = _cut(train, _TEST_FRACTION)
     train, validation = _cut(train, validation_fraction)
@@ -79,23 +149,35 @@ def load(name: str, *, image_size: int, validation_fraction: float) -> Dataset:
 
 
 def batches(
-    images: np.ndarray, step_ranges: Iterable[tuple[int, int]], batch_size: int, seed: int
+    images: np.ndarray | Records,
+    step_ranges: Iterable[tuple[int, int]],
+    most_steps: int,
+    batch_size: int,
+    seed: int,
+    *,
+    numbers: bool,
 ) -> tf.data.Dataset:
     """The run's training batches, K steps at a time.
 
-    Each element is (first step, images [K, B, H, W, C]) for one of the `step_ranges`
-    (first, last), K = last - first; step k draws positions kB to (k + 1)B - 1.
+    Each element is (first step, K, drawn [most_steps, B, ...]) for one of the `step_ranges`
+    (first, last), K = last - first; step k draws positions kB to (k + 1)B - 1. What is drawn are
+    the images [H, W, C], or their `numbers` where a device holds them; rows beyond K are zeros.
     """
+    row_shape = (batch_size, *(() if numbers else images.shape[1:]))
+    dtype = np.int32 if numbers else images.dtype
 
-    def elements() -> Iterator[tuple[int, np.ndarray]]:
+    def elements() -> Iterator[tuple[int, int, np.ndarray]]:
         for first, last in step_ranges:
-            count = (last - first) * batch_size
-            drawn = positions.examples(seed, first * batch_size, count, len(images))
-            yield first, images[drawn].reshape(last - first, batch_size, *images.shape[1:])
+            count = last - first
+            drawn = positions.examples(seed, first * batch_size, count * batch_size, len(images))
+            rows = np.zeros((most_steps, *row_shape), dtype)
+            rows[:count] = (drawn if numbers else images[drawn]).reshape(count, *row_shape)
+            yield first, count, rows
 
     signature = (
         tf.TensorSpec([], tf.int64),
-        tf.TensorSpec([None, batch_size, *images.shape[1:]], images.dtype),
+        tf.TensorSpec([], tf.int32),
+        tf.TensorSpec([most_steps, *row_shape], dtype),
     )
     return tf.data.Dataset.from_generator(elements, output_signature=signature).prefetch(2)
 
@@ -106,7 +188,7 @@ def to_unit(images: np.ndarray) -> np.ndarray:
 
 
 def _cut(whole: Images, fraction: float) -> tuple[Images, Images]:
-    """Two parts, the second a random `fraction` of the whole; the order stays."""
+    """Two parts, the second a random `fraction` of the whole, whose memory the first takes over."""
     size = round(fraction * len(whole))
     require(
         0 < size < len(whole),
@@ -114,7 +196,32 @@ def _cut(whole: Images, fraction: float) -> tuple[Images, Images]:
     )
     held_out = np.zeros(len(whole), bool)
     held_out[positions.permutation(_SPLIT_SEED, 0, len(whole))[:size]] = True
-    return whole[~held_out], whole[held_out]
+    columns = [
+        (None, None) if array is None else _split(array, held_out)
+        for array in (whole.images, whole.labels)
+    ]
+    kept, held = zip(*columns, strict=True)
+    return Images(*kept), Images(*held)
+
+
+def _split(array, held_out: np.ndarray):
+    """The rows that stay, in their order, and those held out."""
+    if isinstance(array, Records):
+        return array.subset(~held_out), array.subset(held_out)
+    held = array[held_out]
+    kept = np.flatnonzero(~held_out)
+    for start in range(0, len(kept), _ROWS):  # in place: a second copy may not fit
+        block = kept[start : start + _ROWS]
+        array[start : start + len(block)] = array[block]
+    return array[: len(kept)], held
+
+
+def _empty(shape: tuple[int, ...]) -> np.ndarray:
+    """An array of bytes whose memory TensorFlow can share."""
+    size = math.prod(shape)
+    raw = np.empty(size + _ALIGNMENT, np.uint8)
+    start = -raw.ctypes.data % _ALIGNMENT
+    return raw[start : start + size].reshape(shape)
 
 
 def _digits(size: int) -> tuple[Images, None]:
@@ -123,11 +230,28 @@ def _digits(size: int) -> tuple[Images, None]:
 
     digits = load_digits()
     scaled = tf.image.resize(digits.images[..., np.newaxis] / 16, (size, size), "bicubic")
-    images = tf.cast(tf.round(255 * tf.clip_by_value(scaled, 0, 1)), tf.uint8).numpy()
+    images = _empty(tuple(scaled.shape))
+    images[:] = tf.round(255 * tf.clip_by_value(scaled, 0, 1))
     return Images(images, digits.target), None
 
 
-def _tfds(name: str, image_size: int) -> tuple[Images, Images | None]:
+def _noise(count: str, size: int) -> tuple[Images, None]:
+    """So many images of uniform noise: nothing to learn, but a load of any size."""
+    require(
+        count.isdecimal() and int(count) > 2,
+        f"data.name='noise:{count}' is not allowed; noise:N takes a number of images above 2",
+    )
+    images = _empty((int(count), size, size, 1))
+    generator = np.random.default_rng(0)
+    for start in range(0, len(images), _ROWS):
+        block = images[start : start + _ROWS]
+        block[:] = generator.integers(0, 256, block.shape, np.uint8)
+    return Images(images, None), None
+
+
+def _tfds(
+    name: str, image_size: int, placement: str, memory_bytes: float
+) -> tuple[Images, Images | None]:
     import tensorflow_datasets as tfds
 
     try:
@@ -144,9 +268,50 @@ def _tfds(name: str, image_size: int) -> tuple[Images, Images | None]:
         f"data.name={name!r} holds no images: its features are {', '.join(features or ())}",
     )
     require("train" in builder.info.splits, f"data.name={name!r} has no training images")
+    shape, dtype = features["image"].shape, features["image"].np_dtype
+    require(
+        image_size > 0 or None not in shape,
+        f"the images of {builder.name} differ in size {shape}; set data.image_size",
+    )
+    require(dtype == np.uint8, f"the images of {builder.name} are {dtype}, but only uint8 is read")
     test_split = next((s for s in ("test", "validation") if s in builder.info.splits), None)
-    train = _read(builder, "train", image_size)
-    return train, _read(builder, test_split, image_size) if test_split else None
+    splits = [split for split in ("train", test_split) if split]
+    image_shape = (image_size, image_size, shape[-1]) if image_size else shape
+    read = (
+        _open if _stays_in_files(builder, splits, image_shape, placement, memory_bytes) else _read
+    )
+    try:
+        parts = [read(builder, split, image_shape) for split in splits]
+    except (tf.errors.OpError, OSError, AssertionError, RuntimeError, ValueError) as error:
+        raise UserError(
+            f"the data set in {builder.data_path} cannot be read ({type(error).__name__}); "
+            "delete that folder and prepare it again"
+        ) from error
+    return parts[0], parts[1] if test_split else None
+
+
+def _stays_in_files(builder, splits, image_shape, placement: str, memory_bytes: float) -> bool:
+    """Whether records are read as they are drawn, for want of memory or since it is asked."""
+    count = sum(builder.info.splits[split].num_examples for split in splits)
+    size = count * math.prod(image_shape)
+    allowed = memory_bytes or _MEMORY_SHARE * psutil.virtual_memory().available
+    if placement != "records" and size <= allowed:
+        return False
+    why = (
+        "data.placement='records' needs it as ArrayRecord"
+        if placement == "records"
+        else f"{builder.name} takes {size / _GIB:.1f} GiB of {allowed / _GIB:.1f} GiB of memory"
+    )
+    require(
+        placement in ("auto", "records") and _is_array_record(builder),
+        f"{why}; prepare it so that it can be read by index: "
+        f"tfds build {builder.name} --file_format=array_record (and data.placement=auto)",
+    )
+    return True
+
+
+def _is_array_record(builder) -> bool:
+    return builder.info.file_format.value == "array_record"
 
 
 def _prepare(builder) -> None:
@@ -173,29 +338,70 @@ def _reach(url: str) -> None:
         urllib.request.urlopen(request, timeout=_REACH_TIMEOUT_SECONDS).close()
 
 
-def _read(builder, split: str, image_size: int) -> Images:
-    shape = builder.info.features["image"].shape
-    require(
-        image_size > 0 or None not in shape,
-        f"the images of {builder.name} differ in size {shape}; set data.image_size",
+def _read(builder, split: str, image_shape: tuple[int, int, int]) -> Images:
+    """A split, whole, into memory."""
+    opened = _open(builder, split, image_shape) if _is_array_record(builder) else None
+    count = builder.info.splits[split].num_examples
+    images = _empty((count, *image_shape))
+    labels = np.empty(count, np.int64) if _is_labelled(builder) else None
+    blocks = (
+        _tfrecord_blocks(builder, split, image_shape)
+        if opened is None
+        else (opened[start : start + _ROWS] for start in range(0, count, _ROWS))
     )
-    dtype = builder.info.features["image"].np_dtype
-    require(dtype == np.uint8, f"the images of {builder.name} are {dtype}, but only uint8 is read")
-    labelled = "label" in builder.info.features
+    start = 0
+    for block in blocks:
+        images[start : start + len(block)] = block.images
+        if labels is not None:
+            labels[start : start + len(block)] = block.labels
+        start += len(block)
+    if start != count:
+        raise ValueError(f"{start} of {count} examples")
+    return Images(images, labels)
 
-    def example(features):
-        image = features["image"]
-        if image_size:
-            resized = tf.image.resize(image, (image_size, image_size), antialias=True)
-            image = tf.cast(tf.round(tf.clip_by_value(resized, 0, 255)), tf.uint8)
-        return (image, features["label"]) if labelled else (image,)
 
-    try:
-        rows = builder.as_dataset(split=split).map(example, tf.data.AUTOTUNE).batch(1024)
-        columns = [np.concatenate(column) for column in zip(*rows.as_numpy_iterator(), strict=True)]
-    except (tf.errors.OpError, OSError, AssertionError) as error:
-        raise UserError(
-            f"the data set in {builder.data_path} cannot be read ({type(error).__name__}); "
-            "delete that folder and prepare it again"
-        ) from error
-    return Images(columns[0], columns[1] if labelled else None)
+def _open(builder, split: str, image_shape: tuple[int, int, int]) -> Images:
+    """A split that stays in its ArrayRecord files."""
+    import tensorflow_datasets as tfds
+
+    def fitted(image: np.ndarray) -> np.ndarray:
+        return image if image.shape == image_shape else _resized(image, image_shape).numpy()
+
+    skip = {"image": tfds.decode.SkipDecoding()}
+    images = Records(builder.as_data_source(split), "image", fitted)
+    if not _is_labelled(builder):
+        return Images(images, None)
+    return Images(images, Records(builder.as_data_source(split, decoders=skip), "label", np.int64))
+
+
+def _tfrecord_blocks(builder, split: str, image_shape: tuple[int, int, int]) -> Iterator[Images]:
+    """A split, a block at a time: TFDS itself parses example by example, three times slower."""
+    labelled = _is_labelled(builder)
+    features = {"image": tf.io.FixedLenFeature([], tf.string)}
+    if labelled:
+        features["label"] = tf.io.FixedLenFeature([], tf.int64)
+    stored_shape = builder.info.features["image"].shape
+
+    def decoded(encoded):
+        image = tf.io.decode_image(encoded, image_shape[-1], expand_animations=False)
+        return image if stored_shape == image_shape else _resized(image, image_shape)
+
+    def block(serialized):
+        examples = tf.io.parse_example(serialized, features)
+        signature = tf.TensorSpec(image_shape, tf.uint8)
+        images = tf.map_fn(decoded, examples["image"], fn_output_signature=signature)
+        return images, examples.get("label", 0)
+
+    files = tf.data.TFRecordDataset([str(path) for path in builder.info.splits[split].filepaths])
+    for images, labels in files.batch(256).map(block, tf.data.AUTOTUNE).as_numpy_iterator():
+        yield Images(images, labels if labelled else None)
+
+
+def _is_labelled(builder) -> bool:
+    features = builder.info.features
+    return "label" in features and features["label"].shape == ()
+
+
+def _resized(image, image_shape: tuple[int, int, int]) -> tf.Tensor:
+    resized = tf.image.resize(image, image_shape[:2], antialias=True)
+    return tf.cast(tf.round(tf.clip_by_value(resized, 0, 255)), tf.uint8)
