@@ -41,7 +41,7 @@ def make_steps(
     *,
     create=noisy_model,
     precision="float32",
-    xla=False,
+    execution="graph",
     clip_norm=0.0,
     learning_rate=1e-2,
     batch_size=BATCH,
@@ -61,7 +61,7 @@ def make_steps(
         precision=precision,
         batch_size=batch_size,
         seed=3,
-        xla=xla,
+        execution=execution,
         **settings,
     )
     return model, steps
@@ -82,13 +82,13 @@ def assert_close(actual, expected, tolerance=1e-5):
 
 
 @pytest.mark.parametrize("clip_norm", [0.0, 0.01])
-@pytest.mark.parametrize("xla", [False, True])
+@pytest.mark.parametrize("execution", ["graph", "xla"])
 @pytest.mark.parametrize("devices", [2, 4])
-def test_many_replicas_train_as_one_does(devices, xla, clip_norm):
+def test_many_replicas_train_as_one_does(devices, execution, clip_norm):
     images = images_like(20, BATCH, 6, 6, 1)
     runs = []
     for count in (1, devices):
-        _, steps = make_steps(count, xla=xla, clip_norm=clip_norm)
+        _, steps = make_steps(count, execution=execution, clip_norm=clip_norm)
         runs.append((steps.train(0, images), weights_of(steps)))
     (one, one_weights), (many, many_weights) = runs
     assert_close(many, one)
@@ -111,18 +111,73 @@ def test_two_replicas_train_every_kind_as_one_does(name):
     assert_close(weights[1], weights[0])
 
 
-# XLA unrolls a loop of one step, and so rounds it in another order.
-@pytest.mark.parametrize(("xla", "tolerance"), [(False, 0), (True, 1e-6)])
-def test_many_steps_a_call_are_the_steps_one_by_one(xla, tolerance):
+@pytest.mark.parametrize("execution", ["graph", "xla"])
+def test_steps_cut_into_calls_in_any_way_are_the_same_bits(execution):
     images = images_like(6, BATCH, 6, 6, 1)
-    _, at_once = make_steps(xla=xla)
-    _, one_by_one = make_steps(xla=xla)
+    _, at_once = make_steps(execution=execution)
     together = at_once.train(0, images)
-    single = [one_by_one.train(k, images[k : k + 1]) for k in range(6)]
+    _, in_parts = make_steps(execution=execution)
+    parts = []
+    for first, last in ((0, 1), (1, 4), (4, 6)):
+        rows = np.zeros_like(images)
+        rows[: last - first] = images[first:last]
+        parts.append(in_parts.train(first, rows, last - first))
     for name, values in together.items():
-        stacked = np.concatenate([metrics[name] for metrics in single])
-        np.testing.assert_allclose(values, stacked, atol=tolerance, err_msg=name)
-    assert_close(weights_of(at_once), weights_of(one_by_one), tolerance)
+        np.testing.assert_array_equal(values, np.concatenate([part[name] for part in parts]))
+    assert_close(weights_of(at_once), weights_of(in_parts), tolerance=0)
+
+
+@pytest.mark.parametrize("execution", ["graph", "xla"])
+@pytest.mark.parametrize("devices", [1, 2])
+def test_images_on_the_device_train_as_those_that_are_handed_over(devices, execution):
+    images = images_like(50, 6, 6, 1)
+    numbers = np.random.default_rng(0).integers(0, 50, (5, BATCH)).astype(np.int32)
+    _, handed = make_steps(devices, execution=execution)
+    _, placed = make_steps(devices, execution=execution)
+    assert placed.place(images)
+    metrics = handed.train(0, images[numbers])
+    for name, values in placed.train(0, numbers).items():
+        np.testing.assert_array_equal(values, metrics[name])
+    assert_close(weights_of(placed), weights_of(handed), tolerance=0)
+
+
+def test_a_batch_cut_for_the_caches_gives_the_gradients_of_the_whole(monkeypatch):
+    images = images_like(4, BATCH, 6, 6, 1)
+    weights = []
+    for cut_size in (BATCH, 3):  # 8 images in one part, or in four of two
+        monkeypatch.setattr(replicas, "_CUT_SIZE", cut_size)
+        _, steps = make_steps(execution="xla_products")
+        steps.train(0, images)
+        weights.append(weights_of(steps))
+    assert_close(weights[1], weights[0])
+
+
+@pytest.mark.parametrize("name", ["conv", "deep_conv"])
+def test_convolutions_as_matrix_products_train_as_they_are(name):
+    images = images_like(2, BATCH, 28, 28, 1)
+    weights = []
+    for execution in ("graph", "xla_products"):
+        _, steps = make_steps(
+            create=lambda: models.create((28, 28, 1), **load_config(name).model),
+            execution=execution,
+            learning_rate=1e-3,
+        )
+        steps.train(0, images)
+        weights.append(weights_of(steps))
+    assert_close(weights[1], weights[0])
+
+
+def test_the_fastest_execution_is_found_without_a_trace():
+    images = images_like(3, BATCH, 6, 6, 1)
+    _, steps = make_steps()
+    before = weights_of(steps)
+    assert steps.fastest(("graph", "xla"), images) in ("graph", "xla")
+    assert_close(weights_of(steps), before, tolerance=0)
+
+
+def test_an_unknown_execution_is_refused():
+    with pytest.raises(UserError, match="execution='fast' .*graph, xla, xla_products"):
+        make_steps(execution="fast")
 
 
 def test_the_step_is_the_textbook_one():
@@ -146,7 +201,7 @@ def test_the_step_is_the_textbook_one():
         precision="float32",
         batch_size=BATCH,
         seed=3,
-        xla=False,
+        execution="graph",
     )
     metrics = steps.train(5, image_batch)
     assert metrics["loss"][0] == pytest.approx(float(loss), rel=1e-5)

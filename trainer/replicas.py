@@ -6,8 +6,9 @@ together with the gradients. What the optimizer gets is the global gradient alre
 clipping and its test for overflow come out alike on every replica.
 """
 
-from collections.abc import Callable
-from typing import TypeAlias
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
 
 import keras
 import numpy as np
@@ -15,12 +16,16 @@ import tensorflow as tf
 
 from trainer.errors import NonFiniteError, UserError, require, require_choice
 from trainer.models import Autoencoder
+from trainer.models.convolutions import as_matrix_products, few_channels_share
 from trainer.positions import Noise
 
 Strategy: TypeAlias = tf.distribute.Strategy
+EXECUTIONS = ("graph", "xla", "xla_products")
 
 _POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16", "float16": "mixed_float16"}
 _EVALUATION_BATCH_SIZE = 512
+_CUT_SIZE = 512  # images at a time where convolutions are matrix products
+_ALIGNMENT = 64  # bytes, that TensorFlow asks of memory it shares
 _MOST_SKIPPED_STEPS = 40  # halves a float16 loss scale of 2**15 to 2**-25
 
 
@@ -63,6 +68,26 @@ def build_model(
         keras.config.set_dtype_policy(before)
 
 
+def devices(strategy: Strategy) -> str:
+    """The kind and number of the devices, as "CPU x 2"."""
+    names = strategy.extended.worker_devices
+    return f"{tf.DeviceSpec.from_string(names[0]).device_type} x {len(names)}"
+
+
+def executions(strategy: Strategy, model: Autoencoder) -> tuple[str, ...]:
+    """The executions worth a try on these devices, the usually fastest first.
+
+    Convolutions with few channels go by matrix products on a CPU, others by its library (both
+    measured in docs/performance.md); what needs no convolution is compiled where it can be whole.
+    """
+    on_cpu = devices(strategy).startswith("CPU")
+    few_channels = few_channels_share([model.encoder, model.decoder])
+    if few_channels is None or not on_cpu:
+        alone = strategy.num_replicas_in_sync == 1
+        return ("xla", "graph") if alone or not on_cpu else ("graph", "xla")
+    return ("xla_products", "graph") if few_channels > 0.5 else ("graph", "xla_products")
+
+
 class Steps:
     """Training and evaluation steps of one model on the replicas of one strategy."""
 
@@ -76,13 +101,17 @@ class Steps:
         precision: str,
         batch_size: int,
         seed: int,
-        xla: bool,
+        execution: str = "graph",
         loss_scale_growth_steps: int = 2000,
     ):
         """Takes the model's precision (float16 gets dynamic loss scaling) and the global batch.
 
+        `execution` says how a training step is computed, to the same result up to rounding:
+        "graph" by TensorFlow's own kernels; "xla" compiled; "xla_products" compiled, with each
+        convolution as matrix products and a large batch cut, so that its maps stay in the caches.
+
         Raises:
-          UserError: the batch cannot be divided among the replicas.
+          UserError: the batch cannot be divided among the replicas, or the execution is not known.
         """
         replicas = strategy.num_replicas_in_sync
         require(
@@ -103,28 +132,81 @@ class Steps:
         self._seed = seed
         self._skipped_steps = 0
         self._metric_names: tuple[str, ...] = ()
-        # XLA takes the loop of a single replica whole, but cannot compile an all-reduce.
-        self._train_compiled = tf.function(self._train, jit_compile=xla and replicas == 1)
-        self._gradients_compiled = (
-            tf.function(self._gradients, jit_compile=True)
-            if xla and replicas > 1
-            else self._gradients
-        )
+        self._resident: Any = None
         self._evaluate_compiled = tf.function(self._evaluate_batch)
+        self.execute(execution)
 
-    def train(self, first_step: int, images: np.ndarray | tf.Tensor) -> dict[str, np.ndarray]:
-        """Takes K steps on images [K, B, H, W, C] without the host in between.
+    def execute(self, execution: str) -> None:
+        """Computes the training steps from here on in another way."""
+        require_choice("execution", execution, EXECUTIONS)
+        self.execution = execution
+        xla = execution != "graph"
+        self._as_products = execution == "xla_products"
+        # XLA takes the loop of a single replica whole, but cannot compile an all-reduce.
+        alone = self._strategy.num_replicas_in_sync == 1
+        self._train_compiled = tf.function(self._train, jit_compile=xla and alone)
+        self._gradients_compiled = (
+            tf.function(self._gradients, jit_compile=True) if xla and not alone else self._gradients
+        )
 
-        Returns, each float32 [K]: `loss` and `loss/<term>` (means over the batch), `gradient_norm`
-        (global, before clipping), `learning_rate` and `loss_scale`.
+    def place(self, images: np.ndarray) -> bool:
+        """Copies the training images to every replica's device, or says that they do not fit.
+
+        On the CPU they are shared, not copied, where they begin at a multiple of 64 bytes.
+        """
+        if images.ctypes.data % _ALIGNMENT == 0 and images.flags.writeable:
+            tensor = tf.experimental.dlpack.from_dlpack(images.__dlpack__())
+        else:
+            with tf.device("CPU:0"):
+                tensor = tf.constant(images)
+        try:
+            self._resident = self._strategy.experimental_distribute_values_from_function(
+                lambda context: tf.identity(tensor)
+            )
+        except tf.errors.ResourceExhaustedError:
+            return False
+        return True
+
+    @property
+    def holds_images(self) -> bool:
+        """Whether the training images lie on the devices."""
+        return self._resident is not None
+
+    def train(
+        self, first_step: int, drawn: np.ndarray | tf.Tensor, count: int | None = None
+    ) -> dict[str, np.ndarray]:
+        """Takes `count` steps, or one for each row drawn, without the host in between.
+
+        A row is the step's images [B, H, W, C], or their numbers [B] among those in `place`. Rows
+        beyond the count are not used: calls that draw equally many share one compilation.
+
+        Returns, each float32 [count]: `loss` and `loss/<term>` (means over the batch),
+        `gradient_norm` (global, before clipping), `learning_rate` and `loss_scale`.
 
         Raises:
           NonFiniteError: a loss is not finite, or gradients stay so at every loss scale.
         """
-        rows = self._train_compiled(tf.constant(first_step, tf.int64), images).numpy()
+        count = len(drawn) if count is None else count
+        rows = self._train_compiled(
+            tf.constant(first_step, tf.int64), tf.constant(count), drawn, self._resident
+        ).numpy()[:count]
         metrics = dict(zip(self._metric_names, rows.T, strict=True))
         self._check_finite(first_step, metrics)
         return metrics
+
+    def fastest(self, executions: Sequence[str], drawn: np.ndarray | tf.Tensor) -> str:
+        """Times training calls of each execution, and leaves the run's state as it was."""
+        before = {path: variable.numpy() for path, variable in self.variables().items()}
+        seconds = {}
+        for execution in executions:
+            self.execute(execution)
+            self.train(0, drawn)  # compiles
+            began = time.perf_counter()
+            self.train(0, drawn)
+            seconds[execution] = time.perf_counter() - began
+        for path, variable in self.variables().items():
+            variable.assign(before[path])
+        return min(seconds, key=lambda execution: seconds[execution])
 
     def evaluate(self, images: np.ndarray) -> dict[str, float]:
         """The means over images [N, H, W, C] of `loss` and each `loss/<term>`, exact for any N."""
@@ -148,16 +230,18 @@ class Steps:
         assert len(slots) == len(self.optimizer.variables), "two slots share a path"
         return model_variables(self._model) | slots
 
-    def _train(self, first_step, images):
-        steps = tf.shape(images, tf.int64)[0]
-        rows = tf.TensorArray(tf.float32, tf.cast(steps, tf.int32))
-        for k in tf.range(steps):
-            rows = rows.write(tf.cast(k, tf.int32), self._step(first_step + k, images[k]))
+    def _train(self, first_step, count, drawn, resident):
+        rows = tf.TensorArray(tf.float32, drawn.shape[0])
+        k = tf.constant(0)
+        while k < count:
+            step = first_step + tf.cast(k, tf.int64)
+            rows = rows.write(k, self._step(step, drawn[k], resident))
+            k += 1
         return rows.stack()
 
-    def _step(self, step, images):
+    def _step(self, step, drawn, resident):
         self.optimizer.learning_rate.assign(self._learning_rate(step))
-        per_replica = self._strategy.run(self._replica_step, args=(step, images))
+        per_replica = self._strategy.run(self._replica_step, args=(step, drawn, resident))
         metrics = {
             name: self._strategy.experimental_local_results(value)[0]
             for name, value in per_replica.items()
@@ -166,12 +250,12 @@ class Steps:
         self._metric_names = tuple(metrics)
         return tf.stack(list(metrics.values()))
 
-    def _replica_step(self, step, images):
-        context = tf.distribute.get_replica_context()
-        own, start = self._slice(images)
+    def _replica_step(self, step, drawn, resident):
+        own, start = self._slice(drawn)
+        images = own if resident is None else tf.gather(resident, own)
         scale = self._loss_scale()
-        gradients, terms = self._gradients_compiled(own, step * self._batch_size + start, scale)
-        gradients, terms = context.all_reduce(tf.distribute.ReduceOp.SUM, (gradients, terms))
+        gradients, terms = self._gradients_compiled(images, step * self._batch_size + start, scale)
+        gradients, terms = _sum_over_replicas((gradients, terms))
         gradient_norm = tf.linalg.global_norm(gradients) / scale
         self.optimizer.apply(gradients, self._model.trainable_variables)
         loss = tf.add_n(list(terms.values()))
@@ -179,8 +263,27 @@ class Steps:
 
     def _gradients(self, images, first_position, scale):
         """One replica's share of the scaled gradients and of the loss terms."""
+        size = images.shape[0]
+        cuts = _cuts(size) if self._as_products else 1
+        if cuts == 1:
+            return self._gradients_of_cut(images, first_position, scale)
+        cut = size // cuts
+        total = self._gradients_of_cut(images[:cut], first_position, scale)
+        k = tf.constant(1)
+        while k < cuts:
+            start = k * cut
+            share = self._gradients_of_cut(
+                tf.slice(images, [start, 0, 0, 0], [cut, *images.shape[1:]]),
+                first_position + tf.cast(start, tf.int64),
+                scale,
+            )
+            total = tf.nest.map_structure(tf.add, total, share)
+            k += 1
+        return total
+
+    def _gradients_of_cut(self, images, first_position, scale):
         noise = Noise(self._seed, first_position, images.shape[0])
-        with tf.GradientTape() as tape:
+        with as_matrix_products(self._as_products), tf.GradientTape() as tape:
             terms = {
                 f"loss/{name}": tf.reduce_sum(term) / self._batch_size
                 for name, term in self._model.loss_terms(_to_unit(images), noise).items()
@@ -249,6 +352,26 @@ def map_batches(function: Callable[[tf.Tensor], tf.Tensor], rows: np.ndarray) ->
     starts = range(0, len(rows), _EVALUATION_BATCH_SIZE)
     return np.concatenate(
         [compiled(tf.constant(rows[i : i + _EVALUATION_BATCH_SIZE])).numpy() for i in starts]
+    )
+
+
+def _sum_over_replicas(tensors):
+    """Sums a structure of float32 tensors over the replicas, as one tensor."""
+    context = tf.distribute.get_replica_context()
+    if context.num_replicas_in_sync == 1:
+        return tensors
+    parts = tf.nest.flatten(tensors)
+    packed = tf.concat([tf.reshape(part, [-1]) for part in parts], axis=0)
+    total = context.all_reduce(tf.distribute.ReduceOp.SUM, packed)
+    split = tf.split(total, [part.shape.num_elements() for part in parts])
+    sums = [tf.reshape(piece, part.shape) for piece, part in zip(split, parts, strict=True)]
+    return tf.nest.pack_sequence_as(tensors, sums)
+
+
+def _cuts(size: int) -> int:
+    """The fewest equal parts of a batch that are not too large for the caches."""
+    return next(
+        cuts for cuts in range(1, size + 1) if size % cuts == 0 and size // cuts <= _CUT_SIZE
     )
 
 
