@@ -15,6 +15,7 @@ import shutil
 import sys
 import time
 from collections.abc import Mapping
+from concurrent import futures
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,35 @@ def save(
     os.fsync(handle)
     os.close(handle)
     _delete_old(folder, keep)
+
+
+class Background:
+    """Saves checkpoints one after the other in a thread of its own, while training goes on."""
+
+    def __init__(self) -> None:
+        self._thread = futures.ThreadPoolExecutor(1, "checkpoint")
+        self._saving: futures.Future[None] | None = None
+
+    def save(self, *args: Any, **settings: Any) -> None:
+        """Calls `save` with these arguments, once the checkpoint before is committed.
+
+        Raises whatever that one raised.
+        """
+        self.wait()
+        self._saving = self._thread.submit(save, *args, **settings)
+
+    def wait(self) -> None:
+        """Returns when every checkpoint is committed; raises what went wrong with one."""
+        saving, self._saving = self._saving, None
+        if saving:
+            saving.result()
+
+    def close(self) -> None:
+        """Waits, and ends the thread."""
+        try:
+            self.wait()
+        finally:
+            self._thread.shutdown()
 
 
 def find(folder: Path, which: str = "last") -> Checkpoint | None:
