@@ -1,8 +1,8 @@
 """Every key of a run, commented once. A config takes `get_config()` and edits it.
 
 When a run is started again, its length may change (`num_epochs`; a cosine schedule then falls to 0
-at the new last step), and so may its cadence (from `steps_per_call` on) and its `strategy`.
-Everything else is the run.
+at the new last step), and so may where its data lie, its `strategy` and its cadence (from `profile`
+on). Everything else is the run.
 """
 
 from ml_collections import ConfigDict
@@ -14,9 +14,11 @@ def get_config() -> ConfigDict:
     config.model = dense()  # of a kind: one of the functions below
 
     config.data = ConfigDict()
-    config.data.name = "digits"  # "digits" (inside scikit-learn) or an image data set of TFDS
+    config.data.name = "digits"  # (inside scikit-learn), an image data set of TFDS, or noise:N
     config.data.image_size = 0  # resizes TFDS images to a square of this many pixels; 0: as is
     config.data.validation_fraction = 0.05  # of the training images, held out from training
+    config.data.placement = "auto"  # of the training images: device, host, records; or what fits
+    config.data.memory_gib = 0.0  # of the host, for images; 0: most of what is free
 
     config.num_epochs = 10.0  # passes over the training images
     config.batch_size = 128  # images a step, over all replicas together
@@ -30,10 +32,11 @@ def get_config() -> ConfigDict:
 
     config.strategy = "auto"  # auto: every GPU, else the CPU; cpu:N: N logical CPU devices
     config.precision = "float32"  # of the arithmetic: float32, bfloat16, float16 (loss-scaled)
-    config.xla = True  # compiles the steps; on a CPU it slows small convolutions
+    config.execution = "auto"  # of a step: graph, xla, xla_products; auto; measure (times them)
     config.deterministic = True  # the same bits each time; on a GPU at some cost of speed
 
-    config.steps_per_call = 100  # steps run on the device without the host in between
+    config.profile = ""  # "100:120" traces these steps for TensorBoard's profiler
+    config.steps_per_call = 0  # steps run without the host in between; 0: for half a second
     config.log_every_steps = 100  # a line, metrics.jsonl, TensorBoard's scalars
     config.validate_every_steps = 1000  # losses, picture, checkpoint; 0: only at the end
     config.checkpoint_every_steps = 1000  # 0: only when validated, and when stopped

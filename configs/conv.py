@@ -22,5 +22,4 @@ def get_config():
     config.batch_size = 64
     config.optimizer.learning_rate = 1e-2
     config.optimizer.warmup_steps = 500  # without it the single-channel relu layers die
-    config.xla = False
     return config

@@ -18,6 +18,4 @@ def get_config():
     config.num_epochs = 50.0
     config.optimizer.learning_rate = 2e-3
     config.optimizer.warmup_steps = 200
-    config.xla = False
-    config.steps_per_call = 20
     return config

@@ -25,7 +25,7 @@ def digits_config():
     config.model.code_size = 4
     config.batch_size = 64
     config.num_epochs = 10 * 64 / 1366
-    config.xla = False
+    config.execution = "graph"
     config.steps_per_call = 4
     config.log_every_steps = 2
     config.validate_every_steps = 5

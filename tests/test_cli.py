@@ -40,8 +40,8 @@ def run(*arguments):
             "num_epochs=x is not allowed; it takes a value of type float",
         ),
         (
-            ["--config=configs/dense.py", "--workdir=w", "--config.xla=perhaps"],
-            "xla=perhaps is not allowed; it takes a value of type bool",
+            ["--config=configs/dense.py", "--workdir=w", "--config.deterministic=perhaps"],
+            "deterministic=perhaps is not allowed; it takes a value of type bool",
         ),
         (["--config=tests/__init__.py", "--workdir=w"], "get_config"),
         (["--config=LICENSE", "--workdir=w"], "LICENSE"),

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+import types
 from pathlib import Path
 
 import numpy as np
@@ -54,8 +55,8 @@ def stop_after(monkeypatch, number, how):
     calls = []
     original = replicas.Steps.train
 
-    def counted(self, first_step, images):
-        metrics = original(self, first_step, images)
+    def counted(self, first_step, *drawn):
+        metrics = original(self, first_step, *drawn)
         calls.append(first_step)
         if len(calls) == number:
             how()
@@ -73,10 +74,21 @@ def test_what_is_due_is_due_at_its_multiples_and_at_the_end(step, every, expecte
 
 
 def test_calls_end_wherever_something_is_due(digits_config):
-    ranges = list(step_ranges(0, 11, digits_config))
+    pace = types.SimpleNamespace(steps=4)
+    ranges = list(step_ranges(0, 11, digits_config, pace))
     assert ranges == [(0, 2), (2, 4), (4, 5), (5, 6), (6, 8), (8, 10), (10, 11)]
-    assert list(step_ranges(5, 11, digits_config)) == ranges[3:]
-    assert list(step_ranges(11, 11, digits_config)) == []
+    assert list(step_ranges(5, 11, digits_config, pace)) == ranges[3:]
+    assert list(step_ranges(11, 11, digits_config, pace)) == []
+    digits_config.log_every_steps = 20
+    assert list(step_ranges(5, 11, digits_config, pace, borders=(7,))) == [
+        (5, 7),
+        (7, 10),
+        (10, 11),
+    ]
+    ranges = step_ranges(0, 11, digits_config, pace)
+    assert next(ranges) == (0, 4)
+    pace.steps = 1
+    assert next(ranges) == (4, 5)
 
 
 def test_a_run_leaves_its_config_its_metrics_and_its_checkpoints(digits_config, tmp_path):
@@ -151,13 +163,14 @@ def test_an_epoch_sees_each_example_once_whatever_crashes(digits_config, tmp_pat
     seen = {}
     original = replicas.Steps.train
 
-    def recorded(self, first_step, images):
-        for number, batch in enumerate(images.numpy()):
+    def recorded(self, first_step, drawn, count):
+        for number, batch in enumerate(drawn[:count]):
             seen[int(first_step) + number] = batch
-        return original(self, first_step, images)
+        return original(self, first_step, drawn, count)
 
     monkeypatch.setattr(replicas.Steps, "train", recorded)
     digits_config.num_epochs = 1.0
+    digits_config.data.placement = "host"
     for calls in (7, 5):
         with monkeypatch.context() as patch:
             stop_after(patch, calls, crash)
@@ -244,7 +257,7 @@ def test_every_config_runs_small(name, tmp_path):
     config.data.name = "digits"
     config.batch_size = 32
     config.num_epochs = 2 * 32 / 1366
-    config.xla = False
+    config.execution = "graph"
     assert np.isfinite(train(config, str(tmp_path))["loss"])
     assert final_state(tmp_path)[0] == 2
 
@@ -301,7 +314,7 @@ def test_a_workdir_that_lost_a_part_is_never_started_over(digits_config, tmp_pat
         ("num_epochs", 0.0, "num_epochs=0.0"),
         ("num_epochs", float("inf"), "num_epochs=inf"),
         ("batch_size", 0, "batch_size=0"),
-        ("steps_per_call", 0, "steps_per_call=0"),
+        ("steps_per_call", -1, "steps_per_call=-1"),
         ("log_every_steps", 0, "log_every_steps=0"),
         ("keep_checkpoints", 0, "keep_checkpoints=0"),
         ("validate_every_steps", -1, "validate_every_steps=-1"),
@@ -329,11 +342,12 @@ def test_a_workdir_that_cannot_be_made_is_refused(digits_config, tmp_path):
 def test_a_nan_ends_the_run_with_the_last_checkpoint_intact(digits_config, tmp_path, monkeypatch):
     original = replicas.Steps.train
 
-    def poisoned(self, first_step, images):
+    def poisoned(self, first_step, images, count):
         unit = tf.cast(images, tf.float32) / 255
-        return original(self, first_step, unit * np.nan if first_step >= 6 else unit)
+        return original(self, first_step, unit * np.nan if first_step >= 6 else unit, count)
 
     monkeypatch.setattr(replicas.Steps, "train", poisoned)
+    digits_config.data.placement = "host"
     with pytest.raises(NonFiniteError, match=r"steps 6 to 7.* last good checkpoint is .*5$"):
         train(digits_config, str(tmp_path))
     step, state = final_state(tmp_path)

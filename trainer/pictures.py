@@ -3,8 +3,6 @@
 import math
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
 COLUMNS = 10
 
@@ -15,6 +13,10 @@ def reconstructions(images: np.ndarray, codes: np.ndarray, rebuilt: np.ndarray) 
     A code is drawn as a rectangle as near to a square as K allows, black its least number and
     white its largest.
     """
+    # Here, since they take a second that the start of a training does not need.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     rows = {
         "original": [_pixels(image) for image in images],
         "code": [_code_pixels(code) for code in codes],

@@ -14,9 +14,15 @@ import tensorflow as tf
 from ml_collections import ConfigDict
 
 from trainer import checkpoints, data, models, optimizers, pictures, replicas, workdir
-from trainer.errors import NonFiniteError, Preempted, require, require_at_least
+from trainer.errors import NonFiniteError, Preempted, require, require_at_least, require_choice
+from trainer.profiling import Profile
 from trainer.progress import Progress
 from trainer.summaries import Summaries, forget_after
+
+_SECONDS_PER_CALL = 0.5
+_MOST_STEPS_PER_CALL = 1000
+_MOST_BYTES_PER_CALL = 64 * 2**20  # of what is drawn on the host
+_MEASURED_IMAGES = 2048  # that each execution trains on when they are measured
 
 
 def train(config: ConfigDict, folder: str) -> dict[str, float]:
@@ -55,15 +61,21 @@ def train(config: ConfigDict, folder: str) -> dict[str, float]:
         fingerprint = dataset.fingerprint()
         workdir.check(run, config, fingerprint)
         checkpoint = _newest_checkpoint(run, last_step)
-        workdir.write(run, config, fingerprint)
+        _place(config, steps, dataset)
+        executions = workdir.executions(run)
+        devices = replicas.devices(strategy)
+        if devices not in executions:
+            executions[devices] = _choose_execution(config, strategy, model, steps, dataset)
+        steps.execute(executions[devices])
+        workdir.write(run, config, fingerprint, executions)
         if checkpoint:
             _resume(run, steps, checkpoint)
         else:
-            _save(run, steps, 0, None, config.keep_checkpoints)
+            _save(checkpoints.save, run, steps, 0, None, config.keep_checkpoints)
         first_step = checkpoint.step if checkpoint else 0
 
         # 5. The walk.
-        _print_plan(config, model, dataset, strategy, first_step, last_step)
+        _print_plan(config, model, dataset, steps, devices, first_step, last_step)
         try:
             losses = _loop(config, run, steps, model, dataset, first_step, last_step, stop)
         except NonFiniteError as error:
@@ -88,19 +100,34 @@ def _loop(
     """Trains, logs, validates and checkpoints; returns the last validation losses."""
     summaries = Summaries(run)
     progress = Progress(first_step, last_step, config.batch_size)
-    ranges = step_ranges(first_step, last_step, config)
-    batches = data.batches(dataset.train.images, ranges, config.batch_size, config.seed)
+    profile = Profile(config.profile, run / "train")
+    saver = checkpoints.Background()
+    pace = _Pace(config, steps, dataset)
+    ranges = step_ranges(first_step, last_step, config, pace, profile.borders)
+    batches = data.batches(
+        dataset.train.images,
+        ranges,
+        pace.most_steps,
+        config.batch_size,
+        config.seed,
+        numbers=steps.holds_images,
+    )
     window = _Window()
     losses: dict[str, float] = {}
 
-    with contextlib.closing(progress), contextlib.closing(summaries):
+    with contextlib.ExitStack() as scope:
+        for part in (saver, summaries, progress, profile):
+            scope.enter_context(contextlib.closing(part))
         if first_step == 0:
             summaries.text("train", 0, "config", f"```\n{config}```")
-        for first, images in batches:
+        for first, count, drawn in batches.as_numpy_iterator():
+            profile.at(first)
             began = time.monotonic()
-            metrics = steps.train(int(first), images)
-            window.add(metrics, time.monotonic() - began)
-            step = int(first) + len(images)
+            metrics = steps.train(first, drawn, count)
+            seconds = time.monotonic() - began
+            pace.took(count, seconds)
+            window.add(metrics, seconds)
+            step = int(first + count)
             progress.advance(step, float(metrics["loss"][-1]))
 
             if due(step, config.log_every_steps, last_step):
@@ -125,7 +152,7 @@ def _loop(
             if validated or stop.requested or due(step, config.checkpoint_every_steps, last_step):
                 summaries.flush()
                 loss = losses["loss"] if validated else None
-                _save(run, steps, step, loss, config.keep_checkpoints)
+                _save(saver.save, run, steps, step, loss, config.keep_checkpoints)
                 window = _Window()  # a run that resumes here begins a window too
             if stop.requested and step < last_step:
                 raise Preempted(f"stopped at step {step:,} with a checkpoint; start again to go on")
@@ -137,24 +164,52 @@ def due(step: int, every_steps: int, last_step: int) -> bool:
     return step == last_step or (every_steps > 0 and step % every_steps == 0)
 
 
-def step_ranges(first_step: int, last_step: int, config: ConfigDict) -> Iterator[tuple[int, int]]:
-    """Cuts a run into calls of at most `steps_per_call` steps that end wherever something is due.
+def step_ranges(
+    first_step: int,
+    last_step: int,
+    config: ConfigDict,
+    pace: "_Pace",
+    borders: tuple[int, ...] = (),
+) -> Iterator[tuple[int, int]]:
+    """Cuts a run into calls of as many steps as the pace allows at the time.
 
-    The borders count from step 0, so a run resumed at one of them makes the calls of one that was
-    never interrupted.
+    They end wherever something is due, and at the `borders`.
     """
     cadences = (
-        config.steps_per_call,
         config.log_every_steps,
         config.validate_every_steps,
         config.checkpoint_every_steps,
     )
     step = first_step
     while step < last_step:
-        borders = [(step // every + 1) * every for every in cadences if every > 0]
-        stop = min([last_step, *borders])
+        ends = [(step // every + 1) * every for every in cadences if every > 0]
+        ends += [border for border in borders if border > step]
+        stop = min([last_step, step + pace.steps, *ends])
         yield step, stop
         step = stop
+
+
+class _Pace:
+    """How many steps a call takes: so many that signals, logs and the bar stay prompt.
+
+    Their number changes no bit of a run.
+    """
+
+    def __init__(self, config: ConfigDict, steps: replicas.Steps, dataset: data.Dataset):
+        """Takes `steps_per_call`, or 0 to adapt; `most_steps` bounds what a call is handed."""
+        image_bytes = math.prod(dataset.image_shape) * dataset.train.images.dtype.itemsize
+        step_bytes = config.batch_size * (4 if steps.holds_images else image_bytes)
+        self._adapts = config.steps_per_call == 0
+        self.most_steps = config.steps_per_call or max(
+            1, min(_MOST_STEPS_PER_CALL, _MOST_BYTES_PER_CALL // step_bytes)
+        )
+        self.steps = 1 if self._adapts else self.most_steps
+
+    def took(self, steps: int, seconds: float) -> None:
+        """Learns from a call; at most twice the steps at a time, since the first ones compile."""
+        if self._adapts:
+            wanted = int(steps * _SECONDS_PER_CALL / seconds)
+            self.steps = max(1, min(wanted, 2 * self.steps, self.most_steps))
 
 
 class _Window:
@@ -223,10 +278,12 @@ def _check(config: ConfigDict) -> None:
         f"num_epochs={config.num_epochs} is not allowed; it must be above 0 and finite",
     )
     require_at_least("seed", config.seed, 0)
-    for key in ("batch_size", "steps_per_call", "log_every_steps", "keep_checkpoints"):
+    for key in ("batch_size", "log_every_steps", "keep_checkpoints"):
         require_at_least(key, config[key], 1)
-    for key in ("validate_every_steps", "checkpoint_every_steps"):
+    for key in ("steps_per_call", "validate_every_steps", "checkpoint_every_steps"):
         require_at_least(key, config[key], 0)
+    require_choice("execution", config.execution, ("auto", "measure", *replicas.EXECUTIONS))
+    Profile(config.profile, Path())
 
 
 def make_steps(
@@ -252,8 +309,44 @@ def make_steps(
         precision=config.precision,
         batch_size=config.batch_size,
         seed=config.seed,
-        xla=config.xla,
     )
+
+
+def _place(config: ConfigDict, steps: replicas.Steps, dataset: data.Dataset) -> None:
+    """Puts the training images on the devices, where they are to lie there and fit."""
+    images = dataset.train.images
+    if config.data.placement in ("host", "records") or not isinstance(images, np.ndarray):
+        return
+    require(
+        steps.place(images) or config.data.placement == "auto",
+        f"data.placement='device': the {images.nbytes / 2**30:.1f} GiB of images do not fit there; "
+        "data.placement=auto takes what fits",
+    )
+
+
+def _choose_execution(
+    config: ConfigDict,
+    strategy: replicas.Strategy,
+    model: models.Autoencoder,
+    steps: replicas.Steps,
+    dataset: data.Dataset,
+) -> str:
+    """How the steps are computed on these devices from now on."""
+    candidates = replicas.executions(strategy, model)
+    if config.execution == "auto":
+        return candidates[0]
+    if config.execution != "measure":
+        return config.execution
+    count = max(1, _MEASURED_IMAGES // config.batch_size)
+    batches = data.batches(
+        dataset.train.images,
+        [(0, count)],
+        count,
+        config.batch_size,
+        config.seed,
+        numbers=steps.holds_images,
+    )
+    return steps.fastest(candidates, next(batches.as_numpy_iterator())[2])
 
 
 def _newest_checkpoint(run: Path, last_step: int) -> checkpoints.Checkpoint | None:
@@ -280,12 +373,12 @@ def _resume(run: Path, steps: replicas.Steps, checkpoint: checkpoints.Checkpoint
     print(f"resuming from {checkpoint.path}")
 
 
-def _save(run, steps, step: int, validation_loss: float | None, keep: int) -> None:
+def _save(save, run, steps, step: int, validation_loss: float | None, keep: int) -> None:
     state = _arrays(steps.variables())
     broken = [path for path, array in state.items() if not np.isfinite(array).all()]
     if broken:
         raise NonFiniteError(f"{broken[0]} is NaN or infinite at step {step}")
-    checkpoints.save(
+    save(
         run / workdir.CHECKPOINTS,
         step,
         state,
@@ -304,17 +397,21 @@ def _picture(model: models.Autoencoder, dataset: data.Dataset) -> np.ndarray:
     return pictures.reconstructions(images, codes.numpy(), model.decode(codes).numpy())
 
 
-def _print_plan(config, model, dataset, strategy, first_step: int, last_step: int) -> None:
+def _print_plan(
+    config, model, dataset, steps, devices: str, first_step: int, last_step: int
+) -> None:
     for network in (model.encoder, model.decoder):
         network.summary(line_length=80)
-    devices = ", ".join(name.rpartition("device:")[2] for name in strategy.extended.worker_devices)
+    placed = "on the device" if steps.holds_images else "on the host"
+    if isinstance(dataset.train.images, data.Records):
+        placed = "in their files"
     print(
         f"{model.count_params():,} parameters, a code of {model.code_size} numbers\n"
         f"{config.data.name}: {len(dataset.train):,} images to train on, "
         f"{len(dataset.validation):,} to validate, {len(dataset.test):,} to test, each "
-        f"{'x'.join(map(str, dataset.image_shape))}\n"
+        f"{'x'.join(map(str, dataset.image_shape))}, {placed}\n"
         f"steps {first_step:,} to {last_step:,} of {config.batch_size} images in "
-        f"{config.precision} on {devices}",
+        f"{config.precision} on {devices}, execution {steps.execution}",
         flush=True,
     )
 

@@ -20,10 +20,14 @@ CHECKPOINTS = "checkpoints"
 METRICS_LOG = "metrics.jsonl"
 METRICS = "metrics.json"
 
-# What may change when a run is started again: its length, its cadence and its devices.
+# What may change when a run is started again: its length, its cadence, where its data lie and its
+# devices.
 _FREE_KEYS = (
     "num_epochs",
+    "data.placement",
+    "data.memory_gib",
     "strategy",
+    "profile",
     "steps_per_call",
     "log_every_steps",
     "validate_every_steps",
@@ -41,6 +45,7 @@ class Run:
     config: ConfigDict
     data_fingerprint: str
     versions: Mapping[str, str]
+    executions: Mapping[str, str]  # how its steps are computed, by the devices they are on
 
 
 def check(workdir: Path, config: ConfigDict, data_fingerprint: str) -> None:
@@ -77,7 +82,14 @@ def check(workdir: Path, config: ConfigDict, data_fingerprint: str) -> None:
     )
 
 
-def write(workdir: Path, config: ConfigDict, data_fingerprint: str) -> None:
+def executions(workdir: Path) -> dict[str, str]:
+    """How the steps of a run were computed so far, by the devices they were on."""
+    return dict(read(workdir).executions) if (workdir / CONFIG).exists() else {}
+
+
+def write(
+    workdir: Path, config: ConfigDict, data_fingerprint: str, executions: Mapping[str, str]
+) -> None:
     """Writes down the run, with the versions that it began with."""
     if (workdir / CONFIG).exists():
         versions = read(workdir).versions
@@ -88,6 +100,7 @@ def write(workdir: Path, config: ConfigDict, data_fingerprint: str) -> None:
         "config": config.to_dict(),
         "data_fingerprint": data_fingerprint,
         "versions": versions,
+        "executions": dict(executions),
     }
     write_json(workdir / CONFIG, description)
 
@@ -103,7 +116,12 @@ def read(workdir: Path) -> Run:
     try:
         description = json.loads(path.read_text())
         config = ConfigDict(description["config"]).lock()
-        return Run(config, description["data_fingerprint"], description["versions"])
+        return Run(
+            config,
+            description["data_fingerprint"],
+            description["versions"],
+            description["executions"],
+        )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} cannot be read ({type(error).__name__}: {error})") from error
 

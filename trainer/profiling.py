@@ -1,0 +1,38 @@
+"""A trace of some steps, for TensorBoard's profiler."""
+
+import re
+from pathlib import Path
+
+import tensorflow as tf
+
+from trainer.errors import require
+
+
+class Profile:
+    """Traces the steps of a window "first:last", the last one excluded; of "" none."""
+
+    def __init__(self, window: str, folder: Path):
+        """Raises UserError if the window is no window."""
+        match = re.fullmatch(r"(\d+):(\d+)", window)
+        require(
+            window == "" or (match is not None and int(match[1]) < int(match[2])),
+            f"profile={window!r} is not allowed; it takes first:last, as 100:120",
+        )
+        self.borders = (int(match[1]), int(match[2])) if match else ()
+        self._folder = folder
+        self._running = False
+
+    def at(self, step: int) -> None:
+        """Begins or ends the trace where a call of steps begins."""
+        if self.borders and self.borders[0] <= step < self.borders[1]:
+            if not self._running:
+                tf.profiler.experimental.start(str(self._folder))
+                self._running = True
+        else:
+            self.close()
+
+    def close(self) -> None:
+        """Writes the trace, if one is under way."""
+        if self._running:
+            tf.profiler.experimental.stop()
+            self._running = False
