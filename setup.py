@@ -20,6 +20,7 @@ setup(
         "matplotlib>=3.9",
         "ml_collections>=1.0",
         "numpy>=2",
+        "psutil>=6",
         "scikit-learn>=1.5",
         "scipy>=1.13",
         "tensorboard>=2.21,<2.22",
@@ -28,7 +29,9 @@ setup(
         "tqdm>=4.66",
     ],
     extras_require={
+        "bench": ["jax>=0.7", "torch>=2.8"],  # what benchmarks/ compares with
         "cuda": ["tensorflow[and-cuda]>=2.21,<2.22"],
-        "dev": ["hypothesis", "mypy", "pytest", "ruff", "types-tqdm"],
+        "profile": ["tensorboard-plugin-profile>=2.19"],  # shows what --config.profile traces
+        "dev": ["hypothesis", "mypy", "pytest", "ruff", "types-psutil", "types-tqdm"],
     },
 )

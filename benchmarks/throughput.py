@@ -1,135 +1,152 @@
-"""python -m benchmarks.throughput: images per second while training, beside the article's script.
+"""python -m benchmarks.throughput: images per second while training, beside what users use today.
 
-Each measurement is a process of its own, the two sides take turns, and medians are compared. Both
-train on the same images in memory, 28x28x1, for the same number of steps, with oneDNN's kernels;
-compilation is left out.
-The article's side is its Keras script with an optimizer that learns (Adam); the trainer's is its
-own pipeline and step with the settings of `configs/`.
+Each measurement is a process of its own; the sides take turns, and medians are compared. All train
+the same nets on the same images in memory; compilation is left out. A side whose framework is not
+installed (pip install '.[bench]') is left out too. Writes a table, a plot and the figures.
 """
 
 import importlib
+import importlib.util
+import json
 import os
 import statistics
 import subprocess
 import sys
-import time
+from collections.abc import Iterator
+from pathlib import Path
 
-import numpy as np
 from absl import app, flags
 
-NETS = ("dense", "conv")
-BATCH_SIZES = (64, 512)
+from benchmarks import limit
+from benchmarks.nets import NETS
 
-_ROUNDS = flags.DEFINE_integer("rounds", 5, "Measurements of each side; medians are compared.", 1)
-_IMAGES = flags.DEFINE_integer("images", 102_400, "Images that one measurement trains on.", 20_480)
-_SIDE = flags.DEFINE_string("side", None, "Measures one side alone, as article/dense/64.")
+# The same kernels for everyone: TensorFlow leaves these off on CPUs without AVX-512.
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+
+_MODULES = {  # of benchmarks.sides, by the package that each needs
+    "with_trainer": "tensorflow",
+    "with_keras": "keras",
+    "with_torch": "torch",
+    "with_jax": "jax",
+}
+_SIDES = ("trainer", "article", "fit", "fit_xla", "torch", "torch_compiled", "jax_scan")
+_CONV_SIDES = (
+    *("trainer", "article", "fit", "torch", "torch_compiled", "torch_channels_last"),
+    "jax_step",
+)
+
+_NETS = flags.DEFINE_list("nets", list(NETS), "The nets.")
+_BATCHES = flags.DEFINE_list("batches", ["64", "512", "4096"], "The batch sizes.")
+_WAYS = flags.DEFINE_list("ways", [], "The ways; by default those that make sense for a net.")
+_ROUNDS = flags.DEFINE_integer("rounds", 3, "Measurements of each; medians are compared.", 1)
+_SECONDS = flags.DEFINE_float("seconds", 3.0, "How long one takes once compiled.", 0.1)
+_OUT = flags.DEFINE_string("out", "runs/benchmark", "The folder of the plot and the figures.")
+_ONE = flags.DEFINE_string("one", None, "Measures this one alone, as with_torch/torch/conv/64.")
+
+Rates = dict[str, dict[str, list[float]]]  # images per second by "net/batch" and way
 
 
 def main(argv: list[str]) -> None:
-    """Measures one side where it is named, and all of them otherwise."""
+    """Measures one way where it is named, and all of them otherwise."""
     del argv
-    if _SIDE.value:
-        side, net, batch_size = _SIDE.value.split("/")
-        measure = {"article": article, "trainer": trainer}[side]
-        print(measure(net, int(batch_size), _IMAGES.value))
+    if _ONE.value:
+        module, way, net, batch_size = _ONE.value.split("/")
+        side = importlib.import_module(f"benchmarks.sides.{module}")
+        print(side.measure(way, net, int(batch_size), _SECONDS.value))
         return
-    print("| net | batch | article, images/s | trainer, images/s | ratio |")
-    print("|---|---|---|---|---|")
-    for net in NETS:
-        for size in BATCH_SIZES:
-            rates: dict[str, list[float]] = {"article": [], "trainer": []}
-            for _ in range(_ROUNDS.value):
-                for side, measured in rates.items():
-                    measured.append(_in_a_process(f"{side}/{net}/{size}"))
-            theirs, ours = (statistics.median(measured) for measured in rates.values())
-            row = f"| {net} | {size} | {theirs:,.0f} | {ours:,.0f} | {ours / theirs:.2f} |"
-            print(row, flush=True)
+    rates: Rates = {}
+    for round_number in range(_ROUNDS.value):
+        for net in _NETS.value:
+            for batch_size in _BATCHES.value:
+                row = rates.setdefault(f"{net}/{batch_size}", {})
+                for module, way in _ways(net):
+                    rate = _in_a_process(f"{module}/{way}/{net}/{batch_size}")
+                    row.setdefault(way, []).append(rate)
+                    text = f"round {round_number + 1}  {net} {batch_size} {way}: {rate:,.0f}"
+                    print(text, file=sys.stderr, flush=True)
+    machine = limit.measure()
+    out = Path(_OUT.value)
+    out.mkdir(parents=True, exist_ok=True)
+    table = _table(rates, machine)
+    (out / "throughput.md").write_text(table)
+    (out / "throughput.json").write_text(json.dumps({"machine": machine, "rates": rates}, indent=1))
+    _plot(rates, machine, out / "throughput.png")
+    print(table)
 
 
-def article(net: str, batch_size: int, count: int) -> float:
-    """Images per second of the article's script."""
-    import keras
-    from keras import layers
-
-    def conv(channels: int, activation: str | None = "relu") -> layers.Layer:
-        return layers.Conv2D(channels, 3, padding="same", activation=activation)
-
-    stacks = {
-        "conv": [
-            *(conv(16), layers.MaxPooling2D(2, padding="same")),
-            *(conv(1), layers.MaxPooling2D(2, padding="same")),
-            *(conv(1), layers.UpSampling2D(2)),
-            *(conv(16), layers.UpSampling2D(2)),
-            conv(1, None),
-        ],
-        "dense": [
-            *(layers.Dense(units, "relu") for units in (128, 64, 32, 64, 128)),
-            layers.Dense(784, "sigmoid"),
-        ],
-    }
-    images = _images(count) / np.float32(255)
-    if net == "dense":
-        images = images.reshape(count, -1)
-    model = keras.Sequential([keras.Input(images.shape[1:]), *stacks[net]])
-    model.compile(optimizer="adam", loss="mean_squared_error")
-    model.fit(images[:1024], images[:1024], batch_size=batch_size, verbose=0)
-    began = time.perf_counter()
-    model.fit(images, images, batch_size=batch_size, verbose=0)
-    return count / (time.perf_counter() - began)
+def _ways(net: str) -> Iterator[tuple[str, str]]:
+    """The ways to measure, each with its module."""
+    wanted = _WAYS.value or (_CONV_SIDES if "conv" in net else _SIDES)
+    for name, package in _MODULES.items():
+        if importlib.util.find_spec(package):
+            ways = importlib.import_module(f"benchmarks.sides.{name}").WAYS
+            yield from ((name, way) for way in wanted if way in ways)
 
 
-def trainer(net: str, batch_size: int, count: int) -> float:
-    """Images per second of this trainer."""
-    from trainer import cli
-
-    cli.import_tensorflow()
-    import keras
-    import tensorflow as tf
-
-    from trainer import data, models, replicas
-    from trainer.train import make_steps
-
-    config = importlib.import_module(f"configs.{net}").get_config()
-    keras.utils.set_random_seed(config.seed)
-    if config.deterministic:
-        tf.config.experimental.enable_op_determinism()
-    strategy = replicas.make_strategy(config.strategy)
-    model = replicas.build_model(
-        strategy, config.precision, lambda: models.create((28, 28, 1), **config.model)
-    )
-    # So many calls that the two prefetched while the first one compiles do not count.
-    steps_per_call = max(1, min(config.steps_per_call, count // batch_size // 20))
-    last_step = count // batch_size // steps_per_call * steps_per_call
-    config.batch_size = batch_size
-    steps = make_steps(config, strategy, model, last_step + steps_per_call)
-    ranges = [(first, first + steps_per_call) for first in range(0, last_step + 1, steps_per_call)]
-    batches = iter(data.batches(_images(count), ranges, batch_size, config.seed))
-    steps.train(0, next(batches)[1])  # compiles
-    began = time.perf_counter()
-    for first, images in batches:
-        steps.train(int(first), images)
-    return last_step * batch_size / (time.perf_counter() - began)
-
-
-def _images(count: int) -> np.ndarray:
-    """The embedded digits over and over, uint8 [count, 28, 28, 1]."""
-    from trainer import data
-
-    digits = data.load("digits", image_size=0, validation_fraction=0.05).train.images
-    return np.resize(digits, (count, *digits.shape[1:]))
-
-
-def _in_a_process(side: str) -> float:
-    command = [sys.executable, "-m", "benchmarks.throughput", f"--side={side}"]
-    command.append(f"--images={_IMAGES.value}")
+def _in_a_process(one: str) -> float:
+    command = [sys.executable, "-m", "benchmarks.throughput", f"--one={one}"]
+    command.append(f"--seconds={_SECONDS.value}")
     done = subprocess.run(
         command,
         check=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
-        env=os.environ | {"TF_ENABLE_ONEDNN_OPTS": "1"},
     )
     return float(done.stdout.splitlines()[-1])
+
+
+def _table(rates: Rates, machine: limit.Machine) -> str:
+    """A row a net and batch: medians, the trainer over the article and the best peer, the limit."""
+    ways = list(dict.fromkeys(way for row in rates.values() for way in row))
+    lines = [
+        f"| net, batch | {' | '.join(ways)} | trainer / article | trainer / best peer | limit |",
+        "|---" * (len(ways) + 4) + "|",
+    ]
+    for case, row in rates.items():
+        net, batch_size = case.split("/")
+        medians = {way: statistics.median(found) for way, found in row.items()}
+        ours = medians.get("trainer", float("nan"))
+        peers = [rate for way, rate in medians.items() if not way.startswith("trainer")]
+        cells = [f"{medians[way]:,.0f}" if way in medians else "" for way in ways]
+        cells.append(f"{ours / medians['article']:.2f}" if "article" in medians else "")
+        cells.append(f"{ours / max(peers):.2f}" if peers else "")
+        cells.append(f"{ours / limit.images_per_second(net, int(batch_size), machine):.0%}")
+        lines.append(f"| {net}, {batch_size} | {' | '.join(cells)} |")
+    rate, bandwidth = machine["flops_per_second"], machine["bytes_per_second"]
+    lines.append(
+        f"\nMedians of images per second. The limit: {rate / 1e9:.0f} GFLOP/s of matrix products, "
+        f"{bandwidth / 1e9:.0f} GB/s of copying, measured here.\n"
+    )
+    return "\n".join(lines)
+
+
+def _plot(rates: Rates, machine: limit.Machine, path: Path) -> None:
+    """Bars of the medians, a panel a net, with the limit as a line over each group."""
+    from matplotlib.figure import Figure
+
+    nets = list(dict.fromkeys(case.split("/")[0] for case in rates))
+    figure = Figure(figsize=(9, 2.6 * len(nets)), dpi=100, layout="constrained")
+    panels = figure.subplots(len(nets), 1, squeeze=False)[:, 0]
+    ways = list(dict.fromkeys(way for row in rates.values() for way in row))
+    for panel, net in zip(panels, nets, strict=True):
+        cases = [case for case in rates if case.startswith(f"{net}/")]
+        shown = [way for way in ways if any(way in rates[case] for case in cases)]
+        width = 0.8 / len(shown)
+        for number, way in enumerate(shown):
+            heights = [statistics.median(rates[case].get(way, [0.0])) for case in cases]
+            places = [
+                group + width * (number - (len(shown) - 1) / 2) for group in range(len(cases))
+            ]
+            colour = "black" if way == "trainer" else f"C{ways.index(way) - 1}"
+            panel.bar(places, heights, width, label=way, color=colour)
+        for group, case in enumerate(cases):
+            bound = limit.images_per_second(net, int(case.split("/")[1]), machine)
+            panel.hlines(bound, group - 0.4, group + 0.4, "grey", "dashed")
+        panel.set_title(f"{net}: images per second while training (dashed: the machine's limit)")
+        panel.set_xticks(range(len(cases)), [f"batch {case.split('/')[1]}" for case in cases])
+        panel.legend(fontsize="small", ncols=4)
+        panel.set_ylim(0, 1.35 * panel.get_ylim()[1])
+    figure.savefig(path)
 
 
 if __name__ == "__main__":

@@ -161,3 +161,24 @@ def test_nothing_is_assigned_unless_all_fits(tmp_path):
             found(tmp_path), {"model/encoder/kernel": fitting, "model/other": other}
         )
     np.testing.assert_array_equal(fitting, np.zeros((2, 3)))
+
+
+def test_saves_in_the_background_come_one_after_the_other(tmp_path):
+    background = checkpoints.Background()
+    for step in (1, 2, 3):
+        state = {"w": np.full(3, float(step))}
+        background.save(tmp_path, step, state, validation_loss=None, keep=2)
+    background.close()
+    found = checkpoints.find(tmp_path)
+    assert found is not None
+    assert found.step == 3
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_save_that_fails_in_the_background_is_not_silent(tmp_path):
+    (tmp_path / "file").touch()
+    background = checkpoints.Background()
+    background.save(tmp_path / "file", 1, {}, validation_loss=None, keep=1)
+    with pytest.raises(OSError):
+        background.wait()
+    background.close()

@@ -1,5 +1,7 @@
 """Each rewritten layer computes what Keras's own does, and has its gradients."""
 
+from collections.abc import Callable
+
 import keras
 import numpy as np
 import pytest
@@ -14,7 +16,7 @@ from trainer.models.convolutions import (
     few_channels_share,
 )
 
-LAYERS = {
+LAYERS: dict[str, Callable[[], keras.Layer]] = {
     "few_maps_in": lambda: Convolution(5, 3),
     "few_maps_out": lambda: Convolution(1, 3),
     "even_size": lambda: Convolution(1, 4),

@@ -176,7 +176,7 @@ def test_the_fastest_execution_is_found_without_a_trace():
 
 
 def test_an_unknown_execution_is_refused():
-    with pytest.raises(UserError, match="execution='fast' .*graph, xla, xla_products"):
+    with pytest.raises(UserError, match=r"execution='fast' .*graph, xla, xla_products"):
         make_steps(execution="fast")
 
 

@@ -1,12 +1,12 @@
 """The loop: its walk, its files, and that an interruption leaves no trace."""
 
+import itertools
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
-import types
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,7 @@ import tensorflow as tf
 from tests.all_configs import CONFIGS, load_config
 from trainer import checkpoints, data, replicas, workdir
 from trainer.errors import NonFiniteError, Preempted, UserError
-from trainer.train import due, step_ranges, train
+from trainer.train import Pace, due, step_ranges, train
 
 LAST_STEP = 10
 
@@ -74,7 +74,7 @@ def test_what_is_due_is_due_at_its_multiples_and_at_the_end(step, every, expecte
 
 
 def test_calls_end_wherever_something_is_due(digits_config):
-    pace = types.SimpleNamespace(steps=4)
+    pace = Pace(steps_per_call=4, step_bytes=1)
     ranges = list(step_ranges(0, 11, digits_config, pace))
     assert ranges == [(0, 2), (2, 4), (4, 5), (5, 6), (6, 8), (8, 10), (10, 11)]
     assert list(step_ranges(5, 11, digits_config, pace)) == ranges[3:]
@@ -85,10 +85,57 @@ def test_calls_end_wherever_something_is_due(digits_config):
         (7, 10),
         (10, 11),
     ]
-    ranges = step_ranges(0, 11, digits_config, pace)
-    assert next(ranges) == (0, 4)
-    pace.steps = 1
-    assert next(ranges) == (4, 5)
+
+
+def test_calls_grow_until_they_take_half_a_second():
+    pace = Pace(steps_per_call=0, step_bytes=2**20)
+    assert (pace.steps, pace.most_steps) == (1, 64)
+    ranges = step_ranges(0, 10_000, load_config("dense"), pace)
+    lengths = []
+    for first, last in itertools.islice(ranges, 8):
+        lengths.append(last - first)
+        # The first call compiles; a step takes 0.02 seconds.
+        pace.took(last - first, 5.0 if first == 0 else 0.02 * (last - first))
+    assert lengths == [1, 1, 2, 4, 8, 16, 25, 25]
+
+
+def test_calls_of_a_given_length_stay_so():
+    pace = Pace(steps_per_call=7, step_bytes=1)
+    pace.took(7, 100.0)
+    assert (pace.steps, pace.most_steps) == (7, 7)
+
+
+@pytest.mark.parametrize("execution", ["graph", "xla"])
+def test_where_the_images_lie_and_how_calls_are_cut_change_no_bit(
+    digits_config, tmp_path, execution
+):
+    digits_config.execution = execution
+    train(digits_config, str(tmp_path / "device"))
+    digits_config.data.placement = "host"
+    digits_config.steps_per_call = 0
+    digits_config.log_every_steps = 3
+    train(digits_config, str(tmp_path / "host"))
+    assert_same_bits(tmp_path / "host", tmp_path / "device")
+
+
+def test_a_way_to_compute_that_was_chosen_once_is_kept(digits_config, tmp_path, monkeypatch):
+    digits_config.execution = "measure"
+    with monkeypatch.context() as patch:
+        patch.setattr(replicas.Steps, "fastest", lambda *_: "graph")
+        stop_after(patch, 1, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        with pytest.raises(Preempted):
+            train(digits_config, str(tmp_path))
+    assert workdir.executions(tmp_path) == {"CPU x 1": "graph"}
+    with monkeypatch.context() as patch:
+        patch.setattr(replicas.Steps, "fastest", lambda *_: "xla")
+        train(digits_config, str(tmp_path))
+    assert workdir.executions(tmp_path) == {"CPU x 1": "graph"}
+
+
+def test_a_window_of_steps_is_traced(digits_config, tmp_path):
+    digits_config.profile = "3:5"
+    train(digits_config, str(tmp_path))
+    assert list(tmp_path.glob("train/plugins/profile/*/*.xplane.pb"))
 
 
 def test_a_run_leaves_its_config_its_metrics_and_its_checkpoints(digits_config, tmp_path):
@@ -177,7 +224,7 @@ def test_an_epoch_sees_each_example_once_whatever_crashes(digits_config, tmp_pat
             with pytest.raises(ZeroDivisionError):
                 train(digits_config, str(tmp_path))
     train(digits_config, str(tmp_path))
-    images = data.load(**digits_config.data).train.images
+    images, _ = data.load(**digits_config.data).train.read()
     walk = np.concatenate([seen[step] for step in sorted(seen)]).reshape(-1, 28 * 28)
     assert len(walk) == 22 * 64
     epoch = walk[: len(images)]
@@ -315,6 +362,9 @@ def test_a_workdir_that_lost_a_part_is_never_started_over(digits_config, tmp_pat
         ("num_epochs", float("inf"), "num_epochs=inf"),
         ("batch_size", 0, "batch_size=0"),
         ("steps_per_call", -1, "steps_per_call=-1"),
+        ("execution", "fast", "execution='fast' is not known"),
+        ("profile", "7", "profile='7' is not allowed; it takes first:last"),
+        ("profile", "7:7", "profile='7:7' is not allowed"),
         ("log_every_steps", 0, "log_every_steps=0"),
         ("keep_checkpoints", 0, "keep_checkpoints=0"),
         ("validate_every_steps", -1, "validate_every_steps=-1"),

@@ -73,9 +73,12 @@ class Images:
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, chosen: slice | np.ndarray) -> "Images":
-        """Some of them, in memory."""
-        return Images(self.images[chosen], None if self.labels is None else self.labels[chosen])
+    def read(self, most: int | None = None) -> tuple[np.ndarray, np.ndarray | None]:
+        """All images and labels in memory, or so many at most, evenly spread."""
+        chosen: slice | np.ndarray = slice(None)
+        if most is not None and len(self) > most:
+            chosen = np.linspace(0, len(self) - 1, most).astype(int)
+        return self.images[chosen], None if self.labels is None else self.labels[chosen]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -216,7 +219,7 @@ def _split(array, held_out: np.ndarray):
     return array[: len(kept)], held
 
 
-def _empty(shape: tuple[int, ...]) -> np.ndarray:
+def empty(shape: tuple[int, ...]) -> np.ndarray:
     """An array of bytes whose memory TensorFlow can share."""
     size = math.prod(shape)
     raw = np.empty(size + _ALIGNMENT, np.uint8)
@@ -230,7 +233,7 @@ def _digits(size: int) -> tuple[Images, None]:
 
     digits = load_digits()
     scaled = tf.image.resize(digits.images[..., np.newaxis] / 16, (size, size), "bicubic")
-    images = _empty(tuple(scaled.shape))
+    images = empty(tuple(scaled.shape))
     images[:] = tf.round(255 * tf.clip_by_value(scaled, 0, 1))
     return Images(images, digits.target), None
 
@@ -241,7 +244,7 @@ def _noise(count: str, size: int) -> tuple[Images, None]:
         count.isdecimal() and int(count) > 2,
         f"data.name='noise:{count}' is not allowed; noise:N takes a number of images above 2",
     )
-    images = _empty((int(count), size, size, 1))
+    images = empty((int(count), size, size, 1))
     generator = np.random.default_rng(0)
     for start in range(0, len(images), _ROWS):
         block = images[start : start + _ROWS]
@@ -340,24 +343,27 @@ def _reach(url: str) -> None:
 
 def _read(builder, split: str, image_shape: tuple[int, int, int]) -> Images:
     """A split, whole, into memory."""
-    opened = _open(builder, split, image_shape) if _is_array_record(builder) else None
     count = builder.info.splits[split].num_examples
-    images = _empty((count, *image_shape))
+    images = empty((count, *image_shape))
     labels = np.empty(count, np.int64) if _is_labelled(builder) else None
-    blocks = (
-        _tfrecord_blocks(builder, split, image_shape)
-        if opened is None
-        else (opened[start : start + _ROWS] for start in range(0, count, _ROWS))
-    )
+    read = _record_blocks if _is_array_record(builder) else _tfrecord_blocks
     start = 0
-    for block in blocks:
-        images[start : start + len(block)] = block.images
+    for some_images, some_labels in read(builder, split, image_shape):
+        images[start : start + len(some_images)] = some_images
         if labels is not None:
-            labels[start : start + len(block)] = block.labels
-        start += len(block)
+            labels[start : start + len(some_images)] = some_labels
+        start += len(some_images)
     if start != count:
         raise ValueError(f"{start} of {count} examples")
     return Images(images, labels)
+
+
+def _record_blocks(builder, split: str, image_shape: tuple[int, int, int]) -> Iterator[tuple]:
+    """The images and labels of a split in ArrayRecord files, a block at a time."""
+    part = _open(builder, split, image_shape)
+    for start in range(0, len(part), _ROWS):
+        block = slice(start, start + _ROWS)
+        yield part.images[block], None if part.labels is None else part.labels[block]
 
 
 def _open(builder, split: str, image_shape: tuple[int, int, int]) -> Images:
@@ -371,14 +377,15 @@ def _open(builder, split: str, image_shape: tuple[int, int, int]) -> Images:
     images = Records(builder.as_data_source(split), "image", fitted)
     if not _is_labelled(builder):
         return Images(images, None)
-    return Images(images, Records(builder.as_data_source(split, decoders=skip), "label", np.int64))
+    return Images(
+        images, Records(builder.as_data_source(split, decoders=skip), "label", np.asarray)
+    )
 
 
-def _tfrecord_blocks(builder, split: str, image_shape: tuple[int, int, int]) -> Iterator[Images]:
-    """A split, a block at a time: TFDS itself parses example by example, three times slower."""
-    labelled = _is_labelled(builder)
+def _tfrecord_blocks(builder, split: str, image_shape: tuple[int, int, int]) -> Iterator[tuple]:
+    """Likewise of TFRecord files: TFDS itself parses one example after the other, far slower."""
     features = {"image": tf.io.FixedLenFeature([], tf.string)}
-    if labelled:
+    if _is_labelled(builder):
         features["label"] = tf.io.FixedLenFeature([], tf.int64)
     stored_shape = builder.info.features["image"].shape
 
@@ -393,8 +400,7 @@ def _tfrecord_blocks(builder, split: str, image_shape: tuple[int, int, int]) -> 
         return images, examples.get("label", 0)
 
     files = tf.data.TFRecordDataset([str(path) for path in builder.info.splits[split].filepaths])
-    for images, labels in files.batch(256).map(block, tf.data.AUTOTUNE).as_numpy_iterator():
-        yield Images(images, labels if labelled else None)
+    yield from files.batch(256).map(block, tf.data.AUTOTUNE).as_numpy_iterator()
 
 
 def _is_labelled(builder) -> bool:

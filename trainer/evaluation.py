@@ -16,6 +16,7 @@ from trainer import checkpoints, data, models, pictures, replicas, workdir
 from trainer.errors import UserError, require
 
 PICTURE = "reconstructions.png"
+_MOST_FITTED = 200_000  # training images, from which PCA and the probes learn
 _NEIGHBOURS = 5
 _PROBABILITY_MARGIN = 1e-7  # keeps the logarithm of a reconstruction finite
 _SSIM_WINDOW = 11  # pixels, as Wang et al. 2004
@@ -50,16 +51,18 @@ def evaluate(folder: str, which: str = "last") -> dict[str, Any]:
     )
     checkpoints.restore(checkpoint, replicas.model_variables(model))
 
-    train, test = (data.to_unit(part.images) for part in (dataset.train, dataset.test))
+    train_images, train_labels = dataset.train.read(_MOST_FITTED)
+    test_images, test_labels = dataset.test.read()
+    train, test = data.to_unit(train_images), data.to_unit(test_images)
     codes = replicas.map_batches(model.encode, test)
     rebuilt = replicas.map_batches(model.decode, codes)
     pca, pca_mse = _pca(train, test, model.code_size)
     metrics: dict[str, Any] = {"step": checkpoint.step, "code_size": model.code_size}
     metrics |= reconstruction_metrics(test, rebuilt)
     metrics |= {"pca_mse": pca_mse, "mse_to_pca": metrics["mse"] / pca_mse}
-    if dataset.train.labels is not None and dataset.test.labels is not None:
+    if train_labels is not None and test_labels is not None:
         train_codes = replicas.map_batches(model.encode, train)
-        metrics |= code_metrics(train_codes, dataset.train.labels, codes, dataset.test.labels)
+        metrics |= code_metrics(train_codes, train_labels, codes, test_labels)
     metrics |= model.own_metrics(train, pca)
 
     workdir.write_json(path / workdir.METRICS, metrics)

@@ -8,7 +8,7 @@ clipping and its test for overflow come out alike on every replica.
 
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import keras
 import numpy as np
@@ -20,6 +20,16 @@ from trainer.models.convolutions import as_matrix_products, few_channels_share
 from trainer.positions import Noise
 
 Strategy: TypeAlias = tf.distribute.Strategy
+
+
+class Rows(Protocol):
+    """An array [N, ...], or what is read from files when it is indexed."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, chosen: slice, /) -> np.ndarray: ...
+
+
 EXECUTIONS = ("graph", "xla", "xla_products")
 
 _POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16", "float16": "mixed_float16"}
@@ -161,7 +171,7 @@ class Steps:
                 tensor = tf.constant(images)
         try:
             self._resident = self._strategy.experimental_distribute_values_from_function(
-                lambda context: tf.identity(tensor)
+                lambda _: tf.identity(tensor)
             )
         except tf.errors.ResourceExhaustedError:
             return False
@@ -208,7 +218,7 @@ class Steps:
             variable.assign(before[path])
         return min(seconds, key=lambda execution: seconds[execution])
 
-    def evaluate(self, images: np.ndarray) -> dict[str, float]:
+    def evaluate(self, images: Rows) -> dict[str, float]:
         """The means over images [N, H, W, C] of `loss` and each `loss/<term>`, exact for any N."""
         replicas = self._strategy.num_replicas_in_sync
         size = -(-_EVALUATION_BATCH_SIZE // replicas) * replicas

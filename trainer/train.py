@@ -22,6 +22,7 @@ from trainer.summaries import Summaries, forget_after
 _SECONDS_PER_CALL = 0.5
 _MOST_STEPS_PER_CALL = 1000
 _MOST_BYTES_PER_CALL = 64 * 2**20  # of what is drawn on the host
+_NUMBER_BYTES = 4  # of an example
 _MEASURED_IMAGES = 2048  # that each execution trains on when they are measured
 
 
@@ -102,10 +103,13 @@ def _loop(
     progress = Progress(first_step, last_step, config.batch_size)
     profile = Profile(config.profile, run / "train")
     saver = checkpoints.Background()
-    pace = _Pace(config, steps, dataset)
+    images = dataset.train.images
+    image_bytes = math.prod(images.shape[1:]) * images.dtype.itemsize
+    drawn_bytes = _NUMBER_BYTES if steps.holds_images else image_bytes
+    pace = Pace(config.steps_per_call, config.batch_size * drawn_bytes)
     ranges = step_ranges(first_step, last_step, config, pace, profile.borders)
     batches = data.batches(
-        dataset.train.images,
+        images,
         ranges,
         pace.most_steps,
         config.batch_size,
@@ -168,7 +172,7 @@ def step_ranges(
     first_step: int,
     last_step: int,
     config: ConfigDict,
-    pace: "_Pace",
+    pace: "Pace",
     borders: tuple[int, ...] = (),
 ) -> Iterator[tuple[int, int]]:
     """Cuts a run into calls of as many steps as the pace allows at the time.
@@ -189,18 +193,19 @@ def step_ranges(
         step = stop
 
 
-class _Pace:
+class Pace:
     """How many steps a call takes: so many that signals, logs and the bar stay prompt.
 
     Their number changes no bit of a run.
     """
 
-    def __init__(self, config: ConfigDict, steps: replicas.Steps, dataset: data.Dataset):
-        """Takes `steps_per_call`, or 0 to adapt; `most_steps` bounds what a call is handed."""
-        image_bytes = math.prod(dataset.image_shape) * dataset.train.images.dtype.itemsize
-        step_bytes = config.batch_size * (4 if steps.holds_images else image_bytes)
-        self._adapts = config.steps_per_call == 0
-        self.most_steps = config.steps_per_call or max(
+    def __init__(self, steps_per_call: int, step_bytes: int):
+        """Takes the steps of a call, or 0 to adapt them, and what a step is handed by the host.
+
+        `most_steps` is the most that a call can be asked for.
+        """
+        self._adapts = steps_per_call == 0
+        self.most_steps = steps_per_call or max(
             1, min(_MOST_STEPS_PER_CALL, _MOST_BYTES_PER_CALL // step_bytes)
         )
         self.steps = 1 if self._adapts else self.most_steps

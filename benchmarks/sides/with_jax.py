@@ -1,0 +1,124 @@
+"""JAX: the epoch as one `lax.scan`, or one compiled step a call; the images resident."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from benchmarks.nets import NETS, Layer
+from benchmarks.sides import clock
+
+WAYS = ("jax_scan", "jax_step")
+_STEPS_A_CALL = 100
+_IMAGES_A_CALL = 16_384
+_BETA_1, _BETA_2, _EPSILON, _RATE = 0.9, 0.999, 1e-7, 1e-3
+
+
+def measure(way: str, net: str, batch_size: int, seconds: float) -> float:
+    """Images per second; the weights are donated, so that they are updated in place."""
+    pixels = jnp.asarray(clock.images())
+    stack = NETS[net]
+    weights = _weights(stack)
+    state = weights, *(jax.tree.map(jnp.zeros_like, weights) for _ in range(2)), jnp.zeros(())
+
+    def loss_of(weights, batch):
+        return jnp.mean(jnp.square(_apply(stack, weights, batch).reshape(batch.shape) - batch))
+
+    def step(state, positions, pixels):
+        weights, first, second, count = state
+        batch = pixels[positions].astype(jnp.float32) / 255
+        loss, gradients = jax.value_and_grad(loss_of)(weights, batch)
+        count += 1
+        first = jax.tree.map(lambda m, g: _BETA_1 * m + (1 - _BETA_1) * g, first, gradients)
+        second = jax.tree.map(lambda v, g: _BETA_2 * v + (1 - _BETA_2) * g * g, second, gradients)
+        rate = _RATE * jnp.sqrt(1 - _BETA_2**count) / (1 - _BETA_1**count)
+        weights = jax.tree.map(
+            lambda w, m, v: w - rate * m / (jnp.sqrt(v) + _EPSILON), weights, first, second
+        )
+        return (weights, first, second, count), loss
+
+    one = jax.jit(step, donate_argnums=0)
+
+    @functools.partial(jax.jit, donate_argnums=0)
+    def scan(state, order, pixels):
+        return lax.scan(lambda state, positions: step(state, positions, pixels), state, order)
+
+    generator = np.random.default_rng(0)
+    steps_a_call = min(_STEPS_A_CALL, _IMAGES_A_CALL // batch_size)
+
+    def steps() -> None:
+        nonlocal state
+        order = generator.integers(0, len(pixels), (steps_a_call, batch_size), np.int32)
+        if way == "jax_scan":
+            state, losses = scan(state, order, pixels)
+        else:
+            for positions in order:
+                state, losses = one(state, positions, pixels)
+        losses.block_until_ready()
+
+    return clock.rate(steps, steps_a_call * batch_size, seconds)
+
+
+def _weights(stack: list[Layer]) -> list[tuple[jax.Array, jax.Array]]:
+    """Kernel and bias of each layer that has some, Glorot uniform."""
+    keys = iter(jax.random.split(jax.random.key(0), len(stack)))
+    shape = [28, 28, 1]
+    weights = []
+    for layer in stack:
+        match layer.kind:
+            case "dense":
+                kernel = [shape[-1], layer.size]
+                shape = [layer.size]
+            case "conv" | "transposed":
+                kernel = [3, 3, shape[-1], layer.size]
+                grow = layer.stride if layer.kind == "transposed" else 1 / layer.stride
+                shape = [round(shape[0] * grow), round(shape[1] * grow), layer.size]
+            case "pool":
+                shape = [-(-shape[0] // 2), -(-shape[1] // 2), shape[2]]
+                continue
+            case "up":
+                shape = [2 * shape[0], 2 * shape[1], shape[2]]
+                continue
+            case "flatten":
+                shape = [int(np.prod(shape))]
+                continue
+            case "map":
+                shape = [7, 7, layer.size]
+                continue
+        initial = jax.nn.initializers.glorot_uniform()(next(keys), kernel)
+        weights.append((initial, jnp.zeros(layer.size)))
+    return weights
+
+
+_ACTIVATIONS = {"relu": jax.nn.relu, "sigmoid": jax.nn.sigmoid, "linear": lambda x: x}
+_LAYOUT = ("NHWC", "HWIO", "NHWC")
+
+
+def _apply(stack: list[Layer], weights: list, x: jax.Array) -> jax.Array:
+    left = iter(weights)
+    for layer in stack:
+        stride = (layer.stride, layer.stride)
+        match layer.kind:
+            case "dense":
+                kernel, bias = next(left)
+                x = x @ kernel + bias
+            case "conv":
+                kernel, bias = next(left)
+                x = lax.conv_general_dilated(x, kernel, stride, "SAME", dimension_numbers=_LAYOUT)
+                x += bias
+            case "transposed":
+                kernel, bias = next(left)
+                x = lax.conv_transpose(x, kernel, stride, "SAME", dimension_numbers=_LAYOUT) + bias
+            case "pool":
+                window = (1, *stride, 1)
+                x = lax.reduce_window(x, -jnp.inf, lax.max, window, window, "SAME")
+            case "up":
+                x = jnp.repeat(jnp.repeat(x, layer.stride, 1), layer.stride, 2)
+            case "flatten":
+                x = x.reshape(len(x), -1)
+            case "map":
+                x = x.reshape(len(x), 7, 7, layer.size)
+        x = _ACTIVATIONS[layer.activation](x)
+    return x

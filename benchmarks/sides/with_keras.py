@@ -1,0 +1,75 @@
+"""Keras: the article's script, and `fit` tuned as well as it can be."""
+
+import time
+
+import keras
+import numpy as np
+from keras import layers
+
+from benchmarks.nets import IMAGE_SHAPE, NETS, Layer
+from benchmarks.sides import clock
+
+WAYS = ("article", "fit", "fit_xla")
+_STEPS_A_CALL = 100
+_IMAGES_A_CALL = 16_384
+
+
+def measure(way: str, net: str, batch_size: int, seconds: float) -> float:
+    """Images per second of `fit`.
+
+    "article": as printed, one step a call; "fit": 100 steps a call; "fit_xla": compiled besides.
+    """
+    pixels = clock.images() / np.float32(255)
+    stack = [*map(_layer, NETS[net]), layers.Reshape(IMAGE_SHAPE)]
+    model = keras.Sequential([keras.Input(IMAGE_SHAPE), *stack])
+    # No shorter last call, which XLA would compile anew.
+    steps_a_call = 1 if way == "article" else min(_STEPS_A_CALL, _IMAGES_A_CALL // batch_size)
+    steps = len(pixels) // batch_size // steps_a_call * steps_a_call
+    model.compile(
+        optimizer="adam",
+        loss="mean_squared_error",
+        steps_per_execution=steps_a_call,
+        jit_compile=way == "fit_xla",
+    )
+    timer = _Timer(seconds)
+    used = pixels[: steps * batch_size]
+    model.fit(used, used, batch_size=batch_size, epochs=10**6, verbose=0, callbacks=[timer])
+    return timer.calls_a_second * steps_a_call * batch_size
+
+
+class _Timer(keras.callbacks.Callback):
+    """Times the calls after the second, and ends the training when it has seen enough."""
+
+    def __init__(self, seconds: float):
+        super().__init__()
+        self._seconds = seconds
+        self._calls = -2
+        self._began = 0.0
+        self.calls_a_second = 0.0
+
+    def on_train_batch_end(self, batch, logs=None):
+        del batch, logs
+        self._calls += 1
+        if self._calls == 0:
+            self._began = time.perf_counter()
+        elif self._calls >= 3 and time.perf_counter() - self._began > self._seconds:
+            self.calls_a_second = self._calls / (time.perf_counter() - self._began)
+            self.model.stop_training = True
+
+
+def _layer(layer: Layer) -> layers.Layer:
+    same = {"padding": "same", "activation": layer.activation}
+    match layer.kind:
+        case "dense":
+            return layers.Dense(layer.size, layer.activation)
+        case "conv":
+            return layers.Conv2D(layer.size, 3, layer.stride, **same)
+        case "transposed":
+            return layers.Conv2DTranspose(layer.size, 3, layer.stride, **same)
+        case "pool":
+            return layers.MaxPooling2D(layer.stride, padding="same")
+        case "up":
+            return layers.UpSampling2D(layer.stride)
+        case "flatten":
+            return layers.Flatten()
+    return layers.Reshape((7, 7, layer.size))

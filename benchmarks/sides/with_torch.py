@@ -1,0 +1,75 @@
+"""PyTorch: eager, compiled, channels-last; the images resident, as a tensor of bytes."""
+
+import torch
+from torch import nn
+
+from benchmarks.nets import NETS, Layer
+from benchmarks.sides import clock
+
+WAYS = ("torch", "torch_compiled", "torch_channels_last")
+_STEPS_A_CALL = 20
+
+
+def measure(way: str, net: str, batch_size: int, seconds: float) -> float:
+    """Images per second of a plain loop, its step compiled by `torch.compile` or not."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    layout = torch.channels_last if way == "torch_channels_last" else torch.contiguous_format
+    pixels = torch.from_numpy(clock.images()).permute(0, 3, 1, 2).to(device, memory_format=layout)
+    model = _network(NETS[net]).to(device=device, memory_format=layout)  # type: ignore[call-overload]
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, fused=True)
+
+    def loss_of(batch: torch.Tensor) -> torch.Tensor:
+        batch = batch.float() / 255
+        return torch.nn.functional.mse_loss(model(batch), batch)
+
+    compiled = torch.compile(loss_of) if way == "torch_compiled" else loss_of
+
+    def steps() -> None:
+        order = torch.randint(len(pixels), (_STEPS_A_CALL, batch_size), device=device)
+        for positions in order:
+            optimizer.zero_grad(set_to_none=True)
+            loss = compiled(pixels[positions])
+            loss.backward()
+            optimizer.step()
+        loss.item()
+
+    return clock.rate(steps, _STEPS_A_CALL * batch_size, seconds)
+
+
+_ACTIVATIONS: dict[str, list[type[nn.Module]]] = {
+    "relu": [nn.ReLU],
+    "sigmoid": [nn.Sigmoid],
+    "linear": [],
+}
+
+
+def _network(stack: list[Layer]) -> nn.Sequential:
+    modules: list[nn.Module] = []
+    size = 1  # channels, or units once flat
+    flat = False
+    for layer in stack:
+        match layer.kind:
+            case "dense":
+                modules.append(nn.Linear(size, layer.size))
+            case "conv":
+                modules.append(nn.Conv2d(size, layer.size, 3, layer.stride, padding=1))
+            case "transposed":
+                modules.append(
+                    nn.ConvTranspose2d(size, layer.size, 3, layer.stride, 1, output_padding=1)
+                )
+            case "pool":
+                modules.append(nn.MaxPool2d(layer.stride, ceil_mode=True))
+            case "up":
+                modules.append(nn.Upsample(scale_factor=layer.stride))
+            case "flatten":
+                modules.append(nn.Flatten())
+                flat = True
+                size *= 49 if len(modules) > 1 else 784
+            case "map":
+                modules.append(nn.Unflatten(1, (layer.size, 7, 7)))
+                flat = False
+        size = layer.size or size
+        modules += [activation() for activation in _ACTIVATIONS[layer.activation]]
+    if flat:
+        modules.append(nn.Unflatten(1, (1, 28, 28)))
+    return nn.Sequential(*modules)
