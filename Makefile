@@ -28,6 +28,7 @@ lint: .venv/installed
 	$(BIN)/mypy
 
 benchmark: .venv/installed
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable .[bench]
 	$(BIN)/python -m benchmarks.throughput
 
 tensorboard: .venv/installed

@@ -188,6 +188,6 @@ def test_a_wrong_placement_is_refused(settings, message):
 
 def test_noise_is_as_large_as_it_is_asked_to_be():
     noise = load("noise:5000")
-    assert [len(noise.train), len(noise.validation), len(noise.test)] == [3800, 200, 1000]
+    assert [len(noise.train), len(noise.validation), len(noise.test)] == [4750, 250, 1000]
     with pytest.raises(UserError, match="noise:N takes a number"):
         load("noise:many")

@@ -23,6 +23,7 @@ _TEST_FRACTION = 0.2  # cut from the training images where a data set brings no 
 _FINGERPRINT_IMAGES = 100_000  # of a part; a larger one is told by so many, evenly spread
 _MEMORY_SHARE = 0.8  # of the host's free memory, that images may fill
 _PLACEMENTS = ("auto", "device", "host", "records")
+_NOISE_TEST_IMAGES = 1000
 _ROWS = 4096  # read, moved or made at a time
 _ALIGNMENT = 64  # bytes, that let TensorFlow share an array's memory
 _GIB = 2**30
@@ -191,7 +192,7 @@ def to_unit(images: np.ndarray) -> np.ndarray:
 
 
 def _cut(whole: Images, fraction: float) -> tuple[Images, Images]:
-    """Two parts, the second a random `fraction` of the whole, whose memory the first takes over."""
+    """Two parts, the second a random `fraction` of the whole, whose memory they take over."""
     size = round(fraction * len(whole))
     require(
         0 < size < len(whole),
@@ -216,7 +217,8 @@ def _split(array, held_out: np.ndarray):
     for start in range(0, len(kept), _ROWS):  # in place: a second copy may not fit
         block = kept[start : start + _ROWS]
         array[start : start + len(block)] = array[block]
-    return array[: len(kept)], held
+    array[len(kept) :] = held
+    return array[: len(kept)], array[len(kept) :]
 
 
 def empty(shape: tuple[int, ...]) -> np.ndarray:
@@ -238,18 +240,21 @@ def _digits(size: int) -> tuple[Images, None]:
     return Images(images, digits.target), None
 
 
-def _noise(count: str, size: int) -> tuple[Images, None]:
-    """So many images of uniform noise: nothing to learn, but a load of any size."""
+def _noise(count: str, size: int) -> tuple[Images, Images]:
+    """So many images of uniform noise, and some to test: nothing to learn, a load of any size."""
     require(
         count.isdecimal() and int(count) > 2,
         f"data.name='noise:{count}' is not allowed; noise:N takes a number of images above 2",
     )
-    images = empty((int(count), size, size, 1))
     generator = np.random.default_rng(0)
-    for start in range(0, len(images), _ROWS):
-        block = images[start : start + _ROWS]
-        block[:] = generator.integers(0, 256, block.shape, np.uint8)
-    return Images(images, None), None
+    parts = []
+    for part_size in (int(count), _NOISE_TEST_IMAGES):
+        images = empty((part_size, size, size, 1))
+        for start in range(0, part_size, _ROWS):
+            block = images[start : start + _ROWS]
+            block[:] = generator.integers(0, 256, block.shape, np.uint8)
+        parts.append(Images(images, None))
+    return parts[0], parts[1]
 
 
 def _tfds(

@@ -20,7 +20,7 @@ def measure(way: str, net: str, batch_size: int, seconds: float) -> float:
     "article": as printed, one step a call; "fit": 100 steps a call; "fit_xla": compiled besides.
     """
     pixels = clock.images() / np.float32(255)
-    stack = [*map(_layer, NETS[net]), layers.Reshape(IMAGE_SHAPE)]
+    stack = [*map(keras_layer, NETS[net]), layers.Reshape(IMAGE_SHAPE)]
     model = keras.Sequential([keras.Input(IMAGE_SHAPE), *stack])
     # No shorter last call, which XLA would compile anew.
     steps_a_call = 1 if way == "article" else min(_STEPS_A_CALL, _IMAGES_A_CALL // batch_size)
@@ -57,7 +57,8 @@ class _Timer(keras.callbacks.Callback):
             self.model.stop_training = True
 
 
-def _layer(layer: Layer) -> layers.Layer:
+def keras_layer(layer: Layer) -> layers.Layer:
+    """The Keras layer of a description."""
     same = {"padding": "same", "activation": layer.activation}
     match layer.kind:
         case "dense":
