@@ -15,7 +15,8 @@ def measure(way: str, net: str, batch_size: int, seconds: float) -> float:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     layout = torch.channels_last if way == "torch_channels_last" else torch.contiguous_format
     pixels = torch.from_numpy(clock.images()).permute(0, 3, 1, 2).to(device, memory_format=layout)
-    model = _network(NETS[net]).to(device=device, memory_format=layout)  # type: ignore[call-overload]
+    model = _network(NETS[net]).to(device)
+    nn.utils.convert_conv2d_weight_memory_format(model, layout)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, fused=True)
 
     def loss_of(batch: torch.Tensor) -> torch.Tensor:
