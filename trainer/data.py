@@ -188,7 +188,7 @@ def batches(
 
     # Not from_generator: while one is open, XLA's loops run at two thirds of their speed on a CPU.
     calls = tf.data.Dataset.range(sys.maxsize).map(call)
-    return calls.take_while(lambda first, count, rows: count > 0).prefetch(2)
+    return calls.take_while(lambda _, count, __: count > 0).prefetch(2)
 
 
 def to_unit(images: np.ndarray) -> np.ndarray:
