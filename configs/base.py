@@ -32,7 +32,7 @@ def get_config() -> ConfigDict:
 
     config.strategy = "auto"  # auto: every GPU, else the CPU; cpu:N: N logical CPU devices
     config.precision = "float32"  # of the arithmetic: float32, bfloat16, float16 (loss-scaled)
-    config.execution = "auto"  # of a step: graph, xla, xla_products; auto; measure (times them)
+    config.execution = "auto"  # graph, xla_update, xla, xla_products; auto; measure (times them)
     config.deterministic = True  # the same bits each time; on a GPU at some cost of speed
 
     config.profile = ""  # "100:120" traces these steps for TensorBoard's profiler

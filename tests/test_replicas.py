@@ -111,7 +111,7 @@ def test_two_replicas_train_every_kind_as_one_does(name):
     assert_close(weights[1], weights[0])
 
 
-@pytest.mark.parametrize("execution", ["graph", "xla"])
+@pytest.mark.parametrize("execution", ["graph", "xla_update", "xla"])
 def test_steps_cut_into_calls_in_any_way_are_the_same_bits(execution):
     images = images_like(6, BATCH, 6, 6, 1)
     _, at_once = make_steps(execution=execution)
@@ -127,7 +127,7 @@ def test_steps_cut_into_calls_in_any_way_are_the_same_bits(execution):
     assert_close(weights_of(at_once), weights_of(in_parts), tolerance=0)
 
 
-@pytest.mark.parametrize("execution", ["graph", "xla"])
+@pytest.mark.parametrize("execution", ["graph", "xla_update", "xla"])
 @pytest.mark.parametrize("devices", [1, 2])
 def test_images_on_the_device_train_as_those_that_are_handed_over(devices, execution):
     images = images_like(50, 6, 6, 1)
@@ -176,7 +176,7 @@ def test_the_fastest_execution_is_found_without_a_trace():
 
 
 def test_an_unknown_execution_is_refused():
-    with pytest.raises(UserError, match=r"execution='fast' .*graph, xla, xla_products"):
+    with pytest.raises(UserError, match=r"execution='fast' .*graph, xla_update, xla, xla_products"):
         make_steps(execution="fast")
 
 
@@ -238,10 +238,12 @@ def test_evaluation_with_noise_is_the_same_on_any_replicas_and_changes_nothing()
     assert results[1] == pytest.approx(results[0], rel=1e-5)
 
 
-@pytest.mark.parametrize("devices", [1, 2])
+@pytest.mark.parametrize(
+    ("devices", "execution"), [(1, "graph"), (2, "graph"), (1, "xla_update"), (1, "xla")]
+)
 @pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
-def test_every_precision_trains_with_float32_weights(precision, devices):
-    model, steps = make_steps(devices, precision=precision)
+def test_every_precision_trains_with_float32_weights(precision, devices, execution):
+    model, steps = make_steps(devices, precision=precision, execution=execution)
     images = np.repeat(images_like(1, BATCH, 6, 6, 1), 20, axis=0)
     losses = steps.train(0, images)["loss"]
     assert losses[-1] < 0.95 * losses[0]

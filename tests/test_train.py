@@ -105,7 +105,7 @@ def test_calls_of_a_given_length_stay_so():
     assert (pace.steps, pace.most_steps) == (7, 7)
 
 
-@pytest.mark.parametrize("execution", ["graph", "xla"])
+@pytest.mark.parametrize("execution", ["graph", "xla_update", "xla"])
 def test_where_the_images_lie_and_how_calls_are_cut_change_no_bit(
     digits_config, tmp_path, execution
 ):

@@ -30,7 +30,7 @@ class Rows(Protocol):
     def __getitem__(self, chosen: slice, /) -> np.ndarray: ...
 
 
-EXECUTIONS = ("graph", "xla", "xla_products")
+EXECUTIONS = ("graph", "xla_update", "xla", "xla_products")
 
 _POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16", "float16": "mixed_float16"}
 _EVALUATION_BATCH_SIZE = 512
@@ -90,12 +90,13 @@ def executions(strategy: Strategy, model: Autoencoder) -> tuple[str, ...]:
     Convolutions with few channels go by matrix products on a CPU, others by its library (both
     measured in docs/performance.md); what needs no convolution is compiled where it can be whole.
     """
+    alone = strategy.num_replicas_in_sync == 1
     on_cpu = devices(strategy).startswith("CPU")
     few_channels = few_channels_share([model.encoder, model.decoder])
+    library = "xla_update" if alone else "graph"
     if few_channels is None or not on_cpu:
-        alone = strategy.num_replicas_in_sync == 1
-        return ("xla", "graph") if alone or not on_cpu else ("graph", "xla")
-    return ("xla_products", "graph") if few_channels > 0.5 else ("graph", "xla_products")
+        return ("xla", library) if alone or not on_cpu else (library, "xla")
+    return ("xla_products", library) if few_channels > 0.5 else (library, "xla_products")
 
 
 class Steps:
@@ -117,7 +118,8 @@ class Steps:
         """Takes the model's precision (float16 gets dynamic loss scaling) and the global batch.
 
         `execution` says how a training step is computed, to the same result up to rounding:
-        "graph" by TensorFlow's own kernels; "xla" compiled; "xla_products" compiled, with each
+        "graph" by TensorFlow's own kernels; "xla_update" likewise, but the optimizer's update
+        compiled where there is one replica; "xla" compiled; "xla_products" compiled, with each
         convolution as matrix products and a large batch cut, so that its maps stay in the caches.
 
         Raises:
@@ -150,14 +152,14 @@ class Steps:
         """Computes the training steps from here on in another way."""
         require_choice("execution", execution, EXECUTIONS)
         self.execution = execution
-        xla = execution != "graph"
         self._as_products = execution == "xla_products"
         # XLA takes the loop of a single replica whole, but cannot compile an all-reduce.
         alone = self._strategy.num_replicas_in_sync == 1
+        xla = execution in ("xla", "xla_products")
+        self._update_is_compiled = alone and execution != "graph"
         self._train_compiled = tf.function(self._train, jit_compile=xla and alone)
-        self._gradients_compiled = (
-            tf.function(self._gradients, jit_compile=True) if xla and not alone else self._gradients
-        )
+        self._gradients_compiled = _compiled(self._gradients, xla and not alone)
+        self._update_compiled = _compiled(self._update, self._update_is_compiled and not xla)
 
     def place(self, images: np.ndarray) -> bool:
         """Copies the training images to every replica's device, or says that they do not fit.
@@ -251,25 +253,32 @@ class Steps:
 
     def _step(self, step, drawn, resident):
         self.optimizer.learning_rate.assign(self._learning_rate(step))
-        per_replica = self._strategy.run(self._replica_step, args=(step, drawn, resident))
-        metrics = {
-            name: self._strategy.experimental_local_results(value)[0]
-            for name, value in per_replica.items()
-        }
+        shares = self._strategy.run(self._replica_gradients, args=(step, drawn, resident))
+        metrics = self._update_compiled(*shares)
         metrics["learning_rate"] = self.optimizer.learning_rate.value
         self._metric_names = tuple(metrics)
         return tf.stack(list(metrics.values()))
 
-    def _replica_step(self, step, drawn, resident):
+    def _replica_gradients(self, step, drawn, resident):
         own, start = self._slice(drawn)
         images = own if resident is None else tf.gather(resident, own)
+        first_position = step * self._batch_size + start
+        shares = self._gradients_compiled(images, first_position, self._loss_scale())
+        return _sum_over_replicas(shares)
+
+    def _update(self, gradients, terms):
+        per_replica = self._strategy.run(self._replica_update, args=(gradients, terms))
+        return {
+            name: self._strategy.experimental_local_results(value)[0]
+            for name, value in per_replica.items()
+        }
+
+    def _replica_update(self, gradients, terms):
         scale = self._loss_scale()
-        gradients, terms = self._gradients_compiled(images, step * self._batch_size + start, scale)
-        gradients, terms = _sum_over_replicas((gradients, terms))
-        gradient_norm = tf.linalg.global_norm(gradients) / scale
+        norm = (_norm_for_xla if self._update_is_compiled else tf.linalg.global_norm)(gradients)
         self.optimizer.apply(gradients, self._model.trainable_variables)
         loss = tf.add_n(list(terms.values()))
-        return {"loss": loss, **terms, "gradient_norm": gradient_norm, "loss_scale": scale}
+        return {"loss": loss, **terms, "gradient_norm": norm / scale, "loss_scale": scale}
 
     def _gradients(self, images, first_position, scale):
         """One replica's share of the scaled gradients and of the loss terms."""
@@ -365,6 +374,10 @@ def map_batches(function: Callable[[tf.Tensor], tf.Tensor], rows: np.ndarray) ->
     )
 
 
+def _compiled(function, by_xla: bool):
+    return tf.function(function, jit_compile=True) if by_xla else function
+
+
 def _sum_over_replicas(tensors):
     """Sums a structure of float32 tensors over the replicas, as one tensor."""
     context = tf.distribute.get_replica_context()
@@ -376,6 +389,20 @@ def _sum_over_replicas(tensors):
     split = tf.split(total, [part.shape.num_elements() for part in parts])
     sums = [tf.reshape(piece, part.shape) for piece, part in zip(split, parts, strict=True)]
     return tf.nest.pack_sequence_as(tensors, sums)
+
+
+def _norm_for_xla(gradients: list[tf.Tensor]) -> tf.Tensor:
+    """Their norm together, in a form that XLA reads once on a CPU, not thrice.
+
+    It writes a sum of more than 32 terms as a tree, which keeps it from squaring on the way.
+    """
+
+    def eighths(gradient: tf.Tensor) -> tf.Tensor:
+        size = gradient.shape.num_elements()
+        parts = next(parts for parts in range(8, 0, -1) if size % parts == 0)
+        return tf.add_n([tf.square(p) for p in tf.split(tf.reshape(gradient, [-1]), parts)])
+
+    return tf.sqrt(tf.add_n([tf.reduce_sum(eighths(gradient)) for gradient in gradients]))
 
 
 def _cuts(size: int) -> int:

@@ -11,7 +11,7 @@ from benchmarks.sides import clock
 from trainer import data, models, replicas
 from trainer.train import make_steps
 
-WAYS = ("trainer", "trainer_graph", "trainer_xla", "trainer_xla_products")
+WAYS = ("trainer", "trainer_graph", "trainer_xla_update", "trainer_xla", "trainer_xla_products")
 _STEPS_A_CALL = 100
 _IMAGES_A_CALL = 16_384
 
