@@ -30,6 +30,7 @@ lint: .venv/installed
 benchmark: .venv/installed
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable .[bench]
 	$(BIN)/python -m benchmarks.throughput
+	$(BIN)/python -m benchmarks.costs
 
 tensorboard: .venv/installed
 	TF_CPP_MIN_LOG_LEVEL=3 $(BIN)/tensorboard --logdir=runs

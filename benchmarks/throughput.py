@@ -22,6 +22,7 @@ from benchmarks.nets import NETS
 
 # The same kernels for everyone: TensorFlow leaves these off on CPUs without AVX-512.
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 _MODULES = {  # of benchmarks.sides, by the package that each needs
     "with_trainer": "tensorflow",

@@ -34,7 +34,7 @@ EXECUTIONS = ("graph", "xla_update", "xla", "xla_products")
 
 _POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16", "float16": "mixed_float16"}
 _EVALUATION_BATCH_SIZE = 512
-_CUT_SIZE = 512  # images at a time where convolutions are matrix products
+_CUT_SIZE = 128  # images at a time where convolutions are matrix products
 _ALIGNMENT = 64  # bytes, that TensorFlow asks of memory it shares
 _MOST_SKIPPED_STEPS = 40  # halves a float16 loss scale of 2**15 to 2**-25
 

@@ -5,7 +5,7 @@ import dataclasses
 import math
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import keras
@@ -72,7 +72,7 @@ def train(config: ConfigDict, folder: str) -> dict[str, float]:
         if checkpoint:
             _resume(run, steps, checkpoint)
         else:
-            _save(checkpoints.save, run, steps, 0, None, config.keep_checkpoints)
+            save_checkpoint(checkpoints.save, run, steps, 0, None, config.keep_checkpoints)
         first_step = checkpoint.step if checkpoint else 0
 
         # 5. The walk.
@@ -156,7 +156,7 @@ def _loop(
             if validated or stop.requested or due(step, config.checkpoint_every_steps, last_step):
                 summaries.flush()
                 loss = losses["loss"] if validated else None
-                _save(saver.save, run, steps, step, loss, config.keep_checkpoints)
+                save_checkpoint(saver.save, run, steps, step, loss, config.keep_checkpoints)
                 window = _Window()  # a run that resumes here begins a window too
             if stop.requested and step < last_step:
                 raise Preempted(f"stopped at step {step:,} with a checkpoint; start again to go on")
@@ -378,7 +378,19 @@ def _resume(run: Path, steps: replicas.Steps, checkpoint: checkpoints.Checkpoint
     print(f"resuming from {checkpoint.path}")
 
 
-def _save(save, run, steps, step: int, validation_loss: float | None, keep: int) -> None:
+def save_checkpoint(
+    save: Callable[..., None],
+    run: Path,
+    steps: replicas.Steps,
+    step: int,
+    validation_loss: float | None,
+    keep: int,
+) -> None:
+    """Copies the state, and has `save` of the checkpoints, or of their `Background`, write it.
+
+    Raises:
+      NonFiniteError: a variable is NaN or infinite; nothing is written.
+    """
     state = _arrays(steps.variables())
     broken = [path for path, array in state.items() if not np.isfinite(array).all()]
     if broken:

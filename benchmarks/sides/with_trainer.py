@@ -4,6 +4,7 @@ import importlib
 import itertools
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from benchmarks.nets import IMAGE_SHAPE
@@ -16,34 +17,47 @@ _STEPS_A_CALL = 100
 _IMAGES_A_CALL = 16_384
 
 
-def measure(
-    way: str, net: str, batch_size: int, seconds: float, strategy_name: str = "cpu:1"
-) -> float:
+def measure(way: str, net: str, batch_size: int, seconds: float) -> float:
     """Images per second of `trainer`, or of one of its executions where the way names it."""
-    config = importlib.import_module(f"configs.{net}").get_config()
-    config.batch_size = batch_size
-    keras.utils.set_random_seed(config.seed)
-    if config.deterministic:
-        tf.config.experimental.enable_op_determinism()
-    name = "auto" if tf.config.list_physical_devices("GPU") else strategy_name
-    strategy = replicas.make_strategy(name)
-    model = replicas.build_model(
-        strategy, config.precision, lambda: models.create(IMAGE_SHAPE, **config.model)
-    )
-    steps = make_steps(config, strategy, model, last_step=10**6)
     images = data.empty((clock.IMAGES, *IMAGE_SHAPE))
     images[:] = clock.images()
-    steps.place(images)
-    _, _, execution = way.partition("_")
-    steps.execute(execution or replicas.executions(strategy, model)[0])
+    training = Training(net, batch_size, images, execution=way.partition("_")[2])
+    return clock.rate(training.call, training.images_a_call, seconds)
 
-    count = min(_STEPS_A_CALL, _IMAGES_A_CALL // batch_size)
-    ranges = ((first, first + count) for first in itertools.count(step=count))
-    batches = data.batches(images, ranges, count, batch_size, config.seed, numbers=True)
-    calls = batches.as_numpy_iterator()
 
-    def train() -> None:
-        first, count, drawn = next(calls)
-        steps.train(first, drawn, count)
+class Training:
+    """The training of a net, a call of steps at a time."""
 
-    return clock.rate(train, count * batch_size, seconds)
+    def __init__(
+        self,
+        net: str,
+        batch_size: int,
+        images: np.ndarray,
+        *,
+        execution: str = "",
+        cpu_strategy: str = "cpu:1",
+    ):
+        """Takes images uint8 [N, 28, 28, 1], and an execution unless it is the trainer's choice."""
+        config = importlib.import_module(f"configs.{net}").get_config()
+        config.batch_size = batch_size
+        keras.utils.set_random_seed(config.seed)
+        if config.deterministic:
+            tf.config.experimental.enable_op_determinism()
+        on_gpus = tf.config.list_physical_devices("GPU")
+        strategy = replicas.make_strategy("auto" if on_gpus else cpu_strategy)
+        model = replicas.build_model(
+            strategy, config.precision, lambda: models.create(IMAGE_SHAPE, **config.model)
+        )
+        self.steps = make_steps(config, strategy, model, last_step=10**6)
+        self.steps.place(images)
+        self.steps.execute(execution or replicas.executions(strategy, model)[0])
+        count = max(1, min(_STEPS_A_CALL, _IMAGES_A_CALL // batch_size))
+        ranges = ((first, first + count) for first in itertools.count(step=count))
+        batches = data.batches(images, ranges, count, batch_size, config.seed, numbers=True)
+        self._calls = batches.as_numpy_iterator()
+        self.images_a_call = count * batch_size
+
+    def call(self) -> None:
+        """Trains on `images_a_call` images."""
+        first, count, drawn = next(self._calls)
+        self.steps.train(first, drawn, count)

@@ -1,0 +1,180 @@
+"""python -m benchmarks.costs: what a training costs beside its steps.
+
+Replicas, the size of the data, the way to the first step, checkpoints. Each measurement is a
+process of its own; they take turns, and medians are compared. Writes a table and the figures.
+"""
+
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+from absl import app, flags
+
+_ROUNDS = flags.DEFINE_integer("rounds", 3, "Measurements of each; medians are compared.", 1)
+_SECONDS = flags.DEFINE_float("seconds", 5.0, "How long a rate is measured.", 0.1)
+_COSTS = flags.DEFINE_list("costs", [], "Some of replicas, data, start, checkpoints; or all.")
+_DATA = flags.DEFINE_string("data", "digits", "The data set that the start-up reads.")
+_OUT = flags.DEFINE_string("out", "runs/benchmark", "The folder of the table and the figures.")
+_ONE = flags.DEFINE_string("one", None, "Measures this one alone, as replicas/conv/4.")
+
+_GIB = 2**30
+_CHECKPOINT_EVERY_SECONDS = 60.0
+
+_CASES = {
+    "replicas": [f"{net}/{count}" for net in ("dense", "conv") for count in (1, 2, 4)],
+    "data": ["60000", "600000", "6000000"],
+    "start": ["help", "wrong_flag", "first_step", "resume"],
+    "checkpoints": ["dense", "deep_conv"],
+}
+
+
+def main(argv: list[str]) -> None:
+    """Measures one cost where it is named, and all of them otherwise."""
+    del argv
+    if _ONE.value:
+        cost, _, case = _ONE.value.partition("/")
+        print(json.dumps(_MEASURES[cost](case)))
+        return
+    found: dict[str, dict[str, list[float]]] = {}
+    for round_number in range(_ROUNDS.value):
+        for one in _all():
+            for name, value in _in_a_process(one).items():
+                found.setdefault(one, {}).setdefault(name, []).append(value)
+                print(f"round {round_number + 1}  {one} {name} {value:,.4g}", file=sys.stderr)
+    table = "\n".join(_table(found))
+    out = Path(_OUT.value)
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "costs.md").write_text(table + "\n")
+    (out / "costs.json").write_text(json.dumps(found, indent=1))
+    print(table)
+
+
+def replicas(case: str) -> dict[str, float]:
+    """Images per second at batch 512 on so many logical devices, which share the cores."""
+    from benchmarks.sides import clock
+    from benchmarks.sides.with_trainer import Training
+
+    net, count = case.split("/")
+    training = Training(net, 512, clock.images(), cpu_strategy=f"cpu:{count}")
+    rate = clock.rate(training.call, training.images_a_call, _SECONDS.value)
+    return {"images_per_second": rate}
+
+
+def data_size(case: str) -> dict[str, float]:
+    """Images per second of the dense net at batch 64 on so many images, and the peak memory."""
+    from benchmarks.sides import clock
+    from benchmarks.sides.with_trainer import Training
+    from trainer import data
+
+    images = data.load(f"noise:{case}", image_size=0, validation_fraction=0.01).train.images
+    assert isinstance(images, np.ndarray)
+    training = Training("dense", 64, images)
+    rate = clock.rate(training.call, training.images_a_call, _SECONDS.value)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return {"images_per_second": rate, "gib_beyond_images": (peak - images.nbytes) / _GIB}
+
+
+def start(case: str) -> dict[str, float]:
+    """Seconds from the command to its answer, or to the first step that it has logged."""
+    if case in ("help", "wrong_flag"):
+        flag = "--help" if case == "help" else "--config.num_epoch=3"
+        command = [sys.executable, "-m", "trainer", "--config=configs/dense.py", "--workdir=x"]
+        began = time.perf_counter()
+        subprocess.run([*command, flag], check=False, capture_output=True)
+        return {"seconds": time.perf_counter() - began}
+    with tempfile.TemporaryDirectory() as run:
+        seconds = _seconds_to_next_row(Path(run))
+        return {"seconds": _seconds_to_next_row(Path(run)) if case == "resume" else seconds}
+
+
+def _seconds_to_next_row(run: Path) -> float:
+    """Starts or resumes a training, until its log has grown; leaves a checkpoint."""
+    log = run / "metrics.jsonl"
+    rows = len(log.read_text().splitlines()) if log.exists() else 0
+    command = [sys.executable, "-m", "trainer", "--config=configs/conv.py", f"--workdir={run}"]
+    command += [f"--config.data.name={_DATA.value}", "--config.log_every_steps=1"]
+    began = time.perf_counter()
+    training = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while not log.exists() or len(log.read_text().splitlines()) <= rows:
+        assert training.poll() is None, "the training ended before its first step"
+        time.sleep(0.02)
+    seconds = time.perf_counter() - began
+    training.terminate()
+    training.wait()
+    return seconds
+
+
+def checkpoints(net: str) -> dict[str, float]:
+    """The seconds of training that a checkpoint costs, and their share at one a minute.
+
+    Windows of training with one checkpoint in each, and without, take turns.
+    """
+    from benchmarks.sides import clock
+    from benchmarks.sides.with_trainer import Training
+    from trainer.checkpoints import Background
+    from trainer.train import save_checkpoint
+
+    training = Training(net, 64, clock.images())
+    saver = Background()
+    training.call()
+    seconds: dict[bool, list[float]] = {False: [], True: []}
+    with tempfile.TemporaryDirectory() as run:
+        calls = _calls_in(training.call, _SECONDS.value)
+        for number in range(10):
+            saves = number % 2 == 1
+            began = time.perf_counter()
+            if saves:
+                save_checkpoint(saver.save, Path(run), training.steps, number, None, keep=1)
+            for _ in range(calls):
+                training.call()
+            seconds[saves].append(time.perf_counter() - began)
+            saver.wait()
+    saver.close()
+    lost = statistics.median(seconds[True]) - statistics.median(seconds[False])
+    return {"seconds_lost": lost, "share_at_one_a_minute": lost / _CHECKPOINT_EVERY_SECONDS}
+
+
+def _calls_in(call: Callable[[], None], seconds: float) -> int:
+    began, calls = time.perf_counter(), 0
+    while time.perf_counter() - began < seconds:
+        call()
+        calls += 1
+    return calls
+
+
+_MEASURES = {"replicas": replicas, "data": data_size, "start": start, "checkpoints": checkpoints}
+
+
+def _all() -> Iterator[str]:
+    for cost in _COSTS.value or _CASES:
+        yield from (f"{cost}/{case}" for case in _CASES[cost])
+
+
+def _in_a_process(one: str) -> dict[str, float]:
+    command = [sys.executable, "-m", "benchmarks.costs", f"--one={one}"]
+    command += [f"--seconds={_SECONDS.value}", f"--data={_DATA.value}"]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def _table(found: dict[str, dict[str, list[float]]]) -> Iterator[str]:
+    """A row a figure: the median and the range over the rounds."""
+    yield "| cost | figure | median | lowest | highest |\n|---|---|---|---|---|"
+    for one, figures in found.items():
+        for name, values in figures.items():
+            cells = (statistics.median(values), min(values), max(values))
+            shown = " | ".join(
+                f"{value:,.0f}" if value >= 100 else f"{value:.4f}" for value in cells
+            )
+            yield f"| {one} | {name} | {shown} |"
+
+
+if __name__ == "__main__":
+    app.run(main)
