@@ -22,7 +22,7 @@ MAY_IMPORT = {
     "workdir": {"errors"},
     "optimizers": {"errors"},
     "data": {"errors", "positions"},
-    "models": {"errors", "models", "positions"},
+    "models": {"errors", "models", "pictures", "positions"},
     "replicas": {"errors", "models", "positions"},
     "train": {
         *(
@@ -32,6 +32,7 @@ MAY_IMPORT = {
             "models",
             "optimizers",
             "pictures",
+            "positions",
             "profiling",
             "progress",
         ),
@@ -39,7 +40,8 @@ MAY_IMPORT = {
     },
     "evaluate": {"cli", "evaluation"},
     "evaluation": {
-        *("checkpoints", "data", "errors", "models", "pictures", "replicas", "workdir"),
+        *("checkpoints", "data", "errors", "models", "pictures", "positions", "replicas"),
+        "workdir",
     },
 }
 FILES = sorted(TRAINER.rglob("*.py"))

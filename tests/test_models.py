@@ -13,6 +13,7 @@ from configs import base
 from tests.all_configs import CONFIGS, load_config
 from trainer import models
 from trainer.errors import UserError
+from trainer.models import Measured, Moment
 from trainer.models.linear import principal_components
 from trainer.positions import Noise
 
@@ -22,6 +23,10 @@ SHAPES = [(28, 28, 1), (30, 27, 3)]
 def create(settings, image_shape=(28, 28, 1)):
     keras.utils.set_random_seed(0)
     return models.create(image_shape, **settings)
+
+
+def moment(first, count, **settings):
+    return Moment(Noise(0, first, count), progress=tf.constant(0.5), training=True, **settings)
 
 
 def images_like(image_shape, count=3):
@@ -44,8 +49,10 @@ def test_codes_and_reconstructions_have_their_shapes(name, image_shape):
 def test_the_loss_terms_are_float32_and_belong_to_their_examples(name):
     model = create(load_config(name).model)
     images = images_like(model.image_shape, 4)
-    whole = model.loss_terms(images, Noise(0, 0, 4))
-    parts = [model.loss_terms(images[i : i + 2], Noise(0, i, 2)) for i in (0, 2)]
+    statistics = model.statistics(images)
+    means = None if statistics is None else tf.reduce_mean(statistics, 0)
+    whole = model.loss_terms(images, moment(0, 4, batch_means=means))
+    parts = [model.loss_terms(images[i : i + 2], moment(i, 2, batch_means=means)) for i in (0, 2)]
     for term, values in whole.items():
         assert values.shape == (4,)
         assert values.dtype == tf.float32
@@ -70,7 +77,7 @@ def test_the_loss_is_that_of_the_reconstruction(loss):
         "mse": (rebuilt - images) ** 2,
         "bce": -images * np.log(rebuilt) - (1 - images) * np.log(1 - rebuilt),
     }[loss]
-    terms = model.loss_terms(images, Noise(0, 0, 3))
+    terms = model.loss_terms(images, moment(0, 3))
     assert list(terms) == [loss]
     np.testing.assert_allclose(terms[loss], expected.mean(axis=(1, 2, 3)), rtol=1e-5)
 
@@ -136,6 +143,13 @@ def test_principal_components_are_recovered_from_any_basis_of_their_span():
     np.testing.assert_allclose(np.abs(np.sum(recovered * pca.components_, 1)), 1, atol=1e-6)
 
 
+def measured(images, pca):
+    def unused(*_):
+        raise AssertionError
+
+    return Measured(images, images, np.zeros((len(images), 1)), pca, unused, unused)
+
+
 def test_a_linear_model_that_is_pca_is_measured_as_pca():
     settings = base.linear()
     settings.code_size = 3
@@ -143,7 +157,7 @@ def test_a_linear_model_that_is_pca_is_measured_as_pca():
     images = images_like((4, 4, 1), 100)
     pca = PCA(3).fit(images.reshape(100, 16))
     model.decoder.get_layer("logits").kernel.assign(pca.components_)
-    metrics = model.own_metrics(images, pca)
+    metrics = model.own_metrics(measured(images, pca))
     assert metrics["largest_angle_degrees"] == pytest.approx(0, abs=1e-2)
     np.testing.assert_allclose(metrics["component_cosines"], 1, atol=1e-5)
     # Turning one of the three directions out of the subspace by 30 degrees.
@@ -152,4 +166,6 @@ def test_a_linear_model_that_is_pca_is_measured_as_pca():
     angle = math.radians(30)
     turned[0] = math.cos(angle) * turned[0] + math.sin(angle) * outside
     model.decoder.get_layer("logits").kernel.assign(turned)
-    assert model.own_metrics(images, pca)["largest_angle_degrees"] == pytest.approx(30, abs=1e-2)
+    assert model.own_metrics(measured(images, pca))["largest_angle_degrees"] == pytest.approx(
+        30, abs=1e-2
+    )

@@ -8,6 +8,8 @@ import tensorflow as tf
 from tests.all_configs import CONFIGS, load_config
 from trainer import models, optimizers, replicas
 from trainer.errors import NonFiniteError, UserError
+from trainer.models import Moment
+from trainer.models.base import means_of_each
 from trainer.positions import Noise
 
 BATCH = 8
@@ -16,18 +18,19 @@ BATCH = 8
 class Noisy(models.Autoencoder):
     """Adds noise to its input and its code, as the kinds that draw noise do."""
 
-    def loss_terms(self, images, noise):
+    def loss_terms(self, images, moment):
+        noise = moment.noise
         noisy = images + 0.1 * noise.normal("corruption", self.image_shape)
         codes = tf.cast(self.encode(noisy), tf.float32) + noise.uniform("code", (self.code_size,))
         error = tf.reduce_mean(tf.square(self.decode(codes) - images), [1, 2, 3])
         return {"mse": error, "l1": 1e-3 * tf.reduce_sum(tf.abs(codes), axis=1)}
 
 
-def noisy_model():
+def noisy_model(kind=Noisy):
     layers = keras.layers
     encoder = [layers.Flatten(), layers.Dense(5, "tanh", name="code")]
     decoder = [layers.Dense(36, name="out"), layers.Reshape((6, 6, 1), dtype="float32")]
-    return Noisy(
+    return kind(
         (6, 6, 1),
         keras.Sequential([keras.Input((6, 6, 1)), *encoder], name="encoder"),
         keras.Sequential([keras.Input((5,)), *decoder], name="decoder"),
@@ -61,6 +64,7 @@ def make_steps(
         precision=precision,
         batch_size=batch_size,
         seed=3,
+        last_step=20,
         execution=execution,
         **settings,
     )
@@ -180,6 +184,49 @@ def test_an_unknown_execution_is_refused():
         make_steps(execution="fast")
 
 
+class MeanCode(models.Autoencoder):
+    """Pulls the mean of each code unit over the global batch to .3."""
+
+    def statistics(self, images):
+        return tf.cast(self.encode(images), tf.float32)
+
+    def loss_terms(self, images, moment):
+        means = means_of_each(moment.batch_means, self.statistics(images))
+        return {"mean": tf.reduce_sum(tf.square(means - 0.3), axis=1)}
+
+
+@pytest.mark.parametrize("execution", ["graph", "xla"])
+@pytest.mark.parametrize("devices", [1, 2, 4])
+def test_a_loss_of_batch_means_has_their_value_and_gradient(devices, execution):
+    def create():
+        return noisy_model(MeanCode)
+
+    images = images_like(1, BATCH, 6, 6, 1)
+    model, _ = make_steps(create=create)
+    with tf.GradientTape() as tape:
+        means = tf.reduce_mean(model.encode(images[0] / np.float32(255)), axis=0)
+        loss = tf.reduce_sum(tf.square(means - 0.3))
+    norm = tf.linalg.global_norm(
+        [g for g in tape.gradient(loss, model.trainable_variables) if g is not None]
+    )
+    _, steps = make_steps(devices, create=create, execution=execution)
+    evaluated = steps.evaluate(images[0])
+    assert evaluated["loss/mean"] == pytest.approx(float(loss), rel=1e-5)
+    metrics = steps.train(0, images)
+    assert metrics["loss/mean"][0] == pytest.approx(float(loss), rel=1e-5)
+    assert metrics["gradient_norm"][0] == pytest.approx(float(norm), rel=1e-4)
+
+
+def test_a_kind_is_told_its_progress():
+    model, steps = make_steps()
+    model.loss_terms = lambda images, moment: {
+        "progress": moment.progress + 0 * tf.reduce_sum(model.encode(images), axis=1)
+    }
+    progress = steps.train(5, images_like(3, BATCH, 6, 6, 1))["loss/progress"]
+    np.testing.assert_allclose(progress, np.array([5, 6, 7]) / 20)
+    assert steps.evaluate(images_like(3, 6, 6, 1))["loss/progress"] == 1
+
+
 def test_the_step_is_the_textbook_one():
     # Plain gradient descent on the mean loss of the batch, by hand.
     image_batch = images_like(1, BATCH, 6, 6, 1)
@@ -188,7 +235,8 @@ def test_the_step_is_the_textbook_one():
     model = replicas.build_model(strategy, "float32", noisy_model)
     before = [variable.numpy() for variable in model.trainable_variables]
     with tf.GradientTape() as tape:
-        terms = model.loss_terms(image_batch[0] / np.float32(255), Noise(3, 5 * BATCH, BATCH))
+        moment = Moment(Noise(3, 5 * BATCH, BATCH), progress=tf.constant(5 / 9), training=True)
+        terms = model.loss_terms(image_batch[0] / np.float32(255), moment)
         loss = tf.reduce_mean(terms["mse"]) + tf.reduce_mean(terms["l1"])
     gradients = tape.gradient(loss, model.trainable_variables)
     steps = replicas.Steps(
@@ -201,6 +249,7 @@ def test_the_step_is_the_textbook_one():
         precision="float32",
         batch_size=BATCH,
         seed=3,
+        last_step=9,
         execution="graph",
     )
     metrics = steps.train(5, image_batch)
@@ -215,8 +264,8 @@ def test_the_step_is_the_textbook_one():
 @pytest.mark.parametrize("count", [1, 511, 513])
 def test_evaluation_is_the_mean_over_the_images_whatever_their_number(devices, count):
     model, steps = make_steps(devices)
-    model.loss_terms = lambda images, noise: {
-        "mean": tf.reduce_mean(images, [1, 2, 3]) + 0 * noise.uniform("z", (1,))[:, 0]
+    model.loss_terms = lambda images, moment: {
+        "mean": tf.reduce_mean(images, [1, 2, 3]) + 0 * moment.noise.uniform("z", (1,))[:, 0]
     }
     images = images_like(count, 6, 6, 1)
     expected = images.mean() / 255
@@ -302,8 +351,9 @@ def test_gradients_that_overflow_at_every_scale_end_the_run():
     def finite_with_infinite_gradient(values):
         return values, lambda upstream: upstream * np.inf
 
-    model.loss_terms = lambda images, noise: {
-        name: finite_with_infinite_gradient(values) for name, values in terms(images, noise).items()
+    model.loss_terms = lambda images, moment: {
+        name: finite_with_infinite_gradient(values)
+        for name, values in terms(images, moment).items()
     }
     images = images_like(25, BATCH, 6, 6, 1)
     steps.train(0, images)

@@ -1,5 +1,6 @@
 """Measures a trained run on its test images, beside PCA with a code of the same size."""
 
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from sklearn.preprocessing import StandardScaler
 
 from trainer import checkpoints, data, models, pictures, replicas, workdir
 from trainer.errors import UserError, require
+from trainer.positions import Noise
 
 PICTURE = "reconstructions.png"
 _MOST_FITTED = 200_000  # training images, from which PCA and the probes learn
@@ -63,11 +65,16 @@ def evaluate(folder: str, which: str = "last") -> dict[str, Any]:
     if train_labels is not None and test_labels is not None:
         train_codes = replicas.map_batches(model.encode, train)
         metrics |= code_metrics(train_codes, train_labels, codes, test_labels)
-    metrics |= model.own_metrics(train, pca)
+    noisy = functools.partial(replicas.map_batches, noise_seed=run.config.seed)
+    measured = models.Measured(train, test, codes, pca, replicas.map_batches, noisy)
+    metrics |= model.own_metrics(measured)
 
     workdir.write_json(path / workdir.METRICS, metrics)
-    shown = slice(pictures.COLUMNS)
-    imsave(path / PICTURE, pictures.reconstructions(test[shown], codes[shown], rebuilt[shown]))
+    shown = test[: pictures.COLUMNS]
+    noise = Noise(run.config.seed, 0, len(shown), stream="evaluation")
+    imsave(path / PICTURE, pictures.reconstructions(model.rows(shown, noise)))
+    for name, picture in model.own_pictures(measured, metrics).items():
+        imsave(path / f"{name}.png", picture)
     return metrics
 
 

@@ -1,14 +1,15 @@
-"""The article's picture: originals, codes and reconstructions in three rows."""
+"""The article's picture: originals, codes and reconstructions in rows."""
 
 import math
+from collections.abc import Mapping
 
 import numpy as np
 
 COLUMNS = 10
 
 
-def reconstructions(images: np.ndarray, codes: np.ndarray, rebuilt: np.ndarray) -> np.ndarray:
-    """Draws images and reconstructions [N, H, W, C] in [0, 1] and codes [N, K] as uint8 RGB.
+def reconstructions(rows: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Draws rows of images [N, H, W, C] in [0, 1], and of codes [N, K], as uint8 RGB [H, W, 3].
 
     A code is drawn as a rectangle as near to a square as K allows, black its least number and
     white its largest.
@@ -17,18 +18,15 @@ def reconstructions(images: np.ndarray, codes: np.ndarray, rebuilt: np.ndarray) 
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    rows = {
-        "original": [_pixels(image) for image in images],
-        "code": [_code_pixels(code) for code in codes],
-        "reconstruction": [_pixels(image) for image in rebuilt],
-    }
-    figure = Figure(figsize=(1 + len(images), 3.3), dpi=100, layout="constrained")
+    columns = len(next(iter(rows.values())))
+    figure = Figure(figsize=(1 + columns, 1.1 * len(rows)), dpi=100, layout="constrained")
     canvas = FigureCanvasAgg(figure)
-    axes = figure.subplots(len(rows), len(images), squeeze=False)
-    for line, (title, pictures) in zip(axes, rows.items(), strict=True):
+    axes = figure.subplots(len(rows), columns, squeeze=False)
+    for line, (title, row) in zip(axes, rows.items(), strict=True):
         line[0].set_ylabel(title)
-        for axis, picture in zip(line, pictures, strict=True):
-            axis.imshow(picture, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+        for axis, picture in zip(line, row, strict=True):
+            pixels = _code_pixels(picture) if picture.ndim == 1 else _pixels(picture)
+            axis.imshow(pixels, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
             axis.set(xticks=[], yticks=[])
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()

@@ -7,7 +7,7 @@ clipping and its test for overflow come out alike on every replica.
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol, TypeAlias
 
 import keras
@@ -15,7 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from trainer.errors import NonFiniteError, UserError, require, require_choice
-from trainer.models import Autoencoder
+from trainer.models import Autoencoder, Moment
 from trainer.models.convolutions import as_matrix_products, few_channels_share
 from trainer.positions import Noise
 
@@ -112,11 +112,13 @@ class Steps:
         precision: str,
         batch_size: int,
         seed: int,
+        last_step: int,
         execution: str = "graph",
         loss_scale_growth_steps: int = 2000,
     ):
         """Takes the model's precision (float16 gets dynamic loss scaling) and the global batch.
 
+        `last_step` is where the training ends, by which the kinds measure their progress.
         `execution` says how a training step is computed, to the same result up to rounding:
         "graph" by TensorFlow's own kernels; "xla_update" likewise, but the optimizer's update
         compiled where there is one replica; "xla" compiled; "xla_products" compiled, with each
@@ -142,10 +144,12 @@ class Steps:
         self._learning_rate = learning_rate
         self._batch_size = batch_size
         self._seed = seed
+        self._last_step = last_step
         self._skipped_steps = 0
         self._metric_names: tuple[str, ...] = ()
         self._resident: Any = None
         self._evaluate_compiled = tf.function(self._evaluate_batch)
+        self._statistics_compiled = tf.function(self._statistics_of_batch)
         self.execute(execution)
 
     def execute(self, execution: str) -> None:
@@ -222,19 +226,32 @@ class Steps:
 
     def evaluate(self, images: Rows) -> dict[str, float]:
         """The means over images [N, H, W, C] of `loss` and each `loss/<term>`, exact for any N."""
+        means = None
+        for _, batch, weights in self._evaluation_batches(images):
+            sums = self._statistics_compiled(batch, weights)
+            if sums is None:
+                break
+            means = sums if means is None else means + sums
+        if means is not None:
+            means /= len(images)
+        totals: dict[str, float] = {}
+        for first, batch, weights in self._evaluation_batches(images):
+            batch_sums = self._evaluate_compiled(first, batch, weights, means)
+            for name, value in batch_sums.items():
+                totals[name] = totals.get(name, 0.0) + float(value)
+        return {name: value / len(images) for name, value in totals.items()}
+
+    def _evaluation_batches(self, images: Rows) -> Iterator[tuple[tf.Tensor, ...]]:
+        """Number of the first, batch of one size, and a weight for each of its rows, 0 beyond N."""
         replicas = self._strategy.num_replicas_in_sync
         size = -(-_EVALUATION_BATCH_SIZE // replicas) * replicas
-        sums: dict[str, float] = {}
         for first in range(0, len(images), size):
             batch = images[first : first + size]
             weights = np.zeros(size, np.float32)
             weights[: len(batch)] = 1
             padded = np.zeros((size, *batch.shape[1:]), batch.dtype)
             padded[: len(batch)] = batch
-            batch_sums = self._evaluate_compiled(tf.constant(first, tf.int64), padded, weights)
-            for name, value in batch_sums.items():
-                sums[name] = sums.get(name, 0.0) + float(value)
-        return {name: value / len(images) for name, value in sums.items()}
+            yield tf.constant(first, tf.int64), tf.constant(padded), tf.constant(weights)
 
     def variables(self) -> dict[str, keras.Variable]:
         """All that a run's state holds beside the step, by paths that are each one's own."""
@@ -262,8 +279,12 @@ class Steps:
     def _replica_gradients(self, step, drawn, resident):
         own, start = self._slice(drawn)
         images = own if resident is None else tf.gather(resident, own)
-        first_position = step * self._batch_size + start
-        shares = self._gradients_compiled(images, first_position, self._loss_scale())
+        statistics = self._statistics(images)
+        if statistics is not None:
+            statistics = _sum_over_replicas(tf.reduce_sum(statistics, axis=0) / self._batch_size)
+        shares = self._gradients_compiled(
+            images, step, step * self._batch_size + start, statistics, self._loss_scale()
+        )
         return _sum_over_replicas(shares)
 
     def _update(self, gradients, terms):
@@ -280,41 +301,69 @@ class Steps:
         loss = tf.add_n(list(terms.values()))
         return {"loss": loss, **terms, "gradient_norm": norm / scale, "loss_scale": scale}
 
-    def _gradients(self, images, first_position, scale):
+    def _gradients(self, images, step, first_position, means, scale):
         """One replica's share of the scaled gradients and of the loss terms."""
         size = images.shape[0]
         cuts = _cuts(size) if self._as_products else 1
         if cuts == 1:
-            return self._gradients_of_cut(images, first_position, scale)
+            return self._gradients_of_cut(images, step, first_position, means, scale)
         cut = size // cuts
-        total = self._gradients_of_cut(images[:cut], first_position, scale)
+        total = self._gradients_of_cut(images[:cut], step, first_position, means, scale)
         k = tf.constant(1)
         while k < cuts:
             start = k * cut
             share = self._gradients_of_cut(
                 tf.slice(images, [start, 0, 0, 0], [cut, *images.shape[1:]]),
+                step,
                 first_position + tf.cast(start, tf.int64),
+                means,
                 scale,
             )
             total = tf.nest.map_structure(tf.add, total, share)
             k += 1
         return total
 
-    def _gradients_of_cut(self, images, first_position, scale):
-        noise = Noise(self._seed, first_position, images.shape[0])
+    def _gradients_of_cut(self, images, step, first_position, means, scale):
+        moment = Moment(
+            Noise(self._seed, first_position, images.shape[0]),
+            progress=tf.cast(step, tf.float32) / self._last_step,
+            training=True,
+            batch_means=means,
+        )
         with as_matrix_products(self._as_products), tf.GradientTape() as tape:
             terms = {
                 f"loss/{name}": tf.reduce_sum(term) / self._batch_size
-                for name, term in self._model.loss_terms(_to_unit(images), noise).items()
+                for name, term in self._model.loss_terms(_to_unit(images), moment).items()
             }
             scaled_loss = scale * tf.add_n(list(terms.values()))
         return tape.gradient(scaled_loss, self._model.trainable_variables), terms
 
-    def _evaluate_batch(self, first_position, images, weights):
+    def _statistics(self, images):
+        with as_matrix_products(self._as_products):
+            return self._model.statistics(_to_unit(images))
+
+    def _statistics_of_batch(self, images, weights):
+        def replica_sums():
+            statistics = self._model.statistics(_to_unit(self._slice(images)[0]))
+            if statistics is None:
+                return None
+            return tf.reduce_sum(statistics * self._slice(weights)[0][:, tf.newaxis], axis=0)
+
+        per_replica = self._strategy.run(replica_sums)
+        if per_replica is None:
+            return None
+        return self._strategy.reduce(tf.distribute.ReduceOp.SUM, per_replica, axis=None)
+
+    def _evaluate_batch(self, first_position, images, weights, means):
         def replica_sums():
             own, start = self._slice(images)
-            noise = Noise(self._seed, first_position + start, own.shape[0], stream="evaluation")
-            terms = self._model.loss_terms(_to_unit(own), noise)
+            moment = Moment(
+                Noise(self._seed, first_position + start, own.shape[0], stream="evaluation"),
+                progress=tf.constant(1.0),
+                training=False,
+                batch_means=means,
+            )
+            terms = self._model.loss_terms(_to_unit(own), moment)
             own_weights, _ = self._slice(weights)
             sums = {
                 f"loss/{name}": tf.reduce_sum(term * own_weights) for name, term in terms.items()
@@ -365,13 +414,26 @@ def model_variables(model: Autoencoder) -> dict[str, keras.Variable]:
     return {f"model/{variable.path}": variable for variable in model.variables}
 
 
-def map_batches(function: Callable[[tf.Tensor], tf.Tensor], rows: np.ndarray) -> np.ndarray:
-    """A model's function of rows [B, ...] over all of them [N, ...], a batch at a time."""
-    compiled = tf.function(function, reduce_retracing=True)
-    starts = range(0, len(rows), _EVALUATION_BATCH_SIZE)
-    return np.concatenate(
-        [compiled(tf.constant(rows[i : i + _EVALUATION_BATCH_SIZE])).numpy() for i in starts]
-    )
+def map_batches(
+    function: Callable[..., tf.Tensor], rows: np.ndarray, *, noise_seed: int | None = None
+) -> np.ndarray:
+    """A model's function of rows [B, ...] over all of them [N, ...], a batch at a time.
+
+    With a seed, it is a function of rows and of their `Noise` in evaluation.
+    """
+
+    def call(batch, first):
+        if noise_seed is None:
+            return function(batch)
+        return function(batch, Noise(noise_seed, first, tf.shape(batch)[0], stream="evaluation"))
+
+    compiled = tf.function(call, reduce_retracing=True)
+    return np.concatenate([
+        compiled(
+            tf.constant(rows[first : first + _EVALUATION_BATCH_SIZE]), tf.constant(first, tf.int64)
+        ).numpy()
+        for first in range(0, len(rows), _EVALUATION_BATCH_SIZE)
+    ])  # fmt: skip
 
 
 def _compiled(function, by_xla: bool):

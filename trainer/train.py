@@ -13,7 +13,16 @@ import numpy as np
 import tensorflow as tf
 from ml_collections import ConfigDict
 
-from trainer import checkpoints, data, models, optimizers, pictures, replicas, workdir
+from trainer import (
+    checkpoints,
+    data,
+    models,
+    optimizers,
+    pictures,
+    positions,
+    replicas,
+    workdir,
+)
 from trainer.errors import NonFiniteError, Preempted, require, require_at_least, require_choice
 from trainer.profiling import Profile
 from trainer.progress import Progress
@@ -147,7 +156,8 @@ def _loop(
                 if not math.isfinite(losses["loss"]):
                     raise NonFiniteError(f"the validation loss at step {step} is {losses['loss']}")
                 summaries.scalars("validation", step, losses)
-                summaries.image("validation", step, "reconstructions", _picture(model, dataset))
+                picture = _picture(model, dataset, config.seed)
+                summaries.image("validation", step, "reconstructions", picture)
                 if config.histograms:
                     summaries.histograms("train", step, _arrays(replicas.model_variables(model)))
                 workdir.append_metrics(run, {"step": step, "part": "validation"} | losses)
@@ -314,6 +324,7 @@ def make_steps(
         precision=config.precision,
         batch_size=config.batch_size,
         seed=config.seed,
+        last_step=last_step,
     )
 
 
@@ -408,10 +419,10 @@ def _arrays(variables: dict[str, keras.Variable]) -> dict[str, np.ndarray]:
     return {path: variable.numpy() for path, variable in variables.items()}
 
 
-def _picture(model: models.Autoencoder, dataset: data.Dataset) -> np.ndarray:
+def _picture(model: models.Autoencoder, dataset: data.Dataset, seed: int) -> np.ndarray:
     images = data.to_unit(dataset.validation.images[: pictures.COLUMNS])
-    codes = model.encode(images)
-    return pictures.reconstructions(images, codes.numpy(), model.decode(codes).numpy())
+    noise = positions.Noise(seed, 0, len(images), stream="evaluation")
+    return pictures.reconstructions(model.rows(images, noise))
 
 
 def _print_plan(

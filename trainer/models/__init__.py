@@ -9,8 +9,9 @@ from typing import Any
 import keras
 
 from trainer.errors import UserError, require, require_choice
-from trainer.models.base import Autoencoder
+from trainer.models.base import Autoencoder, Measured, Moment
 
+__all__ = ["Autoencoder", "Measured", "Moment", "create", "kinds"]
 _NOT_KINDS = ("base", "convolutions", "networks")
 
 

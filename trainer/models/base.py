@@ -1,7 +1,9 @@
 """The contract of every kind: encode, decode, and loss terms per example."""
 
+import dataclasses
 import math
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import keras
 import numpy as np
@@ -15,6 +17,29 @@ if TYPE_CHECKING:
 
 _LOSSES = ("mse", "bce")
 _OUTPUT_ACTIVATIONS = ("linear", "sigmoid")
+
+
+@dataclasses.dataclass(frozen=True)
+class Moment:
+    """When in a run a loss is asked for."""
+
+    noise: Noise  # a row for each example, that belongs to its position
+    progress: tf.Tensor  # float32 [], the share of the training's steps that are done
+    training: bool  # not an evaluation
+    batch_means: tf.Tensor | None = None  # float32 [S], of what the kind's `statistics` are
+
+
+@dataclasses.dataclass(frozen=True)
+class Measured:
+    """What a trained model is measured on; images float32 [N, H, W, C] in [0, 1]."""
+
+    train: np.ndarray
+    test: np.ndarray
+    test_codes: np.ndarray  # float32 [N, K]
+    pca: "PCA"  # of K components, fitted on the training images
+    # A function of rows [B, ...], or of them and their `Noise`, over all [N, ...], batch by batch.
+    map_batches: Callable[[Callable[..., tf.Tensor], np.ndarray], np.ndarray]
+    map_noisy_batches: Callable[[Callable[..., tf.Tensor], np.ndarray], np.ndarray]
 
 
 class Autoencoder(keras.Model):
@@ -70,27 +95,54 @@ class Autoencoder(keras.Model):
         """Images to reconstructions, both [B, H, W, C]."""
         return self.decode(self.encode(images))
 
-    def loss_terms(self, images: tf.Tensor, noise: Noise) -> dict[str, tf.Tensor]:
-        """What training minimises the sum of: each term float32 [B], a mean over the pixels.
+    def loss_terms(self, images: tf.Tensor, moment: Moment) -> dict[str, tf.Tensor]:
+        """What training minimises the sum of: each term float32 [B].
 
-        `mse` is the squared error; `bce` the binary cross-entropy in nats, from the logits.
-        `noise` serves the kinds that draw some: B rows, one for each example's position.
+        Here the reconstruction error alone, under the name of the loss.
         """
-        del noise
-        logits = self.decoder(self.encode(images))
+        del moment
+        return {self._loss: self.error(self.decoder(self.encode(images)), images)}
+
+    def error(self, logits: tf.Tensor, images: tf.Tensor) -> tf.Tensor:
+        """The error of each reconstruction, float32 [B], a mean over the pixels.
+
+        "mse" is the squared error; "bce" the binary cross-entropy in nats, from the logits.
+        """
         if self._loss == "bce":
             error = tf.nn.sigmoid_cross_entropy_with_logits(labels=images, logits=logits)
         else:
             error = tf.square(self._output(logits) - images)
-        return {self._loss: tf.reduce_mean(error, axis=[1, 2, 3])}
+        return tf.reduce_mean(error, axis=list(range(1, len(images.shape))))
 
-    def own_metrics(self, train_images: np.ndarray, pca: "PCA") -> dict[str, float | list[float]]:
-        """What only this kind is asked, for `metrics.json`; nothing unless a kind says so.
+    def statistics(self, images: tf.Tensor) -> tf.Tensor | None:
+        """What a loss term needs the mean of over the global batch, float32 [B, S]; or nothing.
 
-        Takes the training images [N, H, W, C] in [0, 1] and the PCA fitted on them with K
-        components.
+        The means come back as `Moment.batch_means`, for `means_of_each`.
         """
-        del train_images, pca
+        del images
+        return None
+
+    def corrupted(self, images: tf.Tensor, noise: Noise) -> tf.Tensor | None:
+        """What the model restores the images from, [B, H, W, C]; None: from themselves."""
+        del images, noise
+        return None
+
+    def rows(self, images: np.ndarray, noise: Noise) -> dict[str, np.ndarray]:
+        """What a picture of the model shows of images [B, H, W, C], by the names of its rows."""
+        corrupted = self.corrupted(images, noise)
+        codes = self.encode(images if corrupted is None else corrupted)
+        rows = {"original": images, "corrupted": corrupted, "code": codes}
+        rows["reconstruction"] = self.decode(codes)
+        return {name: np.asarray(row) for name, row in rows.items() if row is not None}
+
+    def own_metrics(self, measured: Measured) -> dict[str, Any]:
+        """What only this kind is asked, for `metrics.json`; nothing unless a kind says so."""
+        del measured
+        return {}
+
+    def own_pictures(self, measured: Measured, metrics: dict[str, Any]) -> dict[str, np.ndarray]:
+        """What only this kind has to show, uint8 [H, W, 3] by the name of the file."""
+        del measured, metrics
         return {}
 
     def _output(self, logits: tf.Tensor) -> tf.Tensor:
@@ -105,3 +157,13 @@ def require_undercomplete(code_size: int, image_shape: tuple[int, int, int]) -> 
         f"model.code_size={code_size} is not allowed here; an image of "
         f"{'x'.join(map(str, image_shape))} allows 1 to {pixels}",
     )
+
+
+def means_of_each(batch_means: tf.Tensor, statistics: tf.Tensor) -> tf.Tensor:
+    """The means [S] once for each example, [B, S], with its own part of their gradient.
+
+    For f(means), a loss term that has f of the row of each example has the value f(means); and the
+    mean of those rows' gradients over the batch is the gradient of f(means), wherever the examples
+    are: f'(means) times the mean of the statistics' gradients.
+    """
+    return batch_means + statistics - tf.stop_gradient(statistics)

@@ -1,14 +1,11 @@
 """One linear map down, one up: PCA, learnt by gradient descent."""
 
 import math
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 
 from trainer.models import base, networks
-
-if TYPE_CHECKING:
-    from sklearn.decomposition import PCA
 
 
 class Model(base.Autoencoder):
@@ -28,7 +25,7 @@ class Model(base.Autoencoder):
             output_activation="linear",
         )
 
-    def own_metrics(self, train_images: np.ndarray, pca: "PCA") -> dict[str, float | list[float]]:
+    def own_metrics(self, measured: base.Measured) -> dict[str, Any]:
         """How near the decoder's subspace and the components recovered from it come to PCA.
 
         `largest_angle_degrees` is the largest principal angle between the two subspaces;
@@ -38,11 +35,12 @@ class Model(base.Autoencoder):
         from scipy.linalg import subspace_angles
 
         decoder_map = self.decoder.get_layer("logits").kernel.numpy().T  # [H*W*C, K]
-        recovered = principal_components(decoder_map, train_images)
-        angles = subspace_angles(decoder_map, pca.components_.T)
+        recovered = principal_components(decoder_map, measured.train)
+        components = measured.pca.components_
+        angles = subspace_angles(decoder_map, components.T)
         return {
             "largest_angle_degrees": math.degrees(angles.max()),
-            "component_cosines": np.abs(np.sum(recovered * pca.components_, axis=1)).tolist(),
+            "component_cosines": np.abs(np.sum(recovered * components, axis=1)).tolist(),
         }
 
 
