@@ -57,12 +57,13 @@ def test_a_wrong_flag_gets_one_line_and_status_2(arguments, message):
 
 def test_a_wrong_flag_needs_no_tensorflow():
     script = (
-        "import sys, trainer.__main__, trainer.evaluate; assert 'tensorflow' not in sys.modules"
+        "import sys, trainer.__main__, trainer.evaluate, trainer.sample; "
+        "assert 'tensorflow' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True)
 
 
-@pytest.mark.parametrize("module", ["trainer", "trainer.evaluate"])
+@pytest.mark.parametrize("module", ["trainer", "trainer.evaluate", "trainer.sample"])
 def test_help_names_the_flags(module):
     assert "--workdir: The folder of the run" in run(module, "--help").stdout
 
