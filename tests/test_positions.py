@@ -41,7 +41,7 @@ def test_noise_belongs_to_the_position_and_not_to_the_batch(draw, elements):
 
 def test_one_of_the_positions_has_its_noise():
     noise = Noise(5, 100, 8, stream="evaluation")
-    np.testing.assert_array_equal(noise.of(3).normal("z", (7,)), noise.normal("z", (7,))[3:4])
+    np.testing.assert_array_equal(noise.of(3).uniform("z", (7,)), noise.uniform("z", (7,))[3:4])
 
 
 @pytest.mark.parametrize("jit_compile", [False, True])

@@ -85,10 +85,11 @@ class Model(base.Autoencoder):
         super().__init__(
             image_shape, encoder, decoder, loss=loss, output_activation=output_activation
         )
-        self._pixel_log_likelihood: Callable[[tf.Tensor, tf.Tensor], tf.Tensor] = {
+        log_likelihoods: dict[str, Callable[[tf.Tensor, tf.Tensor], tf.Tensor]] = {
             "bernoulli": bernoulli_nats,
             "gaussian": functools.partial(gaussian_nats, standard_deviation=standard_deviation),
-        }[likelihood]
+        }
+        self._pixel_log_likelihood = log_likelihoods[likelihood]
         self._is_likelihood = likelihood != "bernoulli" or binarisation != "none"
         self._binarisation = binarisation
         self._objective = objective
@@ -146,9 +147,16 @@ class Model(base.Autoencoder):
 
         def nll_of(row):
             its_noise = noise.of(row).normal("importance", (self._nll_samples, self.code_size))
-            its_own = [tf.gather(part, [row]) for part in (seen, mean, log_variance)]
+            image, its_mean, its_log_variance = (
+                tf.gather(part, [row]) for part in (seen, mean, log_variance)
+            )
             log_weights = [
-                self._log_weights(*its_own, its_noise[:, first : first + _SAMPLES_AT_ONCE])
+                self._log_weights(
+                    image,
+                    its_mean,
+                    its_log_variance,
+                    its_noise[:, first : first + _SAMPLES_AT_ONCE],
+                )
                 for first in range(0, self._nll_samples, _SAMPLES_AT_ONCE)
             ]
             return -log_mean_exp(tf.concat(log_weights, axis=1))[0]
