@@ -427,7 +427,8 @@ def map_batches(
             return function(batch)
         return function(batch, Noise(noise_seed, first, tf.shape(batch)[0], stream="evaluation"))
 
-    compiled = tf.function(call, reduce_retracing=True)
+    some_rows = tf.TensorSpec((None, *rows.shape[1:]), rows.dtype)
+    compiled = tf.function(call, input_signature=[some_rows, tf.TensorSpec((), tf.int64)])
     return np.concatenate([
         compiled(
             tf.constant(rows[first : first + _EVALUATION_BATCH_SIZE]), tf.constant(first, tf.int64)
