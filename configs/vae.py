@@ -4,6 +4,11 @@ Binary pixels, drawn anew each time an image is seen, so its nats compare with f
 binarisation alone.
 
     python -m trainer --config=configs/vae.py --workdir=runs/vae
+
+MNIST, seed 0: an elbo of -96.94 nats on the test images, 16 of 50 units active, test mse .00938 of
+the grey levels; -log p(x) 93.5 nats, by 5,000 importance samples of each of the first 2,000 test
+images. 8 minutes on 2 cores (AMD EPYC, Zen 3), 24 GiB, busy with other work besides. It is still
+falling: the paper reports 86.76 after some 3,000 epochs.
 """
 
 from configs import base

@@ -428,7 +428,8 @@ def map_batches(
         return function(batch, Noise(noise_seed, first, tf.shape(batch)[0], stream="evaluation"))
 
     some_rows = tf.TensorSpec((None, *rows.shape[1:]), rows.dtype)
-    compiled = tf.function(call, input_signature=[some_rows, tf.TensorSpec((), tf.int64)])
+    number = tf.TensorSpec((), tf.int64)
+    compiled = tf.function(call).get_concrete_function(some_rows, number)
     return np.concatenate([
         compiled(
             tf.constant(rows[first : first + _EVALUATION_BATCH_SIZE]), tf.constant(first, tf.int64)
