@@ -65,6 +65,20 @@ def deep_conv() -> ConfigDict:
     return model
 
 
+def vae() -> ConfigDict:
+    model = _kind(
+        "vae",
+        *("code_size", *_NETWORK, "activation"),
+        *("likelihood", "standard_deviation", "binarisation"),
+        *("objective", "samples", "beta", "beta_warmup_share", "nll_samples"),
+    )
+    model.code_size = 50
+    model.hidden_units = (200, 200)
+    model.activation = "tanh"
+    return model
+
+
+_NETWORK = ("network", "hidden_units", "stage_filters", "dense_units")
 _NONLINEAR = ("activation", "loss", "output_activation")
 
 
@@ -73,6 +87,7 @@ def _kind(name: str, *keys: str) -> ConfigDict:
     model = ConfigDict()
     model.name = name  # the module in trainer/models
     model.code_size = 32  # numbers in the code
+    model.network = "dense"  # of hidden_units, or conv, of stage_filters and dense_units
     model.hidden_units = (128, 64)  # dense layers of the encoder; the decoder's are mirrored
     model.filters = 16  # channels of the article's wide convolutions
     model.code_channels = 1  # the code is ceil(H/4) x ceil(W/4) of these
@@ -82,4 +97,12 @@ def _kind(name: str, *keys: str) -> ConfigDict:
     model.code_activation = "linear"  # of the code layer, likewise
     model.loss = "mse"  # mse, or bce (nats); both are means over the pixels
     model.output_activation = "sigmoid"  # linear, sigmoid
+    model.likelihood = "bernoulli"  # of the pixels; or gaussian, which takes binarisation none
+    model.standard_deviation = 0.1  # of the gaussian likelihood; the pixels' range is 1
+    model.binarisation = "dynamic"  # binary pixels, drawn anew each time; none: grey levels
+    model.objective = "elbo"  # elbo, or iwae, the tighter bound by importance weights
+    model.samples = 1  # of the code, drawn for each image in the objective
+    model.beta = 1.0  # weight of the KL divergence in the elbo; at 1 it bounds log p(x)
+    model.beta_warmup_share = 0.0  # of the training, in which beta rises linearly from 0
+    model.nll_samples = 5000  # of the code, by which trainer.evaluate estimates log p(x)
     return ConfigDict({key: model[key] for key in ("name", *keys)}).lock()

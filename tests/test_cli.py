@@ -11,6 +11,7 @@ from trainer import cli
 from trainer.errors import NonFiniteError, Preempted, UserError
 
 ROOT = Path(__file__).parent.parent
+COMMANDS = ["trainer.__main__", "trainer.evaluate", "trainer.sample"]
 
 
 def run(*arguments):
@@ -55,14 +56,13 @@ def test_a_wrong_flag_gets_one_line_and_status_2(arguments, message):
     assert not (ROOT / "w").exists()
 
 
-def test_a_wrong_flag_needs_no_tensorflow():
-    script = (
-        "import sys, trainer.__main__, trainer.evaluate; assert 'tensorflow' not in sys.modules"
-    )
+@pytest.mark.parametrize("module", COMMANDS)
+def test_a_wrong_flag_needs_no_tensorflow(module):
+    script = f"import sys, {module}; assert 'tensorflow' not in sys.modules"
     subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True)
 
 
-@pytest.mark.parametrize("module", ["trainer", "trainer.evaluate"])
+@pytest.mark.parametrize("module", COMMANDS)
 def test_help_names_the_flags(module):
     assert "--workdir: The folder of the run" in run(module, "--help").stdout
 

@@ -40,9 +40,11 @@ MAY_IMPORT = {
     },
     "evaluate": {"cli", "evaluation"},
     "evaluation": {
-        *("checkpoints", "data", "errors", "models", "pictures", "positions", "replicas"),
-        "workdir",
+        *("data", "models", "pictures", "positions", "replicas", "trained", "workdir"),
     },
+    "sample": {"cli", "sampling"},
+    "sampling": {"errors", "pictures", "positions", "replicas", "trained"},
+    "trained": {"checkpoints", "data", "errors", "models", "replicas", "workdir"},
 }
 FILES = sorted(TRAINER.rglob("*.py"))
 

@@ -39,6 +39,11 @@ def test_noise_belongs_to_the_position_and_not_to_the_batch(draw, elements):
     np.testing.assert_array_equal(whole, tf.concat(parts, 0))
 
 
+def test_one_of_the_positions_has_its_noise():
+    noise = Noise(5, 100, 8, stream="evaluation")
+    np.testing.assert_array_equal(noise.of(3).uniform("z", (7,)), noise.uniform("z", (7,))[3:4])
+
+
 @pytest.mark.parametrize("jit_compile", [False, True])
 def test_noise_is_the_same_compiled(jit_compile):
     def draw(first):

@@ -13,8 +13,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from trainer import checkpoints, data, models, pictures, replicas, workdir
-from trainer.errors import UserError, require
+from trainer import data, models, pictures, replicas, trained, workdir
 from trainer.positions import Noise
 
 PICTURE = "reconstructions.png"
@@ -36,22 +35,8 @@ def evaluate(folder: str, which: str = "last") -> dict[str, Any]:
       UserError: the workdir holds no run that can be read, or its data are not what they were.
     """
     path = Path(folder)
-    run = workdir.read(path)
-    strategy = replicas.make_strategy("auto")  # before TensorFlow's first operation
-    checkpoint = checkpoints.find(path / workdir.CHECKPOINTS, which)
-    if checkpoint is None:
-        raise UserError(f"{path} holds no checkpoint")
-    dataset = data.load(**run.config.data)
-    require(
-        dataset.fingerprint() == run.data_fingerprint,
-        f"the images of {run.config.data.name!r} are not those that {path} was trained on",
-    )
-    model = replicas.build_model(
-        strategy,
-        run.config.precision,
-        lambda: models.create(dataset.image_shape, **run.config.model),
-    )
-    checkpoints.restore(checkpoint, replicas.model_variables(model))
+    run = trained.load(path, which)
+    model, dataset, seed = run.model, run.dataset, run.config.seed
 
     train_images, train_labels = dataset.train.read(_MOST_FITTED)
     test_images, test_labels = dataset.test.read()
@@ -59,19 +44,19 @@ def evaluate(folder: str, which: str = "last") -> dict[str, Any]:
     codes = replicas.map_batches(model.encode, test)
     rebuilt = replicas.map_batches(model.decode, codes)
     pca, pca_mse = _pca(train, test, model.code_size)
-    metrics: dict[str, Any] = {"step": checkpoint.step, "code_size": model.code_size}
+    metrics: dict[str, Any] = {"step": run.step, "code_size": model.code_size}
     metrics |= reconstruction_metrics(test, rebuilt)
     metrics |= {"pca_mse": pca_mse, "mse_to_pca": metrics["mse"] / pca_mse}
     if train_labels is not None and test_labels is not None:
         train_codes = replicas.map_batches(model.encode, train)
         metrics |= code_metrics(train_codes, train_labels, codes, test_labels)
-    noisy = functools.partial(replicas.map_batches, noise_seed=run.config.seed)
+    noisy = functools.partial(replicas.map_batches, noise_seed=seed)
     measured = models.Measured(train, test, codes, pca, replicas.map_batches, noisy)
     metrics |= model.own_metrics(measured)
 
     workdir.write_json(path / workdir.METRICS, metrics)
     shown = test[: pictures.COLUMNS]
-    noise = Noise(run.config.seed, 0, len(shown), stream="evaluation")
+    noise = Noise(seed, 0, len(shown), stream="evaluation")
     imsave(path / PICTURE, pictures.reconstructions(model.rows(shown, noise)))
     for name, picture in model.own_pictures(measured, metrics).items():
         imsave(path / f"{name}.png", picture)

@@ -32,6 +32,20 @@ def reconstructions(rows: Mapping[str, np.ndarray]) -> np.ndarray:
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 
+def grid(images: np.ndarray, columns: int) -> np.ndarray:
+    """Images [N, H, W, C] in [0, 1] side by side in rows of so many, as uint8 RGB [H', W', 3].
+
+    What is missing of the last row is black.
+    """
+    count, height, width, channels = images.shape
+    rows = -(-count // columns)
+    cells = np.zeros((rows * columns, height, width, 3), np.uint8)
+    colours = images[..., :3] if channels >= 3 else images[..., :1]
+    cells[:count] = np.round(255 * np.clip(colours, 0, 1))
+    lines = cells.reshape(rows, columns, height, width, 3).swapaxes(1, 2)
+    return lines.reshape(rows * height, columns * width, 3)
+
+
 def _pixels(image: np.ndarray) -> np.ndarray:
     """[H, W] for grey, [H, W, 3] for colour."""
     clipped = np.clip(image, 0, 1)

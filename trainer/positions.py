@@ -79,6 +79,11 @@ class Noise:
         pairs = tf.concat([radius * tf.cos(angle), radius * tf.sin(angle)], axis=1)
         return self._shaped(pairs, shape)
 
+    def of(self, row: int | tf.Tensor) -> "Noise":
+        """That of one of the positions, by its number from the first."""
+        position = tf.cast(self._first_position, tf.int64) + tf.cast(row, tf.int64)
+        return Noise(self._seed, position, 1, self._stream)
+
     def _unit(self, purpose: str, elements: int) -> tf.Tensor:
         """Uniform numbers [count, elements rounded up to a multiple of 4].
 

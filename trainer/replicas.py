@@ -428,7 +428,9 @@ def map_batches(
             return function(batch)
         return function(batch, Noise(noise_seed, first, tf.shape(batch)[0], stream="evaluation"))
 
-    compiled = tf.function(call, reduce_retracing=True)
+    some_rows = tf.TensorSpec((None, *rows.shape[1:]), rows.dtype)
+    number = tf.TensorSpec((), tf.int64)
+    compiled = tf.function(call).get_concrete_function(some_rows, number)
     return np.concatenate([
         compiled(
             tf.constant(rows[first : first + _EVALUATION_BATCH_SIZE]), tf.constant(first, tf.int64)

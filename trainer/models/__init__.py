@@ -2,6 +2,7 @@
 
 import importlib
 import inspect
+import math
 import pkgutil
 from collections.abc import Sequence
 from typing import Any
@@ -30,7 +31,8 @@ def create(image_shape: tuple[int, int, int], **settings: Any) -> Autoencoder:
     name = settings.pop("name", None)
     require_choice("model.name", name, kinds())
     kind = importlib.import_module(f"{__name__}.{name}").Model
-    keys = inspect.signature(kind).parameters.keys() - {"image_shape"}
+    parameters = inspect.signature(kind).parameters
+    keys = parameters.keys() - {"image_shape"}
     require(
         settings.keys() == keys,
         f"model.name={name!r} takes the keys {', '.join(sorted(keys))}, "
@@ -39,6 +41,8 @@ def create(image_shape: tuple[int, int, int], **settings: Any) -> Autoencoder:
     for key, value in settings.items():
         if key.endswith("activation"):
             _require_activation(f"model.{key}", value)
+        elif parameters[key].annotation is float:
+            _require_amount(f"model.{key}", value)
         elif not isinstance(value, str):
             _require_sizes(f"model.{key}", value)
     return kind(image_shape, **settings)
@@ -56,4 +60,11 @@ def _require_sizes(key: str, value: int | Sequence[int]) -> None:
     require(
         all(isinstance(size, int) and size > 0 for size in sizes),
         f"{key}={value!r} is not allowed; only whole numbers of at least 1 are",
+    )
+
+
+def _require_amount(key: str, value: float) -> None:
+    require(
+        isinstance(value, int | float) and 0 <= value < math.inf,
+        f"{key}={value!r} is not allowed; only finite numbers of at least 0 are",
     )

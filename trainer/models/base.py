@@ -81,7 +81,7 @@ class Autoencoder(keras.Model):
     @property
     def code_size(self) -> int:
         """K, the numbers in a code."""
-        return self.encoder.output_shape[-1]
+        return self.decoder.input_shape[-1]
 
     def encode(self, images: tf.Tensor) -> tf.Tensor:
         """Images [B, H, W, C] to codes, float32 [B, K]."""
@@ -125,6 +125,11 @@ class Autoencoder(keras.Model):
     def corrupted(self, images: tf.Tensor, noise: Noise) -> tf.Tensor | None:
         """What the model restores the images from, [B, H, W, C]; None: from themselves."""
         del images, noise
+        return None
+
+    def prior_codes(self, noise: Noise) -> tf.Tensor | None:
+        """Codes drawn from the kind's prior, float32 [B, K]; None: it has none."""
+        del noise
         return None
 
     def rows(self, images: np.ndarray, noise: Noise) -> dict[str, np.ndarray]:

@@ -1,6 +1,5 @@
 """Strided convolutions and a dense bottleneck: what the article's code size can really hold."""
 
-from trainer.errors import require
 from trainer.models import base, networks
 
 
@@ -19,10 +18,6 @@ class Model(base.Autoencoder):
         output_activation: str,
     ):
         base.require_undercomplete(code_size, image_shape)
-        require(
-            len(stage_filters) == 2,
-            f"model.stage_filters={tuple(stage_filters)} is not allowed; there are two stages",
-        )
         super().__init__(
             image_shape,
             networks.strided_encoder(

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import keras
 from keras import layers
 
+from trainer.errors import require, require_choice
 from trainer.models.convolutions import (
     Convolution,
     MaxPooling,
@@ -19,6 +20,40 @@ from trainer.models.convolutions import (
 )
 
 Shape = tuple[int, int, int]
+
+
+def create(
+    network: str,
+    image_shape: Shape,
+    code_size: int,
+    *,
+    hidden_units: Sequence[int],
+    stage_filters: tuple[int, int],
+    dense_units: int,
+    activation: str,
+    numbers_of_each: int = 1,
+) -> tuple[keras.Sequential, keras.Sequential]:
+    """An encoder and a decoder, "dense" of `hidden_units`, or "conv" of the two other settings.
+
+    The encoder gives so many numbers of each in the code, [B, numbers_of_each * code_size]; the
+    decoder takes the code.
+
+    Raises:
+      UserError: the network is not known, or what its functions raise.
+    """
+    encoded = numbers_of_each * code_size
+    networks = {
+        "dense": lambda: (
+            dense_encoder(image_shape, hidden_units, encoded, activation, "linear"),
+            dense_decoder(image_shape, hidden_units[::-1], code_size, activation),
+        ),
+        "conv": lambda: (
+            strided_encoder(image_shape, stage_filters, dense_units, encoded, activation),
+            strided_decoder(image_shape, stage_filters, dense_units, code_size, activation),
+        ),
+    }
+    require_choice("model.network", network, tuple(networks))
+    return networks[network]()
 
 
 def dense_encoder(
@@ -91,7 +126,15 @@ def pooled_decoder(
 def strided_encoder(
     image_shape: Shape, filters: tuple[int, int], dense_units: int, code_size: int, activation: str
 ) -> keras.Sequential:
-    """Two 3x3 convolutions of stride 2, a dense layer, a linear code [B, code_size]."""
+    """Two 3x3 convolutions of stride 2, a dense layer, a linear code [B, code_size].
+
+    Raises:
+      UserError: there are not two numbers of filters.
+    """
+    require(
+        len(filters) == 2,
+        f"model.stage_filters={tuple(filters)} is not allowed; there are two stages",
+    )
     return _network("encoder", image_shape, [
         Convolution(filters[0], 3, 2, activation=activation, name="conv_1"),
         Convolution(filters[1], 3, 2, activation=activation, name="conv_2"),
