@@ -84,11 +84,11 @@ def devices(strategy: Strategy) -> str:
     return f"{tf.DeviceSpec.from_string(names[0]).device_type} x {len(names)}"
 
 
-def executions(strategy: Strategy, model: Autoencoder, batch_size: int) -> tuple[str, ...]:
+def executions(strategy: Strategy, model: Autoencoder) -> tuple[str, ...]:
     """The executions worth a try on these devices, the usually fastest first.
 
-    On a CPU, convolutions with few channels or in small batches go by matrix products, others by
-    its library (measured in docs/performance.md); nets without any are compiled whole.
+    Convolutions with few channels go by matrix products on a CPU, others by its library (both
+    measured in docs/performance.md); nets without any are compiled whole.
     """
     alone = strategy.num_replicas_in_sync == 1
     on_cpu = devices(strategy).startswith("CPU")
@@ -96,8 +96,7 @@ def executions(strategy: Strategy, model: Autoencoder, batch_size: int) -> tuple
     library = "xla_update" if alone else "graph"
     if few_channels is None or not on_cpu:
         return ("xla", library) if alone or not on_cpu else (library, "xla")
-    products = few_channels > 0.5 or batch_size <= _CUT_SIZE
-    return ("xla_products", library) if products else (library, "xla_products")
+    return ("xla_products", library) if few_channels > 0.5 else (library, "xla_products")
 
 
 class Steps:
