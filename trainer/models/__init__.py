@@ -30,7 +30,8 @@ def create(image_shape: tuple[int, int, int], **settings: Any) -> Autoencoder:
     name = settings.pop("name", None)
     require_choice("model.name", name, kinds())
     kind = importlib.import_module(f"{__name__}.{name}").Model
-    keys = inspect.signature(kind).parameters.keys() - {"image_shape"}
+    parameters = inspect.signature(kind).parameters
+    keys = parameters.keys() - {"image_shape"}
     require(
         settings.keys() == keys,
         f"model.name={name!r} takes the keys {', '.join(sorted(keys))}, "
@@ -39,7 +40,7 @@ def create(image_shape: tuple[int, int, int], **settings: Any) -> Autoencoder:
     for key, value in settings.items():
         if key.endswith("activation"):
             _require_activation(f"model.{key}", value)
-        elif not isinstance(value, str):
+        elif parameters[key].annotation not in (str, float, bool):  # these the kind judges
             _require_sizes(f"model.{key}", value)
     return kind(image_shape, **settings)
 
