@@ -1,10 +1,14 @@
 """keras.io's convolutional denoiser, on Gaussian noise of 0.4: 28,353 parameters, a code of 1,568.
 
-To be written.
+keras.io draws its noise once and reports a validation BCE of .0839 after 100 epochs; here each
+image has new noise each time. This is a short run of 10 epochs: the loss was still falling.
 
     python -m trainer --config=configs/denoising.py --workdir=runs/denoising
 
-MNIST, seed 0: test mse TODO
+MNIST, seed 0: corrupted test images restored to a BCE of .0881 and an mse of .0085, where the
+corrupted ones have .0797 and PCA of them, with the best number of components, .0236. From clean
+images test mse .0037; probe accuracy .9818 on their codes. 13 minutes on 2 cores (AMD EPYC,
+Zen 3), 24 GiB, busy with other work besides.
 """
 
 from configs import base
