@@ -65,6 +65,16 @@ def deep_conv() -> ConfigDict:
     return model
 
 
+def denoising() -> ConfigDict:
+    keys = ("network", "layer_sizes", "corruption", "corruption_level", "code_activation")
+    return _kind("denoising", *keys, *_NONLINEAR)
+
+
+def contractive() -> ConfigDict:
+    keys = ("code_size", "hidden_units", "code_activation", "tied_weights")
+    return _kind("contractive", *keys, "penalty_weight", "jacobian", "probes", *_NONLINEAR)
+
+
 def vae() -> ConfigDict:
     model = _kind(
         "vae",
@@ -87,12 +97,19 @@ def _kind(name: str, *keys: str) -> ConfigDict:
     model = ConfigDict()
     model.name = name  # the module in trainer/models
     model.code_size = 32  # numbers in the code
-    model.network = "dense"  # of hidden_units, or conv, of stage_filters and dense_units
     model.hidden_units = (128, 64)  # dense layers of the encoder; the decoder's are mirrored
     model.filters = 16  # channels of the article's wide convolutions
     model.code_channels = 1  # the code is ceil(H/4) x ceil(W/4) of these
     model.stage_filters = (32, 64)  # channels of the two convolutions of stride 2
     model.dense_units = 512  # of the dense layer between these and the code
+    model.network = "dense"  # dense or conv, where a kind takes both
+    model.layer_sizes = (128, 64, 32)  # of such an encoder, the code last: units, or channels
+    model.corruption = "gaussian"  # masking, salt_and_pepper, gaussian (cut to [0, 1])
+    model.corruption_level = 0.4  # share of the pixels changed, or the standard deviation
+    model.tied_weights = False  # the decoder has the encoder's kernels, transposed
+    model.penalty_weight = 1e-4  # of the squared norm of the encoder's Jacobian in the loss
+    model.jacobian = "exact"  # closed_form (one sigmoid layer), exact, hutchinson (estimated)
+    model.probes = 1  # random vectors an image, by which hutchinson estimates
     model.activation = "relu"  # of the hidden layers, by its name in keras.activations
     model.code_activation = "linear"  # of the code layer, likewise
     model.loss = "mse"  # mse, or bce (nats); both are means over the pixels

@@ -100,7 +100,10 @@ def test_dense_networks_are_mirrored(name, layers):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"name": "denze"}, "model.name='denze' is not known; allowed: conv, deep_conv, dense"),
+        (
+            {"name": "denze"},
+            f"model.name='denze' is not known; allowed: {', '.join(models.kinds())}",
+        ),
         ({"code_size": 785}, "model.code_size=785 is not allowed here; an image of 28x28x1"),
         (
             {"code_size": 0},

@@ -104,6 +104,8 @@ def test_two_replicas_train_every_kind_as_one_does(name):
     settings = load_config(name).model
     if name in ("deep", "dense"):
         settings.hidden_units = (12, 8)
+    if name == "contractive":
+        settings.code_size = 12
     images = images_like(3, BATCH, 28, 28, 1)
     weights = []
     for devices in (1, 2):
@@ -156,7 +158,7 @@ def test_a_batch_cut_for_the_caches_gives_the_gradients_of_the_whole(monkeypatch
     assert_close(weights[1], weights[0])
 
 
-@pytest.mark.parametrize("name", ["conv", "deep_conv"])
+@pytest.mark.parametrize("name", ["conv", "deep_conv", "denoising"])
 def test_convolutions_as_matrix_products_train_as_they_are(name):
     images = images_like(2, BATCH, 28, 28, 1)
     weights = []

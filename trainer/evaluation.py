@@ -27,9 +27,9 @@ def evaluate(folder: str, which: str = "last") -> dict[str, Any]:
     """Measures a run's "last" or "best" checkpoint; writes `metrics.json` and the picture.
 
     Returns what `metrics.json` holds: the `step`, the `code_size`, `reconstruction_metrics`;
-    `pca_mse`, that of PCA with as many numbers fitted on the same training images, and
-    `mse_to_pca`, the ratio of the two; `code_metrics` where there are labels; and what the kind
-    itself is asked.
+    where the code is smaller than the image, `pca_mse`, that of PCA with as many numbers fitted on
+    the same training images, and `mse_to_pca`, the ratio of the two; `code_metrics` where there
+    are labels; and what the kind itself is asked.
 
     Raises:
       UserError: the workdir holds no run that can be read, or its data are not what they were.
@@ -46,7 +46,8 @@ def evaluate(folder: str, which: str = "last") -> dict[str, Any]:
     pca, pca_mse = _pca(train, test, model.code_size)
     metrics: dict[str, Any] = {"step": run.step, "code_size": model.code_size}
     metrics |= reconstruction_metrics(test, rebuilt)
-    metrics |= {"pca_mse": pca_mse, "mse_to_pca": metrics["mse"] / pca_mse}
+    if model.code_size < train[0].size:
+        metrics |= {"pca_mse": pca_mse, "mse_to_pca": metrics["mse"] / pca_mse}
     if train_labels is not None and test_labels is not None:
         train_codes = replicas.map_batches(model.encode, train)
         metrics |= code_metrics(train_codes, train_labels, codes, test_labels)

@@ -1,11 +1,16 @@
-"""The article's picture: originals, codes and reconstructions in rows."""
+"""The article's picture, of originals, codes and reconstructions in rows; and plots."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 COLUMNS = 10
+_MARKED_POINTS = 50  # at most, or their marks run together
 
 
 def reconstructions(rows: Mapping[str, np.ndarray]) -> np.ndarray:
@@ -14,13 +19,8 @@ def reconstructions(rows: Mapping[str, np.ndarray]) -> np.ndarray:
     A code is drawn as a rectangle as near to a square as K allows, black its least number and
     white its largest.
     """
-    # Here, since they take a second that the start of a training does not need.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     columns = len(next(iter(rows.values())))
-    figure = Figure(figsize=(1 + columns, 1.1 * len(rows)), dpi=100, layout="constrained")
-    canvas = FigureCanvasAgg(figure)
+    figure = _figure(1 + columns, 1.1 * len(rows))
     axes = figure.subplots(len(rows), columns, squeeze=False)
     for line, (title, row) in zip(axes, rows.items(), strict=True):
         line[0].set_ylabel(title)
@@ -28,6 +28,36 @@ def reconstructions(rows: Mapping[str, np.ndarray]) -> np.ndarray:
             pixels = _code_pixels(picture) if picture.ndim == 1 else _pixels(picture)
             axis.imshow(pixels, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
             axis.set(xticks=[], yticks=[])
+    return _drawn(figure)
+
+
+def lines(
+    x: Sequence[float], ys: Mapping[str, Sequence[float]], xlabel: str, ylabel: str
+) -> np.ndarray:
+    """Plots each of some series over x, by their labels, from 0 up, as uint8 RGB [H, W, 3]."""
+    figure = _figure(6, 4)
+    axis = figure.subplots()
+    marker = "." if len(x) <= _MARKED_POINTS else ""
+    for label, y in ys.items():
+        axis.plot(x, y, label=label, marker=marker)
+    axis.set(xlabel=xlabel, ylabel=ylabel)
+    axis.set_ylim(bottom=0)
+    axis.grid(alpha=0.3)
+    axis.legend()
+    return _drawn(figure)
+
+
+def _figure(width: float, height: float) -> "Figure":
+    # Here, since it takes a second that the start of a training does not need.
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), dpi=100, layout="constrained")
+
+
+def _drawn(figure: "Figure") -> np.ndarray:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    canvas = FigureCanvasAgg(figure)
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 

@@ -43,7 +43,7 @@ def create(image_shape: tuple[int, int, int], **settings: Any) -> Autoencoder:
             _require_activation(f"model.{key}", value)
         elif parameters[key].annotation is float:
             _require_amount(f"model.{key}", value)
-        elif not isinstance(value, str):
+        elif parameters[key].annotation not in (str, bool):  # these the kind judges
             _require_sizes(f"model.{key}", value)
     return kind(image_shape, **settings)
 

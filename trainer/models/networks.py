@@ -5,10 +5,12 @@ ends in logits; the model applies the output activation. Whatever the precision 
 between, codes and logits are computed in float32.
 """
 
+import itertools
 import math
 from collections.abc import Sequence
 
 import keras
+import tensorflow as tf
 from keras import layers
 
 from trainer.errors import require, require_choice
@@ -82,6 +84,88 @@ def dense_decoder(
     ])  # fmt: skip
 
 
+def tied_decoder(
+    encoder: keras.Sequential, image_shape: Shape, activation: str
+) -> keras.Sequential:
+    """`dense_decoder` by the transposed kernels of a `dense_encoder`; its own are biases alone."""
+    *others, first = [layer for layer in encoder.layers if isinstance(layer, layers.Dense)][::-1]
+    return _network("decoder", (encoder.output_shape[-1],), [
+        *(
+            TransposedDense(layer, activation, name=f"hidden_{number}")
+            for number, layer in enumerate(others, start=1)
+        ),
+        TransposedDense(first, name="logits", dtype="float32"),
+        layers.Reshape(image_shape, name="image", dtype="float32"),
+    ])  # fmt: skip
+
+
+class TransposedDense(layers.Layer):
+    """Rows [B, units] back to [B, inputs] of a dense layer, by its kernel; the bias is its own."""
+
+    def __init__(self, dense: layers.Dense, activation: str = "linear", **settings):
+        super().__init__(**settings)
+        self._kernel = lambda: dense.kernel  # not tracked: the kernel stays the encoder's alone
+        self._activation = keras.activations.get(activation)
+
+    def build(self, input_shape):
+        del input_shape
+        self.bias = self.add_weight((self._kernel().shape[0],), "zeros", name="bias")
+
+    def call(self, inputs):
+        kernel = tf.cast(self._kernel(), inputs.dtype)
+        outputs = tf.matmul(inputs, kernel, transpose_b=True)
+        return self._activation(outputs + tf.cast(self.bias, outputs.dtype))
+
+
+def dense_pair(
+    image_shape: Shape, layer_sizes: Sequence[int], activation: str, code_activation: str
+) -> tuple[keras.Sequential, keras.Sequential]:
+    """Dense layers of `layer_sizes`, the last of them the code, and the mirrored ones."""
+    *hidden_units, code_size = layer_sizes
+    return (
+        dense_encoder(image_shape, hidden_units, code_size, activation, code_activation),
+        dense_decoder(image_shape, hidden_units[::-1], code_size, activation),
+    )
+
+
+def conv_pair(
+    image_shape: Shape, layer_sizes: Sequence[int], activation: str, code_activation: str
+) -> tuple[keras.Sequential, keras.Sequential]:
+    """keras.io's denoiser: 3x3 convolutions of `layer_sizes` channels, each halved by max-pooling.
+
+    The code is what the last pooling leaves. Back go transposed convolutions of stride 2, as many,
+    and a convolution to the logits.
+    """
+    *hidden, last = enumerate(layer_sizes, start=1)
+    number, channels = last
+    height, width, image_channels = image_shape
+    rows, columns = _halved(image_shape, number)
+    encoder = _network("encoder", image_shape, [
+        *itertools.chain.from_iterable(
+            (
+                Convolution(size, 3, activation=activation, name=f"conv_{n}"),
+                MaxPooling(name=f"pool_{n}"),
+            )
+            for n, size in hidden
+        ),
+        Convolution(
+            channels, 3, activation=code_activation, name=f"conv_{number}", dtype="float32"
+        ),
+        MaxPooling(name=f"pool_{number}", dtype="float32"),
+        layers.Flatten(name="code", dtype="float32"),
+    ])  # fmt: skip
+    decoder = _network("decoder", (rows * columns * channels,), [
+        layers.Reshape((rows, columns, channels), name="map"),
+        *(
+            TransposedConvolution(size, 3, 2, activation=activation, name=f"conv_{n}")
+            for n, size in enumerate(layer_sizes[::-1], start=1)
+        ),
+        Convolution(image_channels, 3, name="logits", dtype="float32"),
+        *_crop((2**number * rows, 2**number * columns), (height, width)),
+    ])  # fmt: skip
+    return encoder, decoder
+
+
 def pooled_encoder(
     image_shape: Shape, filters: int, code_channels: int, activation: str, code_activation: str
 ) -> keras.Sequential:
@@ -109,7 +193,7 @@ def pooled_decoder(
     A code [B, ceil(H/4) * ceil(W/4) * code_channels] to logits [B, H, W, C].
     """
     height, width, channels = image_shape
-    rows, columns = _quarter(image_shape)
+    rows, columns = _halved(image_shape, 2)
     return _network("decoder", (rows * columns * code_channels,), [
         layers.Reshape((rows, columns, code_channels), name="map"),
         Convolution(
@@ -149,7 +233,7 @@ def strided_decoder(
 ) -> keras.Sequential:
     """`strided_encoder` mirrored, with transposed convolutions: a code to logits [B, H, W, C]."""
     height, width, channels = image_shape
-    rows, columns = _quarter(image_shape)
+    rows, columns = _halved(image_shape, 2)
     return _network("decoder", (code_size,), [
         layers.Dense(dense_units, activation, name="hidden"),
         layers.Dense(rows * columns * filters[1], activation, name="widen"),
@@ -173,9 +257,9 @@ def _dense_layers(units: Sequence[int], activation: str) -> list[layers.Layer]:
     ]
 
 
-def _quarter(image_shape: Shape) -> tuple[int, int]:
-    """Rows and columns after two halvings, each rounded up."""
-    return -(-image_shape[0] // 4), -(-image_shape[1] // 4)
+def _halved(image_shape: Shape, times: int) -> tuple[int, int]:
+    """Rows and columns after so many halvings, each rounded up."""
+    return -(-image_shape[0] // 2**times), -(-image_shape[1] // 2**times)
 
 
 def _crop(size: tuple[int, int], wanted: tuple[int, int]) -> list[layers.Layer]:
