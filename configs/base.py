@@ -75,6 +75,19 @@ def contractive() -> ConfigDict:
     return _kind("contractive", *keys, "penalty_weight", "jacobian", "probes", *_NONLINEAR)
 
 
+def sparse() -> ConfigDict:
+    model = _kind(
+        "sparse",
+        *("code_size", "hidden_units", "code_activation", "tied_weights"),
+        *("sparsity", "active_units", "first_active_units", "annealing_share", "alpha"),
+        *("target_rate", "penalty_weight"),
+        *_NONLINEAR,
+    )
+    model.code_size = 1000
+    model.hidden_units = ()
+    return model
+
+
 def vae() -> ConfigDict:
     model = _kind(
         "vae",
@@ -107,9 +120,15 @@ def _kind(name: str, *keys: str) -> ConfigDict:
     model.corruption = "gaussian"  # masking, salt_and_pepper, gaussian (cut to [0, 1])
     model.corruption_level = 0.4  # share of the pixels changed, or the standard deviation
     model.tied_weights = False  # the decoder has the encoder's kernels, transposed
-    model.penalty_weight = 1e-4  # of the squared norm of the encoder's Jacobian in the loss
+    model.penalty_weight = 1e-4  # in the loss, of ||J||^2 of the encoder, or of kl or l1
     model.jacobian = "exact"  # closed_form (one sigmoid layer), exact, hutchinson (estimated)
     model.probes = 1  # random vectors an image, by which hutchinson estimates
+    model.sparsity = "k_sparse"  # k_sparse (keeps the largest), kl (of the units' means), l1
+    model.active_units = 25  # that k_sparse keeps in each code
+    model.first_active_units = 100  # that it keeps at step 0
+    model.annealing_share = 0.5  # of the training, in which it falls from these to those
+    model.alpha = 1.0  # times active_units are kept at test time
+    model.target_rate = 0.1  # of each unit's mean activation over a batch, for kl
     model.activation = "relu"  # of the hidden layers, by its name in keras.activations
     model.code_activation = "linear"  # of the code layer, likewise
     model.loss = "mse"  # mse, or bce (nats); both are means over the pixels

@@ -47,6 +47,22 @@ def lines(
     return _drawn(figure)
 
 
+def bars(edges: Sequence[float], counts: Sequence[float], xlabel: str, ylabel: str) -> np.ndarray:
+    """A histogram of counts between each two of the edges, as uint8 RGB [H, W, 3]."""
+    figure = _figure(6, 4)
+    axis = figure.subplots()
+    axis.stairs(counts, edges, fill=True)
+    axis.set(xlabel=xlabel, ylabel=ylabel)
+    return _drawn(figure)
+
+
+def stretched(images: np.ndarray) -> np.ndarray:
+    """Images [N, ...] of any numbers, each stretched so that they reach from 0 to 1."""
+    axes = tuple(range(1, images.ndim))
+    lowest, highest = images.min(axes, keepdims=True), images.max(axes, keepdims=True)
+    return (images - lowest) / np.maximum(highest - lowest, np.finfo(images.dtype).tiny)
+
+
 def _figure(width: float, height: float) -> "Figure":
     # Here, since it takes a second that the start of a training does not need.
     from matplotlib.figure import Figure

@@ -56,13 +56,8 @@ class Model(base.Autoencoder):
             f"model.code_activation='sigmoid', not {tuple(hidden_units)} and {code_activation!r}; "
             "exact and hutchinson take any",
         )
-        encoder = networks.dense_encoder(
-            image_shape, hidden_units, code_size, activation, code_activation
-        )
-        decoder = (
-            networks.tied_decoder(encoder, image_shape, activation)
-            if tied_weights
-            else networks.dense_decoder(image_shape, hidden_units[::-1], code_size, activation)
+        encoder, decoder = networks.dense_autoencoder(
+            image_shape, hidden_units, code_size, activation, code_activation, tied=tied_weights
         )
         super().__init__(
             image_shape, encoder, decoder, loss=loss, output_activation=output_activation

@@ -22,10 +22,9 @@ class Model(base.Autoencoder):
         base.require_undercomplete(code_size, image_shape)
         super().__init__(
             image_shape,
-            networks.dense_encoder(
-                image_shape, hidden_units, code_size, activation, code_activation
+            *networks.dense_autoencoder(
+                image_shape, hidden_units, code_size, activation, code_activation, tied=False
             ),
-            networks.dense_decoder(image_shape, hidden_units[::-1], code_size, activation),
             loss=loss,
             output_activation=output_activation,
         )

@@ -84,6 +84,22 @@ def dense_decoder(
     ])  # fmt: skip
 
 
+def dense_autoencoder(
+    image_shape: Shape,
+    hidden_units: Sequence[int],
+    code_size: int,
+    activation: str,
+    code_activation: str,
+    *,
+    tied: bool,
+) -> tuple[keras.Sequential, keras.Sequential]:
+    """A dense encoder and the mirrored decoder, `tied` to the encoder's kernels or with its own."""
+    encoder = dense_encoder(image_shape, hidden_units, code_size, activation, code_activation)
+    if tied:
+        return encoder, tied_decoder(encoder, image_shape, activation)
+    return encoder, dense_decoder(image_shape, hidden_units[::-1], code_size, activation)
+
+
 def tied_decoder(
     encoder: keras.Sequential, image_shape: Shape, activation: str
 ) -> keras.Sequential:
@@ -122,9 +138,8 @@ def dense_pair(
 ) -> tuple[keras.Sequential, keras.Sequential]:
     """Dense layers of `layer_sizes`, the last of them the code, and the mirrored ones."""
     *hidden_units, code_size = layer_sizes
-    return (
-        dense_encoder(image_shape, hidden_units, code_size, activation, code_activation),
-        dense_decoder(image_shape, hidden_units[::-1], code_size, activation),
+    return dense_autoencoder(
+        image_shape, hidden_units, code_size, activation, code_activation, tied=False
     )
 
 
