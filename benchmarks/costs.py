@@ -35,6 +35,11 @@ _CASES = {
 }
 
 
+flags.register_validator(
+    "costs", lambda costs: set(costs) <= _CASES.keys(), f"allowed: {', '.join(_CASES)}"
+)
+
+
 def main(argv: list[str]) -> None:
     """Measures one cost where it is named, and all of them otherwise."""
     del argv

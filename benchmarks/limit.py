@@ -1,6 +1,7 @@
 """The fastest that a machine could train a net: its arithmetic and its bytes, over what it can do.
 
-Counts what any implementation must do in float32. Arithmetic: a forward product, and in the
+Counts what an implementation does that keeps each layer's output in memory, in float32; one that
+fuses layers or stays in the caches can move fewer bytes. Arithmetic: a forward product, and in the
 backward pass one for the weights and, but in the first layer, one for the inputs. Bytes: Adam reads
 weight, gradient and both moments and writes all but the gradient; each layer's output is written,
 read by the next layer, and read again in the backward pass.

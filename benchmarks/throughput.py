@@ -32,8 +32,8 @@ _MODULES = {  # of benchmarks.sides, by the package that each needs
 }
 _SIDES = ("trainer", "article", "fit", "fit_xla", "torch", "torch_compiled", "jax_scan")
 _CONV_SIDES = (
-    *("trainer", "article", "fit", "torch", "torch_compiled", "torch_channels_last"),
-    "jax_step",
+    *("trainer", "article", "fit", "fit_xla"),
+    *("torch", "torch_compiled", "torch_channels_last", "jax_step"),
 )
 
 _NETS = flags.DEFINE_list("nets", list(NETS), "The nets.")
@@ -43,6 +43,13 @@ _ROUNDS = flags.DEFINE_integer("rounds", 3, "Measurements of each; medians are c
 _SECONDS = flags.DEFINE_float("seconds", 3.0, "How long one takes once compiled.", 0.1)
 _OUT = flags.DEFINE_string("out", "runs/benchmark", "The folder of the plot and the figures.")
 _ONE = flags.DEFINE_string("one", None, "Measures this one alone, as with_torch/torch/conv/64.")
+
+flags.register_validator(
+    "nets", lambda nets: set(nets) <= NETS.keys(), f"allowed: {', '.join(NETS)}"
+)
+flags.register_validator(
+    "batches", lambda sizes: all(size.isdecimal() and int(size) > 0 for size in sizes), "sizes"
+)
 
 Rates = dict[str, dict[str, list[float]]]  # images per second by "net/batch" and way
 
@@ -61,10 +68,15 @@ def main(argv: list[str]) -> None:
             for batch_size in _BATCHES.value:
                 row = rates.setdefault(f"{net}/{batch_size}", {})
                 for module, way in _ways(net):
-                    rate = _in_a_process(f"{module}/{way}/{net}/{batch_size}")
+                    case = f"round {round_number + 1}  {net} {batch_size} {way}"
+                    try:
+                        rate = _in_a_process(f"{module}/{way}/{net}/{batch_size}")
+                    except subprocess.CalledProcessError as error:
+                        why = error.stderr.strip().splitlines()[-1:]
+                        print(f"{case}: failed: {' '.join(why)}", file=sys.stderr, flush=True)
+                        continue
                     row.setdefault(way, []).append(rate)
-                    text = f"round {round_number + 1}  {net} {batch_size} {way}: {rate:,.0f}"
-                    print(text, file=sys.stderr, flush=True)
+                    print(f"{case}: {rate:,.0f}", file=sys.stderr, flush=True)
     machine = limit.measure()
     out = Path(_OUT.value)
     out.mkdir(parents=True, exist_ok=True)
@@ -90,8 +102,8 @@ def _in_a_process(one: str) -> float:
     done = subprocess.run(
         command,
         check=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
     )
     return float(done.stdout.splitlines()[-1])
 

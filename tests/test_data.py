@@ -5,8 +5,9 @@ import pytest
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-from trainer import data, positions
+from trainer import checkpoints, data, positions, workdir
 from trainer.errors import UserError
+from trainer.train import train
 
 
 def load(name="digits", image_size=0, validation_fraction=0.05, **settings):
@@ -161,6 +162,20 @@ def test_a_set_larger_than_the_memory_stays_in_its_files_and_is_the_same(setting
         assert ours.images.shape == theirs.images.shape
         for read, expected in zip(ours.read(most=3), theirs.read(most=3), strict=True):
             np.testing.assert_array_equal(read, expected)
+
+
+@pytest.mark.usefixtures("tiny_records")
+def test_training_from_files_is_the_same_bits(digits_config, tmp_path):
+    digits_config.data.update({"name": "tiny_colour", "image_size": 6, "validation_fraction": 0.25})
+    digits_config.update({"batch_size": 4, "num_epochs": 5.0})
+    states = []
+    for placement in ("device", "records"):
+        digits_config.data.placement = placement
+        train(digits_config, str(tmp_path / placement))
+        found = checkpoints.find(tmp_path / placement / workdir.CHECKPOINTS)
+        assert found is not None
+        states.append({path: array.tobytes() for path, array in found.state().items()})
+    assert states[0] == states[1]
 
 
 @pytest.mark.usefixtures("tiny_colour")

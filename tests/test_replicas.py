@@ -106,6 +106,8 @@ def test_two_replicas_train_every_kind_as_one_does(name):
         settings.hidden_units = (12, 8)
     if name == "contractive":
         settings.code_size = 12
+    if name == "sparse_kl":
+        settings.update({"code_size": 12, "active_units": 2, "first_active_units": 2})
     images = images_like(3, BATCH, 28, 28, 1)
     weights = []
     for devices in (1, 2):
@@ -156,6 +158,59 @@ def test_a_batch_cut_for_the_caches_gives_the_gradients_of_the_whole(monkeypatch
         steps.train(0, images)
         weights.append(weights_of(steps))
     assert_close(weights[1], weights[0])
+
+
+def test_products_are_the_same_bits_however_calls_are_cut_and_images_lie(monkeypatch):
+    monkeypatch.setattr(replicas, "_CUT_SIZE", 3)
+    images = images_like(50, 12, 12, 1)
+    numbers = np.random.default_rng(0).integers(0, 50, (3, BATCH)).astype(np.int32)
+    settings = load_config("conv").model
+
+    def start():
+        create = lambda: models.create((12, 12, 1), **settings)  # noqa: E731
+        return make_steps(create=create, execution="xla_products")[1]
+
+    at_once, placed = start(), start()
+    at_once.train(0, images[numbers])
+    assert placed.place(images)
+    placed.train(0, numbers, 2)
+    placed.train(2, np.concatenate([numbers[2:], numbers[:2]]), 1)
+    assert_close(weights_of(placed), weights_of(at_once), tolerance=0)
+
+
+@pytest.mark.parametrize(
+    ("size", "parts"), [(1, 1), (64, 1), (128, 1), (129, 1), (131, 1), (256, 2), (512, 4), (600, 5)]
+)
+def test_a_batch_is_cut_into_parts_that_suit_the_caches_or_not_at_all(size, parts):
+    assert replicas._cuts(size) == parts
+
+
+@pytest.mark.parametrize(
+    ("name", "devices", "fastest"),
+    [
+        ("dense", 1, "xla"),
+        ("dense", 2, "graph"),
+        ("conv", 1, "xla_products"),
+        ("conv", 2, "xla_products"),
+        ("deep_conv", 1, "xla_update"),
+        ("deep_conv", 2, "graph"),
+    ],
+)
+def test_the_execution_suits_the_net_and_the_devices(name, devices, fastest):
+    strategy = replicas.make_strategy(f"cpu:{devices}")
+    model = models.create((28, 28, 1), **load_config(name).model)
+    assert replicas.executions(strategy, model)[0] == fastest
+
+
+def test_images_that_do_not_fit_the_device_are_not_placed(monkeypatch):
+    _, steps = make_steps()
+
+    def full(*_):
+        raise tf.errors.ResourceExhaustedError(None, None, "full")
+
+    monkeypatch.setattr(tf, "identity", full)
+    assert not steps.place(images_like(4, 6, 6, 1))
+    assert not steps.holds_images
 
 
 @pytest.mark.parametrize("name", ["conv", "deep_conv", "denoising"])

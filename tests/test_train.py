@@ -105,6 +105,11 @@ def test_calls_of_a_given_length_stay_so():
     assert (pace.steps, pace.most_steps) == (7, 7)
 
 
+def test_a_call_is_never_longer_than_the_run_has_steps_between_two_cadences():
+    assert Pace(steps_per_call=100_000, step_bytes=1, longest=50).most_steps == 50
+    assert Pace(steps_per_call=0, step_bytes=1, longest=3).most_steps == 3
+
+
 @pytest.mark.parametrize("execution", ["graph", "xla_update", "xla"])
 def test_where_the_images_lie_and_how_calls_are_cut_change_no_bit(
     digits_config, tmp_path, execution

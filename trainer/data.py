@@ -136,7 +136,7 @@ def load(
     )
     require_at_least("data.image_size", image_size, 0)
     require_choice("data.placement", placement, _PLACEMENTS)
-    require(memory_gib >= 0, f"data.memory_gib={memory_gib} is not allowed; it is at least 0")
+    require_at_least("data.memory_gib", memory_gib, 0)
     kind, _, count = name.partition(":")
     if name == "digits" or (kind == "noise" and count):
         require(placement != "records", f"data.placement='records' needs files; {name!r} has none")
@@ -178,7 +178,8 @@ def batches(
         count = last - first
         drawn = positions.examples(seed, first * batch_size, count * batch_size, len(images))
         rows = np.zeros((most_steps, *row_shape), dtype)
-        rows[:count] = (drawn if numbers else images[drawn]).reshape(count, *row_shape)
+        if count:  # files cannot be asked for no example
+            rows[:count] = (drawn if numbers else images[drawn]).reshape(count, *row_shape)
         return np.int64(first), np.int32(count), rows
 
     def call(number):
@@ -274,6 +275,9 @@ def _tfds(
         close = difflib.get_close_matches(name, known, n=3)
         hint = f"did you mean {' or '.join(close)}?" if close else "see tensorflow.org/datasets"
         raise UserError(f"data.name={name!r} is no data set of TFDS; {hint}") from error
+    if placement == "records" and not builder.data_path.exists():
+        folder = os.environ.get("TFDS_DATA_DIR")
+        builder = tfds.builder(name, data_dir=folder, file_format="array_record")
     _prepare(builder)
     features = builder.info.features
     require(
@@ -318,7 +322,8 @@ def _stays_in_files(builder, splits, image_shape, placement: str, memory_bytes: 
     require(
         placement in ("auto", "records") and _is_array_record(builder),
         f"{why}; prepare it so that it can be read by index: "
-        f"tfds build {builder.name} --file_format=array_record (and data.placement=auto)",
+        f"tfds build {builder.name} --file_format=array_record --data_dir=DIR, with a new folder "
+        "DIR, TFDS_DATA_DIR set to it, and data.placement=auto",
     )
     return True
 
@@ -383,13 +388,14 @@ def _open(builder, split: str, image_shape: tuple[int, int, int]) -> Images:
     def fitted(image: np.ndarray) -> np.ndarray:
         return image if image.shape == image_shape else _resized(image, image_shape).numpy()
 
+    def number(label) -> np.ndarray:
+        return np.asarray(label, np.int64)
+
     skip = {"image": tfds.decode.SkipDecoding()}
     images = Records(builder.as_data_source(split), "image", fitted)
     if not _is_labelled(builder):
         return Images(images, None)
-    return Images(
-        images, Records(builder.as_data_source(split, decoders=skip), "label", np.asarray)
-    )
+    return Images(images, Records(builder.as_data_source(split, decoders=skip), "label", number))
 
 
 def _tfrecord_blocks(builder, split: str, image_shape: tuple[int, int, int]) -> Iterator[tuple]:

@@ -35,6 +35,7 @@ EXECUTIONS = ("graph", "xla_update", "xla", "xla_products")
 _POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16", "float16": "mixed_float16"}
 _EVALUATION_BATCH_SIZE = 512
 _CUT_SIZE = 128  # images at a time where convolutions are matrix products
+_TIMED_CALLS = 5  # of each execution; the neighbours disturb some
 _ALIGNMENT = 64  # bytes, that TensorFlow asks of memory it shares
 _MOST_SKIPPED_STEPS = 40  # halves a float16 loss scale of 2**15 to 2**-25
 
@@ -88,7 +89,7 @@ def executions(strategy: Strategy, model: Autoencoder) -> tuple[str, ...]:
     """The executions worth a try on these devices, the usually fastest first.
 
     Convolutions with few channels go by matrix products on a CPU, others by its library (both
-    measured in docs/performance.md); nets without any are compiled whole.
+    measured in docs/performance.md); nets without any are compiled, where that takes them whole.
     """
     alone = strategy.num_replicas_in_sync == 1
     on_cpu = devices(strategy).startswith("CPU")
@@ -217,12 +218,15 @@ class Steps:
         for execution in executions:
             self.execute(execution)
             self.train(0, drawn)  # compiles
-            began = time.perf_counter()
-            self.train(0, drawn)
-            seconds[execution] = time.perf_counter() - began
+            seconds[execution] = min(self._seconds_of_a_call(drawn) for _ in range(_TIMED_CALLS))
         for path, variable in self.variables().items():
             variable.assign(before[path])
         return min(seconds, key=lambda execution: seconds[execution])
+
+    def _seconds_of_a_call(self, drawn: np.ndarray | tf.Tensor) -> float:
+        began = time.perf_counter()
+        self.train(0, drawn)
+        return time.perf_counter() - began
 
     def evaluate(self, images: Rows) -> dict[str, float]:
         """The means over images [N, H, W, C] of `loss` and each `loss/<term>`, exact for any N."""
@@ -470,10 +474,11 @@ def _norm_for_xla(gradients: list[tf.Tensor]) -> tf.Tensor:
 
 
 def _cuts(size: int) -> int:
-    """The fewest equal parts of a batch that are not too large for the caches."""
-    return next(
-        cuts for cuts in range(1, size + 1) if size % cuts == 0 and size // cuts <= _CUT_SIZE
-    )
+    """The fewest equal parts of a batch that suit the caches; 1 if none is of such a size."""
+    if size <= _CUT_SIZE:
+        return 1
+    fitting = range(_CUT_SIZE // 2, _CUT_SIZE + 1)
+    return next((c for c in range(2, size) if size % c == 0 and size // c in fitting), 1)
 
 
 def _on_replicas(strategy, model, create_optimizer, loss_scale_growth_steps):

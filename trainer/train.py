@@ -115,7 +115,8 @@ def _loop(
     images = dataset.train.images
     image_bytes = math.prod(images.shape[1:]) * images.dtype.itemsize
     drawn_bytes = _NUMBER_BYTES if steps.holds_images else image_bytes
-    pace = Pace(config.steps_per_call, config.batch_size * drawn_bytes)
+    longest = min([last_step, *_cadences(config)])
+    pace = Pace(config.steps_per_call, config.batch_size * drawn_bytes, longest)
     ranges = step_ranges(first_step, last_step, config, pace, profile.borders)
     batches = data.batches(
         images,
@@ -163,12 +164,13 @@ def _loop(
                 workdir.append_metrics(run, {"step": step, "part": "validation"} | losses)
                 progress.line(f"step {step:,} validation: {_words(losses)}")
 
-            if validated or stop.requested or due(step, config.checkpoint_every_steps, last_step):
+            stopping = stop.requested  # read once: a signal may come at any moment
+            if validated or stopping or due(step, config.checkpoint_every_steps, last_step):
                 summaries.flush()
                 loss = losses["loss"] if validated else None
                 save_checkpoint(saver.save, run, steps, step, loss, config.keep_checkpoints)
                 window = _Window()  # a run that resumes here begins a window too
-            if stop.requested and step < last_step:
+            if stopping and step < last_step:
                 raise Preempted(f"stopped at step {step:,} with a checkpoint; start again to go on")
     return losses or steps.evaluate(dataset.validation.images)
 
@@ -189,18 +191,23 @@ def step_ranges(
 
     They end wherever something is due, and at the `borders`.
     """
+    step = first_step
+    while step < last_step:
+        ends = [(step // every + 1) * every for every in _cadences(config)]
+        ends += [border for border in borders if border > step]
+        stop = min([last_step, step + pace.steps, *ends])
+        yield step, stop
+        step = stop
+
+
+def _cadences(config: ConfigDict) -> list[int]:
+    """The numbers of steps after which something is due."""
     cadences = (
         config.log_every_steps,
         config.validate_every_steps,
         config.checkpoint_every_steps,
     )
-    step = first_step
-    while step < last_step:
-        ends = [(step // every + 1) * every for every in cadences if every > 0]
-        ends += [border for border in borders if border > step]
-        stop = min([last_step, step + pace.steps, *ends])
-        yield step, stop
-        step = stop
+    return [every for every in cadences if every > 0]
 
 
 class Pace:
@@ -209,15 +216,15 @@ class Pace:
     Their number changes no bit of a run.
     """
 
-    def __init__(self, steps_per_call: int, step_bytes: int):
+    def __init__(self, steps_per_call: int, step_bytes: int, longest: int = _MOST_STEPS_PER_CALL):
         """Takes the steps of a call, or 0 to adapt them, and what a step is handed by the host.
 
-        `most_steps` is the most that a call can be asked for.
+        `most_steps` is the most that a call is asked for: never more than the `longest` that the
+        run has between two steps at which something is due.
         """
         self._adapts = steps_per_call == 0
-        self.most_steps = steps_per_call or max(
-            1, min(_MOST_STEPS_PER_CALL, _MOST_BYTES_PER_CALL // step_bytes)
-        )
+        fitting = min(_MOST_STEPS_PER_CALL, _MOST_BYTES_PER_CALL // step_bytes)
+        self.most_steps = max(1, min(steps_per_call or fitting, longest))
         self.steps = 1 if self._adapts else self.most_steps
 
     def took(self, steps: int, seconds: float) -> None:

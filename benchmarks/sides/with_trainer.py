@@ -53,7 +53,9 @@ class Training:
         self.steps.execute(execution or replicas.executions(strategy, model)[0])
         count = max(1, min(_STEPS_A_CALL, _IMAGES_A_CALL // batch_size))
         ranges = ((first, first + count) for first in itertools.count(step=count))
-        batches = data.batches(images, ranges, count, batch_size, config.seed, numbers=True)
+        batches = data.batches(
+            images, ranges, count, batch_size, config.seed, numbers=self.steps.holds_images
+        )
         self._calls = batches.as_numpy_iterator()
         self.images_a_call = count * batch_size
 
