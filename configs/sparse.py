@@ -4,7 +4,9 @@ Linear units, tied weights, squared error, as theirs.
 
     python -m trainer --config=configs/sparse.py --workdir=runs/sparse
 
-MNIST, seed 0: test mse RESULT
+MNIST, seed 0: test mse .00799, 18 % of the units dead; logistic regression on the frozen codes
+errs on 3.9 % of the test images, where the paper has 1.35 %. 7 minutes on 2 cores (AMD EPYC, Zen
+3), 24 GiB, busy with other work besides.
 """
 
 from configs import base

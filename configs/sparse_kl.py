@@ -1,8 +1,10 @@
-"""1,000 sigmoid units, each active in a tenth of the images on average: Ng 2011, CS294A.
+"""1,000 sigmoid units whose mean activation is drawn to a tenth: Ng 2011, CS294A.
 
     python -m trainer --config=configs/sparse_kl.py --workdir=runs/sparse_kl
 
-MNIST, seed 0: test mse RESULT
+MNIST, seed 0: test mse .00269; 300 units of an image above an activation of 0.1, none of them dead;
+logistic regression on the frozen codes errs on 3.1 % of the test images. 3 minutes on 2 cores (AMD
+EPYC, Zen 3), 24 GiB, busy with other work besides.
 """
 
 from configs import base

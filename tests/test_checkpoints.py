@@ -1,4 +1,5 @@
 import json
+import threading
 
 import numpy as np
 import pytest
@@ -173,6 +174,23 @@ def test_saves_in_the_background_come_one_after_the_other(tmp_path):
     assert found is not None
     assert found.step == 3
     assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_training_goes_on_while_a_checkpoint_is_written(tmp_path, monkeypatch):
+    may_write = threading.Event()
+    original = checkpoints.save
+
+    def held_back(*args, **settings):
+        assert may_write.wait(timeout=30)
+        original(*args, **settings)
+
+    monkeypatch.setattr(checkpoints, "save", held_back)
+    background = checkpoints.Background()
+    background.save(tmp_path, 1, {"w": np.ones(3)}, validation_loss=None, keep=2)
+    assert checkpoints.find(tmp_path) is None  # and yet the call has returned
+    may_write.set()
+    background.close()
+    assert checkpoints.find(tmp_path) is not None
 
 
 def test_a_save_that_fails_in_the_background_is_not_silent(tmp_path):
