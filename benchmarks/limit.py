@@ -66,6 +66,8 @@ def count(net: str) -> tuple[int, int, int]:
                 height, width = 2 * height, 2 * width
             case "flatten":
                 height, width, channels = 1, 1, height * width * channels
+            case "sample":
+                channels = layer.size
             case "map":
                 height, width, channels = 7, 7, layer.size
         if products:

@@ -8,14 +8,14 @@ IMAGE_SHAPE = (28, 28, 1)
 class Layer(NamedTuple):
     """One layer: `size` is its units or channels; `stride` that of a convolution or a pooling."""
 
-    kind: str  # dense, conv, transposed, pool, up, flatten, map (7 x 7 x size)
+    kind: str  # dense, conv, transposed, pool, up, flatten, map (7 x 7 x size), sample (of a vae)
     size: int = 0
     stride: int = 1
     activation: str = "linear"
 
 
-def _dense(*units: int) -> list[Layer]:
-    return [Layer("dense", size, activation="relu") for size in units]
+def _dense(*units: int, activation: str = "relu") -> list[Layer]:
+    return [Layer("dense", size, activation=activation) for size in units]
 
 
 def _conv(channels: int, stride: int = 1) -> Layer:
@@ -36,6 +36,11 @@ NETS: dict[str, list[Layer]] = {
     "deep": [
         *(_FLATTEN, *_dense(1000, 500, 250), Layer("dense", 30)),
         *(*_dense(250, 500, 1000), Layer("dense", 784, activation="sigmoid")),
+    ],
+    # Dynamically binarised at the input; the loss is the negative ELBO.
+    "vae": [
+        *(_FLATTEN, *_dense(200, 200, activation="tanh"), Layer("dense", 100)),
+        *(Layer("sample", 50), *_dense(200, 200, activation="tanh"), Layer("dense", 784)),
     ],
     "deep_conv": [
         *(_conv(32, 2), _conv(64, 2), _FLATTEN, *_dense(512), Layer("dense", 49)),

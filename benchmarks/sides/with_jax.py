@@ -23,13 +23,25 @@ def measure(way: str, net: str, batch_size: int, seconds: float) -> float:
     weights = _weights(stack)
     state = weights, *(jax.tree.map(jnp.zeros_like, weights) for _ in range(2)), jnp.zeros(())
 
-    def loss_of(weights, batch):
-        return jnp.mean(jnp.square(_apply(stack, weights, batch).reshape(batch.shape) - batch))
+    def loss_of(weights, batch, key):
+        if net != "vae":
+            return jnp.mean(jnp.square(_apply(stack, weights, batch).reshape(batch.shape) - batch))
+        for_pixels, for_code = jax.random.split(key)
+        seen = jax.random.bernoulli(for_pixels, batch).astype(jnp.float32)
+        sample = next(number for number, layer in enumerate(stack) if layer.kind == "sample")
+        mean, log_variance = jnp.split(_apply(stack[:sample], weights, seen), 2, axis=-1)
+        kl = (mean**2 + jnp.exp(log_variance) - log_variance - 1).sum(-1) / 2
+        code = mean + jnp.exp(log_variance / 2) * jax.random.normal(for_code, mean.shape)
+        encoding = sum(layer.kind == "dense" for layer in stack[:sample])
+        logits = _apply(stack[sample + 1 :], weights[encoding:], code).reshape(batch.shape)
+        nats = (jax.nn.softplus(logits) - batch * logits).sum((1, 2, 3))
+        return jnp.mean(nats + kl)
 
     def step(state, positions, pixels):
         weights, first, second, count = state
         batch = pixels[positions].astype(jnp.float32) / 255
-        loss, gradients = jax.value_and_grad(loss_of)(weights, batch)
+        key = jax.random.fold_in(jax.random.key(1), count.astype(jnp.int32))
+        loss, gradients = jax.value_and_grad(loss_of)(weights, batch, key)
         count += 1
         first = jax.tree.map(lambda m, g: _BETA_1 * m + (1 - _BETA_1) * g, first, gradients)
         second = jax.tree.map(lambda v, g: _BETA_2 * v + (1 - _BETA_2) * g * g, second, gradients)
@@ -84,6 +96,9 @@ def _weights(stack: list[Layer]) -> list[tuple[jax.Array, jax.Array]]:
             case "flatten":
                 shape = [int(np.prod(shape))]
                 continue
+            case "sample":
+                shape = [layer.size]
+                continue
             case "map":
                 shape = [7, 7, layer.size]
                 continue
@@ -92,7 +107,12 @@ def _weights(stack: list[Layer]) -> list[tuple[jax.Array, jax.Array]]:
     return weights
 
 
-_ACTIVATIONS = {"relu": jax.nn.relu, "sigmoid": jax.nn.sigmoid, "linear": lambda x: x}
+_ACTIVATIONS = {
+    "relu": jax.nn.relu,
+    "tanh": jnp.tanh,
+    "sigmoid": jax.nn.sigmoid,
+    "linear": lambda x: x,
+}
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
 
 

@@ -21,7 +21,12 @@ def measure(way: str, net: str, batch_size: int, seconds: float) -> float:
 
     def loss_of(batch: torch.Tensor) -> torch.Tensor:
         batch = batch.float() / 255
-        return torch.nn.functional.mse_loss(model(batch), batch)
+        if net != "vae":
+            return torch.nn.functional.mse_loss(model(batch), batch)
+        logits = model(torch.bernoulli(batch))
+        kl = next(module.kl for module in model if isinstance(module, _Sample))
+        nats = (torch.nn.functional.softplus(logits) - batch * logits).flatten(1).sum(1)
+        return (nats + kl).mean()
 
     compiled = torch.compile(loss_of) if way == "torch_compiled" else loss_of
 
@@ -37,8 +42,20 @@ def measure(way: str, net: str, batch_size: int, seconds: float) -> float:
     return clock.rate(steps, _STEPS_A_CALL * batch_size, seconds)
 
 
+class _Sample(nn.Module):
+    """A sample of the posterior whose mean and log variance come in; keeps its KL divergence."""
+
+    kl: torch.Tensor
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        mean, log_variance = inputs.chunk(2, dim=1)
+        self.kl = (mean.square() + log_variance.exp() - log_variance - 1).sum(1) / 2
+        return mean + torch.exp(log_variance / 2) * torch.randn_like(mean)
+
+
 _ACTIVATIONS: dict[str, list[type[nn.Module]]] = {
     "relu": [nn.ReLU],
+    "tanh": [nn.Tanh],
     "sigmoid": [nn.Sigmoid],
     "linear": [],
 }
@@ -66,6 +83,8 @@ def _network(stack: list[Layer]) -> nn.Sequential:
                 modules.append(nn.Flatten())
                 flat = True
                 size *= 49 if len(modules) > 1 else 784
+            case "sample":
+                modules.append(_Sample())
             case "map":
                 modules.append(nn.Unflatten(1, (layer.size, 7, 7)))
                 flat = False
