@@ -111,7 +111,7 @@ def print_table(metrics: dict[str, Any], folder: str) -> None:
             print(
                 f"{name:>22}  {value:.5f}" if isinstance(value, float) else f"{name:>22}  {value}"
             )
-    print(f"\nmetrics    {Path(folder) / workdir.METRICS}\npicture    {Path(folder) / PICTURE}")
+    print(f"\nmetrics    {Path(folder) / workdir.METRICS}\npictures   {Path(folder)}/*.png")
 
 
 def _pca(train: np.ndarray, test: np.ndarray, code_size: int) -> tuple[PCA, float]:
