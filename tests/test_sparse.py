@@ -96,6 +96,11 @@ def test_training_keeps_the_annealed_number_and_the_test_alpha_times_the_last(mo
     assert kept == [{20}, {5}, {15}]
 
 
+@pytest.mark.parametrize("settings", [kl_settings(), {"sparsity": "l1"}])
+def test_a_penalty_does_not_mind_the_settings_of_k_sparse(settings):
+    assert create(**settings, code_size=10).code_size == 10  # fewer than first_active_units
+
+
 def test_l1_is_the_sum_of_the_activations():
     model = create(sparsity="l1", penalty_weight=0.5)
     images = images_like(BATCH)

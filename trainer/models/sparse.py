@@ -49,12 +49,12 @@ class Model(base.Autoencoder):
     ):
         require_choice("model.sparsity", sparsity, tuple(_ACTIVE_ABOVE))
         require(
-            active_units <= first_active_units <= code_size,
+            sparsity != "k_sparse" or active_units <= first_active_units <= code_size,
             f"model.active_units={active_units} and model.first_active_units={first_active_units} "
             f"are not allowed; they rise in this order up to model.code_size={code_size}",
         )
         require(
-            1 <= alpha <= code_size / active_units,
+            sparsity != "k_sparse" or 1 <= alpha <= code_size / active_units,
             f"model.alpha={alpha} is not allowed; model.active_units={active_units} of "
             f"{code_size} allow 1 to {code_size / active_units:g}",
         )
