@@ -88,19 +88,26 @@ class Noise:
         """Uniform numbers [count, elements rounded up to a multiple of 4].
 
         From the integers of the stream: TensorFlow's own uniform and normal numbers come out of
-        other bits under XLA.
+        other bits under XLA. A row has the first integer of each of its ticks, then the second of
+        each, and so on: XLA computes such planes several numbers at a time, and ticks one by one.
         """
         ticks = -(-elements // _INTEGERS_PER_TICK)
         first_tick = tf.cast(self._first_position, tf.int64) * ticks
         integers = tf.raw_ops.StatelessRandomUniformFullIntV2(
-            shape=[self._count, ticks * _INTEGERS_PER_TICK],
+            shape=[self._count * ticks, _INTEGERS_PER_TICK],
             key=tf.constant([_key(self._seed, self._stream, purpose)], tf.uint64),
             counter=tf.cast(tf.stack([first_tick, 0]), tf.uint64),
             alg=_PHILOX,
             dtype=tf.uint32,
         )
-        bits = tf.bitwise.right_shift(integers, tf.constant(32 - _FLOAT_BITS, tf.uint32))
-        return tf.cast(bits, tf.float32) * 2.0**-_FLOAT_BITS
+        planes = [_unit(integers[:, i]) for i in range(_INTEGERS_PER_TICK)]
+        return tf.concat([tf.reshape(plane, [self._count, ticks]) for plane in planes], axis=1)
 
     def _shaped(self, rows: tf.Tensor, shape: tuple[int, ...]) -> tf.Tensor:
         return tf.reshape(rows[:, : math.prod(shape)], [self._count, *shape])
+
+
+def _unit(integers: tf.Tensor) -> tf.Tensor:
+    """Integers of 32 random bits as float32 in [0, 1)."""
+    bits = tf.bitwise.right_shift(integers, tf.constant(32 - _FLOAT_BITS, tf.uint32))
+    return tf.cast(bits, tf.float32) * 2.0**-_FLOAT_BITS
