@@ -6,6 +6,7 @@ together with the gradients. What the optimizer gets is the global gradient alre
 clipping and its test for overflow come out alike on every replica.
 """
 
+import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol, TypeAlias
@@ -35,6 +36,7 @@ EXECUTIONS = ("graph", "xla_update", "xla", "xla_products")
 _POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16", "float16": "mixed_float16"}
 _EVALUATION_BATCH_SIZE = 512
 _CUT_SIZE = 128  # images at a time where convolutions are matrix products
+_SMALL_BATCH = 128  # whose arithmetic does not outweigh a copy of the weights
 _TIMED_CALLS = 5  # of each execution; the neighbours disturb some
 _ALIGNMENT = 64  # bytes, that TensorFlow asks of memory it shares
 _MOST_SKIPPED_STEPS = 40  # halves a float16 loss scale of 2**15 to 2**-25
@@ -162,6 +164,7 @@ class Steps:
         alone = self._strategy.num_replicas_in_sync == 1
         xla = execution in ("xla", "xla_products")
         self._update_is_compiled = alone and execution != "graph"
+        self._copies_matter = alone and execution == "xla" and self._batch_size <= _SMALL_BATCH
         self._train_compiled = tf.function(self._train, jit_compile=xla and alone)
         self._gradients_compiled = _compiled(self._gradients, xla and not alone)
         self._update_compiled = _compiled(self._update, self._update_is_compiled and not xla)
@@ -300,6 +303,8 @@ class Steps:
 
     def _replica_update(self, gradients, terms):
         scale = self._loss_scale()
+        if self._copies_matter:
+            gradients = _one_after_the_other(gradients)
         norm = (_norm_for_xla if self._update_is_compiled else tf.linalg.global_norm)(gradients)
         self.optimizer.apply(gradients, self._model.trainable_variables)
         loss = tf.add_n(list(terms.values()))
@@ -471,6 +476,22 @@ def _norm_for_xla(gradients: list[tf.Tensor]) -> tf.Tensor:
         return tf.add_n([tf.square(p) for p in tf.split(tf.reshape(gradient, [-1]), parts)])
 
     return tf.sqrt(tf.add_n([tf.reduce_sum(eighths(gradient)) for gradient in gradients]))
+
+
+def _one_after_the_other(gradients: list[tf.Tensor]) -> list[tf.Tensor]:
+    """The same numbers, each gradient to be had only after the one before it in the model.
+
+    So no layer's weights change before the gradient has passed through them: XLA, which orders by
+    need alone, would copy them first.
+    """
+
+    def unknown_zero(gradient: tf.Tensor) -> tf.Tensor:
+        return tf.minimum(tf.abs(tf.reshape(gradient, [-1])[0]), 0.0)
+
+    following = [
+        gradient + unknown_zero(before) for before, gradient in itertools.pairwise(gradients)
+    ]
+    return [gradients[0], *following]
 
 
 def _cuts(size: int) -> int:
