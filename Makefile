@@ -10,7 +10,7 @@ EPOCHS_digits := --config.num_epochs=150
 NOTE_digits := "(These digits are 8x8 pixels, enlarged: PCA with 49 numbers is all but perfect on" \
 	"them. Measure the nets on make train DATA=mnist.)"
 
-.PHONY: train test lint benchmark tensorboard clean
+.PHONY: train test lint benchmark results tensorboard clean
 
 train: .venv/installed
 	$(BIN)/python -m trainer --config=configs/$(CONFIG).py --config.data.name=$(DATA) \
@@ -31,6 +31,10 @@ benchmark: .venv/installed
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable .[bench]
 	$(BIN)/python -m benchmarks.throughput
 	$(BIN)/python -m benchmarks.costs
+
+# make results: every kind beside its paper, in some hours.  make results RUNS=vae,iwae: a part.
+results: .venv/installed
+	$(BIN)/python -m benchmarks.results $(addprefix --runs=,$(RUNS))
 
 tensorboard: .venv/installed
 	TF_CPP_MIN_LOG_LEVEL=3 $(BIN)/tensorboard --logdir=runs

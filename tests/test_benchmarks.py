@@ -1,12 +1,14 @@
-"""The benchmarks train the nets of the configs, and count them right."""
+"""The benchmarks train the nets of the configs and count them right; results are what runs had."""
+
+import json
 
 import keras
 import pytest
 
-from benchmarks import limit
+from benchmarks import limit, results
 from benchmarks.nets import IMAGE_SHAPE, NETS
 from benchmarks.sides import with_keras
-from tests.all_configs import load_config
+from tests.all_configs import CONFIGS, load_config
 from trainer import models
 
 
@@ -33,3 +35,38 @@ def test_the_limit_is_the_longer_of_arithmetic_and_bytes():
     activations, parameters = 2 * (128 + 64) + 32 + 784, forward + 2 * (128 + 64) + 32 + 784
     moved = 4 * (3 * activations + 7 * parameters / 64)
     assert limit.images_per_second("dense", 64, narrow) == pytest.approx(1 / moved)
+
+
+def test_every_config_has_its_row_of_results():
+    assert sorted(results.RUNS) == CONFIGS
+
+
+def test_a_result_stands_beside_its_goal_and_says_whether_it_is_reached(tmp_path):
+    measured = {"denoised_bce": 0.08301, "denoised_mse": 0.01, "noisy_mse": 1, "noisy_pca_mse": 1}
+    measured |= {"num_epochs": 2.0, "training_seconds": 90.0}
+    (tmp_path / "denoising.json").write_text(json.dumps(measured))
+    lines = results.table(tmp_path).splitlines()
+    row = next(line for line in lines if line.startswith("| `denoising`"))
+    assert "| 0.08301 | .0839, keras.io | at most 0.083: short | 2 | 2 min |" in row
+    assert sum(line.startswith("|") for line in lines) == 2 + len(results.RUNS["denoising"].figures)
+    assert "![denoising: denoising_levels](results/denoising-denoising_levels.png)" in lines
+
+
+def test_the_time_of_a_training_is_told_from_its_log(tmp_path):
+    workdir, docs = tmp_path / "run", tmp_path / "docs"
+    workdir.mkdir()
+    rows = [
+        {"step": 10, "part": "train", "images_per_second": 100.0},
+        {"step": 10, "part": "validation", "loss": 1.0},
+        {"step": 20, "part": "train", "images_per_second": 50.0},
+    ]
+    (workdir / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (workdir / "metrics.json").write_text(json.dumps({"mse": 0.5, "probe_accuracy": 0.75}))
+    config = {"batch_size": 20, "num_epochs": 2.0}
+    (workdir / "config.json").write_text(json.dumps({"config": config}))
+    (workdir / "reconstructions.png").write_bytes(b"a picture")
+    results.keep("dense", workdir, docs)
+    kept = json.loads((docs / "dense.json").read_text())
+    assert kept["training_seconds"] == 10 * 20 / 100 + 10 * 20 / 50
+    assert kept["probe_error"] == 0.25
+    assert (docs / "dense-reconstructions.png").read_bytes() == b"a picture"
