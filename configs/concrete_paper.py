@@ -12,5 +12,6 @@ def get_config():
     config = concrete.get_config()
     config.data.resplit_test = 0.6
     config.data.validation_fraction = 0.1  # as the authors'
+    config.batch_size = 64
     config.num_epochs = 300.0
     return config
