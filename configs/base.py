@@ -17,6 +17,7 @@ def get_config() -> ConfigDict:
     config.data.name = "digits"  # (inside scikit-learn), an image data set of TFDS, or noise:N
     config.data.image_size = 0  # resizes TFDS images to a square of this many pixels; 0: as is
     config.data.validation_fraction = 0.05  # of the training images, held out from training
+    config.data.resplit_test = 0.0  # not 0: the test images alone, this share of them to test
     config.data.placement = "auto"  # of the training images: device, host, records; or what fits
     config.data.memory_gib = 0.0  # of the host, for images; 0: most of what is free
 
@@ -88,6 +89,20 @@ def sparse() -> ConfigDict:
     return model
 
 
+def concrete() -> ConfigDict:
+    model = _kind(
+        "concrete",
+        *("code_size", "hidden_units", "first_temperature", "last_temperature"),
+        *("settled_share", "stop_when_settled", "selector_rate", "images_per_draw"),
+        *_NONLINEAR,
+    )
+    model.code_size = 50
+    model.hidden_units = (75,)
+    model.activation = "leaky_relu"
+    model.output_activation = "linear"
+    return model
+
+
 def vae() -> ConfigDict:
     model = _kind(
         "vae",
@@ -110,7 +125,7 @@ def _kind(name: str, *keys: str) -> ConfigDict:
     model = ConfigDict()
     model.name = name  # the module in trainer/models
     model.code_size = 32  # numbers in the code
-    model.hidden_units = (128, 64)  # dense layers of the encoder; the decoder's are mirrored
+    model.hidden_units = (128, 64)  # dense layers, mirrored in the decoder (concrete: only there)
     model.filters = 16  # channels of the article's wide convolutions
     model.code_channels = 1  # the code is ceil(H/4) x ceil(W/4) of these
     model.stage_filters = (32, 64)  # channels of the two convolutions of stride 2
@@ -129,6 +144,12 @@ def _kind(name: str, *keys: str) -> ConfigDict:
     model.annealing_share = 0.5  # of the training, in which it falls from these to those
     model.alpha = 1.0  # times active_units are kept at test time
     model.target_rate = 0.1  # of each unit's mean activation over a batch, for kl
+    model.first_temperature = 10.0  # of the selectors' softmax, at step 0
+    model.last_temperature = 0.01  # that it falls to, exponentially
+    model.settled_share = 0.1  # of the training, the last, in which each selector has its one pixel
+    model.stop_when_settled = False  # at a validation: mean largest selector probability > .998
+    model.selector_rate = 10.0  # learning rate of the selectors' logits, times the optimizer's
+    model.images_per_draw = 16  # images in a row that share a draw of the selectors' noise
     model.activation = "relu"  # of the hidden layers, by its name in keras.activations
     model.code_activation = "linear"  # of the code layer, likewise
     model.loss = "mse"  # mse, or bce (nats); both are means over the pixels

@@ -8,7 +8,13 @@ from sklearn.decomposition import PCA
 from configs import base
 from trainer import data, workdir
 from trainer.errors import UserError
-from trainer.evaluation import PICTURE, code_metrics, evaluate, reconstruction_metrics
+from trainer.evaluation import (
+    PICTURE,
+    code_metrics,
+    evaluate,
+    print_table,
+    reconstruction_metrics,
+)
 from trainer.train import train
 
 
@@ -61,6 +67,18 @@ def test_labels_are_told_from_codes_that_hold_them_and_not_from_others():
     empty = random.normal(size=(400, 2))
     for accuracy in code_metrics(empty[:200], labels[:200], empty[200:], labels[200:]).values():
         assert accuracy == pytest.approx(1 / 4, abs=0.12)
+
+
+def test_the_table_tells_lists_by_what_they_hold(capsys):
+    metrics = {"mse": 0.5, "levels": [0.25, 0.125], "few": [3, 1], "many": list(range(50))}
+    print_table(metrics, "runs/x")
+    rows = [line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines()[:4]]
+    assert rows == [
+        ["mse", "0.50000"],
+        ["levels", "0.12500 at least, of 2"],
+        ["few", "3, 1"],
+        ["many", "0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, ... (50 in all)"],
+    ]
 
 
 @pytest.fixture

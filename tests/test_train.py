@@ -306,7 +306,7 @@ def test_a_run_on_four_replicas_goes_on_with_one(digits_config, tmp_path, monkey
 @pytest.mark.parametrize("name", CONFIGS)
 def test_every_config_runs_small(name, tmp_path):
     config = load_config(name)
-    config.data.name = "digits"
+    config.data.update({"name": "digits", "resplit_test": 0.0})
     config.batch_size = 32
     config.num_epochs = 2 * 32 / 1366
     config.execution = "graph"

@@ -120,11 +120,14 @@ def load(
     validation_fraction: float,
     placement: str = "auto",
     memory_gib: float = 0.0,
+    resplit_test: float = 0.0,
 ) -> Dataset:
     """Reads a data set into memory, or opens it where it is too large for that.
 
     "digits", "noise:N", or an image data set of TFDS by name. One larger than `memory_gib` (0: most
-    of the host's free memory), or placed in "records", stays in its ArrayRecord files.
+    of the host's free memory), or placed in "records", stays in its ArrayRecord files. Where
+    `resplit_test` is not 0, the test images alone are used, brought or cut as they are: that
+    share of them to test, the others to train and to validate.
 
     Raises:
       UserError: it is not known, cannot be had, or holds no images of one shape.
@@ -133,6 +136,10 @@ def load(
         0 < validation_fraction < 1,
         f"data.validation_fraction={validation_fraction} is not allowed; "
         "it must lie between 0 and 1",
+    )
+    require(
+        0 <= resplit_test < 1,
+        f"data.resplit_test={resplit_test} is not allowed; it must be at least 0 and below 1",
     )
     require_at_least("data.image_size", image_size, 0)
     require_choice("data.placement", placement, _PLACEMENTS)
@@ -149,6 +156,8 @@ def load(
     )
     if test is None:
         train, test = _cut(train, _TEST_FRACTION)
+    if resplit_test:
+        train, test = _cut(test, resplit_test)
     train, validation = _cut(train, validation_fraction)
     return Dataset(train, validation, test)
 
@@ -202,7 +211,7 @@ def _cut(whole: Images, fraction: float) -> tuple[Images, Images]:
     size = round(fraction * len(whole))
     require(
         0 < size < len(whole),
-        f"{len(whole)} training images cannot give up a share of {fraction}; one part is empty",
+        f"{len(whole)} images cannot give up a share of {fraction}; one part is empty",
     )
     held_out = np.zeros(len(whole), bool)
     held_out[positions.permutation(_SPLIT_SEED, 0, len(whole))[:size]] = True

@@ -21,6 +21,7 @@ _MOST_FITTED = 200_000  # training images, from which PCA and the probes learn
 _NEIGHBOURS = 5
 _PROBABILITY_MARGIN = 1e-7  # keeps the logarithm of a reconstruction finite
 _SSIM_WINDOW = 11  # pixels, as Wang et al. 2004
+_INTEGERS_SHOWN = 12  # of a list of them
 
 
 def evaluate(folder: str, which: str = "last") -> dict[str, Any]:
@@ -52,7 +53,9 @@ def evaluate(folder: str, which: str = "last") -> dict[str, Any]:
         train_codes = replicas.map_batches(model.encode, train)
         metrics |= code_metrics(train_codes, train_labels, codes, test_labels)
     noisy = functools.partial(replicas.map_batches, noise_seed=seed)
-    measured = models.Measured(train, test, codes, pca, replicas.map_batches, noisy)
+    measured = models.Measured(
+        train, test, codes, pca, replicas.map_batches, noisy, train_labels, test_labels
+    )
     metrics |= model.own_metrics(measured)
 
     workdir.write_json(path / workdir.METRICS, metrics)
@@ -105,13 +108,17 @@ def code_metrics(
 def print_table(metrics: dict[str, Any], folder: str) -> None:
     """Prints the metrics, one a line, and where the files are."""
     for name, value in metrics.items():
-        if isinstance(value, list):
-            print(f"{name:>22}  {min(value):.5f} at least, of {len(value)}")
-        else:
-            print(
-                f"{name:>22}  {value:.5f}" if isinstance(value, float) else f"{name:>22}  {value}"
-            )
+        print(f"{name:>22}  {_words(value)}")
     print(f"\nmetrics    {Path(folder) / workdir.METRICS}\npictures   {Path(folder)}/*.png")
+
+
+def _words(value: Any) -> str:
+    if isinstance(value, list) and all(isinstance(number, int) for number in value):
+        shown = ", ".join(map(str, value[:_INTEGERS_SHOWN]))
+        return shown if len(value) <= _INTEGERS_SHOWN else f"{shown}, ... ({len(value)} in all)"
+    if isinstance(value, list):
+        return f"{min(value):.5f} at least, of {len(value)}"
+    return f"{value:.5f}" if isinstance(value, float) else str(value)
 
 
 def _pca(train: np.ndarray, test: np.ndarray, code_size: int) -> tuple[PCA, float]:

@@ -11,6 +11,8 @@ if TYPE_CHECKING:
 
 COLUMNS = 10
 _MARKED_POINTS = 50  # at most, or their marks run together
+_MARK = (0.9, 0.1, 0.1)  # red
+_ENLARGED = 8  # times, so that single pixels are seen
 
 
 def reconstructions(rows: Mapping[str, np.ndarray]) -> np.ndarray:
@@ -61,6 +63,17 @@ def stretched(images: np.ndarray) -> np.ndarray:
     axes = tuple(range(1, images.ndim))
     lowest, highest = images.min(axes, keepdims=True), images.max(axes, keepdims=True)
     return (images - lowest) / np.maximum(highest - lowest, np.finfo(images.dtype).tiny)
+
+
+def marked(image: np.ndarray, marks: np.ndarray) -> np.ndarray:
+    """An image [H, W, C] in [0, 1] in grey, the pixels of a mask [H, W] red, enlarged: RGB uint8.
+
+    Each pixel becomes a square of 8 x 8.
+    """
+    drawn = np.repeat(np.clip(image.mean(axis=-1), 0, 1)[..., np.newaxis], 3, axis=-1)
+    drawn[marks] = _MARK
+    pixels = np.round(255 * drawn).astype(np.uint8)
+    return pixels.repeat(_ENLARGED, axis=0).repeat(_ENLARGED, axis=1)
 
 
 def _figure(width: float, height: float) -> "Figure":

@@ -84,6 +84,18 @@ class Noise:
         position = tf.cast(self._first_position, tf.int64) + tf.cast(row, tf.int64)
         return Noise(self._seed, position, 1, self._stream)
 
+    def shared(self, size: int) -> tuple["Noise", tf.Tensor]:
+        """That of groups of `size` positions, and which of these groups each position is in.
+
+        Group g has the positions g * size to (g + 1) * size - 1, whoever draws it. There are as
+        many as so many positions can meet; the numbers are int64 [count].
+        """
+        first = tf.cast(self._first_position, tf.int64)
+        count = (self._count + size - 2) // size + 1
+        positions = first + tf.range(tf.cast(self._count, tf.int64))
+        groups = Noise(self._seed, first // size, count, self._stream)
+        return groups, positions // size - first // size
+
     def _unit(self, purpose: str, elements: int) -> tf.Tensor:
         """Uniform numbers [count, elements rounded up to a multiple of 4].
 

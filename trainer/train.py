@@ -38,7 +38,8 @@ _MEASURED_IMAGES = 2048  # that each execution trains on when they are measured
 def train(config: ConfigDict, folder: str) -> dict[str, float]:
     """Trains the config's autoencoder in a workdir, from its newest checkpoint if it has one.
 
-    Returns the validation losses at the last step.
+    Returns the validation losses at the step where it ends: the last, or the validation at which
+    the model has settled.
 
     Raises:
       UserError: the config, the data or the workdir cannot serve.
@@ -83,17 +84,18 @@ def train(config: ConfigDict, folder: str) -> dict[str, float]:
         else:
             save_checkpoint(checkpoints.save, run, steps, 0, None, config.keep_checkpoints)
         first_step = checkpoint.step if checkpoint else 0
+        end = first_step if _ended(checkpoint, model) else last_step
 
         # 5. The walk.
-        _print_plan(config, model, dataset, steps, devices, first_step, last_step)
+        _print_plan(config, model, dataset, steps, devices, first_step, end)
         try:
-            losses = _loop(config, run, steps, model, dataset, first_step, last_step, stop)
+            step, losses = _loop(config, run, steps, model, dataset, first_step, end, stop)
         except NonFiniteError as error:
             kept = checkpoints.find(run / workdir.CHECKPOINTS)
             raise NonFiniteError(
                 f"{error}; the last good checkpoint is {kept and kept.path}"
             ) from error
-    print(f"finished at step {last_step:,}: {_words(losses)}")
+    print(f"{'finished' if step == last_step else 'settled'} at step {step:,}: {_words(losses)}")
     return losses
 
 
@@ -106,8 +108,11 @@ def _loop(
     first_step: int,
     last_step: int,
     stop: "_Stop",
-) -> dict[str, float]:
-    """Trains, logs, validates and checkpoints; returns the last validation losses."""
+) -> tuple[int, dict[str, float]]:
+    """Trains, logs, validates and checkpoints, to the last step or until the model has settled.
+
+    Returns the step, and the validation losses there.
+    """
     summaries = Summaries(run)
     progress = Progress(first_step, last_step, config.batch_size)
     profile = Profile(config.profile, run / "train")
@@ -170,9 +175,11 @@ def _loop(
                 loss = losses["loss"] if validated else None
                 save_checkpoint(saver.save, run, steps, step, loss, config.keep_checkpoints)
                 window = _Window()  # a run that resumes here begins a window too
+            if validated and model.settled():
+                return step, losses
             if stopping and step < last_step:
                 raise Preempted(f"stopped at step {step:,} with a checkpoint; start again to go on")
-    return losses or steps.evaluate(dataset.validation.images)
+    return last_step, losses or steps.evaluate(dataset.validation.images)
 
 
 def due(step: int, every_steps: int, last_step: int) -> bool:
@@ -385,6 +392,12 @@ def _newest_checkpoint(run: Path, last_step: int) -> checkpoints.Checkpoint | No
         f"{run} is at step {step} already, but num_epochs ends at step {last_step}",
     )
     return checkpoint
+
+
+def _ended(checkpoint: checkpoints.Checkpoint | None, model: models.Autoencoder) -> bool:
+    """Whether a run that goes on from there had ended there, before its last step."""
+    validated = checkpoint is not None and checkpoint.validation_loss is not None
+    return validated and model.settled()
 
 
 def _resume(run: Path, steps: replicas.Steps, checkpoint: checkpoints.Checkpoint) -> None:

@@ -40,6 +40,8 @@ class Measured:
     # A function of rows [B, ...], or of them and their `Noise`, over all [N, ...], batch by batch.
     map_batches: Callable[[Callable[..., tf.Tensor], np.ndarray], np.ndarray]
     map_noisy_batches: Callable[[Callable[..., tf.Tensor], np.ndarray], np.ndarray]
+    train_labels: np.ndarray | None = None  # [N]
+    test_labels: np.ndarray | None = None
 
 
 class Autoencoder(keras.Model):
@@ -131,6 +133,13 @@ class Autoencoder(keras.Model):
         """Codes drawn from the kind's prior, float32 [B, K]; None: it has none."""
         del noise
         return None
+
+    def settled(self) -> bool:
+        """Whether nothing is left to learn, so that a training may end here, where it validates.
+
+        A function of the weights alone, or a run that is started again would end elsewhere.
+        """
+        return False
 
     def rows(self, images: np.ndarray, noise: Noise) -> dict[str, np.ndarray]:
         """What a picture of the model shows of images [B, H, W, C], by the names of its rows."""

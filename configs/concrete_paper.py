@@ -1,0 +1,17 @@
+"""50 pixels on the split of Abid et al. 2019: 4,000 test images to train, 6,000 to test.
+
+    python -m trainer --config=configs/concrete_paper.py --workdir=runs/concrete_paper
+
+MNIST, seed 0: test mse ...
+"""
+
+from configs import concrete
+
+
+def get_config():
+    config = concrete.get_config()
+    config.data.resplit_test = 0.6
+    config.data.validation_fraction = 0.1  # as the authors'
+    config.batch_size = 64
+    config.num_epochs = 300.0
+    return config
