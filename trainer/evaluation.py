@@ -19,6 +19,7 @@ from trainer.positions import Noise
 PICTURE = "reconstructions.png"
 MOST_FITTED = 200_000  # training images, from which PCA and the probes learn
 _NEIGHBOURS = 5
+_PROBE_TOLERANCE = 2e-4  # of the gradient; a tenth as many steps as 1e-4 takes of large codes
 _PROBABILITY_MARGIN = 1e-7  # keeps the logarithm of a reconstruction finite
 _SSIM_WINDOW = 11  # pixels, as Wang et al. 2004
 
@@ -108,7 +109,7 @@ def probe_accuracy(
     test_labels: np.ndarray,
 ) -> float:
     """The share of test codes [N, K] that logistic regression on standardised codes tells right."""
-    probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
+    probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000, tol=_PROBE_TOLERANCE))
     return float(probe.fit(train_codes, train_labels).score(test_codes, test_labels))
 
 
