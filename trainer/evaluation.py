@@ -19,7 +19,7 @@ from trainer.positions import Noise
 PICTURE = "reconstructions.png"
 MOST_FITTED = 200_000  # training images, from which PCA and the probes learn
 _NEIGHBOURS = 5
-_PROBE_TOLERANCE = 2e-4  # of the gradient; a tenth as many steps as 1e-4 takes of large codes
+_PROBE_TOLERANCE = 2e-4  # of the gradient; with less, large codes take minutes for nothing
 _PROBABILITY_MARGIN = 1e-7  # keeps the logarithm of a reconstruction finite
 _SSIM_WINDOW = 11  # pixels, as Wang et al. 2004
 

@@ -5,9 +5,9 @@ from absl import flags
 from trainer import cli
 
 _CHECKPOINT = cli.checkpoint_flag()
-_NUM_EPOCHS = flags.DEFINE_integer("num_epochs", 40, "Passes over the labelled images, at most.")
+_NUM_EPOCHS = flags.DEFINE_integer("num_epochs", 20, "Passes over the labelled images, at most.")
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 100, "Images a step, over all replicas together.")
-_LEARNING_RATE = flags.DEFINE_float("learning_rate", 3e-4, "Adam's, the highest of the schedule.")
+_LEARNING_RATE = flags.DEFINE_float("learning_rate", 3e-3, "Adam's, the highest of the schedule.")
 _SCHEDULE = flags.DEFINE_enum(
     "schedule", "cosine", ["constant", "cosine"], "Cosine falls to 0 at the end of num_epochs."
 )
