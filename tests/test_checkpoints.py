@@ -1,3 +1,4 @@
+import hashlib
 import json
 import threading
 
@@ -200,3 +201,20 @@ def test_a_save_that_fails_in_the_background_is_not_silent(tmp_path):
     with pytest.raises(OSError):
         background.wait()
     background.close()
+
+
+def test_arrays_are_written_whole_or_not_at_all(tmp_path, monkeypatch):
+    path = tmp_path / "weights.npz"
+    digest = checkpoints.write(path, state(1))
+    assert digest == hashlib.sha256(path.read_bytes()).hexdigest()
+    np.testing.assert_array_equal(np.load(path)["count"], 1)
+    assert list(tmp_path.iterdir()) == [path]
+
+    def fails_midway(file, **_):
+        file.write(b"half")
+        raise OSError
+
+    monkeypatch.setattr(np, "savez", fails_midway)
+    with pytest.raises(OSError):
+        checkpoints.write(path, state(2))
+    assert hashlib.sha256(path.read_bytes()).hexdigest() == digest

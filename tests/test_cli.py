@@ -11,7 +11,7 @@ from trainer import cli
 from trainer.errors import NonFiniteError, Preempted, UserError
 
 ROOT = Path(__file__).parent.parent
-COMMANDS = ["trainer.__main__", "trainer.evaluate", "trainer.sample"]
+COMMANDS = ["trainer.__main__", "trainer.evaluate", "trainer.finetune", "trainer.sample"]
 
 
 def run(*arguments):

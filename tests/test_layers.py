@@ -42,6 +42,11 @@ MAY_IMPORT = {
     "evaluation": {
         *("data", "models", "pictures", "positions", "replicas", "trained", "workdir"),
     },
+    "finetune": {"cli", "finetuning"},
+    "finetuning": {
+        *("checkpoints", "data", "errors", "evaluation", "models", "optimizers", "positions"),
+        *("replicas", "trained", "workdir"),
+    },
     "sample": {"cli", "sampling"},
     "sampling": {"errors", "pictures", "positions", "replicas", "trained"},
     "trained": {"checkpoints", "data", "errors", "models", "replicas", "workdir"},

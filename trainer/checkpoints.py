@@ -82,6 +82,17 @@ def save(
     _delete_old(folder, keep)
 
 
+def write(path: Path, state: State) -> str:
+    """Writes arrays to an .npz file, whole or not at all; returns its digest."""
+    aside = path.with_name(f"{_ASIDE}{path.name}")
+    with aside.open("wb") as file:
+        np.savez(file, **state)  # type: ignore[arg-type]
+        os.fsync(file.fileno())
+    digest = _digest(aside.read_bytes())
+    aside.replace(path)
+    return digest
+
+
 class Background:
     """Saves checkpoints one after the other in a thread of its own, while training goes on."""
 

@@ -4,6 +4,7 @@ Needs no TensorFlow to answer a wrong flag or --help.
 """
 
 import contextlib
+import functools
 import importlib
 import os
 import re
@@ -22,6 +23,14 @@ WORKDIR = flags.DEFINE_string(
     "workdir", None, "The folder of the run; training resumes one that is there.", required=True
 )
 flags.register_validator("workdir", lambda folder: folder != "", "it must name a folder.")
+
+
+@functools.cache
+def checkpoint_flag() -> flags.FlagHolder[str]:
+    """Defines --checkpoint, for the commands that read a trained run."""
+    return flags.DEFINE_enum(
+        "checkpoint", "last", ["last", "best"], "The newest, or the best on the validation images."
+    )
 
 
 def run(main: Callable[[], None]) -> None:

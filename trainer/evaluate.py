@@ -4,9 +4,7 @@ from absl import flags
 
 from trainer import cli
 
-_CHECKPOINT = flags.DEFINE_enum(
-    "checkpoint", "last", ["last", "best"], "The newest, or the best on the validation images."
-)
+_CHECKPOINT = cli.checkpoint_flag()
 flags.adopt_module_key_flags(cli)
 
 

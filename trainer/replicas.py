@@ -9,7 +9,7 @@ clipping and its test for overflow come out alike on every replica.
 import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 import keras
 import numpy as np
@@ -21,6 +21,7 @@ from trainer.models.convolutions import as_matrix_products, few_channels_share
 from trainer.positions import Noise
 
 Strategy: TypeAlias = tf.distribute.Strategy
+_Model = TypeVar("_Model")
 
 
 class Rows(Protocol):
@@ -29,6 +30,17 @@ class Rows(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, chosen: slice, /) -> np.ndarray: ...
+
+
+class Learner(Protocol):
+    """What steps ask of a Keras model beside its variables, as `Autoencoder` describes it."""
+
+    variables: Any
+    trainable_variables: Any
+
+    def loss_terms(self, images: tf.Tensor, moment: Moment, /) -> dict[str, tf.Tensor]: ...
+
+    def statistics(self, images: tf.Tensor, /) -> tf.Tensor | None: ...
 
 
 EXECUTIONS = ("graph", "xla_update", "xla", "xla_products")
@@ -63,9 +75,7 @@ def make_strategy(name: str) -> Strategy:
     return tf.distribute.MirroredStrategy(_logical_cpus(int(count)), cross_device_ops=reduction)
 
 
-def build_model(
-    strategy: Strategy, precision: str, create: Callable[[], Autoencoder]
-) -> Autoencoder:
+def build_model(strategy: Strategy, precision: str, create: Callable[[], _Model]) -> _Model:
     """Creates a model on the replicas, its arithmetic in the precision, its weights in float32.
 
     Raises:
@@ -108,7 +118,7 @@ class Steps:
     def __init__(
         self,
         strategy: Strategy,
-        model: Autoencoder,
+        model: Learner,
         create_optimizer: Callable[[], keras.optimizers.Optimizer],
         learning_rate: Callable[[tf.Tensor], tf.Tensor],
         *,
@@ -193,12 +203,17 @@ class Steps:
         return self._resident is not None
 
     def train(
-        self, first_step: int, drawn: np.ndarray | tf.Tensor, count: int | None = None
+        self,
+        first_step: int,
+        drawn: np.ndarray | tf.Tensor,
+        count: int | None = None,
+        labels: np.ndarray | None = None,
     ) -> dict[str, np.ndarray]:
         """Takes `count` steps, or one for each row drawn, without the host in between.
 
-        A row is the step's images [B, H, W, C], or their numbers [B] among those in `place`. Rows
-        beyond the count are not used: calls that draw equally many share one compilation.
+        A row is the step's images [B, H, W, C], or their numbers [B] among those in `place`; a
+        model that learns labels is handed them too, a row [B] for each. Rows beyond the count are
+        not used: calls that draw equally many share one compilation.
 
         Returns, each float32 [count]: `loss` and `loss/<term>` (means over the batch),
         `gradient_norm` (global, before clipping), `learning_rate` and `loss_scale`.
@@ -208,7 +223,7 @@ class Steps:
         """
         count = len(drawn) if count is None else count
         rows = self._train_compiled(
-            tf.constant(first_step, tf.int64), tf.constant(count), drawn, self._resident
+            tf.constant(first_step, tf.int64), tf.constant(count), drawn, self._resident, labels
         ).numpy()[:count]
         metrics = dict(zip(self._metric_names, rows.T, strict=True))
         self._check_finite(first_step, metrics)
@@ -266,31 +281,34 @@ class Steps:
         assert len(slots) == len(self.optimizer.variables), "two slots share a path"
         return model_variables(self._model) | slots
 
-    def _train(self, first_step, count, drawn, resident):
+    def _train(self, first_step, count, drawn, resident, labels):
         rows = tf.TensorArray(tf.float32, drawn.shape[0])
         k = tf.constant(0)
         while k < count:
             step = first_step + tf.cast(k, tf.int64)
-            rows = rows.write(k, self._step(step, drawn[k], resident))
+            its_labels = None if labels is None else labels[k]
+            rows = rows.write(k, self._step(step, drawn[k], resident, its_labels))
             k += 1
         return rows.stack()
 
-    def _step(self, step, drawn, resident):
+    def _step(self, step, drawn, resident, labels):
         self.optimizer.learning_rate.assign(self._learning_rate(step))
-        shares = self._strategy.run(self._replica_gradients, args=(step, drawn, resident))
+        shares = self._strategy.run(self._replica_gradients, args=(step, drawn, resident, labels))
         metrics = self._update_compiled(*shares)
         metrics["learning_rate"] = self.optimizer.learning_rate.value
         self._metric_names = tuple(metrics)
         return tf.stack(list(metrics.values()))
 
-    def _replica_gradients(self, step, drawn, resident):
+    def _replica_gradients(self, step, drawn, resident, labels):
         own, start = self._slice(drawn)
         images = own if resident is None else tf.gather(resident, own)
+        if labels is not None:
+            labels, _ = self._slice(labels)
         statistics = self._statistics(images)
         if statistics is not None:
             statistics = _sum_over_replicas(tf.reduce_sum(statistics, axis=0) / self._batch_size)
         shares = self._gradients_compiled(
-            images, step, step * self._batch_size + start, statistics, self._loss_scale()
+            images, labels, step, step * self._batch_size + start, statistics, self._loss_scale()
         )
         return _sum_over_replicas(shares)
 
@@ -310,19 +328,23 @@ class Steps:
         loss = tf.add_n(list(terms.values()))
         return {"loss": loss, **terms, "gradient_norm": norm / scale, "loss_scale": scale}
 
-    def _gradients(self, images, step, first_position, means, scale):
+    def _gradients(self, images, labels, step, first_position, means, scale):
         """One replica's share of the scaled gradients and of the loss terms."""
         size = images.shape[0]
         cuts = _cuts(size) if self._as_products else 1
         if cuts == 1:
-            return self._gradients_of_cut(images, step, first_position, means, scale)
+            return self._gradients_of_cut(images, labels, step, first_position, means, scale)
         cut = size // cuts
-        total = self._gradients_of_cut(images[:cut], step, first_position, means, scale)
+        first_labels = None if labels is None else labels[:cut]
+        total = self._gradients_of_cut(
+            images[:cut], first_labels, step, first_position, means, scale
+        )
         k = tf.constant(1)
         while k < cuts:
             start = k * cut
             share = self._gradients_of_cut(
                 tf.slice(images, [start, 0, 0, 0], [cut, *images.shape[1:]]),
+                None if labels is None else tf.slice(labels, [start], [cut]),
                 step,
                 first_position + tf.cast(start, tf.int64),
                 means,
@@ -332,12 +354,13 @@ class Steps:
             k += 1
         return total
 
-    def _gradients_of_cut(self, images, step, first_position, means, scale):
+    def _gradients_of_cut(self, images, labels, step, first_position, means, scale):
         moment = Moment(
             Noise(self._seed, first_position, images.shape[0]),
             progress=tf.cast(step, tf.float32) / self._last_step,
             training=True,
             batch_means=means,
+            labels=labels,
         )
         with as_matrix_products(self._as_products), tf.GradientTape() as tape:
             terms = {
@@ -345,7 +368,15 @@ class Steps:
                 for name, term in self._model.loss_terms(_to_unit(images), moment).items()
             }
             scaled_loss = scale * tf.add_n(list(terms.values()))
-        return tape.gradient(scaled_loss, self._model.trainable_variables), terms
+        variables = self._model.trainable_variables
+        # A loss may pass some weights by, as that of a classifier those its codes do not depend on.
+        gradients = [
+            tf.zeros(variable.shape) if gradient is None else gradient
+            for variable, gradient in zip(
+                variables, tape.gradient(scaled_loss, variables), strict=True
+            )
+        ]
+        return gradients, terms
 
     def _statistics(self, images):
         with as_matrix_products(self._as_products):
@@ -418,7 +449,7 @@ class Steps:
                 )
 
 
-def model_variables(model: Autoencoder) -> dict[str, keras.Variable]:
+def model_variables(model: Learner) -> dict[str, keras.Variable]:
     """A model's weights by their paths, under "model/"."""
     return {f"model/{variable.path}": variable for variable in model.variables}
 

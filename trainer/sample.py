@@ -5,9 +5,7 @@ from absl import flags
 from trainer import cli
 
 _COUNT = flags.DEFINE_integer("n", 64, "The number of images to draw.", lower_bound=1)
-_CHECKPOINT = flags.DEFINE_enum(
-    "checkpoint", "last", ["last", "best"], "The newest, or the best on the validation images."
-)
+_CHECKPOINT = cli.checkpoint_flag()
 _OUTPUT = flags.DEFINE_string("output", "", "The folder to write to; the workdir if not given.")
 flags.adopt_module_key_flags(cli)
 

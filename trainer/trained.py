@@ -13,6 +13,7 @@ from trainer.errors import UserError, require
 class Trained:
     """A model with the weights of a checkpoint, and the data of its run."""
 
+    strategy: replicas.Strategy  # that the model is on
     config: ConfigDict
     step: int  # that the checkpoint was taken at
     model: models.Autoencoder
@@ -41,4 +42,4 @@ def load(folder: Path, which: str = "last") -> Trained:
         lambda: models.create(dataset.image_shape, **run.config.model),
     )
     checkpoints.restore(checkpoint, replicas.model_variables(model))
-    return Trained(run.config, checkpoint.step, model, dataset)
+    return Trained(strategy, run.config, checkpoint.step, model, dataset)

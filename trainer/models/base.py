@@ -27,6 +27,7 @@ class Moment:
     progress: tf.Tensor  # float32 [], the share of the training's steps that are done
     training: bool  # not an evaluation
     batch_means: tf.Tensor | None = None  # float32 [S], of what the kind's `statistics` are
+    labels: tf.Tensor | None = None  # int64 [B], where the training is given them
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,0 +1,44 @@
+"""python -m trainer.finetune --workdir=runs/contractive"""
+
+from absl import flags
+
+from trainer import cli
+
+_CHECKPOINT = cli.checkpoint_flag()
+_NUM_EPOCHS = flags.DEFINE_integer("num_epochs", 20, "Passes over the labelled images, at most.")
+_BATCH_SIZE = flags.DEFINE_integer("batch_size", 100, "Images a step, over all replicas together.")
+_LEARNING_RATE = flags.DEFINE_float("learning_rate", 3e-3, "Adam's, the highest of the schedule.")
+_SCHEDULE = flags.DEFINE_enum(
+    "schedule", "cosine", ["constant", "cosine"], "Cosine falls to 0 at the end of num_epochs."
+)
+_PATIENCE_EPOCHS = flags.DEFINE_integer(
+    "patience_epochs", 10, "Ends after so many without a better validation error."
+)
+_LABELS = flags.DEFINE_integer(
+    "labels", 0, "Learns from a random part of so many labelled images; 0: from all of them."
+)
+_FROM_SCRATCH = flags.DEFINE_bool(
+    "from_scratch", False, "Trains the initial weights instead: what is it without the run?"
+)
+flags.adopt_module_key_flags(cli)
+
+
+def main() -> None:
+    from trainer.finetuning import finetune, print_table
+
+    metrics = finetune(
+        cli.WORKDIR.value,
+        _CHECKPOINT.value,
+        num_epochs=_NUM_EPOCHS.value,
+        batch_size=_BATCH_SIZE.value,
+        learning_rate=_LEARNING_RATE.value,
+        schedule=_SCHEDULE.value,
+        patience_epochs=_PATIENCE_EPOCHS.value,
+        labels=_LABELS.value,
+        from_scratch=_FROM_SCRATCH.value,
+    )
+    print_table(metrics, cli.WORKDIR.value)
+
+
+if __name__ == "__main__":
+    cli.run(main)

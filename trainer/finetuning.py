@@ -1,0 +1,306 @@
+"""Trains the encoder of a run to tell labels, by a softmax layer on its code."""
+
+import dataclasses
+import itertools
+import math
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from trainer import (
+    checkpoints,
+    data,
+    evaluation,
+    models,
+    optimizers,
+    positions,
+    replicas,
+    trained,
+    workdir,
+)
+from trainer.errors import require, require_at_least
+
+FINETUNED = "finetuned"  # names of the files, without their endings
+FROM_SCRATCH = "from_scratch"
+_LABELLED_SEED = 0  # every run, whatever its seed, is given the same labels
+_MOST_STEPS_PER_CALL = 100
+_MOST_BYTES_PER_CALL = 64 * 2**20  # of images
+
+
+class Classifier(keras.Model):
+    """Logits W code + b of an autoencoder's code; its encoder is trained with W and b.
+
+    So Vincent et al. 2010 and Rifai et al. 2011 measure what an encoder has learnt.
+    """
+
+    def __init__(self, autoencoder: models.Autoencoder, classes: int):
+        super().__init__()
+        self.encoder = autoencoder.encoder
+        self._encode = autoencoder.encode  # which may do more than its encoder
+        self.softmax = keras.layers.Dense(classes, name="softmax", dtype="float32")
+        self.softmax.build((None, autoencoder.code_size))
+        self.built = True
+
+    def call(self, images: tf.Tensor) -> tf.Tensor:
+        """Images [B, H, W, C] to logits, float32 [B, classes]."""
+        return self.softmax(self._encode(images))
+
+    def loss_terms(self, images: tf.Tensor, moment: models.Moment) -> dict[str, tf.Tensor]:
+        """The `cross_entropy` of the labels, in nats."""
+        return {"cross_entropy": _cross_entropy_nats(self(images), moment.labels)}
+
+    def statistics(self, images: tf.Tensor) -> None:
+        """Nothing that needs means over the batch."""
+        del images
+
+
+def finetune(
+    folder: str,
+    which: str = "last",
+    *,
+    num_epochs: int,
+    batch_size: int,
+    learning_rate: float,
+    schedule: str,
+    patience_epochs: int,
+    labels: int = 0,
+    from_scratch: bool = False,
+) -> dict[str, Any]:
+    """Trains a classifier from a run's "last" or "best" checkpoint, and measures it.
+
+    It learns from the run's training images, or `labels` of them, by Adam. Of its epochs the one
+    of lowest validation error is taken, of equal ones that of the lower cross-entropy; the test
+    images have no say. `from_scratch` begins with the weights that the run began with.
+
+    Writes `finetuned.json` and the weights, by their paths, to `finetuned.npz`; from scratch
+    `from_scratch.json` and `from_scratch.npz`. Returns what the former holds: beside the settings
+    `finetuned_test_error` or `from_scratch_test_error`, the share of the test images told wrong;
+    `frozen_test_error`, likewise by logistic regression on the codes as they were before.
+
+    Raises:
+      UserError: a setting is not possible, the data have no labels, or what `trained.load` raises.
+      NonFiniteError: the numbers ran away; nothing is written.
+    """
+    _check(num_epochs, learning_rate, patience_epochs, labels)
+
+    # 1. The run, and what is told from its codes as they are.
+    path = Path(folder)
+    run = trained.load(path, which)
+    config = run.config
+    if config.deterministic:
+        tf.config.experimental.enable_op_determinism()
+    classes = _count_classes(run)
+    train = _labelled(run.dataset.train, labels)
+    require(
+        1 <= batch_size <= len(train),
+        f"batch_size={batch_size} is not allowed; {len(train)} labelled images allow 1 to "
+        f"{len(train)}",
+    )
+    autoencoder = _with_first_weights(run) if from_scratch else run.model
+    test, test_labels = _read(run.dataset.test)
+    frozen_test_error = _frozen_error(autoencoder, train, test, test_labels)
+
+    # 2. The classifier and its steps.
+    keras.utils.set_random_seed(config.seed)
+    classifier = replicas.build_model(
+        run.strategy, config.precision, lambda: Classifier(autoencoder, classes)
+    )
+    ends = [math.ceil(epoch * len(train) / batch_size) for epoch in range(num_epochs + 1)]
+    steps = replicas.Steps(
+        run.strategy,
+        classifier,
+        lambda: optimizers.create("adam", clip_norm=0.0, weight_decay=0.0),
+        optimizers.learning_rate_schedule(
+            schedule, learning_rate=learning_rate, warmup_steps=0, last_step=ends[-1]
+        ),
+        precision=config.precision,
+        batch_size=batch_size,
+        seed=config.seed,
+        last_step=ends[-1],
+        execution=_execution(path, run),
+    )
+    if isinstance(train.images, np.ndarray) and config.data.placement != "host":
+        steps.place(train.images)
+
+    # 3. The epochs, of which the best is kept.
+    began = time.monotonic()
+    validation, validation_labels = _read(run.dataset.validation)
+    best = _Epoch(0, math.inf, math.inf, {})
+    for epoch, loss in enumerate(_losses(steps, train, ends, batch_size, config.seed), start=1):
+        error, cross_entropy = _measure(classifier, validation, validation_labels)
+        print(
+            f"epoch {epoch} of {num_epochs}  cross-entropy {loss:.5f}  "
+            f"validation {cross_entropy:.5f}, error {error:.2%}",
+            flush=True,
+        )
+        if (error, cross_entropy) < (best.error, best.cross_entropy):
+            best = _Epoch(epoch, error, cross_entropy, _weights(classifier))
+        if epoch - best.number >= patience_epochs:
+            break
+    seconds = time.monotonic() - began
+
+    # 4. The test images, once.
+    for variable_path, variable in replicas.model_variables(classifier).items():
+        variable.assign(best.weights[variable_path])
+    test_error, _ = _measure(classifier, test, test_labels)
+    name = FROM_SCRATCH if from_scratch else FINETUNED
+    metrics = {
+        "step": 0 if from_scratch else run.step,
+        f"{name}_test_error": test_error,
+        "frozen_test_error": frozen_test_error,
+        "validation_error": best.error,
+        "best_epoch": best.number,
+        "epochs": epoch,
+        "labelled_images": len(train),
+        "num_epochs": num_epochs,
+        "batch_size": batch_size,
+        "learning_rate": learning_rate,
+        "schedule": schedule,
+        "patience_epochs": patience_epochs,
+        "training_seconds": seconds,
+        "weights_sha256": checkpoints.write(path / f"{name}.npz", best.weights),
+    }
+    workdir.write_json(path / f"{name}.json", metrics)
+    return metrics
+
+
+def print_table(metrics: dict[str, Any], folder: str) -> None:
+    """Prints the errors, and where the files are."""
+    name = FINETUNED if f"{FINETUNED}_test_error" in metrics else FROM_SCRATCH
+    print(f"""
+{name.replace("_", " "):>22}  {metrics[f"{name}_test_error"]:.2%} of the test images told wrong
+{"frozen":>22}  {metrics["frozen_test_error"]:.2%}, by logistic regression on the codes before
+{"validation":>22}  {metrics["validation_error"]:.2%}, after epoch {metrics["best_epoch"]}
+{"labelled images":>22}  {metrics["labelled_images"]:,}
+
+metrics    {Path(folder) / name}.json
+weights    {Path(folder) / name}.npz""")
+
+
+@dataclasses.dataclass(frozen=True)
+class _Epoch:
+    """What a classifier is worth after one of its epochs, on the validation images."""
+
+    number: int
+    error: float
+    cross_entropy: float
+    weights: dict[str, np.ndarray]
+
+
+def _check(num_epochs: int, learning_rate: float, patience_epochs: int, labels: int) -> None:
+    require_at_least("num_epochs", num_epochs, 1)
+    require_at_least("patience_epochs", patience_epochs, 1)
+    require_at_least("labels", labels, 0)
+    require(
+        0 < learning_rate < math.inf,
+        f"learning_rate={learning_rate} is not allowed; it must be above 0 and finite",
+    )
+
+
+def _count_classes(run: trained.Trained) -> int:
+    """One more than the largest label."""
+    parts = (run.dataset.train, run.dataset.validation, run.dataset.test)
+    labels = [part.labels[:] for part in parts if part.labels is not None]
+    require(
+        len(labels) == len(parts) and min(part.min() for part in labels) >= 0,
+        f"data.name={run.config.data.name!r} has no labels for all of its images to learn from",
+    )
+    return 1 + int(max(part.max() for part in labels))
+
+
+def _labelled(part: data.Images, count: int) -> data.Images:
+    """So many random ones of the images, or all (0), their labels in memory.
+
+    A larger number of them has those of a smaller one.
+    """
+    assert part.labels is not None
+    require(
+        count <= len(part), f"labels={count} is not allowed; there are {len(part)} training images"
+    )
+    images, labels = part.images, part.labels[:]
+    if count:
+        chosen = positions.permutation(_LABELLED_SEED, 0, len(part))[:count]
+        images, labels = images[chosen], labels[chosen]
+    require(
+        len(np.unique(labels)) > 1,
+        f"the {len(labels)} labelled images are of one class; there is nothing to tell",
+    )
+    return data.Images(images, labels)
+
+
+def _read(part: data.Images, most: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Images as float32 in [0, 1] and their labels, or so many at most, evenly spread."""
+    images, labels = part.read(most)
+    assert labels is not None
+    return data.to_unit(images), labels
+
+
+def _with_first_weights(run: trained.Trained) -> models.Autoencoder:
+    """The autoencoder as its training began."""
+    keras.utils.set_random_seed(run.config.seed)
+    return replicas.build_model(
+        run.strategy,
+        run.config.precision,
+        lambda: models.create(run.dataset.image_shape, **run.config.model),
+    )
+
+
+def _frozen_error(
+    autoencoder: models.Autoencoder, train: data.Images, test: np.ndarray, test_labels: np.ndarray
+) -> float:
+    images, labels = _read(train, evaluation.MOST_FITTED)
+    train_codes, test_codes = (
+        replicas.map_batches(autoencoder.encode, rows) for rows in (images, test)
+    )
+    return 1 - evaluation.probe_accuracy(train_codes, labels, test_codes, test_labels)
+
+
+def _execution(path: Path, run: trained.Trained) -> str:
+    """How the run computes its own steps on these devices."""
+    chosen = workdir.executions(path).get(replicas.devices(run.strategy))
+    return chosen or replicas.executions(run.strategy, run.model)[0]
+
+
+def _losses(
+    steps: replicas.Steps, train: data.Images, ends: Sequence[int], batch_size: int, seed: int
+) -> Iterator[float]:
+    """Trains from each step of `ends` to the next; gives the mean loss of these steps."""
+    images, labels = train.images, train.labels
+    assert labels is not None
+    batch_bytes = batch_size * math.prod(images.shape[1:]) * images.dtype.itemsize
+    most_steps = max(1, min(_MOST_STEPS_PER_CALL, _MOST_BYTES_PER_CALL // batch_bytes))
+    ranges = (
+        (first, min(first + most_steps, end))
+        for start, end in itertools.pairwise(ends)
+        for first in range(start, end, most_steps)
+    )
+    calls = data.batches(images, ranges, most_steps, batch_size, seed, numbers=True)
+    losses: list[np.ndarray] = []
+    for first, count, numbers in calls.as_numpy_iterator():
+        drawn = numbers if steps.holds_images else images[numbers]
+        losses.append(steps.train(first, drawn, count, labels[numbers])["loss"])
+        if first + count in ends:
+            yield float(np.concatenate(losses).mean())
+            losses = []
+
+
+def _measure(classifier: Classifier, images: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
+    """The share of images told wrong, and the mean cross-entropy in nats."""
+    logits = replicas.map_batches(classifier, images)
+    error = np.mean(logits.argmax(axis=1) != labels)
+    return float(error), float(tf.reduce_mean(_cross_entropy_nats(logits, labels)))
+
+
+def _cross_entropy_nats(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+    """-log softmax(logits)_label, [B, classes] and [B] to [B]."""
+    return tf.nn.sparse_softmax_cross_entropy_with_logits(tf.cast(labels, tf.int64), logits)
+
+
+def _weights(classifier: Classifier) -> dict[str, np.ndarray]:
+    variables = replicas.model_variables(classifier)
+    return {path: variable.numpy() for path, variable in variables.items()}
