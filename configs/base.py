@@ -20,6 +20,7 @@ def get_config() -> ConfigDict:
     config.data.placement = "auto"  # of the training images: device, host, records; or what fits
     config.data.memory_gib = 0.0  # of the host, for images; 0: most of what is free
     config.data.standardise = False  # features of vectors, by mean and deviation in training
+    config.data.binarise = False  # pixels drawn once for all; a vae's static binarisation
 
     config.num_epochs = 10.0  # passes over the training images
     config.batch_size = 128  # images a step, over all replicas together
@@ -136,7 +137,7 @@ def _kind(name: str, *keys: str) -> ConfigDict:
     model.output_activation = "sigmoid"  # linear, sigmoid
     model.likelihood = "bernoulli"  # of the pixels; or gaussian, which takes binarisation none
     model.standard_deviation = 0.1  # of the gaussian likelihood; the pixels' range is 1
-    model.binarisation = "dynamic"  # binary pixels, drawn anew each time; none: grey levels
+    model.binarisation = "dynamic"  # drawn anew each time; static: data.binarise's; none: grey
     model.objective = "elbo"  # elbo, or iwae, the tighter bound by importance weights
     model.samples = 1  # of the code, drawn for each image in the objective
     model.beta = 1.0  # weight of the KL divergence in the elbo; at 1 it bounds log p(x)

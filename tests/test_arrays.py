@@ -191,6 +191,7 @@ def test_arrays_that_do_not_serve_are_named_in_one_line(save, arrays, message):
         ({"image_size": 8}, "data.image_size=8 is not allowed"),
         ({"placement": "records"}, "data.placement='records' needs files of TFDS"),
         ({"memory_gib": 1e-9}, "GiB of memory"),
+        ({"binarise": True}, "data.binarise=True needs images"),
     ],
 )
 def test_settings_that_vectors_cannot_have_are_refused(save, settings, message):

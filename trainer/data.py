@@ -27,6 +27,7 @@ _MEMORY_SHARE = 0.8  # of the host's free memory, that images may fill
 _PLACEMENTS = ("auto", "device", "host", "records")
 _NOISE_TEST_IMAGES = 1000
 _ROWS = 4096  # read, moved or made at a time
+_DRAWN_ROWS = 512  # of images at a time, that take a number for each pixel
 _ALIGNMENT = 64  # bytes, that let TensorFlow share an array's memory
 _GIB = 2**30
 
@@ -124,6 +125,7 @@ def load(
     placement: str = "auto",
     memory_gib: float = 0.0,
     standardise: bool = False,
+    binarise: bool = False,
 ) -> Dataset:
     """Reads a data set into memory, or opens it where it is too large for that.
 
@@ -132,11 +134,13 @@ def load(
     placed in "records", stays in its ArrayRecord files.
 
     `standardise` shifts and scales each feature of vectors to mean 0 and standard deviation 1 over
-    the training part alone; one that is constant there is shifted only.
+    the training part alone; one that is constant there is shifted only. `binarise` makes each pixel
+    255 with its intensity as the probability, else 0: one draw for each image of a data set, the
+    same in every run.
 
     Raises:
       UserError: it is not known, cannot be had, holds no images of one shape, or such images cannot
-        be standardised.
+        be standardised or binarised.
     """
     require(
         0 < validation_fraction < 1,
@@ -161,6 +165,9 @@ def load(
         if kind == "noise" and argument
         else _tfds(name, image_size, placement, memory_gib * _GIB)
     )
+    if binarise:
+        train = _binarised(train, "train", name)
+        test = None if test is None else _binarised(test, "test", name)
     if test is None:
         train, test = _cut(train, _TEST_FRACTION)
     train, validation = _cut(train, validation_fraction)
@@ -241,6 +248,26 @@ def _split(array, held_out: np.ndarray):
         array[start : start + len(block)] = array[block]
     array[len(kept) :] = held
     return array[: len(kept)], array[len(kept) :]
+
+
+def _binarised(part: Images, which: str, name: str) -> Images:
+    """Images of 0 and 255, drawn by their numbers in that part of the data set."""
+    images = part.images
+    if isinstance(images, Records):
+        raise UserError(
+            f"data.binarise=True needs the images in memory, but {name!r} stays in its files"
+        )
+    require(
+        images.ndim == 4,
+        f"data.binarise=True needs images, of pixels in [0, 1]; {name!r} holds vectors",
+    )
+    binary = images if images.dtype == np.uint8 else empty(images.shape)
+    for start in range(0, len(images), _DRAWN_ROWS):
+        block = images[start : start + _DRAWN_ROWS]
+        noise = positions.Noise(_SPLIT_SEED, start, len(block))
+        drawn = noise.uniform(f"binarisation of {which}", images.shape[1:]).numpy()
+        binary[start : start + len(block)] = np.where(drawn < to_unit(block), 255, 0)
+    return Images(binary, part.labels)
 
 
 def _standardise(train: Images, validation: Images, test: Images, name: str) -> None:

@@ -306,6 +306,12 @@ def _check(config: ConfigDict) -> None:
     for key in ("steps_per_call", "validate_every_steps", "checkpoint_every_steps"):
         require_at_least(key, config[key], 0)
     require_choice("execution", config.execution, ("auto", "measure", *replicas.EXECUTIONS))
+    binarisation, binarise = config.model.get("binarisation"), config.data.binarise
+    require(
+        binarisation is None or (binarisation == "static") == binarise,
+        f"model.binarisation={binarisation!r} does not go with data.binarise={binarise}; "
+        "static needs True, and the others False",
+    )
     Profile(config.profile, Path())
 
 
