@@ -14,12 +14,14 @@ def get_config() -> ConfigDict:
     config.model = dense()  # of a kind: one of the functions below
 
     config.data = ConfigDict()
-    config.data.name = "digits"  # (inside scikit-learn), an image data set of TFDS, or noise:N
+    config.data.name = "digits"  # (inside scikit-learn), arrays:FILE.npz, noise:N, or of TFDS
     config.data.image_size = 0  # resizes TFDS images to a square of this many pixels; 0: as is
     config.data.validation_fraction = 0.05  # of the training images, held out from training
     config.data.resplit_test = 0.0  # not 0: the test images alone, this share of them to test
     config.data.placement = "auto"  # of the training images: device, host, records; or what fits
     config.data.memory_gib = 0.0  # of the host, for images; 0: most of what is free
+    config.data.standardise = False  # features of vectors, by mean and deviation in training
+    config.data.binarise = False  # pixels drawn once for all; a vae's static binarisation
 
     config.num_epochs = 10.0  # passes over the training images
     config.batch_size = 128  # images a step, over all replicas together
@@ -132,7 +134,7 @@ def _kind(name: str, *keys: str) -> ConfigDict:
     model.dense_units = 512  # of the dense layer between these and the code
     model.network = "dense"  # dense or conv, where a kind takes both
     model.layer_sizes = (128, 64, 32)  # of such an encoder, the code last: units, or channels
-    model.corruption = "gaussian"  # masking, salt_and_pepper, gaussian (cut to [0, 1])
+    model.corruption = "gaussian"  # masking, salt_and_pepper, gaussian (images: cut to [0, 1])
     model.corruption_level = 0.4  # share of the pixels changed, or the standard deviation
     model.tied_weights = False  # the decoder has the encoder's kernels, transposed
     model.penalty_weight = 1e-4  # in the loss, of ||J||^2 of the encoder, or of kl or l1
@@ -156,7 +158,7 @@ def _kind(name: str, *keys: str) -> ConfigDict:
     model.output_activation = "sigmoid"  # linear, sigmoid
     model.likelihood = "bernoulli"  # of the pixels; or gaussian, which takes binarisation none
     model.standard_deviation = 0.1  # of the gaussian likelihood; the pixels' range is 1
-    model.binarisation = "dynamic"  # binary pixels, drawn anew each time; none: grey levels
+    model.binarisation = "dynamic"  # drawn anew each time; static: data.binarise's; none: grey
     model.objective = "elbo"  # elbo, or iwae, the tighter bound by importance weights
     model.samples = 1  # of the code, drawn for each image in the objective
     model.beta = 1.0  # weight of the KL divergence in the elbo; at 1 it bounds log p(x)

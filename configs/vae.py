@@ -1,7 +1,8 @@
 """The variational autoencoder of Burda et al. 2016: 784-200-200-50 and back, tanh.
 
 Binary pixels, drawn anew each time an image is seen, so its nats compare with figures for dynamic
-binarisation alone.
+binarisation alone. For those of pixels drawn once, `--config.model.binarisation=static
+--config.data.binarise=true`.
 
     python -m trainer --config=configs/vae.py --workdir=runs/vae
 

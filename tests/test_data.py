@@ -178,6 +178,12 @@ def test_training_from_files_is_the_same_bits(digits_config, tmp_path):
     assert states[0] == states[1]
 
 
+@pytest.mark.usefixtures("tiny_records")
+def test_files_are_not_binarised():
+    with pytest.raises(UserError, match="'tiny_colour' stays in its files"):
+        load("tiny_colour", image_size=6, placement="records", binarise=True)
+
+
 @pytest.mark.usefixtures("tiny_colour")
 @pytest.mark.parametrize("settings", [{"placement": "records"}, {"memory_gib": 1e-6}])
 def test_a_set_larger_than_the_memory_needs_records(settings):
@@ -206,3 +212,50 @@ def test_noise_is_as_large_as_it_is_asked_to_be():
     assert [len(noise.train), len(noise.validation), len(noise.test)] == [4750, 250, 1000]
     with pytest.raises(UserError, match="noise:N takes a number"):
         load("noise:many")
+
+
+def parts(dataset):
+    return [part.read()[0] for part in (dataset.train, dataset.validation, dataset.test)]
+
+
+def test_a_binary_image_is_the_same_in_every_load_whatever_part_it_is_in():
+    drawn = []
+    for fraction in (0.05, 0.05, 0.3):
+        grey, binary = (
+            parts(load(validation_fraction=fraction, binarise=b)) for b in (False, True)
+        )
+        pairs = zip(np.concatenate(grey), np.concatenate(binary), strict=True)
+        drawn.append({image.tobytes(): drawing.tobytes() for image, drawing in pairs})
+        assert [part.dtype for part in binary] == [np.uint8] * 3
+    assert drawn[0] == drawn[1] == drawn[2]
+
+
+def test_a_binary_pixel_is_white_as_often_as_it_is_bright(tmp_path):
+    pixels = np.array([0, 1, 25, 128, 254, 255], np.uint8).reshape(1, 2, 3)
+    count = 20_000
+    images = np.tile(pixels, (count, 1, 1))
+    np.savez(tmp_path / "bytes.npz", train=images, test=images)
+    np.savez(tmp_path / "floats.npz", train=images / 255, test=images / 255)
+    of_bytes, of_floats = (
+        parts(load(f"arrays:{tmp_path / name}.npz", binarise=True)) for name in ("bytes", "floats")
+    )
+    for images, others in zip(of_bytes, of_floats, strict=True):
+        assert set(np.unique(images)) == {0, 255}
+        np.testing.assert_array_equal(images, others)
+    share = pixels.ravel() / 255
+    error = 4 * np.sqrt(share * (1 - share) / count)
+    rows = of_bytes[2].reshape(count, 6) / 255
+    assert (np.abs(rows.mean(axis=0) - share) <= error).all()
+    # Each image is drawn for itself, and the parts are: equal pixels agree by chance alone.
+    between_images = np.mean(rows[1:, 3] == rows[:-1, 3])
+    between_parts = np.mean(rows[: len(of_bytes[0]), 3] == of_bytes[0][:, 1, 0, 0] / 255)
+    for agreement in (between_images, between_parts):
+        assert agreement == pytest.approx(0.5, abs=4 * 0.5 / np.sqrt(len(of_bytes[0])))
+
+
+def test_the_binary_pixels_are_fixed_for_ever(tmp_path):
+    # A change here would part the figures of static binarisation before it from those after it.
+    grey = np.full((20, 1, 4), 128, np.uint8)
+    np.savez(tmp_path / "grey.npz", train=grey, test=grey[:2])
+    drawn = load(f"arrays:{tmp_path / 'grey.npz'}", binarise=True).test.read()[0]
+    assert (drawn.ravel() // 255).tolist() == [1, 0, 1, 1, 0, 1, 0, 1]

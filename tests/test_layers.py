@@ -21,7 +21,8 @@ MAY_IMPORT = {
     "checkpoints": {"errors"},
     "workdir": {"errors"},
     "optimizers": {"errors"},
-    "data": {"errors", "positions"},
+    "arrays": {"errors"},
+    "data": {"arrays", "errors", "positions"},
     "models": {"errors", "models", "pictures", "positions"},
     "replicas": {"errors", "models", "positions"},
     "train": {

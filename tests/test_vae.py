@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 
 from configs import base
-from trainer import models, replicas, workdir
+from trainer import data, models, replicas, trained, workdir
 from trainer.errors import UserError
 from trainer.evaluation import evaluate
 from trainer.models import Measured, Moment, vae
@@ -227,7 +227,8 @@ def test_either_network_takes_any_code_size(network, code_size):
     ("change", "message"),
     [
         ({"likelihood": "poisson"}, "model.likelihood='poisson' is not known; allowed: bernoulli"),
-        ({"binarisation": "static"}, "model.binarisation='static' is not known; allowed: dynamic"),
+        ({"binarisation": "fixed"}, "'fixed' is not known; allowed: dynamic, static, none"),
+        ({"likelihood": "gaussian", "binarisation": "static"}, "binarisation='none', not 'static'"),
         ({"likelihood": "gaussian"}, "needs model.binarisation='none', not 'dynamic'"),
         ({"objective": "iw"}, "model.objective='iw' is not known; allowed: elbo, iwae"),
         ({"objective": "iwae", "beta": 0.5}, "model.objective='iwae' needs model.beta=1"),
@@ -304,6 +305,38 @@ def test_a_run_is_measured_and_shown(vae_run):
     assert metrics["elbo_nats"] < -metrics["nll_nats"] < 0
     for name in ("samples", "interpolations", "manifold"):
         assert (vae_run / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_run_on_pixels_drawn_once_is_a_likelihood_of_them(tmp_path, digits_config):
+    digits_config.model = base.vae()
+    settings = {"binarisation": "static", "code_size": 2, "hidden_units": (16,), "nll_samples": 20}
+    digits_config.model.update(settings)
+    digits_config.data.update(binarise=True, image_size=8)
+    train(digits_config, str(tmp_path))
+    metrics = evaluate(str(tmp_path))
+    assert metrics["binarisation"] == "static"
+    assert metrics["elbo_nats"] < -metrics["nll_nats"] < 0
+    run = trained.load(tmp_path)
+    images = data.to_unit(run.dataset.test.read()[0])
+    assert set(np.unique(images)) == {0, 1}
+    for first in (0, 7):
+        seen = run.model.binarised(images, Noise(0, first, len(images)))
+        np.testing.assert_array_equal(seen, images)
+
+
+@pytest.mark.parametrize(
+    ("binarisation", "binarise"), [("static", False), ("dynamic", True), ("none", True)]
+)
+def test_the_pixels_must_be_drawn_where_the_model_says_so(
+    tmp_path, digits_config, binarisation, binarise
+):
+    digits_config.model = base.vae()
+    digits_config.model.binarisation = binarisation
+    digits_config.data.binarise = binarise
+    message = f"model.binarisation='{binarisation}' does not go with data.binarise={binarise}"
+    with pytest.raises(UserError, match=message):
+        train(digits_config, str(tmp_path))
+    assert not list(tmp_path.iterdir())
 
 
 def test_samples_of_the_prior_are_written_and_begin_alike(vae_run, tmp_path):

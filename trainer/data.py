@@ -10,12 +10,13 @@ import sys
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import psutil
 import tensorflow as tf
 
-from trainer import positions
+from trainer import arrays, positions
 from trainer.errors import UserError, require, require_at_least, require_choice
 
 _SPLIT_SEED = 0  # every run, whatever its seed, is validated and tested on the same images
@@ -26,6 +27,7 @@ _MEMORY_SHARE = 0.8  # of the host's free memory, that images may fill
 _PLACEMENTS = ("auto", "device", "host", "records")
 _NOISE_TEST_IMAGES = 1000
 _ROWS = 4096  # read, moved or made at a time
+_DRAWN_ROWS = 512  # of images at a time, that take a number for each pixel
 _ALIGNMENT = 64  # bytes, that let TensorFlow share an array's memory
 _GIB = 2**30
 
@@ -67,7 +69,10 @@ class Records:
 
 @dataclasses.dataclass(frozen=True)
 class Images:
-    """Images [N, H, W, C], uint8 or float in [0, 1], and their labels [N] where there are any."""
+    """Images [N, H, W, C], uint8 or float in [0, 1], and their labels [N] where there are any.
+
+    Vectors, float32 [N, D] of any numbers, stand in the place of images where a user brings some.
+    """
 
     images: np.ndarray | Records
     labels: np.ndarray | Records | None
@@ -92,10 +97,9 @@ class Dataset:
     test: Images
 
     @property
-    def image_shape(self) -> tuple[int, int, int]:
-        """(H, W, C)."""
-        height, width, channels = self.train.images.shape[1:]
-        return height, width, channels
+    def image_shape(self) -> tuple[int, ...]:
+        """(H, W, C), or (D,) of vectors."""
+        return tuple(self.train.images.shape[1:])
 
     def fingerprint(self) -> str:
         """A digest of the images, their labels and the part they are in, as hexadecimal digits.
@@ -121,16 +125,24 @@ def load(
     placement: str = "auto",
     memory_gib: float = 0.0,
     resplit_test: float = 0.0,
+    standardise: bool = False,
+    binarise: bool = False,
 ) -> Dataset:
     """Reads a data set into memory, or opens it where it is too large for that.
 
-    "digits", "noise:N", or an image data set of TFDS by name. One larger than `memory_gib` (0: most
-    of the host's free memory), or placed in "records", stays in its ArrayRecord files. Where
-    `resplit_test` is not 0, the test images alone are used, brought or cut as they are: that
-    share of them to test, the others to train and to validate.
+    "digits", "noise:N", "arrays:FILE.npz" as `arrays.read` takes it, or an image data set of TFDS
+    by name. One of TFDS that is larger than `memory_gib` (0: most of the host's free memory), or
+    placed in "records", stays in its ArrayRecord files.
+
+    Where `resplit_test` is not 0, the test examples alone are used, brought or cut as they are:
+    that share of them to test, the others to train and to validate. `standardise` shifts and scales
+    each feature of vectors to mean 0 and standard deviation 1 over the training part alone; one
+    that is constant there is shifted only. `binarise` makes each pixel 255 with its intensity as
+    the probability, else 0: one draw for each image of a data set, the same in every run.
 
     Raises:
-      UserError: it is not known, cannot be had, or holds no images of one shape.
+      UserError: it is not known, cannot be had, holds no images of one shape, or such images cannot
+        be standardised or binarised.
     """
     require(
         0 < validation_fraction < 1,
@@ -144,21 +156,31 @@ def load(
     require_at_least("data.image_size", image_size, 0)
     require_choice("data.placement", placement, _PLACEMENTS)
     require_at_least("data.memory_gib", memory_gib, 0)
-    kind, _, count = name.partition(":")
-    if name == "digits" or (kind == "noise" and count):
-        require(placement != "records", f"data.placement='records' needs files; {name!r} has none")
+    kind, _, argument = name.partition(":")
+    if name == "digits" or kind == "arrays" or (kind == "noise" and argument):
+        require(
+            placement != "records",
+            f"data.placement='records' needs files of TFDS; {name!r} has none",
+        )
     train, test = (
         _digits(image_size or 28)
         if name == "digits"
-        else _noise(count, image_size or 28)
-        if kind == "noise" and count
+        else _arrays(argument, image_size, memory_gib * _GIB)
+        if kind == "arrays"
+        else _noise(argument, image_size or 28)
+        if kind == "noise" and argument
         else _tfds(name, image_size, placement, memory_gib * _GIB)
     )
+    if binarise:
+        train = _binarised(train, "train", name)
+        test = None if test is None else _binarised(test, "test", name)
     if test is None:
         train, test = _cut(train, _TEST_FRACTION)
     if resplit_test:
         train, test = _cut(test, resplit_test)
     train, validation = _cut(train, validation_fraction)
+    if standardise:
+        _standardise(train, validation, test, name)
     return Dataset(train, validation, test)
 
 
@@ -202,7 +224,7 @@ def batches(
 
 
 def to_unit(images: np.ndarray) -> np.ndarray:
-    """Images as float32 in [0, 1]."""
+    """Images as float32 in [0, 1]; vectors as they are."""
     return images / np.float32(255) if images.dtype == np.uint8 else images.astype(np.float32)
 
 
@@ -211,7 +233,7 @@ def _cut(whole: Images, fraction: float) -> tuple[Images, Images]:
     size = round(fraction * len(whole))
     require(
         0 < size < len(whole),
-        f"{len(whole)} images cannot give up a share of {fraction}; one part is empty",
+        f"{len(whole)} examples cannot give up a share of {fraction}; one part is empty",
     )
     held_out = np.zeros(len(whole), bool)
     held_out[positions.permutation(_SPLIT_SEED, 0, len(whole))[:size]] = True
@@ -236,12 +258,69 @@ def _split(array, held_out: np.ndarray):
     return array[: len(kept)], array[len(kept) :]
 
 
-def empty(shape: tuple[int, ...]) -> np.ndarray:
-    """An array of bytes whose memory TensorFlow can share."""
-    size = math.prod(shape)
+def _binarised(part: Images, which: str, name: str) -> Images:
+    """Images of 0 and 255, drawn by their numbers in that part of the data set."""
+    images = part.images
+    if isinstance(images, Records):
+        raise UserError(
+            f"data.binarise=True needs the images in memory, but {name!r} stays in its files"
+        )
+    require(
+        images.ndim == 4,
+        f"data.binarise=True needs images, of pixels in [0, 1]; {name!r} holds vectors",
+    )
+    binary = images if images.dtype == np.uint8 else empty(images.shape)
+    for start in range(0, len(images), _DRAWN_ROWS):
+        block = images[start : start + _DRAWN_ROWS]
+        noise = positions.Noise(_SPLIT_SEED, start, len(block))
+        drawn = noise.uniform(f"binarisation of {which}", images.shape[1:]).numpy()
+        binary[start : start + len(block)] = np.where(drawn < to_unit(block), 255, 0)
+    return Images(binary, part.labels)
+
+
+def _standardise(train: Images, validation: Images, test: Images, name: str) -> None:
+    """Shifts and scales the vectors in place, by mean and deviation of the training part."""
+    rows = train.images
+    if isinstance(rows, Records) or rows.ndim > 2:
+        raise UserError(f"data.standardise=True needs vectors; {name!r} holds images")
+    lowest, highest = rows.min(axis=0), rows.max(axis=0)
+    mean = rows.mean(axis=0, dtype=np.float64)
+    squares = sum(np.square(block - mean).sum(axis=0) for block in _blocks(rows))
+    deviation = np.sqrt(squares / len(rows))
+    scale = np.where(lowest < highest, deviation, 1)  # a constant's is not 0 but for rounding
+    for part in (train, validation, test):
+        for block in _blocks(part.images):
+            block[:] = (block - mean) / scale
+
+
+def _blocks(rows: np.ndarray | Records) -> Iterator[np.ndarray]:
+    for start in range(0, len(rows), _ROWS):
+        yield rows[start : start + _ROWS]
+
+
+def empty(shape: tuple[int, ...], dtype: type = np.uint8) -> np.ndarray:
+    """An array whose memory TensorFlow can share."""
+    size = math.prod(shape) * np.dtype(dtype).itemsize
     raw = np.empty(size + _ALIGNMENT, np.uint8)
     start = -raw.ctypes.data % _ALIGNMENT
-    return raw[start : start + size].reshape(shape)
+    return raw[start : start + size].view(dtype).reshape(shape)
+
+
+def _arrays(file: str, image_size: int, memory_bytes: float) -> tuple[Images, Images | None]:
+    """A user's own vectors or images."""
+    require(file != "", "data.name='arrays' names no file; it is written arrays:FILE.npz")
+    require(
+        image_size == 0,
+        f"data.image_size={image_size} is not allowed; arrays keep the shape that they have",
+    )
+    found = arrays.read(Path(file).expanduser(), _allowed_bytes(memory_bytes))
+    parts = {}
+    for name in ("train", "test"):
+        if name in found:
+            images = empty(found[name].shape, found[name].dtype.type)
+            images[:] = found.pop(name)
+            parts[name] = Images(images, found.get(f"{name}_labels"))
+    return parts["train"], parts.get("test")
 
 
 def _digits(size: int) -> tuple[Images, None]:
@@ -320,7 +399,7 @@ def _stays_in_files(builder, splits, image_shape, placement: str, memory_bytes: 
     """Whether records are read as they are drawn, for want of memory or since it is asked."""
     count = sum(builder.info.splits[split].num_examples for split in splits)
     size = count * math.prod(image_shape)
-    allowed = memory_bytes or _MEMORY_SHARE * psutil.virtual_memory().available
+    allowed = _allowed_bytes(memory_bytes)
     if placement != "records" and size <= allowed:
         return False
     why = (
@@ -335,6 +414,10 @@ def _stays_in_files(builder, splits, image_shape, placement: str, memory_bytes: 
         "DIR, TFDS_DATA_DIR set to it, and data.placement=auto",
     )
     return True
+
+
+def _allowed_bytes(memory_bytes: float) -> float:
+    return memory_bytes or _MEMORY_SHARE * psutil.virtual_memory().available
 
 
 def _is_array_record(builder) -> bool:

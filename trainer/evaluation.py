@@ -30,8 +30,8 @@ def evaluate(folder: str, which: str = "last") -> dict[str, Any]:
 
     Returns what `metrics.json` holds: the `step`, the `code_size`, `reconstruction_metrics`;
     where the code is smaller than the image, `pca_mse`, that of PCA with as many numbers fitted on
-    the same training images, and `mse_to_pca`, the ratio of the two; `code_metrics` where there
-    are labels; and what the kind itself is asked.
+    the same training images, and `mse_to_pca`, the ratio of the two unless PCA is perfect;
+    `code_metrics` where there are labels; and what the kind itself is asked.
 
     Raises:
       UserError: the workdir holds no run that can be read, or its data are not what they were.
@@ -49,7 +49,9 @@ def evaluate(folder: str, which: str = "last") -> dict[str, Any]:
     metrics: dict[str, Any] = {"step": run.step, "code_size": model.code_size}
     metrics |= reconstruction_metrics(test, rebuilt)
     if model.code_size < train[0].size:
-        metrics |= {"pca_mse": pca_mse, "mse_to_pca": metrics["mse"] / pca_mse}
+        metrics["pca_mse"] = pca_mse
+        if pca_mse > 0:  # a few numbers can tell all of others that follow from them
+            metrics["mse_to_pca"] = metrics["mse"] / pca_mse
     if train_labels is not None and test_labels is not None:
         train_codes = replicas.map_batches(model.encode, train)
         metrics |= code_metrics(train_codes, train_labels, codes, test_labels)
@@ -74,17 +76,21 @@ def reconstruction_metrics(images: np.ndarray, rebuilt: np.ndarray) -> dict[str,
     `mse` is the mean squared error of all pixels; `psnr_db` the mean over the images of
     10 log10(1 / its mse); `ssim` the mean structural similarity (Wang et al. 2004) and `bce` the
     mean binary cross-entropy of a pixel in nats, these two of the reconstruction cut to [0, 1].
+    Vectors [N, D] have no `psnr_db` and no `ssim`, and a `bce` only where all lie in [0, 1].
     """
-    squared = np.square(rebuilt - images, dtype=np.float64).mean(axis=(1, 2, 3))
+    squared = np.square(rebuilt - images, dtype=np.float64).mean(axis=tuple(range(1, images.ndim)))
     cut = np.clip(rebuilt, 0, 1)
-    inside = np.clip(cut.astype(np.float64), _PROBABILITY_MARGIN, 1 - _PROBABILITY_MARGIN)
-    window = min(_SSIM_WINDOW, *images.shape[1:3])
-    return {
-        "mse": float(squared.mean()),
-        "psnr_db": float(np.mean(-10 * np.log10(np.maximum(squared, 1e-12)))),
-        "ssim": float(tf.reduce_mean(tf.image.ssim(images, cut, 1.0, filter_size=window))),
-        "bce": float(-np.mean(images * np.log(inside) + (1 - images) * np.log1p(-inside))),
-    }
+    metrics = {"mse": float(squared.mean())}
+    if images.ndim == 4:
+        window = min(_SSIM_WINDOW, *images.shape[1:3])
+        similarities = tf.image.ssim(images, cut, 1.0, filter_size=window)
+        metrics["psnr_db"] = float(np.mean(-10 * np.log10(np.maximum(squared, 1e-12))))
+        metrics["ssim"] = float(tf.reduce_mean(similarities))
+    if models.in_unit_interval(images):
+        inside = np.clip(cut.astype(np.float64), _PROBABILITY_MARGIN, 1 - _PROBABILITY_MARGIN)
+        entropies = images * np.log(inside) + (1 - images) * np.log1p(-inside)
+        metrics["bce"] = float(-np.mean(entropies))
+    return metrics
 
 
 def code_metrics(

@@ -19,17 +19,24 @@ def reconstructions(rows: Mapping[str, np.ndarray]) -> np.ndarray:
     """Draws rows of images [N, H, W, C] in [0, 1], and of codes [N, K], as uint8 RGB [H, W, 3].
 
     A code is drawn as a rectangle as near to a square as K allows, black its least number and
-    white its largest.
+    white its largest. Where the first row is of vectors [N, D], each vector and each code is drawn
+    as a line of its numbers; rows of equally many share their limits.
     """
-    columns = len(next(iter(rows.values())))
+    first = next(iter(rows.values()))
+    columns = len(first)
     figure = _figure(1 + columns, 1.1 * len(rows))
     axes = figure.subplots(len(rows), columns, squeeze=False)
     for line, (title, row) in zip(axes, rows.items(), strict=True):
         line[0].set_ylabel(title)
+        alike = np.stack([other for other in rows.values() if other.shape == row.shape])
         for axis, picture in zip(line, row, strict=True):
-            pixels = _code_pixels(picture) if picture.ndim == 1 else _pixels(picture)
-            axis.imshow(pixels, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
             axis.set(xticks=[], yticks=[])
+            if first.ndim == 2:
+                axis.plot(picture, drawstyle="steps-mid", color="black", linewidth=0.8)
+                axis.set_ylim(*_limits(alike))
+            else:
+                pixels = _code_pixels(picture) if picture.ndim == 1 else _pixels(picture)
+                axis.imshow(pixels, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
     return _drawn(figure)
 
 
@@ -94,8 +101,11 @@ def _drawn(figure: "Figure") -> np.ndarray:
 def grid(images: np.ndarray, columns: int) -> np.ndarray:
     """Images [N, H, W, C] in [0, 1] side by side in rows of so many, as uint8 RGB [H', W', 3].
 
-    What is missing of the last row is black.
+    What is missing of the last row is black. Vectors [N, D] of any numbers become one map instead,
+    a line for each.
     """
+    if images.ndim == 2:
+        return _map(images)
     count, height, width, channels = images.shape
     rows = -(-count // columns)
     cells = np.zeros((rows * columns, height, width, 3), np.uint8)
@@ -103,6 +113,22 @@ def grid(images: np.ndarray, columns: int) -> np.ndarray:
     cells[:count] = np.round(255 * np.clip(colours, 0, 1))
     lines = cells.reshape(rows, columns, height, width, 3).swapaxes(1, 2)
     return lines.reshape(rows * height, columns * width, 3)
+
+
+def _map(vectors: np.ndarray) -> np.ndarray:
+    figure = _figure(6, 4)
+    axis = figure.subplots()
+    drawn = axis.imshow(vectors, cmap="gray", aspect="auto", interpolation="nearest")
+    axis.set(xlabel="feature", ylabel="vector")
+    figure.colorbar(drawn)
+    return _drawn(figure)
+
+
+def _limits(numbers: np.ndarray) -> tuple[float, float]:
+    """The least and the largest, with a margin that is never empty."""
+    lowest, highest = float(numbers.min()), float(numbers.max())
+    margin = 0.05 * (highest - lowest) or 1.0
+    return lowest - margin, highest + margin
 
 
 def _pixels(image: np.ndarray) -> np.ndarray:

@@ -343,7 +343,7 @@ class Steps:
         while k < cuts:
             start = k * cut
             share = self._gradients_of_cut(
-                tf.slice(images, [start, 0, 0, 0], [cut, *images.shape[1:]]),
+                tf.slice(images, [start, *[0] * len(images.shape[1:])], [cut, *images.shape[1:]]),
                 None if labels is None else tf.slice(labels, [start], [cut]),
                 step,
                 first_position + tf.cast(start, tf.int64),
@@ -563,6 +563,6 @@ def _logical_cpus(count: int) -> list[str]:
 
 
 def _to_unit(images: tf.Tensor) -> tf.Tensor:
-    """Images as float32 in [0, 1]."""
+    """Images as float32 in [0, 1]; vectors as they are."""
     scale = 255.0 if images.dtype == tf.uint8 else 1.0
     return tf.cast(images, tf.float32) / scale

@@ -2,6 +2,7 @@
 
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.image import imsave
@@ -19,8 +20,9 @@ def sample(folder: str, count: int, *, which: str = "last", output: str = "") ->
     """Writes so many images from a run's "last" or "best" checkpoint; returns where to.
 
     `samples.npz` holds `codes`, float32 [N, K], drawn from the prior, and `images`, float32
-    [N, H, W, C] in [0, 1], the mean image of each; `samples.png` shows them, 1024 at most. The
-    workdir gets them unless another folder is given. A larger count begins with the same images.
+    [N, H, W, C] in [0, 1], the mean image of each, or `vectors` [N, D]; `samples.png` shows them,
+    1024 at most. The workdir gets them unless another folder is given. A larger count begins with
+    the same images.
 
     Raises:
       UserError: the kind has no prior, or what `trained.load` raises, or the folder cannot be made.
@@ -30,12 +32,16 @@ def sample(folder: str, count: int, *, which: str = "last", output: str = "") ->
     if drawn is None:
         raise UserError(f"{folder} holds a {run.config.model.name!r}, which has no prior to sample")
     codes = drawn.numpy()
-    images = np.clip(replicas.map_batches(run.model.decode, codes), 0, 1)
+    images = replicas.map_batches(run.model.decode, codes)
+    are_vectors = images.ndim == 2
+    if not are_vectors:
+        images = np.clip(images, 0, 1)
+    arrays: dict[str, Any] = {"codes": codes, "vectors" if are_vectors else "images": images}
 
     target = Path(output or folder)
     try:
         target.mkdir(parents=True, exist_ok=True)
-        np.savez(target / IMAGES, codes=codes, images=images)
+        np.savez(target / IMAGES, **arrays)
         shown = images[:_MOST_SHOWN]
         imsave(target / PICTURE, pictures.grid(shown, columns=math.ceil(math.sqrt(len(shown)))))
     except OSError as error:

@@ -66,6 +66,7 @@ def train(config: ConfigDict, folder: str) -> dict[str, float]:
         model = replicas.build_model(
             strategy, config.precision, lambda: models.create(dataset.image_shape, **config.model)
         )
+        _check_range(config.model, dataset)
         steps = make_steps(config, strategy, model, last_step)
 
         # 4. The workdir: another run's is refused, this run's goes on.
@@ -312,7 +313,33 @@ def _check(config: ConfigDict) -> None:
     for key in ("steps_per_call", "validate_every_steps", "checkpoint_every_steps"):
         require_at_least(key, config[key], 0)
     require_choice("execution", config.execution, ("auto", "measure", *replicas.EXECUTIONS))
+    binarisation, binarise = config.model.get("binarisation"), config.data.binarise
+    require(
+        binarisation is None or (binarisation == "static") == binarise,
+        f"model.binarisation={binarisation!r} does not go with data.binarise={binarise}; "
+        "static needs True, and the others False",
+    )
     Profile(config.profile, Path())
+
+
+def _check_range(model: ConfigDict, dataset: data.Dataset) -> None:
+    """Refuses what is made for numbers in [0, 1] where a user's vectors leave them."""
+    if len(dataset.image_shape) > 1:
+        return
+    parts = (dataset.train, dataset.validation, dataset.test)
+    rows = [part.images for part in parts if isinstance(part.images, np.ndarray)]
+    lowest, highest = min(row.min() for row in rows), max(row.max() for row in rows)
+    for key, value, instead in (
+        ("loss", "bce", "model.loss='mse' and model.output_activation='linear'"),
+        ("output_activation", "sigmoid", "model.loss='mse' and model.output_activation='linear'"),
+        ("likelihood", "bernoulli", "model.likelihood='gaussian' and model.binarisation='none'"),
+        ("corruption", "salt_and_pepper", "model.corruption='gaussian' or 'masking'"),
+    ):
+        require(
+            (lowest >= 0 and highest <= 1) or model.get(key) != value,
+            f"model.{key}={value!r} needs numbers in [0, 1], but the data reach from {lowest:g} to "
+            f"{highest:g}; these take {instead}",
+        )
 
 
 def make_steps(
@@ -453,9 +480,10 @@ def _print_plan(
     placed = "on the device" if steps.holds_images else "on the host"
     if isinstance(dataset.train.images, data.Records):
         placed = "in their files"
+    examples = "images" if len(dataset.image_shape) > 1 else "vectors"
     print(
         f"{model.count_params():,} parameters, a code of {model.code_size} numbers\n"
-        f"{config.data.name}: {len(dataset.train):,} images to train on, "
+        f"{config.data.name}: {len(dataset.train):,} {examples} to train on, "
         f"{len(dataset.validation):,} to validate, {len(dataset.test):,} to test, each "
         f"{'x'.join(map(str, dataset.image_shape))}, {placed}\n"
         f"steps {first_step:,} to {last_step:,} of {config.batch_size} images in "

@@ -34,7 +34,7 @@ def load(folder: Path, which: str = "last") -> Trained:
     dataset = data.load(**run.config.data)
     require(
         dataset.fingerprint() == run.data_fingerprint,
-        f"the images of {run.config.data.name!r} are not those that {folder} was trained on",
+        f"the data of {run.config.data.name!r} are not those that {folder} was trained on",
     )
     model = replicas.build_model(
         strategy,

@@ -10,9 +10,9 @@ from typing import Any
 import keras
 
 from trainer.errors import UserError, require, require_choice
-from trainer.models.base import Autoencoder, Measured, Moment
+from trainer.models.base import Autoencoder, Measured, Moment, in_unit_interval
 
-__all__ = ["Autoencoder", "Measured", "Moment", "create", "kinds"]
+__all__ = ["Autoencoder", "Measured", "Moment", "create", "in_unit_interval", "kinds"]
 _NOT_KINDS = ("base", "convolutions", "networks")
 
 
@@ -22,8 +22,10 @@ def kinds() -> tuple[str, ...]:
     return tuple(name for name in names if name not in _NOT_KINDS)
 
 
-def create(image_shape: tuple[int, int, int], **settings: Any) -> Autoencoder:
+def create(image_shape: tuple[int, ...], **settings: Any) -> Autoencoder:
     """Builds the kind named by the setting `name`, from the others, for images [H, W, C].
+
+    The shape (D,) of vectors serves every kind whose layers are dense.
 
     Raises:
       UserError: the kind is not known, or one of its settings is missing or not possible.

@@ -32,7 +32,7 @@ class Moment:
 
 @dataclasses.dataclass(frozen=True)
 class Measured:
-    """What a trained model is measured on; images float32 [N, H, W, C] in [0, 1]."""
+    """What a trained model is measured on; images float32 [N, H, W, C] in [0, 1], or vectors."""
 
     train: np.ndarray
     test: np.ndarray
@@ -48,6 +48,7 @@ class Measured:
 class Autoencoder(keras.Model):
     """Reconstructs images [B, H, W, C], pixels in [0, 1], from a code [B, K].
 
+    Vectors [B, D] of any numbers are images too, to all that asks for nothing of their pixels.
     `encoder` maps images to the code, `decoder` maps the code to logits: the reconstruction before
     the output activation; both end in float32. The view is one replica's; nothing here knows how
     many there are.
@@ -55,7 +56,7 @@ class Autoencoder(keras.Model):
 
     def __init__(
         self,
-        image_shape: tuple[int, int, int],
+        image_shape: tuple[int, ...],
         encoder: keras.Sequential,
         decoder: keras.Sequential,
         *,
@@ -164,14 +165,20 @@ class Autoencoder(keras.Model):
         return tf.sigmoid(logits) if self._output_activation == "sigmoid" else logits
 
 
-def require_undercomplete(code_size: int, image_shape: tuple[int, int, int]) -> None:
+def require_undercomplete(code_size: int, image_shape: tuple[int, ...]) -> None:
     """Raises UserError if the code is empty or larger than the image it should compress."""
     pixels = math.prod(image_shape)
+    what = "an image" if len(image_shape) > 1 else "a vector"
     require(
         1 <= code_size <= pixels,
-        f"model.code_size={code_size} is not allowed here; an image of "
+        f"model.code_size={code_size} is not allowed here; {what} of "
         f"{'x'.join(map(str, image_shape))} allows 1 to {pixels}",
     )
+
+
+def in_unit_interval(rows: np.ndarray) -> bool:
+    """Whether all numbers lie in [0, 1], as pixels do."""
+    return bool(rows.min() >= 0 and rows.max() <= 1)
 
 
 def means_of_each(batch_means: tf.Tensor, statistics: tf.Tensor) -> tf.Tensor:

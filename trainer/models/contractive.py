@@ -31,7 +31,7 @@ class Model(base.Autoencoder):
 
     def __init__(
         self,
-        image_shape: tuple[int, int, int],
+        image_shape: tuple[int, ...],
         *,
         code_size: int,
         hidden_units: Sequence[int],

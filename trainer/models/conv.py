@@ -8,7 +8,7 @@ class Model(base.Autoencoder):
 
     def __init__(
         self,
-        image_shape: tuple[int, int, int],
+        image_shape: tuple[int, ...],
         *,
         filters: int,
         code_channels: int,

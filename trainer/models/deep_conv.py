@@ -8,7 +8,7 @@ class Model(base.Autoencoder):
 
     def __init__(
         self,
-        image_shape: tuple[int, int, int],
+        image_shape: tuple[int, ...],
         *,
         code_size: int,
         stage_filters: tuple[int, int],
@@ -17,12 +17,13 @@ class Model(base.Autoencoder):
         loss: str,
         output_activation: str,
     ):
+        encoder = networks.strided_encoder(
+            image_shape, stage_filters, dense_units, code_size, activation
+        )
         base.require_undercomplete(code_size, image_shape)
         super().__init__(
             image_shape,
-            networks.strided_encoder(
-                image_shape, stage_filters, dense_units, code_size, activation
-            ),
+            encoder,
             networks.strided_decoder(
                 image_shape, stage_filters, dense_units, code_size, activation
             ),

@@ -32,8 +32,9 @@ def _salt_and_pepper(images: tf.Tensor, noise: Noise, level: float) -> tf.Tensor
 
 
 def _gaussian(images: tf.Tensor, noise: Noise, level: float) -> tf.Tensor:
-    drawn = noise.normal("corruption", images.shape[1:])
-    return tf.clip_by_value(images + level * drawn, 0.0, 1.0)
+    noisy = images + level * noise.normal("corruption", images.shape[1:])
+    are_vectors = len(images.shape) == 2
+    return noisy if are_vectors else tf.clip_by_value(noisy, 0.0, 1.0)
 
 
 _CORRUPTIONS = {
@@ -47,14 +48,15 @@ class Model(base.Autoencoder):
     """Sees an image through new noise each time, and is measured by the clean one.
 
     "masking" sets a share of the pixels to 0, "salt_and_pepper" to 0 or 1 with equal chance;
-    "gaussian" adds noise of that standard deviation and cuts to [0, 1]. Each channel of a pixel
-    has its own chance. `encode` knows no noise: the features are those of clean images. The code
-    may be larger than the image, since the identity restores nothing.
+    "gaussian" adds noise of that standard deviation and cuts to [0, 1]; it does not cut vectors,
+    whose numbers may be any. Each channel of a pixel has its own chance. `encode` knows no noise:
+    the features are those of clean images. The code may be larger than the image, since the
+    identity restores nothing.
     """
 
     def __init__(
         self,
-        image_shape: tuple[int, int, int],
+        image_shape: tuple[int, ...],
         *,
         network: str,
         layer_sizes: Sequence[int],
@@ -97,10 +99,10 @@ class Model(base.Autoencoder):
     def own_metrics(self, measured: base.Measured) -> dict[str, Any]:
         """How near corrupted test images are brought to the clean ones.
 
-        `denoised_mse` and `denoised_bce` (nats), at the level of the training. Beside them
-        `noisy_mse`, of the corrupted images themselves, and `noisy_pca_mse`, of their projections
-        on the first `noisy_pca_components` of PCA's components, as many of those there are as are
-        best on corrupted training images. The same at each of `levels` in lists.
+        `denoised_mse` and, of data in [0, 1], `denoised_bce` (nats), at the level of the training.
+        Beside them `noisy_mse`, of the corrupted images themselves, and `noisy_pca_mse`, of their
+        projections on the first `noisy_pca_components` of PCA's components, as many of those there
+        are as are best on corrupted training images. The same at each of `levels` in lists.
         """
         metrics = self._measure(measured, self._corruption_level)
         at_levels = [self._measure(measured, level) for level in LEVELS]
@@ -127,11 +129,11 @@ class Model(base.Autoencoder):
         denoised = measured.map_batches(self, noisy)
         some = measured.train[:_PCA_IMAGES]
         components = int(projection_errors(measured.pca, some, corrupt(some)).argmin())
-        return {
-            "denoised_mse": _mse(measured.test, denoised),
-            "denoised_bce": float(
-                np.mean(keras.losses.binary_crossentropy(measured.test, denoised))
-            ),
+        metrics: dict[str, Any] = {"denoised_mse": _mse(measured.test, denoised)}
+        if base.in_unit_interval(measured.test):
+            entropies = keras.losses.binary_crossentropy(measured.test, denoised)
+            metrics["denoised_bce"] = float(np.mean(entropies))
+        return metrics | {
             "noisy_mse": _mse(measured.test, noisy),
             "noisy_pca_mse": float(
                 projection_errors(measured.pca, measured.test, noisy)[components]

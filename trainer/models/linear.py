@@ -15,7 +15,7 @@ class Model(base.Autoencoder):
     subspace (Baldi & Hornik 1989); they need not be the components themselves (Plaut 2018).
     """
 
-    def __init__(self, image_shape: tuple[int, int, int], *, code_size: int):
+    def __init__(self, image_shape: tuple[int, ...], *, code_size: int):
         base.require_undercomplete(code_size, image_shape)
         super().__init__(
             image_shape,

@@ -21,7 +21,7 @@ from trainer.models.convolutions import (
     UpSampling,
 )
 
-Shape = tuple[int, int, int]
+Shape = tuple[int, ...]  # (H, W, C) of images; dense layers take (D,) of vectors too
 
 
 def create(
@@ -150,7 +150,11 @@ def conv_pair(
 
     The code is what the last pooling leaves. Back go transposed convolutions of stride 2, as many,
     and a convolution to the logits.
+
+    Raises:
+      UserError: the shape is one of vectors.
     """
+    _require_image(image_shape)
     *hidden, last = enumerate(layer_sizes, start=1)
     number, channels = last
     height, width, image_channels = image_shape
@@ -187,7 +191,11 @@ def pooled_encoder(
     """The article's encoder: two 3x3 convolutions, each halved by max-pooling.
 
     Images [B, H, W, C] to a code [B, ceil(H/4) * ceil(W/4) * code_channels].
+
+    Raises:
+      UserError: the shape is one of vectors.
     """
+    _require_image(image_shape)
     return _network("encoder", image_shape, [
         Convolution(filters, 3, activation=activation, name="conv_1"),
         MaxPooling(name="pool_1"),
@@ -228,8 +236,9 @@ def strided_encoder(
     """Two 3x3 convolutions of stride 2, a dense layer, a linear code [B, code_size].
 
     Raises:
-      UserError: there are not two numbers of filters.
+      UserError: there are not two numbers of filters, or the shape is one of vectors.
     """
+    _require_image(image_shape)
     require(
         len(filters) == 2,
         f"model.stage_filters={tuple(filters)} is not allowed; there are two stages",
@@ -263,6 +272,14 @@ def _network(
     name: str, input_shape: tuple[int, ...], stack: Sequence[layers.Layer]
 ) -> keras.Sequential:
     return keras.Sequential([keras.Input(input_shape), *stack], name=name)
+
+
+def _require_image(shape: Shape) -> None:
+    require(
+        len(shape) == 3,
+        f"convolutions need images [H, W, C], not vectors of {shape[0]} numbers; these take a kind "
+        "of dense layers, by model.name, or by model.network='dense' where a kind has both",
+    )
 
 
 def _dense_layers(units: Sequence[int], activation: str) -> list[layers.Layer]:

@@ -27,13 +27,14 @@ class Model(base.Autoencoder):
     Kingma & Welling 2014. The encoder ends in mean and log variance, [B, 2K]; the code is the mean.
     p(x|z) is "bernoulli", its logits decoded, or "gaussian" of a fixed standard deviation, its mean
     decoded. With binarisation "dynamic" x is binary, each pixel drawn with its intensity as the
-    probability, anew whenever an example is seen (Burda et al. 2016). With "none" x is the grey
-    levels themselves, of which a "bernoulli" is no likelihood.
+    probability, anew whenever an example is seen (Burda et al. 2016). With "static" the images are
+    such a draw already, the same each time, and taken as they are. With "none" x is the grey levels
+    themselves, of which a "bernoulli" is no likelihood.
     """
 
     def __init__(
         self,
-        image_shape: tuple[int, int, int],
+        image_shape: tuple[int, ...],
         *,
         code_size: int,
         network: str,
@@ -51,7 +52,7 @@ class Model(base.Autoencoder):
         nll_samples: int,
     ):
         require_choice("model.likelihood", likelihood, tuple(_OUTPUTS))
-        require_choice("model.binarisation", binarisation, ("dynamic", "none"))
+        require_choice("model.binarisation", binarisation, ("dynamic", "static", "none"))
         require_choice("model.objective", objective, ("elbo", "iwae"))
         require(
             likelihood == "bernoulli" or binarisation == "none",
@@ -131,8 +132,8 @@ class Model(base.Autoencoder):
         }
 
     def binarised(self, images: tf.Tensor, noise: Noise) -> tf.Tensor:
-        """The x that is modelled: float32 of 0 and 1, or the images where none is binarised."""
-        if self._binarisation == "none":
+        """The x that is modelled: float32 of 0 and 1, or the images unless it is drawn anew."""
+        if self._binarisation != "dynamic":
             return images
         return tf.cast(noise.uniform("binarisation", self.image_shape) < images, tf.float32)
 
