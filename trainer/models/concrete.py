@@ -31,7 +31,7 @@ class Model(base.Autoencoder):
 
     def __init__(
         self,
-        image_shape: tuple[int, int, int],
+        image_shape: tuple[int, ...],
         *,
         code_size: int,
         hidden_units: Sequence[int],
@@ -177,8 +177,10 @@ class Model(base.Autoencoder):
     def own_pictures(
         self, measured: base.Measured, metrics: dict[str, Any]
     ) -> dict[str, np.ndarray]:
-        """Where the selected pixels are, on the mean of the training images."""
+        """Where the selected pixels are, on the mean of the training images; nothing of vectors."""
         mean = measured.train.mean(axis=0)
+        if mean.ndim == 1:
+            return {}
         rows, columns, _ = np.unravel_index(metrics["selected_pixels"], mean.shape)
         marks = np.zeros(mean.shape[:2], bool)
         marks[rows, columns] = True
