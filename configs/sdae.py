@@ -3,9 +3,10 @@
 They train one layer after the other, of sigmoid units; here all are trained at once, of relu.
 
     python -m trainer --config=configs/sdae.py --workdir=runs/sdae
-    python -m trainer.finetune --workdir=runs/sdae
+    python -m trainer.finetune --workdir=runs/sdae --learning_rate=1e-3
 
-test mse
+They report an error of 1.28 % once fine-tuned. Its test mse and its error are still to be measured
+here.
 """
 
 from configs import base

@@ -16,7 +16,8 @@ import tensorflow as tf
 from configs import base
 from trainer import checkpoints, data, finetuning, models, optimizers, replicas, trained, workdir
 from trainer.errors import UserError
-from trainer.finetuning import Classifier, finetune
+from trainer.evaluation import evaluate
+from trainer.finetuning import Classifier, finetune, print_table
 from trainer.train import train
 
 ROOT = Path(__file__).parent.parent
@@ -106,11 +107,15 @@ def test_the_weights_written_are_those_that_were_measured(digits_run):
     assert np.mean(told != labels) == pytest.approx(metrics["finetuned_test_error"], abs=1e-9)
 
 
-def test_the_frozen_error_is_that_of_the_probe(digits_run):
-    from trainer.evaluation import evaluate
-
+def test_the_frozen_error_is_that_of_the_probe_and_is_named_apart(digits_run, capsys):
     frozen = 1 - evaluate(str(digits_run))["probe_accuracy"]
-    assert finetune(str(digits_run), **SETTINGS)["frozen_test_error"] == pytest.approx(frozen)
+    metrics = finetune(str(digits_run), **SETTINGS)
+    assert metrics["frozen_test_error"] == pytest.approx(frozen)
+    capsys.readouterr()
+    print_table(metrics, str(digits_run))
+    table = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["finetuned", f"{metrics['finetuned_test_error']:.2%}"] in [row[:2] for row in table]
+    assert ["frozen", f"{frozen:.2%},"] in [row[:2] for row in table]
 
 
 def test_the_same_command_gives_the_same_numbers(digits_run):

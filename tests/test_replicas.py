@@ -106,6 +106,8 @@ def test_two_replicas_train_every_kind_as_one_does(name):
         settings.hidden_units = (12, 8)
     if name == "contractive":
         settings.code_size = 12
+    if name == "sdae":
+        settings.layer_sizes = (12, 8, 12)
     if name == "sparse_kl":
         settings.update({"code_size": 12, "active_units": 2, "first_active_units": 2})
     images = images_like(3, BATCH, 28, 28, 1)
