@@ -188,20 +188,22 @@ def test_a_batch_is_cut_into_parts_that_suit_the_caches_or_not_at_all(size, part
 
 
 @pytest.mark.parametrize(
-    ("name", "devices", "fastest"),
+    ("name", "devices", "batch_size", "fastest"),
     [
-        ("dense", 1, "xla"),
-        ("dense", 2, "graph"),
-        ("conv", 1, "xla_products"),
-        ("conv", 2, "xla_products"),
-        ("deep_conv", 1, "xla_update"),
-        ("deep_conv", 2, "graph"),
+        ("dense", 1, 4096, "xla"),
+        ("dense", 2, 64, "graph"),
+        ("deep", 1, 64, "xla"),
+        ("deep", 1, 4096, "xla_update"),
+        ("conv", 1, 64, "xla_products"),
+        ("conv", 2, 64, "xla_products"),
+        ("deep_conv", 1, 64, "xla_update"),
+        ("deep_conv", 2, 64, "graph"),
     ],
 )
-def test_the_execution_suits_the_net_and_the_devices(name, devices, fastest):
+def test_the_execution_suits_the_net_the_devices_and_the_batch(name, devices, batch_size, fastest):
     strategy = replicas.make_strategy(f"cpu:{devices}")
     model = models.create((28, 28, 1), **load_config(name).model)
-    assert replicas.executions(strategy, model)[0] == fastest
+    assert replicas.executions(strategy, model, batch_size)[0] == fastest
 
 
 def test_images_that_do_not_fit_the_device_are_not_placed(monkeypatch):

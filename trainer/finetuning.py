@@ -122,7 +122,7 @@ def finetune(
         batch_size=batch_size,
         seed=config.seed,
         last_step=ends[-1],
-        execution=_execution(path, run),
+        execution=_execution(path, run, batch_size),
     )
     if isinstance(train.images, np.ndarray) and config.data.placement != "host":
         steps.place(train.images)
@@ -260,10 +260,10 @@ def _frozen_error(
     return 1 - evaluation.probe_accuracy(train_codes, labels, test_codes, test_labels)
 
 
-def _execution(path: Path, run: trained.Trained) -> str:
+def _execution(path: Path, run: trained.Trained, batch_size: int) -> str:
     """How the run computes its own steps on these devices."""
     chosen = workdir.executions(path).get(replicas.devices(run.strategy))
-    return chosen or replicas.executions(run.strategy, run.model)[0]
+    return chosen or replicas.executions(run.strategy, run.model, batch_size)[0]
 
 
 def _losses(

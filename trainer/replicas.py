@@ -49,6 +49,7 @@ _POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16", "float16": "mix
 _EVALUATION_BATCH_SIZE = 512
 _CUT_SIZE = 128  # images at a time where convolutions are matrix products
 _SMALL_BATCH = 128  # whose arithmetic does not outweigh a copy of the weights
+_LARGE_PRODUCTS = 4e9  # multiply-adds a step of dense layers
 _TIMED_CALLS = 5  # of each execution; the neighbours disturb some
 _ALIGNMENT = 64  # bytes, that TensorFlow asks of memory it shares
 _MOST_SKIPPED_STEPS = 40  # halves a float16 loss scale of 2**15 to 2**-25
@@ -97,18 +98,22 @@ def devices(strategy: Strategy) -> str:
     return f"{tf.DeviceSpec.from_string(names[0]).device_type} x {len(names)}"
 
 
-def executions(strategy: Strategy, model: Autoencoder) -> tuple[str, ...]:
+def executions(strategy: Strategy, model: Autoencoder, batch_size: int) -> tuple[str, ...]:
     """The executions worth a try on these devices, the usually fastest first.
 
-    Convolutions with few channels go by matrix products on a CPU, others by its library (both
-    measured in docs/performance.md); nets without any are compiled, where that takes them whole.
+    Convolutions with few channels go by matrix products on a CPU, others by its library, and so do
+    the products of large layers on large batches (measured in docs/performance.md); other nets are
+    compiled, where that takes them whole.
     """
     alone = strategy.num_replicas_in_sync == 1
     on_cpu = devices(strategy).startswith("CPU")
     few_channels = few_channels_share([model.encoder, model.decoder])
     library = "xla_update" if alone else "graph"
-    if few_channels is None or not on_cpu:
-        return ("xla", library) if alone or not on_cpu else (library, "xla")
+    if not on_cpu:
+        return ("xla", library)
+    if few_channels is None:
+        small = batch_size * model.count_params() < _LARGE_PRODUCTS
+        return ("xla", library) if alone and small else (library, "xla")
     return ("xla_products", library) if few_channels > 0.5 else (library, "xla_products")
 
 

@@ -389,7 +389,7 @@ def _choose_execution(
     dataset: data.Dataset,
 ) -> str:
     """How the steps are computed on these devices from now on."""
-    candidates = replicas.executions(strategy, model)
+    candidates = replicas.executions(strategy, model, config.batch_size)
     if config.execution == "auto":
         return candidates[0]
     if config.execution != "measure":

@@ -50,7 +50,7 @@ class Training:
         )
         self.steps = make_steps(config, strategy, model, last_step=10**6)
         self.steps.place(images)
-        self.steps.execute(execution or replicas.executions(strategy, model)[0])
+        self.steps.execute(execution or replicas.executions(strategy, model, batch_size)[0])
         count = max(1, min(_STEPS_A_CALL, _IMAGES_A_CALL // batch_size))
         ranges = ((first, first + count) for first in itertools.count(step=count))
         batches = data.batches(
