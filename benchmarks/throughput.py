@@ -89,11 +89,19 @@ def main(argv: list[str]) -> None:
 
 def _ways(net: str) -> Iterator[tuple[str, str]]:
     """The ways to measure, each with its module."""
+    known = {
+        way: name
+        for name, package in _MODULES.items()
+        if importlib.util.find_spec(package)
+        for way in importlib.import_module(f"benchmarks.sides.{name}").WAYS
+    }
+    unknown = set(_WAYS.value) - known.keys()
+    if unknown:
+        sys.exit(
+            f"error: --ways={','.join(sorted(unknown))} is not known; allowed: {', '.join(known)}"
+        )
     wanted = _WAYS.value or (_CONV_SIDES if "conv" in net else _SIDES)
-    for name, package in _MODULES.items():
-        if importlib.util.find_spec(package):
-            ways = importlib.import_module(f"benchmarks.sides.{name}").WAYS
-            yield from ((name, way) for way in wanted if way in ways)
+    yield from ((known[way], way) for way in wanted if way in known)
 
 
 def _in_a_process(one: str) -> float:

@@ -370,6 +370,7 @@ def test_a_workdir_that_lost_a_part_is_never_started_over(digits_config, tmp_pat
         ("execution", "fast", "execution='fast' is not known"),
         ("profile", "7", "profile='7' is not allowed; it takes first:last"),
         ("profile", "7:7", "profile='7:7' is not allowed"),
+        ("profile", "7:700", "profile='7:700' is not allowed; the run ends at step 10"),
         ("log_every_steps", 0, "log_every_steps=0"),
         ("keep_checkpoints", 0, "keep_checkpoints=0"),
         ("validate_every_steps", -1, "validate_every_steps=-1"),

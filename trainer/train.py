@@ -61,6 +61,10 @@ def train(config: ConfigDict, folder: str) -> dict[str, float]:
         # 2. The data, which fix the shape of the images and the number of steps.
         dataset = data.load(**config.data)
         last_step = math.ceil(config.num_epochs * len(dataset.train) / config.batch_size)
+        require(
+            max(Profile(config.profile, run).borders, default=0) <= last_step,
+            f"profile={config.profile!r} is not allowed; the run ends at step {last_step}",
+        )
 
         # 3. Model and optimizer, built on the replicas.
         model = replicas.build_model(
