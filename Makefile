@@ -20,7 +20,7 @@ train: .venv/installed
 	$(if $(NOTE_$(DATA)),@echo $(NOTE_$(DATA)))
 
 test: .venv/installed
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses=2 --dist=worksteal
 
 lint: .venv/installed
 	$(BIN)/ruff check .
