@@ -32,6 +32,9 @@ setup(
         "bench": ["jax>=0.7", "torch>=2.8"],  # what benchmarks/ compares with
         "cuda": ["tensorflow[and-cuda]>=2.21,<2.22"],
         "profile": ["tensorboard-plugin-profile>=2.19"],  # shows what --config.profile traces
-        "dev": ["hypothesis", "mypy", "pytest", "pytest-xdist", "ruff", "types-psutil", "types-tqdm"],
+        "dev": [
+            *("hypothesis", "mypy", "pytest", "pytest-xdist", "ruff"),
+            *("types-psutil", "types-tqdm"),
+        ],
     },
 )

@@ -17,7 +17,8 @@ from typing import Any, NamedTuple
 
 from absl import app, flags
 
-_DOCS = Path("docs")
+_ROOT = Path(__file__).parent.parent
+_DOCS = _ROOT / "docs"
 
 
 class Figure(NamedTuple):
@@ -160,7 +161,7 @@ def main(argv: list[str]) -> None:
     """Trains and measures what is asked for; writes the table of all that is measured."""
     del argv
     for name in _RUNS.value:
-        workdir = Path(_WORKDIRS.value) / name
+        workdir = Path(_WORKDIRS.value).absolute() / name
         _run("trainer", f"--config=configs/{name}.py", f"--workdir={workdir}")
         if not (workdir / "metrics.json").exists():
             _run("trainer.evaluate", f"--workdir={workdir}")
@@ -249,7 +250,8 @@ def _training_seconds(workdir: Path, batch_size: int) -> float:
 def _run(module: str, *arguments: str) -> None:
     """Runs one of the project's commands; its failure is this one's."""
     environment = os.environ | {"PYTHONUNBUFFERED": "1"}
-    done = subprocess.run([sys.executable, "-m", module, *arguments], env=environment, check=False)
+    command = [sys.executable, "-m", module, *arguments]
+    done = subprocess.run(command, cwd=_ROOT, env=environment, check=False)
     if done.returncode:
         sys.exit(done.returncode)
 
