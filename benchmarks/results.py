@@ -176,7 +176,8 @@ def keep(name: str, workdir: Path, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     measured = json.loads((workdir / "metrics.json").read_text())
     if RUNS[name].finetuned:
-        measured |= json.loads((workdir / "finetuned.json").read_text())
+        finetuned = json.loads((workdir / "finetuned.json").read_text())
+        measured |= finetuned | {"finetuning_seconds": finetuned["training_seconds"]}
     if "probe_accuracy" in measured:
         measured["probe_error"] = 1 - measured["probe_accuracy"]
     run = json.loads((workdir / "config.json").read_text())
@@ -218,8 +219,9 @@ def _rows(name: str, run: Run, measured: Mapping[str, Any]) -> Iterator[str]:
             if number == 0
             else ("", "")
         )
-        cells = (*first, figure.name, _number(measured[figure.key]), figure.anchor)
-        yield f"| {' | '.join((*cells, _goal(figure, measured[figure.key]), *last))} |"
+        value = measured[figure.key]
+        cells = (*first, figure.name, _number(figure, value), figure.anchor)
+        yield f"| {' | '.join((*cells, _goal(figure, value), *last))} |"
 
 
 def _goal(figure: Figure, value: float) -> str:
@@ -228,11 +230,13 @@ def _goal(figure: Figure, value: float) -> str:
         return ""
     reached = value >= figure.goal if figure.at_least else value <= figure.goal
     bound = "at least" if figure.at_least else "at most"
-    return f"{bound} {_number(figure.goal)}: {'reached' if reached else 'short'}"
+    return f"{bound} {_number(figure, figure.goal)}: {'reached' if reached else 'short'}"
 
 
-def _number(value: float) -> str:
-    """Four digits, as many places as they leave."""
+def _number(figure: Figure, value: float) -> str:
+    """Four digits, as many places as they leave; an error or a share in per cent."""
+    if figure.key.endswith(("_error", "_share")):
+        return f"{value:.2%}".replace("%", " %")
     return str(value) if isinstance(value, int) else f"{value:.4g}"
 
 
