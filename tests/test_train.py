@@ -304,14 +304,23 @@ def test_a_run_on_four_replicas_goes_on_with_one(digits_config, tmp_path, monkey
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_every_config_runs_small(name, tmp_path):
+def test_every_config_trains_and_ends_with_the_same_bits_if_it_is_stopped(
+    name, tmp_path, monkeypatch
+):
     config = load_config(name)
     config.data.update({"name": "digits", "resplit_test": 0.0})
     config.batch_size = 32
-    config.num_epochs = 2 * 32 / 1366
+    config.num_epochs = 4 * 32 / 1366
     config.execution = "graph"
-    assert np.isfinite(train(config, str(tmp_path))["loss"])
-    assert final_state(tmp_path)[0] == 2
+    config.steps_per_call = 1
+    assert np.isfinite(train(config, str(tmp_path / "alone"))["loss"])
+    assert final_state(tmp_path / "alone")[0] == 4
+    with monkeypatch.context() as patch:
+        stop_after(patch, 2, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        with pytest.raises(Preempted, match="step 2"):
+            train(config, str(tmp_path / "stopped"))
+    train(config, str(tmp_path / "stopped"))
+    assert_same_bits(tmp_path / "alone", tmp_path / "stopped")
 
 
 def test_another_config_on_an_old_workdir_is_refused_with_the_keys(digits_config, tmp_path):
