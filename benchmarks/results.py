@@ -32,12 +32,15 @@ class Figure(NamedTuple):
 
 
 class Run(NamedTuple):
-    """A run: its protocol in words, its figures, its pictures that the docs show."""
+    """A run: its protocol in words, its figures, its pictures that the docs show.
+
+    Where it is fine-tuned, with which flags.
+    """
 
     protocol: str
     figures: tuple[Figure, ...]
     pictures: tuple[str, ...] = ("reconstructions",)
-    finetuned: bool = False
+    finetuning: tuple[str, ...] | None = None
 
 
 def _mse(anchor: str, goal: float | None = None) -> Figure:
@@ -94,7 +97,7 @@ RUNS: Mapping[str, Run] = {
             Figure("mean norm of the Jacobian", "jacobian_norm", ""),
         ),
         ("reconstructions", "singular_values"),
-        finetuned=True,
+        finetuning=(),
     ),
     "sdae": Run(
         "1000-1000-1000, 25 % masking; encoder and softmax trained on the labels",
@@ -107,7 +110,7 @@ RUNS: Mapping[str, Run] = {
             ),
             Figure("error, frozen", "frozen_test_error", ""),
         ),
-        finetuned=True,
+        finetuning=("--learning_rate=1e-3",),
     ),
     "concrete_paper": Run(
         "50 pixels, linear readout, MNIST's test images in 4,000 and 6,000",
@@ -165,8 +168,9 @@ def main(argv: list[str]) -> None:
         _run("trainer", f"--config=configs/{name}.py", f"--workdir={workdir}")
         if not (workdir / "metrics.json").exists():
             _run("trainer.evaluate", f"--workdir={workdir}")
-        if RUNS[name].finetuned and not (workdir / "finetuned.json").exists():
-            _run("trainer.finetune", f"--workdir={workdir}")
+        finetuning = RUNS[name].finetuning
+        if finetuning is not None and not (workdir / "finetuned.json").exists():
+            _run("trainer.finetune", f"--workdir={workdir}", *finetuning)
         keep(name, workdir, _DOCS / "results")
         (_DOCS / "results.md").write_text(table(_DOCS / "results"))
 
@@ -175,7 +179,7 @@ def keep(name: str, workdir: Path, folder: Path) -> None:
     """Takes a run's figures as `<name>.json`, and its pictures, over into the docs."""
     folder.mkdir(parents=True, exist_ok=True)
     measured = json.loads((workdir / "metrics.json").read_text())
-    if RUNS[name].finetuned:
+    if RUNS[name].finetuning is not None:
         finetuned = json.loads((workdir / "finetuned.json").read_text())
         measured |= finetuned | {"finetuning_seconds": finetuned["training_seconds"]}
     if "probe_accuracy" in measured:
