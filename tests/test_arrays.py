@@ -231,6 +231,11 @@ def test_a_file_that_is_no_npz_is_named_in_one_line(tmp_path, save):
             load(name)
 
 
+def test_a_file_without_its_prefix_is_told_how_it_is_written():
+    with pytest.raises(UserError, match=r"did you mean arrays:own\.npz\?"):
+        load("own.npz")
+
+
 def test_a_missing_file_ends_the_command_with_one_line_and_status_2(tmp_path):
     result = subprocess.run(
         [

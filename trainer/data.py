@@ -362,6 +362,8 @@ def _tfds(
         known = ["digits", *tfds.list_builders()]
         close = difflib.get_close_matches(name, known, n=3)
         hint = f"did you mean {' or '.join(close)}?" if close else "see tensorflow.org/datasets"
+        if name.endswith(".npz"):
+            hint = f"did you mean arrays:{name}?"
         raise UserError(f"data.name={name!r} is no data set of TFDS; {hint}") from error
     if placement == "records" and not builder.data_path.exists():
         folder = os.environ.get("TFDS_DATA_DIR")
