@@ -1,7 +1,5 @@
 """A user's own arrays: read, checked, standardised, and trained on by every kind that can."""
 
-import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -12,9 +10,9 @@ import tensorflow as tf
 
 from configs import base
 from tests.all_configs import CONFIGS, load_config
-from tests.test_train import assert_same_bits, stop_after
+from tests.runs import assert_a_stop_changes_no_bit
 from trainer import data, models, pictures
-from trainer.errors import Preempted, UserError
+from trainer.errors import UserError
 from trainer.evaluation import PICTURE, evaluate
 from trainer.models import Moment
 from trainer.positions import Noise
@@ -332,13 +330,7 @@ def test_a_large_batch_of_vectors_is_cut_to_the_same_result(vectors_config, save
 def test_a_run_on_vectors_that_is_stopped_ends_with_the_same_bits(
     vectors_config, tmp_path, monkeypatch
 ):
-    train(vectors_config, str(tmp_path / "alone"))
-    with monkeypatch.context() as patch:
-        stop_after(patch, 2, lambda: os.kill(os.getpid(), signal.SIGTERM))
-        with pytest.raises(Preempted, match="step 4"):
-            train(vectors_config, str(tmp_path / "stopped"))
-    train(vectors_config, str(tmp_path / "stopped"))
-    assert_same_bits(tmp_path / "alone", tmp_path / "stopped")
+    assert_a_stop_changes_no_bit(vectors_config, tmp_path, monkeypatch, calls=2, step=4)
 
 
 def test_a_file_may_move_but_not_change(vectors_config, save, tmp_path):

@@ -1,8 +1,6 @@
 """The concrete kind: how its selectors draw, cool, choose and settle, on any number of replicas."""
 
 import json
-import os
-import signal
 
 import keras
 import numpy as np
@@ -12,8 +10,10 @@ from sklearn.decomposition import PCA
 
 from configs import base
 from tests.all_configs import load_config
-from trainer import checkpoints, data, models, optimizers, replicas, trained, workdir
-from trainer.errors import Preempted, UserError
+from tests.runs import assert_a_stop_changes_no_bit, final_state
+from tests.steps import adam_steps
+from trainer import data, models, replicas, trained, workdir
+from trainer.errors import UserError
 from trainer.evaluation import evaluate, print_table
 from trainer.models import Measured, Moment
 from trainer.models.concrete import distinct_choice, gumbel
@@ -181,28 +181,12 @@ def test_an_evaluation_and_the_settled_steps_take_the_pixels_and_draw_nothing():
     assert not np.allclose(earlier[0], earlier[1], rtol=1e-3)
 
 
-def make_steps(devices, execution, **settings):
-    strategy = replicas.make_strategy(f"cpu:{devices}")
-    model = replicas.build_model(strategy, "float32", lambda: create(**settings))
-    return model, replicas.Steps(
-        strategy,
-        model,
-        lambda: optimizers.create("adam", clip_norm=0.0, weight_decay=0.0),
-        lambda _: tf.constant(1e-3),
-        precision="float32",
-        batch_size=BATCH,
-        seed=0,
-        last_step=10,
-        execution=execution,
-    )
-
-
 @pytest.mark.parametrize(("devices", "execution"), [(2, "xla"), (4, "graph")])
 def test_many_replicas_train_and_choose_as_one_does(devices, execution):
     images = np.random.default_rng(0).integers(0, 256, (10, BATCH, *SHAPE)).astype(np.uint8)
     runs = []
     for count in (1, devices):
-        model, steps = make_steps(count, execution, settled_share=0.3)
+        model, steps = adam_steps(lambda: create(settled_share=0.3), count, execution)
         metrics = steps.train(0, images)
         runs.append((model, steps, metrics))
     (one, one_steps, expected), (many, many_steps, metrics) = runs
@@ -214,7 +198,7 @@ def test_many_replicas_train_and_choose_as_one_does(devices, execution):
 
 
 def test_a_settled_step_leaves_the_logits_and_teaches_the_decoder():
-    model, steps = make_steps(1, "graph", settled_share=0.5)
+    model, steps = adam_steps(lambda: create(settled_share=0.5))
     images = np.random.default_rng(0).integers(0, 256, (1, BATCH, *SHAPE)).astype(np.uint8)
     logits, kernel = model.logits.numpy(), model.decoder.get_layer("logits").kernel.numpy()
     steps.train(6, images)
@@ -225,7 +209,7 @@ def test_a_settled_step_leaves_the_logits_and_teaches_the_decoder():
 @pytest.mark.parametrize("rate", [10.0, 100.0])
 def test_the_logits_step_as_far_as_their_rate_says(rate):
     # Adam's first step is the learning rate, whatever the gradient, but for an epsilon.
-    model, steps = make_steps(1, "graph", selector_rate=rate)
+    model, steps = adam_steps(lambda: create(selector_rate=rate))
     before = model.logits.numpy()
     assert before.std() == pytest.approx((2 / 34) ** 0.5, rel=0.2)
     images = np.random.default_rng(0).integers(0, 256, (1, BATCH, *SHAPE)).astype(np.uint8)
@@ -254,12 +238,6 @@ def concrete_config(digits_config):
     return digits_config
 
 
-def state_of(run):
-    found = checkpoints.find(run / workdir.CHECKPOINTS)
-    assert found is not None
-    return found.step, found.state()
-
-
 def settle_from(monkeypatch, threshold):
     monkeypatch.setattr("trainer.models.concrete._SETTLED_ABOVE", threshold)
 
@@ -270,11 +248,11 @@ def test_a_run_that_settles_ends_at_its_validation_and_stays_ended(
     settle_from(monkeypatch, 0.0)
     losses = train(concrete_config, str(tmp_path))
     assert "settled at step 5: " in capsys.readouterr().out
-    step, state = state_of(tmp_path)
+    step, state = final_state(tmp_path)
     assert step == 5  # of 10: the first validation
     assert train(concrete_config, str(tmp_path)) == pytest.approx(losses)
     assert "settled at step 5: " in capsys.readouterr().out
-    again_step, again = state_of(tmp_path)
+    again_step, again = final_state(tmp_path)
     assert again_step == 5
     assert all(again[path].tobytes() == array.tobytes() for path, array in state.items())
     assert evaluate(str(tmp_path))["step"] == 5
@@ -286,22 +264,8 @@ def test_a_run_stopped_between_two_validations_settles_where_it_would_have(
     concrete_config, tmp_path, monkeypatch
 ):
     settle_from(monkeypatch, 0.0)
-    train(concrete_config, str(tmp_path / "alone"))
-    original = replicas.Steps.train
-
-    def stopped(self, first_step, *drawn):
-        metrics = original(self, first_step, *drawn)
-        os.kill(os.getpid(), signal.SIGTERM)
-        return metrics
-
-    with monkeypatch.context() as patch:
-        patch.setattr(replicas.Steps, "train", stopped)
-        with pytest.raises(Preempted, match="step 2"):
-            train(concrete_config, str(tmp_path / "stopped"))
-    train(concrete_config, str(tmp_path / "stopped"))
-    (step, state), (other_step, other) = (state_of(tmp_path / run) for run in ("alone", "stopped"))
-    assert step == other_step == 5
-    assert all(other[path].tobytes() == array.tobytes() for path, array in state.items())
+    assert_a_stop_changes_no_bit(concrete_config, tmp_path, monkeypatch, calls=1, step=2)
+    assert final_state(tmp_path / "stopped")[0] == 5
 
 
 def test_a_run_that_does_not_settle_goes_to_its_end_and_is_measured(

@@ -6,7 +6,8 @@ import pytest
 import tensorflow as tf
 
 from configs import base
-from trainer import checkpoints, models, optimizers, replicas
+from tests.steps import adam_steps
+from trainer import checkpoints, models, replicas
 from trainer.errors import UserError
 from trainer.evaluation import evaluate
 from trainer.models import Measured, Moment
@@ -121,20 +122,15 @@ def test_tied_weights_stay_tied_through_a_checkpoint(tmp_path):
     assert np.abs(restored.decode(codes) - before).max() > 1e-3
 
 
-def make_steps(devices, precision, execution, **settings):
-    strategy = replicas.make_strategy(f"cpu:{devices}")
-    model = replicas.build_model(strategy, precision, lambda: create(**settings))
-    return replicas.Steps(
-        strategy,
-        model,
-        lambda: optimizers.create("adam", clip_norm=0.0, weight_decay=0.0),
-        lambda step: tf.constant(1e-2) + 0 * tf.cast(step, tf.float32),
+def steps_of(settings, devices, execution, precision="float32"):
+    return adam_steps(
+        lambda: create(**settings),
+        devices,
+        execution,
         precision=precision,
-        batch_size=8,
-        seed=0,
+        learning_rate=1e-2,
         last_step=20,
-        execution=execution,
-    )
+    )[1]
 
 
 @pytest.mark.parametrize("execution", ["graph", "xla"])
@@ -144,7 +140,7 @@ def test_every_method_contracts_however_it_is_computed(jacobian, precision, exec
     settings = {"tied_weights": True, "penalty_weight": 1.0, "jacobian": jacobian}
     if jacobian != "closed_form":
         settings["hidden_units"] = (7,)
-    steps = make_steps(1, precision, execution, **settings)
+    steps = steps_of(settings, 1, execution, precision)
     norms = steps.train(0, np.repeat(images_like(8)[np.newaxis], 20, axis=0))["loss/contraction"]
     assert norms[-5:].mean() < 0.9 * norms[:5].mean()
 
@@ -156,7 +152,7 @@ def test_two_replicas_contract_as_one_does(jacobian, execution):
     settings = {"tied_weights": True, "penalty_weight": 0.1, "jacobian": jacobian}
     weights = []
     for devices in (1, 2):
-        steps = make_steps(devices, "float32", execution, **settings)
+        steps = steps_of(settings, devices, execution)
         steps.train(0, images)
         weights.append({path: v.numpy() for path, v in steps.variables().items()})
     for path, expected in weights[0].items():

@@ -10,7 +10,8 @@ from sklearn.decomposition import PCA
 
 from configs import base
 from tests.all_configs import load_config
-from trainer import models, optimizers, replicas
+from tests.steps import adam_steps
+from trainer import models
 from trainer.errors import UserError
 from trainer.evaluation import evaluate
 from trainer.models import Measured, Moment
@@ -125,18 +126,12 @@ def test_a_network_has_any_number_of_layers(network, layer_sizes):
     [("dense", "graph"), ("dense", "xla"), ("conv", "graph")],
 )
 def test_both_networks_learn_to_restore_however_they_are_computed(network, precision, execution):
-    strategy = replicas.make_strategy("cpu:1")
-    model = replicas.build_model(strategy, precision, lambda: create(network=network, loss="bce"))
-    steps = replicas.Steps(
-        strategy,
-        model,
-        lambda: optimizers.create("adam", clip_norm=0.0, weight_decay=0.0),
-        lambda step: tf.constant(1e-2) + 0 * tf.cast(step, tf.float32),
-        precision=precision,
-        batch_size=8,
-        seed=0,
-        last_step=30,
+    _, steps = adam_steps(
+        lambda: create(network=network, loss="bce"),
         execution=execution,
+        precision=precision,
+        learning_rate=1e-2,
+        last_step=30,
     )
     images = np.repeat(images_like(8)[np.newaxis] > 0.7, 30, axis=0).astype(np.float32)
     losses = steps.train(0, images)["loss"]

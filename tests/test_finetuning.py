@@ -14,7 +14,8 @@ import pytest
 import tensorflow as tf
 
 from configs import base
-from trainer import checkpoints, data, finetuning, models, optimizers, replicas, trained, workdir
+from tests.steps import adam_steps
+from trainer import checkpoints, data, finetuning, models, replicas, trained, workdir
 from trainer.errors import UserError
 from trainer.evaluation import evaluate
 from trainer.finetuning import Classifier, finetune, print_table
@@ -171,27 +172,14 @@ def test_few_labels_are_some_of_many(digits_run):
     assert metrics["labelled_images"] == 100
 
 
-def classifier_steps(devices, execution, name="dense"):
-    strategy = replicas.make_strategy(f"cpu:{devices}")
+def classifier_steps(devices=1, execution="graph", name="dense"):
     settings = {"dense": base.dense, "conv": base.conv}[name]()
 
     def create():
         keras.utils.set_random_seed(0)
         return Classifier(models.create((12, 12, 1), **settings), 3)
 
-    classifier = replicas.build_model(strategy, "float32", create)
-    steps = replicas.Steps(
-        strategy,
-        classifier,
-        lambda: optimizers.create("adam", clip_norm=0.0, weight_decay=0.0),
-        lambda _: tf.constant(1e-3),
-        precision="float32",
-        batch_size=BATCH,
-        seed=0,
-        last_step=10,
-        execution=execution,
-    )
-    return classifier, steps
+    return adam_steps(create, devices, execution)
 
 
 def drawn_examples(count=4):
@@ -230,7 +218,7 @@ def test_two_replicas_learn_labels_as_one_does(name, execution, placed, monkeypa
 @pytest.mark.parametrize("devices", [1, 2])
 def test_the_step_minimises_the_mean_cross_entropy(devices):
     images, numbers, labels = drawn_examples(1)
-    classifier, steps = classifier_steps(devices, "graph")
+    classifier, steps = classifier_steps(devices)
     unit = images[numbers[0]] / np.float32(255)
     rows, wanted = np.arange(BATCH), labels[numbers[0]]
     with tf.GradientTape() as tape:
@@ -245,7 +233,7 @@ def test_the_step_minimises_the_mean_cross_entropy(devices):
 
 def test_weights_that_the_loss_passes_by_stay_as_they_are():
     images, numbers, labels = drawn_examples(1)
-    classifier, steps = classifier_steps(1, "graph")
+    classifier, steps = classifier_steps()
     unused = classifier.encoder.get_layer("hidden_1").bias
     classifier._encode = lambda images: tf.stop_gradient(classifier.encoder(images))
     before = unused.numpy()

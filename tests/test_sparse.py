@@ -9,7 +9,8 @@ import pytest
 import tensorflow as tf
 
 from configs import base
-from trainer import models, optimizers, replicas, workdir
+from tests.steps import adam_steps
+from trainer import models, workdir
 from trainer.errors import UserError
 from trainer.evaluation import evaluate
 from trainer.models import Moment
@@ -124,19 +125,7 @@ def test_the_penalty_is_of_the_means_over_the_global_batch(devices, execution):
         loss = expected + tf.reduce_mean(tf.square(alone(unit) - unit))
     norm = tf.linalg.global_norm(tape.gradient(loss, alone.trainable_variables))
 
-    strategy = replicas.make_strategy(f"cpu:{devices}")
-    model = replicas.build_model(strategy, "float32", lambda: create(**kl_settings()))
-    steps = replicas.Steps(
-        strategy,
-        model,
-        lambda: optimizers.create("adam", clip_norm=0.0, weight_decay=0.0),
-        lambda _: tf.constant(1e-3),
-        precision="float32",
-        batch_size=BATCH,
-        seed=0,
-        last_step=10,
-        execution=execution,
-    )
+    _, steps = adam_steps(lambda: create(**kl_settings()), devices, execution)
     assert steps.evaluate(images[0])["loss/kl"] == pytest.approx(float(expected), rel=1e-5)
     metrics = steps.train(0, images)
     assert metrics["loss/kl"][0] == pytest.approx(float(expected), rel=1e-5)

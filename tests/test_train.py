@@ -14,25 +14,12 @@ import pytest
 import tensorflow as tf
 
 from tests.all_configs import CONFIGS, load_config
+from tests.runs import assert_a_stop_changes_no_bit, assert_same_bits, final_state, stop_after
 from trainer import checkpoints, data, replicas, workdir
 from trainer.errors import NonFiniteError, Preempted, UserError
 from trainer.train import Pace, due, step_ranges, train
 
 LAST_STEP = 10
-
-
-def final_state(run):
-    found = checkpoints.find(Path(run) / workdir.CHECKPOINTS)
-    assert found is not None
-    return found.step, found.state()
-
-
-def assert_same_bits(run, other):
-    (step, state), (other_step, other_state) = final_state(run), final_state(other)
-    assert step == other_step
-    assert state.keys() == other_state.keys()
-    for path, array in state.items():
-        assert array.tobytes() == other_state[path].tobytes(), path
 
 
 def charts(run, part):
@@ -48,21 +35,6 @@ def charts(run, part):
 
 def logged(run):
     return [json.loads(line) for line in (Path(run) / workdir.METRICS_LOG).read_text().splitlines()]
-
-
-def stop_after(monkeypatch, number, how):
-    """Does `how` to the process once `number` training calls are done."""
-    calls = []
-    original = replicas.Steps.train
-
-    def counted(self, first_step, *drawn):
-        metrics = original(self, first_step, *drawn)
-        calls.append(first_step)
-        if len(calls) == number:
-            how()
-        return metrics
-
-    monkeypatch.setattr(replicas.Steps, "train", counted)
 
 
 @pytest.mark.parametrize(
@@ -177,14 +149,7 @@ def test_a_finished_run_started_again_changes_nothing(digits_config, tmp_path):
 def test_a_signal_checkpoints_and_the_run_goes_on_from_there(
     digits_config, tmp_path, monkeypatch, number
 ):
-    train(digits_config, str(tmp_path / "alone"))
-    with monkeypatch.context() as patch:
-        stop_after(patch, 2, lambda: os.kill(os.getpid(), number))
-        with pytest.raises(Preempted, match="step 4"):
-            train(digits_config, str(tmp_path / "stopped"))
-    assert final_state(tmp_path / "stopped")[0] == 4
-    train(digits_config, str(tmp_path / "stopped"))
-    assert_same_bits(tmp_path / "alone", tmp_path / "stopped")
+    assert_a_stop_changes_no_bit(digits_config, tmp_path, monkeypatch, calls=2, step=4, by=number)
 
 
 def test_a_crash_between_checkpoints_leaves_no_trace(digits_config, tmp_path, monkeypatch):
@@ -313,14 +278,9 @@ def test_every_config_trains_and_ends_with_the_same_bits_if_it_is_stopped(
     config.num_epochs = 4 * 32 / 1366
     config.execution = "graph"
     config.steps_per_call = 1
-    assert np.isfinite(train(config, str(tmp_path / "alone"))["loss"])
+    losses = assert_a_stop_changes_no_bit(config, tmp_path, monkeypatch, calls=2, step=2)
+    assert np.isfinite(losses["loss"])
     assert final_state(tmp_path / "alone")[0] == 4
-    with monkeypatch.context() as patch:
-        stop_after(patch, 2, lambda: os.kill(os.getpid(), signal.SIGTERM))
-        with pytest.raises(Preempted, match="step 2"):
-            train(config, str(tmp_path / "stopped"))
-    train(config, str(tmp_path / "stopped"))
-    assert_same_bits(tmp_path / "alone", tmp_path / "stopped")
 
 
 def test_another_config_on_an_old_workdir_is_refused_with_the_keys(digits_config, tmp_path):

@@ -1,0 +1,59 @@
+"""Whole runs: how they are stopped, and how their ends are compared."""
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from trainer import checkpoints, replicas, workdir
+from trainer.errors import Preempted
+from trainer.train import train
+
+
+def final_state(run):
+    """The step and the arrays of a run's newest checkpoint."""
+    found = checkpoints.find(Path(run) / workdir.CHECKPOINTS)
+    assert found is not None
+    return found.step, found.state()
+
+
+def assert_same_bits(run, other):
+    (step, state), (other_step, other_state) = final_state(run), final_state(other)
+    assert step == other_step
+    assert state.keys() == other_state.keys()
+    for path, array in state.items():
+        assert array.tobytes() == other_state[path].tobytes(), path
+
+
+def stop_after(monkeypatch, number, how):
+    """Does `how` to the process once `number` training calls are done."""
+    calls = []
+    original = replicas.Steps.train
+
+    def counted(self, first_step, *drawn):
+        metrics = original(self, first_step, *drawn)
+        calls.append(first_step)
+        if len(calls) == number:
+            how()
+        return metrics
+
+    monkeypatch.setattr(replicas.Steps, "train", counted)
+
+
+def assert_a_stop_changes_no_bit(
+    config, folder, monkeypatch, *, calls, step, by=signal.SIGTERM.value
+):
+    """A run that a signal stops at a step, after so many calls, ends as one that is left alone.
+
+    Returns the validation losses of the latter; the two are `alone` and `stopped` in the folder.
+    """
+    losses = train(config, str(folder / "alone"))
+    with monkeypatch.context() as patch:
+        stop_after(patch, calls, lambda: os.kill(os.getpid(), by))
+        with pytest.raises(Preempted, match=f"step {step}"):
+            train(config, str(folder / "stopped"))
+    assert final_state(folder / "stopped")[0] == step
+    train(config, str(folder / "stopped"))
+    assert_same_bits(folder / "alone", folder / "stopped")
+    return losses
