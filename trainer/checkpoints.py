@@ -61,13 +61,10 @@ def save(
     path = folder / _name(step)
     aside = folder / f"{_ASIDE}{path.name}"
     aside.mkdir(parents=True)
-    with (aside / _STATE).open("wb") as file:
-        np.savez(file, **state)  # type: ignore[arg-type]
-        os.fsync(file.fileno())
     manifest = {
         "step": step,
         "validation_loss": validation_loss,
-        "state_sha256": _digest((aside / _STATE).read_bytes()),
+        "state_sha256": _write_arrays(aside / _STATE, state),
     }
     signed = {"manifest": manifest, "manifest_sha256": _digest_of(manifest)}
     with (aside / _MANIFEST).open("w") as text:
@@ -85,10 +82,7 @@ def save(
 def write(path: Path, state: State) -> str:
     """Writes arrays to an .npz file, whole or not at all; returns its digest."""
     aside = path.with_name(f"{_ASIDE}{path.name}")
-    with aside.open("wb") as file:
-        np.savez(file, **state)  # type: ignore[arg-type]
-        os.fsync(file.fileno())
-    digest = _digest(aside.read_bytes())
+    digest = _write_arrays(aside, state)
     aside.replace(path)
     return digest
 
@@ -241,6 +235,14 @@ def _name(step: int) -> str:
 def _describe(state: State) -> dict[str, list[Any]]:
     """The shape and dtype of each array."""
     return {path: [list(array.shape), str(array.dtype)] for path, array in state.items()}
+
+
+def _write_arrays(path: Path, state: State) -> str:
+    """Returns the digest of what is on disk."""
+    with path.open("wb") as file:
+        np.savez(file, **state)  # type: ignore[arg-type]
+        os.fsync(file.fileno())
+    return _digest(path.read_bytes())
 
 
 def _digest(content: bytes) -> str:
