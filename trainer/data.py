@@ -162,15 +162,16 @@ def load(
             placement != "records",
             f"data.placement='records' needs files of TFDS; {name!r} has none",
         )
-    train, test = (
-        _digits(image_size or 28)
-        if name == "digits"
-        else _arrays(argument, image_size, memory_gib * _GIB)
-        if kind == "arrays"
-        else _noise(argument, image_size or 28)
-        if kind == "noise" and argument
-        else _tfds(name, image_size, placement, memory_gib * _GIB)
-    )
+    train: Images
+    test: Images | None
+    if name == "digits":
+        train, test = _digits(image_size or 28)
+    elif kind == "arrays":
+        train, test = _arrays(argument, image_size, memory_gib * _GIB)
+    elif kind == "noise" and argument:
+        train, test = _noise(argument, image_size or 28)
+    else:
+        train, test = _tfds(name, image_size, placement, memory_gib * _GIB)
     if binarise:
         train = _binarised(train, "train", name)
         test = None if test is None else _binarised(test, "test", name)
