@@ -17,8 +17,11 @@ from typing import Any, NamedTuple
 
 from absl import app, flags
 
+from trainer.workdir import CONFIG, METRICS, METRICS_LOG
+
 _ROOT = Path(__file__).parent.parent
 _DOCS = _ROOT / "docs"
+_FINETUNED = "finetuned.json"  # whose module would bring TensorFlow into this process
 
 
 class Figure(NamedTuple):
@@ -157,7 +160,9 @@ RUNS: Mapping[str, Run] = {
 _RUNS = flags.DEFINE_list("runs", list(RUNS), "The runs to make.")
 _WORKDIRS = flags.DEFINE_string("workdirs", "runs/results", "The folder of their workdirs.")
 
-flags.register_validator("runs", lambda runs: set(runs) <= RUNS.keys(), f"allowed: {set(RUNS)}")
+flags.register_validator(
+    "runs", lambda runs: set(runs) <= RUNS.keys(), f"allowed: {', '.join(RUNS)}"
+)
 
 
 def main(argv: list[str]) -> None:
@@ -166,10 +171,10 @@ def main(argv: list[str]) -> None:
     for name in _RUNS.value:
         workdir = Path(_WORKDIRS.value).absolute() / name
         _run("trainer", f"--config=configs/{name}.py", f"--workdir={workdir}")
-        if not (workdir / "metrics.json").exists():
+        if not (workdir / METRICS).exists():
             _run("trainer.evaluate", f"--workdir={workdir}")
         finetuning = RUNS[name].finetuning
-        if finetuning is not None and not (workdir / "finetuned.json").exists():
+        if finetuning is not None and not (workdir / _FINETUNED).exists():
             _run("trainer.finetune", f"--workdir={workdir}", *finetuning)
         keep(name, workdir, _DOCS / "results")
         (_DOCS / "results.md").write_text(table(_DOCS / "results"))
@@ -178,13 +183,13 @@ def main(argv: list[str]) -> None:
 def keep(name: str, workdir: Path, folder: Path) -> None:
     """Takes a run's figures as `<name>.json`, and its pictures, over into the docs."""
     folder.mkdir(parents=True, exist_ok=True)
-    measured = json.loads((workdir / "metrics.json").read_text())
+    measured = json.loads((workdir / METRICS).read_text())
     if RUNS[name].finetuning is not None:
-        finetuned = json.loads((workdir / "finetuned.json").read_text())
+        finetuned = json.loads((workdir / _FINETUNED).read_text())
         measured |= finetuned | {"finetuning_seconds": finetuned["training_seconds"]}
     if "probe_accuracy" in measured:
         measured["probe_error"] = 1 - measured["probe_accuracy"]
-    run = json.loads((workdir / "config.json").read_text())
+    run = json.loads((workdir / CONFIG).read_text())
     measured["training_seconds"] = _training_seconds(workdir, run["config"]["batch_size"])
     measured["num_epochs"] = run["config"]["num_epochs"]
     (folder / f"{name}.json").write_text(json.dumps(measured, indent=1) + "\n")
@@ -216,16 +221,13 @@ def table(folder: Path) -> str:
 
 
 def _rows(name: str, run: Run, measured: Mapping[str, Any]) -> Iterator[str]:
-    for number, figure in enumerate(run.figures):
-        first = (f"`{name}`", run.protocol) if number == 0 else ("", "")
-        last = (
-            (f"{measured['num_epochs']:g}", f"{measured['training_seconds'] / 60:.0f} min")
-            if number == 0
-            else ("", "")
-        )
+    first = (f"`{name}`", run.protocol)
+    last = (f"{measured['num_epochs']:g}", f"{measured['training_seconds'] / 60:.0f} min")
+    for figure in run.figures:
         value = measured[figure.key]
         cells = (*first, figure.name, _number(figure, value), figure.anchor)
         yield f"| {' | '.join((*cells, _goal(figure, value), *last))} |"
+        first = last = ("", "")
 
 
 def _goal(figure: Figure, value: float) -> str:
@@ -246,7 +248,7 @@ def _number(figure: Figure, value: float) -> str:
 
 def _training_seconds(workdir: Path, batch_size: int) -> float:
     """What the steps took, from the logged speed; restarts and validation are left out."""
-    rows = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
+    rows = map(json.loads, (workdir / METRICS_LOG).read_text().splitlines())
     before, seconds = 0, 0.0
     for row in rows:
         if row["part"] == "train":
