@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -113,6 +114,19 @@ def test_a_window_of_steps_is_traced(digits_config, tmp_path):
     digits_config.profile = "3:5"
     train(digits_config, str(tmp_path))
     assert list(tmp_path.glob("train/plugins/profile/*/*.xplane.pb"))
+
+
+def test_what_the_data_draw_on_their_way_changes_no_weight(digits_config, tmp_path, monkeypatch):
+    load = data.load
+
+    def drawing(**settings):
+        random.random()  # as a download does
+        return load(**settings)
+
+    train(digits_config, str(tmp_path / "prepared"))
+    monkeypatch.setattr(data, "load", drawing)
+    train(digits_config, str(tmp_path / "downloaded"))
+    assert_same_bits(tmp_path / "prepared", tmp_path / "downloaded")
 
 
 def test_a_run_leaves_its_config_its_metrics_and_its_checkpoints(digits_config, tmp_path):

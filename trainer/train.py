@@ -49,11 +49,10 @@ def train(config: ConfigDict, folder: str) -> dict[str, float]:
     with contextlib.ExitStack() as scope:
         stop = scope.enter_context(_stop_signal())
 
-        # 1. What needs no TensorFlow; then seeds and devices, before its first operation.
+        # 1. What needs no TensorFlow; then the devices, before its first operation.
         run = Path(folder)
         _check(config)
         scope.enter_context(workdir.locked(run))
-        keras.utils.set_random_seed(config.seed)
         if config.deterministic:
             tf.config.experimental.enable_op_determinism()
         strategy = replicas.make_strategy(config.strategy)
@@ -66,7 +65,9 @@ def train(config: ConfigDict, folder: str) -> dict[str, float]:
             f"profile={config.profile!r} is not allowed; the run ends at step {last_step}",
         )
 
-        # 3. Model and optimizer, built on the replicas.
+        # 3. Model and optimizer, built on the replicas. The seed is set here, since a download too
+        # draws from Python's random numbers, whence Keras takes its own.
+        keras.utils.set_random_seed(config.seed)
         model = replicas.build_model(
             strategy, config.precision, lambda: models.create(dataset.image_shape, **config.model)
         )
