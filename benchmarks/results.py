@@ -22,6 +22,7 @@ from trainer.workdir import CONFIG, METRICS, METRICS_LOG
 _ROOT = Path(__file__).parent.parent
 _DOCS = _ROOT / "docs"
 _FINETUNED = "finetuned.json"  # whose module would bring TensorFlow into this process
+_ERRORS = ("finetuned_test_error", "frozen_test_error")
 
 
 class Figure(NamedTuple):
@@ -83,7 +84,7 @@ RUNS: Mapping[str, Run] = {
         ("reconstructions", "activations", "filters"),
     ),
     "sparse_kl": Run(
-        "1,000 sigmoid units, each on 10 % of the time; frozen codes",
+        "1,000 sigmoid units, the mean activation of each drawn to .1; frozen codes",
         (Figure("error of logistic regression", "probe_error", ""),),
         ("reconstructions", "activations", "filters"),
     ),
@@ -116,7 +117,7 @@ RUNS: Mapping[str, Run] = {
         finetuning=("--learning_rate=1e-3",),
     ),
     "concrete_paper": Run(
-        "50 pixels, linear readout, MNIST's test images in 4,000 and 6,000",
+        "50 pixels, linear readout, MNIST's test images alone: 4,000 (400 to validate) and 6,000",
         (
             Figure("mse of the linear readout", "linear_readout_mse", ".026, Abid et al.", 0.025),
             Figure(
@@ -126,7 +127,7 @@ RUNS: Mapping[str, Run] = {
         ("reconstructions", "selected_pixels"),
     ),
     "concrete": Run(
-        "50 pixels, all 60,000 and 10,000 images",
+        "50 pixels, 57,000 / 3,000 / 10,000 images",
         (
             Figure("mse of the linear readout", "linear_readout_mse", ""),
             Figure("accuracy of extra trees", "extra_trees_accuracy", ""),
@@ -145,7 +146,7 @@ RUNS: Mapping[str, Run] = {
             Figure("elbo, nats", "elbo_nats", ""),
             Figure("active units", "active_units", ""),
         ),
-        ("reconstructions", "samples", "interpolations"),
+        ("reconstructions", "prior_samples", "interpolations"),
     ),
     "iwae": Run(
         "the same by the bound of 5 importance samples",
@@ -153,7 +154,7 @@ RUNS: Mapping[str, Run] = {
             Figure("-log p(x), nats", "nll_nats", "85.54, Burda et al.; 85.18 reproduced", 85.4),
             Figure("active units", "active_units", ""),
         ),
-        ("reconstructions", "samples"),
+        ("reconstructions", "prior_samples"),
     ),
 }
 
@@ -171,13 +172,19 @@ def main(argv: list[str]) -> None:
     for name in _RUNS.value:
         workdir = Path(_WORKDIRS.value).absolute() / name
         _run("trainer", f"--config=configs/{name}.py", f"--workdir={workdir}")
-        if not (workdir / METRICS).exists():
+        if _is_old(workdir / METRICS, workdir):
             _run("trainer.evaluate", f"--workdir={workdir}")
         finetuning = RUNS[name].finetuning
-        if finetuning is not None and not (workdir / _FINETUNED).exists():
+        if finetuning is not None and _is_old(workdir / _FINETUNED, workdir):
             _run("trainer.finetune", f"--workdir={workdir}", *finetuning)
         keep(name, workdir, _DOCS / "results")
         (_DOCS / "results.md").write_text(table(_DOCS / "results"))
+
+
+def _is_old(figures: Path, workdir: Path) -> bool:
+    """Whether they are missing, or of another step than the run's last."""
+    last = json.loads((workdir / METRICS_LOG).read_text().splitlines()[-1])["step"]
+    return not figures.exists() or json.loads(figures.read_text())["step"] != last
 
 
 def keep(name: str, workdir: Path, folder: Path) -> None:
@@ -186,7 +193,7 @@ def keep(name: str, workdir: Path, folder: Path) -> None:
     measured = json.loads((workdir / METRICS).read_text())
     if RUNS[name].finetuning is not None:
         finetuned = json.loads((workdir / _FINETUNED).read_text())
-        measured |= finetuned | {"finetuning_seconds": finetuned["training_seconds"]}
+        measured |= {key: finetuned[key] for key in _ERRORS} | {"finetuning": finetuned}
     if "probe_accuracy" in measured:
         measured["probe_error"] = 1 - measured["probe_accuracy"]
     run = json.loads((workdir / CONFIG).read_text())

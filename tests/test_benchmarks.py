@@ -70,3 +70,12 @@ def test_the_time_of_a_training_is_told_from_its_log(tmp_path):
     assert kept["training_seconds"] == 10 * 20 / 100 + 10 * 20 / 50
     assert kept["probe_error"] == 0.25
     assert (docs / "dense-reconstructions.png").read_bytes() == b"a picture"
+
+
+def test_figures_of_another_step_than_the_last_are_measured_again(tmp_path):
+    figures = tmp_path / "metrics.json"
+    (tmp_path / "metrics.jsonl").write_text('{"step": 10}\n{"step": 20}\n')
+    assert results._is_old(figures, tmp_path)
+    for step, old in ((10, True), (20, False)):
+        figures.write_text(json.dumps({"step": step}))
+        assert results._is_old(figures, tmp_path) == old
