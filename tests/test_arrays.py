@@ -389,7 +389,7 @@ def test_what_is_made_for_numbers_between_0_and_1_is_refused_for_others(
         (
             base.vae().to_dict() | {"likelihood": "gaussian", "binarisation": "none"},
             {"nll_nats", "elbo_nats"},
-            ("samples", "interpolations"),
+            ("prior_samples", "interpolations"),
         ),
     ],
 )

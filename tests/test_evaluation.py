@@ -75,7 +75,7 @@ def test_the_table_tells_lists_by_what_they_hold(capsys):
     rows = [line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines()[:4]]
     assert rows == [
         ["mse", "0.50000"],
-        ["levels", "0.12500 at least, of 2"],
+        ["levels", "0.12500 to 0.25000 (2 in all)"],
         ["few", "3, 1"],
         ["many", "0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, ... (50 in all)"],
     ]
@@ -104,6 +104,13 @@ def test_a_run_is_measured_beside_pca_on_its_own_images(linear_run):
     assert len(metrics["component_cosines"]) == metrics["code_size"] == 4
     assert json.loads((linear_run / workdir.METRICS).read_text()) == metrics
     assert (linear_run / PICTURE).read_bytes().startswith(b"\x89PNG")
+
+
+def test_no_more_images_are_measured_than_memory_takes(tmp_path, digits_config):
+    size = digits_config.data.image_size or 28
+    digits_config.data.memory_gib = 8 * 100 * 4 * size**2 / 2**30
+    train(digits_config, str(tmp_path))
+    assert evaluate(str(tmp_path))["test_images"] == 100
 
 
 def test_the_best_checkpoint_can_be_measured(linear_run):

@@ -70,11 +70,27 @@ def test_classes_that_a_plane_parts_are_learnt_without_error(tmp_path, digits_co
     assert metrics["labelled_images"] == 152  # of 200, less a fifth to test and 5 % of the rest
 
 
-@pytest.mark.parametrize("kind", ["dense", "vae", "sparse", "conv"])
-def test_every_kind_is_finetuned_beside_its_frozen_code(tmp_path, digits_config, kind):
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [
+        ("conv", {}),
+        ("sparse", {}),
+        ("vae", {"code_size": 8, "hidden_units": (16,)}),
+        ("denoising", {"layer_sizes": (16, 8)}),
+        (
+            "contractive",
+            {
+                "hidden_units": (),
+                "code_activation": "sigmoid",
+                "tied_weights": True,
+                "jacobian": "closed_form",
+            },
+        ),
+    ],
+)
+def test_a_kind_is_finetuned_beside_its_frozen_code(tmp_path, digits_config, kind, settings):
     digits_config.model = getattr(base, kind)()
-    if kind == "vae":
-        digits_config.model.update(code_size=8, hidden_units=(16,))
+    digits_config.model.update(settings)
     train(digits_config, str(tmp_path))
     before = contents(tmp_path)
     metrics = finetune(str(tmp_path), **SETTINGS)
@@ -94,6 +110,18 @@ def test_every_kind_is_finetuned_beside_its_frozen_code(tmp_path, digits_config,
     assert weights.keys() == encoder | {"model/softmax/kernel", "model/softmax/bias"}
     for path in encoder:
         assert not np.array_equal(weights[path], trained_before[path]), path
+
+
+def test_the_pixels_that_were_selected_stay_while_a_softmax_learns(tmp_path, digits_config):
+    digits_config.model = base.concrete()
+    digits_config.model.code_size = 20
+    train(digits_config, str(tmp_path))
+    selected = trained.load(tmp_path).model.encoder.get_weights()
+    metrics = finetune(str(tmp_path), **SETTINGS)
+    weights = arrays(tmp_path / "finetuned.npz")
+    (logits,) = (weights[path] for path in weights if path.startswith("model/encoder/"))
+    np.testing.assert_array_equal(logits, selected[0])
+    assert 0 < metrics["finetuned_test_error"] < 0.9
 
 
 def test_the_weights_written_are_those_that_were_measured(digits_run):
@@ -280,6 +308,19 @@ def test_impossible_settings_are_refused_in_one_line(digits_config, tmp_path, ch
     assert message in str(error.value)
     assert "\n" not in str(error.value)
     assert contents(tmp_path) == before
+
+
+def test_numbers_that_count_no_classes_are_refused(digits_config, tmp_path, monkeypatch):
+    def of_years(_):
+        images = toy_images()
+        assert isinstance(images.labels, np.ndarray)
+        return data.Images(images.images, images.labels + 2020), None
+
+    monkeypatch.setattr(data, "_digits", of_years)
+    digits_config.num_epochs = 1e-3
+    train(digits_config, str(tmp_path))
+    with pytest.raises(UserError, match="reach up to 2022, of 200 images; they must be"):
+        finetune(str(tmp_path), **SETTINGS)
 
 
 def test_a_run_without_labels_is_refused(digits_config, tmp_path):

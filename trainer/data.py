@@ -167,11 +167,11 @@ def load(
     if name == "digits":
         train, test = _digits(image_size or 28)
     elif kind == "arrays":
-        train, test = _arrays(argument, image_size, memory_gib * _GIB)
+        train, test = _arrays(argument, image_size, memory_gib)
     elif kind == "noise" and argument:
         train, test = _noise(argument, image_size or 28)
     else:
-        train, test = _tfds(name, image_size, placement, memory_gib * _GIB)
+        train, test = _tfds(name, image_size, placement, memory_gib)
     if binarise:
         train = _binarised(train, "train", name)
         test = None if test is None else _binarised(test, "test", name)
@@ -307,14 +307,14 @@ def empty(shape: tuple[int, ...], dtype: type = np.uint8) -> np.ndarray:
     return raw[start : start + size].view(dtype).reshape(shape)
 
 
-def _arrays(file: str, image_size: int, memory_bytes: float) -> tuple[Images, Images | None]:
+def _arrays(file: str, image_size: int, memory_gib: float) -> tuple[Images, Images | None]:
     """A user's own vectors or images."""
     require(file != "", "data.name='arrays' names no file; it is written arrays:FILE.npz")
     require(
         image_size == 0,
         f"data.image_size={image_size} is not allowed; arrays keep the shape that they have",
     )
-    found = arrays.read(Path(file).expanduser(), _allowed_bytes(memory_bytes))
+    found = arrays.read(Path(file).expanduser(), allowed_bytes(memory_gib))
     parts = {}
     for name in ("train", "test"):
         if name in found:
@@ -353,7 +353,7 @@ def _noise(count: str, size: int) -> tuple[Images, Images]:
 
 
 def _tfds(
-    name: str, image_size: int, placement: str, memory_bytes: float
+    name: str, image_size: int, placement: str, memory_gib: float
 ) -> tuple[Images, Images | None]:
     import tensorflow_datasets as tfds
 
@@ -385,9 +385,7 @@ def _tfds(
     test_split = next((s for s in ("test", "validation") if s in builder.info.splits), None)
     splits = [split for split in ("train", test_split) if split]
     image_shape = (image_size, image_size, shape[-1]) if image_size else shape
-    read = (
-        _open if _stays_in_files(builder, splits, image_shape, placement, memory_bytes) else _read
-    )
+    read = _open if _stays_in_files(builder, splits, image_shape, placement, memory_gib) else _read
     try:
         parts = [read(builder, split, image_shape) for split in splits]
     except (tf.errors.OpError, OSError, AssertionError, RuntimeError, ValueError) as error:
@@ -398,11 +396,11 @@ def _tfds(
     return parts[0], parts[1] if test_split else None
 
 
-def _stays_in_files(builder, splits, image_shape, placement: str, memory_bytes: float) -> bool:
+def _stays_in_files(builder, splits, image_shape, placement: str, memory_gib: float) -> bool:
     """Whether records are read as they are drawn, for want of memory or since it is asked."""
     count = sum(builder.info.splits[split].num_examples for split in splits)
     size = count * math.prod(image_shape)
-    allowed = _allowed_bytes(memory_bytes)
+    allowed = allowed_bytes(memory_gib)
     if placement != "records" and size <= allowed:
         return False
     why = (
@@ -419,8 +417,9 @@ def _stays_in_files(builder, splits, image_shape, placement: str, memory_bytes: 
     return True
 
 
-def _allowed_bytes(memory_bytes: float) -> float:
-    return memory_bytes or _MEMORY_SHARE * psutil.virtual_memory().available
+def allowed_bytes(memory_gib: float) -> float:
+    """What images may fill of the host's memory, as `load` takes it."""
+    return memory_gib * _GIB or _MEMORY_SHARE * psutil.virtual_memory().available
 
 
 def _is_array_record(builder) -> bool:

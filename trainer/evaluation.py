@@ -1,6 +1,7 @@
 """Measures a trained run on its test images, beside PCA with a code of the same size."""
 
 import functools
+import math
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,12 @@ from trainer import data, models, pictures, replicas, trained, workdir
 from trainer.positions import Noise
 
 PICTURE = "reconstructions.png"
-MOST_FITTED = 200_000  # training images, from which PCA and the probes learn
+_MOST_IMAGES = 200_000  # of a part, that are measured, or that PCA and the probes learn from
+_MEMORY_SHARE = 1 / 8  # of what images may fill: several arrays of their size are made
+_MOST_EXACT_PCA = 4096  # numbers in an image, whose covariance is decomposed in seconds
+_SSIM_IMAGES = 1000  # at a time
 _NEIGHBOURS = 5
 _PROBE_TOLERANCE = 2e-4  # of the gradient; with less, large codes take minutes for nothing
-_PROBABILITY_MARGIN = 1e-7  # keeps the logarithm of a reconstruction finite
 _SSIM_WINDOW = 11  # pixels, as Wang et al. 2004
 _INTEGERS_SHOWN = 12  # of a list of them
 
@@ -28,10 +31,11 @@ _INTEGERS_SHOWN = 12  # of a list of them
 def evaluate(folder: str, which: str = "last") -> dict[str, Any]:
     """Measures a run's "last" or "best" checkpoint; writes `metrics.json` and the picture.
 
-    Returns what `metrics.json` holds: the `step`, the `code_size`, `reconstruction_metrics`;
-    where the code is smaller than the image, `pca_mse`, that of PCA with as many numbers fitted on
-    the same training images, and `mse_to_pca`, the ratio of the two unless PCA is perfect;
-    `code_metrics` where there are labels; and what the kind itself is asked.
+    Returns what `metrics.json` holds: the `step`, the `code_size`, how many `test_images` there
+    were, all unless they are too many for memory; `reconstruction_metrics`; where the code is
+    smaller than the image, `pca_mse`, that of PCA with as many numbers fitted on the same training
+    images, and `mse_to_pca`, the ratio of the two unless PCA is perfect; `code_metrics` where there
+    are labels to tell apart; and what the kind itself is asked.
 
     Raises:
       UserError: the workdir holds no run that can be read, or its data are not what they were.
@@ -40,19 +44,22 @@ def evaluate(folder: str, which: str = "last") -> dict[str, Any]:
     run = trained.load(path, which)
     model, dataset, seed = run.model, run.dataset, run.config.seed
 
-    train_images, train_labels = dataset.train.read(MOST_FITTED)
-    test_images, test_labels = dataset.test.read()
-    train, test = data.to_unit(train_images), data.to_unit(test_images)
+    train, train_labels = read(run, dataset.train)
+    test, test_labels = read(run, dataset.test)
     codes = replicas.map_batches(model.encode, test)
     rebuilt = replicas.map_batches(model.decode, codes)
     pca, pca_mse = _pca(train, test, model.code_size)
-    metrics: dict[str, Any] = {"step": run.step, "code_size": model.code_size}
+    metrics: dict[str, Any] = {
+        "step": run.step,
+        "code_size": model.code_size,
+        "test_images": len(test),
+    }
     metrics |= reconstruction_metrics(test, rebuilt)
     if model.code_size < train[0].size:
         metrics["pca_mse"] = pca_mse
         if pca_mse > 0:  # a few numbers can tell all of others that follow from them
             metrics["mse_to_pca"] = metrics["mse"] / pca_mse
-    if train_labels is not None and test_labels is not None:
+    if train_labels is not None and test_labels is not None and np.ptp(train_labels) > 0:
         train_codes = replicas.map_batches(model.encode, train)
         metrics |= code_metrics(train_codes, train_labels, codes, test_labels)
     noisy = functools.partial(replicas.map_batches, noise_seed=seed)
@@ -70,6 +77,17 @@ def evaluate(folder: str, which: str = "last") -> dict[str, Any]:
     return metrics
 
 
+def read(run: trained.Trained, part: data.Images) -> tuple[np.ndarray, np.ndarray | None]:
+    """Images as float32 in [0, 1], and labels: all of them, or as many as are to be measured.
+
+    So many, evenly spread, as fit the memory beside what is made of them; 200,000 at most.
+    """
+    row_bytes = np.dtype(np.float32).itemsize * math.prod(run.dataset.image_shape)
+    fitting = int(_MEMORY_SHARE * data.allowed_bytes(run.config.data.memory_gib) / row_bytes)
+    images, labels = part.read(max(1, min(_MOST_IMAGES, fitting)))
+    return data.to_unit(images), labels
+
+
 def reconstruction_metrics(images: np.ndarray, rebuilt: np.ndarray) -> dict[str, float]:
     """How near reconstructions come to images, both float32 [N, H, W, C], pixels in [0, 1].
 
@@ -83,13 +101,16 @@ def reconstruction_metrics(images: np.ndarray, rebuilt: np.ndarray) -> dict[str,
     metrics = {"mse": float(squared.mean())}
     if images.ndim == 4:
         window = min(_SSIM_WINDOW, *images.shape[1:3])
-        similarities = tf.image.ssim(images, cut, 1.0, filter_size=window)
+        similarities = [
+            tf.image.ssim(images[some], cut[some], 1.0, filter_size=window)
+            for some in (
+                slice(first, first + _SSIM_IMAGES) for first in range(0, len(images), _SSIM_IMAGES)
+            )
+        ]
         metrics["psnr_db"] = float(np.mean(-10 * np.log10(np.maximum(squared, 1e-12))))
-        metrics["ssim"] = float(tf.reduce_mean(similarities))
+        metrics["ssim"] = float(tf.reduce_mean(tf.concat(similarities, axis=0)))
     if models.in_unit_interval(images):
-        inside = np.clip(cut.astype(np.float64), _PROBABILITY_MARGIN, 1 - _PROBABILITY_MARGIN)
-        entropies = images * np.log(inside) + (1 - images) * np.log1p(-inside)
-        metrics["bce"] = float(-np.mean(entropies))
+        metrics["bce"] = models.mean_bce_nats(images, cut)
     return metrics
 
 
@@ -104,7 +125,8 @@ def code_metrics(
     `probe_accuracy`: by logistic regression, as the function says; `knn_accuracy`: by the 5
     nearest training codes. Both learn from the training images alone.
     """
-    neighbours = KNeighborsClassifier(_NEIGHBOURS, n_jobs=-1).fit(train_codes, train_labels)
+    neighbours = KNeighborsClassifier(min(_NEIGHBOURS, len(train_codes)), n_jobs=-1)
+    neighbours.fit(train_codes, train_labels)
     return {
         "probe_accuracy": probe_accuracy(train_codes, train_labels, test_codes, test_labels),
         "knn_accuracy": float(neighbours.score(test_codes, test_labels)),
@@ -134,7 +156,7 @@ def _words(value: Any) -> str:
         shown = ", ".join(map(str, value[:_INTEGERS_SHOWN]))
         return shown if len(value) <= _INTEGERS_SHOWN else f"{shown}, ... ({len(value)} in all)"
     if isinstance(value, list):
-        return f"{min(value):.5f} at least, of {len(value)}"
+        return f"{min(value):.5f} to {max(value):.5f} ({len(value)} in all)"
     return f"{value:.5f}" if isinstance(value, float) else str(value)
 
 
@@ -142,6 +164,8 @@ def _pca(train: np.ndarray, test: np.ndarray, code_size: int) -> tuple[PCA, floa
     """PCA with `code_size` components of the training images, and its mse on the test images."""
     flat_train, flat_test = (images.reshape(len(images), -1) for images in (train, test))
     components = min(code_size, *flat_train.shape)
-    pca = PCA(components, svd_solver="covariance_eigh").fit(flat_train)
+    exact = flat_train.shape[1] <= _MOST_EXACT_PCA
+    solver = "covariance_eigh" if exact else "randomized"
+    pca = PCA(components, svd_solver=solver, random_state=0).fit(flat_train)
     projected = pca.inverse_transform(pca.transform(flat_test))
     return pca, float(np.square(projected - flat_test, dtype=np.float64).mean())

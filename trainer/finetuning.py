@@ -88,7 +88,7 @@ def finetune(
     """
     _check(num_epochs, learning_rate, patience_epochs, labels)
 
-    # 1. The run, and what is told from its codes as they are.
+    # 1. The run, and the labels.
     path = Path(folder)
     run = trained.load(path, which)
     config = run.config
@@ -102,8 +102,6 @@ def finetune(
         f"{len(train)}",
     )
     autoencoder = _with_first_weights(run) if from_scratch else run.model
-    test, test_labels = _read(run.dataset.test)
-    frozen_test_error = _frozen_error(autoencoder, train, test, test_labels)
 
     # 2. The classifier and its steps.
     keras.utils.set_random_seed(config.seed)
@@ -127,9 +125,11 @@ def finetune(
     if isinstance(train.images, np.ndarray) and config.data.placement != "host":
         steps.place(train.images)
 
-    # 3. The epochs, of which the best is kept.
+    # 3. What is told from the codes as they are; the epochs, of which the best is kept.
+    test, test_labels = _read(run, run.dataset.test)
+    frozen_test_error = _frozen_error(autoencoder, *_read(run, train), test, test_labels)
     began = time.monotonic()
-    validation, validation_labels = _read(run.dataset.validation)
+    validation, validation_labels = _read(run, run.dataset.validation)
     best = _Epoch(0, math.inf, math.inf, {})
     for epoch, loss in enumerate(_losses(steps, train, ends, batch_size, config.seed), start=1):
         error, cross_entropy = _measure(classifier, validation, validation_labels)
@@ -173,10 +173,10 @@ def print_table(metrics: dict[str, Any], folder: str) -> None:
     """Prints the errors, and where the files are."""
     name = FINETUNED if f"{FINETUNED}_test_error" in metrics else FROM_SCRATCH
     print(f"""
-{name.replace("_", " "):>22}  {metrics[f"{name}_test_error"]:.2%} of the test images told wrong
-{"frozen":>22}  {metrics["frozen_test_error"]:.2%}, by logistic regression on the codes before
+{name.replace("_", " "):>22}  {metrics[f"{name}_test_error"]:.2%} of the test set told wrong
+{"frozen":>22}  {metrics["frozen_test_error"]:.2%}, by logistic regression on its first codes
 {"validation":>22}  {metrics["validation_error"]:.2%}, after epoch {metrics["best_epoch"]}
-{"labelled images":>22}  {metrics["labelled_images"]:,}
+{"labelled examples":>22}  {metrics["labelled_images"]:,}
 
 metrics    {Path(folder) / name}.json
 weights    {Path(folder) / name}.npz""")
@@ -208,9 +208,17 @@ def _count_classes(run: trained.Trained) -> int:
     labels = [part.labels[:] for part in parts if part.labels is not None]
     require(
         len(labels) == len(parts) and min(part.min() for part in labels) >= 0,
-        f"data.name={run.config.data.name!r} has no labels for all of its images to learn from",
+        f"data.name={run.config.data.name!r} has no labels from 0 up to learn from; an .npz file "
+        "needs train_labels, and test_labels where it has test",
     )
-    return 1 + int(max(part.max() for part in labels))
+    largest = int(max(part.max() for part in labels))
+    count = sum(len(part) for part in labels)
+    require(
+        largest < count,
+        f"the labels of data.name={run.config.data.name!r} reach up to {largest}, of {count} "
+        "images; they must be the classes' numbers, counted from 0",
+    )
+    return 1 + largest
 
 
 def _labelled(part: data.Images, count: int) -> data.Images:
@@ -233,11 +241,11 @@ def _labelled(part: data.Images, count: int) -> data.Images:
     return data.Images(images, labels)
 
 
-def _read(part: data.Images, most: int | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """Images as float32 in [0, 1] and their labels, or so many at most, evenly spread."""
-    images, labels = part.read(most)
+def _read(run: trained.Trained, part: data.Images) -> tuple[np.ndarray, np.ndarray]:
+    """Images and their labels, as `evaluation.read` gives them."""
+    images, labels = evaluation.read(run, part)
     assert labels is not None
-    return data.to_unit(images), labels
+    return images, labels
 
 
 def _with_first_weights(run: trained.Trained) -> models.Autoencoder:
@@ -251,18 +259,23 @@ def _with_first_weights(run: trained.Trained) -> models.Autoencoder:
 
 
 def _frozen_error(
-    autoencoder: models.Autoencoder, train: data.Images, test: np.ndarray, test_labels: np.ndarray
+    autoencoder: models.Autoencoder,
+    train: np.ndarray,
+    train_labels: np.ndarray,
+    test: np.ndarray,
+    test_labels: np.ndarray,
 ) -> float:
-    images, labels = _read(train, evaluation.MOST_FITTED)
     train_codes, test_codes = (
-        replicas.map_batches(autoencoder.encode, rows) for rows in (images, test)
+        replicas.map_batches(autoencoder.encode, images) for images in (train, test)
     )
-    return 1 - evaluation.probe_accuracy(train_codes, labels, test_codes, test_labels)
+    return 1 - evaluation.probe_accuracy(train_codes, train_labels, test_codes, test_labels)
 
 
 def _execution(path: Path, run: trained.Trained, batch_size: int) -> str:
-    """How the run computes its own steps on these devices."""
+    """How the run computes its own steps on these devices, or would."""
     chosen = workdir.executions(path).get(replicas.devices(run.strategy))
+    if chosen is None and run.config.execution in replicas.EXECUTIONS:
+        chosen = run.config.execution
     return chosen or replicas.executions(run.strategy, run.model, batch_size)[0]
 
 
@@ -282,7 +295,10 @@ def _losses(
     calls = data.batches(images, ranges, most_steps, batch_size, seed, numbers=True)
     losses: list[np.ndarray] = []
     for first, count, numbers in calls.as_numpy_iterator():
-        drawn = numbers if steps.holds_images else images[numbers]
+        drawn = numbers
+        if not steps.holds_images:
+            drawn = np.zeros((*numbers.shape, *images.shape[1:]), images.dtype)
+            drawn[:count] = images[numbers[:count]]
         losses.append(steps.train(first, drawn, count, labels[numbers])["loss"])
         if first + count in ends:
             yield float(np.concatenate(losses).mean())

@@ -71,7 +71,7 @@ def train(config: ConfigDict, folder: str) -> dict[str, float]:
         model = replicas.build_model(
             strategy, config.precision, lambda: models.create(dataset.image_shape, **config.model)
         )
-        _check_range(config.model, dataset)
+        model.check_data(*_range(dataset), binarised=config.data.binarise)
         steps = make_steps(config, strategy, model, last_step)
 
         # 4. The workdir: another run's is refused, this run's goes on.
@@ -318,33 +318,16 @@ def _check(config: ConfigDict) -> None:
     for key in ("steps_per_call", "validate_every_steps", "checkpoint_every_steps"):
         require_at_least(key, config[key], 0)
     require_choice("execution", config.execution, ("auto", "measure", *replicas.EXECUTIONS))
-    binarisation, binarise = config.model.get("binarisation"), config.data.binarise
-    require(
-        binarisation is None or (binarisation == "static") == binarise,
-        f"model.binarisation={binarisation!r} does not go with data.binarise={binarise}; "
-        "static needs True, and the others False",
-    )
     Profile(config.profile, Path())
 
 
-def _check_range(model: ConfigDict, dataset: data.Dataset) -> None:
-    """Refuses what is made for numbers in [0, 1] where a user's vectors leave them."""
+def _range(dataset: data.Dataset) -> tuple[float, float]:
+    """The least and the largest number of the data: a user's vectors may have any."""
     if len(dataset.image_shape) > 1:
-        return
+        return 0.0, 1.0
     parts = (dataset.train, dataset.validation, dataset.test)
     rows = [part.images for part in parts if isinstance(part.images, np.ndarray)]
-    lowest, highest = min(row.min() for row in rows), max(row.max() for row in rows)
-    for key, value, instead in (
-        ("loss", "bce", "model.loss='mse' and model.output_activation='linear'"),
-        ("output_activation", "sigmoid", "model.loss='mse' and model.output_activation='linear'"),
-        ("likelihood", "bernoulli", "model.likelihood='gaussian' and model.binarisation='none'"),
-        ("corruption", "salt_and_pepper", "model.corruption='gaussian' or 'masking'"),
-    ):
-        require(
-            (lowest >= 0 and highest <= 1) or model.get(key) != value,
-            f"model.{key}={value!r} needs numbers in [0, 1], but the data reach from {lowest:g} to "
-            f"{highest:g}; these take {instead}",
-        )
+    return min(row.min() for row in rows), max(row.max() for row in rows)
 
 
 def make_steps(

@@ -10,9 +10,17 @@ from typing import Any
 import keras
 
 from trainer.errors import UserError, require, require_choice
-from trainer.models.base import Autoencoder, Measured, Moment, in_unit_interval
+from trainer.models.base import Autoencoder, Measured, Moment, in_unit_interval, mean_bce_nats
 
-__all__ = ["Autoencoder", "Measured", "Moment", "create", "in_unit_interval", "kinds"]
+__all__ = [
+    "Autoencoder",
+    "Measured",
+    "Moment",
+    "create",
+    "in_unit_interval",
+    "kinds",
+    "mean_bce_nats",
+]
 _NOT_KINDS = ("base", "convolutions", "networks")
 
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 _LOSSES = ("mse", "bce")
 _OUTPUT_ACTIVATIONS = ("linear", "sigmoid")
+_PROBABILITY_MARGIN = 1e-7  # keeps the logarithm of a reconstruction finite
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,6 +119,18 @@ class Autoencoder(keras.Model):
             error = tf.square(self._output(logits) - images)
         return tf.reduce_mean(error, axis=list(range(1, len(images.shape))))
 
+    def check_data(self, lowest: float, highest: float, *, binarised: bool) -> None:
+        """Raises UserError unless the kind can learn from data between these two numbers.
+
+        `binarised`: their pixels were drawn once, 0 or 1, from their intensities.
+        """
+        del binarised
+        others = "model.loss='mse' and model.output_activation='linear'"
+        if self._loss == "bce":
+            require_unit_interval("model.loss='bce'", lowest, highest, others)
+        if self._output_activation == "sigmoid":
+            require_unit_interval("model.output_activation='sigmoid'", lowest, highest, others)
+
     def statistics(self, images: tf.Tensor) -> tf.Tensor | None:
         """What a loss term needs the mean of over the global batch, float32 [B, S]; or nothing.
 
@@ -176,9 +189,24 @@ def require_undercomplete(code_size: int, image_shape: tuple[int, ...]) -> None:
     )
 
 
+def require_unit_interval(setting: str, lowest: float, highest: float, instead: str) -> None:
+    """Raises UserError, with what to set instead, if the data leave [0, 1]."""
+    require(
+        lowest >= 0 and highest <= 1,
+        f"{setting} needs numbers in [0, 1], but the data reach from {lowest:g} to {highest:g}; "
+        f"these take {instead}",
+    )
+
+
 def in_unit_interval(rows: np.ndarray) -> bool:
     """Whether all numbers lie in [0, 1], as pixels do."""
     return bool(rows.min() >= 0 and rows.max() <= 1)
+
+
+def mean_bce_nats(images: np.ndarray, rebuilt: np.ndarray) -> float:
+    """The mean binary cross-entropy of a pixel of reconstructions cut to [0, 1], both [N, ...]."""
+    inside = np.clip(rebuilt.astype(np.float64), _PROBABILITY_MARGIN, 1 - _PROBABILITY_MARGIN)
+    return float(-np.mean(images * np.log(inside) + (1 - images) * np.log1p(-inside)))
 
 
 def means_of_each(batch_means: tf.Tensor, statistics: tf.Tensor) -> tf.Tensor:

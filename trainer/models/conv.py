@@ -18,7 +18,7 @@ class Model(base.Autoencoder):
         output_activation: str,
     ):
         encoder = networks.pooled_encoder(
-            image_shape, filters, code_channels, activation, code_activation
+            image_shape, (filters, code_channels), activation, code_activation
         )
         base.require_undercomplete(encoder.output_shape[-1], image_shape)
         super().__init__(

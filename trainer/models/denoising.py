@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-import keras
 import numpy as np
 import tensorflow as tf
 
@@ -91,6 +90,14 @@ class Model(base.Autoencoder):
         level = self._corruption_level if level is None else level
         return _CORRUPTIONS[self._corruption](images, noise, level)
 
+    def check_data(self, lowest: float, highest: float, *, binarised: bool) -> None:
+        """Salt and pepper are 0 and 1."""
+        super().check_data(lowest, highest, binarised=binarised)
+        if self._corruption == "salt_and_pepper":
+            others = "model.corruption='gaussian' or 'masking'"
+            setting = "model.corruption='salt_and_pepper'"
+            base.require_unit_interval(setting, lowest, highest, others)
+
     def loss_terms(self, images: tf.Tensor, moment: base.Moment) -> dict[str, tf.Tensor]:
         """The error of what is restored from the corrupted images, against the clean ones."""
         codes = self.encode(self.corrupted(images, moment.noise))
@@ -131,8 +138,7 @@ class Model(base.Autoencoder):
         components = int(projection_errors(measured.pca, some, corrupt(some)).argmin())
         metrics: dict[str, Any] = {"denoised_mse": _mse(measured.test, denoised)}
         if base.in_unit_interval(measured.test):
-            entropies = keras.losses.binary_crossentropy(measured.test, denoised)
-            metrics["denoised_bce"] = float(np.mean(entropies))
+            metrics["denoised_bce"] = base.mean_bce_nats(measured.test, denoised)
         return metrics | {
             "noisy_mse": _mse(measured.test, noisy),
             "noisy_pca_mse": float(

@@ -146,64 +146,54 @@ def dense_pair(
 def conv_pair(
     image_shape: Shape, layer_sizes: Sequence[int], activation: str, code_activation: str
 ) -> tuple[keras.Sequential, keras.Sequential]:
-    """keras.io's denoiser: 3x3 convolutions of `layer_sizes` channels, each halved by max-pooling.
+    """keras.io's denoiser: `pooled_encoder`, and back by transposed convolutions of stride 2.
 
-    The code is what the last pooling leaves. Back go transposed convolutions of stride 2, as many,
-    and a convolution to the logits.
+    There are as many of these, and a convolution to the logits.
 
     Raises:
       UserError: the shape is one of vectors.
     """
-    _require_image(image_shape)
-    *hidden, last = enumerate(layer_sizes, start=1)
-    number, channels = last
+    encoder = pooled_encoder(image_shape, layer_sizes, activation, code_activation)
     height, width, image_channels = image_shape
-    rows, columns = _halved(image_shape, number)
-    encoder = _network("encoder", image_shape, [
-        *itertools.chain.from_iterable(
-            (
-                Convolution(size, 3, activation=activation, name=f"conv_{n}"),
-                MaxPooling(name=f"pool_{n}"),
-            )
-            for n, size in hidden
-        ),
-        Convolution(
-            channels, 3, activation=code_activation, name=f"conv_{number}", dtype="float32"
-        ),
-        MaxPooling(name=f"pool_{number}", dtype="float32"),
-        layers.Flatten(name="code", dtype="float32"),
-    ])  # fmt: skip
-    decoder = _network("decoder", (rows * columns * channels,), [
-        layers.Reshape((rows, columns, channels), name="map"),
+    times = len(layer_sizes)
+    rows, columns = _halved(image_shape, times)
+    decoder = _network("decoder", encoder.output_shape[1:], [
+        layers.Reshape((rows, columns, layer_sizes[-1]), name="map"),
         *(
-            TransposedConvolution(size, 3, 2, activation=activation, name=f"conv_{n}")
-            for n, size in enumerate(layer_sizes[::-1], start=1)
+            TransposedConvolution(channels, 3, 2, activation=activation, name=f"conv_{number}")
+            for number, channels in enumerate(layer_sizes[::-1], start=1)
         ),
         Convolution(image_channels, 3, name="logits", dtype="float32"),
-        *_crop((2**number * rows, 2**number * columns), (height, width)),
+        *_crop((2**times * rows, 2**times * columns), (height, width)),
     ])  # fmt: skip
     return encoder, decoder
 
 
 def pooled_encoder(
-    image_shape: Shape, filters: int, code_channels: int, activation: str, code_activation: str
+    image_shape: Shape, layer_sizes: Sequence[int], activation: str, code_activation: str
 ) -> keras.Sequential:
-    """The article's encoder: two 3x3 convolutions, each halved by max-pooling.
+    """3x3 convolutions of `layer_sizes` channels, each halved by max-pooling.
 
-    Images [B, H, W, C] to a code [B, ceil(H/4) * ceil(W/4) * code_channels].
+    Images [B, H, W, C] to a code: what the last pooling leaves, H and W halved and rounded up each
+    time. The article's has two.
 
     Raises:
       UserError: the shape is one of vectors.
     """
     _require_image(image_shape)
+    *hidden, (last, code_channels) = enumerate(layer_sizes, start=1)
     return _network("encoder", image_shape, [
-        Convolution(filters, 3, activation=activation, name="conv_1"),
-        MaxPooling(name="pool_1"),
-        Convolution(
-            code_channels, 3, activation=code_activation, name="conv_2",
-            dtype="float32",
+        *itertools.chain.from_iterable(
+            (
+                Convolution(channels, 3, activation=activation, name=f"conv_{number}"),
+                MaxPooling(name=f"pool_{number}"),
+            )
+            for number, channels in hidden
         ),
-        MaxPooling(name="pool_2", dtype="float32"),
+        Convolution(
+            code_channels, 3, activation=code_activation, name=f"conv_{last}", dtype="float32"
+        ),
+        MaxPooling(name=f"pool_{last}", dtype="float32"),
         layers.Flatten(name="code", dtype="float32"),
     ])  # fmt: skip
 

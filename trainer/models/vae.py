@@ -90,6 +90,7 @@ class Model(base.Autoencoder):
             "bernoulli": bernoulli_nats,
             "gaussian": functools.partial(gaussian_nats, standard_deviation=standard_deviation),
         }
+        self._likelihood = likelihood
         self._pixel_log_likelihood = log_likelihoods[likelihood]
         self._is_likelihood = likelihood != "bernoulli" or binarisation != "none"
         self._binarisation = binarisation
@@ -98,6 +99,20 @@ class Model(base.Autoencoder):
         self._beta = beta
         self._beta_warmup_share = beta_warmup_share
         self._nll_samples = nll_samples
+
+    def check_data(self, lowest: float, highest: float, *, binarised: bool) -> None:
+        """A Bernoulli likelihood is of pixels; static ones are drawn with the data."""
+        require(
+            binarised or self._binarisation != "static",
+            "model.binarisation='static' needs data.binarise=True",
+        )
+        require(
+            not binarised or self._binarisation == "static",
+            f"data.binarise=True needs model.binarisation='static', not {self._binarisation!r}",
+        )
+        if self._likelihood == "bernoulli":
+            others = "model.likelihood='gaussian' and model.binarisation='none'"
+            base.require_unit_interval("model.likelihood='bernoulli'", lowest, highest, others)
 
     def encode(self, images: tf.Tensor) -> tf.Tensor:
         """Images [B, H, W, C] to the means of their codes, float32 [B, K]."""
@@ -190,7 +205,7 @@ class Model(base.Autoencoder):
     def own_pictures(
         self, measured: base.Measured, metrics: dict[str, Any]
     ) -> dict[str, np.ndarray]:
-        """`samples` of the prior; `interpolations`; `manifold` of a code of two numbers.
+        """`prior_samples`; `interpolations`; `manifold` of a code of two numbers.
 
         Each row of the interpolations leads from a test image to another by equal steps between
         their codes. The manifold decodes the quantiles of the prior, evenly spread in probability.
@@ -199,10 +214,9 @@ class Model(base.Autoencoder):
         samples = measured.map_noisy_batches(
             lambda _, noise: self.decode(self.prior_codes(noise)), measured.test[:_SAMPLES_SHOWN]
         )
-        shown = {
-            "samples": pictures.grid(samples, columns=math.isqrt(_SAMPLES_SHOWN)),
-            "interpolations": self._interpolations(measured),
-        }
+        shown = {"prior_samples": pictures.grid(samples, columns=math.isqrt(_SAMPLES_SHOWN))}
+        if len(measured.test) > 1:
+            shown["interpolations"] = self._interpolations(measured)
         if self.code_size == 2:
             shown["manifold"] = self._manifold()
         return shown
