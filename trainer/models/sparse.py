@@ -145,6 +145,8 @@ class Model(base.Autoencoder):
         del measured
         kernel = next(layer.kernel for layer in self.encoder.layers if layer.weights).numpy()
         filters = kernel.T[:_FILTERS_SHOWN].reshape(-1, *self.image_shape)
+        if len(self.image_shape) > 1:
+            filters = pictures.stretched(filters)
         return {
             "activations": pictures.bars(
                 metrics["mean_activation_edges"],
@@ -152,7 +154,7 @@ class Model(base.Autoencoder):
                 "mean activation over the test images",
                 "units",
             ),
-            "filters": pictures.grid(pictures.stretched(filters), columns=10),
+            "filters": pictures.grid(filters, columns=10),
         }
 
 
