@@ -150,7 +150,7 @@ def _kind(name: str, *keys: str) -> ConfigDict:
     model.last_temperature = 0.01  # that it falls to, exponentially
     model.settled_share = 0.1  # of the training, the last, in which each selector has its one pixel
     model.stop_when_settled = False  # at a validation: mean largest selector probability > .998
-    model.selector_rate = 10.0  # learning rate of the selectors' logits, times the optimizer's
+    model.selector_rate = 10.0  # of the selectors' logits, times adam's rate (of sgd: its square)
     model.images_per_draw = 16  # images in a row that share a draw of the selectors' noise
     model.activation = "relu"  # of the hidden layers, by its name in keras.activations
     model.code_activation = "linear"  # of the code layer, likewise

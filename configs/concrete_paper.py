@@ -1,4 +1,6 @@
-"""50 pixels on the split of Abid et al. 2019: 4,000 test images to train, 6,000 to test.
+"""50 pixels on the split of Abid et al. 2019, who use MNIST's test images alone.
+
+3,600 of them to train, 400 to validate, 6,000 to test.
 
     python -m trainer --config=configs/concrete_paper.py --workdir=runs/concrete_paper
 

@@ -20,5 +20,4 @@ def get_config():
     config.model.hidden_units = (1000, 500, 250)
     config.data.name = "mnist"
     config.num_epochs = 60.0
-    config.steps_per_call = 50
     return config
