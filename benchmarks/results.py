@@ -77,7 +77,10 @@ RUNS: Mapping[str, Run] = {
         "1,000 units, 25 active, tied, frozen codes",
         (
             Figure(
-                "error of logistic regression", "probe_error", "1.35 %, Makhzani & Frey", 0.0135
+                "error of logistic regression",
+                "linear_classifier_error",
+                "1.35 %, Makhzani & Frey",
+                0.0135,
             ),
             Figure("dead units, share", "dead_units_share", ""),
         ),
@@ -85,7 +88,7 @@ RUNS: Mapping[str, Run] = {
     ),
     "sparse_kl": Run(
         "1,000 sigmoid units, the mean activation of each drawn to .1; frozen codes",
-        (Figure("error of logistic regression", "probe_error", ""),),
+        (Figure("error of logistic regression", "linear_classifier_error", ""),),
         ("reconstructions", "activations", "filters"),
     ),
     "contractive": Run(
@@ -194,8 +197,6 @@ def keep(name: str, workdir: Path, folder: Path) -> None:
     if RUNS[name].finetuning is not None:
         finetuned = json.loads((workdir / _FINETUNED).read_text())
         measured |= {key: finetuned[key] for key in _ERRORS} | {"finetuning": finetuned}
-    if "probe_accuracy" in measured:
-        measured["probe_error"] = 1 - measured["probe_accuracy"]
     run = json.loads((workdir / CONFIG).read_text())
     measured["training_seconds"] = _training_seconds(workdir, run["config"]["batch_size"])
     measured["num_epochs"] = run["config"]["num_epochs"]

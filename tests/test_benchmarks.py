@@ -61,14 +61,13 @@ def test_the_time_of_a_training_is_told_from_its_log(tmp_path):
         {"step": 20, "part": "train", "images_per_second": 50.0},
     ]
     (workdir / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (workdir / "metrics.json").write_text(json.dumps({"mse": 0.5, "probe_accuracy": 0.75}))
+    (workdir / "metrics.json").write_text(json.dumps({"mse": 0.5}))
     config = {"batch_size": 20, "num_epochs": 2.0}
     (workdir / "config.json").write_text(json.dumps({"config": config}))
     (workdir / "reconstructions.png").write_bytes(b"a picture")
     results.keep("dense", workdir, docs)
     kept = json.loads((docs / "dense.json").read_text())
     assert kept["training_seconds"] == 10 * 20 / 100 + 10 * 20 / 50
-    assert kept["probe_error"] == 0.25
     assert (docs / "dense-reconstructions.png").read_bytes() == b"a picture"
 
 

@@ -14,7 +14,7 @@ from trainer import models, workdir
 from trainer.errors import UserError
 from trainer.evaluation import evaluate
 from trainer.models import Moment
-from trainer.models.sparse import bernoulli_kl_nats, keep_largest
+from trainer.models.sparse import bernoulli_kl_nats, keep_largest, linear_classifier_error
 from trainer.positions import Noise
 from trainer.train import train
 
@@ -143,6 +143,7 @@ def test_a_run_is_measured(digits_config, tmp_path, settings, tied):
     assert "pca_mse" not in metrics  # PCA of 900 components would be perfect
     assert 0 <= metrics["active_units_mean"] <= 900
     assert 0 <= metrics["dead_units_share"] < 1
+    assert 0 < metrics["linear_classifier_error"] < 0.9
     assert sum(metrics["mean_activations"]) == 900
     if not settings:
         assert metrics["active_units_mean"] == 25
@@ -160,6 +161,17 @@ def test_dead_and_active_units_are_counted():
     metrics = model.own_metrics(measured)
     assert metrics["active_units_mean"] == (2 + 2 + 1 + 1) / 4
     assert metrics["dead_units_share"] == pytest.approx(58 / 60)
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1, 1e3])
+def test_the_classifier_tells_what_a_plane_parts_whatever_the_scale(scale):
+    random = np.random.default_rng(0)
+    labels = np.arange(600) % 3
+    codes = scale * (2 * np.eye(3)[labels] + random.normal(0, 0.2, (600, 3)))
+    assert linear_classifier_error(codes[:300], labels[:300], codes[300:], labels[300:]) == 0
+    shuffled = random.permutation(labels)
+    error = linear_classifier_error(codes[:300], shuffled[:300], codes[300:], shuffled[300:])
+    assert error == pytest.approx(2 / 3, abs=0.12)
 
 
 @pytest.mark.parametrize(
