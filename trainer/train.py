@@ -137,7 +137,7 @@ def _loop(
         config.seed,
         numbers=steps.holds_images,
     )
-    window = _Window()
+    window = _Window(compiles=True)
     losses: dict[str, float] = {}
 
     with contextlib.ExitStack() as scope:
@@ -248,16 +248,17 @@ class Pace:
 
 
 class _Window:
-    """The steps since the last log or checkpoint."""
+    """The steps since the last log or checkpoint; `compiles`: the first call of them does."""
 
-    def __init__(self) -> None:
+    def __init__(self, compiles: bool = False) -> None:
         self._began = time.monotonic()
-        self._training_seconds = 0.0
+        self._compiles = compiles
+        self._seconds: list[float] = []
         self._metrics: list[dict[str, np.ndarray]] = []
 
     def add(self, metrics: dict[str, np.ndarray], seconds: float) -> None:
         self._metrics.append(metrics)
-        self._training_seconds += seconds
+        self._seconds.append(seconds)
 
     def summarise(self, batch_size: int) -> dict[str, float]:
         """Means over the steps; of what is a setting, the last value.
@@ -275,9 +276,10 @@ class _Window:
         row["skipped_steps"] = float((~finite).sum())
         for setting in ("learning_rate", "loss_scale"):
             row[setting] = float(columns[setting][-1])
-        images = batch_size * len(columns["loss"])
-        row["images_per_second"] = images / self._training_seconds
-        row["training_time_share"] = self._training_seconds / (time.monotonic() - self._began)
+        timed = slice(1 if self._compiles and len(self._seconds) > 1 else 0, None)
+        images = batch_size * sum(len(metrics["loss"]) for metrics in self._metrics[timed])
+        row["images_per_second"] = images / sum(self._seconds[timed])
+        row["training_time_share"] = sum(self._seconds) / (time.monotonic() - self._began)
         return row
 
 
