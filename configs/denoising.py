@@ -1,14 +1,15 @@
 """keras.io's convolutional denoiser, on Gaussian noise of 0.4: 28,353 parameters, a code of 1,568.
 
 keras.io draws its noise once and reports a validation BCE of .0839 after 100 epochs; here each
-image has new noise each time. This is a short run of 10 epochs: the loss was still falling.
+image has new noise each time.
 
     python -m trainer --config=configs/denoising.py --workdir=runs/denoising
 
-MNIST, seed 0: corrupted test images restored to a BCE of .0881 and an mse of .0085, where the
+MNIST, seed 0: corrupted test images restored to a BCE of .0833 and an mse of .0071, where the
 corrupted ones have .0797 and PCA of them, with the best number of components, .0236. From clean
-images test mse .0037; probe accuracy .9818 on their codes. 13 minutes on 2 cores (AMD EPYC,
-Zen 3), 24 GiB, busy with other work besides.
+images test mse .0027; probe accuracy .9822 on their codes. 20 minutes on one core (AMD EPYC, Zen 3)
+of 2, 24 GiB. On validation images .0840; 60 epochs of channels (16, 28, 28), which see further at
+half the arithmetic, but by a code of 448 and in batches of 128, end at .0864.
 """
 
 from configs import base
@@ -22,7 +23,10 @@ def get_config():
     config.model.code_activation = "relu"
     config.model.loss = "bce"
     config.data.name = "mnist"
-    config.num_epochs = 10.0
-    config.optimizer.learning_rate = 3e-3
+    config.num_epochs = 30.0
+    config.batch_size = 32
+    config.optimizer.learning_rate = 2e-3
     config.optimizer.warmup_steps = 200
+    config.log_every_steps = 500
+    config.validate_every_steps = 2000
     return config
