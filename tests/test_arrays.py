@@ -258,6 +258,7 @@ def fitted(model):
         "code_size": 4,
         "active_units": 2,
         "first_active_units": 3,
+        "alpha": 1.5,
         "nll_samples": 20,
     }
     model.update({key: value for key, value in small.items() if key in model})

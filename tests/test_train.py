@@ -413,7 +413,7 @@ def test_a_run_killed_at_random_ends_with_the_bits_of_one_left_alone(tmp_path):
     def command(run):
         return [
             *(sys.executable, "-m", "trainer", "--config=configs/dense.py", f"--workdir={run}"),
-            *("--config.data.name=digits", "--config.num_epochs=200", "--config.steps_per_call=5"),
+            *("--config.data.name=digits", "--config.num_epochs=100", "--config.steps_per_call=5"),
             *("--config.log_every_steps=50", "--config.checkpoint_every_steps=100"),
             *("--config.batch_size=64", "--config.validate_every_steps=500"),
         ]
