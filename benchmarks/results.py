@@ -74,7 +74,7 @@ RUNS: Mapping[str, Run] = {
         ("reconstructions", "denoising_levels"),
     ),
     "sparse": Run(
-        "1,000 units, 25 active, tied, frozen codes",
+        "1,000 units, 25 active in training and 75 at test time, tied; frozen codes",
         (
             Figure(
                 "error of logistic regression",
