@@ -325,7 +325,11 @@ def test_the_pixels_must_be_drawn_where_the_model_says_so(
     digits_config.model = base.vae()
     digits_config.model.binarisation = binarisation
     digits_config.data.binarise = binarise
-    message = "data.binarise=True needs" if binarise else "needs data.binarise=True"
+    message = (
+        f"data.binarise=True needs model.binarisation='static', not '{binarisation}'"
+        if binarise
+        else "model.binarisation='static' needs data.binarise=True"
+    )
     with pytest.raises(UserError, match=message):
         train(digits_config, str(tmp_path))
     assert not list(tmp_path.iterdir())

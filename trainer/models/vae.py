@@ -92,7 +92,6 @@ class Model(base.Autoencoder):
         }
         self._likelihood = likelihood
         self._pixel_log_likelihood = log_likelihoods[likelihood]
-        self._is_likelihood = likelihood != "bernoulli" or binarisation != "none"
         self._binarisation = binarisation
         self._objective = objective
         self._samples = samples
@@ -192,7 +191,7 @@ class Model(base.Autoencoder):
         reconstruction, kl = rows[:, :2].mean(axis=0, dtype=np.float64).tolist()
         active = rows[:, 2:].var(axis=0) > _ACTIVE_VARIANCE
         own = {"binarisation": self._binarisation, "active_units": int(active.sum()), "kl_nats": kl}
-        if not self._is_likelihood:
+        if self._likelihood == "bernoulli" and self._binarisation == "none":
             return own | {"grey_cross_entropy_nats": reconstruction}
         nll = measured.map_noisy_batches(self.nll_nats, measured.test)
         return own | {
