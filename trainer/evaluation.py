@@ -59,12 +59,13 @@ def evaluate(folder: str, which: str = "last") -> dict[str, Any]:
         metrics["pca_mse"] = pca_mse
         if pca_mse > 0:  # a few numbers can tell all of others that follow from them
             metrics["mse_to_pca"] = metrics["mse"] / pca_mse
+    train_codes = None
     if train_labels is not None and test_labels is not None and np.ptp(train_labels) > 0:
         train_codes = replicas.map_batches(model.encode, train)
         metrics |= code_metrics(train_codes, train_labels, codes, test_labels)
     noisy = functools.partial(replicas.map_batches, noise_seed=seed)
     measured = models.Measured(
-        train, test, codes, pca, replicas.map_batches, noisy, train_labels, test_labels
+        train, test, codes, pca, replicas.map_batches, noisy, train_labels, test_labels, train_codes
     )
     metrics |= model.own_metrics(measured)
 
@@ -101,12 +102,10 @@ def reconstruction_metrics(images: np.ndarray, rebuilt: np.ndarray) -> dict[str,
     metrics = {"mse": float(squared.mean())}
     if images.ndim == 4:
         window = min(_SSIM_WINDOW, *images.shape[1:3])
-        similarities = [
-            tf.image.ssim(images[some], cut[some], 1.0, filter_size=window)
-            for some in (
-                slice(first, first + _SSIM_IMAGES) for first in range(0, len(images), _SSIM_IMAGES)
-            )
-        ]
+        similarities = []
+        for first in range(0, len(images), _SSIM_IMAGES):
+            some = slice(first, first + _SSIM_IMAGES)
+            similarities.append(tf.image.ssim(images[some], cut[some], 1.0, filter_size=window))
         metrics["psnr_db"] = float(np.mean(-10 * np.log10(np.maximum(squared, 1e-12))))
         metrics["ssim"] = float(tf.reduce_mean(tf.concat(similarities, axis=0)))
     if models.in_unit_interval(images):

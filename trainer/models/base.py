@@ -44,6 +44,7 @@ class Measured:
     map_noisy_batches: Callable[[Callable[..., tf.Tensor], np.ndarray], np.ndarray]
     train_labels: np.ndarray | None = None  # [N]
     test_labels: np.ndarray | None = None
+    train_codes: np.ndarray | None = None  # float32 [N, K], where there are labels to tell apart
 
 
 class Autoencoder(keras.Model):

@@ -126,9 +126,9 @@ class Model(base.Autoencoder):
         A unit is active where its |activation| is above `active_above`. `active_units_mean`: of an
         image; `dead_units_share`: of the units, those active in no test image;
         `mean_activations`: how many units have their mean |activation| over the images between
-        each two of `mean_activation_edges`. Where there are labels, `linear_classifier_error` is
-        the share of test images told wrong from the frozen codes by logistic regression, as the
-        function of that name says.
+        each two of `mean_activation_edges`. Where there are labels to tell apart,
+        `linear_classifier_error` is the share of test images told wrong from the frozen codes by
+        logistic regression, as the function of that name says.
         """
         sizes = np.abs(measured.test_codes)
         active = sizes > _ACTIVE_ABOVE[self._sparsity]
@@ -140,10 +140,13 @@ class Model(base.Autoencoder):
             "mean_activations": counts.tolist(),
             "mean_activation_edges": edges.tolist(),
         }
-        labels, test_labels = measured.train_labels, measured.test_labels
-        if labels is None or test_labels is None or np.ptp(labels) == 0:
+        codes, labels, test_labels = (
+            measured.train_codes,
+            measured.train_labels,
+            measured.test_labels,
+        )
+        if codes is None or labels is None or test_labels is None:
             return own
-        codes = measured.map_batches(self.encode, measured.train)
         error = linear_classifier_error(codes, labels, measured.test_codes, test_labels)
         return own | {"linear_classifier_error": error}
 
