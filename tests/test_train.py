@@ -38,6 +38,19 @@ def logged(run):
     return [json.loads(line) for line in (Path(run) / workdir.METRICS_LOG).read_text().splitlines()]
 
 
+def await_step(run, step):
+    """Returns once the run of another process has got so far in its log; 0: once it begins."""
+
+    def reached():
+        if step == 0 or not (run / workdir.METRICS_LOG).exists():
+            return step == 0 and (run / workdir.CONFIG).exists()
+        whole = (run / workdir.METRICS_LOG).read_text().rpartition("\n")[0]
+        return any(json.loads(line)["step"] >= step for line in whole.splitlines())
+
+    while not reached():
+        time.sleep(0.01)
+
+
 @pytest.mark.parametrize(
     ("step", "every", "expected"),
     [(1, 1, True), (4, 4, True), (5, 4, False), (3, 0, False), (10, 0, True), (10, 4, True)],
@@ -423,22 +436,22 @@ def test_a_run_killed_at_random_ends_with_the_bits_of_one_left_alone(tmp_path):
     def start(run):
         return subprocess.Popen(command(run), cwd=root, stdout=subprocess.DEVNULL)
 
+    alone_run, killed_run = tmp_path / "alone", tmp_path / "killed"
+    alone = start(alone_run)
+    await_step(alone_run, 1)
     began = time.monotonic()
-    alone = start(tmp_path / "alone")
-    while not (tmp_path / "alone" / workdir.METRICS_LOG).exists():
-        time.sleep(0.05)
-    start_up_seconds = time.monotonic() - began
     assert alone.wait() == 0
-    training_seconds = time.monotonic() - began - start_up_seconds
+    training_seconds = time.monotonic() - began
+    last_step = logged(alone_run)[-1]["step"]
 
-    killed_run = tmp_path / "killed"
     random = np.random.default_rng()
-    for _ in range(3):
+    for share in (0, 1 / 3, 2 / 3):  # of the steps, so that no run ends before it is killed
         killed = start(killed_run)
-        time.sleep(random.uniform(0, start_up_seconds + 0.3 * training_seconds))
+        await_step(killed_run, share * last_step)
+        time.sleep(random.uniform(0, 0.1 * training_seconds))
         killed.kill()
         assert killed.wait() == -signal.SIGKILL
     assert start(killed_run).wait() == 0
-    assert_same_bits(tmp_path / "alone", killed_run)
+    assert_same_bits(alone_run, killed_run)
     for part in ("train", "validation"):
-        assert charts(killed_run, part) == charts(tmp_path / "alone", part)
+        assert charts(killed_run, part) == charts(alone_run, part)
