@@ -11,7 +11,7 @@ setup(
     long_description=Path("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
-    packages=find_packages(include=["trainer", "trainer.*", "configs"]),
+    packages=find_packages(include=["trainer", "trainer.*", "launch", "configs"]),
     python_requires=">=3.11,<3.14",
     install_requires=[
         "absl-py>=2.1",

@@ -1,0 +1,1 @@
+"""Starts the trainer in many places: processes of one machine, Slurm, Kubernetes."""
