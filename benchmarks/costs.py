@@ -124,7 +124,7 @@ def checkpoints(net: str) -> dict[str, float]:
     from benchmarks.sides import clock
     from benchmarks.sides.with_trainer import Training
     from trainer.checkpoints import Background
-    from trainer.train import save_checkpoint
+    from trainer.train import finite_state
 
     training = Training(net, 64, clock.images())
     saver = Background()
@@ -136,7 +136,8 @@ def checkpoints(net: str) -> dict[str, float]:
             saves = number % 2 == 1
             began = time.perf_counter()
             if saves:
-                save_checkpoint(saver.save, Path(run), training.steps, number, None, keep=1)
+                state = finite_state(training.steps, number)
+                saver.save(Path(run), number, state, validation_loss=None, keep=1)
             for _ in range(calls):
                 training.call()
             seconds[saves].append(time.perf_counter() - began)

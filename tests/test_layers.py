@@ -25,19 +25,15 @@ MAY_IMPORT = {
     "data": {"arrays", "errors", "positions"},
     "models": {"errors", "models", "pictures", "positions"},
     "replicas": {"errors", "models", "positions"},
+    "cluster": {"errors"},
+    "workers": {"cluster", "errors", "replicas"},
+    "record": {
+        *("checkpoints", "data", "models", "pictures", "positions", "progress", "replicas"),
+        *("summaries", "workdir"),
+    },
     "train": {
-        *(
-            "checkpoints",
-            "data",
-            "errors",
-            "models",
-            "optimizers",
-            "pictures",
-            "positions",
-            "profiling",
-            "progress",
-        ),
-        *("replicas", "summaries", "workdir"),
+        *("checkpoints", "cluster", "data", "errors", "models", "optimizers", "profiling"),
+        *("record", "replicas", "summaries", "workdir", "workers"),
     },
     "evaluate": {"cli", "evaluation"},
     "evaluation": {

@@ -75,20 +75,25 @@ def test_calls_end_wherever_something_is_due(digits_config):
 
 def test_calls_grow_until_they_take_half_a_second():
     pace = Pace(steps_per_call=0, step_bytes=2**20)
-    assert (pace.steps, pace.most_steps) == (1, 64)
+    assert pace.most_steps == 64
     ranges = step_ranges(0, 10_000, load_config("dense"), pace)
     lengths = []
-    for first, last in itertools.islice(ranges, 8):
+    for first, last in itertools.islice(ranges, 16):
         lengths.append(last - first)
-        # The first call compiles; a step takes 0.02 seconds.
-        pace.took(last - first, 5.0 if first == 0 else 0.02 * (last - first))
-    assert lengths == [1, 1, 2, 4, 8, 16, 25, 25]
+        # The first call compiles; a step takes 0.02 seconds. Batches are drawn four calls ahead.
+        pace.plan(pace.wanted(last - first, 5.0 if first == 0 else 0.02 * (last - first)))
+    assert lengths == [1, 1, 1, 1, 1, 4, 4, 4, 4, 16, 16, 16, 16, 25, 25, 25]
 
 
 def test_calls_of_a_given_length_stay_so():
     pace = Pace(steps_per_call=7, step_bytes=1)
-    pace.took(7, 100.0)
-    assert (pace.steps, pace.most_steps) == (7, 7)
+    assert (pace.steps(9), pace.wanted(7, 100.0), pace.most_steps) == (7, 7, 7)
+
+
+def test_a_call_beyond_the_plan_is_an_error_and_never_a_guess():
+    pace = Pace(steps_per_call=0, step_bytes=1)
+    with pytest.raises(IndexError):
+        pace.steps(4)
 
 
 def test_a_call_is_never_longer_than_the_run_has_steps_between_two_cadences():

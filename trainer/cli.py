@@ -17,7 +17,7 @@ from typing import NoReturn
 
 from absl import app, flags, logging
 
-from trainer.errors import NonFiniteError, Preempted, UserError
+from trainer.errors import NonFiniteError, Preempted, UserError, WorkersError
 
 WORKDIR = flags.DEFINE_string(
     "workdir", None, "The folder of the run; training resumes one that is there.", required=True
@@ -48,7 +48,7 @@ def _run(main: Callable[[], None]) -> None:
     try:
         import_tensorflow()
         main()
-    except (UserError, NonFiniteError, Preempted) as end:
+    except (UserError, NonFiniteError, WorkersError, Preempted) as end:
         _leave(str(end), end.exit_status)
     except KeyboardInterrupt:
         _leave("interrupted", 128 + signal.SIGINT)

@@ -193,14 +193,17 @@ def batches(
     seed: int,
     *,
     numbers: bool,
+    own: slice = slice(None),
 ) -> tf.data.Dataset:
     """The run's training batches, K steps at a time.
 
     Each element is (first step, K, drawn [most_steps, B, ...]) for one of the `step_ranges`
-    (first, last), K = last - first; step k draws positions kB to (k + 1)B - 1. What is drawn are
-    the images [H, W, C], or their `numbers` where a device holds them; rows beyond K are zeros.
+    (first, last), K = last - first; step k draws positions kB to (k + 1)B - 1, of which a worker
+    of several takes its `own`. What is drawn are the images [H, W, C], or their `numbers` where a
+    device holds them; rows beyond K are zeros.
     """
-    row_shape = (batch_size, *(() if numbers else images.shape[1:]))
+    own_size = len(range(batch_size)[own])
+    row_shape = (own_size, *(() if numbers else images.shape[1:]))
     dtype = np.int32 if numbers else images.dtype
 
     ranges = iter(step_ranges)
@@ -209,9 +212,10 @@ def batches(
         first, last = next(ranges, (0, 0))
         count = last - first
         drawn = positions.examples(seed, first * batch_size, count * batch_size, len(images))
+        drawn = drawn.reshape(count, batch_size)[:, own]
         rows = np.zeros((most_steps, *row_shape), dtype)
         if count:  # files cannot be asked for no example
-            rows[:count] = (drawn if numbers else images[drawn]).reshape(count, *row_shape)
+            rows[:count] = drawn if numbers else images[drawn]
         return np.int64(first), np.int32(count), rows
 
     def call(number):

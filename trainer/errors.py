@@ -13,6 +13,12 @@ class NonFiniteError(Exception):
     exit_status = 1
 
 
+class WorkersError(Exception):
+    """Another worker has not come or is gone; all of them are to be started again together."""
+
+    exit_status = 1
+
+
 class Preempted(Exception):  # noqa: N818
     """SIGTERM or Ctrl-C: the checkpoint is written, start the same command again."""
 

@@ -6,14 +6,16 @@ together with the gradients. What the optimizer gets is the global gradient alre
 clipping and its test for overflow come out alike on every replica.
 """
 
+import contextlib
 import itertools
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol, TypeAlias, TypeVar
 
 import keras
 import numpy as np
 import tensorflow as tf
+from tensorflow.python.distribute import collective_all_reduce_strategy
 
 from trainer.errors import NonFiniteError, UserError, require, require_choice
 from trainer.models import Autoencoder, Moment
@@ -45,6 +47,8 @@ class Learner(Protocol):
 
 EXECUTIONS = ("graph", "xla_update", "xla", "xla_products")
 
+_STRATEGIES = ("auto", "mirrored", "multi_worker")
+_TOO_NEW = (10, 0)  # compute capability: TensorFlow's builds have no kernels, and XLA crashes
 _POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16", "float16": "mixed_float16"}
 _EVALUATION_BATCH_SIZE = 512
 _CUT_SIZE = 128  # images at a time where convolutions are matrix products
@@ -55,25 +59,69 @@ _ALIGNMENT = 64  # bytes, that TensorFlow asks of memory it shares
 _MOST_SKIPPED_STEPS = 40  # halves a float16 loss scale of 2**15 to 2**-25
 
 
-def make_strategy(name: str) -> Strategy:
-    """MirroredStrategy over "auto" (every GPU, else the CPU) or "cpu:N" (N logical devices).
+def check_devices(name: str, workers: int) -> str:
+    """What a strategy of that name would have on this machine, as "GPU x 8"; starts nothing.
 
     Raises:
-      UserError: the name is not known, or TensorFlow has begun with fewer CPU devices.
+      UserError: the name is not known or not for so many workers, or TensorFlow cannot drive a GPU.
     """
-    gpus = tf.config.list_physical_devices("GPU")
-    if name == "auto" and gpus:
-        for gpu in gpus:
-            tf.config.experimental.set_memory_growth(gpu, True)
-        return tf.distribute.MirroredStrategy()
-    kind, _, count = ("cpu:1" if name == "auto" else name).partition(":")
+    kind, colon, count = name.partition(":")
+    logical_cpus = kind == "cpu" and count.isdecimal() and int(count) > 0
     require(
-        kind == "cpu" and count.isdecimal() and int(count) > 0,
-        f"strategy={name!r} is not known; allowed: auto, cpu:N with N at least 1",
+        logical_cpus or (kind in _STRATEGIES and not colon),
+        f"strategy={name!r} is not known; allowed: {', '.join(_STRATEGIES)}, "
+        "cpu:N with N at least 1",
     )
+    require(
+        kind != "multi_worker" or workers > 1,
+        "strategy='multi_worker' needs TF_CONFIG to name several workers; launch/ sets it",
+    )
+    require(
+        kind != "mirrored" or workers == 1,
+        f"strategy='mirrored' is of one machine, but TF_CONFIG names {workers} workers; "
+        "strategy=auto takes them all",
+    )
+    if logical_cpus:
+        return f"CPU x {int(count)}"
+    gpus = tf.config.list_physical_devices("GPU")
+    for number, gpu in enumerate(gpus):
+        details = tf.config.experimental.get_device_details(gpu)
+        require(
+            details.get("compute_capability", (0, 0)) < _TOO_NEW,
+            f"TensorFlow {tf.__version__} cannot drive GPU {number}, "
+            f"{details.get('device_name')}, of compute capability "
+            f"{'.'.join(map(str, details.get('compute_capability', ())))}; it must be below "
+            f"{_TOO_NEW[0]}.{_TOO_NEW[1]}. CUDA_VISIBLE_DEVICES hides it",
+        )
+    return f"GPU x {len(gpus)}" if gpus else "CPU x 1"
+
+
+def make_strategy(name: str, workers: int = 1) -> Strategy:
+    """The replicas: on every GPU, else the CPU, of this machine or of all workers of TF_CONFIG.
+
+    One worker has a MirroredStrategy, several a MultiWorkerMirroredStrategy, which waits for all of
+    them. "auto", "mirrored" and "multi_worker" take what there is, "cpu:N" N logical CPU devices.
+
+    Raises:
+      UserError: as `check_devices`, or TensorFlow has begun with fewer CPU devices.
+    """
+    kind, _, count = check_devices(name, workers).partition(" x ")
+    if kind == "GPU":
+        for gpu in tf.config.list_physical_devices("GPU"):
+            tf.config.experimental.set_memory_growth(gpu, True)
+        if workers == 1:
+            return tf.distribute.MirroredStrategy()
+        by_nccl = tf.distribute.experimental.CommunicationOptions(
+            implementation=tf.distribute.experimental.CommunicationImplementation.NCCL
+        )
+        return tf.distribute.MultiWorkerMirroredStrategy(communication_options=by_nccl)
     # TensorFlow's collectives allow one number of CPU devices in the life of a process.
-    reduction = tf.distribute.ReductionToOneDevice()
-    return tf.distribute.MirroredStrategy(_logical_cpus(int(count)), cross_device_ops=reduction)
+    cpus = _logical_cpus(int(count))
+    if workers == 1:
+        reduction = tf.distribute.ReductionToOneDevice()
+        return tf.distribute.MirroredStrategy(cpus, cross_device_ops=reduction)
+    with _of_logical_cpus(cpus):
+        return tf.distribute.MultiWorkerMirroredStrategy()
 
 
 def build_model(strategy: Strategy, precision: str, create: Callable[[], _Model]) -> _Model:
@@ -93,9 +141,31 @@ def build_model(strategy: Strategy, precision: str, create: Callable[[], _Model]
 
 
 def devices(strategy: Strategy) -> str:
-    """The kind and number of the devices, as "CPU x 2"."""
-    names = strategy.extended.worker_devices
-    return f"{tf.DeviceSpec.from_string(names[0]).device_type} x {len(names)}"
+    """The kind and number of the devices of all workers, as "CPU x 2"."""
+    first = strategy.extended.worker_devices[0]
+    kind = tf.DeviceSpec.from_string(first).device_type
+    return f"{kind} x {strategy.num_replicas_in_sync}"
+
+
+class SumOverWorkers:
+    """Sums what each worker of a strategy brings, int64 [n], as every one of them gets it."""
+
+    def __init__(self, strategy: Strategy):
+        self._strategy = strategy
+        self._own_replicas = len(strategy.extended.worker_devices)
+        self._compiled = tf.function(lambda own: strategy.run(self._of_first_replica, args=(own,)))
+
+    def __call__(self, numbers: np.ndarray) -> np.ndarray:
+        if self._strategy.num_replicas_in_sync == self._own_replicas:
+            return numbers
+        total = self._compiled(tf.constant(numbers, tf.int64))
+        return self._strategy.experimental_local_results(total)[0].numpy()
+
+    def _of_first_replica(self, own):
+        context = tf.distribute.get_replica_context()
+        is_first = context.replica_id_in_sync_group % self._own_replicas == 0
+        share = own * tf.cast(is_first, tf.int64)
+        return context.all_reduce(tf.distribute.ReduceOp.SUM, share)
 
 
 def executions(strategy: Strategy, model: Autoencoder, batch_size: int) -> tuple[str, ...]:
@@ -132,10 +202,12 @@ class Steps:
         seed: int,
         last_step: int,
         execution: str = "graph",
+        worker: int = 0,
         loss_scale_growth_steps: int = 2000,
     ):
         """Takes the model's precision (float16 gets dynamic loss scaling) and the global batch.
 
+        `worker` is the number of this one among those of the strategy.
         `last_step` is where the training ends, by which the kinds measure their progress.
         `execution` says how a training step is computed, to the same result up to rounding:
         "graph" by TensorFlow's own kernels; "xla_update" likewise, but the optimizer's update
@@ -158,6 +230,8 @@ class Steps:
             loss_scale_growth_steps if precision == "float16" else None,
         )
         self._strategy = strategy
+        self._own_replicas = len(strategy.extended.worker_devices)
+        self._worker = worker
         self._model = model
         self._learning_rate = learning_rate
         self._batch_size = batch_size
@@ -202,6 +276,16 @@ class Steps:
             return False
         return True
 
+    def own_rows(self, batch_size: int | None = None) -> slice:
+        """The rows of a global batch, by default one of training, that this worker computes."""
+        size = (batch_size or self._batch_size) // self._strategy.num_replicas_in_sync
+        rows = size * self._own_replicas
+        return slice(self._worker * rows, (self._worker + 1) * rows)
+
+    def displace(self) -> None:
+        """Gives the devices' memory back that `place` took."""
+        self._resident = None
+
     @property
     def holds_images(self) -> bool:
         """Whether the training images lie on the devices."""
@@ -217,8 +301,9 @@ class Steps:
         """Takes `count` steps, or one for each row drawn, without the host in between.
 
         A row is the step's images [B, H, W, C], or their numbers [B] among those in `place`; a
-        model that learns labels is handed them too, a row [B] for each. Rows beyond the count are
-        not used: calls that draw equally many share one compilation.
+        model that learns labels is handed them too, a row [B] for each. Of several workers each is
+        handed its `own_rows`. Rows beyond the count are not used: calls that draw equally many
+        share one compilation.
 
         Returns, each float32 [count]: `loss` and `loss/<term>` (means over the batch),
         `gradient_norm` (global, before clipping), `learning_rate` and `loss_scale`.
@@ -236,7 +321,7 @@ class Steps:
 
     def fastest(self, executions: Sequence[str], drawn: np.ndarray | tf.Tensor) -> str:
         """Times training calls of each execution, and leaves the run's state as it was."""
-        before = {path: variable.numpy() for path, variable in self.variables().items()}
+        before = arrays(self.variables())
         seconds = {}
         for execution in executions:
             self.execute(execution)
@@ -278,7 +363,8 @@ class Steps:
             weights[: len(batch)] = 1
             padded = np.zeros((size, *batch.shape[1:]), batch.dtype)
             padded[: len(batch)] = batch
-            yield tf.constant(first, tf.int64), tf.constant(padded), tf.constant(weights)
+            own = self.own_rows(size)
+            yield tf.constant(first, tf.int64), tf.constant(padded[own]), tf.constant(weights[own])
 
     def variables(self) -> dict[str, keras.Variable]:
         """All that a run's state holds beside the step, by paths that are each one's own."""
@@ -422,11 +508,11 @@ class Steps:
         }
 
     def _slice(self, batch):
-        """One replica's rows of a global batch, and the number of the first of them."""
-        context = tf.distribute.get_replica_context()
-        size = batch.shape[0] // context.num_replicas_in_sync
-        start = context.replica_id_in_sync_group * size
-        return batch[start : start + size], tf.cast(start, tf.int64)
+        """One replica's rows of its worker's batch, and the number of the first in the global."""
+        replica = tf.distribute.get_replica_context().replica_id_in_sync_group
+        size = batch.shape[0] // self._own_replicas
+        start = (replica - self._worker * self._own_replicas) * size
+        return batch[start : start + size], tf.cast(replica * size, tf.int64)
 
     def _loss_scale(self):
         if isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer):
@@ -457,6 +543,11 @@ class Steps:
 def model_variables(model: Learner) -> dict[str, keras.Variable]:
     """A model's weights by their paths, under "model/"."""
     return {f"model/{variable.path}": variable for variable in model.variables}
+
+
+def arrays(variables: Mapping[str, keras.Variable]) -> dict[str, np.ndarray]:
+    """Their values, under the same names."""
+    return {path: variable.numpy() for path, variable in variables.items()}
 
 
 def map_batches(
@@ -565,6 +656,23 @@ def _logical_cpus(count: int) -> list[str]:
         except RuntimeError as error:
             raise UserError(f"strategy='cpu:{count}' comes too late in this process") from error
     return [f"CPU:{number}" for number in range(count)]
+
+
+@contextlib.contextmanager
+def _of_logical_cpus(names: list[str]) -> Iterator[None]:
+    """Has a MultiWorkerMirroredStrategy take all of these, where it would take one CPU a worker."""
+    extended = collective_all_reduce_strategy.CollectiveAllReduceExtended
+    original = extended._initialize_local_devices
+
+    def local_devices(self, cluster_resolver, worker_device):
+        del self, cluster_resolver
+        return tuple(f"{worker_device}/device:{name}" for name in names), "CPU"
+
+    extended._initialize_local_devices = local_devices
+    try:
+        yield
+    finally:
+        extended._initialize_local_devices = original
 
 
 def _to_unit(images: tf.Tensor) -> tf.Tensor:

@@ -2,10 +2,13 @@
 
 import contextlib
 import dataclasses
+import functools
+import hashlib
+import itertools
 import math
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import keras
@@ -13,22 +16,16 @@ import numpy as np
 import tensorflow as tf
 from ml_collections import ConfigDict
 
-from trainer import (
-    checkpoints,
-    data,
-    models,
-    optimizers,
-    pictures,
-    positions,
-    replicas,
-    workdir,
-)
+from trainer import checkpoints, cluster, data, models, optimizers, replicas, workdir
 from trainer.errors import NonFiniteError, Preempted, require, require_at_least, require_choice
 from trainer.profiling import Profile
-from trainer.progress import Progress
-from trainer.summaries import Summaries, forget_after
+from trainer.record import NoRecord, Record, words
+from trainer.summaries import forget_after
+from trainer.workers import Workers
 
 _SECONDS_PER_CALL = 0.5
+_CALLS_AHEAD = 4  # one more than the pipeline draws before it is asked for them
+_MOST_GROWTH = 4  # of the steps a call, from one plan to the next
 _MOST_STEPS_PER_CALL = 1000
 _MOST_BYTES_PER_CALL = 64 * 2**20  # of what is drawn on the host
 _NUMBER_BYTES = 4  # of an example
@@ -44,21 +41,23 @@ def train(config: ConfigDict, folder: str) -> dict[str, float]:
     Raises:
       UserError: the config, the data or the workdir cannot serve.
       NonFiniteError: the numbers ran away; the last checkpoint is intact.
-      Preempted: SIGTERM or SIGINT came; a checkpoint is written.
+      Preempted: SIGTERM or SIGINT came, to this worker or another; a checkpoint is written.
+      WorkersError: another worker has not come, or is gone.
     """
     with contextlib.ExitStack() as scope:
         stop = scope.enter_context(_stop_signal())
 
-        # 1. What needs no TensorFlow; then the devices, before its first operation.
+        # 1. What needs no TensorFlow; then, before its first operation, the workers' devices.
         run = Path(folder)
         _check(config)
-        scope.enter_context(workdir.locked(run))
-        if config.deterministic:
-            tf.config.experimental.enable_op_determinism()
-        strategy = replicas.make_strategy(config.strategy)
+        workers = _make_workers(config, stop)
+        scope.enter_context(workers.watched())
+        workers.chief_does(lambda: scope.enter_context(workdir.locked(run)))
 
         # 2. The data, which fix the shape of the images and the number of steps.
-        dataset = data.load(**config.data)
+        dataset = workers.together(lambda: data.load(**config.data))
+        fingerprint = dataset.fingerprint()
+        workers.require_alike(f"the data of data.name={config.data.name!r}", fingerprint)
         last_step = math.ceil(config.num_epochs * len(dataset.train) / config.batch_size)
         require(
             max(Profile(config.profile, run).borders, default=0) <= last_step,
@@ -69,45 +68,50 @@ def train(config: ConfigDict, folder: str) -> dict[str, float]:
         # draws from Python's random numbers, whence Keras takes its own.
         keras.utils.set_random_seed(config.seed)
         model = replicas.build_model(
-            strategy, config.precision, lambda: models.create(dataset.image_shape, **config.model)
+            workers.strategy,
+            config.precision,
+            lambda: models.create(dataset.image_shape, **config.model),
         )
         model.check_data(*_range(dataset), binarised=config.data.binarise)
-        steps = make_steps(config, strategy, model, last_step)
+        steps = make_steps(config, workers, model, last_step)
 
-        # 4. The workdir: another run's is refused, this run's goes on.
-        fingerprint = dataset.fingerprint()
-        workdir.check(run, config, fingerprint)
-        checkpoint = _newest_checkpoint(run, last_step)
-        _place(config, steps, dataset)
-        executions = workdir.executions(run)
-        devices = replicas.devices(strategy)
-        if devices not in executions:
-            executions[devices] = _choose_execution(config, strategy, model, steps, dataset)
-        steps.execute(executions[devices])
-        workdir.write(run, config, fingerprint, executions)
-        if checkpoint:
-            _resume(run, steps, checkpoint)
-        else:
-            save_checkpoint(checkpoints.save, run, steps, 0, None, config.keep_checkpoints)
-        first_step = checkpoint.step if checkpoint else 0
-        end = first_step if _ended(checkpoint, model) else last_step
+        # 4. The workdir: another run's is refused, this run's goes on. The chief's state is all's.
+        checkpoint = workers.chief_does(lambda: _find_run(run, config, fingerprint, last_step))
+        _place(config, workers, steps, dataset)
+        devices = replicas.devices(workers.strategy)
+        executions = workdir.executions(run) if workers.is_chief else {}
+        execution = _agreed_execution(config, workers, model, steps, dataset, executions)
+        steps.execute(execution)
+        if workers.is_chief:
+            workdir.write(run, config, fingerprint, executions | {devices: execution})
+            if checkpoint:
+                _resume(run, steps, checkpoint)
+            else:
+                save = functools.partial(checkpoints.save, keep=config.keep_checkpoints)
+                save(run / workdir.CHECKPOINTS, 0, finite_state(steps, 0), validation_loss=None)
+        workers.take_the_chiefs(steps.variables())
+        first_step = workers.chiefs(checkpoint.step if checkpoint else 0)
+        end = first_step if workers.any(_ended(checkpoint, model)) else last_step
 
         # 5. The walk.
-        _print_plan(config, model, dataset, steps, devices, first_step, end)
+        if workers.is_chief:
+            _print_plan(config, model, dataset, steps, devices, first_step, end)
         try:
-            step, losses = _loop(config, run, steps, model, dataset, first_step, end, stop)
+            step, losses = _loop(config, run, workers, steps, model, dataset, first_step, end, stop)
         except NonFiniteError as error:
             kept = checkpoints.find(run / workdir.CHECKPOINTS)
             raise NonFiniteError(
                 f"{error}; the last good checkpoint is {kept and kept.path}"
             ) from error
-    print(f"{'finished' if step == last_step else 'settled'} at step {step:,}: {_words(losses)}")
+    if workers.is_chief:
+        print(f"{'finished' if step == last_step else 'settled'} at step {step:,}: {words(losses)}")
     return losses
 
 
 def _loop(
     config: ConfigDict,
     run: Path,
+    workers: Workers,
     steps: replicas.Steps,
     model: models.Autoencoder,
     dataset: data.Dataset,
@@ -119,67 +123,56 @@ def _loop(
 
     Returns the step, and the validation losses there.
     """
-    summaries = Summaries(run)
-    progress = Progress(first_step, last_step, config.batch_size)
     profile = Profile(config.profile, run / "train")
-    saver = checkpoints.Background()
     images = dataset.train.images
     image_bytes = math.prod(images.shape[1:]) * images.dtype.itemsize
     drawn_bytes = _NUMBER_BYTES if steps.holds_images else image_bytes
     longest = min([last_step, *_cadences(config)])
     pace = Pace(config.steps_per_call, config.batch_size * drawn_bytes, longest)
-    ranges = step_ranges(first_step, last_step, config, pace, profile.borders)
     batches = data.batches(
         images,
-        ranges,
+        step_ranges(first_step, last_step, config, pace, profile.borders),
         pace.most_steps,
         config.batch_size,
         config.seed,
         numbers=steps.holds_images,
+        own=steps.own_rows(),
     )
     window = _Window(compiles=True)
     losses: dict[str, float] = {}
 
     with contextlib.ExitStack() as scope:
-        for part in (saver, summaries, progress, profile):
-            scope.enter_context(contextlib.closing(part))
-        if first_step == 0:
-            summaries.text("train", 0, "config", f"```\n{config}```")
+        record: Record = NoRecord()
+        if workers.is_chief:
+            record = Record(config, run, model, dataset, first_step, last_step)
+            scope.enter_context(contextlib.closing(profile))
+        scope.enter_context(contextlib.closing(record))
         for first, count, drawn in batches.as_numpy_iterator():
-            profile.at(first)
+            if workers.is_chief:
+                profile.at(first)
             began = time.monotonic()
             metrics = steps.train(first, drawn, count)
             seconds = time.monotonic() - began
-            pace.took(count, seconds)
+            pace.plan(workers.chiefs(pace.wanted(count, seconds)))
+            stopping = workers.any(stop.requested)  # once: a signal may come at any moment
             window.add(metrics, seconds)
             step = int(first + count)
-            progress.advance(step, float(metrics["loss"][-1]))
+            record.advance(step, float(metrics["loss"][-1]))
 
             if due(step, config.log_every_steps, last_step):
-                row = window.summarise(config.batch_size)
+                record.training(step, window.summarise(config.batch_size))
                 window = _Window()
-                summaries.scalars("train", step, {_chart(name): row[name] for name in row})
-                workdir.append_metrics(run, {"step": step, "part": "train"} | row)
-                progress.training(step, row["loss"], row["images_per_second"])
 
             validated = due(step, config.validate_every_steps, last_step)
             if validated:
                 losses = steps.evaluate(dataset.validation.images)
                 if not math.isfinite(losses["loss"]):
                     raise NonFiniteError(f"the validation loss at step {step} is {losses['loss']}")
-                summaries.scalars("validation", step, losses)
-                picture = _picture(model, dataset, config.seed)
-                summaries.image("validation", step, "reconstructions", picture)
-                if config.histograms:
-                    summaries.histograms("train", step, _arrays(replicas.model_variables(model)))
-                workdir.append_metrics(run, {"step": step, "part": "validation"} | losses)
-                progress.line(f"step {step:,} validation: {_words(losses)}")
+                record.validation(step, losses)
 
-            stopping = stop.requested  # read once: a signal may come at any moment
             if validated or stopping or due(step, config.checkpoint_every_steps, last_step):
-                summaries.flush()
                 loss = losses["loss"] if validated else None
-                save_checkpoint(saver.save, run, steps, step, loss, config.keep_checkpoints)
+                record.checkpoint(step, finite_state(steps, step), loss)
                 window = _Window()  # a run that resumes here begins a window too
             if validated and model.settled():
                 return step, losses
@@ -205,10 +198,12 @@ def step_ranges(
     They end wherever something is due, and at the `borders`.
     """
     step = first_step
-    while step < last_step:
+    for call in itertools.count():
+        if step == last_step:
+            return
         ends = [(step // every + 1) * every for every in _cadences(config)]
         ends += [border for border in borders if border > step]
-        stop = min([last_step, step + pace.steps, *ends])
+        stop = min([last_step, step + pace.steps(call), *ends])
         yield step, stop
         step = stop
 
@@ -226,7 +221,8 @@ def _cadences(config: ConfigDict) -> list[int]:
 class Pace:
     """How many steps a call takes: so many that signals, logs and the bar stay prompt.
 
-    Their number changes no bit of a run.
+    Their number changes no bit of a run. It is planned some calls ahead, since batches are drawn
+    ahead, and by the chief alone, since all workers must take as many.
     """
 
     def __init__(self, steps_per_call: int, step_bytes: int, longest: int = _MOST_STEPS_PER_CALL):
@@ -238,13 +234,22 @@ class Pace:
         self._adapts = steps_per_call == 0
         fitting = min(_MOST_STEPS_PER_CALL, _MOST_BYTES_PER_CALL // step_bytes)
         self.most_steps = max(1, min(steps_per_call or fitting, longest))
-        self.steps = 1 if self._adapts else self.most_steps
+        self._planned = [1] * _CALLS_AHEAD
 
-    def took(self, steps: int, seconds: float) -> None:
-        """Learns from a call; at most twice the steps at a time, since the first ones compile."""
-        if self._adapts:
-            wanted = int(steps * _SECONDS_PER_CALL / seconds)
-            self.steps = max(1, min(wanted, 2 * self.steps, self.most_steps))
+    def steps(self, call: int) -> int:
+        """The steps of a call, counted from 0; no more than `_CALLS_AHEAD` beyond those planned."""
+        return self._planned[call] if self._adapts else self.most_steps
+
+    def wanted(self, steps: int, seconds: float) -> int:
+        """What a call that took so long says of the next; with care, as the first ones compile."""
+        if not self._adapts:
+            return self.most_steps
+        wanted = int(steps * _SECONDS_PER_CALL / seconds)
+        return max(1, min(wanted, _MOST_GROWTH * steps, self.most_steps))
+
+    def plan(self, steps: int) -> None:
+        """Adds the next call to the plan."""
+        self._planned.append(steps)
 
 
 class _Window:
@@ -283,6 +288,30 @@ class _Window:
         return row
 
 
+def _make_workers(config: ConfigDict, stop: "_Stop") -> Workers:
+    """The workers that TF_CONFIG names, once all have come, or this one alone; their devices."""
+    others = cluster.from_environment()
+    count = len(others.addresses) if others else 1
+    devices = replicas.check_devices(config.strategy, count)
+    if others:
+        facts = {key: repr(value) for key, value in workdir.flat(config.to_dict()).items()}
+        facts |= workdir.installed_versions()
+        facts |= {"the trainer's code": _code_digest(), "what each has": devices}
+        cluster.meet(others, facts, config.startup_timeout_seconds, lambda: stop.requested)
+    if config.deterministic:
+        tf.config.experimental.enable_op_determinism()
+    return Workers(replicas.make_strategy(config.strategy, count), others)
+
+
+def _code_digest() -> str:
+    """Of this package's sources."""
+    digest = hashlib.sha256()
+    root = Path(__file__).parent
+    for path in sorted(root.rglob("*.py")):
+        digest.update(f"{path.relative_to(root)}\0".encode() + path.read_bytes())
+    return digest.hexdigest()[:12]
+
+
 @dataclasses.dataclass
 class _Stop:
     requested: bool = False
@@ -319,6 +348,11 @@ def _check(config: ConfigDict) -> None:
         require_at_least(key, config[key], 1)
     for key in ("steps_per_call", "validate_every_steps", "checkpoint_every_steps"):
         require_at_least(key, config[key], 0)
+    require(
+        0 < config.startup_timeout_seconds < math.inf,
+        f"startup_timeout_seconds={config.startup_timeout_seconds} is not allowed; "
+        "it must be above 0 and finite",
+    )
     require_choice("execution", config.execution, ("auto", "measure", *replicas.EXECUTIONS))
     Profile(config.profile, Path())
 
@@ -334,14 +368,14 @@ def _range(dataset: data.Dataset) -> tuple[float, float]:
 
 def make_steps(
     config: ConfigDict,
-    strategy: replicas.Strategy,
+    workers: Workers,
     model: models.Autoencoder,
     last_step: int,
 ) -> replicas.Steps:
     """The training steps that a config asks for."""
     settings = config.optimizer
     return replicas.Steps(
-        strategy,
+        workers.strategy,
         model,
         lambda: optimizers.create(
             settings.name, clip_norm=settings.clip_norm, weight_decay=settings.weight_decay
@@ -356,19 +390,43 @@ def make_steps(
         batch_size=config.batch_size,
         seed=config.seed,
         last_step=last_step,
+        worker=workers.index,
     )
 
 
-def _place(config: ConfigDict, steps: replicas.Steps, dataset: data.Dataset) -> None:
-    """Puts the training images on the devices, where they are to lie there and fit."""
+def _place(
+    config: ConfigDict, workers: Workers, steps: replicas.Steps, dataset: data.Dataset
+) -> None:
+    """Puts the training images on the devices, where they are to lie there and fit on all."""
     images = dataset.train.images
     if config.data.placement in ("host", "records") or not isinstance(images, np.ndarray):
         return
+    if not workers.any(not steps.place(images)):
+        return
+    steps.displace()
     require(
-        steps.place(images) or config.data.placement == "auto",
+        config.data.placement == "auto",
         f"data.placement='device': the {images.nbytes / 2**30:.1f} GiB of images do not fit there; "
         "data.placement=auto takes what fits",
     )
+
+
+def _agreed_execution(
+    config: ConfigDict,
+    workers: Workers,
+    model: models.Autoencoder,
+    steps: replicas.Steps,
+    dataset: data.Dataset,
+    known: dict[str, str],
+) -> str:
+    """How all workers compute the steps: as the chief knows of these devices, or chooses."""
+    names = replicas.EXECUTIONS
+    before = known.get(replicas.devices(workers.strategy))
+    number = workers.chiefs(-1 if before is None else names.index(before))
+    if number < 0:
+        chosen = _choose_execution(config, workers.strategy, model, steps, dataset)
+        number = workers.chiefs(names.index(chosen))
+    return names[number]
 
 
 def _choose_execution(
@@ -392,12 +450,16 @@ def _choose_execution(
         config.batch_size,
         config.seed,
         numbers=steps.holds_images,
+        own=steps.own_rows(),
     )
     return steps.fastest(candidates, next(batches.as_numpy_iterator())[2])
 
 
-def _newest_checkpoint(run: Path, last_step: int) -> checkpoints.Checkpoint | None:
+def _find_run(
+    run: Path, config: ConfigDict, fingerprint: str, last_step: int
+) -> checkpoints.Checkpoint | None:
     """The checkpoint to go on from; a run that is new has none, since each begins with one."""
+    workdir.check(run, config, fingerprint)
     checkpoint = checkpoints.find(run / workdir.CHECKPOINTS)
     require(
         checkpoint is not None or not (run / workdir.METRICS_LOG).exists(),
@@ -426,40 +488,17 @@ def _resume(run: Path, steps: replicas.Steps, checkpoint: checkpoints.Checkpoint
     print(f"resuming from {checkpoint.path}")
 
 
-def save_checkpoint(
-    save: Callable[..., None],
-    run: Path,
-    steps: replicas.Steps,
-    step: int,
-    validation_loss: float | None,
-    keep: int,
-) -> None:
-    """Copies the state, and has `save` of the checkpoints, or of their `Background`, write it.
+def finite_state(steps: replicas.Steps, step: int) -> dict[str, np.ndarray]:
+    """A copy of a run's state, as checkpoints keep it.
 
     Raises:
-      NonFiniteError: a variable is NaN or infinite; nothing is written.
+      NonFiniteError: a variable is NaN or infinite.
     """
-    state = _arrays(steps.variables())
+    state = replicas.arrays(steps.variables())
     broken = [path for path, array in state.items() if not np.isfinite(array).all()]
     if broken:
         raise NonFiniteError(f"{broken[0]} is NaN or infinite at step {step}")
-    save(
-        run / workdir.CHECKPOINTS,
-        step,
-        state,
-        validation_loss=validation_loss,
-        keep=keep,
-    )
-
-
-def _arrays(variables: dict[str, keras.Variable]) -> dict[str, np.ndarray]:
-    return {path: variable.numpy() for path, variable in variables.items()}
-
-
-def _picture(model: models.Autoencoder, dataset: data.Dataset, seed: int) -> np.ndarray:
-    images = data.to_unit(dataset.validation.images[: pictures.COLUMNS])
-    noise = positions.Noise(seed, 0, len(images), stream="evaluation")
-    return pictures.reconstructions(model.rows(images, noise))
+    return state
 
 
 def _print_plan(
@@ -480,13 +519,3 @@ def _print_plan(
         f"{config.precision} on {devices}, execution {steps.execution}",
         flush=True,
     )
-
-
-def _chart(metric: str) -> str:
-    """The tag under which TensorBoard shows a metric of training: the losses first."""
-    return metric if metric.split("/")[0] == "loss" else f"training/{metric}"
-
-
-def _words(losses: dict[str, float]) -> str:
-    shown = {name: value for name, value in losses.items() if name != "loss" or len(losses) > 2}
-    return ", ".join(f"{name} {value:.5f}" for name, value in shown.items())

@@ -27,6 +27,7 @@ _FREE_KEYS = (
     "data.placement",
     "data.memory_gib",
     "strategy",
+    "startup_timeout_seconds",
     "profile",
     "steps_per_call",
     "log_every_steps",
@@ -61,7 +62,7 @@ def check(workdir: Path, config: ConfigDict, data_fingerprint: str) -> None:
         )
         return
     run = read(workdir)
-    before, now = (_flat(c.to_dict()) for c in (run.config, config))
+    before, now = (flat(c.to_dict()) for c in (run.config, config))
     differing = [
         key
         for key in sorted(before.keys() | now.keys())
@@ -93,18 +94,20 @@ def write(
     workdir: Path, config: ConfigDict, data_fingerprint: str, executions: Mapping[str, str]
 ) -> None:
     """Writes down the run, with the versions that it began with."""
-    if (workdir / CONFIG).exists():
-        versions = read(workdir).versions
-    else:
-        packages = {name: importlib.metadata.version(name) for name in _PACKAGES}
-        versions = packages | {"python": platform.python_version()}
+    begun = (workdir / CONFIG).exists()
     description = {
         "config": config.to_dict(),
         "data_fingerprint": data_fingerprint,
-        "versions": versions,
+        "versions": read(workdir).versions if begun else installed_versions(),
         "executions": dict(executions),
     }
     write_json(workdir / CONFIG, description)
+
+
+def installed_versions() -> dict[str, str]:
+    """Of Python and the packages that decide what a run computes."""
+    packages = {name: importlib.metadata.version(name) for name in _PACKAGES}
+    return packages | {"python": platform.python_version()}
 
 
 def read(workdir: Path) -> Run:
@@ -189,11 +192,12 @@ def _step_of(line: str) -> float:
         return float("inf")
 
 
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
+def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A config's values by their dotted keys."""
+    values: dict[str, Any] = {}
     for key, value in tree.items():
         if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{key}.")
+            values |= flat(value, f"{prefix}{key}.")
         else:
-            flat[prefix + key] = value
-    return flat
+            values[prefix + key] = value
+    return values

@@ -11,6 +11,7 @@ from benchmarks.nets import IMAGE_SHAPE
 from benchmarks.sides import clock
 from trainer import data, models, replicas
 from trainer.train import make_steps
+from trainer.workers import Workers
 
 WAYS = ("trainer", "trainer_graph", "trainer_xla_update", "trainer_xla", "trainer_xla_products")
 _STEPS_A_CALL = 100
@@ -44,11 +45,12 @@ class Training:
         if config.deterministic:
             tf.config.experimental.enable_op_determinism()
         on_gpus = tf.config.list_physical_devices("GPU")
-        strategy = replicas.make_strategy("auto" if on_gpus else cpu_strategy)
+        workers = Workers(replicas.make_strategy("auto" if on_gpus else cpu_strategy))
+        strategy = workers.strategy
         model = replicas.build_model(
             strategy, config.precision, lambda: models.create(IMAGE_SHAPE, **config.model)
         )
-        self.steps = make_steps(config, strategy, model, last_step=10**6)
+        self.steps = make_steps(config, workers, model, last_step=10**6)
         self.steps.place(images)
         self.steps.execute(execution or replicas.executions(strategy, model, batch_size)[0])
         count = max(1, min(_STEPS_A_CALL, _IMAGES_A_CALL // batch_size))

@@ -1,0 +1,266 @@
+"""The workers of one training, by TF_CONFIG: who they are, and that all have come and are alike.
+
+Needs no TensorFlow, whose own start waits without a word for a worker that does not come.
+"""
+
+import contextlib
+import dataclasses
+import json
+import os
+import socket
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from trainer.errors import Preempted, UserError, WorkersError, require
+
+_WAITING_LINE_SECONDS = 10  # between two lines on whom one waits for
+_TURN_SECONDS = 0.5  # of waiting, before a stop is looked for
+_REPLY_SECONDS = 5  # that whoever connects to the chief may take
+_WORD_SECONDS = 60  # that the chief may take: it hears out one after the other
+_LONGEST_MESSAGE = 2**20
+_DIFFERENCES_TOLD = 3
+
+
+@dataclasses.dataclass(frozen=True)
+class Cluster:
+    """Several workers, the chief first, and which of them this process is."""
+
+    addresses: tuple[str, ...]  # each host:port
+    index: int
+
+    def name(self, index: int) -> str:
+        """A worker as a person is told of it."""
+        return f"worker {index} ({self.addresses[index]})"
+
+    def lost(self) -> list[int]:
+        """The other workers on whose address nobody listens."""
+        others = [index for index in range(len(self.addresses)) if index != self.index]
+        return [index for index in others if not _answers(self.addresses[index])]
+
+
+def from_environment() -> Cluster | None:
+    """The workers that TF_CONFIG names, or None where it is not set or names this one alone.
+
+    Raises:
+      UserError: it cannot be read, or names what is no worker.
+    """
+    text = os.environ.get("TF_CONFIG", "")
+    if not text:
+        return None
+    form = '{"cluster": {"worker": ["host:port", ...]}, "task": {"type": "worker", "index": 0}}'
+    try:
+        config = json.loads(text)
+        cluster, task = config["cluster"], config["task"]
+        chiefs, workers = cluster.get("chief", []), cluster.get("worker", [])
+        addresses = (*chiefs, *workers)
+        index = int(task["index"]) + (len(chiefs) if task["type"] == "worker" else 0)
+        for address in addresses:
+            _host_and_port(address)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"TF_CONFIG={text!r} cannot be read; it is written {form}") from error
+    others = set(cluster) - {"chief", "worker"}
+    require(
+        not others and task["type"] in cluster,
+        f"TF_CONFIG={text!r} names {', '.join(sorted(others)) or task['type']!r}; "
+        "all tasks are workers, of which the first is the chief",
+    )
+    require(
+        0 <= int(task["index"]) < len(cluster[task["type"]]),
+        f"TF_CONFIG={text!r} has index {task['index']} for {len(cluster[task['type']])} workers; "
+        f"it must be from 0 to {len(cluster[task['type']]) - 1}",
+    )
+    require(len(set(addresses)) == len(addresses), f"TF_CONFIG={text!r} names an address twice")
+    return Cluster(addresses, index) if len(addresses) > 1 else None
+
+
+def meet(
+    cluster: Cluster,
+    facts: Mapping[str, str],
+    timeout_seconds: float,
+    stopped: Callable[[], bool] = lambda: False,
+) -> None:
+    """Returns on every worker when all have come, with the same facts.
+
+    They meet on the chief's port, before TensorFlow opens it. Whoever waits says for whom.
+
+    Raises:
+      UserError: their facts or their TF_CONFIG differ; the same line on each.
+      WorkersError: one has not come in that time, or this one's port is taken.
+      Preempted: it was stopped while it waited.
+    """
+    port = _host_and_port(cluster.addresses[cluster.index])[1]
+    try:
+        listener = _listener(port)
+    except OSError as error:
+        raise WorkersError(
+            f"{cluster.name(cluster.index)} cannot open its port: "
+            f"{os.strerror(error.errno or 0)}; another program has it, or a worker of another run"
+        ) from error
+    wait = _Wait(cluster, time.monotonic() + timeout_seconds, stopped)
+    with listener:
+        if cluster.index == 0:
+            _receive(cluster, facts, listener, wait)
+            return
+    _report(cluster, facts, wait)
+
+
+class _Wait:
+    """A wait for other workers, up to a deadline."""
+
+    def __init__(self, cluster: Cluster, deadline: float, stopped: Callable[[], bool]):
+        self._cluster = cluster
+        self._deadline = deadline
+        self._stopped = stopped
+        self._said = time.monotonic()
+
+    def turn(self, missing: list[int]) -> None:
+        """To be called every half second: says whom the wait is for, and ends it in time."""
+        if self._stopped():
+            raise Preempted("stopped before the first step; start again to go on")
+        names = ", ".join(self._cluster.name(index) for index in missing)
+        own = self._cluster.name(self._cluster.index)
+        now = time.monotonic()
+        if now > self._deadline:
+            raise WorkersError(
+                f"{own} waited in vain for {names}; startup_timeout_seconds says how long"
+            )
+        if now > self._said + _WAITING_LINE_SECONDS:
+            self._said = now
+            print(f"{own} waits for {names}", flush=True)
+
+
+def _receive(
+    cluster: Cluster, facts: Mapping[str, str], listener: socket.socket, wait: _Wait
+) -> None:
+    """The chief's part: takes in the others, tells them who is missing, then how it ends."""
+    listener.settimeout(_TURN_SECONDS)
+    others = range(1, len(cluster.addresses))
+    own = {"addresses": list(cluster.addresses), "facts": dict(facts)}
+    present: dict[int, socket.socket] = {}
+    connections: list[socket.socket] = []
+    with contextlib.ExitStack() as scope:
+        try:
+            while len(present) < len(others):
+                with contextlib.suppress(TimeoutError):
+                    connections.append(scope.enter_context(listener.accept()[0]))
+                    its = _read(connections[-1])
+                    present = {i: known for i, known in present.items() if _is_open(known)}
+                    if its and its.keys() > own.keys() and its.get("index") in others:
+                        _check(own, its, present)
+                        present[its["index"]] = connections[-1]
+                missing = [index for index in others if index not in present]
+                present = {i: c for i, c in present.items() if _send(c, {"missing": missing})}
+                wait.turn(missing)
+        except (UserError, WorkersError) as error:
+            for connection in connections:
+                _send(connection, {"error": str(error), "is_users": isinstance(error, UserError)})
+            raise
+        for connection in present.values():
+            _send(connection, {"all_here": True})
+        for connection in present.values():  # whoever closes first keeps the port for a while
+            _read(connection)
+
+
+def _report(cluster: Cluster, facts: Mapping[str, str], wait: _Wait) -> None:
+    """Another worker's part: tells the chief of itself, and waits for its word."""
+    own = {"index": cluster.index, "addresses": list(cluster.addresses), "facts": dict(facts)}
+    while True:
+        try:
+            address = _host_and_port(cluster.addresses[0])
+            with socket.create_connection(address, timeout=_REPLY_SECONDS) as connection:
+                _send(connection, own)
+                connection.settimeout(_WORD_SECONDS)
+                for told in _messages(connection):
+                    if "all_here" in told:
+                        return
+                    if "error" in told:
+                        raise (UserError if told["is_users"] else WorkersError)(told["error"])
+                    wait.turn([index for index in told["missing"] if index != cluster.index])
+        except OSError:
+            pass
+        wait.turn([0])
+        time.sleep(_TURN_SECONDS)
+
+
+def _check(own: Mapping[str, Any], its: Mapping[str, Any], present: Mapping[int, Any]) -> None:
+    """Raises UserError unless a worker that came is one of the others, and like the chief."""
+    name = f"worker {its['index']}"
+    require(
+        its["addresses"] == own["addresses"],
+        f"{name} has a TF_CONFIG of the workers {', '.join(its['addresses'])}, "
+        f"worker 0 one of {', '.join(own['addresses'])}; they must be the same",
+    )
+    require(
+        its["index"] not in present, f"two workers have the index {its['index']} in their TF_CONFIG"
+    )
+    facts = own["facts"]
+    differing = [
+        f"{key} is {facts.get(key)} on worker 0, {its['facts'].get(key)} on {name}"
+        for key in sorted(facts.keys() | its["facts"].keys())
+        if facts.get(key) != its["facts"].get(key)
+    ]
+    more = len(differing) - _DIFFERENCES_TOLD
+    require(
+        not differing,
+        f"the workers are not alike: {'; '.join(differing[:_DIFFERENCES_TOLD])}"
+        + (f"; and {more} more" if more > 0 else ""),
+    )
+
+
+def _host_and_port(address: str) -> tuple[str, int]:
+    host, _, port = address.rpartition(":")
+    if not host or not 0 < int(port) < 2**16:
+        raise ValueError(address)
+    return host.strip("[]"), int(port)
+
+
+def _listener(port: int) -> socket.socket:
+    if socket.has_dualstack_ipv6():
+        return socket.create_server(("", port), family=socket.AF_INET6, dualstack_ipv6=True)
+    return socket.create_server(("", port))
+
+
+def _is_open(connection: socket.socket) -> bool:
+    connection.setblocking(False)
+    try:
+        return connection.recv(1, socket.MSG_PEEK) != b""
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    finally:
+        connection.settimeout(_REPLY_SECONDS)
+
+
+def _answers(address: str) -> bool:
+    try:
+        socket.create_connection(_host_and_port(address), timeout=_REPLY_SECONDS).close()
+    except OSError:
+        return False
+    return True
+
+
+def _send(connection: socket.socket, message: Mapping[str, Any]) -> bool:
+    """Whether somebody is still there to be told."""
+    try:
+        connection.sendall(json.dumps(message).encode() + b"\n")
+    except OSError:
+        return False
+    return True
+
+
+def _read(connection: socket.socket) -> dict[str, Any] | None:
+    """A message, or None from whoever has none to give."""
+    connection.settimeout(_REPLY_SECONDS)
+    return next(_messages(connection), None)
+
+
+def _messages(connection: socket.socket) -> Iterator[dict[str, Any]]:
+    """The messages of a connection, until it is closed or silent or says what is none."""
+    with connection.makefile("rb") as lines, contextlib.suppress(OSError, ValueError):
+        while line := lines.readline(_LONGEST_MESSAGE):
+            message = json.loads(line)
+            if not isinstance(message, dict):
+                return
+            yield message

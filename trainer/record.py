@@ -1,0 +1,112 @@
+"""What a training shows and leaves: metrics, charts, pictures, checkpoints, a bar."""
+
+import contextlib
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from trainer import checkpoints, data, models, pictures, positions, replicas, workdir
+from trainer.progress import Progress
+from trainer.summaries import Summaries
+
+
+class Record:
+    """The chief's record of the steps from the first to the last."""
+
+    def __init__(
+        self,
+        config: ConfigDict,
+        run: Path,
+        model: models.Autoencoder,
+        dataset: data.Dataset,
+        first_step: int,
+        last_step: int,
+    ):
+        self._config = config
+        self._run = run
+        self._model = model
+        self._dataset = dataset
+        self._summaries = Summaries(run)
+        self._progress = Progress(first_step, last_step, config.batch_size)
+        self._saver = checkpoints.Background()
+        if first_step == 0:
+            self._summaries.text("train", 0, "config", f"```\n{config}```")
+
+    def advance(self, step: int, loss: float) -> None:
+        """Shows how far the training is."""
+        self._progress.advance(step, loss)
+
+    def training(self, step: int, row: Mapping[str, float]) -> None:
+        """Writes down the means over the steps since the last such row."""
+        self._summaries.scalars("train", step, {_chart(name): row[name] for name in row})
+        workdir.append_metrics(self._run, {"step": step, "part": "train"} | dict(row))
+        self._progress.training(step, row["loss"], row["images_per_second"])
+
+    def validation(self, step: int, losses: Mapping[str, float]) -> None:
+        """Writes down the losses of a validation, with a picture."""
+        self._summaries.scalars("validation", step, losses)
+        self._summaries.image("validation", step, "reconstructions", self._picture())
+        if self._config.histograms:
+            weights = replicas.arrays(replicas.model_variables(self._model))
+            self._summaries.histograms("train", step, weights)
+        workdir.append_metrics(self._run, {"step": step, "part": "validation"} | dict(losses))
+        self._progress.line(f"step {step:,} validation: {words(losses)}")
+
+    def checkpoint(
+        self, step: int, state: Mapping[str, np.ndarray], validation_loss: float | None
+    ) -> None:
+        """Has a checkpoint written while the training goes on; the charts are on disk before it."""
+        self._summaries.flush()
+        self._saver.save(
+            self._run / workdir.CHECKPOINTS,
+            step,
+            state,
+            validation_loss=validation_loss,
+            keep=self._config.keep_checkpoints,
+        )
+
+    def close(self) -> None:
+        """Waits until everything is written."""
+        with contextlib.ExitStack() as scope:
+            for part in (self._saver, self._summaries, self._progress):
+                scope.enter_context(contextlib.closing(part))
+
+    def _picture(self) -> np.ndarray:
+        images = data.to_unit(self._dataset.validation.images[: pictures.COLUMNS])
+        noise = positions.Noise(self._config.seed, 0, len(images), stream="evaluation")
+        return pictures.reconstructions(self._model.rows(images, noise))
+
+
+class NoRecord(Record):
+    """That of the workers who are not the chief: nothing."""
+
+    def __init__(self) -> None:
+        pass
+
+    def advance(self, step, loss):
+        pass
+
+    def training(self, step, row):
+        pass
+
+    def validation(self, step, losses):
+        pass
+
+    def checkpoint(self, step, state, validation_loss):
+        pass
+
+    def close(self):
+        pass
+
+
+def words(losses: Mapping[str, float]) -> str:
+    """Losses in a line."""
+    shown = {name: value for name, value in losses.items() if name != "loss" or len(losses) > 2}
+    return ", ".join(f"{name} {value:.5f}" for name, value in shown.items())
+
+
+def _chart(metric: str) -> str:
+    """The tag under which TensorBoard shows a metric of training: the losses first."""
+    return metric if metric.split("/")[0] == "loss" else f"training/{metric}"
