@@ -16,6 +16,7 @@ from trainer.errors import Preempted, UserError, WorkersError, require
 
 _WAITING_LINE_SECONDS = 10  # between two lines on whom one waits for
 _TURN_SECONDS = 0.5  # of waiting, before a stop is looked for
+_LATE_SECONDS = 10  # for the last to come, once a mistake is known
 _REPLY_SECONDS = 5  # that whoever connects to the chief may take
 _WORD_SECONDS = 60  # that the chief may take: it hears out one after the other
 _LONGEST_MESSAGE = 2**20
@@ -114,6 +115,10 @@ class _Wait:
         self._stopped = stopped
         self._said = time.monotonic()
 
+    def shorten(self, seconds: float) -> None:
+        """Has it end after so long, if it would not before."""
+        self._deadline = min(self._deadline, time.monotonic() + seconds)
+
     def turn(self, missing: list[int]) -> None:
         """To be called every half second: says whom the wait is for, and ends it in time."""
         if self._stopped():
@@ -139,6 +144,7 @@ def _receive(
     own = {"addresses": list(cluster.addresses), "facts": dict(facts)}
     present: dict[int, socket.socket] = {}
     connections: list[socket.socket] = []
+    mistake = None
     with contextlib.ExitStack() as scope:
         try:
             while len(present) < len(others):
@@ -147,15 +153,19 @@ def _receive(
                     its = _read(connections[-1])
                     present = {i: known for i, known in present.items() if _is_open(known)}
                     if its and its.keys() > own.keys() and its.get("index") in others:
-                        _check(own, its, present)
+                        mistake = mistake or _mistake(own, its, present)
                         present[its["index"]] = connections[-1]
                 missing = [index for index in others if index not in present]
                 present = {i: c for i, c in present.items() if _send(c, {"missing": missing})}
+                if mistake:
+                    wait.shorten(_LATE_SECONDS)  # for who is on the way, and is to hear of it
                 wait.turn(missing)
+            require(not mistake, mistake or "")
         except (UserError, WorkersError) as error:
+            told = UserError(mistake) if mistake else error
             for connection in connections:
-                _send(connection, {"error": str(error), "is_users": isinstance(error, UserError)})
-            raise
+                _send(connection, {"error": str(told), "is_users": isinstance(told, UserError)})
+            raise told from error
         for connection in present.values():
             _send(connection, {"all_here": True})
         for connection in present.values():  # whoever closes first keeps the port for a while
@@ -183,29 +193,29 @@ def _report(cluster: Cluster, facts: Mapping[str, str], wait: _Wait) -> None:
         time.sleep(_TURN_SECONDS)
 
 
-def _check(own: Mapping[str, Any], its: Mapping[str, Any], present: Mapping[int, Any]) -> None:
-    """Raises UserError unless a worker that came is one of the others, and like the chief."""
+def _mistake(
+    own: Mapping[str, Any], its: Mapping[str, Any], present: Mapping[int, Any]
+) -> str | None:
+    """What is wrong with a worker that came, if it is not one of the others, and like the chief."""
     name = f"worker {its['index']}"
-    require(
-        its["addresses"] == own["addresses"],
-        f"{name} has a TF_CONFIG of the workers {', '.join(its['addresses'])}, "
-        f"worker 0 one of {', '.join(own['addresses'])}; they must be the same",
-    )
-    require(
-        its["index"] not in present, f"two workers have the index {its['index']} in their TF_CONFIG"
-    )
+    if its["addresses"] != own["addresses"]:
+        return (
+            f"{name} has a TF_CONFIG of the workers {', '.join(its['addresses'])}, "
+            f"worker 0 one of {', '.join(own['addresses'])}; they must be the same"
+        )
+    if its["index"] in present:
+        return f"two workers have the index {its['index']} in their TF_CONFIG"
     facts = own["facts"]
     differing = [
         f"{key} is {facts.get(key)} on worker 0, {its['facts'].get(key)} on {name}"
         for key in sorted(facts.keys() | its["facts"].keys())
         if facts.get(key) != its["facts"].get(key)
     ]
+    if not differing:
+        return None
     more = len(differing) - _DIFFERENCES_TOLD
-    require(
-        not differing,
-        f"the workers are not alike: {'; '.join(differing[:_DIFFERENCES_TOLD])}"
-        + (f"; and {more} more" if more > 0 else ""),
-    )
+    told = "; ".join(differing[:_DIFFERENCES_TOLD]) + (f"; and {more} more" if more > 0 else "")
+    return f"the workers are not alike: {told}"
 
 
 def _host_and_port(address: str) -> tuple[str, int]:

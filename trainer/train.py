@@ -1,7 +1,6 @@
 """The training loop, read from top to bottom."""
 
 import contextlib
-import dataclasses
 import functools
 import hashlib
 import itertools
@@ -45,7 +44,8 @@ def train(config: ConfigDict, folder: str) -> dict[str, float]:
       WorkersError: another worker has not come, or is gone.
     """
     with contextlib.ExitStack() as scope:
-        stop = scope.enter_context(_stop_signal())
+        stop = scope.enter_context(contextlib.closing(_Stop()))
+        stop.arm()
 
         # 1. What needs no TensorFlow; then, before its first operation, the workers' devices.
         run = Path(folder)
@@ -300,7 +300,9 @@ def _make_workers(config: ConfigDict, stop: "_Stop") -> Workers:
         cluster.meet(others, facts, config.startup_timeout_seconds, lambda: stop.requested)
     if config.deterministic:
         tf.config.experimental.enable_op_determinism()
-    return Workers(replicas.make_strategy(config.strategy, count), others)
+    strategy = replicas.make_strategy(config.strategy, count)
+    stop.arm()  # the strategy of several workers takes SIGTERM away
+    return Workers(strategy, others)
 
 
 def _code_digest() -> str:
@@ -312,30 +314,29 @@ def _code_digest() -> str:
     return digest.hexdigest()[:12]
 
 
-@dataclasses.dataclass
 class _Stop:
-    requested: bool = False
-
-
-@contextlib.contextmanager
-def _stop_signal() -> Iterator[_Stop]:
     """Turns the first SIGTERM or Ctrl-C into a request; a second one acts as ever."""
-    stop = _Stop()
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
 
-    def request(number, frame):
-        del frame
-        stop.requested = True
-        print("stopping after the steps under way; once more to kill", flush=True)
-        signal.signal(number, before[number])
+    def __init__(self) -> None:
+        self.requested = False
+        self._before = {
+            number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)
+        }
 
-    for number in before:
-        signal.signal(number, request)
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
+    def arm(self) -> None:
+        """Begins to listen; once more after whatever takes the signals for itself."""
+        for number, handler in self._before.items():
+            signal.signal(number, handler if self.requested else self._request)
+
+    def close(self) -> None:
+        for number, handler in self._before.items():
             signal.signal(number, handler)
+
+    def _request(self, number, frame):
+        del frame
+        self.requested = True
+        print("stopping after the steps under way; once more to kill", flush=True)
+        signal.signal(number, self._before[number])
 
 
 def _check(config: ConfigDict) -> None:
