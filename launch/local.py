@@ -86,7 +86,7 @@ def supervise(
             if status in _FINAL or received:
                 return status
             if restart < max_restarts:
-                _say(f"all start again, for the {restart + 1}. of {max_restarts} times")
+                _say(f"all start again, restart {restart + 1} of {max_restarts}")
     _say(f"given up after {max_restarts} restarts")
     return status
 
@@ -173,8 +173,8 @@ def _of_all(statuses: Sequence[int]) -> int:
 
 
 def _relay(source: IO[str], prefix: str, sink: IO[str]) -> None:
-    for line in source:
-        sink.write(prefix + line)
+    for line in source:  # one that its writer did not end is ended here
+        sink.write(f"{prefix}{line.rstrip()}\n")
         sink.flush()
 
 
