@@ -1,7 +1,9 @@
 """Whole runs: how they are stopped, and how their ends are compared."""
 
+import json
 import os
 import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -24,6 +26,24 @@ def assert_same_bits(run, other):
     assert state.keys() == other_state.keys()
     for path, array in state.items():
         assert array.tobytes() == other_state[path].tobytes(), path
+
+
+def logged(run):
+    """The rows that a run has logged whole so far."""
+    whole = (Path(run) / workdir.METRICS_LOG).read_text().rpartition("\n")[0]
+    return [json.loads(line) for line in whole.splitlines()]
+
+
+def await_step(run, step):
+    """Returns once the run of another process has got so far in its log; 0: once it begins."""
+
+    def reached():
+        if step == 0 or not (run / workdir.METRICS_LOG).exists():
+            return step == 0 and (run / workdir.CONFIG).exists()
+        return any(row["step"] >= step for row in logged(run))
+
+    while not reached():
+        time.sleep(0.01)
 
 
 def stop_after(monkeypatch, number, how):

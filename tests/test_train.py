@@ -15,7 +15,14 @@ import pytest
 import tensorflow as tf
 
 from tests.all_configs import CONFIGS, load_config
-from tests.runs import assert_a_stop_changes_no_bit, assert_same_bits, final_state, stop_after
+from tests.runs import (
+    assert_a_stop_changes_no_bit,
+    assert_same_bits,
+    await_step,
+    final_state,
+    logged,
+    stop_after,
+)
 from trainer import checkpoints, data, replicas, workdir
 from trainer.errors import NonFiniteError, Preempted, UserError
 from trainer.train import Pace, due, step_ranges, train
@@ -32,23 +39,6 @@ def charts(run, part):
             for value in event.summary.value:
                 found.setdefault(value.tag, []).append(event.step)
     return found
-
-
-def logged(run):
-    return [json.loads(line) for line in (Path(run) / workdir.METRICS_LOG).read_text().splitlines()]
-
-
-def await_step(run, step):
-    """Returns once the run of another process has got so far in its log; 0: once it begins."""
-
-    def reached():
-        if step == 0 or not (run / workdir.METRICS_LOG).exists():
-            return step == 0 and (run / workdir.CONFIG).exists()
-        whole = (run / workdir.METRICS_LOG).read_text().rpartition("\n")[0]
-        return any(json.loads(line)["step"] >= step for line in whole.splitlines())
-
-    while not reached():
-        time.sleep(0.01)
 
 
 @pytest.mark.parametrize(

@@ -98,6 +98,7 @@ def train(config: ConfigDict, folder: str) -> dict[str, float]:
             _print_plan(config, model, dataset, steps, devices, first_step, end)
         try:
             step, losses = _loop(config, run, workers, steps, model, dataset, first_step, end, stop)
+            workers.wait()  # none is finished before the chief has written everything
         except NonFiniteError as error:
             kept = checkpoints.find(run / workdir.CHECKPOINTS)
             raise NonFiniteError(

@@ -38,6 +38,10 @@ class Workers:
         """Whether one of the workers says so."""
         return bool(self._sum(np.array([int(asked)]))[0])
 
+    def wait(self) -> None:
+        """Returns once all of them have come so far."""
+        self.any(False)
+
     def texts(self, own: str) -> list[str]:
         """What each of them has to say."""
         said = own.encode()[:_TEXT_BYTES]
