@@ -123,8 +123,8 @@ def _headless_service(name: str) -> _Object:
 
 
 def _job(name: str, trainer_flags: list[str]) -> _Object:
-    # All workers fail together, so each index counts the restarts of the whole. A backoffLimit would
-    # count pods, and hold back the next start for minutes: the delay doubles with each that failed.
+    # All workers fail together, so each index counts the restarts of the whole. A backoffLimit
+    # counts pods, and the delay before the next start would double with each of them.
     restarts = {"backoffLimitPerIndex": _MAX_RESTARTS.value, "maxFailedIndexes": 0}
     spec = _job_spec(name, trainer_flags, restarts)
     spec["template"]["spec"]["subdomain"] = name
@@ -132,7 +132,7 @@ def _job(name: str, trainer_flags: list[str]) -> _Object:
 
 
 def _jobset(name: str, trainer_flags: list[str]) -> _Object:
-    """For a cluster with JobSet 0.6 or later, which recreates the Job once one of its pods fails."""
+    """For a cluster with JobSet 0.6 or later, which recreates the Job once a pod of it fails."""
     job = {
         "name": _REPLICATED_JOB,
         "replicas": 1,
