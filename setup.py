@@ -21,6 +21,7 @@ setup(
         "ml_collections>=1.0",
         "numpy>=2",
         "psutil>=6",
+        "PyYAML>=6",
         "scikit-learn>=1.5",
         "scipy>=1.13",
         "tensorboard>=2.21,<2.22",
@@ -33,8 +34,8 @@ setup(
         "cuda": ["tensorflow[and-cuda]>=2.21,<2.22"],
         "profile": ["tensorboard-plugin-profile>=2.19"],  # shows what --config.profile traces
         "dev": [
-            *("hypothesis", "mypy", "pytest", "pytest-xdist", "ruff"),
-            *("types-psutil", "types-tqdm"),
+            *("hypothesis", "kubernetes-validate", "mypy", "pytest", "pytest-xdist", "ruff"),
+            *("types-psutil", "types-PyYAML", "types-tqdm"),
         ],
     },
 )

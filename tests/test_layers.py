@@ -49,6 +49,7 @@ MAY_IMPORT = {
     "trained": {"checkpoints", "data", "errors", "models", "replicas", "workdir"},
 }
 FILES = sorted(TRAINER.rglob("*.py"))
+LAUNCHERS = sorted((TRAINER.parent / "launch").glob("*.py"))
 
 
 def imports(path):
@@ -82,3 +83,10 @@ def test_only_replicas_knows_strategies_and_tf_function():
 def test_nothing_in_the_trainer_imports_the_configs():
     for path in FILES:
         assert not [name for name in imports(path) if name.split(".")[0] == "configs"]
+
+
+@pytest.mark.parametrize("path", LAUNCHERS, ids=lambda path: path.name)
+def test_a_launcher_imports_nothing_that_needs_tensorflow(path):
+    names = [name.split(".") for name in imports(path)]
+    assert not {"keras", "tensorflow"} & {name[0] for name in names}
+    assert {name[1] for name in names if name[0] == "trainer"} <= {"cluster", "errors"}
