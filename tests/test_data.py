@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-from trainer import checkpoints, data, positions, workdir
+from trainer import checkpoints, data, positions, tfds_sets, workdir
 from trainer.errors import UserError
 from trainer.train import train
 
@@ -76,9 +76,9 @@ def test_a_data_set_that_cannot_be_had_says_what_to_do(monkeypatch, tmp_path):
     def refuse(url):
         raise OSError(f"{url}: no network")
 
-    monkeypatch.setattr(data, "_reach", refuse)
+    monkeypatch.setattr(tfds_sets, "_reach", refuse)
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
-    with pytest.raises(UserError, match=f"neither in {tmp_path}.*set TFDS_DATA_DIR") as error:
+    with pytest.raises(UserError, match=f"not in {tmp_path}.*set TFDS_DATA_DIR") as error:
         load("fashion_mnist")
     assert "\n" not in str(error.value)
 
@@ -187,7 +187,7 @@ def test_files_are_not_binarised():
 @pytest.mark.usefixtures("tiny_colour")
 @pytest.mark.parametrize("settings", [{"placement": "records"}, {"memory_gib": 1e-6}])
 def test_a_set_larger_than_the_memory_needs_records(settings):
-    with pytest.raises(UserError, match="tfds build tiny_colour --file_format=array_record"):
+    with pytest.raises(UserError, match="--dataset=tiny_colour --records"):
         load("tiny_colour", image_size=6, **settings)
 
 
