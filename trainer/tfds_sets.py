@@ -7,6 +7,7 @@ import contextlib
 import difflib
 import fcntl
 import gzip
+import http.client
 import math
 import sys
 import tempfile
@@ -71,13 +72,14 @@ def download(name: str, folder: str | None, file_format: str | None = None) -> N
     """
     builder = find(name, folder, file_format)
     try:
-        for url in list(builder.url_infos)[:1]:
+        for url in list(builder.url_infos or ())[:1]:
             _reach(url)  # TFDS itself retries for minutes where there is no network
     except OSError as error:
         from_files = ", or here with --from_idx=FILES, the folder of its four original files"
+        why = getattr(error, "reason", error)
         raise UserError(
             f"the data set {name} is not in {builder.data_path}, and its server cannot be reached "
-            f"({error}); run python -m trainer.prepare --dataset={name} --data_dir=DIR on a "
+            f"({why}); run python -m trainer.prepare --dataset={name} --data_dir=DIR on a "
             f"connected machine{from_files if builder.name == 'mnist' else ''}; then set "
             "TFDS_DATA_DIR to DIR or its copy"
         ) from error
@@ -120,13 +122,13 @@ def _prepare_once(builder, prepare: Callable[[], None]) -> None:
 
 
 def _reach(url: str) -> None:
-    """Raises OSError unless the server of a URL answers in time, be it with a refusal."""
+    """Raises OSError unless a URL's server answers in time, if it has one, be it with a refusal."""
     answers: list[OSError | None] = []
 
     def ask() -> None:
         request = urllib.request.Request(url, method="HEAD")
         try:
-            with contextlib.suppress(urllib.error.HTTPError):
+            with contextlib.suppress(urllib.error.HTTPError, http.client.HTTPException, ValueError):
                 urllib.request.urlopen(request, timeout=_REACH_SECONDS).close()
             answers.append(None)
         except OSError as error:
