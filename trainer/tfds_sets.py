@@ -27,19 +27,16 @@ _WAITING_LINE_SECONDS = 10  # between two lines on what one waits for
 _TURN_SECONDS = 0.2  # of waiting, before the lock is tried again
 
 
-def find(name: str, folder: str | None, file_format: str | None = None):
+def find(name: str, folder: str | None):
     """TFDS's builder of a data set in a folder (None: TFDS's own), be it prepared there or not.
-
-    `file_format`, "tfrecord" or "array_record", is of one that is yet to be prepared.
 
     Raises:
       UserError: TFDS knows none of that name, or a part of it is all that the folder holds.
     """
     import tensorflow_datasets as tfds
 
-    chosen = {"file_format": file_format} if file_format else {}
     try:
-        builder = tfds.builder(name, data_dir=folder, **chosen)
+        builder = tfds.builder(name, data_dir=folder)
     except Exception as error:  # a name can be wrong in as many ways as it has parts
         require(
             not isinstance(error.__cause__, ValueError),
@@ -67,10 +64,12 @@ def is_prepared(builder) -> bool:
 def download(name: str, folder: str | None, file_format: str | None = None) -> None:
     """Downloads and prepares a data set, unless another process does so first.
 
+    `file_format` is "tfrecord" or "array_record"; None: the one that TFDS takes by itself.
+
     Raises:
       UserError: it cannot be had, or the folder cannot be written or locked.
     """
-    builder = find(name, folder, file_format)
+    builder = find(name, folder)
     try:
         for url in list(builder.url_infos or ())[:1]:
             _reach(url)  # TFDS itself retries for minutes where there is no network
@@ -83,14 +82,14 @@ def download(name: str, folder: str | None, file_format: str | None = None) -> N
             f"connected machine{from_files if builder.name == 'mnist' else ''}; then set "
             "TFDS_DATA_DIR to DIR or its copy"
         ) from error
-    _prepare_once(builder, builder.download_and_prepare)
+    _prepare_once(builder, lambda: builder.download_and_prepare(file_format=file_format))
 
 
 def prepare_mnist(
     folder: str | None, contents: Mapping[str, bytes], file_format: str | None = None
 ) -> None:
     """Likewise MNIST, of the unpacked contents of its four original files, by their names."""
-    builder = find("mnist", folder, file_format)
+    builder = find("mnist", folder)
 
     def prepare() -> None:
         with tempfile.TemporaryDirectory() as files:
@@ -98,7 +97,7 @@ def prepare_mnist(
                 packed = gzip.compress(content, compresslevel=1)
                 (Path(files) / f"{name}.gz").write_bytes(packed)
             builder.URL = f"{files}/"
-            builder.download_and_prepare(download_dir=f"{files}/downloads")
+            builder.download_and_prepare(download_dir=f"{files}/downloads", file_format=file_format)
 
     _prepare_once(builder, prepare)
 
