@@ -11,7 +11,8 @@ from trainer import cli
 from trainer.errors import NonFiniteError, Preempted, UserError
 
 ROOT = Path(__file__).parent.parent
-COMMANDS = ["trainer.__main__", "trainer.evaluate", "trainer.finetune", "trainer.sample"]
+OF_A_RUN = ["trainer.__main__", "trainer.evaluate", "trainer.finetune", "trainer.sample"]
+COMMANDS = [*OF_A_RUN, "trainer.prepare"]
 
 
 def run(*arguments):
@@ -62,7 +63,7 @@ def test_a_wrong_flag_needs_no_tensorflow(module):
     subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True)
 
 
-@pytest.mark.parametrize("module", COMMANDS)
+@pytest.mark.parametrize("module", OF_A_RUN)
 def test_help_names_the_flags(module):
     assert "--workdir: The folder of the run" in run(module, "--help").stdout
 

@@ -2,10 +2,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tensorflow as tf
-import tensorflow_datasets as tfds
 
-from trainer import checkpoints, data, positions, workdir
+from tests.tiny_colour import TinyColour
+from trainer import checkpoints, data, positions, tfds_sets, workdir
 from trainer.errors import UserError
 from trainer.train import train
 
@@ -76,39 +75,17 @@ def test_a_data_set_that_cannot_be_had_says_what_to_do(monkeypatch, tmp_path):
     def refuse(url):
         raise OSError(f"{url}: no network")
 
-    monkeypatch.setattr(data, "_reach", refuse)
+    monkeypatch.setattr(tfds_sets, "_reach", refuse)
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
-    with pytest.raises(UserError, match=f"neither in {tmp_path}.*set TFDS_DATA_DIR") as error:
+    with pytest.raises(UserError, match=f"not in {tmp_path}.*set TFDS_DATA_DIR") as error:
         load("fashion_mnist")
     assert "\n" not in str(error.value)
-
-
-class TinyColour(tfds.core.GeneratorBasedBuilder):
-    """Twenty colour images of two sizes, without test images."""
-
-    VERSION = tfds.core.Version("1.0.0")
-
-    def _info(self):
-        features = tfds.features.FeaturesDict(
-            {"image": tfds.features.Image(shape=(None, None, 3)), "label": tf.int64}
-        )
-        return tfds.core.DatasetInfo(builder=self, features=features)
-
-    def _split_generators(self, dl_manager):
-        del dl_manager
-        return {"train": self._generate_examples()}
-
-    def _generate_examples(self):
-        for number in range(20):
-            side = 8 + 4 * (number % 2)
-            image = np.full((side, side, 3), 10 * number, np.uint8)
-            yield number, {"image": image, "label": number}
 
 
 @pytest.fixture
 def tiny_colour(monkeypatch, tmp_path):
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
-    builder = tfds.builder("tiny_colour", data_dir=str(tmp_path))
+    builder = TinyColour(data_dir=str(tmp_path))
     builder.download_and_prepare()
     return builder
 
@@ -140,7 +117,7 @@ def test_a_damaged_data_set_is_named(tiny_colour):
 @pytest.fixture
 def tiny_records(monkeypatch, tmp_path):
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
-    builder = tfds.builder("tiny_colour", data_dir=str(tmp_path), file_format="array_record")
+    builder = TinyColour(data_dir=str(tmp_path), file_format="array_record")
     builder.download_and_prepare()
 
 
@@ -187,7 +164,7 @@ def test_files_are_not_binarised():
 @pytest.mark.usefixtures("tiny_colour")
 @pytest.mark.parametrize("settings", [{"placement": "records"}, {"memory_gib": 1e-6}])
 def test_a_set_larger_than_the_memory_needs_records(settings):
-    with pytest.raises(UserError, match="tfds build tiny_colour --file_format=array_record"):
+    with pytest.raises(UserError, match="--dataset=tiny_colour --records"):
         load("tiny_colour", image_size=6, **settings)
 
 

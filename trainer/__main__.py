@@ -5,6 +5,7 @@ from ml_collections import config_flags
 
 from trainer import cli
 
+_WORKDIR = cli.workdir_flag()
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "The config file; --config.key=value overrides one of its keys."
 )
@@ -15,7 +16,7 @@ flags.adopt_module_key_flags(cli)
 def main() -> None:
     from trainer.train import train
 
-    train(_CONFIG.value, cli.WORKDIR.value)
+    train(_CONFIG.value, _WORKDIR.value)
 
 
 if __name__ == "__main__":

@@ -19,10 +19,15 @@ from absl import app, flags, logging
 
 from trainer.errors import NonFiniteError, Preempted, UserError, WorkersError
 
-WORKDIR = flags.DEFINE_string(
-    "workdir", None, "The folder of the run; training resumes one that is there.", required=True
-)
-flags.register_validator("workdir", lambda folder: folder != "", "it must name a folder.")
+
+@functools.cache
+def workdir_flag() -> flags.FlagHolder[str]:
+    """Defines --workdir, for the commands that make a run or read one."""
+    flag = flags.DEFINE_string(
+        "workdir", None, "The folder of the run; training resumes one that is there.", required=True
+    )
+    flags.register_validator(flag, lambda folder: folder != "", "it must name a folder.")
+    return flag
 
 
 @functools.cache

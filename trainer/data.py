@@ -1,14 +1,10 @@
 """Where images come from, and how positions turn them into tf.data batches."""
 
-import contextlib
 import dataclasses
-import difflib
 import hashlib
 import math
 import os
 import sys
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -16,11 +12,10 @@ import numpy as np
 import psutil
 import tensorflow as tf
 
-from trainer import arrays, positions
+from trainer import arrays, positions, tfds_sets
 from trainer.errors import UserError, require, require_at_least, require_choice
 
 _SPLIT_SEED = 0  # every run, whatever its seed, is validated and tested on the same images
-_REACH_TIMEOUT_SECONDS = 10
 _TEST_FRACTION = 0.2  # cut from the training images where a data set brings no test images
 _FINGERPRINT_IMAGES = 100_000  # of a part; a larger one is told by so many, evenly spread
 _MEMORY_SHARE = 0.8  # of the host's free memory, that images may fill
@@ -127,12 +122,14 @@ def load(
     resplit_test: float = 0.0,
     standardise: bool = False,
     binarise: bool = False,
+    folder: str | None = None,
 ) -> Dataset:
     """Reads a data set into memory, or opens it where it is too large for that.
 
     "digits", "noise:N", "arrays:FILE.npz" as `arrays.read` takes it, or an image data set of TFDS
-    by name. One of TFDS that is larger than `memory_gib` (0: most of the host's free memory), or
-    placed in "records", stays in its ArrayRecord files.
+    by name, in `folder` (None: in that of TFDS_DATA_DIR). One of TFDS that is not there is
+    downloaded, by the first process that asks; one that is larger than `memory_gib` (0: most of the
+    host's free memory), or placed in "records", stays in its ArrayRecord files.
 
     Where `resplit_test` is not 0, the test examples alone are used, brought or cut as they are:
     that share of them to test, the others to train and to validate. `standardise` shifts and scales
@@ -171,7 +168,7 @@ def load(
     elif kind == "noise" and argument:
         train, test = _noise(argument, image_size or 28)
     else:
-        train, test = _tfds(name, image_size, placement, memory_gib)
+        train, test = _tfds(name, image_size, placement, memory_gib, folder)
     if binarise:
         train = _binarised(train, "train", name)
         test = None if test is None else _binarised(test, "test", name)
@@ -357,38 +354,19 @@ def _noise(count: str, size: int) -> tuple[Images, Images]:
 
 
 def _tfds(
-    name: str, image_size: int, placement: str, memory_gib: float
+    name: str, image_size: int, placement: str, memory_gib: float, folder: str | None
 ) -> tuple[Images, Images | None]:
-    import tensorflow_datasets as tfds
-
-    try:
-        builder = tfds.builder(name, data_dir=os.environ.get("TFDS_DATA_DIR"))
-    except Exception as error:  # a name can be wrong in as many ways as it has parts
-        known = ["digits", *tfds.list_builders()]
-        close = difflib.get_close_matches(name, known, n=3)
-        hint = f"did you mean {' or '.join(close)}?" if close else "see tensorflow.org/datasets"
-        if name.endswith(".npz"):
-            hint = f"did you mean arrays:{name}?"
-        raise UserError(f"data.name={name!r} is no data set of TFDS; {hint}") from error
-    if placement == "records" and not builder.data_path.exists():
-        folder = os.environ.get("TFDS_DATA_DIR")
-        builder = tfds.builder(name, data_dir=folder, file_format="array_record")
-    _prepare(builder)
-    features = builder.info.features
-    require(
-        isinstance(features, tfds.features.FeaturesDict) and "image" in features,
-        f"data.name={name!r} holds no images: its features are {', '.join(features or ())}",
-    )
+    folder = folder or os.environ.get("TFDS_DATA_DIR")
+    builder = tfds_sets.find(name, folder)
+    _check_features(builder, image_size)
+    if not tfds_sets.is_prepared(builder):
+        tfds_sets.download(name, folder, "array_record" if placement == "records" else None)
+        builder = tfds_sets.find(name, folder)
     require("train" in builder.info.splits, f"data.name={name!r} has no training images")
-    shape, dtype = features["image"].shape, features["image"].np_dtype
-    require(
-        image_size > 0 or None not in shape,
-        f"the images of {builder.name} differ in size {shape}; set data.image_size",
-    )
-    require(dtype == np.uint8, f"the images of {builder.name} are {dtype}, but only uint8 is read")
+    stored_shape = builder.info.features["image"].shape
     test_split = next((s for s in ("test", "validation") if s in builder.info.splits), None)
     splits = [split for split in ("train", test_split) if split]
-    image_shape = (image_size, image_size, shape[-1]) if image_size else shape
+    image_shape = (image_size, image_size, stored_shape[-1]) if image_size else stored_shape
     read = _open if _stays_in_files(builder, splits, image_shape, placement, memory_gib) else _read
     try:
         parts = [read(builder, split, image_shape) for split in splits]
@@ -398,6 +376,23 @@ def _tfds(
             "delete that folder and prepare it again"
         ) from error
     return parts[0], parts[1] if test_split else None
+
+
+def _check_features(builder, image_size: int) -> None:
+    """Makes sure, before it is downloaded, that a data set holds images which can be read."""
+    import tensorflow_datasets as tfds
+
+    features = builder.info.features
+    require(
+        isinstance(features, tfds.features.FeaturesDict) and "image" in features,
+        f"{builder.name} holds no images: its features are {', '.join(features or ())}",
+    )
+    shape, dtype = features["image"].shape, features["image"].np_dtype
+    require(
+        image_size > 0 or None not in shape,
+        f"the images of {builder.name} differ in size {shape}; set data.image_size",
+    )
+    require(dtype == np.uint8, f"the images of {builder.name} are {dtype}, but only uint8 is read")
 
 
 def _stays_in_files(builder, splits, image_shape, placement: str, memory_gib: float) -> bool:
@@ -415,8 +410,8 @@ def _stays_in_files(builder, splits, image_shape, placement: str, memory_gib: fl
     require(
         placement in ("auto", "records") and _is_array_record(builder),
         f"{why}; prepare it so that it can be read by index: "
-        f"tfds build {builder.name} --file_format=array_record --data_dir=DIR, with a new folder "
-        "DIR, TFDS_DATA_DIR set to it, and data.placement=auto",
+        f"python -m trainer.prepare --dataset={builder.name} --records --data_dir=DIR, with a new "
+        "folder DIR, TFDS_DATA_DIR set to it, and data.placement=auto",
     )
     return True
 
@@ -428,30 +423,6 @@ def allowed_bytes(memory_gib: float) -> float:
 
 def _is_array_record(builder) -> bool:
     return builder.info.file_format.value == "array_record"
-
-
-def _prepare(builder) -> None:
-    """Downloads and prepares a TFDS data set, unless that was done."""
-    if builder.data_path.exists():
-        return
-    try:
-        for url in list(builder.url_infos)[:1]:
-            _reach(url)  # TFDS itself retries for minutes where there is no network
-        builder.download_and_prepare()
-    except Exception as error:  # a download fails in as many ways as there are libraries in it
-        raise UserError(
-            f"the data set {builder.info.full_name} is neither in {builder.data_path} nor can it "
-            f"be downloaded ({type(error).__name__}); prepare it with tensorflow-datasets on a "
-            f"connected machine, copy the folder {builder.name}/, and set TFDS_DATA_DIR to the "
-            "folder that holds it"
-        ) from error
-
-
-def _reach(url: str) -> None:
-    """Raises OSError unless the server of a URL answers, be it with a refusal."""
-    request = urllib.request.Request(url, method="HEAD")
-    with contextlib.suppress(urllib.error.HTTPError):
-        urllib.request.urlopen(request, timeout=_REACH_TIMEOUT_SECONDS).close()
 
 
 def _read(builder, split: str, image_shape: tuple[int, int, int]) -> Images:

@@ -4,6 +4,7 @@ from absl import flags
 
 from trainer import cli
 
+_WORKDIR = cli.workdir_flag()
 _CHECKPOINT = cli.checkpoint_flag()
 flags.adopt_module_key_flags(cli)
 
@@ -11,7 +12,7 @@ flags.adopt_module_key_flags(cli)
 def main() -> None:
     from trainer.evaluation import evaluate, print_table
 
-    print_table(evaluate(cli.WORKDIR.value, _CHECKPOINT.value), cli.WORKDIR.value)
+    print_table(evaluate(_WORKDIR.value, _CHECKPOINT.value), _WORKDIR.value)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from absl import flags
 
 from trainer import cli
 
+_WORKDIR = cli.workdir_flag()
 _CHECKPOINT = cli.checkpoint_flag()
 _NUM_EPOCHS = flags.DEFINE_integer("num_epochs", 20, "Passes over the labelled images, at most.")
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 100, "Images a step, over all replicas together.")
@@ -27,7 +28,7 @@ def main() -> None:
     from trainer.finetuning import finetune, print_table
 
     metrics = finetune(
-        cli.WORKDIR.value,
+        _WORKDIR.value,
         _CHECKPOINT.value,
         num_epochs=_NUM_EPOCHS.value,
         batch_size=_BATCH_SIZE.value,
@@ -37,7 +38,7 @@ def main() -> None:
         labels=_LABELS.value,
         from_scratch=_FROM_SCRATCH.value,
     )
-    print_table(metrics, cli.WORKDIR.value)
+    print_table(metrics, _WORKDIR.value)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,285 @@
+"""Data sets of TFDS: prepared once, from a server or from MNIST's files, and never in part."""
+
+import errno
+import fcntl
+import functools
+import gzip
+import hashlib
+import os
+import subprocess
+import sys
+import threading
+import urllib.request
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tensorflow_datasets.image_classification import mnist
+
+from tests.tiny_colour import TinyColour
+from trainer import data, idx, preparation, tfds_sets
+from trainer.errors import UserError
+
+ROOT = Path(__file__).parent.parent
+SHARED = ROOT.parent / "shared" / "data"
+COUNTS = {"train": 40, "t10k": 10}
+
+
+def idx_file(array):
+    header = bytes([0, 0, 8, array.ndim]) + b"".join(n.to_bytes(4, "big") for n in array.shape)
+    return header + array.tobytes()
+
+
+@functools.cache
+def tiny_mnist():
+    """Files like MNIST's, of noise, by their names."""
+    generator = np.random.default_rng(0)
+    files = {}
+    for part, count in COUNTS.items():
+        images = generator.integers(0, 256, (count, 28, 28), np.uint8)
+        files[f"{part}-images-idx3-ubyte"] = idx_file(images)
+        files[f"{part}-labels-idx1-ubyte"] = idx_file(images[:, 0, 0] % 10)
+    return files
+
+
+def originals():
+    return {
+        name: idx.Original(len(content), hashlib.sha256(content).hexdigest())
+        for name, content in tiny_mnist().items()
+    }
+
+
+@pytest.fixture
+def files(tmp_path):
+    """The folder of the four files: two of them packed, two not."""
+    folder = tmp_path / "files"
+    folder.mkdir()
+    for name, content in tiny_mnist().items():
+        if "images" in name:
+            (folder / f"{name}.gz").write_bytes(gzip.compress(content))
+        else:
+            (folder / name).write_bytes(content)
+    return folder
+
+
+@pytest.fixture
+def of_tiny_mnist(monkeypatch):
+    """What is right of MNIST is, for once, what the tiny files hold."""
+    monkeypatch.setattr(idx, "read", functools.partial(idx.read, originals=originals()))
+    monkeypatch.setattr(mnist, "_TRAIN_EXAMPLES", COUNTS["train"])
+    monkeypatch.setattr(mnist, "_TEST_EXAMPLES", COUNTS["t10k"])
+
+
+def test_the_four_files_are_read_packed_or_not(files):
+    assert idx.read(files, originals()) == tiny_mnist()
+
+
+PACKED, PLAIN = "train-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte"
+
+
+@pytest.mark.parametrize(
+    ("name", "damage", "message"),
+    [
+        (PACKED, lambda _: None, "holds neither train-images-idx3-ubyte nor train-images-idx3-"),
+        (PLAIN, lambda content: content[:-1], "holds 17 bytes, unpacked; 18 are right"),
+        (PLAIN, lambda content: content + b"1", "holds more bytes, unpacked; 18 are right"),
+        (PLAIN, lambda _: b"", "begins with nothing, in hexadecimal digits; 00000801 is right"),
+        (PLAIN, lambda content: b"\0\0\x08\3" + content[4:], "begins with 00000803"),
+        (PLAIN, lambda content: content[:-1] + b"\xff", "SHA-256 is [0-9a-f]{64}; [0-9a-f]{64} is"),
+        (PACKED, lambda content: content[:-20], r"cannot be read \(.*31,376 bytes are right"),
+        (PACKED, lambda _: b"<html>", "cannot be read .Not a gzipped file"),
+        (PACKED, lambda content: content[:99] + bytes(99) + content[198:], "cannot be read"),
+    ],
+)
+def test_a_wrong_file_is_named_with_what_is_right(files, name, damage, message):
+    content = damage((files / name).read_bytes())
+    if content is None:
+        (files / name).unlink()
+    else:
+        (files / name).write_bytes(content)
+    with pytest.raises(UserError, match=message) as error:
+        idx.read(files, originals())
+    assert name in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_files_that_are_nowhere_get_one_line(tmp_path):
+    with pytest.raises(UserError, match="none' is no folder; it must hold train-images-idx3-ubyte"):
+        idx.read(tmp_path / "none")
+
+
+@pytest.mark.usefixtures("of_tiny_mnist")
+@pytest.mark.parametrize("records", [False, True])
+def test_mnist_is_prepared_from_its_files_once(files, tmp_path, records):
+    folder = tmp_path / "data"
+    told = preparation.prepare("mnist", str(folder), from_idx=str(files), records=records)
+    lines = dict(line.split(maxsplit=1) for line in told.replace("data set", "set").splitlines())
+    assert lines["set"] == "mnist 3.0.1, prepared"
+    assert lines["splits"] == "train 40, test 10"
+    assert lines["images"] == "28x28x1"
+    assert told.endswith(f"TFDS_DATA_DIR={folder}")
+    assert sorted(path.name for path in folder.iterdir()) == [".mnist.lock", "mnist"]
+
+    placement = "records" if records else "auto"
+    dataset = data.load(
+        "mnist", image_size=0, validation_fraction=0.05, placement=placement, folder=str(folder)
+    )
+    assert lines["fingerprint"] == dataset.fingerprint()
+    images, labels = dataset.test.read()
+    expected = np.frombuffer(tiny_mnist()["t10k-images-idx3-ubyte"][16:], np.uint8)
+    assert {image.tobytes() for image in images} == {
+        image.tobytes() for image in expected.reshape(10, 28, 28)
+    }
+    np.testing.assert_array_equal(labels, images[:, 0, 0, 0] % 10)
+
+    # Again, of a folder that nothing may be written to: neither files nor lock are asked for.
+    (folder / ".mnist.lock").unlink()
+    again = preparation.prepare("mnist", str(folder), from_idx="none", records=records)
+    assert again == told.replace(", prepared\n", ", was there already\n")
+    assert [path.name for path in folder.iterdir()] == ["mnist"]
+
+
+@pytest.mark.usefixtures("of_tiny_mnist")
+def test_a_preparation_that_breaks_off_leaves_nothing_and_can_be_repeated(
+    files, tmp_path, monkeypatch
+):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(mnist, "_extract_mnist_labels", full)
+        with pytest.raises(UserError, match=r"mnist/3\.0\.1 cannot be prepared .*No space left"):
+            preparation.prepare("mnist", str(tmp_path / "data"), from_idx=str(files))
+    assert not list((tmp_path / "data").glob("mnist/*"))
+    assert "prepared" in preparation.prepare("mnist", str(tmp_path / "data"), from_idx=str(files))
+
+
+@pytest.mark.parametrize(
+    ("left", "message"),
+    [
+        ({}, "holds a part of a data set, without its dataset_info.json"),
+        ({"dataset_info.json": '{"name": "mn'}, "the dataset_info.json of mnist .*cannot be read"),
+    ],
+)
+def test_a_part_of_a_data_set_is_told(tmp_path, left, message):
+    folder = tmp_path / "mnist" / "3.0.1"
+    folder.mkdir(parents=True)
+    for name, text in left.items():
+        (folder / name).write_text(text)
+    with pytest.raises(UserError, match=message):
+        tfds_sets.find("mnist", str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "message"),
+    [
+        ("digits", {}, "'digits' is no data set of TFDS: there is nothing to prepare"),
+        ("fashion_mnist", {"from_idx": "files"}, "from_idx='files' is not allowed with fashion_m"),
+        ("ag_news_subset", {}, "ag_news_subset holds no images"),
+    ],
+)
+def test_what_is_not_to_be_prepared_is_refused_at_once(tmp_path, name, settings, message):
+    with pytest.raises(UserError, match=message):
+        preparation.prepare(name, str(tmp_path / "data"), **settings)
+    assert not (tmp_path / "data").exists()
+
+
+def test_a_server_that_does_not_answer_is_not_waited_for(tmp_path, monkeypatch):
+    silence = threading.Event()
+
+    def say_nothing(*_, **__):
+        silence.wait()
+        raise OSError("broken off")
+
+    monkeypatch.setattr(urllib.request, "urlopen", say_nothing)
+    monkeypatch.setattr(tfds_sets, "_REACH_SECONDS", 0.1)
+    message = r"no answer.*trainer\.prepare --dataset=mnist .* --from_idx=FILES.* TFDS_DATA_DIR"
+    with pytest.raises(UserError, match=message):
+        preparation.prepare("mnist", str(tmp_path / "data"))
+    silence.set()
+    assert not (tmp_path / "data").exists()
+
+
+HOLDER = """
+import fcntl, sys, time
+lock = open(sys.argv[1], "w")
+fcntl.flock(lock, fcntl.LOCK_EX)
+print(flush=True)
+time.sleep(60)
+"""
+
+
+def test_one_waits_for_another_and_not_for_the_dead(tmp_path, capsys):
+    path = tmp_path / f".{TinyColour.name}.lock"
+    holder = subprocess.Popen([sys.executable, "-c", HOLDER, path], stdout=subprocess.PIPE)
+    assert holder.stdout is not None
+    holder.stdout.readline()
+    killing = threading.Timer(1, holder.kill)
+    killing.start()
+    tfds_sets.download("tiny_colour", str(tmp_path))
+    assert holder.wait() < 0
+    holder.stdout.close()
+    assert f"waiting for the process that holds {path}" in capsys.readouterr().out
+    assert tfds_sets.is_prepared(tfds_sets.find("tiny_colour", str(tmp_path)))
+
+
+def test_a_file_system_that_cannot_lock_is_told(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with pytest.raises(UserError, match=r"cannot be locked \(.*\); prepare tiny_colour in another"):
+        tfds_sets.download("tiny_colour", str(tmp_path))
+
+
+def test_a_folder_that_cannot_be_written_is_told(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(
+        UserError, match=r"cannot be written \(.*\); prepare tiny_colour in another"
+    ):
+        tfds_sets.download("tiny_colour", str(tmp_path / "file"))
+
+
+# Starts once the other is there too, and leaves a mark where it prepares.
+RACER = """
+import os, sys, time
+from pathlib import Path
+from tests.tiny_colour import TinyColour
+from trainer import tfds_sets
+folder, marks = map(Path, sys.argv[1:])
+original = TinyColour._generate_examples
+
+def marked(self):
+    (marks / f"prepared by {os.getpid()}").touch()
+    time.sleep(1)
+    return original(self)
+
+TinyColour._generate_examples = marked
+(marks / f"here {os.getpid()}").touch()
+while len(list(marks.glob("here *"))) < 2:
+    time.sleep(0.01)
+tfds_sets.download("tiny_colour", str(folder), "array_record")
+"""
+
+
+@pytest.mark.slow
+def test_of_two_processes_at_once_one_prepares(tmp_path):
+    folder, marks = tmp_path / "data", tmp_path / "marks"
+    marks.mkdir()
+    command = [sys.executable, "-c", RACER, folder, marks]
+    racers = [
+        subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) for _ in range(2)
+    ]
+    outputs = [racer.communicate()[0] for racer in racers]
+    assert [racer.returncode for racer in racers] == [0, 0]
+    assert len(list(marks.glob("prepared by *"))) == 1
+    assert sum("waiting" in output for output in outputs) == 1
+    assert tfds_sets.is_prepared(tfds_sets.find("tiny_colour", str(folder)))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not SHARED.exists(), reason=f"MNIST is not in {SHARED}")
+def test_mnist_from_its_files_is_what_tfds_makes_of_it(tmp_path):
+    told = preparation.prepare("mnist", str(tmp_path), from_idx=str(SHARED / "idx"))
+    theirs = data.load("mnist", image_size=0, validation_fraction=0.05, folder=str(SHARED / "tfds"))
+    assert f"fingerprint  {theirs.fingerprint()}" in told
