@@ -46,7 +46,7 @@ _NOTICE_SECONDS = 120  # before the time limit
 _WORD = r"[\w.,+-]+"
 _DURATION = r"\d+(:\d\d?){0,2}|\d+-\d\d?(:\d\d?){0,2}"
 
-_LINT = "# shellcheck disable=SC2016,SC2329  # the tasks expand what is quoted, and call the function"
+_LINT = "# shellcheck disable=SC2016,SC2329  # the tasks expand what is quoted, and call worker"
 
 # Takes `folder`, `max_restarts`, `srun_options` and `trainer`, which `script` writes above it.
 _BODY = r"""
