@@ -10,7 +10,7 @@ EPOCHS_digits := --config.num_epochs=150
 NOTE_digits := "(These digits are 8x8 pixels, enlarged: PCA with 49 numbers is all but perfect on" \
 	"them. Measure the nets on make train DATA=mnist.)"
 
-.PHONY: train test test-slurm lint benchmark results tensorboard clean
+.PHONY: train test test-workers test-slurm lint benchmark results tensorboard clean
 
 train: .venv/installed
 	$(BIN)/python -m trainer --config=configs/$(CONFIG).py --config.data.name=$(DATA) \
@@ -21,6 +21,10 @@ train: .venv/installed
 
 test: .venv/installed
 	$(BIN)/python -m pytest --numprocesses=2 --dist=worksteal
+
+# Trainings of several real processes, beside the same of one, and what kills them.
+test-workers: .venv/installed
+	$(BIN)/python -m pytest -m workers
 
 # The job of launch.slurm on a real Slurm, in two minutes, as root where slurm-wlm is installed.
 test-slurm: .venv/installed

@@ -50,6 +50,8 @@ def run(main: Callable[[], None]) -> None:
 def _run(main: Callable[[], None]) -> None:
     if not flags.FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)
+    if os.getpid() == 1:  # of a container: only what it handles ends it
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         import_tensorflow()
         main()
