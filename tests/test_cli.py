@@ -1,10 +1,13 @@
 """What a person types, and the one line that answers a mistake."""
 
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from trainer import cli
@@ -85,6 +88,27 @@ def test_every_end_has_its_status_and_its_line(end, status, capsys, monkeypatch)
         cli._run(main)
     assert error.value.code == status
     assert capsys.readouterr().err.endswith("what happened\n")
+
+
+def test_the_first_process_of_a_container_can_be_stopped_while_tensorflow_is_imported(tmp_path):
+    alone = ["unshare", "--pid", "--fork", "--kill-child"]
+    if subprocess.run([*alone, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("no namespaces can be made here")
+    command = ["trainer", "--config=configs/dense.py", f"--workdir={tmp_path / 'run'}"]
+    outside = subprocess.Popen([*alone, sys.executable, "-m", *command], cwd=ROOT)
+    while not (first := psutil.Process(outside.pid).children()):
+        time.sleep(0.01)
+    while not catches(first[0].pid, signal.SIGTERM):
+        time.sleep(0.01)
+    first[0].send_signal(signal.SIGTERM)
+    assert outside.wait(timeout=60) == 128 + signal.SIGINT
+
+
+def catches(pid, number):
+    """Whether a process has a handler for a signal."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    caught = next(line for line in status.splitlines() if line.startswith("SigCgt"))
+    return bool(int(caught.split()[1], 16) >> (number - 1) & 1)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
