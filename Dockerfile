@@ -14,8 +14,8 @@ ENV PATH=/opt/venv/bin:${PATH} \
     TFDS_DATA_DIR=/data \
     CUDA_CACHE_PATH=/cache/cuda \
     CUDA_CACHE_MAXSIZE=4294967296
-# The README's --workdir=runs/... is kept too: runs leads to the volume.
-RUN useradd --uid=1000 --user-group --create-home trainer \
+# Another uid may read the configs at home. The README's --workdir=runs/... leads to the volume.
+RUN useradd --uid=1000 --user-group --create-home --key=HOME_MODE=0755 trainer \
     && install --directory --owner=trainer --group=trainer /runs /data /cache/cuda \
     && ln --symbolic /runs /home/trainer/runs
 VOLUME ["/runs", "/data", "/cache/cuda"]

@@ -10,7 +10,7 @@ EPOCHS_digits := --config.num_epochs=150
 NOTE_digits := "(These digits are 8x8 pixels, enlarged: PCA with 49 numbers is all but perfect on" \
 	"them. Measure the nets on make train DATA=mnist.)"
 
-.PHONY: train test lint benchmark results tensorboard clean
+.PHONY: train test test-docker lint benchmark results tensorboard clean
 
 train: .venv/installed
 	$(BIN)/python -m trainer --config=configs/$(CONFIG).py --config.data.name=$(DATA) \
@@ -21,6 +21,10 @@ train: .venv/installed
 
 test: .venv/installed
 	$(BIN)/python -m pytest --numprocesses=2 --dist=worksteal
+
+# Builds an image and runs it, where buildah is installed.  make test-docker TARGET=cuda: 6 GB more.
+test-docker:
+	tests/docker/build $(TARGET)
 
 lint: .venv/installed
 	$(BIN)/ruff check .
