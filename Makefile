@@ -22,7 +22,7 @@ train: .venv/installed
 test: .venv/installed
 	$(BIN)/python -m pytest --numprocesses=2 --dist=worksteal
 
-# Builds an image and runs it, where buildah is installed.  make test-docker TARGET=cuda: 6 GB more.
+# Builds an image and runs it, where buildah is installed.  make test-docker TARGET=cuda: 4 GB more.
 test-docker:
 	tests/docker/build $(TARGET)
 
