@@ -10,7 +10,7 @@ EPOCHS_digits := --config.num_epochs=150
 NOTE_digits := "(These digits are 8x8 pixels, enlarged: PCA with 49 numbers is all but perfect on" \
 	"them. Measure the nets on make train DATA=mnist.)"
 
-.PHONY: train test test-workers test-slurm lint benchmark results tensorboard clean
+.PHONY: train test test-workers test-slurm test-docker lint benchmark results tensorboard clean
 
 train: .venv/installed
 	$(BIN)/python -m trainer --config=configs/$(CONFIG).py --config.data.name=$(DATA) \
@@ -30,10 +30,16 @@ test-workers: .venv/installed
 test-slurm: .venv/installed
 	tests/slurm/run
 
+# Builds an image and runs it, where buildah is installed.  make test-docker TARGET=cuda: 4 GB more.
+test-docker:
+	tests/docker/build $(TARGET)
+
 lint: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/hadolint Dockerfile
+	$(BIN)/shellcheck .ci/run tests/docker/build tests/slurm/run
 
 benchmark: .venv/installed
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable .[bench]

@@ -1,0 +1,144 @@
+"""The images, as far as the Dockerfile tells; `make test-docker` builds one and runs it."""
+
+import fnmatch
+import importlib.metadata
+import json
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).parent.parent
+PACKAGES = ["configs", "launch", "trainer"]
+TARGETS = ["cpu", "cuda"]
+
+
+def stages():
+    """{stage: its instructions as (keyword, rest), those of the stages below it first}."""
+    found: dict[str, list[tuple[str, str]]] = {}
+    text = (ROOT / "Dockerfile").read_text().replace("\\\n", "")
+    for line in text.splitlines():
+        keyword, _, rest = line.partition(" ")
+        if keyword == "FROM":
+            below, _, name = rest.partition(" AS ")
+            found[name] = list(found.get(below, []))
+        elif keyword.isupper() and found:
+            found[name].append((keyword, rest.strip()))
+    return found
+
+
+def last(target, keyword):
+    return [rest for name, rest in stages()[target] if name == keyword][-1]
+
+
+def copied(instructions):
+    """The paths that a stage copies from the context."""
+    for keyword, rest in instructions:
+        if keyword == "COPY" and "--from" not in rest:
+            yield from rest.split()[:-1]
+
+
+def is_ignored(path):
+    """Whether .dockerignore keeps a path of the repository out; the last pattern decides."""
+    ignored = False
+    for line in (ROOT / ".dockerignore").read_text().splitlines():
+        pattern = line.removeprefix("!")
+        # Two forms are in use: `**/name` at any depth, and a pattern at the top.
+        name = path.name if pattern.startswith("**/") else path.parts[0]
+        if fnmatch.fnmatchcase(name, pattern.removeprefix("**/")):
+            ignored = not line.startswith("!")
+    return ignored
+
+
+def modules(folder):
+    return {str(path.relative_to(folder)) for path in folder.rglob("*.py")}
+
+
+@pytest.fixture(scope="module")
+def context(tmp_path_factory):
+    """A folder with what a build is handed."""
+
+    def ignore(folder, names):
+        return [name for name in names if is_ignored(Path(folder, name).relative_to(ROOT))]
+
+    return shutil.copytree(ROOT, tmp_path_factory.mktemp("context") / "context", ignore=ignore)
+
+
+def test_hadolint_finds_nothing():
+    hadolint = Path(sysconfig.get_path("scripts"), "hadolint")
+    result = subprocess.run([hadolint, "Dockerfile"], cwd=ROOT, capture_output=True, text=True)
+    assert (result.returncode, result.stdout) == (0, "")
+
+
+def test_the_context_is_all_of_the_package_and_little_else(context, tmp_path):
+    build = ["setup.py", "--quiet", "build", f"--build-lib={tmp_path}"]
+    subprocess.run([sys.executable, *build], cwd=context, check=True)
+    expected = {f"{name}/{path}" for name in PACKAGES for path in modules(ROOT / name)}
+    assert modules(tmp_path) == expected
+    assert {path.name for path in context.iterdir() if path.is_dir()} <= {*PACKAGES, "build"}
+
+
+def test_what_is_copied_is_in_the_context(context):
+    paths = {path for stage in stages().values() for path in copied(stage)}
+    assert paths == {path for path in paths if (context / path).exists()}
+
+
+def test_a_change_of_the_code_reinstalls_no_dependency():
+    below = [*stages()["dependencies"], *stages()["cuda-dependencies"]]
+    assert set(copied(below)) == {"constraints.txt", "setup.py"}
+
+
+def test_the_last_target_is_the_one_for_gpus():
+    assert list(stages())[-1] == "cuda"
+    assert [any("[cuda]" in rest for _, rest in stages()[target]) for target in TARGETS] == [
+        False,
+        True,
+    ]
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_a_run_is_not_root(target):
+    assert re.fullmatch(r"[1-9]\d*:[1-9]\d*", last(target, "USER"))
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_a_signal_reaches_python_and_not_a_shell(target):
+    assert json.loads(last(target, "ENTRYPOINT")) == ["python", "-m", "trainer"]
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("variable", ["TFDS_DATA_DIR", "CUDA_CACHE_PATH"])
+def test_what_should_outlive_a_container_is_in_a_volume(target, variable):
+    path = dict(pair.split("=", 1) for pair in last(target, "ENV").split())[variable]
+    assert path in json.loads(last(target, "VOLUME"))
+
+
+def requirements(name, extras):
+    """What a package requires here, itself or by one of its extras."""
+    for text in importlib.metadata.requires(name) or []:
+        requirement = Requirement(text)
+        marker = requirement.marker
+        if not marker or any(marker.evaluate({"extra": extra}) for extra in ["", *extras]):
+            yield requirement
+
+
+def test_each_package_of_the_images_is_pinned_to_a_version_that_fits():
+    lines = (ROOT / "constraints.txt").read_text().splitlines()[1:]
+    pins = {canonicalize_name(name): pin for name, pin in (line.split("==") for line in lines)}
+    waiting = [*requirements("autoencoder-trainer", {"cuda"})]
+    seen = set()
+    while waiting:
+        requirement = waiting.pop()
+        name = canonicalize_name(requirement.name)
+        assert requirement.specifier.contains(pins.get(name, "")), requirement
+        # CUDA's wheels are on no machine without a GPU, and require one another alone.
+        if str(requirement) not in seen and not name.startswith("nvidia-"):
+            waiting += requirements(name, requirement.extras)
+        seen.add(str(requirement))
+    assert any(requirement.startswith("nvidia-") for requirement in seen)
