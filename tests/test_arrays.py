@@ -11,7 +11,7 @@ import tensorflow as tf
 from configs import base
 from tests.all_configs import CONFIGS, load_config
 from tests.runs import assert_a_stop_changes_no_bit
-from trainer import data, models, pictures
+from trainer import data, models, pictures, trained
 from trainer.errors import UserError
 from trainer.evaluation import PICTURE, evaluate
 from trainer.models import Moment
@@ -444,3 +444,15 @@ def test_a_picture_of_vectors_shows_their_numbers():
     flat = {"original": np.zeros((3, FEATURES)), "code": np.zeros((3, 2))}
     assert pictures.reconstructions(flat).dtype == np.uint8
     assert (pictures.grid(vectors(5), columns=2) != pictures.grid(vectors(5, 1), columns=2)).any()
+
+
+def test_a_run_on_vectors_notes_how_they_were_standardised(vectors_config, tmp_path):
+    train(vectors_config, str(tmp_path / "run"))
+    dataset = data.load(**vectors_config.data)
+    found = trained.load_model(tmp_path / "run")
+    assert found.model.image_shape == dataset.image_shape
+    assert found.scaling is not None
+    np.testing.assert_equal(vars(found.scaling), vars(dataset.scaling))
+    rows = vectors(5, seed=1)
+    standardised = found.scaling.apply(rows)
+    np.testing.assert_allclose(found.scaling.undo(standardised), rows, rtol=1e-5)

@@ -84,17 +84,41 @@ class Images:
 
 
 @dataclasses.dataclass(frozen=True)
+class Scaling:
+    """How vectors [., D] are standardised: by these means and deviations, float64 [D]."""
+
+    mean: np.ndarray
+    deviation: np.ndarray
+
+    def apply(self, vectors: np.ndarray) -> np.ndarray:
+        """Vectors in a user's units to those that a model sees, float32."""
+        return ((vectors - self.mean) / self.deviation).astype(np.float32)
+
+    def undo(self, vectors: np.ndarray) -> np.ndarray:
+        """What a model says back to the user's units, float32."""
+        return (vectors * self.deviation + self.mean).astype(np.float32)
+
+
+@dataclasses.dataclass(frozen=True)
 class Dataset:
     """The three parts of a data set; no image is in two of them."""
 
     train: Images
     validation: Images
     test: Images
+    scaling: Scaling | None = None  # of vectors that are standardised
 
     @property
     def image_shape(self) -> tuple[int, ...]:
         """(H, W, C), or (D,) of vectors."""
         return tuple(self.train.images.shape[1:])
+
+    def inputs(self) -> dict[str, list]:
+        """What a model's inputs are like, for its workdir; `scaling_of` reads it."""
+        inputs: dict[str, list] = {"image_shape": list(self.image_shape)}
+        if self.scaling is not None:
+            inputs |= {name: array.tolist() for name, array in vars(self.scaling).items()}
+        return inputs
 
     def fingerprint(self) -> str:
         """A digest of the images, their labels and the part they are in, as hexadecimal digits.
@@ -177,9 +201,8 @@ def load(
     if resplit_test:
         train, test = _cut(test, resplit_test)
     train, validation = _cut(train, validation_fraction)
-    if standardise:
-        _standardise(train, validation, test, name)
-    return Dataset(train, validation, test)
+    scaling = _standardise(train, validation, test, name) if standardise else None
+    return Dataset(train, validation, test, scaling)
 
 
 def batches(
@@ -223,6 +246,13 @@ def batches(
     # Not from_generator: while one is open, XLA's loops run at two thirds of their speed on a CPU.
     calls = tf.data.Dataset.range(sys.maxsize).map(call)
     return calls.take_while(lambda _, count, __: count > 0).prefetch(2)
+
+
+def scaling_of(inputs: Mapping[str, list]) -> Scaling | None:
+    """The scaling that `Dataset.inputs` told of, if there is one."""
+    if "mean" not in inputs:
+        return None
+    return Scaling(np.array(inputs["mean"]), np.array(inputs["deviation"]))
 
 
 def to_unit(images: np.ndarray) -> np.ndarray:
@@ -280,7 +310,7 @@ def _binarised(part: Images, which: str, name: str) -> Images:
     return Images(binary, part.labels)
 
 
-def _standardise(train: Images, validation: Images, test: Images, name: str) -> None:
+def _standardise(train: Images, validation: Images, test: Images, name: str) -> Scaling:
     """Shifts and scales the vectors in place, by mean and deviation of the training part."""
     rows = train.images
     if isinstance(rows, Records) or rows.ndim > 2:
@@ -289,10 +319,12 @@ def _standardise(train: Images, validation: Images, test: Images, name: str) -> 
     mean = rows.mean(axis=0, dtype=np.float64)
     squares = sum(np.square(block - mean).sum(axis=0) for block in _blocks(rows))
     deviation = np.sqrt(squares / len(rows))
-    scale = np.where(lowest < highest, deviation, 1)  # a constant's is not 0 but for rounding
+    # A constant's deviation is not 0 but for rounding.
+    scaling = Scaling(mean, np.where(lowest < highest, deviation, 1))
     for part in (train, validation, test):
         for block in _blocks(part.images):
-            block[:] = (block - mean) / scale
+            block[:] = scaling.apply(block)
+    return scaling
 
 
 def _blocks(rows: np.ndarray | Records) -> Iterator[np.ndarray]:

@@ -83,7 +83,8 @@ def train(config: ConfigDict, folder: str) -> dict[str, float]:
         execution = _agreed_execution(config, workers, model, steps, dataset, executions)
         steps.execute(execution)
         if workers.is_chief:
-            workdir.write(run, config, fingerprint, executions | {devices: execution})
+            executions[devices] = execution
+            workdir.write(run, config, fingerprint, executions, dataset.inputs())
             if checkpoint:
                 _resume(run, steps, checkpoint)
             else:

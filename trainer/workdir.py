@@ -47,6 +47,7 @@ class Run:
     data_fingerprint: str
     versions: Mapping[str, str]
     executions: Mapping[str, str]  # how its steps are computed, by the devices they are on
+    inputs: Mapping[str, list] | None  # what they are like; None of a run begun before it was noted
 
 
 def check(workdir: Path, config: ConfigDict, data_fingerprint: str) -> None:
@@ -91,7 +92,11 @@ def executions(workdir: Path) -> dict[str, str]:
 
 
 def write(
-    workdir: Path, config: ConfigDict, data_fingerprint: str, executions: Mapping[str, str]
+    workdir: Path,
+    config: ConfigDict,
+    data_fingerprint: str,
+    executions: Mapping[str, str],
+    inputs: Mapping[str, list],
 ) -> None:
     """Writes down the run, with the versions that it began with."""
     begun = (workdir / CONFIG).exists()
@@ -100,6 +105,7 @@ def write(
         "data_fingerprint": data_fingerprint,
         "versions": read(workdir).versions if begun else installed_versions(),
         "executions": dict(executions),
+        "inputs": dict(inputs),
     }
     write_json(workdir / CONFIG, description)
 
@@ -126,6 +132,7 @@ def read(workdir: Path) -> Run:
             description["data_fingerprint"],
             description["versions"],
             description["executions"],
+            description.get("inputs"),
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} cannot be read ({type(error).__name__}: {error})") from error
