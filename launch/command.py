@@ -1,5 +1,6 @@
 """Flags in, exit status out: a launcher's flags stand before `--`, the trainer's after it."""
 
+import itertools
 import sys
 from collections.abc import Callable
 from typing import NoReturn
@@ -22,7 +23,7 @@ def run(main: Callable[[list[str]], int]) -> None:
 def value_of(trainer_flags: list[str], name: str) -> str | None:
     """What the trainer's flags give as `--name=value` or `--name value`; the last if several."""
     value = None
-    for flag, following in zip(trainer_flags, [*trainer_flags[1:], ""], strict=True):
+    for flag, following in itertools.zip_longest(trainer_flags, trainer_flags[1:], fillvalue=""):
         given, has_value, its_value = flag.lstrip("-").partition("=")
         if flag.startswith("-") and given == name:
             value = its_value if has_value else following

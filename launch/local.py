@@ -5,6 +5,7 @@ can go on without the others: where one dies all end, and all start again from t
 """
 
 import contextlib
+import itertools
 import json
 import math
 import os
@@ -28,7 +29,8 @@ _DYING_SECONDS = 15  # for the others to see that one has died, and to say so
 _TURN_SECONDS = 0.1
 
 _LEAVING = (0, Preempted.exit_status)
-_FINAL = (*_LEAVING, UserError.exit_status)
+_UNREAD = 128 + signal.SIGPIPE  # nobody reads what it writes
+_FINAL = (*_LEAVING, UserError.exit_status, _UNREAD)
 
 _WORKERS = flags.DEFINE_integer("workers", 2, "Processes, of which the first is the chief.", 1)
 _MAX_RESTARTS = flags.DEFINE_integer("max_restarts", 3, "Times that all start again.", 0)
@@ -46,11 +48,16 @@ def visible_gpus() -> list[str]:
     """The machine's GPUs as CUDA_VISIBLE_DEVICES names them, or those that it allows."""
     allowed = os.environ.get("CUDA_VISIBLE_DEVICES")
     if allowed is not None:
-        return [name for name in allowed.split(",") if name]
+        names = [name.strip() for name in allowed.split(",")]
+        return list(itertools.takewhile(lambda name: name not in ("", "-1"), names))  # as CUDA does
     if not shutil.which("nvidia-smi"):
         return []
     listing = ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"]
-    return subprocess.run(listing, capture_output=True, text=True, check=False).stdout.split()
+    listed = subprocess.run(listing, capture_output=True, text=True, check=False)
+    if listed.returncode:
+        _say(f"nvidia-smi fails, so no GPU is used: {' '.join(listed.stdout.split())}")
+        return []
+    return listed.stdout.split()
 
 
 def shares(gpus: Sequence[str], workers: int) -> list[dict[str, str]]:
@@ -102,13 +109,33 @@ class _Group:
     """The processes of all workers, started together; none of them outlives it."""
 
     def __init__(self, command_line: Sequence[str], environments: Sequence[Mapping[str, str]]):
-        addresses = [f"127.0.0.1:{port}" for port in free_ports(len(environments))]
+        self._command_line = command_line
+        self._environments = environments
         self._processes: list[subprocess.Popen[str]] = []
         self._relays: list[threading.Thread] = []
-        for index, environment in enumerate(environments):
+
+    def __enter__(self) -> "_Group":
+        try:
+            self._start()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for process in self._processes:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)  # what it has started too
+            process.wait()
+        for relay in self._relays:
+            relay.join()
+
+    def _start(self) -> None:
+        addresses = [f"127.0.0.1:{port}" for port in free_ports(len(self._environments))]
+        for index, environment in enumerate(self._environments):
             task = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
             process = subprocess.Popen(
-                command_line,
+                self._command_line,
                 env=os.environ | environment | {"TF_CONFIG": json.dumps(task)},
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
@@ -122,16 +149,6 @@ class _Group:
                 relay = threading.Thread(target=_relay, args=(source, f"[{index}] ", sink))
                 relay.start()
                 self._relays.append(relay)
-
-    def __enter__(self) -> "_Group":
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._signal(signal.SIGKILL)
-        for process in self._processes:
-            process.wait()
-        for relay in self._relays:
-            relay.join()
 
     def wait(self, received: Sequence[int]) -> int:
         """Hands on the signals that are received, until all have ended or one must be killed."""
@@ -151,7 +168,7 @@ class _Group:
                 patience = _LEAVING_SECONDS if status in _LEAVING else _DYING_SECONDS
                 deadline = min(deadline, time.monotonic() + patience)
                 if status < 0:
-                    _say(f"worker {index} was ended by {signal.Signals(-status).name}")
+                    _say(f"worker {index} was ended by {_name_of(-status)}")
         for index in range(len(self._processes)):
             if index not in ended:
                 _say(f"worker {index} does not end, now that another has; it is killed")
@@ -173,9 +190,16 @@ def _of_all(statuses: Sequence[int]) -> int:
 
 
 def _relay(source: IO[str], prefix: str, sink: IO[str]) -> None:
-    for line in source:  # one that its writer did not end is ended here
-        sink.write(f"{prefix}{line.rstrip()}\n")
-        sink.flush()
+    # Where nobody reads what is written, the closed source tells the worker so.
+    with source, contextlib.suppress(BrokenPipeError):
+        for line in source:  # one that its writer did not end is ended here
+            sink.write(f"{prefix}{line.rstrip()}\n")
+            sink.flush()
+
+
+def _name_of(number: int) -> str:
+    """A signal's name, or its number where it has none."""
+    return next((known.name for known in signal.Signals if known == number), f"signal {number}")
 
 
 def _say(message: str) -> None:
@@ -184,12 +208,20 @@ def _say(message: str) -> None:
 
 @contextlib.contextmanager
 def _received_signals() -> Iterator[list[int]]:
-    """The signals to stop that have come so far, which then do not end this process."""
+    """The signals to stop that have come so far, which then do not end this process.
+
+    A terminal that is closed sends SIGHUP, which the workers are told as SIGTERM; `nohup` has it
+    ignored.
+    """
     received: list[int] = []
-    before = {
-        number: signal.signal(number, lambda number, _: received.append(number))
-        for number in (signal.SIGTERM, signal.SIGINT)
-    }
+
+    def receive(number, frame):
+        del frame
+        received.append(signal.SIGTERM if number == signal.SIGHUP else number)
+
+    ignored = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    heeded = (signal.SIGTERM, signal.SIGINT, *(() if ignored else (signal.SIGHUP,)))
+    before = {number: signal.signal(number, receive) for number in heeded}
     try:
         yield received
     finally:

@@ -34,8 +34,8 @@ def logged(run):
     return [json.loads(line) for line in whole.splitlines()]
 
 
-def await_step(run, step):
-    """Returns once the run of another process has got so far in its log; 0: once it begins."""
+def await_step(run, step, process):
+    """Returns once the run of a process has got so far in its log; 0: once it begins."""
 
     def reached():
         if step == 0 or not (run / workdir.METRICS_LOG).exists():
@@ -43,6 +43,7 @@ def await_step(run, step):
         return any(row["step"] >= step for row in logged(run))
 
     while not reached():
+        assert process.poll() is None, f"ended before step {step}"
         time.sleep(0.01)
 
 

@@ -1,6 +1,7 @@
 import json
 import socket
 import threading
+import time
 
 import pytest
 
@@ -19,13 +20,13 @@ def of_this_machine(count):
     return tuple(f"127.0.0.1:{port}" for port in free_ports(count))
 
 
-def meet_all(clusters, facts, timeout_seconds=20.0):
+def meet_all(clusters, facts, timeout_seconds=20.0, stopped=lambda _: False):
     """What became of each worker: None, or what its meeting raised."""
     ends: list[Exception | None] = [None] * len(clusters)
 
     def worker(number):
         try:
-            cluster.meet(clusters[number], facts[number], timeout_seconds)
+            cluster.meet(clusters[number], facts[number], timeout_seconds, lambda: stopped(number))
         except Exception as error:
             ends[number] = error
 
@@ -52,6 +53,8 @@ def test_the_workers_are_those_of_tf_config(monkeypatch, workers, index, kind, e
 
 
 def test_one_worker_is_no_cluster(monkeypatch):
+    set_tf_config(monkeypatch, {}, 0)
+    assert cluster.from_environment() is None
     monkeypatch.delenv("TF_CONFIG", raising=False)
     assert cluster.from_environment() is None
     set_tf_config(monkeypatch, {"worker": ["a:1"]}, 0)
@@ -79,6 +82,14 @@ def test_one_worker_is_no_cluster(monkeypatch):
         (
             '{"cluster": {"worker": ["a:1", "a:1"]}, "task": {"type": "worker", "index": 0}}',
             "names an address twice",
+        ),
+        (
+            '{"cluster": {"chief": ["a:1", "b:2"]}, "task": {"type": "chief", "index": 0}}',
+            "has 2 chiefs; there can be one",
+        ),
+        (
+            '{"cluster": {"worker": ["a:1", "b:2"]}, "task": {"type": ["worker"], "index": 0}}',
+            "names \"['worker']\"; all tasks are workers",
         ),
         (
             '{"cluster": {"ps": ["a:1"], "worker": ["b:2"]}, "task": {"type": "ps", "index": 0}}',
@@ -150,13 +161,26 @@ def test_whoever_does_not_come_is_named_by_each_of_the_others(
     for index, end in zip(present, ends, strict=True):
         own, other = (f"worker {i} ({addresses[i]})" for i in (index, missing))
         assert isinstance(end, WorkersError)
-        assert f"waited in vain for {other}; startup_timeout_seconds says how long" in str(end)
+        assert f"{own} waited in vain for {other}" in str(end)
+        assert "startup_timeout_seconds says how long" in str(end)
         assert f"{own} waits for {other}" in waiting
 
 
 def test_a_stop_ends_the_wait():
     with pytest.raises(Preempted):
-        cluster.meet(cluster.Cluster(of_this_machine(2), 1), {}, 20.0, stopped=lambda: True)
+        cluster.meet(cluster.Cluster(of_this_machine(2), 0), {}, 20.0, stopped=lambda: True)
+
+
+@pytest.mark.parametrize("stopped", [0, 1])
+def test_a_stop_of_one_ends_the_wait_of_all(stopped):
+    addresses = of_this_machine(3)  # of which the last does not come
+    stops = time.monotonic() + 2
+    ends = meet_all(
+        [cluster.Cluster(addresses, index) for index in (0, 1)],
+        [{}, {}],
+        stopped=lambda index: index == stopped and time.monotonic() > stops,
+    )
+    assert [type(end) for end in ends] == [Preempted, Preempted]
 
 
 def test_a_port_that_another_program_has_is_named():
@@ -175,13 +199,14 @@ def test_strangers_on_the_chiefs_port_are_ignored():
     chief = threading.Thread(target=lambda: ends.append(meet_all(clusters[:1], [{}])))
     chief.start()
     for said in (b"GET / HTTP/1.1\r\n\r\n", b"[]\n", b'{"index": 1}\n', b"\xff\n", b""):
-        while True:
+        deadline = time.monotonic() + 20
+        while time.monotonic() < deadline:
             try:
                 with socket.create_connection((host, int(port)), timeout=5) as stranger:
                     stranger.sendall(said)
                 break
             except ConnectionRefusedError:
-                pass
+                time.sleep(0.01)
     assert meet_all(clusters[1:], [{}]) == [None]
     chief.join()
     assert ends == [[None]]

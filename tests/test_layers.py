@@ -17,6 +17,8 @@ MAY_IMPORT = {
     "progress": set(),
     "pictures": set(),
     "profiling": {"errors"},
+    "stopping": set(),
+    "pace": set(),
     "summaries": set(),
     "checkpoints": {"errors"},
     "workdir": {"errors"},
@@ -34,8 +36,8 @@ MAY_IMPORT = {
         *("summaries", "workdir"),
     },
     "train": {
-        *("checkpoints", "cluster", "data", "errors", "models", "optimizers", "profiling"),
-        *("record", "replicas", "summaries", "workdir", "workers"),
+        *("checkpoints", "cluster", "data", "errors", "models", "optimizers", "pace"),
+        *("profiling", "record", "replicas", "stopping", "summaries", "workdir", "workers"),
     },
     "evaluate": {"cli", "evaluation"},
     "evaluation": {

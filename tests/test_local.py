@@ -7,6 +7,7 @@ import threading
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from launch import local
@@ -34,9 +35,12 @@ def starts(folder, index=0):
 
 def send_once_ready(folder, number):
     """Sends this process a signal once both workers have left a trace that they are ready."""
+    # Until the launcher listens, and should it end too early, a signal must not end the tests.
+    signal.signal(number, lambda *_: None)
 
     def wait_and_send():
-        while len(list(folder.glob("ready-*"))) < 2:
+        deadline = time.monotonic() + 60
+        while len(list(folder.glob("ready-*"))) < 2 and time.monotonic() < deadline:
             time.sleep(0.01)
         os.kill(os.getpid(), number)
 
@@ -64,7 +68,7 @@ def test_all_start_again_on_new_ports_where_one_dies(tmp_path, capfd):
     program = "if number == 0 and index == 1: os.kill(os.getpid(), signal.SIGKILL)"
     assert supervise(tmp_path, program) == 0
     first, second = starts(tmp_path)
-    assert set(first["cluster"]["worker"]).isdisjoint(second["cluster"]["worker"])
+    assert first["cluster"] != second["cluster"]
     assert len(starts(tmp_path, 1)) == 2
     said = capfd.readouterr().err
     assert "launch: worker 1 was ended by SIGKILL" in said
@@ -92,8 +96,25 @@ def test_a_worker_that_outlives_another_is_killed(tmp_path, capfd, monkeypatch):
     assert "launch: worker 0 does not end, now that another has" in capfd.readouterr().err
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_reaches_each_worker_once(tmp_path, number):
+@pytest.fixture
+def signals_as_before():
+    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+    before = {number: signal.getsignal(number) for number in numbers}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.usefixtures("signals_as_before")
+@pytest.mark.parametrize(
+    ("number", "told"),
+    [
+        (signal.SIGTERM, signal.SIGTERM),
+        (signal.SIGINT, signal.SIGINT),
+        (signal.SIGHUP, signal.SIGTERM),
+    ],
+)
+def test_a_signal_reaches_each_worker_once(tmp_path, number, told):
     program = """
 seen = []
 signal.signal(signal.SIGTERM, lambda *_: seen.append("SIGTERM"))
@@ -107,10 +128,40 @@ sys.exit(75)
 """
     send_once_ready(tmp_path, number)
     assert supervise(tmp_path, program) == 75
-    assert [(tmp_path / f"seen-{index}").read_text() for index in (0, 1)] == [number.name] * 2
+    assert [(tmp_path / f"seen-{index}").read_text() for index in (0, 1)] == [told.name] * 2
     assert len(starts(tmp_path)) == 1
 
 
+def test_what_a_worker_has_started_ends_with_it(tmp_path):
+    program = """
+import subprocess
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+(folder / f"child-{index}").write_text(str(child.pid))
+"""
+    assert supervise(tmp_path, program) == 0
+    for path in tmp_path.glob("child-*"):
+        pid = int(path.read_text())
+        assert not psutil.pid_exists(pid) or psutil.Process(pid).status() == "zombie"
+
+
+def test_workers_whose_output_nobody_reads_end(tmp_path):
+    script = f"""
+import sys
+from tests import test_local
+forever = "while True: print('step', flush=True)"
+sys.exit(test_local.supervise(test_local.Path({str(tmp_path)!r}), forever))
+"""
+    command_line = [sys.executable, "-c", script]
+    launcher = subprocess.Popen(
+        command_line, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    )
+    assert launcher.stdout is not None
+    launcher.stdout.readline()
+    launcher.stdout.close()
+    assert launcher.wait(timeout=60) not in (0, 75)
+
+
+@pytest.mark.usefixtures("signals_as_before")
 def test_a_worker_that_a_signal_ends_is_not_started_again(tmp_path):
     program = "(folder / f'ready-{index}').touch(); time.sleep(60)"
     send_once_ready(tmp_path, signal.SIGTERM)
@@ -129,14 +180,17 @@ def test_gpus_are_shared_out_evenly():
 def test_the_gpus_are_those_that_are_allowed_or_that_the_driver_lists(tmp_path, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,3")
     assert local.visible_gpus() == ["2", "3"]
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    assert local.visible_gpus() == []
+    for hidden in ("", "-1"):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", hidden)
+        assert local.visible_gpus() == []
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
     monkeypatch.setenv("PATH", str(tmp_path))
     assert local.visible_gpus() == []
     (tmp_path / "nvidia-smi").write_text("#!/bin/sh\necho 0\necho 1\n")
     (tmp_path / "nvidia-smi").chmod(0o755)
     assert local.visible_gpus() == ["0", "1"]
+    (tmp_path / "nvidia-smi").write_text("#!/bin/sh\necho NVIDIA-SMI has failed\nexit 9\n")
+    assert local.visible_gpus() == []
 
 
 def test_free_ports_are_free_and_differ():
@@ -148,6 +202,7 @@ def test_free_ports_are_free_and_differ():
     ("flags", "message"),
     [
         (["--workers=0"], "--workers=0: 0 is not a positive integer"),
+        (["--workers=2"], "the trainer's --config=... is missing"),
         (["--workers=2", "--", "--workdir=x"], "the trainer's --config=... is missing"),
         (["--workers=2", "--", "--config=x"], "the trainer's --workdir=... is missing"),
         (["--workers=2", "--config=x"], "Unknown command line flag 'config'"),

@@ -25,7 +25,8 @@ from tests.runs import (
 )
 from trainer import checkpoints, data, replicas, workdir
 from trainer.errors import NonFiniteError, Preempted, UserError
-from trainer.train import Pace, due, step_ranges, train
+from trainer.pace import Pace
+from trainer.train import due, step_ranges, train
 
 LAST_STEP = 10
 
@@ -434,7 +435,7 @@ def test_a_run_killed_at_random_ends_with_the_bits_of_one_left_alone(tmp_path):
 
     alone_run, killed_run = tmp_path / "alone", tmp_path / "killed"
     alone = start(alone_run)
-    await_step(alone_run, 1)
+    await_step(alone_run, 1, alone)
     began = time.monotonic()
     assert alone.wait() == 0
     training_seconds = time.monotonic() - began
@@ -443,7 +444,7 @@ def test_a_run_killed_at_random_ends_with_the_bits_of_one_left_alone(tmp_path):
     random = np.random.default_rng()
     for share in (0, 1 / 3, 2 / 3):  # of the steps, so that no run ends before it is killed
         killed = start(killed_run)
-        await_step(killed_run, share * last_step)
+        await_step(killed_run, share * last_step, killed)
         time.sleep(random.uniform(0, 0.1 * training_seconds))
         killed.kill()
         assert killed.wait() == -signal.SIGKILL

@@ -42,20 +42,30 @@ def short_config(name, **changes):
     return config
 
 
-def start(name, run, settings, strategy="auto", max_restarts=0):
-    """`launch.local` of two workers, under way."""
+@contextlib.contextmanager
+def started(name, run, settings, strategy="auto", max_restarts=0):
+    """`launch.local` of two workers, under way; none outlives the block."""
     flags = [f"--config.{key}={value}" for key, value in settings.items()]
-    return subprocess.Popen(
-        [
-            *(sys.executable, "-m", "launch.local", "--workers=2"),
-            *(f"--max_restarts={max_restarts}", "--", f"--config=configs/{name}.py"),
-            *(f"--workdir={run}", f"--config.strategy={strategy}", *flags),
-        ],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    command = [
+        *(sys.executable, "-m", "launch.local", "--workers=2", f"--max_restarts={max_restarts}"),
+        *("--", f"--config=configs/{name}.py", f"--workdir={run}"),
+        *(f"--config.strategy={strategy}", *flags),
+    ]
+    with subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as launcher:
+        try:
+            yield launcher
+        finally:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                for process in (*psutil.Process(launcher.pid).children(), launcher):
+                    process.kill()
+
+
+def finished(*arguments, **keywords):
+    """What `launch.local` of two workers left with and wrote, out and err."""
+    with started(*arguments, **keywords) as launcher:
+        return finish(launcher)
 
 
 def signal_worker(launcher, index, number):
@@ -84,7 +94,7 @@ def assert_close(run, other):
 def alone(tmp_path_factory):
     """A long run of two workers that nobody disturbs."""
     run = tmp_path_factory.mktemp("alone") / "run"
-    status, _, err = finish(start("dense", run, LONG))
+    status, _, err = finished("dense", run, LONG)
     assert status == 0, err
     return run
 
@@ -94,7 +104,7 @@ def test_two_workers_of_one_or_two_devices_train_as_one_process_does(name, tmp_p
     for devices in (1, 2, 4):
         train(short_config(name, strategy=f"cpu:{devices}"), str(tmp_path / f"1x{devices}"))
     for devices in (1, 2):
-        status, _, err = finish(start(name, tmp_path / f"2x{devices}", SHORT, f"cpu:{devices}"))
+        status, _, err = finished(name, tmp_path / f"2x{devices}", SHORT, f"cpu:{devices}")
         assert status == 0, err
     for layout in ("1x2", "1x4", "2x1", "2x2"):
         assert_close(tmp_path / layout, tmp_path / "1x1")
@@ -102,7 +112,7 @@ def test_two_workers_of_one_or_two_devices_train_as_one_process_does(name, tmp_p
 
 def test_a_run_of_two_workers_goes_on_with_one(tmp_path):
     constant = SHORT | {"optimizer.schedule": "constant"}
-    status, _, err = finish(start("vae", tmp_path / "run", constant))
+    status, _, err = finished("vae", tmp_path / "run", constant)
     assert status == 0, err
     longer = constant | {"num_epochs": 1.0}
     for run in ("run", "whole"):
@@ -114,16 +124,16 @@ def test_a_run_of_two_workers_goes_on_with_one(tmp_path):
 @pytest.mark.parametrize("told", [0, 1])
 def test_a_signal_to_one_worker_stops_both_at_one_step_and_changes_no_bit(told, alone, tmp_path):
     run = tmp_path / "run"
-    launcher = start("dense", run, LONG)
-    await_step(run, 200)
-    signal_worker(launcher, told, signal.SIGTERM)
-    status, _, err = finish(launcher)
+    with started("dense", run, LONG) as launcher:
+        await_step(run, 200, launcher)
+        signal_worker(launcher, told, signal.SIGTERM)
+        status, _, err = finish(launcher)
     assert status == 75
     stopped = re.findall(r"^\[(\d)\] stopped at step ([\d,]+) with a checkpoint", err, re.M)
     assert sorted(index for index, _ in stopped) == ["0", "1"]
     assert len({step for _, step in stopped}) == 1
     assert final_state(run)[0] == int(stopped[0][1].replace(",", ""))
-    status, _, err = finish(start("dense", run, LONG))
+    status, _, err = finished("dense", run, LONG)
     assert status == 0, err
     assert_same_bits(run, alone)
 
@@ -131,10 +141,10 @@ def test_a_signal_to_one_worker_stops_both_at_one_step_and_changes_no_bit(told, 
 @pytest.mark.parametrize("killed", [0, 1])
 def test_a_worker_that_is_killed_is_named_and_all_start_again(killed, alone, tmp_path):
     run = tmp_path / "run"
-    launcher = start("dense", run, LONG, max_restarts=1)
-    await_step(run, 200)
-    signal_worker(launcher, killed, signal.SIGKILL)
-    status, _, err = finish(launcher)
+    with started("dense", run, LONG, max_restarts=1) as launcher:
+        await_step(run, 200, launcher)
+        signal_worker(launcher, killed, signal.SIGKILL)
+        status, _, err = finish(launcher)
     assert status == 0, err
     assert f"launch: worker {killed} was ended by SIGKILL" in err
     other = 1 - killed
@@ -145,10 +155,10 @@ def test_a_worker_that_is_killed_is_named_and_all_start_again(killed, alone, tmp
 
 
 def test_a_signal_to_the_launcher_stops_both(tmp_path):
-    launcher = start("dense", tmp_path / "run", LONG, max_restarts=1)
-    await_step(tmp_path / "run", 20)
-    os.kill(launcher.pid, signal.SIGTERM)
-    status, _, err = finish(launcher)
+    with started("dense", tmp_path / "run", LONG, max_restarts=1) as launcher:
+        await_step(tmp_path / "run", 20, launcher)
+        os.kill(launcher.pid, signal.SIGTERM)
+        status, _, err = finish(launcher)
     assert status == 75, err
     assert len(re.findall(r"^\[\d\] stopped at step", err, re.M)) == 2
 

@@ -41,8 +41,8 @@ def checkpoint_flag() -> flags.FlagHolder[str]:
 def run(main: Callable[[], None]) -> None:
     """Parses the flags, runs `main` and leaves with the exit status of what became of it.
 
-    0 finished; 2 the user's mistake; 75 stopped with a checkpoint written; 130 Ctrl-C before there
-    is anything to checkpoint; 141 a closed pipe; 1 anything else.
+    0 finished; 2 the user's mistake; 75 stopped, to be started again; 130 Ctrl-C where nothing can
+    be gone on with; 141 a closed pipe; 1 anything else.
     """
     app.run(lambda _: _run(main), flags_parser=_parse)
 
@@ -50,10 +50,9 @@ def run(main: Callable[[], None]) -> None:
 def _run(main: Callable[[], None]) -> None:
     if not flags.FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)
-    if os.getpid() == 1:  # of a container: only what it handles ends it
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        import_tensorflow()
+        with _stoppable():
+            import_tensorflow()
         main()
     except (UserError, NonFiniteError, WorkersError, Preempted) as end:
         _leave(str(end), end.exit_status)
@@ -62,6 +61,23 @@ def _run(main: Callable[[], None]) -> None:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for Python's last flush
         _leave("nobody reads the output any more", 128 + signal.SIGPIPE)
+
+
+@contextlib.contextmanager
+def _stoppable() -> Iterator[None]:
+    """Has SIGTERM end the command as one that is to be started again: nothing is done yet.
+
+    It does so to the end in the first process of a container, which no signal ends by itself.
+    """
+
+    def stop(number, frame):
+        del number, frame
+        raise Preempted("stopped before the start; start again to go on")
+
+    before = signal.signal(signal.SIGTERM, stop)
+    yield
+    if os.getpid() != 1:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _parse(argv: list[str]) -> list[str]:

@@ -3,11 +3,15 @@
 Needs no TensorFlow, whose own start waits without a word for a worker that does not come.
 """
 
+import concurrent.futures
 import contextlib
 import dataclasses
+import errno
 import json
 import os
 import socket
+import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -16,11 +20,16 @@ from trainer.errors import Preempted, UserError, WorkersError, require
 
 _WAITING_LINE_SECONDS = 10  # between two lines on whom one waits for
 _TURN_SECONDS = 0.5  # of waiting, before a stop is looked for
+_UNWINDING_SECONDS = 5  # that a worker which fails may still listen
 _LATE_SECONDS = 10  # for the last to come, once a mistake is known
-_REPLY_SECONDS = 5  # that whoever connects to the chief may take
+_HELLO_SECONDS = 1  # that whoever calls the chief may take to say who it is
+_REPLY_SECONDS = 5  # that a connection or a sentence may take otherwise
 _WORD_SECONDS = 60  # that the chief may take: it hears out one after the other
 _LONGEST_MESSAGE = 2**20
 _DIFFERENCES_TOLD = 3
+_MOST_CALLS = 32  # at a time
+_STOPPED = "stopped before the first step; start again to go on"
+_ENDS = {end.exit_status: end for end in (UserError, WorkersError, Preempted)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,9 +44,16 @@ class Cluster:
         return f"worker {index} ({self.addresses[index]})"
 
     def lost(self) -> list[int]:
-        """The other workers on whose address nobody listens."""
+        """The other workers on whose address nobody listens, now or some seconds later."""
         others = [index for index in range(len(self.addresses)) if index != self.index]
-        return [index for index in others if not _answers(self.addresses[index])]
+        deadline = time.monotonic() + _UNWINDING_SECONDS
+        with concurrent.futures.ThreadPoolExecutor(_MOST_CALLS) as calls:
+            while True:
+                answers = calls.map(lambda index: _answers(self.addresses[index]), others)
+                gone = [index for index, here in zip(others, answers, strict=True) if not here]
+                if gone or time.monotonic() > deadline:
+                    return gone
+                time.sleep(_TURN_SECONDS)
 
 
 def from_environment() -> Cluster | None:
@@ -52,24 +68,28 @@ def from_environment() -> Cluster | None:
     form = '{"cluster": {"worker": ["host:port", ...]}, "task": {"type": "worker", "index": 0}}'
     try:
         config = json.loads(text)
-        cluster, task = config["cluster"], config["task"]
+        cluster = config["cluster"]
+        if not cluster:
+            return None
+        kind, number = str(config["task"]["type"]), int(config["task"]["index"])
         chiefs, workers = cluster.get("chief", []), cluster.get("worker", [])
         addresses = (*chiefs, *workers)
-        index = int(task["index"]) + (len(chiefs) if task["type"] == "worker" else 0)
+        index = number + (len(chiefs) if kind == "worker" else 0)
         for address in addresses:
             _host_and_port(address)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"TF_CONFIG={text!r} cannot be read; it is written {form}") from error
     others = set(cluster) - {"chief", "worker"}
     require(
-        not others and task["type"] in cluster,
-        f"TF_CONFIG={text!r} names {', '.join(sorted(others)) or task['type']!r}; "
+        not others and kind in cluster,
+        f"TF_CONFIG={text!r} names {', '.join(sorted(others)) or kind!r}; "
         "all tasks are workers, of which the first is the chief",
     )
+    require(len(chiefs) <= 1, f"TF_CONFIG={text!r} has {len(chiefs)} chiefs; there can be one")
     require(
-        0 <= int(task["index"]) < len(cluster[task["type"]]),
-        f"TF_CONFIG={text!r} has index {task['index']} for {len(cluster[task['type']])} workers; "
-        f"it must be from 0 to {len(cluster[task['type']]) - 1}",
+        0 <= number < len(cluster[kind]),
+        f"TF_CONFIG={text!r} has index {number} for {len(cluster[kind])} workers; "
+        f"it must be from 0 to {len(cluster[kind]) - 1}",
     )
     require(len(set(addresses)) == len(addresses), f"TF_CONFIG={text!r} names an address twice")
     return Cluster(addresses, index) if len(addresses) > 1 else None
@@ -87,16 +107,17 @@ def meet(
 
     Raises:
       UserError: their facts or their TF_CONFIG differ; the same line on each.
-      WorkersError: one has not come in that time, or this one's port is taken.
-      Preempted: it was stopped while it waited.
+      WorkersError: one has not come in that time, or this one's port cannot be opened.
+      Preempted: one of them was stopped while it waited.
     """
     port = _host_and_port(cluster.addresses[cluster.index])[1]
     try:
         listener = _listener(port)
     except OSError as error:
+        taken = error.errno == errno.EADDRINUSE
         raise WorkersError(
-            f"{cluster.name(cluster.index)} cannot open its port: "
-            f"{os.strerror(error.errno or 0)}; another program has it, or a worker of another run"
+            f"{cluster.name(cluster.index)} cannot open its port: {os.strerror(error.errno or 0)}"
+            + ("; another program has it, or a worker of another run" if taken else "")
         ) from error
     wait = _Wait(cluster, time.monotonic() + timeout_seconds, stopped)
     with listener:
@@ -104,6 +125,27 @@ def meet(
             _receive(cluster, facts, listener, wait)
             return
     _report(cluster, facts, wait)
+
+
+@contextlib.contextmanager
+def limited(cluster: Cluster | None, timeout_seconds: float) -> Iterator[None]:
+    """Ends this process where TensorFlow's own start waits so long for a worker that is lost."""
+
+    def give_up() -> None:
+        assert cluster is not None
+        names = ", ".join(cluster.name(index) for index in cluster.lost()) or "the others"
+        own = cluster.name(cluster.index)
+        print(f"error: {own} waited in vain for {names} to start", file=sys.stderr, flush=True)
+        os._exit(WorkersError.exit_status)
+
+    timer = threading.Timer(timeout_seconds, give_up)
+    timer.daemon = True
+    if cluster:
+        timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 class _Wait:
@@ -114,6 +156,7 @@ class _Wait:
         self._deadline = deadline
         self._stopped = stopped
         self._said = time.monotonic()
+        self.reason = ""  # why the last call failed
 
     def shorten(self, seconds: float) -> None:
         """Has it end after so long, if it would not before."""
@@ -122,13 +165,14 @@ class _Wait:
     def turn(self, missing: list[int]) -> None:
         """To be called every half second: says whom the wait is for, and ends it in time."""
         if self._stopped():
-            raise Preempted("stopped before the first step; start again to go on")
+            raise Preempted(_STOPPED)
         names = ", ".join(self._cluster.name(index) for index in missing)
         own = self._cluster.name(self._cluster.index)
         now = time.monotonic()
         if now > self._deadline:
+            why = f" ({self.reason})" if self.reason else ""
             raise WorkersError(
-                f"{own} waited in vain for {names}; startup_timeout_seconds says how long"
+                f"{own} waited in vain for {names}{why}; startup_timeout_seconds says how long"
             )
         if now > self._said + _WAITING_LINE_SECONDS:
             self._said = now
@@ -150,9 +194,11 @@ def _receive(
             while len(present) < len(others):
                 with contextlib.suppress(TimeoutError):
                     connections.append(scope.enter_context(listener.accept()[0]))
-                    its = _read(connections[-1])
+                    its = _read(connections[-1], _HELLO_SECONDS)
                     present = {i: known for i, known in present.items() if _is_open(known)}
                     if its and its.keys() > own.keys() and its.get("index") in others:
+                        if its.get("stopped"):
+                            raise Preempted(_STOPPED)
                         mistake = mistake or _mistake(own, its, present)
                         present[its["index"]] = connections[-1]
                 missing = [index for index in others if index not in present]
@@ -161,34 +207,39 @@ def _receive(
                     wait.shorten(_LATE_SECONDS)  # for who is on the way, and is to hear of it
                 wait.turn(missing)
             require(not mistake, mistake or "")
-        except (UserError, WorkersError) as error:
+        except (UserError, WorkersError, Preempted) as error:
             told = UserError(mistake) if mistake else error
             for connection in connections:
-                _send(connection, {"error": str(told), "is_users": isinstance(told, UserError)})
+                _send(connection, {"end": str(told), "status": told.exit_status})
             raise told from error
         for connection in present.values():
             _send(connection, {"all_here": True})
         for connection in present.values():  # whoever closes first keeps the port for a while
-            _read(connection)
+            _read(connection, _REPLY_SECONDS)
 
 
 def _report(cluster: Cluster, facts: Mapping[str, str], wait: _Wait) -> None:
     """Another worker's part: tells the chief of itself, and waits for its word."""
     own = {"index": cluster.index, "addresses": list(cluster.addresses), "facts": dict(facts)}
+    address = _host_and_port(cluster.addresses[0])
     while True:
         try:
-            address = _host_and_port(cluster.addresses[0])
             with socket.create_connection(address, timeout=_REPLY_SECONDS) as connection:
+                wait.reason = ""
                 _send(connection, own)
                 connection.settimeout(_WORD_SECONDS)
                 for told in _messages(connection):
                     if "all_here" in told:
                         return
-                    if "error" in told:
-                        raise (UserError if told["is_users"] else WorkersError)(told["error"])
+                    if "end" in told:
+                        raise _ENDS[told["status"]](told["end"])
                     wait.turn([index for index in told["missing"] if index != cluster.index])
-        except OSError:
-            pass
+        except OSError as error:
+            wait.reason = str(error)
+        except Preempted:
+            with contextlib.suppress(OSError), socket.create_connection(address, timeout=1) as call:
+                _send(call, own | {"stopped": True})
+            raise
         wait.turn([0])
         time.sleep(_TURN_SECONDS)
 
@@ -260,9 +311,9 @@ def _send(connection: socket.socket, message: Mapping[str, Any]) -> bool:
     return True
 
 
-def _read(connection: socket.socket) -> dict[str, Any] | None:
-    """A message, or None from whoever has none to give."""
-    connection.settimeout(_REPLY_SECONDS)
+def _read(connection: socket.socket, seconds: float) -> dict[str, Any] | None:
+    """A message, or None from whoever has none to give in time."""
+    connection.settimeout(seconds)
     return next(_messages(connection), None)
 
 

@@ -20,7 +20,7 @@ class WorkersError(Exception):
 
 
 class Preempted(Exception):  # noqa: N818
-    """SIGTERM or Ctrl-C: the checkpoint is written, start the same command again."""
+    """SIGTERM or Ctrl-C: nothing is lost, start the same command again."""
 
     exit_status = 75
 

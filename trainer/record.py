@@ -79,25 +79,24 @@ class Record:
         return pictures.reconstructions(self._model.rows(images, noise))
 
 
-class NoRecord(Record):
+class NoRecord:
     """That of the workers who are not the chief: nothing."""
 
-    def __init__(self) -> None:
+    def advance(self, step: int, loss: float) -> None:
         pass
 
-    def advance(self, step, loss):
+    def training(self, step: int, row: Mapping[str, float]) -> None:
         pass
 
-    def training(self, step, row):
+    def validation(self, step: int, losses: Mapping[str, float]) -> None:
         pass
 
-    def validation(self, step, losses):
+    def checkpoint(
+        self, step: int, state: Mapping[str, np.ndarray], validation_loss: float | None
+    ) -> None:
         pass
 
-    def checkpoint(self, step, state, validation_loss):
-        pass
-
-    def close(self):
+    def close(self) -> None:
         pass
 
 

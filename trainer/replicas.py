@@ -7,6 +7,7 @@ clipping and its test for overflow come out alike on every replica.
 """
 
 import contextlib
+import dataclasses
 import itertools
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -59,8 +60,19 @@ _ALIGNMENT = 64  # bytes, that TensorFlow asks of memory it shares
 _MOST_SKIPPED_STEPS = 40  # halves a float16 loss scale of 2**15 to 2**-25
 
 
-def check_devices(name: str, workers: int) -> str:
-    """What a strategy of that name would have on this machine, as "GPU x 8"; starts nothing.
+@dataclasses.dataclass(frozen=True)
+class Devices:
+    """A number of devices of one kind, "CPU" or "GPU"."""
+
+    kind: str
+    count: int
+
+    def __str__(self) -> str:
+        return f"{self.kind} x {self.count}"
+
+
+def check_devices(name: str, workers: int) -> Devices:
+    """What a strategy of that name would have on this machine; starts nothing.
 
     Raises:
       UserError: the name is not known or not for so many workers, or TensorFlow cannot drive a GPU.
@@ -82,7 +94,7 @@ def check_devices(name: str, workers: int) -> str:
         "strategy=auto takes them all",
     )
     if logical_cpus:
-        return f"CPU x {int(count)}"
+        return Devices("CPU", int(count))
     gpus = tf.config.list_physical_devices("GPU")
     for number, gpu in enumerate(gpus):
         details = tf.config.experimental.get_device_details(gpu)
@@ -93,7 +105,7 @@ def check_devices(name: str, workers: int) -> str:
             f"{'.'.join(map(str, details.get('compute_capability', ())))}; it must be below "
             f"{_TOO_NEW[0]}.{_TOO_NEW[1]}. CUDA_VISIBLE_DEVICES hides it",
         )
-    return f"GPU x {len(gpus)}" if gpus else "CPU x 1"
+    return Devices("GPU", len(gpus)) if gpus else Devices("CPU", 1)
 
 
 def make_strategy(name: str, workers: int = 1) -> Strategy:
@@ -105,8 +117,8 @@ def make_strategy(name: str, workers: int = 1) -> Strategy:
     Raises:
       UserError: as `check_devices`, or TensorFlow has begun with fewer CPU devices.
     """
-    kind, _, count = check_devices(name, workers).partition(" x ")
-    if kind == "GPU":
+    devices = check_devices(name, workers)
+    if devices.kind == "GPU":
         for gpu in tf.config.list_physical_devices("GPU"):
             tf.config.experimental.set_memory_growth(gpu, True)
         if workers == 1:
@@ -116,7 +128,7 @@ def make_strategy(name: str, workers: int = 1) -> Strategy:
         )
         return tf.distribute.MultiWorkerMirroredStrategy(communication_options=by_nccl)
     # TensorFlow's collectives allow one number of CPU devices in the life of a process.
-    cpus = _logical_cpus(int(count))
+    cpus = _logical_cpus(devices.count)
     if workers == 1:
         reduction = tf.distribute.ReductionToOneDevice()
         return tf.distribute.MirroredStrategy(cpus, cross_device_ops=reduction)
@@ -144,7 +156,7 @@ def devices(strategy: Strategy) -> str:
     """The kind and number of the devices of all workers, as "CPU x 2"."""
     first = strategy.extended.worker_devices[0]
     kind = tf.DeviceSpec.from_string(first).device_type
-    return f"{kind} x {strategy.num_replicas_in_sync}"
+    return str(Devices(kind, strategy.num_replicas_in_sync))
 
 
 class SumOverWorkers:

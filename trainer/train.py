@@ -1,11 +1,8 @@
 """The training loop, read from top to bottom."""
 
 import contextlib
-import functools
-import hashlib
 import itertools
 import math
-import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,16 +14,13 @@ from ml_collections import ConfigDict
 
 from trainer import checkpoints, cluster, data, models, optimizers, replicas, workdir
 from trainer.errors import NonFiniteError, Preempted, require, require_at_least, require_choice
+from trainer.pace import Pace
 from trainer.profiling import Profile
 from trainer.record import NoRecord, Record, words
+from trainer.stopping import Stop
 from trainer.summaries import forget_after
-from trainer.workers import Workers
+from trainer.workers import Workers, watched
 
-_SECONDS_PER_CALL = 0.5
-_CALLS_AHEAD = 4  # one more than the pipeline draws before it is asked for them
-_MOST_GROWTH = 4  # of the steps a call, from one plan to the next
-_MOST_STEPS_PER_CALL = 1000
-_MOST_BYTES_PER_CALL = 64 * 2**20  # of what is drawn on the host
 _NUMBER_BYTES = 4  # of an example
 _MEASURED_IMAGES = 2048  # that each execution trains on when they are measured
 
@@ -44,15 +38,19 @@ def train(config: ConfigDict, folder: str) -> dict[str, float]:
       WorkersError: another worker has not come, or is gone.
     """
     with contextlib.ExitStack() as scope:
-        stop = scope.enter_context(contextlib.closing(_Stop()))
+        stop = scope.enter_context(contextlib.closing(Stop()))
         stop.arm()
 
         # 1. What needs no TensorFlow; then, before its first operation, the workers' devices.
         run = Path(folder)
         _check(config)
-        workers = _make_workers(config, stop)
-        scope.enter_context(workers.watched())
-        workers.chief_does(lambda: scope.enter_context(workdir.locked(run)))
+        others = cluster.from_environment()
+        scope.enter_context(watched(others))
+        workers = _make_workers(config, others, stop)
+        # The chief of an earlier start may be dead and its lock not yet given up by a file server.
+        patience_seconds = config.startup_timeout_seconds if others else 0
+        lock = workdir.locked(run, patience_seconds)
+        workers.chief_does(lambda: scope.enter_context(lock))
 
         # 2. The data, which fix the shape of the images and the number of steps.
         dataset = workers.together(lambda: data.load(**config.data))
@@ -82,17 +80,14 @@ def train(config: ConfigDict, folder: str) -> dict[str, float]:
         executions = workdir.executions(run) if workers.is_chief else {}
         execution = _agreed_execution(config, workers, model, steps, dataset, executions)
         steps.execute(execution)
-        if workers.is_chief:
-            executions[devices] = execution
-            workdir.write(run, config, fingerprint, executions, dataset.inputs())
-            if checkpoint:
-                _resume(run, steps, checkpoint)
-            else:
-                save = functools.partial(checkpoints.save, keep=config.keep_checkpoints)
-                save(run / workdir.CHECKPOINTS, 0, finite_state(steps, 0), validation_loss=None)
+        executions[devices] = execution
+
+        about = (config, fingerprint, executions, dataset.inputs())
+        workers.chief_does(lambda: workdir.write(run, *about))
+        workers.chief_does(lambda: _begin(run, steps, checkpoint, config.keep_checkpoints))
         workers.take_the_chiefs(steps.variables())
-        first_step = workers.chiefs(checkpoint.step if checkpoint else 0)
-        end = first_step if workers.any(_ended(checkpoint, model)) else last_step
+        first_step = workers.of_chief(checkpoint.step if checkpoint else 0)
+        end = first_step if workers.anyone(_ended(checkpoint, model)) else last_step
 
         # 5. The walk.
         if workers.is_chief:
@@ -101,6 +96,8 @@ def train(config: ConfigDict, folder: str) -> dict[str, float]:
             step, losses = _loop(config, run, workers, steps, model, dataset, first_step, end, stop)
             workers.wait()  # none is finished before the chief has written everything
         except NonFiniteError as error:
+            if not workers.is_chief:
+                raise
             kept = checkpoints.find(run / workdir.CHECKPOINTS)
             raise NonFiniteError(
                 f"{error}; the last good checkpoint is {kept and kept.path}"
@@ -119,7 +116,7 @@ def _loop(
     dataset: data.Dataset,
     first_step: int,
     last_step: int,
-    stop: "_Stop",
+    stop: Stop,
 ) -> tuple[int, dict[str, float]]:
     """Trains, logs, validates and checkpoints, to the last step or until the model has settled.
 
@@ -144,7 +141,7 @@ def _loop(
     losses: dict[str, float] = {}
 
     with contextlib.ExitStack() as scope:
-        record: Record = NoRecord()
+        record: Record | NoRecord = NoRecord()
         if workers.is_chief:
             record = Record(config, run, model, dataset, first_step, last_step)
             scope.enter_context(contextlib.closing(profile))
@@ -155,8 +152,8 @@ def _loop(
             began = time.monotonic()
             metrics = steps.train(first, drawn, count)
             seconds = time.monotonic() - began
-            pace.plan(workers.chiefs(pace.wanted(count, seconds)))
-            stopping = workers.any(stop.requested)  # once: a signal may come at any moment
+            pace.plan(workers.of_chief(pace.wanted(count, seconds)))
+            stopping = workers.anyone(stop.requested)  # once: a signal may come at any moment
             window.add(metrics, seconds)
             step = int(first + count)
             record.advance(step, float(metrics["loss"][-1]))
@@ -192,7 +189,7 @@ def step_ranges(
     first_step: int,
     last_step: int,
     config: ConfigDict,
-    pace: "Pace",
+    pace: Pace,
     borders: tuple[int, ...] = (),
 ) -> Iterator[tuple[int, int]]:
     """Cuts a run into calls of as many steps as the pace allows at the time.
@@ -218,40 +215,6 @@ def _cadences(config: ConfigDict) -> list[int]:
         config.checkpoint_every_steps,
     )
     return [every for every in cadences if every > 0]
-
-
-class Pace:
-    """How many steps a call takes: so many that signals, logs and the bar stay prompt.
-
-    Their number changes no bit of a run. It is planned some calls ahead, since batches are drawn
-    ahead, and by the chief alone, since all workers must take as many.
-    """
-
-    def __init__(self, steps_per_call: int, step_bytes: int, longest: int = _MOST_STEPS_PER_CALL):
-        """Takes the steps of a call, or 0 to adapt them, and what a step is handed by the host.
-
-        `most_steps` is the most that a call is asked for: never more than the `longest` that the
-        run has between two steps at which something is due.
-        """
-        self._adapts = steps_per_call == 0
-        fitting = min(_MOST_STEPS_PER_CALL, _MOST_BYTES_PER_CALL // step_bytes)
-        self.most_steps = max(1, min(steps_per_call or fitting, longest))
-        self._planned = [1] * _CALLS_AHEAD
-
-    def steps(self, call: int) -> int:
-        """The steps of a call, counted from 0; no more than `_CALLS_AHEAD` beyond those planned."""
-        return self._planned[call] if self._adapts else self.most_steps
-
-    def wanted(self, steps: int, seconds: float) -> int:
-        """What a call that took so long says of the next; with care, as the first ones compile."""
-        if not self._adapts:
-            return self.most_steps
-        wanted = int(steps * _SECONDS_PER_CALL / seconds)
-        return max(1, min(wanted, _MOST_GROWTH * steps, self.most_steps))
-
-    def plan(self, steps: int) -> None:
-        """Adds the next call to the plan."""
-        self._planned.append(steps)
 
 
 class _Window:
@@ -290,55 +253,21 @@ class _Window:
         return row
 
 
-def _make_workers(config: ConfigDict, stop: "_Stop") -> Workers:
-    """The workers that TF_CONFIG names, once all have come, or this one alone; their devices."""
-    others = cluster.from_environment()
+def _make_workers(config: ConfigDict, others: cluster.Cluster | None, stop: Stop) -> Workers:
+    """The workers of the cluster, once all have come, or this one alone; their devices."""
     count = len(others.addresses) if others else 1
     devices = replicas.check_devices(config.strategy, count)
     if others:
         facts = {key: repr(value) for key, value in workdir.flat(config.to_dict()).items()}
         facts |= workdir.installed_versions()
-        facts |= {"the trainer's code": _code_digest(), "what each has": devices}
+        facts |= {"the trainer's code": workdir.code_digest(), "what each has": str(devices)}
         cluster.meet(others, facts, config.startup_timeout_seconds, lambda: stop.requested)
     if config.deterministic:
         tf.config.experimental.enable_op_determinism()
-    strategy = replicas.make_strategy(config.strategy, count)
+    with cluster.limited(others, config.startup_timeout_seconds):
+        strategy = replicas.make_strategy(config.strategy, count)
     stop.arm()  # the strategy of several workers takes SIGTERM away
     return Workers(strategy, others)
-
-
-def _code_digest() -> str:
-    """Of this package's sources."""
-    digest = hashlib.sha256()
-    root = Path(__file__).parent
-    for path in sorted(root.rglob("*.py")):
-        digest.update(f"{path.relative_to(root)}\0".encode() + path.read_bytes())
-    return digest.hexdigest()[:12]
-
-
-class _Stop:
-    """Turns the first SIGTERM or Ctrl-C into a request; a second one acts as ever."""
-
-    def __init__(self) -> None:
-        self.requested = False
-        self._before = {
-            number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)
-        }
-
-    def arm(self) -> None:
-        """Begins to listen; once more after whatever takes the signals for itself."""
-        for number, handler in self._before.items():
-            signal.signal(number, handler if self.requested else self._request)
-
-    def close(self) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _request(self, number, frame):
-        del frame
-        self.requested = True
-        print("stopping after the steps under way; once more to kill", flush=True)
-        signal.signal(number, self._before[number])
 
 
 def _check(config: ConfigDict) -> None:
@@ -404,7 +333,7 @@ def _place(
     images = dataset.train.images
     if config.data.placement in ("host", "records") or not isinstance(images, np.ndarray):
         return
-    if not workers.any(not steps.place(images)):
+    if not workers.anyone(not steps.place(images)):
         return
     steps.displace()
     require(
@@ -425,10 +354,13 @@ def _agreed_execution(
     """How all workers compute the steps: as the chief knows of these devices, or chooses."""
     names = replicas.EXECUTIONS
     before = known.get(replicas.devices(workers.strategy))
-    number = workers.chiefs(-1 if before is None else names.index(before))
+    workers.together(
+        lambda: require_choice(f"execution in {workdir.CONFIG}", before, (None, *names))
+    )
+    number = workers.of_chief(-1 if before is None else names.index(before))
     if number < 0:
         chosen = _choose_execution(config, workers.strategy, model, steps, dataset)
-        number = workers.chiefs(names.index(chosen))
+        number = workers.of_chief(names.index(chosen))
     return names[number]
 
 
@@ -482,8 +414,14 @@ def _ended(checkpoint: checkpoints.Checkpoint | None, model: models.Autoencoder)
     return validated and model.settled()
 
 
-def _resume(run: Path, steps: replicas.Steps, checkpoint: checkpoints.Checkpoint) -> None:
-    """Takes up a checkpoint's state, and forgets what was written of later steps."""
+def _begin(
+    run: Path, steps: replicas.Steps, checkpoint: checkpoints.Checkpoint | None, keep: int
+) -> None:
+    """Takes up a checkpoint's state and forgets what was written of later steps; or writes one."""
+    if checkpoint is None:
+        state = finite_state(steps, 0)
+        checkpoints.save(run / workdir.CHECKPOINTS, 0, state, validation_loss=None, keep=keep)
+        return
     checkpoints.restore(checkpoint, steps.variables())
     checkpoints.set_aside_after(checkpoint.path.parent, checkpoint.step)
     forget_after(run, checkpoint.step)

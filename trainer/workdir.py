@@ -3,13 +3,15 @@
 import contextlib
 import dataclasses
 import fcntl
+import hashlib
 import importlib.metadata
 import json
 import os
 import platform
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from ml_collections import ConfigDict
 
@@ -36,6 +38,7 @@ _FREE_KEYS = (
     "keep_checkpoints",
     "histograms",
 )
+_TURN_SECONDS = 0.5  # between two looks whether a workdir is free
 _PACKAGES = ("tensorflow", "keras", "numpy", "tensorflow-datasets", "scikit-learn")
 
 
@@ -116,6 +119,15 @@ def installed_versions() -> dict[str, str]:
     return packages | {"python": platform.python_version()}
 
 
+def code_digest() -> str:
+    """Of the sources of this package."""
+    digest = hashlib.sha256()
+    root = Path(__file__).parent
+    for path in sorted(root.rglob("*.py")):
+        digest.update(f"{path.relative_to(root)}\0".encode() + path.read_bytes())
+    return digest.hexdigest()[:12]
+
+
 def read(workdir: Path) -> Run:
     """The run that a workdir holds.
 
@@ -139,11 +151,12 @@ def read(workdir: Path) -> Run:
 
 
 @contextlib.contextmanager
-def locked(workdir: Path) -> Iterator[None]:
+def locked(workdir: Path, patience_seconds: float = 0) -> Iterator[None]:
     """Makes the folder, and keeps every other trainer out of it for as long as this one lives.
 
     Raises:
-      UserError: it cannot be made or written, or another trainer is at work in it.
+      UserError: it cannot be made, written or locked, or another trainer is at work in it, and
+        still is after so long.
     """
     made = not workdir.exists()
     path = workdir / ".lock"
@@ -153,10 +166,7 @@ def locked(workdir: Path) -> Iterator[None]:
     except OSError as error:
         raise UserError(f"workdir={str(workdir)!r} cannot be written: {error.strerror}") from error
     with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UserError(f"another trainer is at work in {workdir}") from error
+        _lock(lock, workdir, time.monotonic() + patience_seconds)
         try:
             yield
         finally:
@@ -164,6 +174,25 @@ def locked(workdir: Path) -> Iterator[None]:
                 path.unlink()
                 if made:
                     workdir.rmdir()
+
+
+def _lock(lock: IO, workdir: Path, deadline: float) -> None:
+    said = False
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError as error:
+            if time.monotonic() > deadline:
+                raise UserError(f"another trainer is at work in {workdir}") from error
+        except OSError as error:
+            raise UserError(
+                f"workdir={str(workdir)!r} cannot be locked: {error.strerror}"
+            ) from error
+        if not said:
+            print(f"waiting for the trainer that is at work in {workdir}", flush=True)
+        said = True
+        time.sleep(_TURN_SECONDS)
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

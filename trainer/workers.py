@@ -17,6 +17,13 @@ from trainer.errors import UserError, WorkersError, require
 
 _T = TypeVar("_T")
 _TEXT_BYTES = 4096  # of which a longer text is cut
+# What TensorFlow raises where a worker is gone. It may stem from something else, as may Internal.
+_OF_A_LOST_WORKER = (
+    tf.errors.UnavailableError,
+    tf.errors.AbortedError,
+    tf.errors.CancelledError,
+    tf.errors.DeadlineExceededError,
+)
 
 
 class Workers:
@@ -30,17 +37,17 @@ class Workers:
         self.count = len(cluster.addresses) if cluster else 1
         self.is_chief = self.index == 0
 
-    def chiefs(self, number: int) -> int:
+    def of_chief(self, number: int) -> int:
         """The chief's number, whatever the others hand in."""
         return int(self._sum(np.array([number if self.is_chief else 0]))[0])
 
-    def any(self, asked: bool) -> bool:
+    def anyone(self, asked: bool) -> bool:
         """Whether one of the workers says so."""
         return bool(self._sum(np.array([int(asked)]))[0])
 
     def wait(self) -> None:
         """Returns once all of them have come so far."""
-        self.any(False)
+        self.anyone(False)
 
     def texts(self, own: str) -> list[str]:
         """What each of them has to say."""
@@ -66,7 +73,11 @@ class Workers:
         return result
 
     def chief_does(self, stage: Callable[[], _T]) -> _T | None:
-        """Does something on the chief alone, and ends all workers where it cannot go on."""
+        """Does something on the chief alone, and ends all workers where it cannot go on.
+
+        Raises:
+          UserError: as `together`.
+        """
         return self.together(lambda: stage() if self.is_chief else None)
 
     def require_alike(self, what: str, own: str) -> None:
@@ -89,17 +100,25 @@ class Workers:
             variables[path].assign(its)
             start += value.nbytes
 
-    @contextlib.contextmanager
-    def watched(self) -> Iterator[None]:
-        """Tells errors of TensorFlow that stem from a worker that is gone, as WorkersError."""
-        try:
-            yield
-        except tf.errors.OpError as error:
-            if self._cluster is None:
-                raise
-            gone = [self._cluster.name(index) for index in self._cluster.lost()]
-            who = f"{' and '.join(gone)} cannot be reached" if gone else "another worker has ended"
-            raise WorkersError(
-                f"{self._cluster.name(self.index)} ends, since {who} ({type(error).__name__}); "
-                "start all of them again"
-            ) from error
+
+@contextlib.contextmanager
+def watched(cluster: Cluster | None) -> Iterator[None]:
+    """Tells those errors of TensorFlow that stem from a worker that is gone.
+
+    Raises:
+      WorkersError: instead of them.
+    """
+    try:
+        yield
+    except (*_OF_A_LOST_WORKER, tf.errors.InternalError) as error:
+        if cluster is None:
+            raise
+        gone = [cluster.name(index) for index in cluster.lost()]
+        if not gone and not isinstance(error, _OF_A_LOST_WORKER):
+            raise
+        who = f"{' and '.join(gone)} cannot be reached" if gone else "another worker has ended"
+        why = str(error.message).strip().partition("\n")[0]
+        raise WorkersError(
+            f"{cluster.name(cluster.index)} ends, since {who}; start all of them again "
+            f"({type(error).__name__}: {why})"
+        ) from error

@@ -1,0 +1,41 @@
+"""How many steps a training call takes."""
+
+_SECONDS_PER_CALL = 0.5
+_CALLS_AHEAD = 4  # one more than the pipeline draws before it is asked for them
+_MOST_GROWTH = 4  # of the steps a call, from one plan to the next
+_MOST_STEPS_PER_CALL = 1000
+_MOST_BYTES_PER_CALL = 64 * 2**20  # of what is drawn on the host
+
+
+class Pace:
+    """How many steps a call takes: so many that signals, logs and the bar stay prompt.
+
+    Their number changes no bit of a run. It is planned some calls ahead, since batches are drawn
+    ahead, and by the chief alone, since all workers must take as many.
+    """
+
+    def __init__(self, steps_per_call: int, step_bytes: int, longest: int = _MOST_STEPS_PER_CALL):
+        """Takes the steps of a call, or 0 to adapt them, and what a step is handed by the host.
+
+        `most_steps` is the most that a call is asked for: never more than the `longest` that the
+        run has between two steps at which something is due.
+        """
+        self._adapts = steps_per_call == 0
+        fitting = min(_MOST_STEPS_PER_CALL, _MOST_BYTES_PER_CALL // step_bytes)
+        self.most_steps = max(1, min(steps_per_call or fitting, longest))
+        self._planned = [1] * _CALLS_AHEAD
+
+    def steps(self, call: int) -> int:
+        """The steps of a call, counted from 0; no more than `_CALLS_AHEAD` beyond those planned."""
+        return self._planned[call] if self._adapts else self.most_steps
+
+    def wanted(self, steps: int, seconds: float) -> int:
+        """What a call that took so long says of the next; with care, as the first ones compile."""
+        if not self._adapts:
+            return self.most_steps
+        wanted = int(steps * _SECONDS_PER_CALL / seconds)
+        return max(1, min(wanted, _MOST_GROWTH * steps, self.most_steps))
+
+    def plan(self, steps: int) -> None:
+        """Adds the next call to the plan."""
+        self._planned.append(steps)
