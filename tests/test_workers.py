@@ -58,8 +58,9 @@ def started(name, run, settings, strategy="auto", max_restarts=0):
             yield launcher
         finally:
             with contextlib.suppress(psutil.NoSuchProcess):
-                for process in (*psutil.Process(launcher.pid).children(), launcher):
-                    process.kill()
+                for worker in psutil.Process(launcher.pid).children():
+                    worker.kill()
+            launcher.kill()
 
 
 def finished(*arguments, **keywords):
