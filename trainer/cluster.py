@@ -9,9 +9,10 @@ import dataclasses
 import errno
 import json
 import os
+import signal
 import socket
+import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -129,23 +130,31 @@ def meet(
 
 @contextlib.contextmanager
 def limited(cluster: Cluster | None, timeout_seconds: float) -> Iterator[None]:
-    """Ends this process where TensorFlow's own start waits so long for a worker that is lost."""
+    """Kills this process where TensorFlow's own start waits so long for a worker that is lost.
 
-    def give_up() -> None:
-        assert cluster is not None
-        names = ", ".join(cluster.name(index) for index in cluster.lost()) or "the others"
+    Another process does so: that start lets no thread of Python's run, nor any signal be handled.
+    """
+    if cluster is None:
+        yield
+        return
+    watch = f"from trainer import cluster; cluster.watch({os.getpid()}, {timeout_seconds})"
+    with subprocess.Popen([sys.executable, "-c", watch]) as watcher:
+        try:
+            yield
+        finally:
+            watcher.kill()
+
+
+def watch(pid: int, timeout_seconds: float) -> None:
+    """Kills the process that has started this one, and says so, if both are there for so long."""
+    time.sleep(timeout_seconds)
+    cluster = from_environment()
+    assert cluster is not None
+    names = ", ".join(cluster.name(index) for index in cluster.lost()) or "the others"
+    if os.getppid() == pid:
         own = cluster.name(cluster.index)
         print(f"error: {own} waited in vain for {names} to start", file=sys.stderr, flush=True)
-        os._exit(WorkersError.exit_status)
-
-    timer = threading.Timer(timeout_seconds, give_up)
-    timer.daemon = True
-    if cluster:
-        timer.start()
-    try:
-        yield
-    finally:
-        timer.cancel()
+        os.kill(pid, signal.SIGKILL)
 
 
 class _Wait:
