@@ -37,6 +37,8 @@ MAY_IMPORT = {
         *("checkpoints", "cluster", "data", "errors", "models", "optimizers", "profiling"),
         *("record", "replicas", "summaries", "workdir", "workers"),
     },
+    "compare": {"cli", "comparison"},
+    "comparison": {"errors", "workdir"},
     "evaluate": {"cli", "evaluation"},
     "evaluation": {
         *("data", "models", "pictures", "positions", "replicas", "trained", "workdir"),
