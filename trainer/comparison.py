@@ -27,7 +27,10 @@ _FINGERPRINT_DIGITS = 8  # shown
 _MARKERS = "os^Dv*PX"  # a new one for each ten runs
 _COLOURS = [f"C{number}" for number in range(10)]
 _LEGEND_LINES = 30  # in a column
-_MOST_TICKS = 10  # code sizes that fit below a plot
+_LEGEND_LINE_INCHES = 0.21
+_LETTER_INCHES = 0.085
+_MOST_TICKS = 8  # code sizes that fit below a plot
+_FAR_APART = 5  # times
 
 
 @dataclasses.dataclass(frozen=True)
@@ -251,8 +254,12 @@ def _plots(groups: Sequence[Sequence[MeasuredRun]]) -> bytes:
     # Here, since it takes a second that a mistake should not wait for.
     from matplotlib.figure import Figure
 
-    heights = [max(4.2, 1.2 + 0.21 * min(len(group) + 1, _LEGEND_LINES)) for group in groups]
-    figure = Figure(figsize=(17, sum(heights)), dpi=100, layout="constrained")
+    entries = [len(group) + 1 for group in groups]
+    heights = [max(4.2, 1 + _LEGEND_LINE_INCHES * min(count, _LEGEND_LINES)) for count in entries]
+    longest = max(len(run.name) for group in groups for run in group)
+    legend_width = (0.8 + _LETTER_INCHES * longest) * _legend_columns(max(entries))
+    size = (15 + legend_width, sum(heights))
+    figure = Figure(figsize=size, dpi=100, layout="constrained")
     rows = figure.subfigures(len(groups), 1, squeeze=False, height_ratios=heights)
     for row, group in zip(rows[:, 0], groups, strict=True):
         _plot(row, group)
@@ -272,29 +279,36 @@ def _plot(row: "SubFigure", group: Sequence[MeasuredRun]) -> None:
         accuracy.plot(run.code_size, run.probe_accuracy, **look)
         accuracy.plot(run.code_size, run.knn_accuracy, markerfacecolor="none", **look)
         speed.plot(run.training_seconds, run.images_per_second, **look)
+    names = [run.name for run in group]
     pca = {run.code_size: run.pca_mse for run in group if not math.isnan(run.pca_mse)}
-    handles += error.plot(list(pca), list(pca.values()), color="black", marker=".", zorder=1)
+    if pca:
+        names.append("PCA")
+        handles += error.plot(list(pca), list(pca.values()), color="black", marker=".", zorder=1)
+    for axis in (error, accuracy, speed):
+        axis.margins(0.1)
+        axis.grid(alpha=0.3)
 
     row.suptitle(_heading(group)).set_parse_math(False)
     error.set(title="error", ylabel="mse of a pixel")
     accuracy.set(title="labels told from codes", ylabel="accuracy (hollow: by 5 neighbours)")
     speed.set(title="speed", xlabel="training, seconds", ylabel="images per second")
-    speed.set(xscale="log", yscale="log")
-    error.set_yscale("log" if min(run.mse for run in group) > 0 else "linear")
-    accuracy.yaxis.set_major_formatter("{x:.1%}")
     for axis in (error, accuracy):
         _set_code_axis(axis, sorted({run.code_size for run in group}))
-    for axis in (error, accuracy, speed):
-        axis.margins(0.1)
-        axis.grid(alpha=0.3, which="both")
-    legend = row.legend(
-        handles,
-        [*(run.name for run in group), "PCA"],
-        loc="outside right upper",
-        ncols=math.ceil(len(handles) / _LEGEND_LINES),
-    )
+    _set_scale(error, "y", [*(run.mse for run in group), *pca.values()])
+    _set_scale(speed, "x", [run.training_seconds for run in group])
+    _set_scale(speed, "y", [run.images_per_second for run in group])
+    accuracy.yaxis.set_major_formatter("{x:.1%}")
+    if all(math.isnan(run.probe_accuracy) for run in group):
+        accuracy.set_yticks([])
+        accuracy.text(0.5, 0.5, "no labels", ha="center", transform=accuracy.transAxes)
+    columns = _legend_columns(len(handles))
+    legend = row.legend(handles, names, loc="outside right upper", ncols=columns)
     for text in legend.get_texts():
         text.set_parse_math(False)  # a folder's name may hold dollars
+
+
+def _legend_columns(entries: int) -> int:
+    return math.ceil(entries / _LEGEND_LINES)
 
 
 def _set_code_axis(axis: "Axes", sizes: Sequence[int]) -> None:
@@ -307,3 +321,16 @@ def _set_code_axis(axis: "Axes", sizes: Sequence[int]) -> None:
     axis.set(xscale="log", xlabel="numbers in the code")
     axis.set_xticks(ticks, [str(size) for size in ticks])
     axis.set_xticks([], minor=True)
+
+
+def _set_scale(axes: "Axes", direction: str, values: Iterable[float]) -> None:
+    """A logarithmic scale, marked at 1, 2, 5, 10, for values that are far apart."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    axis = {"x": axes.xaxis, "y": axes.yaxis}[direction]
+    known = [value for value in values if not math.isnan(value)]
+    if known and 0 < min(known) <= max(known) / _FAR_APART:
+        axes.set(**{f"{direction}scale": "log"})
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.set_minor_formatter(NullFormatter())
+    axis.set_major_formatter("{x:,.10g}")
