@@ -6,12 +6,13 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
-from launch import grids
+from launch import grids, jobs
 from tests.runs import final_state
 from tests.test_compare import MEASURED, cells, make_run
 from trainer.errors import UserError
@@ -261,6 +262,29 @@ sys.exit(75)
     assert told == [number.name] * 2
     assert not sweep.seen("trainer", "seed=2")
     assert not (sweep.workdir / "compare.md").exists()
+
+
+def test_what_does_not_end_after_a_signal_is_killed(tmp_path, capfd, monkeypatch):
+    monkeypatch.setattr(jobs, "LEAVING_SECONDS", 0.2)
+    ready = tmp_path / "ready"
+    deaf = f"""
+import pathlib, signal
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+pathlib.Path({str(ready)!r}).touch()
+signal.pause()
+"""
+    received: list[int] = []
+
+    def receive_once_ready():
+        while not ready.exists():
+            time.sleep(0.01)
+        received.append(signal.SIGTERM)
+
+    threading.Thread(target=receive_once_ready).start()
+    both = [jobs.Job(name, iter([[sys.executable, "-c", deaf]])) for name in "ab"]
+    ended = jobs.work_off(both, [{}], 1, received)
+    assert ended == {"a": 128 + signal.SIGKILL}
+    assert "launch: a does not end; it is killed" in capfd.readouterr().err
 
 
 def test_a_key_that_the_config_does_not_have_is_told_by_the_trainer(tmp_path):

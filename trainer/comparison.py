@@ -213,7 +213,9 @@ def _progress(run: Run) -> str:
     """How far a run is, by its log."""
     if not run.last_step:
         return f"{run.workdir}, which has logged nothing"
-    return f"{run.workdir} at step {run.last_step:,}, validation loss {run.validation_loss:.5f}"
+    loss = run.validation_loss
+    validated = "not validated yet" if math.isnan(loss) else f"validation loss {loss:.5f}"
+    return f"{run.workdir} at step {run.last_step:,}, {validated}"
 
 
 def _table(group: Sequence[MeasuredRun]) -> Iterator[str]:
