@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from absl import app, flags
 
-from trainer.workdir import CONFIG, METRICS, METRICS_LOG
+from trainer.workdir import CONFIG, METRICS, is_measured, read_log, training_seconds
 
 _ROOT = Path(__file__).parent.parent
 _DOCS = _ROOT / "docs"
@@ -175,19 +175,13 @@ def main(argv: list[str]) -> None:
     for name in _RUNS.value:
         workdir = Path(_WORKDIRS.value).absolute() / name
         _run("trainer", f"--config=configs/{name}.py", f"--workdir={workdir}")
-        if _is_old(workdir / METRICS, workdir):
+        if not is_measured(workdir):
             _run("trainer.evaluate", f"--workdir={workdir}")
         finetuning = RUNS[name].finetuning
-        if finetuning is not None and _is_old(workdir / _FINETUNED, workdir):
+        if finetuning is not None and not is_measured(workdir, _FINETUNED):
             _run("trainer.finetune", f"--workdir={workdir}", *finetuning)
         keep(name, workdir, _DOCS / "results")
         (_DOCS / "results.md").write_text(table(_DOCS / "results"))
-
-
-def _is_old(figures: Path, workdir: Path) -> bool:
-    """Whether they are missing, or of another step than the run's last."""
-    last = json.loads((workdir / METRICS_LOG).read_text().splitlines()[-1])["step"]
-    return not figures.exists() or json.loads(figures.read_text())["step"] != last
 
 
 def keep(name: str, workdir: Path, folder: Path) -> None:
@@ -198,7 +192,8 @@ def keep(name: str, workdir: Path, folder: Path) -> None:
         finetuned = json.loads((workdir / _FINETUNED).read_text())
         measured |= {key: finetuned[key] for key in _ERRORS} | {"finetuning": finetuned}
     run = json.loads((workdir / CONFIG).read_text())
-    measured["training_seconds"] = _training_seconds(workdir, run["config"]["batch_size"])
+    rows, batch_size = read_log(workdir), run["config"]["batch_size"]
+    measured["training_seconds"] = training_seconds(rows, batch_size)
     measured["num_epochs"] = run["config"]["num_epochs"]
     (folder / f"{name}.json").write_text(json.dumps(measured, indent=1) + "\n")
     for picture in RUNS[name].pictures:
@@ -252,17 +247,6 @@ def _number(figure: Figure, value: float) -> str:
     if figure.key.endswith(("_error", "_share")):
         return f"{value:.2%}".replace("%", " %")
     return str(value) if isinstance(value, int) else f"{value:.4g}"
-
-
-def _training_seconds(workdir: Path, batch_size: int) -> float:
-    """What the steps took, from the logged speed; restarts and validation are left out."""
-    rows = map(json.loads, (workdir / METRICS_LOG).read_text().splitlines())
-    before, seconds = 0, 0.0
-    for row in rows:
-        if row["part"] == "train":
-            seconds += (row["step"] - before) * batch_size / row["images_per_second"]
-            before = row["step"]
-    return seconds
 
 
 def _run(module: str, *arguments: str) -> None:

@@ -9,7 +9,7 @@ from benchmarks import limit, results
 from benchmarks.nets import IMAGE_SHAPE, NETS
 from benchmarks.sides import with_keras
 from tests.all_configs import CONFIGS, load_config
-from trainer import models
+from trainer import models, workdir
 
 
 @pytest.mark.parametrize("net", NETS)
@@ -53,28 +53,28 @@ def test_a_result_stands_beside_its_goal_and_says_whether_it_is_reached(tmp_path
 
 
 def test_the_time_of_a_training_is_told_from_its_log(tmp_path):
-    workdir, docs = tmp_path / "run", tmp_path / "docs"
-    workdir.mkdir()
+    run, docs = tmp_path / "run", tmp_path / "docs"
+    run.mkdir()
     rows = [
         {"step": 10, "part": "train", "images_per_second": 100.0},
         {"step": 10, "part": "validation", "loss": 1.0},
         {"step": 20, "part": "train", "images_per_second": 50.0},
     ]
-    (workdir / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (workdir / "metrics.json").write_text(json.dumps({"mse": 0.5}))
+    (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (run / "metrics.json").write_text(json.dumps({"mse": 0.5}))
     config = {"batch_size": 20, "num_epochs": 2.0}
-    (workdir / "config.json").write_text(json.dumps({"config": config}))
-    (workdir / "reconstructions.png").write_bytes(b"a picture")
-    results.keep("dense", workdir, docs)
+    (run / "config.json").write_text(json.dumps({"config": config}))
+    (run / "reconstructions.png").write_bytes(b"a picture")
+    results.keep("dense", run, docs)
     kept = json.loads((docs / "dense.json").read_text())
     assert kept["training_seconds"] == 10 * 20 / 100 + 10 * 20 / 50
     assert (docs / "dense-reconstructions.png").read_bytes() == b"a picture"
 
 
 def test_figures_of_another_step_than_the_last_are_measured_again(tmp_path):
-    figures = tmp_path / "metrics.json"
-    (tmp_path / "metrics.jsonl").write_text('{"step": 10}\n{"step": 20}\n')
-    assert results._is_old(figures, tmp_path)
-    for step, old in ((10, True), (20, False)):
-        figures.write_text(json.dumps({"step": step}))
-        assert results._is_old(figures, tmp_path) == old
+    assert not workdir.is_measured(tmp_path)
+    (tmp_path / "metrics.jsonl").write_text('{"step": 10}\n{"step": 20}\n{"step": 3')
+    assert not workdir.is_measured(tmp_path)
+    for step, measured in ((10, False), (20, True)):
+        (tmp_path / "metrics.json").write_text(json.dumps({"step": step}))
+        assert workdir.is_measured(tmp_path) == measured

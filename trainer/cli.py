@@ -47,12 +47,22 @@ def run(main: Callable[[], None]) -> None:
     app.run(lambda _: _run(main), flags_parser=_parse)
 
 
-def _run(main: Callable[[], None]) -> None:
+def run_on_names(main: Callable[[list[str]], None]) -> None:
+    """The same for a command that takes names beside its flags, and needs no TensorFlow."""
+    flags.FLAGS.set_gnu_getopt()  # flags may follow the names
+    app.run(
+        lambda argv: _run(lambda: main(argv[1:]), needs_tensorflow=False),
+        flags_parser=functools.partial(_parse, takes_names=True),
+    )
+
+
+def _run(main: Callable[[], None], needs_tensorflow: bool = True) -> None:
     if not flags.FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)
     try:
         with _stoppable():
-            import_tensorflow()
+            if needs_tensorflow:
+                import_tensorflow()
         main()
     except (UserError, NonFiniteError, WorkersError, Preempted) as end:
         _leave(str(end), end.exit_status)
@@ -80,7 +90,7 @@ def _stoppable() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _parse(argv: list[str]) -> list[str]:
+def _parse(argv: list[str], takes_names: bool = False) -> list[str]:
     try:
         rest = flags.FLAGS(argv)
         for name in flags.FLAGS:
@@ -88,7 +98,7 @@ def _parse(argv: list[str]) -> list[str]:
             getattr(flags.FLAGS[name].value, "items", None)
     except Exception as error:  # a config file is Python: it can fail in any way
         _leave(_in_one_line(error), UserError.exit_status)
-    if rest[1:]:
+    if rest[1:] and not takes_names:
         _leave(f"{rest[1]!r} is no flag; flags are written --name=value", UserError.exit_status)
     return rest
 

@@ -6,10 +6,11 @@ import fcntl
 import hashlib
 import importlib.metadata
 import json
+import math
 import os
 import platform
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -195,9 +196,48 @@ def _lock(lock: IO, workdir: Path, deadline: float) -> None:
         time.sleep(_TURN_SECONDS)
 
 
+def read_metrics(workdir: Path) -> dict[str, Any] | None:
+    """What `trainer.evaluate` measured of a run; None if it has not yet.
+
+    Raises:
+      UserError: it cannot be read.
+    """
+    path = workdir / METRICS
+    if not path.exists():
+        return None
+    try:
+        return dict(json.loads(path.read_text()))
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(f"{path} cannot be read ({type(error).__name__}: {error})") from error
+
+
+def is_measured(workdir: Path, figures: str = METRICS) -> bool:
+    """Whether a file of figures is there, and of the last step that the run has logged."""
+    path = workdir / figures
+    rows = read_log(workdir)
+    return bool(rows) and path.exists() and _step_of(path.read_text()) == rows[-1]["step"]
+
+
+def read_log(workdir: Path) -> list[dict[str, Any]]:
+    """The rows of the metrics log that are written whole."""
+    path = workdir / METRICS_LOG
+    lines = path.read_text().splitlines() if path.exists() else []
+    return [json.loads(line) for line in lines if math.isfinite(_step_of(line))]
+
+
+def training_seconds(rows: Iterable[Mapping[str, Any]], batch_size: int) -> float:
+    """What the steps of a log took, from their speed; restarts and validation are left out."""
+    before, seconds = 0, 0.0
+    for row in rows:
+        if row["part"] == "train":
+            seconds += (row["step"] - before) * batch_size / row["images_per_second"]
+            before = row["step"]
+    return seconds
+
+
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Writes a JSON file whole or not at all."""
-    _write(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
+    write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
 def append_metrics(workdir: Path, row: Mapping[str, Any]) -> None:
@@ -212,12 +252,18 @@ def forget_metrics_after(workdir: Path, step: int) -> None:
     if not path.exists():
         return
     kept = [line for line in path.read_text().splitlines() if _step_of(line) <= step]
-    _write(path, "".join(line + "\n" for line in kept))
+    write_text(path, "".join(line + "\n" for line in kept))
 
 
-def _write(path: Path, text: str) -> None:
+def write_text(path: Path, text: str) -> None:
+    """Writes a file of text whole or not at all."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Writes a file whole or not at all."""
     aside = path.with_name(f".{path.name}-{os.getpid()}")
-    aside.write_text(text)
+    aside.write_bytes(content)
     aside.replace(path)
 
 

@@ -1,0 +1,220 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from matplotlib.image import imread
+
+from configs import base
+from trainer import comparison
+from trainer.errors import UserError
+
+ROOT = Path(__file__).parent.parent
+MEASURED = {
+    "step": 20,
+    "code_size": 8,
+    "test_images": 100,
+    "mse": 0.02,
+    "pca_mse": 0.04,
+    "mse_to_pca": 0.5,
+    "probe_accuracy": 0.9,
+    "knn_accuracy": 0.95,
+}
+
+
+def make_run(folder, metrics=None, *, data="digits", fingerprint="a" * 64, steps=20):
+    """A workdir as training leaves it, and evaluation where there are metrics."""
+    folder.mkdir(parents=True)
+    config = base.get_config().to_dict()
+    config["data"]["name"] = data
+    config["batch_size"] = 50
+    described = {"config": config, "data_fingerprint": fingerprint, "versions": {}}
+    (folder / "config.json").write_text(json.dumps(described | {"executions": {"CPU x 1": "xla"}}))
+    rows = []
+    if steps:
+        rows = [
+            {"step": 10, "part": "train", "loss": 0.3, "images_per_second": 1000.0},
+            {"step": steps, "part": "train", "loss": 0.2, "images_per_second": 250.0},
+            {"step": steps, "part": "validation", "loss": 0.125},
+        ]
+    log = "".join(json.dumps(row) + "\n" for row in rows)
+    (folder / "metrics.jsonl").write_text(log + '{"step": 2')  # a line under way
+    if metrics is not None:
+        (folder / "metrics.json").write_text(json.dumps(metrics))
+    return folder
+
+
+def compare(*folders, output):
+    return comparison.compare(comparison.find(list(map(str, folders)))[0], str(output))
+
+
+def cells(text):
+    """The rows of each table, as dictionaries by the columns' names."""
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    rows = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines]
+    return [dict(zip(rows[0], row, strict=True)) for row in rows if row[0] != rows[0][0]][1:]
+
+
+def test_a_run_stands_beside_pca_with_its_accuracy_and_speed(tmp_path):
+    run = make_run(tmp_path / "runs" / "a", MEASURED)
+    text = compare(run, output=tmp_path / "out")
+    # 10 steps of 50 images at 1,000 a second and 10 at 250: 0.5 + 2 seconds for 1,000 images.
+    assert cells(text) == [
+        {
+            "run": "a",
+            "kind": "dense",
+            "code": "8",
+            "mse": "0.02000",
+            "PCA's mse": "0.04000",
+            "of PCA's": "0.500",
+            "probe": "90.0%",
+            "5 neighbours": "95.0%",
+            "images/s": "400",
+            "training, s": "2.5",
+            "on": "CPU x 1",
+        }
+    ]
+    written = (tmp_path / "out" / "compare.md").read_text()
+    assert cells(written) == cells(text)
+    assert "](compare.png)" in written
+    assert imread(tmp_path / "out" / "compare.png").ndim == 3
+
+
+def test_runs_are_in_the_order_of_their_codes_and_named_from_what_holds_them(tmp_path):
+    for name, code_size, mse in (("a", 32, 0.01), ("b", 8, 0.03), ("deep/c", 8, 0.02)):
+        make_run(tmp_path / name, MEASURED | {"code_size": code_size, "mse": mse})
+    text = compare(tmp_path / "a", tmp_path / "b", tmp_path / "deep", output=tmp_path)
+    assert [row["run"] for row in cells(text)] == ["deep/c", "b", "a"]
+
+
+def test_runs_on_different_data_have_a_table_and_plots_each_and_it_is_said(tmp_path):
+    make_run(tmp_path / "a", MEASURED)
+    make_run(tmp_path / "b", MEASURED)
+    one = compare(tmp_path / "a", tmp_path / "b", output=tmp_path / "one")
+    assert "different data" not in one
+    make_run(tmp_path / "c", MEASURED, data="mnist", fingerprint="b" * 64)
+    text = compare(tmp_path / "a", tmp_path / "b", tmp_path / "c", output=tmp_path / "two")
+    assert "on 2 different data" in text
+    assert "## digits, 100 test images (data aaaaaaaa)" in text
+    assert "## mnist, 100 test images (data bbbbbbbb)" in text
+    heights = [imread(tmp_path / name / "compare.png").shape[0] for name in ("one", "two")]
+    assert heights[1] == 2 * heights[0]
+
+
+def test_runs_measured_on_another_number_of_images_are_not_mixed(tmp_path):
+    make_run(tmp_path / "a", MEASURED)
+    make_run(tmp_path / "b", MEASURED | {"test_images": 7})
+    text = compare(tmp_path, output=tmp_path / "out")
+    assert "digits, 100 test images" in text
+    assert "digits, 7 test images" in text
+
+
+def test_a_run_without_labels_or_pca_has_empty_cells(tmp_path):
+    bare = {key: MEASURED[key] for key in ("step", "code_size", "test_images", "mse")}
+    make_run(tmp_path / "a", bare | {"mse": 0.0})
+    row = cells(compare(tmp_path, output=tmp_path / "out"))[0]
+    assert row["mse"] == "0.00000"
+    assert [row[name] for name in ("PCA's mse", "of PCA's", "probe", "5 neighbours")] == [""] * 4
+
+
+def test_a_run_that_is_not_evaluated_is_listed_with_what_it_logged(tmp_path):
+    make_run(tmp_path / "a", MEASURED)
+    make_run(tmp_path / "b")
+    make_run(tmp_path / "c", steps=0)
+    text = compare(tmp_path, output=tmp_path / "out")
+    assert [row["run"] for row in cells(text)] == ["a"]
+    assert "Not evaluated, which --evaluate does:" in text
+    assert f"- {tmp_path / 'b'} at step 20, validation loss 0.12500" in text
+    assert f"- {tmp_path / 'c'}, which has logged nothing" in text
+
+
+def test_a_run_measured_before_its_last_step_is_named(tmp_path):
+    make_run(tmp_path / "a", MEASURED, steps=30)
+    assert "is measured at step 20 of 30" in compare(tmp_path, output=tmp_path / "out")
+
+
+def test_names_that_markdown_or_matplotlib_would_read_are_shown_as_they_are(tmp_path):
+    make_run(tmp_path / "_a$^$ | b", MEASURED)
+    assert cells(compare(tmp_path, output=tmp_path / "out"))[0]["run"] == r"_a$^$ \| b"
+
+
+def test_a_run_named_twice_is_compared_once_and_what_is_none_is_left_out(tmp_path):
+    run = make_run(tmp_path / "a", MEASURED)
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "compare.md").touch()
+    runs, others = comparison.find([str(run), str(tmp_path), str(tmp_path / "compare.md")])
+    assert runs == [run]
+    assert others == [tmp_path / "notes", tmp_path / "compare.md"]
+
+
+def test_what_cannot_be_compared_is_refused(tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").touch()
+    for names, message in (
+        ([], "name the workdirs"),
+        (["empty"], "holds no run: there is no config.json"),
+        (["none"], "does not exist"),
+        (["file"], "none of these is a workdir"),
+    ):
+        with pytest.raises(UserError, match=message):
+            comparison.find([str(tmp_path / name) for name in names])
+
+
+@pytest.mark.parametrize(
+    ("metrics", "message"),
+    [
+        ("{", "metrics.json cannot be read"),
+        ('{"step": 3}', "metrics.json lacks a figure"),
+        (None, "no run is evaluated, which --evaluate does: .*a at step 20"),
+    ],
+)
+def test_runs_without_figures_are_refused_and_nothing_is_written(metrics, message, tmp_path):
+    run = make_run(tmp_path / "a")
+    if metrics:
+        (run / "metrics.json").write_text(metrics)
+    with pytest.raises(UserError, match=message):
+        compare(run, output=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_output_that_cannot_be_written_is_refused(tmp_path):
+    run = make_run(tmp_path / "a", MEASURED)
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"output='.*file' cannot be written"):
+        compare(run, output=tmp_path / "file")
+
+
+def test_evaluate_measures_what_has_not_been_and_hands_on_a_failure(tmp_path, monkeypatch):
+    make_run(tmp_path / "a", MEASURED)
+    make_run(tmp_path / "b")
+    commands = []
+
+    def fail(command, **_):
+        commands.append(command[1:])
+        return subprocess.CompletedProcess(command, 2)
+
+    monkeypatch.setattr(subprocess, "run", fail)
+    assert comparison.evaluate([tmp_path / "a", tmp_path / "b"]) == 2
+    assert commands == [["-m", "trainer.evaluate", f"--workdir={tmp_path / 'b'}"]]
+
+
+def test_flags_may_follow_the_names_and_a_mistake_is_told_in_one_line(tmp_path):
+    run = make_run(tmp_path / "a", MEASURED)
+    command = [sys.executable, "-X", "importtime", "-m", "trainer.compare"]
+    flags = [str(run), f"--output={tmp_path / 'out'}"]
+    done = subprocess.run([*command, *flags], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "| a   | dense |" in done.stdout
+    assert f"picture    {tmp_path / 'out' / 'compare.png'}" in done.stdout
+    assert "tensorflow" not in done.stderr
+    for wrong in ([], [str(tmp_path / "none")], [str(run), "--outputs=x"]):
+        done = subprocess.run(
+            [sys.executable, "-m", "trainer.compare", *wrong],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 2
+        assert done.stderr.startswith("error: ")
+        assert len(done.stderr.splitlines()) == 1

@@ -1,0 +1,27 @@
+"""python -m trainer.compare runs/*"""
+
+import sys
+
+from absl import flags
+
+from trainer import cli
+
+_OUTPUT = flags.DEFINE_string("output", ".", "The folder for compare.md and compare.png.")
+_EVALUATE = flags.DEFINE_bool(
+    "evaluate", False, "Evaluates the runs first that have not been, as trainer.evaluate does."
+)
+
+
+def main(names: list[str]) -> None:
+    from trainer import comparison
+
+    runs, others = comparison.find(names)
+    if others:
+        print(f"left out, no runs: {', '.join(map(str, others))}")
+    status = comparison.evaluate(runs) if _EVALUATE.value else 0
+    print(comparison.compare(runs, _OUTPUT.value))
+    sys.exit(status)
+
+
+if __name__ == "__main__":
+    cli.run_on_names(main)
