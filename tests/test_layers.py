@@ -37,6 +37,15 @@ MAY_IMPORT = {
         *("checkpoints", "cluster", "data", "errors", "models", "optimizers", "profiling"),
         *("record", "replicas", "summaries", "workdir", "workers"),
     },
+    "stream_flags": {"cli"},
+    "inputs": {"data", "errors"},
+    "outputs": {"errors"},
+    "encode": {"cli", "encoding", "stream_flags"},
+    "decode": {"cli", "encoding", "stream_flags"},
+    "denoise": {"cli", "encoding", "stream_flags"},
+    "encoding": {
+        *("data", "errors", "inputs", "models", "outputs", "progress", "replicas", "trained"),
+    },
     "evaluate": {"cli", "evaluation"},
     "evaluation": {
         *("data", "models", "pictures", "positions", "replicas", "trained", "workdir"),
