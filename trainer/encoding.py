@@ -133,10 +133,13 @@ def _check_place(output: str, source: str, overwrite: bool) -> None:
 
 
 def _check_examples(output: str, run: trained.TrainedModel) -> None:
-    if len(run.model.image_shape) == 1:
+    *_, channels = shape = run.model.image_shape
+    if len(shape) == 1:
         outputs.check_kind(output, _NUMBERS, "vectors")
-    else:
+    elif channels in inputs.MODES:
         outputs.check_kind(output, _IMAGES, "images")
+    else:
+        outputs.check_kind(output, outputs.ARRAYS, f"images of {channels} channels")
 
 
 def _open(
@@ -185,7 +188,10 @@ def _stream(
 ) -> int:
     """Writes what `columns` makes of the examples, and what goes along with them; how many."""
     count = 0
-    with outputs.create(output) as write, progress.bar(what, examples.count, unit="rows") as bar:
+    with (
+        outputs.create(output) as write,
+        progress.bar(what, examples.count, unit="examples") as bar,
+    ):
         for block in examples.blocks(batch_size):
             along = {"labels": block.labels, "files": block.files}
             kept = {name: column for name, column in along.items() if column is not None}

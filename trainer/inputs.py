@@ -20,13 +20,14 @@ from trainer.errors import UserError, require
 
 PARTS = ("train", "validation", "test")
 PICTURES = (".jpeg", ".jpg", ".png")
+MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # of pictures, as Pillow calls them, by their channels
 ARRAYS = (".npy", ".npz")
 TABLES = (".csv", ".parquet", ".tsv")
 
-_MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # of Pillow, by the channels of an image
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}
 _CODE = "code_"  # how the columns of codes in a table begin
 _NUMBERS = {"vectors": "numbers", "codes": "codes"}  # what the columns of a table hold
+_LABEL_KINDS = "biufU"  # of NumPy's types: numbers or text
 _ASIDE = ("labels", "files", "errors")  # arrays that go along with the examples
 
 
@@ -140,9 +141,9 @@ def _pictures(path: Path, expected: _Expected, resize: bool) -> Input:
     require(expected.what == "images", f"{path} holds pictures, but the model takes {expected}")
     channels = expected.shape[-1]
     require(
-        channels in _MODES,
+        channels in MODES,
         f"the model takes images of {channels} channels; pictures have "
-        f"{', '.join(map(str, _MODES))}",
+        f"{', '.join(map(str, MODES))}",
     )
     folder = path if path.is_dir() else path.parent
     found = sorted(_found(path)) if path.is_dir() else [path]
@@ -173,7 +174,7 @@ def _picture(path: Path, expected: _Expected, resize: bool) -> np.ndarray:
     try:
         with Image.open(path, formats=("JPEG", "PNG")) as opened:
             deep = opened.mode[0] in "IF"
-            picture = ImageOps.exif_transpose(opened).convert(_MODES[channels])
+            picture = ImageOps.exif_transpose(opened).convert(MODES[channels])
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise UserError(f"{path} cannot be read as a picture ({_line(error)})") from error
     require(not deep, f"{path} has more than 8 bits a channel; only 8 are taken")
@@ -194,8 +195,8 @@ def _arrays(path: Path, expected: _Expected, chosen: str) -> Input:
             members = {"": _Member(path)}
         else:
             with zipfile.ZipFile(path) as archive:
-                names = [name.removesuffix(".npy") for name in archive.namelist()]
-            members = {name: _Member(path, name) for name in names}
+                stored = [Path(name) for name in archive.namelist() if name.endswith(".npy")]
+            members = {file.stem: _Member(path, file.stem) for file in stored}
     name = _chosen(list(members), expected, chosen, path)
     rows = members[name]
     said = f"{name!r} in {path}" if name else str(path)
@@ -204,8 +205,10 @@ def _arrays(path: Path, expected: _Expected, chosen: str) -> Input:
     files = members.get("files")
     for column in (labels, files):
         require(
-            column is None or column.shape == rows.shape[:1],
-            f"{path} has {rows.shape[0]} rows, but not as many labels or file names",
+            column is None
+            or (column.shape == rows.shape[:1] and column.dtype.kind in _LABEL_KINDS),
+            f"{path} has {rows.shape[0]} rows, but not as many labels or file names of numbers or "
+            "text",
         )
 
     def blocks(size: int) -> Iterator[Block]:
@@ -213,8 +216,10 @@ def _arrays(path: Path, expected: _Expected, chosen: str) -> Input:
         first_row = 0
         for some in rows.blocks(size):
             block = _as_float(some, expected)
-            _require_finite(block, first_row, None, said)
-            _require_unit(block, expected, said)
+            if block.dtype != np.uint8:
+                _require_finite(block, first_row, None, said)
+                if expected.what == "images":
+                    _require_unit(block, said)
             yield Block(
                 block.reshape(-1, *expected.shape),
                 *(None if column is None else next(column) for column in along),
@@ -237,6 +242,7 @@ class _Member:
         """Its rows, so many at a time."""
         count, *row_shape = self.shape
         row_bytes = self.dtype.itemsize * int(np.prod(row_shape, dtype=int))
+        native = self.dtype.newbyteorder("=")
         with _readable(self._path), self._opened() as file:
             if self._by_columns and row_shape:  # its rows lie nowhere together
                 whole = np.lib.format.read_array(file, allow_pickle=False)
@@ -248,7 +254,7 @@ class _Member:
                 read = file.read(some * row_bytes)
                 if len(read) < some * row_bytes:
                     raise EOFError("it ends too early")
-                yield np.frombuffer(read, self.dtype).reshape(some, *row_shape)
+                yield np.frombuffer(read, self.dtype).reshape(some, *row_shape).astype(native)
 
     @contextlib.contextmanager
     def _opened(self) -> Iterator[IO[bytes]]:
@@ -311,12 +317,11 @@ def _as_float(rows: np.ndarray, expected: _Expected) -> np.ndarray:
         return rows.astype(np.float32)
 
 
-def _require_unit(rows: np.ndarray, expected: _Expected, said: str) -> None:
+def _require_unit(rows: np.ndarray, said: str) -> None:
+    lowest, highest = rows.min(), rows.max()
     require(
-        expected.what != "images"
-        or rows.dtype == np.uint8
-        or bool(rows.min() >= 0 and rows.max() <= 1),
-        f"the images {said} reach from {rows.min():g} to {rows.max():g}; floats must lie in [0, 1]",
+        bool(lowest >= 0 and highest <= 1),
+        f"the images {said} reach from {lowest:g} to {highest:g}; floats must lie in [0, 1]",
     )
 
 
@@ -324,8 +329,6 @@ def _require_finite(
     rows: np.ndarray, first_row: int, columns: Sequence[str] | None, said: str
 ) -> None:
     """Raises UserError with the first number that is none, its row and column."""
-    if rows.dtype == np.uint8:
-        return
     broken = np.argwhere(~np.isfinite(rows))
     if len(broken):
         row, *rest = broken[0].tolist()
@@ -351,9 +354,8 @@ def _table(path: Path, expected: _Expected, label_column: str) -> Input:
         label, file = ("label" if "label" in names else ""), ("file" if "file" in names else "")
     else:
         numbers, label, file = [name for name in names if name != label_column], label_column, ""
-    hint = (
-        "" if label or expected.what == "codes" else "; --label_column names one that is no number"
-    )
+    aside = label or expected.what == "codes"
+    hint = "" if aside else "; --label_column names one that is no feature"
     require(
         len(numbers) == expected.shape[0],
         f"{path} has {len(numbers)} columns of {_NUMBERS[expected.what]}, but the model takes "
@@ -382,7 +384,21 @@ def _columns(path: Path) -> list[str]:
         with pyarrow.parquet.ParquetFile(path) as table:
             return table.schema_arrow.names
     with _open_csv(path) as reader:
-        return reader.schema.names
+        names = reader.schema.names
+    counted = [str(number) for number in range(len(names))]  # as pandas calls columns without names
+    require(
+        names == counted or not all(map(_is_number, names)),
+        f"the first line of {path} is of numbers; it must name the columns",
+    )
+    return names
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _count(path: Path) -> int | None:
@@ -436,16 +452,13 @@ def _along(batch: pa.RecordBatch, name: str, first_row: int, path: Path) -> np.n
     if not name:
         return None
     column = batch.column(name)
-    missing = np.flatnonzero(column.is_null().to_numpy(zero_copy_only=False))
-    require(
-        len(missing) == 0,
-        f"{path} holds nothing in row {first_row + missing[:1].sum()}, column {name!r}, counted "
-        "from 0",
-    )
+    if column.null_count:
+        row = first_row + column.is_null().to_pylist().index(True)
+        raise UserError(f"{path} holds nothing in row {row}, column {name!r}, counted from 0")
     taken = column.to_numpy(zero_copy_only=False)
     taken = taken.astype(str) if taken.dtype.hasobject else taken
     require(
-        taken.dtype.kind in "biufU",
+        taken.dtype.kind in _LABEL_KINDS,
         f"the column {name!r} of {path} is of type {column.type}; labels are numbers or text",
     )
     return taken

@@ -25,7 +25,6 @@ _COPIED_ROWS = 2**16  # at a time, where text turns out to be longer
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}
 _NUMBER_WIDTH = 8  # digits in the name of a picture that has none
 
-
 Columns: TypeAlias = Mapping[str, np.ndarray]  # [B, ...] by names in the plural
 Write: TypeAlias = Callable[[Columns], None]  # the examples themselves are the first column
 
@@ -62,7 +61,7 @@ def check_place(output: str, *, overwrite: bool, source: Path | None) -> None:
 
 def check_kind(output: str, allowed: tuple[str, ...], what: str) -> None:
     """Raises UserError unless `what` is to be written can be written so, as the name says."""
-    names = ["a folder" if suffix == FOLDER else suffix for suffix in allowed]
+    names = ["FOLDER/" if suffix == FOLDER else suffix for suffix in allowed]
     require(
         _suffix(output) in allowed,
         f"output={output!r} is not allowed for {what}; these go to {', '.join(names)}",
@@ -141,7 +140,7 @@ class _GrowingArray:
         if self._count == 0:
             self._row_shape, self._dtype = rows.shape[1:], rows.dtype
             self._write_header()
-        elif rows.dtype.kind == "U" and rows.dtype > self._dtype:
+        elif rows.dtype.kind == "U" and rows.dtype.itemsize > self._dtype.itemsize:
             self._widen(rows.dtype)
         self._file.write(rows.astype(self._dtype).tobytes())
         self._count += len(rows)
