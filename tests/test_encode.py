@@ -14,7 +14,7 @@ from PIL import Image
 
 from configs import base
 from tests.all_configs import CONFIGS, load_config
-from trainer import data, encoding, outputs, replicas, trained
+from trainer import data, encoding, inputs, outputs, replicas, trained
 from trainer.encoding import decode, denoise, encode
 from trainer.errors import UserError
 from trainer.train import train
@@ -640,3 +640,11 @@ def test_a_table_of_many_row_groups_is_whole(vector_run, tmp_path, monkeypatch):
         table = read_table(tmp_path / f"c{suffix}")
         np.testing.assert_array_equal(table["code_1"].to_numpy().astype(np.float32), codes[:, 1])
     assert pyarrow.parquet.ParquetFile(tmp_path / "c.parquet").num_row_groups > 5
+
+
+def test_the_memory_that_a_table_is_read_in_does_not_grow_with_it(tmp_path):
+    rows = vectors(200_000)  # 8 MB, in a hundred row groups
+    pyarrow.parquet.write_table(pa.table(features(rows)), tmp_path / "rows.parquet", 2_000)
+    blocks = inputs.examples(tmp_path / "rows.parquet", (FEATURES,)).blocks(512)
+    used = [pa.total_allocated_bytes() for _ in blocks]
+    assert max(used[300:]) - max(used[:100]) < 1e6

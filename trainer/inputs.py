@@ -27,6 +27,7 @@ TABLES = (".csv", ".parquet", ".tsv")
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}
 _CODE = "code_"  # how the columns of codes in a table begin
 _NUMBERS = {"vectors": "numbers", "codes": "codes"}  # what the columns of a table hold
+_BUFFER_BYTES = 2**20  # of each column of a Parquet file
 _LABEL_KINDS = "biufU"  # of NumPy's types: numbers or text
 _ASIDE = ("labels", "files", "errors")  # arrays that go along with the examples
 
@@ -381,7 +382,7 @@ def _table(path: Path, expected: _Expected, label_column: str) -> Input:
 def _columns(path: Path) -> list[str]:
     """The names of a table's columns."""
     if path.suffix.lower() == ".parquet":
-        with pyarrow.parquet.ParquetFile(path) as table:
+        with _open_parquet(path) as table:
             return table.schema_arrow.names
     with _open_csv(path) as reader:
         names = reader.schema.names
@@ -405,7 +406,7 @@ def _count(path: Path) -> int | None:
     """The rows of a table, where it says so."""
     if path.suffix.lower() != ".parquet":
         return None
-    with pyarrow.parquet.ParquetFile(path) as table:
+    with _open_parquet(path) as table:
         return table.metadata.num_rows
 
 
@@ -415,12 +416,17 @@ def _record_batches(
     """The named columns of a table, a stretch of its rows at a time."""
     names = [name for name in (*numbers, label, file) if name]
     if path.suffix.lower() == ".parquet":
-        with pyarrow.parquet.ParquetFile(path) as table:
+        with _open_parquet(path) as table:
             yield from table.iter_batches(size, columns=names)
     else:
         types = dict.fromkeys(numbers, pa.float64()) | ({file: pa.string()} if file else {})
         with _open_csv(path, column_types=types, include_columns=names) as reader:
             yield from reader
+
+
+def _open_parquet(path: Path) -> pyarrow.parquet.ParquetFile:
+    # By default each row group that is read stays in memory until the file is closed.
+    return pyarrow.parquet.ParquetFile(path, pre_buffer=False, buffer_size=_BUFFER_BYTES)
 
 
 def _open_csv(path: Path, **conversion: Any) -> pyarrow.csv.CSVStreamingReader:
