@@ -159,6 +159,14 @@ def test_colour_becomes_grey_and_other_sizes_are_scaled_if_told(image_run, tmp_p
     np.testing.assert_allclose(codes, expected, rtol=1e-4, atol=1e-5)
 
 
+def test_grey_becomes_colour_for_a_model_of_colours(tmp_path):
+    save_picture(tmp_path / "grey.png", pixels(0))
+    (block,) = inputs.examples(tmp_path / "grey.png", (SIDE, SIDE, 3)).blocks(4)
+    np.testing.assert_array_equal(block.rows[0], np.stack([pixels(0)] * 3, axis=-1))
+    with pytest.raises(UserError, match="takes images of 2 channels; pictures have 1, 3, 4"):
+        inputs.examples(tmp_path / "grey.png", (SIDE, SIDE, 2))
+
+
 def test_a_picture_is_turned_upright_as_its_camera_says(image_run, tmp_path):
     upright = pixels(0)
     exif = Image.Exif()
@@ -259,6 +267,15 @@ def test_arrays_are_taken_that_lie_by_columns_and_are_chosen_by_name(vector_run,
     encode(vector_run, str(tmp_path / "two.npz"), str(tmp_path / "a.npy"), array="test")
     encode(vector_run, str(tmp_path / "test.npy"), str(tmp_path / "b.npy"))
     np.testing.assert_array_equal(np.load(tmp_path / "a.npy"), np.load(tmp_path / "b.npy"))
+
+
+def test_numbers_of_another_byte_order_are_read(vector_run, tmp_path):
+    rows, labels = vectors(6), np.arange(6)
+    np.savez(tmp_path / "a.npz", rows=rows, labels=labels)
+    np.savez(tmp_path / "b.npz", rows=rows.astype(">f8"), labels=labels.astype(">i8"))
+    for name in ("a", "b"):
+        encode(vector_run, str(tmp_path / f"{name}.npz"), str(tmp_path / f"{name}.tsv"))
+    assert (tmp_path / "a.tsv").read_bytes() == (tmp_path / "b.tsv").read_bytes()
 
 
 def test_labels_may_be_text_that_grows_longer(vector_run, tmp_path):
@@ -462,6 +479,7 @@ def test_a_file_that_is_none_gets_one_line(vector_run, tmp_path, name, content, 
         ({"x": vectors(3).astype(object)}, "it holds Python objects"),
         ({"x": np.full((3, FEATURES), 1e300)}, "holds inf in row 0, column 0"),
         ({"x": vectors(3), "x_labels": np.arange(4)}, "3 rows, but not as many labels"),
+        ({"x": vectors(3), "labels": np.full(3, 1j)}, "file names of numbers or text"),
     ],
 )
 def test_arrays_that_will_not_do_are_told(vector_run, tmp_path, arrays, message):
@@ -642,9 +660,9 @@ def test_a_table_of_many_row_groups_is_whole(vector_run, tmp_path, monkeypatch):
     assert pyarrow.parquet.ParquetFile(tmp_path / "c.parquet").num_row_groups > 5
 
 
-def test_the_memory_that_a_table_is_read_in_does_not_grow_with_it(tmp_path):
-    rows = vectors(200_000)  # 8 MB, in a hundred row groups
-    pyarrow.parquet.write_table(pa.table(features(rows)), tmp_path / "rows.parquet", 2_000)
+def test_a_table_is_read_in_less_memory_than_it_has_numbers(tmp_path):
+    rows = vectors(200_000)
+    pyarrow.parquet.write_table(pa.table(features(rows)), tmp_path / "rows.parquet", 20_000)
+    before = pa.total_allocated_bytes()
     blocks = inputs.examples(tmp_path / "rows.parquet", (FEATURES,)).blocks(512)
-    used = [pa.total_allocated_bytes() for _ in blocks]
-    assert max(used[300:]) - max(used[:100]) < 1e6
+    assert max(pa.total_allocated_bytes() - before for _ in blocks) < rows.nbytes / 2

@@ -93,20 +93,6 @@ def create(output: str) -> Iterator[Write]:
         ) from error
 
 
-def picture_name(file: str) -> str:
-    """What the picture that is made of a file is called.
-
-    Raises:
-      UserError: the name leads out of the folder.
-    """
-    path = PurePosixPath(file)
-    require(
-        path.name != "" and not path.is_absolute() and ".." not in path.parts,
-        f"{file!r} cannot be the name of a picture in a folder",
-    )
-    return path.with_suffix(".png").as_posix()
-
-
 def _suffix(output: str) -> str:
     """By which the kind of an output goes: in small letters, FOLDER where there is none."""
     return FOLDER if output.endswith("/") else Path(output).suffix.lower() or FOLDER
@@ -264,7 +250,7 @@ def _pictures(path: Path) -> Iterator[Write]:
             files = columns.get("files", [f"{number:0{_NUMBER_WIDTH}d}" for number in numbers])
             targets = []
             for file in map(str, files):
-                name = picture_name(file)
+                name = _picture_name(file)
                 require(name not in names, f"two files would become {name}; {file!r} is the second")
                 names.add(name)
                 targets.append(path / name)
@@ -272,6 +258,16 @@ def _pictures(path: Path) -> Iterator[Write]:
             list(pool.map(_save, images, targets))
 
         yield write
+
+
+def _picture_name(file: str) -> str:
+    """What the picture that is made of a file is called; its folders are kept."""
+    path = PurePosixPath(file)
+    require(
+        path.name != "" and not path.is_absolute() and ".." not in path.parts,
+        f"{file!r} cannot be the name of a picture in a folder",
+    )
+    return path.with_suffix(".png").as_posix()
 
 
 def _save(image: np.ndarray, path: Path) -> None:
