@@ -176,7 +176,7 @@ def _picture(path: Path, expected: _Expected, resize: bool) -> np.ndarray:
         with Image.open(path, formats=("JPEG", "PNG")) as opened:
             deep = opened.mode[0] in "IF"
             picture = ImageOps.exif_transpose(opened).convert(MODES[channels])
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except Exception as error:  # a damaged picture fails in any way
         raise UserError(f"{path} cannot be read as a picture ({_line(error)})") from error
     require(not deep, f"{path} has more than 8 bits a channel; only 8 are taken")
     if resize:
