@@ -41,6 +41,15 @@ MAY_IMPORT = {
     },
     "compare": {"cli", "comparison"},
     "comparison": {"errors", "workdir"},
+    "stream_flags": {"cli"},
+    "inputs": {"data", "errors"},
+    "outputs": {"errors"},
+    "encode": {"cli", "encoding", "stream_flags"},
+    "decode": {"cli", "encoding", "stream_flags"},
+    "denoise": {"cli", "encoding", "stream_flags"},
+    "encoding": {
+        *("data", "errors", "inputs", "models", "outputs", "progress", "replicas", "trained"),
+    },
     "evaluate": {"cli", "evaluation"},
     "evaluation": {
         *("data", "models", "pictures", "positions", "replicas", "trained", "workdir"),

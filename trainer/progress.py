@@ -6,6 +6,19 @@ import sys
 from tqdm import tqdm
 
 
+def bar(what: str, total: int | None, *, unit: str = "images", initial: int = 0) -> tqdm:
+    """Shows how many of a total, where it is known, are done; on a terminal alone."""
+    return tqdm(
+        desc=what,
+        initial=initial,
+        total=total,
+        unit=f" {unit}",
+        unit_scale=True,
+        dynamic_ncols=True,
+        disable=not sys.stderr.isatty(),
+    )
+
+
 class Progress:
     """Shows how far the run is, how fast it goes and when it will end."""
 
@@ -13,15 +26,7 @@ class Progress:
         self._step = first_step
         self._last_step = last_step
         self._batch_size = batch_size
-        self._bar = tqdm(
-            desc="training",
-            initial=first_step * batch_size,
-            total=last_step * batch_size,
-            unit=" images",
-            unit_scale=True,
-            dynamic_ncols=True,
-            disable=not sys.stderr.isatty(),
-        )
+        self._bar = bar("training", last_step * batch_size, initial=first_step * batch_size)
 
     def advance(self, step: int, loss: float) -> None:
         """Moves the bar."""

@@ -586,6 +586,24 @@ def map_batches(
     ])  # fmt: skip
 
 
+def in_batches(
+    function: Callable[[tf.Tensor], tf.Tensor], row_shape: tuple[int, ...], size: int
+) -> Callable[[np.ndarray], np.ndarray]:
+    """A model's function of rows [size, ...], for a stream of blocks of so many rows at most.
+
+    A smaller block is filled up: what becomes of a row is the same bits however many come along.
+    """
+    some_rows = tf.TensorSpec((size, *row_shape), tf.float32)
+    compiled = tf.function(function).get_concrete_function(some_rows)
+
+    def call(rows: np.ndarray) -> np.ndarray:
+        filled = np.zeros((size, *row_shape), np.float32)
+        filled[: len(rows)] = rows
+        return compiled(tf.constant(filled)).numpy()[: len(rows)]
+
+    return call
+
+
 def _compiled(function, by_xla: bool):
     return tf.function(function, jit_compile=True) if by_xla else function
 

@@ -1,0 +1,201 @@
+"""Examples through a trained model, as a stream: to codes, back from them, or to and fro."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+
+from trainer import data, inputs, models, outputs, progress, replicas, trained
+from trainer.errors import require
+
+_NUMBERS = (*outputs.ARRAYS, *outputs.TABLES)  # what codes and vectors are written to
+_IMAGES = (outputs.FOLDER, *outputs.ARRAYS)
+
+_Network: TypeAlias = Callable[[np.ndarray], np.ndarray]
+
+
+def encode(
+    folder: str,
+    source: str,
+    output: str,
+    *,
+    which: str = "last",
+    array: str = "",
+    label_column: str = "",
+    resize: bool = False,
+    errors: bool = False,
+    batch_size: int = 512,
+    overwrite: bool = False,
+) -> int:
+    """Writes the codes of images or vectors, by a run's "last" or "best" checkpoint.
+
+    `source` is a file or folder as `inputs.examples` takes it, or a part of the run's own data. The
+    output holds `codes`, float32 [N, K]; the `labels` and `files` of the examples, where they have
+    any; and, if asked for, `errors`, float32 [N]: the mean squared error of each reconstruction, of
+    pixels in [0, 1] or of vectors in the user's units. An .npy file holds the codes alone.
+
+    Returns N.
+
+    Raises:
+      UserError: the workdir, the source or the output will not do; the output is then as it was.
+    """
+    _check_place(output, source, overwrite)
+    outputs.check_kind(output, _NUMBERS, "codes")
+    require(
+        not errors or not output.lower().endswith(".npy"),
+        f"errors are not for output={output!r}: an .npy file holds the codes alone",
+    )
+    run, examples = _open(folder, source, which, array, label_column, resize)
+    to_codes, to_examples = _networks(run.model, batch_size)
+
+    def columns(rows: np.ndarray) -> dict[str, np.ndarray]:
+        seen = _as_seen(rows, run, examples)
+        codes = to_codes(seen)
+        if not errors:
+            return {"codes": codes}
+        wrong = to_examples(codes) - seen
+        if run.scaling is not None:
+            wrong = wrong * run.scaling.deviation
+        squares = np.square(wrong, dtype=np.float64).mean(axis=tuple(range(1, wrong.ndim)))
+        return {"codes": codes, "errors": squares.astype(np.float32)}
+
+    return _stream("encoding", examples, output, batch_size, columns)
+
+
+def decode(
+    folder: str,
+    source: str,
+    output: str,
+    *,
+    which: str = "last",
+    array: str = "",
+    batch_size: int = 512,
+    overwrite: bool = False,
+) -> int:
+    """Writes what codes stand for, from a file as `encode` writes it.
+
+    A folder gets a picture for each, called as its file was, or by its number; other outputs hold
+    `images`, float32 [N, H, W, C] in [0, 1], or `vectors`, float32 [N, D] in the user's units, with
+    the `labels` and `files` of the codes.
+
+    Returns N.
+
+    Raises:
+      UserError: as `encode`.
+    """
+    _check_place(output, source, overwrite)
+    run = trained.load_model(Path(folder), which)
+    _check_examples(output, run)
+    codes = inputs.codes(Path(source).expanduser(), run.model.code_size, array=array)
+    _, to_examples = _networks(run.model, batch_size)
+    return _stream(
+        "decoding", codes, output, batch_size, lambda rows: _as_given(to_examples(rows), run)
+    )
+
+
+def denoise(
+    folder: str,
+    source: str,
+    output: str,
+    *,
+    which: str = "last",
+    array: str = "",
+    label_column: str = "",
+    resize: bool = False,
+    batch_size: int = 512,
+    overwrite: bool = False,
+) -> int:
+    """Writes the reconstructions of images or vectors, which a denoising model has cleaned.
+
+    `source` is as `encode` takes it, the output as `decode` writes it.
+
+    Returns N.
+
+    Raises:
+      UserError: as `encode`.
+    """
+    _check_place(output, source, overwrite)
+    run, examples = _open(folder, source, which, array, label_column, resize)
+    _check_examples(output, run)
+    to_codes, to_examples = _networks(run.model, batch_size)
+
+    def columns(rows: np.ndarray) -> dict[str, np.ndarray]:
+        return _as_given(to_examples(to_codes(_as_seen(rows, run, examples))), run)
+
+    return _stream("denoising", examples, output, batch_size, columns)
+
+
+def _check_place(output: str, source: str, overwrite: bool) -> None:
+    require(source != "", "input='' is not allowed; it must name a file or folder")
+    path = None if source in inputs.PARTS else Path(source).expanduser()
+    outputs.check_place(output, overwrite=overwrite, source=path)
+
+
+def _check_examples(output: str, run: trained.TrainedModel) -> None:
+    *_, channels = shape = run.model.image_shape
+    if len(shape) == 1:
+        outputs.check_kind(output, _NUMBERS, "vectors")
+    elif channels in inputs.MODES:
+        outputs.check_kind(output, _IMAGES, "images")
+    else:
+        outputs.check_kind(output, outputs.ARRAYS, f"images of {channels} channels")
+
+
+def _open(
+    folder: str, source: str, which: str, array: str, label_column: str, resize: bool
+) -> tuple[trained.TrainedModel, inputs.Input]:
+    """The model, and the examples for it."""
+    if source in inputs.PARTS:
+        for name, flag in {"array": array, "label_column": label_column, "resize": resize}.items():
+            require(not flag, f"{name}={flag!r} is not for input={source!r}, the run's own data")
+        whole = trained.load(Path(folder), which)
+        return whole, inputs.of_part(whole.dataset, source)
+    run = trained.load_model(Path(folder), which)
+    shape = run.model.image_shape
+    path = Path(source).expanduser()
+    return run, inputs.examples(path, shape, array=array, label_column=label_column, resize=resize)
+
+
+def _networks(model: models.Autoencoder, batch_size: int) -> tuple[_Network, _Network]:
+    """Examples [N, ...] to codes [N, K], and codes to examples, both as the model sees them."""
+    return (
+        replicas.in_batches(model.encode, model.image_shape, batch_size),
+        replicas.in_batches(model.decode, (model.code_size,), batch_size),
+    )
+
+
+def _as_seen(rows: np.ndarray, run: trained.TrainedModel, examples: inputs.Input) -> np.ndarray:
+    """What the model sees of examples as they are given."""
+    if run.scaling is None or examples.standardised:
+        return data.to_unit(rows)
+    return run.scaling.apply(rows)
+
+
+def _as_given(seen: np.ndarray, run: trained.TrainedModel) -> dict[str, np.ndarray]:
+    """Examples as the model sees them, as a person gives them."""
+    if seen.ndim > 2:
+        return {"images": np.clip(seen, 0, 1)}
+    return {"vectors": seen if run.scaling is None else run.scaling.undo(seen)}
+
+
+def _stream(
+    what: str,
+    examples: inputs.Input,
+    output: str,
+    batch_size: int,
+    columns: Callable[[np.ndarray], dict[str, np.ndarray]],
+) -> int:
+    """Writes what `columns` makes of the examples, and what goes along with them; how many."""
+    count = 0
+    with (
+        outputs.create(output) as write,
+        progress.bar(what, examples.count, unit="examples") as bar,
+    ):
+        for block in examples.blocks(batch_size):
+            along = {"labels": block.labels, "files": block.files}
+            kept = {name: column for name, column in along.items() if column is not None}
+            write(columns(block.rows) | kept)
+            count += len(block.rows)
+            bar.update(len(block.rows))
+    return count
