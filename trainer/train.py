@@ -6,6 +6,7 @@ import hashlib
 import itertools
 import math
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -317,13 +318,16 @@ def _code_digest() -> str:
 
 
 class _Stop:
-    """Turns the first SIGTERM or Ctrl-C into a request; a second one acts as ever."""
+    """Turns the first SIGTERM or Ctrl-C into a request; a second one acts as ever.
+
+    Python lets the main thread alone take signals: a training in another one is not stopped by any.
+    """
 
     def __init__(self) -> None:
         self.requested = False
-        self._before = {
-            number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)
-        }
+        in_main_thread = threading.current_thread() is threading.main_thread()
+        numbers = (signal.SIGTERM, signal.SIGINT) if in_main_thread else ()
+        self._before = {number: signal.getsignal(number) for number in numbers}
 
     def arm(self) -> None:
         """Begins to listen; once more after whatever takes the signals for itself."""
