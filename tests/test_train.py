@@ -160,6 +160,14 @@ def test_a_run_leaves_its_config_its_metrics_and_its_checkpoints(digits_config, 
     assert 0 < train_row["training_time_share"] <= 1
 
 
+def test_a_quiet_run_without_pictures_shows_nothing(digits_config, tmp_path, capfd):
+    digits_config.quiet, digits_config.pictures = True, False
+    for _ in range(2):
+        train(digits_config, str(tmp_path))
+    assert capfd.readouterr() == ("", "")
+    assert "reconstructions" not in charts(tmp_path, "validation")
+
+
 def test_a_finished_run_started_again_changes_nothing(digits_config, tmp_path):
     losses = train(digits_config, str(tmp_path))
     before = final_state(tmp_path)[1]

@@ -9,7 +9,8 @@ from tqdm import tqdm
 class Progress:
     """Shows how far the run is, how fast it goes and when it will end."""
 
-    def __init__(self, first_step: int, last_step: int, batch_size: int):
+    def __init__(self, first_step: int, last_step: int, batch_size: int, *, quiet: bool = False):
+        self._quiet = quiet
         self._step = first_step
         self._last_step = last_step
         self._batch_size = batch_size
@@ -20,7 +21,7 @@ class Progress:
             unit=" images",
             unit_scale=True,
             dynamic_ncols=True,
-            disable=not sys.stderr.isatty(),
+            disable=quiet or not sys.stderr.isatty(),
         )
 
     def advance(self, step: int, loss: float) -> None:
@@ -41,9 +42,10 @@ class Progress:
         )
 
     def line(self, text: str) -> None:
-        """Writes a line; on a terminal above the bar."""
-        tqdm.write(text)
-        sys.stdout.flush()
+        """Writes a line, unless it is quiet; on a terminal above the bar."""
+        if not self._quiet:
+            tqdm.write(text)
+            sys.stdout.flush()
 
     def close(self) -> None:
         """Leaves the bar as it is."""

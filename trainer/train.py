@@ -88,6 +88,8 @@ def train(config: ConfigDict, folder: str) -> dict[str, float]:
             workdir.write(run, config, fingerprint, executions, dataset.inputs())
             if checkpoint:
                 _resume(run, steps, checkpoint)
+                if not config.quiet:
+                    print(f"resuming from {checkpoint.path}")
             else:
                 save = functools.partial(checkpoints.save, keep=config.keep_checkpoints)
                 save(run / workdir.CHECKPOINTS, 0, finite_state(steps, 0), validation_loss=None)
@@ -96,7 +98,7 @@ def train(config: ConfigDict, folder: str) -> dict[str, float]:
         end = first_step if workers.any(_ended(checkpoint, model)) else last_step
 
         # 5. The walk.
-        if workers.is_chief:
+        if workers.is_chief and not config.quiet:
             _print_plan(config, model, dataset, steps, devices, first_step, end)
         try:
             step, losses = _loop(config, run, workers, steps, model, dataset, first_step, end, stop)
@@ -106,7 +108,7 @@ def train(config: ConfigDict, folder: str) -> dict[str, float]:
             raise NonFiniteError(
                 f"{error}; the last good checkpoint is {kept and kept.path}"
             ) from error
-    if workers.is_chief:
+    if workers.is_chief and not config.quiet:
         print(f"{'finished' if step == last_step else 'settled'} at step {step:,}: {words(losses)}")
     return losses
 
@@ -492,7 +494,6 @@ def _resume(run: Path, steps: replicas.Steps, checkpoint: checkpoints.Checkpoint
     checkpoints.set_aside_after(checkpoint.path.parent, checkpoint.step)
     forget_after(run, checkpoint.step)
     workdir.forget_metrics_after(run, checkpoint.step)
-    print(f"resuming from {checkpoint.path}")
 
 
 def finite_state(steps: replicas.Steps, step: int) -> dict[str, np.ndarray]:

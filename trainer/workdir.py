@@ -35,6 +35,8 @@ _FREE_KEYS = (
     "checkpoint_every_steps",
     "keep_checkpoints",
     "histograms",
+    "pictures",
+    "quiet",
 )
 _PACKAGES = ("tensorflow", "keras", "numpy", "tensorflow-datasets", "scikit-learn")
 
