@@ -32,8 +32,10 @@ _NUMBER_BYTES = 4  # of an example
 _MEASURED_IMAGES = 2048  # that each execution trains on when they are measured
 
 
-def train(config: ConfigDict, folder: str) -> dict[str, float]:
+def train(config: ConfigDict, folder: str, vectors: np.ndarray | None = None) -> dict[str, float]:
     """Trains the config's autoencoder in a workdir, from its newest checkpoint if it has one.
+
+    The data are those that the config names or, of data.name='memory', the `vectors` [N, D].
 
     Returns the validation losses at the step where it ends: the last, or the validation at which
     the model has settled.
@@ -56,7 +58,7 @@ def train(config: ConfigDict, folder: str) -> dict[str, float]:
         workers.chief_does(lambda: scope.enter_context(workdir.locked(run)))
 
         # 2. The data, which fix the shape of the images and the number of steps.
-        dataset = workers.together(lambda: data.load(**config.data))
+        dataset = workers.together(lambda: data.load(**config.data, vectors=vectors))
         fingerprint = dataset.fingerprint()
         workers.require_alike(f"the data of data.name={config.data.name!r}", fingerprint)
         last_step = math.ceil(config.num_epochs * len(dataset.train) / config.batch_size)
@@ -371,7 +373,8 @@ def _range(dataset: data.Dataset) -> tuple[float, float]:
     if len(dataset.image_shape) > 1:
         return 0.0, 1.0
     parts = (dataset.train, dataset.validation, dataset.test)
-    rows = [part.images for part in parts if isinstance(part.images, np.ndarray)]
+    arrays = [part.images for part in parts if isinstance(part.images, np.ndarray)]
+    rows = [array for array in arrays if len(array)]
     return min(row.min() for row in rows), max(row.max() for row in rows)
 
 
