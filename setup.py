@@ -22,7 +22,7 @@ setup(
         "numpy>=2",
         "psutil>=6",
         "PyYAML>=6",
-        "scikit-learn>=1.5",
+        "scikit-learn>=1.6",
         "scipy>=1.13",
         "tensorboard>=2.21,<2.22",
         "tensorflow>=2.21,<2.22",
