@@ -48,7 +48,7 @@ def fitted():
 
 @pytest.mark.slow
 @parametrize_with_checks([
-    AutoencoderTransformer(hidden_units=(8,), num_epochs=20, overrides={"execution": "graph"})
+    AutoencoderTransformer(hidden_units=(), num_epochs=20, overrides={"execution": "graph"})
 ])  # fmt: skip
 def test_scikit_learns_own_checks(estimator, check):
     check(estimator)
@@ -203,7 +203,7 @@ def test_a_search_varies_what_the_constructor_takes():
         ("linear", {"hidden_units": None}),
         ("deep", {}),
         ("contractive", {"hidden_units": None}),
-        ("sparse", {"hidden_units": None, "code_size": 30}),
+        ("sparse", {"hidden_units": None, "code_size": 120}),
         ("sdae", {}),
         ("concrete", {}),
         ("vae", {}),
