@@ -24,7 +24,7 @@ setup(
         "psutil>=6",
         "pyarrow>=18",
         "PyYAML>=6",
-        "scikit-learn>=1.5",
+        "scikit-learn>=1.6",
         "scipy>=1.13",
         "tensorboard>=2.21,<2.22",
         "tensorflow>=2.21,<2.22",

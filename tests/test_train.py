@@ -161,6 +161,27 @@ def test_a_run_leaves_its_config_its_metrics_and_its_checkpoints(digits_config, 
     assert 0 < train_row["training_time_share"] <= 1
 
 
+def test_a_quiet_run_without_pictures_shows_nothing(digits_config, tmp_path, capfd):
+    digits_config.quiet, digits_config.pictures = True, False
+    for _ in range(2):
+        train(digits_config, str(tmp_path))
+    assert capfd.readouterr() == ("", "")
+    assert "reconstructions" not in charts(tmp_path, "validation")
+
+
+def test_vectors_in_memory_are_trained_on_and_left_as_they_are(digits_config, tmp_path):
+    digits_config.data.name = "memory"
+    digits_config.data.standardise = True
+    digits_config.model.output_activation = "linear"
+    vectors = np.random.default_rng(0).normal(5, 2, (64, 6))
+    before = vectors.copy()
+    train(digits_config, str(tmp_path), vectors)
+    assert np.array_equal(vectors, before)
+    assert (workdir.read(tmp_path).inputs or {})["image_shape"] == [6]
+    with pytest.raises(UserError, match="'memory' are vectors that a program held"):
+        data.load(**digits_config.data)
+
+
 def test_a_finished_run_started_again_changes_nothing(digits_config, tmp_path):
     losses = train(digits_config, str(tmp_path))
     before = final_state(tmp_path)[1]

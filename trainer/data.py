@@ -15,6 +15,7 @@ import tensorflow as tf
 from trainer import arrays, positions, tfds_sets
 from trainer.errors import UserError, require, require_at_least, require_choice
 
+MEMORY = "memory"  # the name of vectors that are handed over, not read
 _SPLIT_SEED = 0  # every run, whatever its seed, is validated and tested on the same images
 _TEST_FRACTION = 0.2  # cut from the training images where a data set brings no test images
 _FINGERPRINT_IMAGES = 100_000  # of a part; a larger one is told by so many, evenly spread
@@ -147,13 +148,15 @@ def load(
     standardise: bool = False,
     binarise: bool = False,
     folder: str | None = None,
+    vectors: np.ndarray | None = None,
 ) -> Dataset:
     """Reads a data set into memory, or opens it where it is too large for that.
 
     "digits", "noise:N", "arrays:FILE.npz" as `arrays.read` takes it, or an image data set of TFDS
     by name, in `folder` (None: in that of TFDS_DATA_DIR). One of TFDS that is not there is
     downloaded, by the first process that asks; one that is larger than `memory_gib` (0: most of the
-    host's free memory), or placed in "records", stays in its ArrayRecord files.
+    host's free memory), or placed in "records", stays in its ArrayRecord files. "memory" are the
+    `vectors`, finite numbers [N, D], which are copied; none of them are held out to test.
 
     Where `resplit_test` is not 0, the test examples alone are used, brought or cut as they are:
     that share of them to test, the others to train and to validate. `standardise` shifts and scales
@@ -178,7 +181,7 @@ def load(
     require_choice("data.placement", placement, _PLACEMENTS)
     require_at_least("data.memory_gib", memory_gib, 0)
     kind, _, argument = name.partition(":")
-    if name == "digits" or kind == "arrays" or (kind == "noise" and argument):
+    if name in ("digits", MEMORY) or kind == "arrays" or (kind == "noise" and argument):
         require(
             placement != "records",
             f"data.placement='records' needs files of TFDS; {name!r} has none",
@@ -189,6 +192,8 @@ def load(
         train, test = _digits(image_size or 28)
     elif kind == "arrays":
         train, test = _arrays(argument, image_size, memory_gib)
+    elif name == MEMORY:
+        train, test = _memory(vectors, image_size)
     elif kind == "noise" and argument:
         train, test = _noise(argument, image_size or 28)
     else:
@@ -355,6 +360,22 @@ def _arrays(file: str, image_size: int, memory_gib: float) -> tuple[Images, Imag
             images[:] = found.pop(name)
             parts[name] = Images(images, found.get(f"{name}_labels"))
     return parts["train"], parts.get("test")
+
+
+def _memory(vectors: np.ndarray | None, image_size: int) -> tuple[Images, Images]:
+    """The vectors of a program that trains on its own."""
+    if vectors is None:
+        raise UserError(
+            f"data.name={MEMORY!r} are vectors that a program held in memory; "
+            "in a file they are arrays:FILE.npz"
+        )
+    require(
+        image_size == 0,
+        f"data.image_size={image_size} is not allowed; vectors keep the shape that they have",
+    )
+    rows = empty(vectors.shape, np.float32)
+    rows[:] = vectors
+    return Images(rows, None), Images(rows[:0], None)
 
 
 def _digits(size: int) -> tuple[Images, None]:

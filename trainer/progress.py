@@ -6,7 +6,9 @@ import sys
 from tqdm import tqdm
 
 
-def bar(what: str, total: int | None, *, unit: str = "images", initial: int = 0) -> tqdm:
+def bar(
+    what: str, total: int | None, *, unit: str = "images", initial: int = 0, quiet: bool = False
+) -> tqdm:
     """Shows how many of a total, where it is known, are done; on a terminal alone."""
     return tqdm(
         desc=what,
@@ -15,18 +17,20 @@ def bar(what: str, total: int | None, *, unit: str = "images", initial: int = 0)
         unit=f" {unit}",
         unit_scale=True,
         dynamic_ncols=True,
-        disable=not sys.stderr.isatty(),
+        disable=quiet or not sys.stderr.isatty(),
     )
 
 
 class Progress:
     """Shows how far the run is, how fast it goes and when it will end."""
 
-    def __init__(self, first_step: int, last_step: int, batch_size: int):
+    def __init__(self, first_step: int, last_step: int, batch_size: int, *, quiet: bool = False):
+        self._quiet = quiet
         self._step = first_step
         self._last_step = last_step
         self._batch_size = batch_size
-        self._bar = bar("training", last_step * batch_size, initial=first_step * batch_size)
+        total, done = last_step * batch_size, first_step * batch_size
+        self._bar = bar("training", total, initial=done, quiet=quiet)
 
     def advance(self, step: int, loss: float) -> None:
         """Moves the bar."""
@@ -46,9 +50,10 @@ class Progress:
         )
 
     def line(self, text: str) -> None:
-        """Writes a line; on a terminal above the bar."""
-        tqdm.write(text)
-        sys.stdout.flush()
+        """Writes a line, unless it is quiet; on a terminal above the bar."""
+        if not self._quiet:
+            tqdm.write(text)
+            sys.stdout.flush()
 
     def close(self) -> None:
         """Leaves the bar as it is."""

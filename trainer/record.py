@@ -29,7 +29,7 @@ class Record:
         self._model = model
         self._dataset = dataset
         self._summaries = Summaries(run)
-        self._progress = Progress(first_step, last_step, config.batch_size)
+        self._progress = Progress(first_step, last_step, config.batch_size, quiet=config.quiet)
         self._saver = checkpoints.Background()
         if first_step == 0:
             self._summaries.text("train", 0, "config", f"```\n{config}```")
@@ -47,7 +47,8 @@ class Record:
     def validation(self, step: int, losses: Mapping[str, float]) -> None:
         """Writes down the losses of a validation, with a picture."""
         self._summaries.scalars("validation", step, losses)
-        self._summaries.image("validation", step, "reconstructions", self._picture())
+        if self._config.pictures:
+            self._summaries.image("validation", step, "reconstructions", self._picture())
         if self._config.histograms:
             weights = replicas.arrays(replicas.model_variables(self._model))
             self._summaries.histograms("train", step, weights)

@@ -25,8 +25,10 @@ _NUMBER_BYTES = 4  # of an example
 _MEASURED_IMAGES = 2048  # that each execution trains on when they are measured
 
 
-def train(config: ConfigDict, folder: str) -> dict[str, float]:
+def train(config: ConfigDict, folder: str, vectors: np.ndarray | None = None) -> dict[str, float]:
     """Trains the config's autoencoder in a workdir, from its newest checkpoint if it has one.
+
+    The data are those that the config names or, of data.name='memory', the `vectors` [N, D].
 
     Returns the validation losses at the step where it ends: the last, or the validation at which
     the model has settled.
@@ -53,7 +55,7 @@ def train(config: ConfigDict, folder: str) -> dict[str, float]:
         workers.chief_does(lambda: scope.enter_context(lock))
 
         # 2. The data, which fix the shape of the images and the number of steps.
-        dataset = workers.together(lambda: data.load(**config.data))
+        dataset = workers.together(lambda: data.load(**config.data, vectors=vectors))
         fingerprint = dataset.fingerprint()
         workers.require_alike(f"the data of data.name={config.data.name!r}", fingerprint)
         last_step = math.ceil(config.num_epochs * len(dataset.train) / config.batch_size)
@@ -85,12 +87,14 @@ def train(config: ConfigDict, folder: str) -> dict[str, float]:
         about = (config, fingerprint, executions, dataset.inputs())
         workers.chief_does(lambda: workdir.write(run, *about))
         workers.chief_does(lambda: _begin(run, steps, checkpoint, config.keep_checkpoints))
+        if checkpoint and not config.quiet:
+            print(f"resuming from {checkpoint.path}")
         workers.take_the_chiefs(steps.variables())
         first_step = workers.of_chief(checkpoint.step if checkpoint else 0)
         end = first_step if workers.anyone(_ended(checkpoint, model)) else last_step
 
         # 5. The walk.
-        if workers.is_chief:
+        if workers.is_chief and not config.quiet:
             _print_plan(config, model, dataset, steps, devices, first_step, end)
         try:
             step, losses = _loop(config, run, workers, steps, model, dataset, first_step, end, stop)
@@ -102,7 +106,7 @@ def train(config: ConfigDict, folder: str) -> dict[str, float]:
             raise NonFiniteError(
                 f"{error}; the last good checkpoint is {kept and kept.path}"
             ) from error
-    if workers.is_chief:
+    if workers.is_chief and not config.quiet:
         print(f"{'finished' if step == last_step else 'settled'} at step {step:,}: {words(losses)}")
     return losses
 
@@ -294,7 +298,8 @@ def _range(dataset: data.Dataset) -> tuple[float, float]:
     if len(dataset.image_shape) > 1:
         return 0.0, 1.0
     parts = (dataset.train, dataset.validation, dataset.test)
-    rows = [part.images for part in parts if isinstance(part.images, np.ndarray)]
+    arrays = [part.images for part in parts if isinstance(part.images, np.ndarray)]
+    rows = [array for array in arrays if len(array)]
     return min(row.min() for row in rows), max(row.max() for row in rows)
 
 
@@ -426,7 +431,6 @@ def _begin(
     checkpoints.set_aside_after(checkpoint.path.parent, checkpoint.step)
     forget_after(run, checkpoint.step)
     workdir.forget_metrics_after(run, checkpoint.step)
-    print(f"resuming from {checkpoint.path}")
 
 
 def finite_state(steps: replicas.Steps, step: int) -> dict[str, np.ndarray]:

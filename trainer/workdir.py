@@ -38,6 +38,8 @@ _FREE_KEYS = (
     "checkpoint_every_steps",
     "keep_checkpoints",
     "histograms",
+    "pictures",
+    "quiet",
 )
 _TURN_SECONDS = 0.5  # between two looks whether a workdir is free
 _PACKAGES = ("tensorflow", "keras", "numpy", "tensorflow-datasets", "scikit-learn")

@@ -182,11 +182,11 @@ class Autoencoder(keras.Model):
 def require_undercomplete(code_size: int, image_shape: tuple[int, ...]) -> None:
     """Raises UserError if the code is empty or larger than the image it should compress."""
     pixels = math.prod(image_shape)
-    what = "an image" if len(image_shape) > 1 else "a vector"
+    shape = "x".join(map(str, image_shape))
+    what = f"an image of {shape}" if len(image_shape) > 1 else f"a vector of {shape} feature(s)"
     require(
         1 <= code_size <= pixels,
-        f"model.code_size={code_size} is not allowed here; {what} of "
-        f"{'x'.join(map(str, image_shape))} allows 1 to {pixels}",
+        f"model.code_size={code_size} is not allowed here; {what} allows 1 to {pixels}",
     )
 
 

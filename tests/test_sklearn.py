@@ -1,0 +1,245 @@
+"""The transformer as scikit-learn's users know one."""
+
+import os
+import random
+import signal
+import threading
+from typing import Any
+
+import numpy as np
+import pytest
+from sklearn.base import clone
+from sklearn.datasets import load_digits
+from sklearn.decomposition import PCA
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GridSearchCV, train_test_split
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+import trainer
+from tests.runs import assert_same_bits, stop_after
+from trainer import AutoencoderTransformer, replicas, trained
+from trainer.errors import UserError
+
+SHORT: dict[str, Any] = {"hidden_units": (8,), "batch_size": 16, "num_epochs": 4, "random_state": 0}
+# Compiling takes longer than these trainings; a constant rate lets them be of any length.
+PLAIN: dict[str, Any] = {
+    "execution": "graph",
+    "optimizer.schedule": "constant",
+    "steps_per_call": 1,
+    "pictures": False,
+}
+
+
+def vectors(count=40, features=5):
+    return np.random.default_rng(0).normal(50, 3, (count, features))
+
+
+def short(**settings):
+    overrides = PLAIN | settings.pop("overrides", {})
+    return AutoencoderTransformer(**SHORT | settings, overrides=overrides)
+
+
+@pytest.fixture(scope="module")
+def fitted():
+    return short().fit(vectors())
+
+
+@pytest.mark.slow
+@parametrize_with_checks([
+    AutoencoderTransformer(hidden_units=(), num_epochs=20, overrides={"execution": "graph"})
+])  # fmt: skip
+def test_scikit_learns_own_checks(estimator, check):
+    check(estimator)
+
+
+def test_the_package_has_no_other_names():
+    with pytest.raises(AttributeError, match="'AutoencoderTransformers'"):
+        trainer.AutoencoderTransformers  # noqa: B018
+
+
+def test_codes_have_names(fitted):
+    assert fitted.get_feature_names_out().tolist() == [
+        "autoencodertransformer0",
+        "autoencodertransformer1",
+    ]
+    assert fitted.transform(vectors()).shape == (40, 2)
+
+
+def test_codes_become_rows_in_the_units_of_the_data():
+    # A plane in 6 dimensions, far from 0 and of unequal scales: two numbers tell all of a row.
+    plane = np.random.default_rng(0).normal(size=(200, 2))
+    rows = (plane @ np.random.default_rng(1).normal(size=(2, 6)) + 3) * (1e-3, 1, 10, 1, 1, 1e3)
+    transformer = AutoencoderTransformer(
+        "linear", num_epochs=300, batch_size=50, learning_rate=1e-2, random_state=0
+    ).fit(rows)
+    rebuilt = transformer.inverse_transform(transformer.transform(rows))
+    assert np.all(np.abs(rebuilt - rows).max(axis=0) < 0.05 * rows.std(axis=0))
+    assert transformer.score(rows) == pytest.approx(-np.square(rebuilt - rows).mean())
+
+
+def test_codes_of_another_size_are_refused(fitted):
+    with pytest.raises(ValueError, match="X has 3 features, but the codes are of 2"):
+        fitted.inverse_transform(np.zeros((4, 3)))
+
+
+def test_a_number_too_large_for_float32_is_refused(fitted):
+    with pytest.raises(ValueError, match="too large for dtype\\('float32'\\)"):
+        fitted.transform(np.full((1, 5), 1e300))
+
+
+def test_a_fit_draws_no_random_numbers_of_others_and_says_nothing(capfd):
+    def drawn():
+        return random.random(), np.random.random()
+
+    states = random.getstate(), np.random.get_state()
+    before = drawn()
+    random.setstate(states[0])
+    np.random.set_state(states[1])
+    short().fit(vectors()).transform(vectors())
+    assert drawn() == before
+    assert capfd.readouterr() == ("", "")
+
+
+def test_it_says_how_it_goes_where_it_is_asked(capfd):
+    short(verbose=1).fit(vectors())
+    assert "finished at step" in capfd.readouterr().out
+
+
+def test_a_random_state_decides_the_codes_in_a_thread_too(fitted):
+    same, other = clone(fitted), clone(fitted).set_params(random_state=1)
+    threads = [threading.Thread(target=each.fit, args=(vectors(),)) for each in (same, other)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    codes = fitted.transform(vectors())
+    assert np.array_equal(same.transform(vectors()), codes)
+    assert not np.allclose(other.transform(vectors()), codes)
+
+
+def test_a_warm_start_goes_on_where_the_run_has_ended(tmp_path):
+    longer = short(workdir=tmp_path / "longer", num_epochs=8).fit(vectors())
+    twice = short(workdir=tmp_path / "twice", random_state=None, warm_start=True)
+    twice.set_params(random_state=0).fit(vectors())
+    twice.set_params(random_state=None, num_epochs=8).fit(vectors())
+    assert_same_bits(tmp_path / "longer", tmp_path / "twice")
+    assert np.array_equal(longer.transform(vectors()), twice.transform(vectors()))
+
+
+def test_ctrl_c_ends_a_fit_that_a_warm_start_completes(tmp_path, monkeypatch):
+    short(workdir=tmp_path / "alone").fit(vectors())
+    stopped = short(workdir=tmp_path / "stopped", warm_start=True)
+    with monkeypatch.context() as patch:
+        stop_after(patch, 3, lambda: os.kill(os.getpid(), signal.SIGINT))
+        with pytest.raises(KeyboardInterrupt, match="stopped at step 3"):
+            stopped.fit(vectors())
+    stopped.fit(vectors())
+    assert_same_bits(tmp_path / "alone", tmp_path / "stopped")
+
+
+def test_the_commands_read_its_workdir(tmp_path):
+    transformer = short(workdir=tmp_path).fit(vectors())
+    run = trained.load_model(tmp_path)
+    assert run.scaling is not None
+    codes = replicas.map_batches(run.model.encode, run.scaling.apply(vectors()))
+    assert transformer.transform(vectors()) == pytest.approx(codes, abs=1e-5)
+    with pytest.raises(UserError, match="'memory' are vectors that a program held in memory"):
+        trained.load(tmp_path)
+
+
+def test_a_run_is_never_overwritten_nor_mixed_with_another(tmp_path):
+    short(workdir=tmp_path).fit(vectors())
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(ValueError, match="holds a run; warm_start=True goes on with it"):
+        short(workdir=tmp_path).fit(vectors())
+    with pytest.raises(ValueError, match="holds a run on other data"):
+        short(workdir=tmp_path, warm_start=True).fit(vectors() ** 2)
+    with pytest.raises(ValueError, match=r"optimizer\.learning_rate was 0.002, is 0.1"):
+        short(workdir=tmp_path, warm_start=True, learning_rate=0.1).fit(vectors())
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"config": "base"}, "config='base' is not known; allowed: .*dense"),
+        ({"config": "conv"}, "no key 'model.hidden_units'"),
+        ({"config": "conv", "hidden_units": None, "code_size": None}, "convolutions need images"),
+        ({"code_size": 6}, "model.code_size=6 is not allowed here; a vector of 5"),
+        ({"batch_size": 0}, "batch_size=0 is not allowed"),
+        ({"batch_size": 1.5}, "batch_size=1.5 is not allowed; it takes a value of type int"),
+        ({"standardise": False}, "needs numbers in \\[0, 1\\], but the data reach from"),
+        ({"warm_start": True}, "workdir must name it"),
+        ({"overrides": {"model.depth": 3}}, "no key 'model.depth'"),
+        ({"overrides": {"data.name": "mnist"}}, "data.name='mnist' is not allowed; the data are X"),
+        ({"overrides": {"data.binarise": True}}, "needs images"),
+    ],
+)
+def test_a_mistake_is_a_value_error_that_says_what_is_allowed(settings, message):
+    with pytest.raises(ValueError, match=message):
+        short(**settings).fit(vectors())
+
+
+@pytest.mark.slow
+def test_a_search_varies_what_the_constructor_takes():
+    pipeline = make_pipeline(StandardScaler(), short())
+    step = "autoencodertransformer"
+    grid = {
+        f"{step}__code_size": np.array([1, 4]),
+        f"{step}__learning_rate": np.array([1e-2]),
+        f"{step}__num_epochs": [np.float64(20)],
+    }
+    search = GridSearchCV(pipeline, grid, cv=2, error_score="raise").fit(vectors())
+    assert search.best_params_[f"{step}__code_size"] == 4
+    assert search.transform(vectors()).shape == (40, 4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("config", "settings"),
+    [
+        ("linear", {"hidden_units": None}),
+        ("deep", {}),
+        ("contractive", {"hidden_units": None}),
+        ("sparse", {"hidden_units": None, "code_size": 120}),
+        ("sdae", {}),
+        ("concrete", {}),
+        ("vae", {}),
+    ],
+)
+def test_every_kind_that_takes_vectors_serves(config, settings):
+    transformer = short(config=config, **settings).fit(vectors())
+    codes = transformer.transform(vectors())
+    assert codes.shape == (40, transformer.code_size)
+    assert len(transformer.get_feature_names_out()) == codes.shape[1]
+    assert np.isfinite(transformer.inverse_transform(codes)).all()
+
+
+def test_a_config_may_be_given_as_it_is(fitted):
+    config = fitted.config_.copy_and_resolve_references()
+    other = AutoencoderTransformer(config, code_size=None, random_state=0).fit(vectors())
+    assert np.array_equal(other.transform(vectors()), fitted.transform(vectors()))
+    assert config == fitted.config_
+
+
+@pytest.mark.slow
+def test_logistic_regression_tells_more_digits_from_its_codes_than_from_pcas():
+    images, labels = load_digits(return_X_y=True)
+    train, test, train_labels, test_labels = train_test_split(
+        images / 16, labels, test_size=0.3, random_state=10, stratify=labels
+    )
+    ours = AutoencoderTransformer(
+        code_size=8,
+        num_epochs=300,
+        batch_size=64,
+        standardise=False,  # the pixels are in [0, 1] already
+        overrides={"model.loss": "bce"},
+        random_state=0,
+    )
+    accuracies = []
+    for reduction in (ours, PCA(8, random_state=0)):
+        pipeline = make_pipeline(reduction, StandardScaler(), LogisticRegression(max_iter=2000))
+        accuracies.append(pipeline.fit(train, train_labels).score(test, test_labels))
+    assert accuracies[0] > accuracies[1] + 0.01, accuracies
