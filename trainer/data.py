@@ -5,8 +5,9 @@ import hashlib
 import math
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
@@ -28,22 +29,15 @@ _GIB = 2**30
 
 
 class Records:
-    """One feature of a TFDS split in ArrayRecord files, read when it is indexed.
+    """Rows that stay in files, and are read when they are indexed.
 
     Serves as an array [N, ...] does, of `shape` and `dtype`, by slices and by integer arrays.
     """
 
-    def __init__(
-        self,
-        source: Sequence[Mapping[str, np.ndarray]],
-        feature: str,
-        convert: Callable[[np.ndarray], np.ndarray],
-        rows: np.ndarray | None = None,
-    ):
-        self._source = source
-        self._feature = feature
-        self._convert = convert
-        self._rows = np.arange(len(source), dtype=np.int32) if rows is None else rows
+    def __init__(self, read: Callable[[np.ndarray], np.ndarray], rows: np.ndarray):
+        """Takes what reads rows [n, ...] by their numbers [n] in the files, and the numbers [N]."""
+        self._read = read
+        self._rows = rows
         first = self[:1]
         self.shape = (len(self._rows), *first.shape[1:])
         self.dtype = first.dtype
@@ -53,13 +47,12 @@ class Records:
 
     def __getitem__(self, chosen: slice | np.ndarray) -> np.ndarray:
         numbers = self._rows[chosen]
-        examples = self._source.__getitems__(numbers.ravel().tolist())  # type: ignore[attr-defined]
-        read = np.stack([self._convert(example[self._feature]) for example in examples])
+        read = self._read(numbers.ravel())
         return read.reshape(*numbers.shape, *read.shape[1:])
 
     def subset(self, chosen: np.ndarray) -> "Records":
         """The rows that a mask [N] chooses, still to be read."""
-        return Records(self._source, self._feature, self._convert, self._rows[chosen])
+        return Records(self._read, self._rows[chosen])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -492,11 +485,20 @@ def _open(builder, split: str, image_shape: tuple[int, int, int]) -> Images:
     def number(label) -> np.ndarray:
         return np.asarray(label, np.int64)
 
-    skip = {"image": tfds.decode.SkipDecoding()}
-    images = Records(builder.as_data_source(split), "image", fitted)
+    def records(feature: str, convert: Callable[[Any], np.ndarray], **settings) -> Records:
+        source = builder.as_data_source(split, **settings)
+
+        def read(numbers: np.ndarray) -> np.ndarray:
+            examples = source.__getitems__(numbers.tolist())
+            return np.stack([convert(example[feature]) for example in examples])
+
+        return Records(read, np.arange(len(source), dtype=np.int32))
+
+    images = records("image", fitted)
     if not _is_labelled(builder):
         return Images(images, None)
-    return Images(images, Records(builder.as_data_source(split, decoders=skip), "label", number))
+    skip = {"image": tfds.decode.SkipDecoding()}
+    return Images(images, records("label", number, decoders=skip))
 
 
 def _tfrecord_blocks(builder, split: str, image_shape: tuple[int, int, int]) -> Iterator[tuple]:
