@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import inspect
 import math
 import os
 import sys
@@ -13,7 +14,7 @@ import numpy as np
 import psutil
 import tensorflow as tf
 
-from trainer import arrays, positions, tfds_sets
+from trainer import arrays, image_folders, positions, tables, tfds_sets
 from trainer.errors import UserError, require, require_at_least, require_choice
 
 _SPLIT_SEED = 0  # every run, whatever its seed, is validated and tested on the same images
@@ -21,6 +22,7 @@ _TEST_FRACTION = 0.2  # cut from the training images where a data set brings no 
 _FINGERPRINT_IMAGES = 100_000  # of a part; a larger one is told by so many, evenly spread
 _MEMORY_SHARE = 0.8  # of the host's free memory, that images may fill
 _PLACEMENTS = ("auto", "device", "host", "records")
+_IMPUTATIONS = ("", "mean", "median")
 _NOISE_TEST_IMAGES = 1000
 _ROWS = 4096  # read, moved or made at a time
 _DRAWN_ROWS = 512  # of images at a time, that take a number for each pixel
@@ -64,6 +66,7 @@ class Images:
 
     images: np.ndarray | Records
     labels: np.ndarray | Records | None
+    file_names: np.ndarray | None = None  # str [N], of images in a folder
 
     def __len__(self) -> int:
         return len(self.images)
@@ -100,6 +103,9 @@ class Dataset:
     validation: Images
     test: Images
     scaling: Scaling | None = None  # of vectors that are standardised
+    feature_names: tuple[str, ...] = ()  # of a table's vectors
+    class_names: tuple[str, ...] = ()  # by their labels, where the source names them
+    fill: np.ndarray | None = None  # float64 [D], what stands in a table for missing numbers
 
     @property
     def image_shape(self) -> tuple[int, ...]:
@@ -107,8 +113,16 @@ class Dataset:
         return tuple(self.train.images.shape[1:])
 
     def inputs(self) -> dict[str, list]:
-        """What a model's inputs are like, for its workdir; `scaling_of` reads it."""
+        """What a model's inputs are like, for its workdir; `scaling_of` reads it.
+
+        `fill` is in a user's units, as `mean` and `deviation` are.
+        """
         inputs: dict[str, list] = {"image_shape": list(self.image_shape)}
+        for name in ("feature_names", "class_names"):
+            if getattr(self, name):
+                inputs[name] = list(getattr(self, name))
+        if self.fill is not None:
+            inputs["fill"] = self.fill.tolist()
         if self.scaling is not None:
             inputs |= {name: array.tolist() for name, array in vars(self.scaling).items()}
         return inputs
@@ -129,11 +143,27 @@ class Dataset:
         return digest.hexdigest()
 
 
+@dataclasses.dataclass(frozen=True)
+class _Source:
+    """A data set as it comes: without a test part, perhaps, and not yet cut."""
+
+    train: Images
+    test: Images | None
+    feature_names: tuple[str, ...] = ()
+    class_names: tuple[str, ...] = ()
+
+
 def load(
     name: str,
     *,
     image_size: int,
     validation_fraction: float,
+    channels: int = 0,
+    fit: str = "stretch",
+    cache_dir: str = "",
+    label_column: str = "",
+    drop_columns: str = "",
+    impute: str = "",
     placement: str = "auto",
     memory_gib: float = 0.0,
     resplit_test: float = 0.0,
@@ -143,10 +173,15 @@ def load(
 ) -> Dataset:
     """Reads a data set into memory, or opens it where it is too large for that.
 
-    "digits", "noise:N", "arrays:FILE.npz" as `arrays.read` takes it, or an image data set of TFDS
-    by name, in `folder` (None: in that of TFDS_DATA_DIR). One of TFDS that is not there is
-    downloaded, by the first process that asks; one that is larger than `memory_gib` (0: most of the
-    host's free memory), or placed in "records", stays in its ArrayRecord files.
+    "digits", "noise:N", "arrays:FILE" as `arrays.read` takes it, "images:DIR" as
+    `image_folders.read` does with `channels`, `fit` and `cache_dir`, "table:FILE" or
+    "table:TRAIN,TEST" as `tables.read` does, or an image data set of TFDS by name, in `folder`
+    (None: in that of TFDS_DATA_DIR). One of TFDS that is not there is downloaded, by the first
+    process that asks. One of TFDS or of a folder that is larger than `memory_gib` (0: most of the
+    host's free memory), or placed in "records", stays in its files.
+
+    The columns of a table are features but for `label_column` and the `drop_columns`, with commas
+    between; `impute` fills in missing numbers by the "mean" or "median" of the training part alone.
 
     Where `resplit_test` is not 0, the test examples alone are used, brought or cut as they are:
     that share of them to test, the others to train and to validate. `standardise` shifts and scales
@@ -170,22 +205,32 @@ def load(
     require_at_least("data.image_size", image_size, 0)
     require_choice("data.placement", placement, _PLACEMENTS)
     require_at_least("data.memory_gib", memory_gib, 0)
+    require_choice("data.impute", impute, _IMPUTATIONS)
     kind, _, argument = name.partition(":")
-    if name == "digits" or kind == "arrays" or (kind == "noise" and argument):
+    _require_of("images:DIR", kind, name, channels=channels, fit=fit, cache_dir=cache_dir)
+    of_columns = {"label_column": label_column, "drop_columns": drop_columns, "impute": impute}
+    _require_of("table:FILE", kind, name, **of_columns)
+    if name == "digits" or kind in ("arrays", "table") or (kind == "noise" and argument):
         require(
             placement != "records",
-            f"data.placement='records' needs files of TFDS; {name!r} has none",
+            f"data.placement='records' needs files of TFDS or a folder of images; {name!r} has "
+            "none",
         )
-    train: Images
-    test: Images | None
+    source: _Source
     if name == "digits":
-        train, test = _digits(image_size or 28)
+        source = _digits(image_size or 28)
     elif kind == "arrays":
-        train, test = _arrays(argument, image_size, memory_gib)
+        source = _arrays(argument, image_size, memory_gib)
+    elif kind == "table":
+        source = _table(argument, image_size, memory_gib, **of_columns)
+    elif kind == "images":
+        decoder = image_folders.Decoder(image_size, channels, fit)
+        source = _folder(argument, decoder, cache_dir, placement, memory_gib)
     elif kind == "noise" and argument:
-        train, test = _noise(argument, image_size or 28)
+        source = _noise(argument, image_size or 28)
     else:
-        train, test = _tfds(name, image_size, placement, memory_gib, folder)
+        source = _tfds(name, image_size, placement, memory_gib, folder)
+    train, test = source.train, source.test
     if binarise:
         train = _binarised(train, "train", name)
         test = None if test is None else _binarised(test, "test", name)
@@ -194,8 +239,20 @@ def load(
     if resplit_test:
         train, test = _cut(test, resplit_test)
     train, validation = _cut(train, validation_fraction)
-    scaling = _standardise(train, validation, test, name) if standardise else None
-    return Dataset(train, validation, test, scaling)
+    parts = (train, validation, test)
+    fill = _impute(*parts, source.feature_names, impute) if impute else None
+    scaling = _standardise(*parts, name) if standardise else None
+    return Dataset(*parts, scaling, source.feature_names, source.class_names, fill)
+
+
+def _require_of(taker: str, kind: str, name: str, **settings) -> None:
+    """Makes sure that settings of one kind of data are left as they are with the others."""
+    parameters = inspect.signature(load).parameters
+    for key, value in settings.items():
+        require(
+            kind == taker.partition(":")[0] or value == parameters[key].default,
+            f"data.{key}={value!r} is not allowed with {name!r}; it is of {taker} alone",
+        )
 
 
 def batches(
@@ -264,7 +321,7 @@ def _cut(whole: Images, fraction: float) -> tuple[Images, Images]:
     held_out[positions.permutation(_SPLIT_SEED, 0, len(whole))[:size]] = True
     columns = [
         (None, None) if array is None else _split(array, held_out)
-        for array in (whole.images, whole.labels)
+        for array in (whole.images, whole.labels, whole.file_names)
     ]
     kept, held = zip(*columns, strict=True)
     return Images(*kept), Images(*held)
@@ -300,7 +357,26 @@ def _binarised(part: Images, which: str, name: str) -> Images:
         noise = positions.Noise(_SPLIT_SEED, start, len(block))
         drawn = noise.uniform(f"binarisation of {which}", images.shape[1:]).numpy()
         binary[start : start + len(block)] = np.where(drawn < to_unit(block), 255, 0)
-    return Images(binary, part.labels)
+    return dataclasses.replace(part, images=binary)
+
+
+def _impute(
+    train: Images, validation: Images, test: Images, names: tuple[str, ...], how: str
+) -> np.ndarray:
+    """Fills in what is missing, NaN, in place, by each feature's mean or median in training."""
+    rows = train.images[:]
+    empty_features = np.flatnonzero(np.isnan(rows).all(axis=0))
+    require(
+        not len(empty_features),
+        f"data.impute={how!r} needs a number in each column of the training part; "
+        f"{names[empty_features[0]] if len(empty_features) else ''!r} has none",
+    )
+    middle = np.nanmean if how == "mean" else np.nanmedian
+    fill = np.array([middle(column.astype(np.float64)) for column in rows.T])
+    for part in (train, validation, test):
+        for block in _blocks(part.images):
+            np.copyto(block, fill.astype(np.float32), where=np.isnan(block))
+    return fill
 
 
 def _standardise(train: Images, validation: Images, test: Images, name: str) -> Scaling:
@@ -333,24 +409,99 @@ def empty(shape: tuple[int, ...], dtype: type = np.uint8) -> np.ndarray:
     return raw[start : start + size].view(dtype).reshape(shape)
 
 
-def _arrays(file: str, image_size: int, memory_gib: float) -> tuple[Images, Images | None]:
+def _arrays(file: str, image_size: int, memory_gib: float) -> _Source:
     """A user's own vectors or images."""
-    require(file != "", "data.name='arrays' names no file; it is written arrays:FILE.npz")
     require(
-        image_size == 0,
-        f"data.image_size={image_size} is not allowed; arrays keep the shape that they have",
+        file != "",
+        "data.name='arrays' names no file; it is written arrays:FILE.npz or arrays:FILE.npy",
     )
+    _require_no_size(image_size, "arrays keep the shape that they have")
     found = arrays.read(Path(file).expanduser(), allowed_bytes(memory_gib))
     parts = {}
     for name in ("train", "test"):
         if name in found:
-            images = empty(found[name].shape, found[name].dtype.type)
-            images[:] = found.pop(name)
+            images = _shared(found.pop(name))
             parts[name] = Images(images, found.get(f"{name}_labels"))
-    return parts["train"], parts.get("test")
+    return _Source(parts["train"], parts.get("test"))
 
 
-def _digits(size: int) -> tuple[Images, None]:
+def _table(
+    files: str,
+    image_size: int,
+    memory_gib: float,
+    *,
+    label_column: str,
+    drop_columns: str,
+    impute: str,
+) -> _Source:
+    """A user's own vectors, in the rows of tables."""
+    paths = [Path(file).expanduser() for file in files.split(",")]
+    require(
+        files != "" and len(paths) <= 2,
+        f"data.name={'table:' + files!r} is not allowed; it is written table:FILE or "
+        "table:TRAIN,TEST",
+    )
+    _require_no_size(image_size, "the rows of a table are vectors")
+    found = tables.read(
+        paths,
+        label_column=label_column,
+        drop_columns=[name.strip() for name in drop_columns.split(",") if name.strip()],
+        keep_missing=impute != "",
+        most_bytes=allowed_bytes(memory_gib),
+    )
+    train, *test = [Images(_shared(table.rows), table.labels) for table in found.parts]
+    return _Source(train, test[0] if test else None, found.feature_names, found.class_names)
+
+
+def _require_no_size(image_size: int, why: str) -> None:
+    require(image_size == 0, f"data.image_size={image_size} is not allowed; {why}")
+
+
+def _shared(array: np.ndarray) -> np.ndarray:
+    """A copy whose memory TensorFlow can share."""
+    copy = empty(array.shape, array.dtype.type)
+    copy[:] = array
+    return copy
+
+
+def _folder(
+    folder: str,
+    decoder: image_folders.Decoder,
+    cache_dir: str,
+    placement: str,
+    memory_gib: float,
+) -> _Source:
+    """A user's own images, in the file where they are kept decoded, or in memory if they fit."""
+    require(folder != "", "data.name='images' names no folder; it is written images:DIR")
+    found = image_folders.read(Path(folder).expanduser(), decoder, cache_dir)
+    allowed = allowed_bytes(memory_gib)
+    fits = found.images.nbytes <= allowed
+    require(
+        fits or placement in ("auto", "records"),
+        f"data.placement={placement!r} is not allowed; the images of {folder} take "
+        f"{found.images.nbytes / _GIB:.1f} GiB of {allowed / _GIB:.1f} GiB of memory; auto leaves "
+        "them in their file",
+    )
+    names = np.array(found.files, object)
+
+    def part(rows: slice) -> Images:
+        images: np.ndarray | Records
+        if fits and placement != "records":
+            images = empty(found.images[rows].shape)
+            for ours, theirs in zip(_blocks(images), _blocks(found.images[rows]), strict=True):
+                ours[:] = theirs
+        else:
+            numbers = np.arange(len(found.files), dtype=np.int32)
+            images = Records(found.images.__getitem__, numbers[rows])
+        labels = None if found.labels is None else found.labels[rows].copy()
+        return Images(images, labels, names[rows].copy())
+
+    train = part(slice(found.train_count))
+    test = part(slice(found.train_count, None)) if found.has_test else None
+    return _Source(train, test, class_names=found.class_names)
+
+
+def _digits(size: int) -> _Source:
     """1,797 handwritten digits of 8x8 pixels that come inside scikit-learn, scaled to a size."""
     from sklearn.datasets import load_digits
 
@@ -358,10 +509,10 @@ def _digits(size: int) -> tuple[Images, None]:
     scaled = tf.image.resize(digits.images[..., np.newaxis] / 16, (size, size), "bicubic")
     images = empty(tuple(scaled.shape))
     images[:] = tf.round(255 * tf.clip_by_value(scaled, 0, 1))
-    return Images(images, digits.target), None
+    return _Source(Images(images, digits.target), None)
 
 
-def _noise(count: str, size: int) -> tuple[Images, Images]:
+def _noise(count: str, size: int) -> _Source:
     """So many images of uniform noise, and some to test: nothing to learn, a load of any size."""
     require(
         count.isdecimal() and int(count) > 2,
@@ -375,12 +526,12 @@ def _noise(count: str, size: int) -> tuple[Images, Images]:
             block = images[start : start + _ROWS]
             block[:] = generator.integers(0, 256, block.shape, np.uint8)
         parts.append(Images(images, None))
-    return parts[0], parts[1]
+    return _Source(parts[0], parts[1])
 
 
 def _tfds(
     name: str, image_size: int, placement: str, memory_gib: float, folder: str | None
-) -> tuple[Images, Images | None]:
+) -> _Source:
     folder = folder or os.environ.get("TFDS_DATA_DIR")
     builder = tfds_sets.find(name, folder)
     _check_features(builder, image_size)
@@ -400,7 +551,7 @@ def _tfds(
             f"the data set in {builder.data_path} cannot be read ({type(error).__name__}); "
             "delete that folder and prepare it again"
         ) from error
-    return parts[0], parts[1] if test_split else None
+    return _Source(parts[0], parts[1] if test_split else None)
 
 
 def _check_features(builder, image_size: int) -> None:

@@ -19,6 +19,10 @@ from trainer import locks
 from trainer.errors import UserError, require
 
 _INFO = "dataset_info.json"  # without which no data set is whole
+_OWN = {  # a user's files by their endings: what is written before their name
+    **dict.fromkeys((".npz", ".npy"), "arrays"),
+    **dict.fromkeys((".csv", ".tsv", ".parquet"), "table"),
+}
 _REACH_SECONDS = 10  # that a server may take to answer
 
 
@@ -40,8 +44,9 @@ def find(name: str, folder: str | None):
         )
         close = difflib.get_close_matches(name, ["digits", *tfds.list_builders()], n=3)
         hint = f"did you mean {' or '.join(close)}?" if close else "see tensorflow.org/datasets"
-        if name.endswith(".npz"):
-            hint = f"did you mean arrays:{name}?"
+        own = "images" if Path(name).is_dir() else _OWN.get(Path(name).suffix)
+        if name and own:
+            hint = f"did you mean {own}:{name}?"
         raise UserError(f"{name!r} is no data set of TFDS; {hint}") from error
     require(
         is_prepared(builder) or not builder.data_path.exists(),
