@@ -22,7 +22,6 @@ _TEST_FRACTION = 0.2  # cut from the training images where a data set brings no 
 _FINGERPRINT_IMAGES = 100_000  # of a part; a larger one is told by so many, evenly spread
 _MEMORY_SHARE = 0.8  # of the host's free memory, that images may fill
 _PLACEMENTS = ("auto", "device", "host", "records")
-_IMPUTATIONS = ("", "mean", "median")
 _NOISE_TEST_IMAGES = 1000
 _ROWS = 4096  # read, moved or made at a time
 _DRAWN_ROWS = 512  # of images at a time, that take a number for each pixel
@@ -205,7 +204,10 @@ def load(
     require_at_least("data.image_size", image_size, 0)
     require_choice("data.placement", placement, _PLACEMENTS)
     require_at_least("data.memory_gib", memory_gib, 0)
-    require_choice("data.impute", impute, _IMPUTATIONS)
+    require(
+        impute in ("", "mean", "median"),
+        f"data.impute={impute!r} is not known; allowed: mean, median, or '': none is missing",
+    )
     kind, _, argument = name.partition(":")
     _require_of("images:DIR", kind, name, channels=channels, fit=fit, cache_dir=cache_dir)
     of_columns = {"label_column": label_column, "drop_columns": drop_columns, "impute": impute}

@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 import difflib
 import math
+import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -137,7 +138,8 @@ def _readable(path: Path) -> Iterator[None]:
     except pa.ArrowException as error:
         raise UserError(f"{path} cannot be read as a table ({_line(error)})") from error
     except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror or _line(error)}") from error
+        why = os.strerror(error.errno) if error.errno else _line(error)
+        raise UserError(f"{path} cannot be read: {why}") from error
 
 
 def _line(error: Exception) -> str:
