@@ -125,12 +125,13 @@ def scan(folder: Path) -> Listing:
     digest = hashlib.sha256()
     files, labels = [], []
     for part in parts:
-        for path, status in part.files:
-            name = path.relative_to(folder).as_posix()
-            digest.update(f"{name}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
-            files.append(name)
+        below = "" if part.folder == folder else f"{part.folder.name}/"
+        for name, status in part.files:
+            files.append(below + name)
+            told = f"{below}{name}\0{status.st_size}\0{status.st_mtime_ns}\n"
+            digest.update(told.encode(errors="surrogateescape"))
             if class_names:
-                labels.append(class_names.index(path.relative_to(part.folder).parts[0]))
+                labels.append(class_names.index(_top(name)))
     return Listing(
         tuple(files),
         np.array(labels, np.int64) if class_names else None,
@@ -169,50 +170,56 @@ def read(folder: Path, decoder: Decoder, cache_dir: str = "") -> Decoded:
 @dataclasses.dataclass(frozen=True)
 class _Part:
     folder: Path
-    files: list[tuple[Path, os.stat_result]]  # in the order of their paths
+    files: list[tuple[str, os.stat_result]]  # below it, in the order of their names
     class_names: tuple[str, ...]
     others: int
 
     @classmethod
     def of(cls, folder: Path) -> "_Part":
         everything = list(_walk(folder))
-        files = [(path, status) for path, status in everything if _is_image(path)]
+        files = [(name, status) for name, status in everything if _is_image(name)]
         require(
             len(files) > 0,
             f"{folder} holds no images: no file that ends in {', '.join(SUFFIXES)}",
         )
-        tops = [path.relative_to(folder).parts[0] for path, _ in files]
-        loose = [path for path, _ in files if path.parent == folder]
-        class_names = tuple(sorted({top for top in tops if (folder / top).is_dir()}))
+        loose = [name for name, _ in files if "/" not in name]
+        class_names = tuple(sorted({_top(name) for name, _ in files} - set(loose)))
         empty = [path.name for path in _folders(folder) if path.name not in class_names]
         require(not empty, f"{folder / empty[0] if empty else ''} is a class without images")
         require(
             not (loose and class_names),
-            f"{folder} holds images, such as {loose[0].name if loose else ''}, beside folders, "
+            f"{folder} holds images, such as {loose[0] if loose else ''}, beside folders, "
             f"such as {class_names[0] if class_names else ''}; either all have a class, or none",
         )
         return cls(folder, files, class_names, len(everything) - len(files))
 
 
-def _walk(folder: Path) -> Iterator[tuple[Path, os.stat_result]]:
-    """The files in a folder and those below, sorted, with what the system says of them."""
-    with os.scandir(folder) as found:
+def _walk(folder: Path, below: str = "") -> Iterator[tuple[str, os.stat_result]]:
+    """The files in a folder and those below, sorted, with what the system says of them.
+
+    Their names are text: a path costs ten times as much, and there may be a million.
+    """
+    with os.scandir(folder / below) as found:
         entries = sorted(found, key=lambda entry: entry.name)
     for entry in entries:
         if entry.name.startswith("."):
             continue
         if entry.is_dir():
-            yield from _walk(Path(entry.path))
+            yield from _walk(folder, f"{below}{entry.name}/")
         else:
-            yield Path(entry.path), entry.stat()
+            yield below + entry.name, entry.stat()
+
+
+def _top(name: str) -> str:
+    return name.partition("/")[0]
 
 
 def _folders(folder: Path) -> list[Path]:
     return [path for path in sorted(folder.iterdir()) if path.is_dir() and path.name[0] != "."]
 
 
-def _is_image(path: Path) -> bool:
-    return path.suffix.lower() in SUFFIXES
+def _is_image(name: str) -> bool:
+    return name.lower().endswith(SUFFIXES)
 
 
 def _kept_at(folder: Path, listing: Listing, decoder: Decoder, cache_dir: str) -> Path:
