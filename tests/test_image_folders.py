@@ -109,6 +109,15 @@ def test_a_folder_without_parts_is_trained_on_and_tested_on_a_share(tmp_path):
     assert image_folders.scan(tmp_path).others == 1
 
 
+def test_what_lies_deeper_in_a_class_is_of_that_class(tmp_path):
+    for name in ("cat/a.png", "cat/old/1/b.png", "dog/c.png", "dog/.thumbnails/d.png"):
+        save(tmp_path / "train" / name, pixels((4, 4)))
+    listing = image_folders.scan(tmp_path)
+    assert listing.files == ("train/cat/a.png", "train/cat/old/1/b.png", "train/dog/c.png")
+    assert listing.labels is not None
+    assert listing.labels.tolist() == [0, 0, 1]
+
+
 @pytest.mark.parametrize("suffix", ["png", "jpg", "jpeg", "bmp", "gif"])
 def test_each_kind_of_file_is_read(tmp_path, suffix):
     smooth = np.full((8, 8, 3), 90, np.uint8)

@@ -262,21 +262,14 @@ def test_a_contact_sheet_that_cannot_be_drawn_is_refused(tmp_path, sheet, messag
     assert sorted(tmp_path.iterdir()) == before
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ([], "one of --dataset=NAME and --config=FILE is to be given, and not both"),
-        (
-            ["--config=configs/dense.py", "--config.data.name=table:none.csv"],
-            "none.csv cannot be read: No such file or directory",
-        ),
-    ],
-)
 @pytest.mark.slow
-def test_the_command_tells_a_mistake_in_one_line(arguments, message):
-    command = [sys.executable, "-m", "trainer.prepare", *arguments]
+def test_the_command_wants_a_data_set_or_a_config():
+    command = [sys.executable, "-m", "trainer.prepare"]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert (result.returncode, result.stderr) == (2, f"error: {message}\n")
+    assert result.returncode == 2
+    assert result.stderr == (
+        "error: one of --dataset=NAME and --config=FILE is to be given, and not both\n"
+    )
 
 
 @pytest.mark.slow
