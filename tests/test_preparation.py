@@ -220,6 +220,13 @@ def test_a_folder_of_images_is_described_and_shown(tmp_path):
     assert rows_of(again) == {key: told[key] for key in told if key != "sheet"}
 
 
+def test_large_images_are_shown_small(tmp_path):
+    np.savez(tmp_path / "own.npz", train=np.zeros((20, 1000, 300), np.uint8))
+    sheet = tmp_path / "sheet.png"
+    preparation.prepare(f"arrays:{tmp_path / 'own.npz'}", contact_sheet=str(sheet))
+    assert imread(sheet).shape[:2] == (2 * 125, 10 * 38)
+
+
 def test_a_table_is_described(tmp_path):
     rows = "".join(f"{number},7,{'xy'[number % 2]}\n" for number in range(20))
     (tmp_path / "own.csv").write_text("a,b,kind\n" + rows)

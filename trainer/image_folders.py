@@ -23,7 +23,8 @@ CACHE = ".decoded"  # in the folder itself, unless another is told
 _FORMATS = ("PNG", "JPEG", "BMP", "GIF")
 _GREY = ("1", "L", "LA", "I", "I;16", "I;16B", "I;16L")  # Pillow's modes of one channel
 _DEEP = ("I", "I;16", "I;16B", "I;16L")  # those of them with 16 bits
-_DECODED_AT_A_TIME = 512  # images; what waits to be written is never more
+_MOST_WAITING = 512  # images, decoded and still to be written
+_MOST_BYTES_WAITING = 64 * 2**20  # of them
 _DECODER = 1  # told apart in the names of what is kept: one that decodes otherwise counts on
 
 
@@ -273,20 +274,21 @@ def _decoded(folder: Path, files: Sequence[str], decoder: Decoder) -> Iterator[n
     Raises:
       UserError: one cannot be read, or has another shape than the first.
     """
-    first = None
     quiet = not sys.stderr.isatty()
+    threads = os.cpu_count() or 1
     with (
         warnings.catch_warnings(),
-        ThreadPoolExecutor(os.cpu_count()) as pool,
+        ThreadPoolExecutor(threads) as pool,
         tqdm(desc="decoding", total=len(files), unit=" images", disable=quiet) as progress,
     ):
         warnings.simplefilter("error", Image.DecompressionBombWarning)
-        for start in range(0, len(files), _DECODED_AT_A_TIME):
-            names = files[start : start + _DECODED_AT_A_TIME]
+        first = decoder(folder / files[0])
+        at_a_time = max(threads, min(_MOST_WAITING, _MOST_BYTES_WAITING // first.nbytes))
+        for start in range(0, len(files), at_a_time):
+            names = files[start : start + at_a_time]
             images = pool.map(lambda name: decoder(folder / name), names)
             for name, image in zip(names, images, strict=True):
-                first = image.shape if first is None else first
-                _require_alike(folder, files[0], first, name, image.shape)
+                _require_alike(folder, files[0], first.shape, name, image.shape)
                 yield image
             progress.update(len(names))
 

@@ -21,6 +21,7 @@ _OWN_KINDS = ("digits", "noise", "arrays", "images", "table")
 _ROWS = 4096  # looked at at a time
 _SHEET_IMAGES = 100  # at most
 _SHEET_COLUMNS = 10
+_SHEET_PIXELS = 128  # that the side of an image may take; of a larger one, some are left out
 _NAMES_SHOWN = 12
 
 
@@ -172,6 +173,8 @@ def _draw(dataset: data.Dataset, name: str, path: Path) -> None:
     images, labels = dataset.train.read(_SHEET_IMAGES)
     if labels is not None:
         images = images[np.argsort(labels, kind="stable")]
+    step = -(-max(images.shape[1:3]) // _SHEET_PIXELS)
+    images = images[:, ::step, ::step]
     aside = path.with_name(f".{path.name}-{os.getpid()}")
     try:
         imsave(aside, pictures.grid(data.to_unit(images), _SHEET_COLUMNS), format="png")
