@@ -14,8 +14,15 @@ def get_config() -> ConfigDict:
     config.model = dense()  # of a kind: one of the functions below
 
     config.data = ConfigDict()
-    config.data.name = "digits"  # (inside scikit-learn), arrays:FILE.npz, noise:N, or of TFDS
-    config.data.image_size = 0  # resizes TFDS images to a square of this many pixels; 0: as is
+    config.data.name = "digits"  # (inside scikit-learn), noise:N, of TFDS, images:DIR,
+    # arrays:FILE.npz (.npy), table:FILE.csv (.tsv, .parquet), table:TRAIN.csv,TEST.csv
+    config.data.image_size = 0  # resizes images to a square of this many pixels; 0: as they are
+    config.data.fit = "stretch"  # of a folder's to that square: stretch, crop (its middle), pad
+    config.data.channels = 0  # of a folder's images: 1 grey, 3 colour; 0: as they all are
+    config.data.cache_dir = ""  # where these are kept decoded; "": in DIR/.decoded
+    config.data.label_column = ""  # of a table, integers or words; "": no labels
+    config.data.drop_columns = ""  # of a table, left out: names with commas between
+    config.data.impute = ""  # a table's missing numbers: mean, median in training; "": refused
     config.data.validation_fraction = 0.05  # of the training images, held out from training
     config.data.resplit_test = 0.0  # not 0: the test images alone, this share of them to test
     config.data.placement = "auto"  # of the training images: device, host, records; or what fits

@@ -63,6 +63,14 @@ def vectors_config(digits_config, save):
     return digits_config
 
 
+def test_a_single_array_is_trained_on_and_tested_on_a_part(tmp_path, save):
+    np.save(tmp_path / "one.npy", vectors())
+    single, named = load(f"arrays:{tmp_path / 'one.npy'}"), load(save(train=vectors()))
+    assert single.fingerprint() == named.fingerprint()
+    with pytest.raises(UserError, match="GiB of memory"):
+        load(f"arrays:{tmp_path / 'one.npy'}", memory_gib=1e-9)
+
+
 @pytest.mark.parametrize("dtype", ["float16", "float64", ">f4", "int64", "uint8", "bool"])
 def test_vectors_are_taken_as_the_numbers_that_they_are(save, dtype):
     raw = np.random.default_rng(0).integers(0, 200, (30, FEATURES)).astype(dtype)
@@ -203,7 +211,7 @@ def test_images_are_not_standardised():
 
 
 def test_a_file_that_is_no_npz_is_named_in_one_line(tmp_path, save):
-    np.save(tmp_path / "one.npy", vectors())
+    np.save(tmp_path / "objects.npy", np.array([{}]))
     (tmp_path / "empty.npz").touch()
     (tmp_path / "text.npz").write_text("1,2,3\n")
     whole = Path(save(train=vectors()).removeprefix("arrays:"))
@@ -214,10 +222,10 @@ def test_a_file_that_is_no_npz_is_named_in_one_line(tmp_path, save):
     for file, message in {
         "none.npz": "No such file or directory",
         ".": "Is a directory",
-        "one.npy": "is no .npz file",
-        "empty.npz": "is no .npz file",
-        "text.npz": "is no .npz file",
-        "cut.npz": "is no .npz file",
+        "objects.npy": "cannot be read as an array of numbers",
+        "empty.npz": r"is no \.npz or \.npy file",
+        "text.npz": r"is no \.npz or \.npy file",
+        "cut.npz": r"is no \.npz or \.npy file",
         "damaged.npz": "'train' in .* cannot be read as an array of numbers",
     }.items():
         with pytest.raises(UserError, match=message) as error:
@@ -225,13 +233,18 @@ def test_a_file_that_is_no_npz_is_named_in_one_line(tmp_path, save):
         assert str(tmp_path / file) in str(error.value)
         assert "\n" not in str(error.value)
     for name in ("arrays", "arrays:"):
-        with pytest.raises(UserError, match=r"it is written arrays:FILE\.npz"):
+        with pytest.raises(UserError, match=r"it is written arrays:FILE\.npz or"):
             load(name)
 
 
-def test_a_file_without_its_prefix_is_told_how_it_is_written():
-    with pytest.raises(UserError, match=r"did you mean arrays:own\.npz\?"):
-        load("own.npz")
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("own.npz", "arrays"), ("own.npy", "arrays"), ("own.csv", "table"), ("tests", "images")],
+)
+def test_data_without_their_prefix_are_told_how_they_are_written(monkeypatch, name, kind):
+    monkeypatch.chdir(Path(__file__).parent.parent)
+    with pytest.raises(UserError, match=rf"did you mean {kind}:{name}\?"):
+        load(name)
 
 
 def test_a_missing_file_ends_the_command_with_one_line_and_status_2(tmp_path):

@@ -62,7 +62,7 @@ def toy_images(count=200):
 
 
 def test_classes_that_a_plane_parts_are_learnt_without_error(tmp_path, digits_config, monkeypatch):
-    monkeypatch.setattr(data, "_digits", lambda _: (toy_images(), None))
+    monkeypatch.setattr(data, "_digits", lambda _: data._Source(toy_images(), None))
     train(digits_config, str(tmp_path))
     settings = SETTINGS | {"num_epochs": 30, "patience_epochs": 30, "batch_size": 16}
     metrics = finetune(str(tmp_path), **settings)
@@ -314,7 +314,7 @@ def test_numbers_that_count_no_classes_are_refused(digits_config, tmp_path, monk
     def of_years(_):
         images = toy_images()
         assert isinstance(images.labels, np.ndarray)
-        return data.Images(images.images, images.labels + 2020), None
+        return data._Source(data.Images(images.images, images.labels + 2020), None)
 
     monkeypatch.setattr(data, "_digits", of_years)
     digits_config.num_epochs = 1e-3

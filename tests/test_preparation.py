@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.image import imread, imsave
 from tensorflow_datasets.image_classification import mnist
 
 from tests.tiny_colour import TinyColour
@@ -173,7 +174,7 @@ def test_a_part_of_a_data_set_is_told(tmp_path, left, message):
 @pytest.mark.parametrize(
     ("name", "settings", "message"),
     [
-        ("digits", {}, "'digits' is no data set of TFDS: there is nothing to prepare"),
+        ("digits", {}, "--data_dir is not allowed with 'digits'; it is of data sets of TFDS alone"),
         ("fashion_mnist", {"from_idx": "files"}, "from_idx='files' is not allowed with fashion_m"),
         ("ag_news_subset", {}, "ag_news_subset holds no images"),
     ],
@@ -182,6 +183,109 @@ def test_what_is_not_to_be_prepared_is_refused_at_once(tmp_path, name, settings,
     with pytest.raises(UserError, match=message):
         preparation.prepare(name, str(tmp_path / "data"), **settings)
     assert not (tmp_path / "data").exists()
+
+
+def rows_of(description):
+    """What was told, by its titles."""
+    return {line[:12].strip(): line[13:] for line in description.splitlines()}
+
+
+def test_a_folder_of_images_is_described_and_shown(tmp_path):
+    for number in range(20):
+        path = tmp_path / "own" / ("cat" if number % 4 else "dog") / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        imsave(path, np.full((8, 8, 3), 10 * number, np.uint8))
+    sheet = tmp_path / "sheet.png"
+    name, settings = f"images:{tmp_path / 'own'}", {"image_size": 4, "channels": 1}
+    told = rows_of(preparation.prepare(name, contact_sheet=str(sheet), settings=settings))
+    dataset = data.load(name, image_size=4, channels=1, validation_fraction=0.05)
+    assert told == {
+        "data set": name,
+        "images": "4x4x1",
+        "parts": "15 to train on, 1 to validate, 4 to test",
+        "numbers": "uint8 from 0 to 190, mean 95, deviation 57.66",
+        "labels": "cat: 15, dog: 5",
+        "fingerprint": dataset.fingerprint(),
+        "sheet": str(sheet),
+    }
+    drawn = imread(sheet)
+    assert drawn.shape[:2] == (8, 40)
+    # Each class's images stand together.
+    assert isinstance(dataset.train.images, np.ndarray)
+    assert isinstance(dataset.train.labels, np.ndarray)
+    of_cats = np.sort(dataset.train.images[:, 0, 0, 0][dataset.train.labels == 0])
+    cells = 255 * drawn[::4, ::4, 0].ravel()
+    np.testing.assert_allclose(np.sort(cells[: len(of_cats)]), of_cats, atol=1e-3)
+    again = preparation.prepare(name, settings=settings)
+    assert rows_of(again) == {key: told[key] for key in told if key != "sheet"}
+
+
+def test_large_images_are_shown_small(tmp_path):
+    np.savez(tmp_path / "own.npz", train=np.zeros((20, 1000, 300), np.uint8))
+    sheet = tmp_path / "sheet.png"
+    preparation.prepare(f"arrays:{tmp_path / 'own.npz'}", contact_sheet=str(sheet))
+    assert imread(sheet).shape[:2] == (2 * 125, 10 * 38)
+
+
+def test_a_table_is_described(tmp_path):
+    rows = "".join(f"{number},7,{'xy'[number % 2]}\n" for number in range(20))
+    (tmp_path / "own.csv").write_text("a,b,kind\n" + rows)
+    settings = {"label_column": "kind"}
+    told = rows_of(preparation.prepare(f"table:{tmp_path / 'own.csv'}", settings=settings))
+    del told["data set"], told["fingerprint"]
+    assert told == {
+        "vectors": "2",
+        "parts": "15 to train on, 1 to validate, 4 to test",
+        "numbers": "float32 from 0 to 19, mean 8.25, deviation 4.265",
+        "features": "a, b",
+        "constant": "b",
+        "labels": "x: 10, y: 10",
+    }
+
+
+def test_many_names_are_not_all_told(tmp_path):
+    np.savez(tmp_path / "own.npz", train=np.ones((50, 20)), train_labels=np.arange(50))
+    told = rows_of(preparation.prepare(f"arrays:{tmp_path / 'own.npz'}"))
+    assert told["constant"] == "0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11 and 8 more"
+    assert told["labels"].endswith("11: 1 and 38 more")
+
+
+@pytest.mark.parametrize(
+    ("sheet", "message"),
+    [
+        ("sheet.jpg", "sheet.jpg is not allowed; it must end in .png"),
+        ("there.png", "there.png is there already; take another name"),
+        ("none/sheet.png", "none is no folder"),
+        ("sheet.png", "--contact_sheet needs images; 'arrays:{}/own.npy' holds vectors"),
+    ],
+)
+def test_a_contact_sheet_that_cannot_be_drawn_is_refused(tmp_path, sheet, message):
+    np.save(tmp_path / "own.npy", np.ones((20, 3)))
+    (tmp_path / "there.png").touch()
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(UserError) as error:
+        preparation.prepare(f"arrays:{tmp_path / 'own.npy'}", contact_sheet=str(tmp_path / sheet))
+    assert message.format(tmp_path) in str(error.value)
+    assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.mark.slow
+def test_the_command_wants_a_data_set_or_a_config():
+    command = [sys.executable, "-m", "trainer.prepare"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert result.returncode == 2
+    assert result.stderr == (
+        "error: one of --dataset=NAME and --config=FILE is to be given, and not both\n"
+    )
+
+
+@pytest.mark.slow
+def test_the_command_describes_the_data_of_a_config(tmp_path):
+    (tmp_path / "own.csv").write_text("a,b\n" + "1,2\n3,4\n" * 10)
+    own = [f"--config.data.name=table:{tmp_path / 'own.csv'}", "--config.data.drop_columns=b"]
+    command = [sys.executable, "-m", "trainer.prepare", "--config=configs/dense.py", *own]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert rows_of(result.stdout)["features"] == "a"
 
 
 def test_a_server_that_does_not_answer_is_not_waited_for(tmp_path, monkeypatch):

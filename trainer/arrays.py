@@ -1,4 +1,4 @@
-"""A user's own arrays, read from an .npz file; whatever is wrong with them is told in one line."""
+"""A user's own arrays, of an .npz or .npy file; whatever is wrong with them is told in one line."""
 
 import zipfile
 import zlib
@@ -10,12 +10,15 @@ from trainer.errors import UserError, require
 
 _NAMES = ("train", "test", "train_labels", "test_labels")
 _SHAPES = "vectors are [N, D], images [N, H, W] or [N, H, W, C]"
+_NPY = b"\x93NUMPY"  # that such a file begins with
 _ROWS = 4096  # looked through at a time
 _GIB = 2**30
 
 
 def read(path: Path, most_bytes: float) -> dict[str, np.ndarray]:
     """The arrays of a file by their names: `train` and, of the three others, those that it holds.
+
+    The one array of an .npy file is `train`.
 
     `train` [N, ...] and `test` [M, ...] are vectors, float32 [., D], whatever numbers they were of;
     or images [., H, W, C], uint8, or float32 in [0, 1]. `train_labels` and `test_labels` are int64
@@ -55,13 +58,15 @@ def read(path: Path, most_bytes: float) -> dict[str, np.ndarray]:
 def _members(path: Path, most_bytes: float) -> dict[str, np.ndarray]:
     try:
         with path.open("rb") as file:
-            require(zipfile.is_zipfile(file), f"{path} is no .npz file, as numpy.savez writes them")
+            if file.read(len(_NPY)) == _NPY:
+                return {"train": _single(path, most_bytes)}
+            require(
+                zipfile.is_zipfile(file),
+                f"{path} is no .npz or .npy file, as numpy.savez and numpy.save write them",
+            )
             with zipfile.ZipFile(file) as archive:
                 size = sum(member.file_size for member in archive.infolist())
-            require(
-                size <= most_bytes,
-                f"{path} holds {size / _GIB:.1f} GiB, of {most_bytes / _GIB:.1f} GiB of memory",
-            )
+            _require_room(path, size, most_bytes)
             file.seek(0)
             with np.load(file, allow_pickle=False) as members:
                 return {name: _member(members, name, path) for name in members.files}
@@ -69,6 +74,21 @@ def _members(path: Path, most_bytes: float) -> dict[str, np.ndarray]:
         raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
     except (ValueError, EOFError, zipfile.BadZipFile) as error:
         raise UserError(f"{path} is no .npz file that can be read ({_line(error)})") from error
+
+
+def _single(path: Path, most_bytes: float) -> np.ndarray:
+    _require_room(path, path.stat().st_size, most_bytes)
+    try:
+        return np.load(path, allow_pickle=False)
+    except (ValueError, EOFError, MemoryError) as error:
+        raise UserError(f"{path} cannot be read as an array of numbers ({_line(error)})") from error
+
+
+def _require_room(path: Path, size: int, most_bytes: float) -> None:
+    require(
+        size <= most_bytes,
+        f"{path} holds {size / _GIB:.1f} GiB, of {most_bytes / _GIB:.1f} GiB of memory",
+    )
 
 
 def _member(members, name: str, path: Path) -> np.ndarray:

@@ -2,17 +2,19 @@
 
 import dataclasses
 import hashlib
+import inspect
 import math
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
 import tensorflow as tf
 
-from trainer import arrays, positions, tfds_sets
+from trainer import arrays, image_folders, positions, tables, tfds_sets
 from trainer.errors import UserError, require, require_at_least, require_choice
 
 MEMORY = "memory"  # the name of vectors that are handed over, not read
@@ -29,22 +31,15 @@ _GIB = 2**30
 
 
 class Records:
-    """One feature of a TFDS split in ArrayRecord files, read when it is indexed.
+    """Rows that stay in files, and are read when they are indexed.
 
     Serves as an array [N, ...] does, of `shape` and `dtype`, by slices and by integer arrays.
     """
 
-    def __init__(
-        self,
-        source: Sequence[Mapping[str, np.ndarray]],
-        feature: str,
-        convert: Callable[[np.ndarray], np.ndarray],
-        rows: np.ndarray | None = None,
-    ):
-        self._source = source
-        self._feature = feature
-        self._convert = convert
-        self._rows = np.arange(len(source), dtype=np.int32) if rows is None else rows
+    def __init__(self, read: Callable[[np.ndarray], np.ndarray], rows: np.ndarray):
+        """Takes what reads rows [n, ...] by their numbers [n] in the files, and the numbers [N]."""
+        self._read = read
+        self._rows = rows
         first = self[:1]
         self.shape = (len(self._rows), *first.shape[1:])
         self.dtype = first.dtype
@@ -54,13 +49,12 @@ class Records:
 
     def __getitem__(self, chosen: slice | np.ndarray) -> np.ndarray:
         numbers = self._rows[chosen]
-        examples = self._source.__getitems__(numbers.ravel().tolist())  # type: ignore[attr-defined]
-        read = np.stack([self._convert(example[self._feature]) for example in examples])
+        read = self._read(numbers.ravel())
         return read.reshape(*numbers.shape, *read.shape[1:])
 
     def subset(self, chosen: np.ndarray) -> "Records":
         """The rows that a mask [N] chooses, still to be read."""
-        return Records(self._source, self._feature, self._convert, self._rows[chosen])
+        return Records(self._read, self._rows[chosen])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,6 +66,7 @@ class Images:
 
     images: np.ndarray | Records
     labels: np.ndarray | Records | None
+    file_names: np.ndarray | None = None  # str [N], of images in a folder
 
     def __len__(self) -> int:
         return len(self.images)
@@ -108,6 +103,9 @@ class Dataset:
     validation: Images
     test: Images
     scaling: Scaling | None = None  # of vectors that are standardised
+    feature_names: tuple[str, ...] = ()  # of a table's vectors
+    class_names: tuple[str, ...] = ()  # by their labels, where the source names them
+    fill: np.ndarray | None = None  # float64 [D], what stands in a table for missing numbers
 
     @property
     def image_shape(self) -> tuple[int, ...]:
@@ -115,8 +113,16 @@ class Dataset:
         return tuple(self.train.images.shape[1:])
 
     def inputs(self) -> dict[str, list]:
-        """What a model's inputs are like, for its workdir; `scaling_of` reads it."""
+        """What a model's inputs are like, for its workdir; `scaling_of` reads it.
+
+        `fill` is in a user's units, as `mean` and `deviation` are.
+        """
         inputs: dict[str, list] = {"image_shape": list(self.image_shape)}
+        for name in ("feature_names", "class_names"):
+            if getattr(self, name):
+                inputs[name] = list(getattr(self, name))
+        if self.fill is not None:
+            inputs["fill"] = self.fill.tolist()
         if self.scaling is not None:
             inputs |= {name: array.tolist() for name, array in vars(self.scaling).items()}
         return inputs
@@ -137,11 +143,27 @@ class Dataset:
         return digest.hexdigest()
 
 
+@dataclasses.dataclass(frozen=True)
+class _Source:
+    """A data set as it comes: without a test part, perhaps, and not yet cut."""
+
+    train: Images
+    test: Images | None
+    feature_names: tuple[str, ...] = ()
+    class_names: tuple[str, ...] = ()
+
+
 def load(
     name: str,
     *,
     image_size: int,
     validation_fraction: float,
+    channels: int = 0,
+    fit: str = "stretch",
+    cache_dir: str = "",
+    label_column: str = "",
+    drop_columns: str = "",
+    impute: str = "",
     placement: str = "auto",
     memory_gib: float = 0.0,
     resplit_test: float = 0.0,
@@ -152,11 +174,16 @@ def load(
 ) -> Dataset:
     """Reads a data set into memory, or opens it where it is too large for that.
 
-    "digits", "noise:N", "arrays:FILE.npz" as `arrays.read` takes it, or an image data set of TFDS
-    by name, in `folder` (None: in that of TFDS_DATA_DIR). One of TFDS that is not there is
-    downloaded, by the first process that asks; one that is larger than `memory_gib` (0: most of the
-    host's free memory), or placed in "records", stays in its ArrayRecord files. "memory" are the
-    `vectors`, finite numbers [N, D], which are copied; none of them are held out to test.
+    "digits", "noise:N", "arrays:FILE" as `arrays.read` takes it, "images:DIR" as
+    `image_folders.read` does with `channels`, `fit` and `cache_dir`, "table:FILE" or
+    "table:TRAIN,TEST" as `tables.read` does, or an image data set of TFDS by name, in `folder`
+    (None: in that of TFDS_DATA_DIR). One of TFDS that is not there is downloaded, by the first
+    process that asks. One of TFDS or of a folder that is larger than `memory_gib` (0: most of the
+    host's free memory), or placed in "records", stays in its files. "memory" are the `vectors`,
+    finite numbers [N, D], which are copied; none of them are held out to test.
+
+    The columns of a table are features but for `label_column` and the `drop_columns`, with commas
+    between; `impute` fills in missing numbers by the "mean" or "median" of the training part alone.
 
     Where `resplit_test` is not 0, the test examples alone are used, brought or cut as they are:
     that share of them to test, the others to train and to validate. `standardise` shifts and scales
@@ -180,24 +207,37 @@ def load(
     require_at_least("data.image_size", image_size, 0)
     require_choice("data.placement", placement, _PLACEMENTS)
     require_at_least("data.memory_gib", memory_gib, 0)
+    require(
+        impute in ("", "mean", "median"),
+        f"data.impute={impute!r} is not known; allowed: mean, median, or '': none is missing",
+    )
     kind, _, argument = name.partition(":")
-    if name in ("digits", MEMORY) or kind == "arrays" or (kind == "noise" and argument):
+    _require_of("images:DIR", kind, name, channels=channels, fit=fit, cache_dir=cache_dir)
+    of_columns = {"label_column": label_column, "drop_columns": drop_columns, "impute": impute}
+    _require_of("table:FILE", kind, name, **of_columns)
+    if name in ("digits", MEMORY) or kind in ("arrays", "table") or (kind == "noise" and argument):
         require(
             placement != "records",
-            f"data.placement='records' needs files of TFDS; {name!r} has none",
+            f"data.placement='records' needs files of TFDS or a folder of images; {name!r} has "
+            "none",
         )
-    train: Images
-    test: Images | None
+    source: _Source
     if name == "digits":
-        train, test = _digits(image_size or 28)
+        source = _digits(image_size or 28)
     elif kind == "arrays":
-        train, test = _arrays(argument, image_size, memory_gib)
+        source = _arrays(argument, image_size, memory_gib)
     elif name == MEMORY:
-        train, test = _memory(vectors, image_size)
+        source = _memory(vectors, image_size)
+    elif kind == "table":
+        source = _table(argument, image_size, memory_gib, **of_columns)
+    elif kind == "images":
+        decoder = image_folders.Decoder(image_size, channels, fit)
+        source = _folder(argument, decoder, cache_dir, placement, memory_gib)
     elif kind == "noise" and argument:
-        train, test = _noise(argument, image_size or 28)
+        source = _noise(argument, image_size or 28)
     else:
-        train, test = _tfds(name, image_size, placement, memory_gib, folder)
+        source = _tfds(name, image_size, placement, memory_gib, folder)
+    train, test = source.train, source.test
     if binarise:
         train = _binarised(train, "train", name)
         test = None if test is None else _binarised(test, "test", name)
@@ -206,8 +246,20 @@ def load(
     if resplit_test:
         train, test = _cut(test, resplit_test)
     train, validation = _cut(train, validation_fraction)
-    scaling = _standardise(train, validation, test, name) if standardise else None
-    return Dataset(train, validation, test, scaling)
+    parts = (train, validation, test)
+    fill = _impute(*parts, source.feature_names, impute) if impute else None
+    scaling = _standardise(*parts, name) if standardise else None
+    return Dataset(*parts, scaling, source.feature_names, source.class_names, fill)
+
+
+def _require_of(taker: str, kind: str, name: str, **settings) -> None:
+    """Makes sure that settings of one kind of data are left as they are with the others."""
+    parameters = inspect.signature(load).parameters
+    for key, value in settings.items():
+        require(
+            kind == taker.partition(":")[0] or value == parameters[key].default,
+            f"data.{key}={value!r} is not allowed with {name!r}; it is of {taker} alone",
+        )
 
 
 def batches(
@@ -276,7 +328,7 @@ def _cut(whole: Images, fraction: float) -> tuple[Images, Images]:
     held_out[positions.permutation(_SPLIT_SEED, 0, len(whole))[:size]] = True
     columns = [
         (None, None) if array is None else _split(array, held_out)
-        for array in (whole.images, whole.labels)
+        for array in (whole.images, whole.labels, whole.file_names)
     ]
     kept, held = zip(*columns, strict=True)
     return Images(*kept), Images(*held)
@@ -312,7 +364,26 @@ def _binarised(part: Images, which: str, name: str) -> Images:
         noise = positions.Noise(_SPLIT_SEED, start, len(block))
         drawn = noise.uniform(f"binarisation of {which}", images.shape[1:]).numpy()
         binary[start : start + len(block)] = np.where(drawn < to_unit(block), 255, 0)
-    return Images(binary, part.labels)
+    return dataclasses.replace(part, images=binary)
+
+
+def _impute(
+    train: Images, validation: Images, test: Images, names: tuple[str, ...], how: str
+) -> np.ndarray:
+    """Fills in what is missing, NaN, in place, by each feature's mean or median in training."""
+    rows = train.images[:]
+    empty_features = np.flatnonzero(np.isnan(rows).all(axis=0))
+    require(
+        not len(empty_features),
+        f"data.impute={how!r} needs a number in each column of the training part; "
+        f"{names[empty_features[0]] if len(empty_features) else ''!r} has none",
+    )
+    middle = np.nanmean if how == "mean" else np.nanmedian
+    fill = np.array([middle(column.astype(np.float64)) for column in rows.T])
+    for part in (train, validation, test):
+        for block in _blocks(part.images):
+            np.copyto(block, fill.astype(np.float32), where=np.isnan(block))
+    return fill
 
 
 def _standardise(train: Images, validation: Images, test: Images, name: str) -> Scaling:
@@ -345,40 +416,112 @@ def empty(shape: tuple[int, ...], dtype: type = np.uint8) -> np.ndarray:
     return raw[start : start + size].view(dtype).reshape(shape)
 
 
-def _arrays(file: str, image_size: int, memory_gib: float) -> tuple[Images, Images | None]:
+def _arrays(file: str, image_size: int, memory_gib: float) -> _Source:
     """A user's own vectors or images."""
-    require(file != "", "data.name='arrays' names no file; it is written arrays:FILE.npz")
     require(
-        image_size == 0,
-        f"data.image_size={image_size} is not allowed; arrays keep the shape that they have",
+        file != "",
+        "data.name='arrays' names no file; it is written arrays:FILE.npz or arrays:FILE.npy",
     )
+    _require_no_size(image_size, "arrays keep the shape that they have")
     found = arrays.read(Path(file).expanduser(), allowed_bytes(memory_gib))
     parts = {}
     for name in ("train", "test"):
         if name in found:
-            images = empty(found[name].shape, found[name].dtype.type)
-            images[:] = found.pop(name)
+            images = _shared(found.pop(name))
             parts[name] = Images(images, found.get(f"{name}_labels"))
-    return parts["train"], parts.get("test")
+    return _Source(parts["train"], parts.get("test"))
 
 
-def _memory(vectors: np.ndarray | None, image_size: int) -> tuple[Images, Images]:
+def _memory(vectors: np.ndarray | None, image_size: int) -> _Source:
     """The vectors of a program that trains on its own."""
     if vectors is None:
         raise UserError(
             f"data.name={MEMORY!r} are vectors that a program held in memory; "
             "in a file they are arrays:FILE.npz"
         )
-    require(
-        image_size == 0,
-        f"data.image_size={image_size} is not allowed; vectors keep the shape that they have",
-    )
+    _require_no_size(image_size, "vectors keep the shape that they have")
     rows = empty(vectors.shape, np.float32)
     rows[:] = vectors
-    return Images(rows, None), Images(rows[:0], None)
+    return _Source(Images(rows, None), Images(rows[:0], None))
 
 
-def _digits(size: int) -> tuple[Images, None]:
+def _table(
+    files: str,
+    image_size: int,
+    memory_gib: float,
+    *,
+    label_column: str,
+    drop_columns: str,
+    impute: str,
+) -> _Source:
+    """A user's own vectors, in the rows of tables."""
+    paths = [Path(file).expanduser() for file in files.split(",")]
+    require(
+        files != "" and len(paths) <= 2,
+        f"data.name={'table:' + files!r} is not allowed; it is written table:FILE or "
+        "table:TRAIN,TEST",
+    )
+    _require_no_size(image_size, "the rows of a table are vectors")
+    found = tables.read(
+        paths,
+        label_column=label_column,
+        drop_columns=[name.strip() for name in drop_columns.split(",") if name.strip()],
+        keep_missing=impute != "",
+        most_bytes=allowed_bytes(memory_gib),
+    )
+    train, *test = [Images(_shared(table.rows), table.labels) for table in found.parts]
+    return _Source(train, test[0] if test else None, found.feature_names, found.class_names)
+
+
+def _require_no_size(image_size: int, why: str) -> None:
+    require(image_size == 0, f"data.image_size={image_size} is not allowed; {why}")
+
+
+def _shared(array: np.ndarray) -> np.ndarray:
+    """A copy whose memory TensorFlow can share."""
+    copy = empty(array.shape, array.dtype.type)
+    copy[:] = array
+    return copy
+
+
+def _folder(
+    folder: str,
+    decoder: image_folders.Decoder,
+    cache_dir: str,
+    placement: str,
+    memory_gib: float,
+) -> _Source:
+    """A user's own images, in the file where they are kept decoded, or in memory if they fit."""
+    require(folder != "", "data.name='images' names no folder; it is written images:DIR")
+    found = image_folders.read(Path(folder).expanduser(), decoder, cache_dir)
+    allowed = allowed_bytes(memory_gib)
+    fits = found.images.nbytes <= allowed
+    require(
+        fits or placement in ("auto", "records"),
+        f"data.placement={placement!r} is not allowed; the images of {folder} take "
+        f"{found.images.nbytes / _GIB:.1f} GiB of {allowed / _GIB:.1f} GiB of memory; auto leaves "
+        "them in their file",
+    )
+    names = np.array(found.files, object)
+
+    def part(rows: slice) -> Images:
+        images: np.ndarray | Records
+        if fits and placement != "records":
+            images = empty(found.images[rows].shape)
+            for ours, theirs in zip(_blocks(images), _blocks(found.images[rows]), strict=True):
+                ours[:] = theirs
+        else:
+            numbers = np.arange(len(found.files), dtype=np.int32)
+            images = Records(found.images.__getitem__, numbers[rows])
+        labels = None if found.labels is None else found.labels[rows].copy()
+        return Images(images, labels, names[rows].copy())
+
+    train = part(slice(found.train_count))
+    test = part(slice(found.train_count, None)) if found.has_test else None
+    return _Source(train, test, class_names=found.class_names)
+
+
+def _digits(size: int) -> _Source:
     """1,797 handwritten digits of 8x8 pixels that come inside scikit-learn, scaled to a size."""
     from sklearn.datasets import load_digits
 
@@ -386,10 +529,10 @@ def _digits(size: int) -> tuple[Images, None]:
     scaled = tf.image.resize(digits.images[..., np.newaxis] / 16, (size, size), "bicubic")
     images = empty(tuple(scaled.shape))
     images[:] = tf.round(255 * tf.clip_by_value(scaled, 0, 1))
-    return Images(images, digits.target), None
+    return _Source(Images(images, digits.target), None)
 
 
-def _noise(count: str, size: int) -> tuple[Images, Images]:
+def _noise(count: str, size: int) -> _Source:
     """So many images of uniform noise, and some to test: nothing to learn, a load of any size."""
     require(
         count.isdecimal() and int(count) > 2,
@@ -403,12 +546,12 @@ def _noise(count: str, size: int) -> tuple[Images, Images]:
             block = images[start : start + _ROWS]
             block[:] = generator.integers(0, 256, block.shape, np.uint8)
         parts.append(Images(images, None))
-    return parts[0], parts[1]
+    return _Source(parts[0], parts[1])
 
 
 def _tfds(
     name: str, image_size: int, placement: str, memory_gib: float, folder: str | None
-) -> tuple[Images, Images | None]:
+) -> _Source:
     folder = folder or os.environ.get("TFDS_DATA_DIR")
     builder = tfds_sets.find(name, folder)
     _check_features(builder, image_size)
@@ -428,7 +571,7 @@ def _tfds(
             f"the data set in {builder.data_path} cannot be read ({type(error).__name__}); "
             "delete that folder and prepare it again"
         ) from error
-    return parts[0], parts[1] if test_split else None
+    return _Source(parts[0], parts[1] if test_split else None)
 
 
 def _check_features(builder, image_size: int) -> None:
@@ -513,11 +656,20 @@ def _open(builder, split: str, image_shape: tuple[int, int, int]) -> Images:
     def number(label) -> np.ndarray:
         return np.asarray(label, np.int64)
 
-    skip = {"image": tfds.decode.SkipDecoding()}
-    images = Records(builder.as_data_source(split), "image", fitted)
+    def records(feature: str, convert: Callable[[Any], np.ndarray], **settings) -> Records:
+        source = builder.as_data_source(split, **settings)
+
+        def read(numbers: np.ndarray) -> np.ndarray:
+            examples = source.__getitems__(numbers.tolist())
+            return np.stack([convert(example[feature]) for example in examples])
+
+        return Records(read, np.arange(len(source), dtype=np.int32))
+
+    images = records("image", fitted)
     if not _is_labelled(builder):
         return Images(images, None)
-    return Images(images, Records(builder.as_data_source(split, decoders=skip), "label", number))
+    skip = {"image": tfds.decode.SkipDecoding()}
+    return Images(images, records("label", number, decoders=skip))
 
 
 def _tfrecord_blocks(builder, split: str, image_shape: tuple[int, int, int]) -> Iterator[tuple]:

@@ -209,7 +209,8 @@ def _count_classes(run: trained.Trained) -> int:
     require(
         len(labels) == len(parts) and min(part.min() for part in labels) >= 0,
         f"data.name={run.config.data.name!r} has no labels from 0 up to learn from; an .npz file "
-        "needs train_labels, and test_labels where it has test",
+        "needs train_labels, and test_labels where it has test; a folder of images, class folders; "
+        "a table, data.label_column",
     )
     largest = int(max(part.max() for part in labels))
     count = sum(len(part) for part in labels)

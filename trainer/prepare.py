@@ -1,19 +1,25 @@
 """python -m trainer.prepare --dataset=mnist --data_dir=data"""
 
 from pathlib import Path
+from typing import Any
 
 from absl import flags
+from ml_collections import config_flags
 
 from trainer import cli
+from trainer.errors import require
 
-_DATASET = flags.DEFINE_string(
-    "dataset", None, "The name of an image data set of TFDS, as data.name takes it.", required=True
+_DATASET = flags.DEFINE_string("dataset", None, "A data set, as data.name takes it.")
+_CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "The config file whose data are described, in place of --dataset."
 )
 _DATA_DIR = flags.DEFINE_string(
     "data_dir",
     None,
-    "The folder to prepare it in; for TFDS_DATA_DIR, here or where it is copied.",
-    required=True,
+    "The folder to prepare one of TFDS in; for TFDS_DATA_DIR, here or where it is copied.",
+)
+_CONTACT_SHEET = flags.DEFINE_string(
+    "contact_sheet", "", "The PNG file to draw some of the images to."
 )
 _FROM_IDX = flags.DEFINE_string(
     "from_idx", "", "The folder of MNIST's four original files, packed or not: no download."
@@ -30,12 +36,22 @@ flags.register_validator(_DATA_DIR, lambda folder: folder != "", "it must name a
 def main() -> None:
     from trainer.preparation import prepare
 
+    require(
+        (_DATASET.value is None) != (_CONFIG.value is None),
+        "one of --dataset=NAME and --config=FILE is to be given, and not both",
+    )
+    config = _CONFIG.value
+    settings: dict[str, Any] = config.data.to_dict() if config else {"name": _DATASET.value}
+    if _IMAGE_SIZE.value:
+        settings["image_size"] = _IMAGE_SIZE.value
+    folder = _DATA_DIR.value
     description = prepare(
-        _DATASET.value,
-        str(Path(_DATA_DIR.value).expanduser().absolute()),
+        settings.pop("name"),
+        None if folder is None else str(Path(folder).expanduser().absolute()),
         from_idx=_FROM_IDX.value,
-        image_size=_IMAGE_SIZE.value,
         records=_RECORDS.value,
+        contact_sheet=_CONTACT_SHEET.value,
+        settings=settings,
     )
     print(description)
 

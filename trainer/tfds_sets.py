@@ -5,26 +5,25 @@ What is prepared is only read: its folder may be read-only, and nobody waits for
 
 import contextlib
 import difflib
-import fcntl
 import gzip
 import http.client
-import math
 import sys
 import tempfile
 import threading
-import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import IO
 
+from trainer import locks
 from trainer.errors import UserError, require
 
 _INFO = "dataset_info.json"  # without which no data set is whole
+_OWN = {  # a user's files by their endings: what is written before their name
+    **dict.fromkeys((".npz", ".npy"), "arrays"),
+    **dict.fromkeys((".csv", ".tsv", ".parquet"), "table"),
+}
 _REACH_SECONDS = 10  # that a server may take to answer
-_WAITING_LINE_SECONDS = 10  # between two lines on what one waits for
-_TURN_SECONDS = 0.2  # of waiting, before the lock is tried again
 
 
 def find(name: str, folder: str | None):
@@ -45,8 +44,9 @@ def find(name: str, folder: str | None):
         )
         close = difflib.get_close_matches(name, ["digits", *tfds.list_builders()], n=3)
         hint = f"did you mean {' or '.join(close)}?" if close else "see tensorflow.org/datasets"
-        if name.endswith(".npz"):
-            hint = f"did you mean arrays:{name}?"
+        own = "images" if Path(name).is_dir() else _OWN.get(Path(name).suffix)
+        if name and own:
+            hint = f"did you mean {own}:{name}?"
         raise UserError(f"{name!r} is no data set of TFDS; {hint}") from error
     require(
         is_prepared(builder) or not builder.data_path.exists(),
@@ -142,37 +142,9 @@ def _reach(url: str) -> None:
         raise answer
 
 
-@contextlib.contextmanager
-def _locked(builder) -> Iterator[None]:
-    """Keeps the other processes, of all hosts that share the folder, from preparing meanwhile.
-
-    The system takes the lock from a process that dies.
-    """
+def _locked(builder) -> contextlib.AbstractContextManager[None]:
+    """Keeps the other processes, of all hosts that share the folder, from preparing meanwhile."""
     folder = str(builder.data_dir_root)
     advice = f"prepare {builder.name} in another folder, and copy that here"
     require("://" not in folder, f"{folder} cannot be locked; {advice}")
-    path = Path(folder) / f".{builder.name}.lock"
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock = path.open("w")
-    except OSError as error:
-        raise UserError(f"{folder} cannot be written ({error.strerror}); {advice}") from error
-    with lock:
-        said = -math.inf
-        try:
-            while not _lock_now(lock):
-                if time.monotonic() > said + _WAITING_LINE_SECONDS:
-                    said = time.monotonic()
-                    print(f"waiting for the process that holds {path}", flush=True)
-                time.sleep(_TURN_SECONDS)
-        except OSError as error:
-            raise UserError(f"{folder} cannot be locked ({error.strerror}); {advice}") from error
-        yield
-
-
-def _lock_now(lock: IO) -> bool:
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
+    return locks.locked(Path(folder) / f".{builder.name}.lock", advice)

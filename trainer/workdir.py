@@ -29,6 +29,7 @@ _FREE_KEYS = (
     "num_epochs",
     "data.placement",
     "data.memory_gib",
+    "data.cache_dir",
     "strategy",
     "startup_timeout_seconds",
     "profile",
@@ -76,8 +77,9 @@ def check(workdir: Path, config: ConfigDict, data_fingerprint: str) -> None:
         # JSON knows no tuples.
         if json.dumps(before.get(key)) != json.dumps(now.get(key)) and key not in _FREE_KEYS
     ]
-    if all(str(names.get("data.name")).startswith("arrays:") for names in (before, now)):
-        differing = [key for key in differing if key != "data.name"]  # wherever the file lies now
+    kinds = {str(names.get("data.name")).partition(":")[0] for names in (before, now)}
+    if len(kinds) == 1 and kinds <= {"arrays", "images", "table"}:
+        differing = [key for key in differing if key != "data.name"]  # wherever they lie now
     if "model.name" in differing:  # the other keys of two kinds are not comparable
         differing = [key for key in differing if key == "model.name" or key[:6] != "model."]
     changes = "; ".join(f"{key} was {before.get(key)!r}, is {now.get(key)!r}" for key in differing)

@@ -1,0 +1,344 @@
+"""A user's tables of numbers, in CSV or Parquet; whatever is wrong with them is told in one line.
+
+Rows are counted from 1, the header and blank lines apart.
+"""
+
+import contextlib
+import dataclasses
+import difflib
+import math
+import os
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv
+import pyarrow.parquet
+
+from trainer.errors import UserError, require
+
+SUFFIXES = (".csv", ".tsv", ".parquet")
+_ROWS = 65_536  # of Parquet, read at a time
+_BLOCK_BYTES = 2**22  # of CSV, likewise
+_GIB = 2**30
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """The rows of one file."""
+
+    rows: np.ndarray  # float32 [N, D], NaN where a number is missing
+    labels: np.ndarray | None  # int64 [N]
+
+
+@dataclasses.dataclass(frozen=True)
+class Tables:
+    """One file, or one to train and one to test, of the same columns."""
+
+    parts: tuple[Table, ...]
+    feature_names: tuple[str, ...]
+    class_names: tuple[str, ...]  # by their numbers, where the labels are words
+
+
+def read(
+    paths: Sequence[Path],
+    *,
+    label_column: str = "",
+    drop_columns: Sequence[str] = (),
+    keep_missing: bool = False,
+    most_bytes: float = math.inf,
+) -> Tables:
+    """Reads tables of which every column is of numbers, but for the label's and those dropped.
+
+    Labels are integers, taken as they are, or words, whose numbers count the sorted words of the
+    first table from 0. The columns of the others may be in another order. Missing numbers are NaN
+    if they are kept.
+
+    Raises:
+      UserError: a file cannot be read or is no such table; a number is missing and not to be kept,
+        is infinite, or too large for float32; they take more than `most_bytes`.
+    """
+    features: tuple[str, ...] | None = None
+    tables, columns = [], []
+    for path in paths:
+        source = _open(path)
+        found = _features(path, source.names, label_column, drop_columns)
+        features = features or found
+        _require_same(path, found, paths[0], features)
+        read_rows, read_labels, size = [], [], 0
+        for rows, labels in _blocks(path, source, features, label_column, keep_missing):
+            size += rows.nbytes
+            require(
+                size <= most_bytes,
+                f"{path} holds more than the {most_bytes / _GIB:.1f} GiB of memory",
+            )
+            read_rows.append(rows)
+            read_labels.append(labels)
+        require(size > 0, f"{path} has no row")
+        tables.append(np.concatenate(read_rows))
+        columns.append(_Labels.of(path, read_labels, label_column) if label_column else None)
+    assert features is not None
+    first = columns[0]
+    class_names = tuple(sorted(first.words)) if first else ()
+    parts = [
+        Table(rows, None if column is None else column.numbers(class_names, paths[0]))
+        for rows, column in zip(tables, columns, strict=True)
+    ]
+    labels = parts[0].labels
+    require(
+        labels is None or len(np.unique(labels)) > 1,
+        f"the labels of {paths[0]}, its column {label_column!r}, are all alike; "
+        "there is nothing to tell apart",
+    )
+    return Tables(tuple(parts), features, class_names)
+
+
+def blocks(
+    path: Path, feature_names: Sequence[str], *, label_column: str = "", keep_missing: bool = False
+) -> Iterator[tuple[np.ndarray, pa.Array | None]]:
+    """The rows [n, D] of the columns of these names, in their order, a block at a time.
+
+    With each comes the block of the label's column, as it is in the file. Other columns are left
+    out.
+
+    Raises:
+      UserError: as `read`; a column is missing.
+    """
+    source = _open(path)
+    for name in (*feature_names, *([label_column] if label_column else [])):
+        _require_column(path, name, source.names)
+    yield from _blocks(path, source, tuple(feature_names), label_column, keep_missing)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Source:
+    names: tuple[str, ...]
+    batches: Callable[[Sequence[str]], Iterator[pa.RecordBatch]]  # of the columns of these names
+
+
+def _open(path: Path) -> _Source:
+    require(
+        path.suffix.lower() in SUFFIXES,
+        f"{path} is no table; its name must end in {', '.join(SUFFIXES)}",
+    )
+    with _readable(path):
+        source = _parquet(path) if path.suffix.lower() == ".parquet" else _csv(path)
+    for number, name in enumerate(source.names, start=1):
+        require(name.strip() != "", f"column {number} of {path} has no name in the header")
+        require(source.names.count(name) == 1, f"two columns of {path} have the same name {name!r}")
+    return source
+
+
+@contextlib.contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except pa.ArrowException as error:
+        raise UserError(f"{path} cannot be read as a table ({_line(error)})") from error
+    except OSError as error:
+        why = os.strerror(error.errno) if error.errno else _line(error)
+        raise UserError(f"{path} cannot be read: {why}") from error
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _csv(path: Path) -> _Source:
+    """A file of text, of which each column is read as text: one block cannot tell of the next."""
+    separator = "\t" if path.suffix.lower() == ".tsv" else ","
+    parsing = pyarrow.csv.ParseOptions(delimiter=separator, newlines_in_values=True)
+    reading = pyarrow.csv.ReadOptions(block_size=_BLOCK_BYTES)
+    with pyarrow.csv.open_csv(path, reading, parsing) as reader:
+        names = tuple(reader.schema.names)
+    require(
+        not all(_is_number(name) for name in names),
+        f"{path} has no header: its first row is {', '.join(names[:3])}; it must name the columns",
+    )
+
+    def batches(chosen: Sequence[str]) -> Iterator[pa.RecordBatch]:
+        converting = pyarrow.csv.ConvertOptions(
+            column_types=dict.fromkeys(chosen, pa.string()),
+            include_columns=list(chosen),
+            strings_can_be_null=True,
+        )
+        with pyarrow.csv.open_csv(path, reading, parsing, converting) as reader:
+            yield from reader
+
+    return _Source(names, batches)
+
+
+def _parquet(path: Path) -> _Source:
+    with pyarrow.parquet.ParquetFile(path) as file:
+        names = tuple(file.schema_arrow.names)
+
+    def batches(chosen: Sequence[str]) -> Iterator[pa.RecordBatch]:
+        with pyarrow.parquet.ParquetFile(path) as file:
+            yield from file.iter_batches(_ROWS, columns=list(chosen))
+
+    return _Source(names, batches)
+
+
+def _features(
+    path: Path, names: Sequence[str], label_column: str, drop_columns: Sequence[str]
+) -> tuple[str, ...]:
+    """The columns that are left."""
+    others = (*([label_column] if label_column else []), *drop_columns)
+    for name in others:
+        _require_column(path, name, names)
+    features = tuple(name for name in names if name not in others)
+    require(len(features) > 0, f"{path} has no column but {', '.join(map(repr, others))}")
+    return features
+
+
+def _require_column(path: Path, name: str, names: Sequence[str]) -> None:
+    close = difflib.get_close_matches(name, names, n=1)
+    hint = f"did you mean {close[0]!r}?" if close else f"its columns are {_some(names)}"
+    require(name in names, f"{path} has no column {name!r}; {hint}")
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+
+
+def _require_same(
+    path: Path, found: tuple[str, ...], first: Path, features: tuple[str, ...]
+) -> None:
+    differing = sorted(set(found) ^ set(features))
+    require(
+        not differing,
+        f"{path} has {len(found)} columns of numbers, where {first} has {len(features)}; "
+        f"{differing[0] if differing else ''!r} is in one of them alone",
+    )
+
+
+def _blocks(
+    path: Path, source: _Source, features: tuple[str, ...], label_column: str, keep_missing: bool
+) -> Iterator[tuple[np.ndarray, pa.Array | None]]:
+    """Float32 rows [n, D], and the labels beside them."""
+    before = 0
+    with _readable(path):
+        for batch in source.batches((*features, *([label_column] if label_column else []))):
+            rows = np.empty((len(batch), len(features)), np.float32)
+            for number, name in enumerate(features):
+                values = _numbers(path, name, batch.column(name), before)
+                with np.errstate(over="ignore"):  # what is too large is told below
+                    rows[:, number] = values
+                broken = np.isinf(rows[:, number])
+                if broken.any():
+                    row = int(np.flatnonzero(broken)[0])
+                    raise UserError(
+                        f"{path} holds {values[row]:g} in {_place(before + row, name)}; "
+                        "only finite numbers of float32 are taken"
+                    )
+            if not keep_missing:
+                _require_whole(path, rows, features, before)
+            yield rows, batch.column(label_column) if label_column else None
+            before += len(batch)
+
+
+def _numbers(path: Path, name: str, column: pa.Array, before: int) -> np.ndarray:
+    """Float64 [n] of a column, NaN where it has none."""
+    kind = column.type
+    if pa.types.is_string(kind) and path.suffix.lower() != ".parquet":
+        return _parsed(path, name, column, before)
+    require(
+        pa.types.is_integer(kind)
+        or pa.types.is_floating(kind)
+        or pa.types.is_boolean(kind)
+        or pa.types.is_decimal(kind)
+        or pa.types.is_null(kind),
+        f"the column {name!r} of {path} is of type {kind}, not of numbers; "
+        "data.drop_columns leaves it out",
+    )
+    if not pa.types.is_floating(kind):
+        column = column.cast(pa.float64(), safe=False)
+    return column.to_numpy(zero_copy_only=False).astype(np.float64)
+
+
+def _parsed(path: Path, name: str, column: pa.Array, before: int) -> np.ndarray:
+    try:
+        return pc.utf8_trim_whitespace(column).cast(pa.float64()).to_numpy(zero_copy_only=False)
+    except pa.ArrowInvalid:  # Python reads some that Arrow does not, as +1
+        values = np.full(len(column), np.nan)
+        for row, text in enumerate(column.to_pylist()):
+            if text is not None:
+                require(
+                    _is_number(text),
+                    f"{path} holds {text!r} in {_place(before + row, name)}, which is no number; "
+                    "data.drop_columns leaves a column out",
+                )
+                values[row] = float(text)
+        return values
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _require_whole(path: Path, rows: np.ndarray, features: Sequence[str], before: int) -> None:
+    missing = np.argwhere(np.isnan(rows))
+    if len(missing):
+        row, column = missing[0].tolist()
+        raise UserError(
+            f"{path} has no number in {_place(before + row, features[column])}; "
+            "data.impute=mean or median fills in what is missing"
+        )
+
+
+def _place(row: int, column: str) -> str:
+    """Where a number is, of a row counted from 0."""
+    return f"row {row + 1:,}, column {column!r}"
+
+
+@dataclasses.dataclass(frozen=True)
+class _Labels:
+    """The labels of a table: integers, or the places of its words."""
+
+    path: Path
+    column: str
+    values: np.ndarray  # int64 [N]
+    words: tuple[str, ...]
+
+    @classmethod
+    def of(cls, path: Path, chunks: Sequence[pa.Array], column: str) -> "_Labels":
+        chunked = pa.chunked_array(chunks)
+        if chunked.null_count:
+            row = chunked.is_null().index(True).as_py()
+            raise UserError(f"{path} has no label in {_place(row, column)}")
+        if pa.types.is_dictionary(chunked.type):
+            chunked = chunked.cast(chunked.type.value_type)
+        encoded = chunked.combine_chunks().dictionary_encode()
+        found = encoded.dictionary.to_pylist()
+        places = encoded.indices.to_numpy(zero_copy_only=False)
+        if not pa.types.is_floating(chunked.type):
+            with contextlib.suppress(ValueError, OverflowError, TypeError):
+                return cls(path, column, np.array([int(x) for x in found], np.int64)[places], ())
+        require(
+            all(isinstance(label, str) for label in found) and not all(map(_is_number, found)),
+            f"the labels of {path}, its column {column!r}, must be integers or words; "
+            f"{found[0]!r} is neither",
+        )
+        return cls(path, column, places.astype(np.int64), tuple(found))
+
+    def numbers(self, class_names: tuple[str, ...], first: Path) -> np.ndarray:
+        """Int64 [N]: the integers, or the numbers of the words in the first table."""
+        require(
+            bool(self.words) == bool(class_names),
+            f"the labels of {self.path}, its column {self.column!r}, must be of the same kind as "
+            f"those of {first}: integers, or words",
+        )
+        if not class_names:
+            return self.values
+        unknown = sorted(set(self.words) - set(class_names))
+        require(
+            not unknown,
+            f"{self.path} has the label {unknown[0] if unknown else ''!r}, which {first} has not",
+        )
+        return np.array([class_names.index(word) for word in self.words], np.int64)[self.values]
