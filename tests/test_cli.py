@@ -15,7 +15,7 @@ from trainer.errors import NonFiniteError, Preempted, UserError
 
 ROOT = Path(__file__).parent.parent
 OF_A_RUN = ["trainer.__main__", "trainer.evaluate", "trainer.finetune", "trainer.sample"]
-COMMANDS = [*OF_A_RUN, "trainer.prepare"]
+COMMANDS = [*OF_A_RUN, "trainer.export", "trainer.prepare"]
 
 
 def run(*arguments):
