@@ -14,8 +14,11 @@ from trainer import cli
 from trainer.errors import NonFiniteError, Preempted, UserError
 
 ROOT = Path(__file__).parent.parent
-OF_A_RUN = ["trainer.__main__", "trainer.evaluate", "trainer.finetune", "trainer.sample"]
-COMMANDS = [*OF_A_RUN, "trainer.export", "trainer.prepare"]
+OF_A_RUN = [
+    *("trainer.__main__", "trainer.evaluate", "trainer.export", "trainer.finetune"),
+    "trainer.sample",
+]
+COMMANDS = [*OF_A_RUN, "trainer.prepare"]
 
 
 def run(*arguments):
