@@ -173,8 +173,6 @@ def _write_saved_model(
         return {"codes": drawn, rows: decoder(drawn)}
 
     archive = ExportArchive()
-    archive.track(encoder)
-    archive.track(decoder)
     archive.add_endpoint("encode", lambda x: {"codes": encoder(x)}, [inputs])
     archive.add_endpoint("decode", lambda x: {rows: decoder(x)}, [codes])
     archive.add_endpoint("reconstruct", lambda x: {rows: decoder(encoder(x))}, [inputs])
