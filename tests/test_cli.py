@@ -14,8 +14,10 @@ from trainer import cli
 from trainer.errors import NonFiniteError, Preempted, UserError
 
 ROOT = Path(__file__).parent.parent
-OF_A_RUN = ["trainer.__main__", "trainer.evaluate", "trainer.finetune", "trainer.sample"]
-OF_A_RUN += ["trainer.decode", "trainer.denoise", "trainer.encode"]
+OF_A_RUN = [
+    *("trainer.__main__", "trainer.evaluate", "trainer.export", "trainer.finetune"),
+    *("trainer.sample", "trainer.decode", "trainer.denoise", "trainer.encode"),
+]
 COMMANDS = [*OF_A_RUN, "trainer.compare", "trainer.prepare"]
 
 

@@ -11,9 +11,10 @@ TRAINER = Path(__file__).parent.parent / "trainer"
 MAY_IMPORT = {
     "__init__": {"sklearn"},
     "__main__": {"cli", "train"},
-    "cli": {"errors"},
+    "cli": {"errors", "quiet"},
     "errors": set(),
     "positions": set(),
+    "quiet": set(),
     "progress": set(),
     "pictures": set(),
     "profiling": {"errors"},
@@ -57,6 +58,14 @@ MAY_IMPORT = {
     "evaluation": {
         *("data", "models", "pictures", "positions", "replicas", "trained", "workdir"),
     },
+    "export": {"cli", "exporting"},
+    "exporting": {
+        *("cards", "data", "errors", "export_check", "models", "positions", "quiet"),
+        *("replicas", "stock", "trained", "workdir"),
+    },
+    "export_check": set(),
+    "stock": {"data", "models"},
+    "cards": set(),
     "finetune": {"cli", "finetuning"},
     "finetuning": {
         *("checkpoints", "data", "errors", "evaluation", "models", "optimizers", "positions"),

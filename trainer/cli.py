@@ -3,7 +3,6 @@
 Needs no TensorFlow to answer a wrong flag or --help.
 """
 
-import contextlib
 import functools
 import importlib
 import os
@@ -11,13 +10,14 @@ import re
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
 from absl import app, flags, logging
 
-from trainer.errors import NonFiniteError, Preempted, UserError, WorkersError
+from trainer.errors import ExportError, NonFiniteError, Preempted, UserError, WorkersError
+from trainer.quiet import muted_stderr
 
 
 @functools.cache
@@ -64,7 +64,7 @@ def _run(main: Callable[[], None], needs_tensorflow: bool = True) -> None:
             if needs_tensorflow:
                 import_tensorflow()
         main()
-    except (UserError, NonFiniteError, WorkersError, Preempted) as end:
+    except (UserError, NonFiniteError, WorkersError, ExportError, Preempted) as end:
         _leave(str(end), end.exit_status)
     except KeyboardInterrupt:
         _leave("interrupted", 128 + signal.SIGINT)
@@ -144,20 +144,5 @@ def import_tensorflow() -> None:
         importlib.import_module("tensorflow")
     else:
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-        with _muted_stderr():
+        with muted_stderr():
             importlib.import_module("tensorflow")
-
-
-@contextlib.contextmanager
-def _muted_stderr() -> Iterator[None]:
-    """Drops what is written to the file descriptor, since TensorFlow's C++ code writes there."""
-    sys.stderr.flush()
-    kept = os.dup(2)
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
-    os.close(nowhere)
-    try:
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)

@@ -19,6 +19,12 @@ class WorkersError(Exception):
     exit_status = 1
 
 
+class ExportError(Exception):
+    """What was exported does not compute what the trainer does; nothing of it is kept."""
+
+    exit_status = 1
+
+
 class Preempted(Exception):  # noqa: N818
     """SIGTERM or Ctrl-C: nothing is lost, start the same command again."""
 

@@ -81,7 +81,7 @@ class Autoencoder(keras.Model):
         self.encoder = encoder
         self.decoder = decoder
         self._loss = loss
-        self._output_activation = output_activation
+        self.output_activation = output_activation
         self.built = True
 
     @property
@@ -100,6 +100,13 @@ class Autoencoder(keras.Model):
     def call(self, images: tf.Tensor) -> tf.Tensor:
         """Images to reconstructions, both [B, H, W, C]."""
         return self.decode(self.encode(images))
+
+    def stock_code(self, encoded: keras.KerasTensor) -> keras.KerasTensor:
+        """The code of what `encoder` gives, as `encode` has it, by Keras's own operations.
+
+        On symbolic tensors, for a network that loads without this project.
+        """
+        return encoded
 
     def loss_terms(self, images: tf.Tensor, moment: Moment) -> dict[str, tf.Tensor]:
         """What training minimises the sum of: each term float32 [B].
@@ -129,7 +136,7 @@ class Autoencoder(keras.Model):
         others = "model.loss='mse' and model.output_activation='linear'"
         if self._loss == "bce":
             require_unit_interval("model.loss='bce'", lowest, highest, others)
-        if self._output_activation == "sigmoid":
+        if self.output_activation == "sigmoid":
             require_unit_interval("model.output_activation='sigmoid'", lowest, highest, others)
 
     def statistics(self, images: tf.Tensor) -> tf.Tensor | None:
@@ -176,7 +183,7 @@ class Autoencoder(keras.Model):
         return {}
 
     def _output(self, logits: tf.Tensor) -> tf.Tensor:
-        return tf.sigmoid(logits) if self._output_activation == "sigmoid" else logits
+        return tf.sigmoid(logits) if self.output_activation == "sigmoid" else logits
 
 
 def require_undercomplete(code_size: int, image_shape: tuple[int, ...]) -> None:

@@ -214,6 +214,10 @@ class Selectors(layers.Layer):
     def call(self, rows):
         return tf.gather(rows, distinct_choice(self.logits), axis=1)
 
+    def stock(self, rows: keras.KerasTensor) -> keras.KerasTensor:
+        """What `call` gives, by Keras's own operation: the chosen columns are constants of it."""
+        return keras.ops.take(rows, distinct_choice(self.logits).numpy().tolist(), axis=1)
+
 
 def gumbel(uniform: tf.Tensor) -> tf.Tensor:
     """Standard Gumbel numbers -log(-log u) of uniform ones in [0, 1)."""

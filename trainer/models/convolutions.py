@@ -109,6 +109,12 @@ class UpSampling(layers.UpSampling2D):
         )
         return tf.reshape(spread, [batch, 2 * height, 2 * width, channels])
 
+    def stock(self, inputs: keras.KerasTensor) -> keras.KerasTensor:
+        """What `call` gives, by Keras's own layers; LiteRT's converter has to be told the shape."""
+        outputs = layers.UpSampling2D(2, name=self.name, dtype="float32")(inputs)
+        told = layers.Reshape(outputs.shape[1:], name=f"{self.name}_shape", dtype="float32")
+        return told(outputs)
+
 
 def few_channels_share(networks: Iterable[keras.Sequential]) -> float | None:
     """The share of the convolutions' arithmetic in those with few channels at one end.

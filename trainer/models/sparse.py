@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+import keras
 import numpy as np
 import tensorflow as tf
 
@@ -91,6 +92,13 @@ class Model(base.Autoencoder):
         if self._sparsity != "k_sparse":
             return activations
         return keep_largest(activations, self._test_units, most=self._test_units)
+
+    def stock_code(self, encoded: keras.KerasTensor) -> keras.KerasTensor:
+        """The activations that `encode` keeps; of equal ones the first, too."""
+        if self._sparsity != "k_sparse":
+            return encoded
+        _, places = keras.ops.top_k(encoded, self._test_units)
+        return encoded * keras.ops.sum(keras.ops.one_hot(places, self.code_size), axis=1)
 
     def statistics(self, images: tf.Tensor) -> tf.Tensor | None:
         """The activations of "kl", float32 [B, K]."""

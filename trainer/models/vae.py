@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import keras
 import numpy as np
 import tensorflow as tf
 
@@ -116,6 +117,10 @@ class Model(base.Autoencoder):
     def encode(self, images: tf.Tensor) -> tf.Tensor:
         """Images [B, H, W, C] to the means of their codes, float32 [B, K]."""
         return self.posterior(images)[0]
+
+    def stock_code(self, encoded: keras.KerasTensor) -> keras.KerasTensor:
+        """The mean alone."""
+        return keras.ops.split(encoded, 2, axis=-1)[0]
 
     def posterior(self, images: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Mean and log variance of q(z|x), each float32 [B, K]."""

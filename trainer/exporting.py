@@ -1,0 +1,336 @@
+"""A trained run as files that load without this project, each compared with the trainer's output.
+
+Nothing is where the user wants it before all of it has been compared.
+"""
+
+import importlib.util
+import json
+import logging
+import os
+import subprocess
+import sys
+import tempfile
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from keras.export import ExportArchive
+
+from trainer import cards, data, export_check, models, replicas, stock, trained, workdir
+from trainer.errors import ExportError, UserError, require, require_choice
+from trainer.positions import Noise
+from trainer.quiet import muted_stderr
+
+CARD = "card.json"
+README = "README.md"
+FORMATS = tuple(cards.FILES)
+_TOLERANCE = 1e-4  # of the largest output, or of 1
+_ROUNDINGS = 4  # of float32, that the numbers of a user's units may be off besides
+_ROWS = 16  # compared
+_DRAWN_ROWS = 64  # among which these are found
+_SHAKE = 1e-5  # of an input, about a hundred roundings
+_SEED = 0  # of the inputs
+_FIRST_SAMPLE = 3
+_ONNX_PACKAGES = ("tf2onnx", "onnx", "onnxruntime")
+
+
+def export(
+    folder: str,
+    output: str,
+    *,
+    which: str = "last",
+    formats: Sequence[str] = ("saved_model", "keras", "litert"),
+    images: str = "uint8",
+    overwrite: bool = False,
+) -> dict[str, Any]:
+    """Writes a run's "last" or "best" checkpoint in these formats; returns the card.
+
+    The output is a new folder, or, where `overwrite`, in the place of an export: the files of
+    `cards.FILES`, `README.md` and `card.json`. Images are taken as `images` says, "uint8" of 0 to
+    255 or "float32" in [0, 1]; vectors are float32 in the user's units. All is computed in float32,
+    whatever the precision of the training.
+
+    Raises:
+      UserError: the output is there or cannot be written, a format is not known or cannot hold this
+        model, or what `trained.load_model` raises.
+      ExportError: what was written does not compute what the trainer does.
+    """
+    for name in formats:
+        require_choice("formats", name, FORMATS)
+    require(len(formats) > 0, f"formats is empty; allowed: {', '.join(FORMATS)}")
+    if "onnx" in formats:
+        missing = [name for name in _ONNX_PACKAGES if importlib.util.find_spec(name) is None]
+        require(
+            not missing,
+            f"formats=onnx needs {', '.join(missing)}: pip install 'autoencoder-trainer[onnx]'",
+        )
+    target = Path(output).absolute()
+    _check_target(target, overwrite)
+    run = trained.load_model(Path(folder), which)
+    model = run.model
+    if run.config.precision != "float32":
+        model = _in_float32(run)
+    dtype = images if len(model.image_shape) > 1 else "float32"
+    networks = (
+        stock.encoder(model, run.scaling, dtype),
+        stock.decoder(model, run.scaling),
+    )
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as aside:
+            made = Path(aside, "export")
+            made.mkdir()
+            _write(made, Path(aside), formats, networks, model, run.config.seed)
+            kept = [name for name in FORMATS if name in formats]
+            reference = _reference(run, model, dtype)
+            differences = _compare(made, reference, kept, Path(aside))
+            card = _card(run, Path(folder), model, dtype, differences)
+            workdir.write_json(made / CARD, card)
+            (made / README).write_text(cards.readme(card))
+            if target.exists():
+                target.rename(Path(aside, "replaced"))
+            made.rename(target)
+    except OSError as error:
+        raise UserError(
+            f"output={output!r} cannot be written: {error.strerror or error}"
+        ) from error
+    return card
+
+
+def print_summary(card: dict[str, Any], output: str) -> None:
+    """Prints how far each export is from the trainer, and where they are."""
+    for name, functions in card["differences"].items():
+        for function, difference in functions.items():
+            print(f"{name:>12}  {function:<12} largest difference {difference:.1e}")
+    if card["trained_in"] != "float32":
+        print(
+            f"\nThe run computed in {card['trained_in']}, the export in float32: the run's own "
+            f"reconstructions differ by up to {card['precision_difference']:.1e}."
+        )
+    print(f"\nexport     {output}\ncard       {Path(output) / README}")
+
+
+def _check_target(target: Path, overwrite: bool) -> None:
+    if not os.path.lexists(target):
+        return
+    require(overwrite, f"output={str(target)!r} is there already; --overwrite replaces an export")
+    require(
+        (target / CARD).is_file(),
+        f"output={str(target)!r} is no export: there is no {CARD} in it; it is not replaced",
+    )
+
+
+def _in_float32(run: trained.TrainedModel) -> models.Autoencoder:
+    """The same weights, computed with in float32."""
+    model = replicas.build_model(
+        run.strategy,
+        "float32",
+        lambda: models.create(run.model.image_shape, **run.config.model),
+    )
+    values = replicas.arrays(replicas.model_variables(run.model))
+    for path, variable in replicas.model_variables(model).items():
+        variable.assign(values[path])
+    return model
+
+
+def _write(
+    made: Path,
+    aside: Path,
+    formats: Sequence[str],
+    networks: tuple[keras.Model, keras.Model],
+    model: models.Autoencoder,
+    seed: int,
+) -> None:
+    """Writes the formats into a folder; the SavedModel beside it where only LiteRT needs one."""
+    saved_model = (made if "saved_model" in formats else aside) / "saved_model"
+    if "saved_model" in formats or "litert" in formats:
+        _write_saved_model(saved_model, *networks, model, seed)
+    if "litert" in formats:
+        (made / "model.tflite").write_bytes(_litert(saved_model))
+    for network in networks:
+        if "keras" in formats:
+            network.save(made / f"{network.name}.keras")
+        if "onnx" in formats:
+            _write_onnx(made / f"{network.name}.onnx", network)
+
+
+def _write_saved_model(
+    path: Path,
+    encoder: keras.Model,
+    decoder: keras.Model,
+    model: models.Autoencoder,
+    seed: int,
+) -> None:
+    rows = stock.input_name(model)
+    inputs, codes = (_spec(network) for network in (encoder, decoder))
+
+    def sample(n, first):
+        drawn = model.prior_codes(Noise(seed, first, n, stream="evaluation"))
+        return {"codes": drawn, rows: decoder(drawn)}
+
+    archive = ExportArchive()
+    archive.add_endpoint("encode", lambda x: {"codes": encoder(x)}, [inputs])
+    archive.add_endpoint("decode", lambda x: {rows: decoder(x)}, [codes])
+    archive.add_endpoint("reconstruct", lambda x: {rows: decoder(encoder(x))}, [inputs])
+    if _has_prior(model):
+        number = tf.TensorSpec((), tf.int32, "n"), tf.TensorSpec((), tf.int64, "first")
+        archive.add_endpoint("sample", sample, list(number))
+    archive.write_out(path, verbose=False)
+
+
+def _spec(network: keras.Model) -> tf.TensorSpec:
+    (inputs,) = network.inputs
+    return tf.TensorSpec(inputs.shape, inputs.dtype, inputs.name)
+
+
+def _has_prior(model: models.Autoencoder) -> bool:
+    return model.prior_codes(Noise(0, 0, 1)) is not None
+
+
+def _litert(saved_model: Path) -> bytes:
+    functions = ["encode", "decode", "reconstruct"]
+    converter = tf.lite.TFLiteConverter.from_saved_model(str(saved_model), signature_keys=functions)
+    try:
+        with muted_stderr():
+            return converter.convert()
+    except Exception as error:  # the converter's own kind, that no module names publicly
+        raise UserError(
+            f"formats=litert cannot hold this model ({_line(error)}); leave it out"
+        ) from error
+
+
+def _write_onnx(path: Path, network: keras.Model) -> None:
+    import onnx
+
+    logging.getLogger("tf2onnx").setLevel(logging.CRITICAL)  # what is wrong is told below
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # of Keras's patch of tf2onnx
+        network.export(path, format="onnx", verbose=False, input_signature=[_spec(network)])
+    try:
+        onnx.checker.check_model(path)
+    except onnx.checker.ValidationError as error:
+        raise UserError(
+            f"formats=onnx cannot hold this model ({_line(error)}); leave it out"
+        ) from error
+
+
+def _line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0]
+
+
+def _reference(
+    run: trained.TrainedModel, model: models.Autoencoder, dtype: str
+) -> dict[str, np.ndarray]:
+    """Inputs of each function, the trainer's outputs, and the units of their differences."""
+    rows = _inputs(model, run.scaling, dtype)
+    seen = rows if run.scaling is None else run.scaling.apply(rows)
+    seen = data.to_unit(seen)
+    codes = replicas.map_batches(model.encode, seen)
+    rebuilt = replicas.map_batches(model.decode, codes)
+    calls = {
+        "encode": (rows, codes),
+        "decode": (codes, rebuilt),
+        "reconstruct": (rows, rebuilt),
+    }
+    drawn = model.prior_codes(Noise(run.config.seed, 0, _FIRST_SAMPLE + _ROWS, "evaluation"))
+    if drawn is not None:
+        numbers = np.arange(_FIRST_SAMPLE, _FIRST_SAMPLE + _ROWS)
+        images = replicas.map_batches(model.decode, drawn.numpy()[_FIRST_SAMPLE:])
+        calls["sample"] = numbers, images
+    reference: dict[str, np.ndarray] = {}
+    for name, (inputs, outputs) in calls.items():
+        units = np.full(outputs.shape[1:], max(1.0, float(np.abs(outputs).max())))
+        if run.scaling is not None and name != "encode":
+            outputs = run.scaling.undo(outputs)
+            units = units * run.scaling.deviation
+        rounding = _ROUNDINGS * np.spacing(np.abs(outputs)) / _TOLERANCE
+        parts = {"inputs": inputs, "outputs": outputs, "units": units + rounding}
+        reference |= {f"{name}/{part}": array for part, array in parts.items()}
+    return reference
+
+
+def _inputs(model: models.Autoencoder, scaling: data.Scaling | None, dtype: str) -> np.ndarray:
+    """Random rows, of those that are no test of an export: where rounding alone decides the code.
+
+    So it does where two units of a k-sparse code are all but equal.
+    """
+    generator = np.random.default_rng(_SEED)
+    shape = (_DRAWN_ROWS, *model.image_shape)
+    if len(model.image_shape) == 1:
+        rows = generator.normal(size=shape).astype(np.float32)
+        rows = rows if scaling is None else scaling.undo(rows)
+        seen = rows if scaling is None else scaling.apply(rows)
+    else:
+        pixels = generator.integers(0, 256, shape, np.uint8)
+        seen = data.to_unit(pixels)
+        rows = pixels if dtype == "uint8" else seen
+    shaken = seen * (1 + _SHAKE * generator.normal(size=shape)).astype(np.float32)
+    codes, moved = (replicas.map_batches(model.encode, x) for x in (seen, shaken))
+    return rows[np.argsort(np.abs(moved - codes).max(axis=1), kind="stable")[:_ROWS]]
+
+
+def _compare(
+    made: Path, reference: dict[str, np.ndarray], formats: Sequence[str], aside: Path
+) -> dict[str, dict[str, float]]:
+    """The largest difference of each function of each format, in a process without this project."""
+    arrays = aside / "reference.npz"
+    np.savez(arrays, **reference)  # type: ignore[arg-type]
+    command = [sys.executable, "-I", export_check.__file__, str(made), str(arrays), *formats]
+    done = subprocess.run(command, cwd=aside, capture_output=True, text=True, check=False)
+    if done.returncode:
+        told = (done.stderr.strip() or f"status {done.returncode}").splitlines()[-1]
+        raise ExportError(f"the export does not load without the trainer: {told}")
+    differences = json.loads(done.stdout.splitlines()[-1])
+    for name, functions in differences.items():
+        for function, difference in functions.items():
+            if not difference <= _TOLERANCE:
+                raise ExportError(
+                    f"{function} of {name} differs from the trainer by {difference:.1e}, "
+                    f"where {_TOLERANCE:g} is allowed; nothing was kept"
+                )
+    return differences
+
+
+def _card(
+    run: trained.TrainedModel,
+    folder: Path,
+    model: models.Autoencoder,
+    dtype: str,
+    differences: dict[str, dict[str, float]],
+) -> dict[str, Any]:
+    described = workdir.read(folder)
+    path = folder / workdir.METRICS
+    metrics = json.loads(path.read_text()) if path.exists() else {}
+    return {
+        "kind": run.config.model.name,
+        "step": run.step,
+        "code_size": model.code_size,
+        "inputs": {
+            "name": stock.input_name(model),
+            "dtype": dtype,
+            "shape": list(model.image_shape),
+        },
+        "files": {name: list(cards.FILES[name]) for name in differences},
+        "tolerance": _TOLERANCE,
+        "differences": differences,
+        "trained_in": run.config.precision,
+        "precision_difference": _precision_difference(run, model),
+        "metrics": metrics if metrics.get("step") == run.step else {},
+        "data": {"name": run.config.data.name, "fingerprint": described.data_fingerprint},
+        "config": workdir.flat(run.config.to_dict()),
+        "trained_with": dict(described.versions),
+        "exported_with": workdir.installed_versions(),
+    }
+
+
+def _precision_difference(run: trained.TrainedModel, model: models.Autoencoder) -> float:
+    """How far the run's own precision is from float32, in reconstructions of random inputs."""
+    if model is run.model:
+        return 0.0
+    rows = np.random.default_rng(_SEED).random((_ROWS, *model.image_shape), np.float32)
+    in_float32, own = (replicas.map_batches(of, rows) for of in (model, run.model))
+    return float(np.abs(own - in_float32).max())
