@@ -17,6 +17,7 @@ MAY_IMPORT = {
     "progress": set(),
     "pictures": set(),
     "profiling": {"errors"},
+    "projector": {"pictures"},
     "summaries": set(),
     "checkpoints": {"errors"},
     "workdir": {"errors"},
@@ -30,8 +31,8 @@ MAY_IMPORT = {
     "cluster": {"errors"},
     "workers": {"cluster", "errors", "replicas"},
     "record": {
-        *("checkpoints", "data", "models", "pictures", "positions", "progress", "replicas"),
-        *("summaries", "workdir"),
+        *("checkpoints", "data", "errors", "models", "pictures", "positions", "progress"),
+        *("replicas", "summaries", "workdir"),
     },
     "train": {
         *("checkpoints", "cluster", "data", "errors", "models", "optimizers", "profiling"),
@@ -39,7 +40,8 @@ MAY_IMPORT = {
     },
     "evaluate": {"cli", "evaluation"},
     "evaluation": {
-        *("data", "models", "pictures", "positions", "replicas", "trained", "workdir"),
+        *("data", "models", "pictures", "positions", "projector", "replicas", "summaries"),
+        *("trained", "workdir"),
     },
     "finetune": {"cli", "finetuning"},
     "finetuning": {
