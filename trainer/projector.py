@@ -18,6 +18,7 @@ CONFIG = "projector_config.pbtxt"  # TensorBoard looks for this name
 CODES = "codes.tsv"
 METADATA = "metadata.tsv"
 SPRITE = "sprite.png"
+_FEWEST_NUMBERS = 3  # in a code: of fewer the projector's PCA shows nothing
 _MOST_POINTS = 10_000
 _MOST_NUMBERS = 2_000_000  # in all codes together, which a browser reads as text
 _THUMBNAIL_SIDE = 32  # pixels at most: 100 x 100 of them stay below the 8,192 a browser takes
@@ -35,8 +36,11 @@ def write(
 
     `images` [N, H, W, C] become a sprite, coloured by the labels; vectors have none. `errors` and
     `labels` [N] are columns by which the points can be coloured, beside the image's number. Of more
-    than 10,000 codes, or of more than two million numbers, as many are taken, evenly spread.
+    than 10,000 codes, or of more than two million numbers, as many are taken, evenly spread. Codes
+    of one number or two lie in a plane.
     """
+    missing = max(0, _FEWEST_NUMBERS - codes.shape[1])
+    codes = np.pad(codes, ((0, 0), (0, missing)))
     count, code_size = codes.shape
     shown = min(count, _MOST_POINTS, max(2, _MOST_NUMBERS // code_size))
     chosen = np.linspace(0, count - 1, shown).astype(int)
