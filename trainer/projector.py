@@ -22,7 +22,9 @@ _FEWEST_NUMBERS = 3  # in a code: of fewer the projector's PCA shows nothing
 _MOST_POINTS = 10_000
 _MOST_NUMBERS = 2_000_000  # in all codes together, which a browser reads as text
 _THUMBNAIL_SIDE = 32  # pixels at most: 100 x 100 of them stay below the 8,192 a browser takes
-_FEW_LABELS = 10  # that have well-known colours
+_PALETTE = "tab10"  # the projector's own, so that its "Color by" keeps the colours
+_PALETTE_STRIDE = 3  # from a label's colour to the next one's, likewise
+_PALETTE_SIZE = 10
 
 
 def write(
@@ -104,8 +106,8 @@ def _coloured(thumbnails: np.ndarray, colours: np.ndarray) -> np.ndarray:
 def _colours(labels: np.ndarray) -> np.ndarray:
     """The colour of each label, float [N, 3]."""
     names, numbers = np.unique(labels, return_inverse=True)
-    if len(names) <= _FEW_LABELS:
-        palette = colormaps["tab10"](np.arange(len(names)))
+    if len(names) <= _PALETTE_SIZE:
+        palette = colormaps[_PALETTE](_PALETTE_STRIDE * np.arange(len(names)) % _PALETTE_SIZE)
     else:
         palette = colormaps["turbo"](np.linspace(0, 1, len(names)))
     return palette[numbers, :3]
