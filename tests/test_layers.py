@@ -20,6 +20,7 @@ MAY_IMPORT = {
     "profiling": {"errors"},
     "stopping": set(),
     "pace": set(),
+    "projector": {"pictures"},
     "summaries": set(),
     "checkpoints": {"errors"},
     "workdir": {"errors"},
@@ -36,8 +37,8 @@ MAY_IMPORT = {
     "cluster": {"errors"},
     "workers": {"cluster", "errors", "replicas"},
     "record": {
-        *("checkpoints", "data", "models", "pictures", "positions", "progress", "replicas"),
-        *("summaries", "workdir"),
+        *("checkpoints", "data", "errors", "models", "pictures", "positions", "progress"),
+        *("replicas", "summaries", "workdir"),
     },
     "train": {
         *("checkpoints", "cluster", "data", "errors", "models", "optimizers", "pace"),
@@ -56,7 +57,8 @@ MAY_IMPORT = {
     },
     "evaluate": {"cli", "evaluation"},
     "evaluation": {
-        *("data", "models", "pictures", "positions", "replicas", "trained", "workdir"),
+        *("data", "models", "pictures", "positions", "projector", "replicas", "summaries"),
+        *("trained", "workdir"),
     },
     "export": {"cli", "exporting"},
     "exporting": {

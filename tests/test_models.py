@@ -66,6 +66,45 @@ def test_every_variable_has_a_path_of_its_own(name):
     assert len(set(paths)) == len(paths)
 
 
+@pytest.mark.parametrize("image_shape", SHAPES)
+@pytest.mark.parametrize("name", CONFIGS)
+def test_what_is_watched_at_a_validation_is_one_picture_of_each_kind(name, image_shape):
+    model = create(load_config(name).model, image_shape)
+    noise = Noise(0, 0, 3, stream="evaluation")
+    shown = model.validation_pictures(images_like(image_shape), noise)
+    for picture in shown.values():
+        assert picture.dtype == np.uint8
+        assert picture.shape[2:] == (3,)
+    convolves = load_config(name).model.name in ("concrete", "conv", "deep_conv")
+    convolves |= load_config(name).model.get("network") == "conv"
+    own = {"concrete": {"selected_pixels"}, "vae": {"prior_samples"}}
+    expected = own.get(load_config(name).model.name, set())
+    assert shown.keys() == expected | (set() if convolves else {"filters"})
+
+
+def test_a_filter_is_what_a_unit_weighs_the_pixels_by():
+    settings = base.dense()
+    settings.hidden_units = (2,)
+    model = create(settings)
+    kernel = np.zeros((784, 2), np.float32)
+    kernel[0, 0], kernel[28 * 3 + 5, 1] = 1, -1
+    model.encoder.get_layer("hidden_1").kernel.assign(kernel)
+    filters = model.filters()
+    assert filters[0, 0].tolist() == [255] * 3
+    assert filters[:28, :28].sum() == 3 * 255
+    assert filters[3, 28 + 5].tolist() == [0] * 3
+    assert (filters[:28, 28:56] == 0).sum() == 3
+
+
+def test_a_manifold_is_watched_where_the_code_is_a_plane():
+    settings = base.vae()
+    settings.code_size = 2
+    model = create(settings)
+    noise = Noise(0, 0, 3, stream="evaluation")
+    shown = model.validation_pictures(images_like(model.image_shape), noise)
+    assert shown["manifold"].shape == (20 * 28, 20 * 28, 3)
+
+
 @pytest.mark.parametrize("loss", ["mse", "bce"])
 def test_the_loss_is_that_of_the_reconstruction(loss):
     settings = base.dense()

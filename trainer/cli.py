@@ -3,6 +3,7 @@
 Needs no TensorFlow to answer a wrong flag or --help.
 """
 
+import contextlib
 import functools
 import importlib
 import os
@@ -10,7 +11,7 @@ import re
 import signal
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NoReturn
 

@@ -1,5 +1,6 @@
 """Measures a trained run on its test images, beside PCA with a code of the same size."""
 
+import contextlib
 import functools
 import math
 from pathlib import Path
@@ -14,8 +15,9 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from trainer import data, models, pictures, replicas, trained, workdir
+from trainer import data, models, pictures, projector, replicas, trained, workdir
 from trainer.positions import Noise
+from trainer.summaries import TEST, Summaries
 
 PICTURE = "reconstructions.png"
 _MOST_IMAGES = 200_000  # of a part, that are measured, or that PCA and the probes learn from
@@ -29,8 +31,9 @@ _INTEGERS_SHOWN = 12  # of a list of them
 
 
 def evaluate(folder: str, which: str = "last") -> dict[str, Any]:
-    """Measures a run's "last" or "best" checkpoint; writes `metrics.json` and the picture.
+    """Measures a run's "last" or "best" checkpoint; writes `metrics.json` and pictures.
 
+    TensorBoard gets a run `test`: the codes for its projector, and the metrics as a table.
     Returns what `metrics.json` holds: the `step`, the `code_size`, how many `test_images` there
     were, all unless they are too many for memory; `reconstruction_metrics`; where the code is
     smaller than the image, `pca_mse`, that of PCA with as many numbers fitted on the same training
@@ -75,6 +78,7 @@ def evaluate(folder: str, which: str = "last") -> dict[str, Any]:
     imsave(path / PICTURE, pictures.reconstructions(model.rows(shown, noise)))
     for name, picture in model.own_pictures(measured, metrics).items():
         imsave(path / f"{name}.png", picture)
+    _show_in_tensorboard(path, metrics, codes, test, rebuilt, test_labels)
     return metrics
 
 
@@ -148,6 +152,23 @@ def print_table(metrics: dict[str, Any], folder: str) -> None:
     for name, value in metrics.items():
         print(f"{name:>22}  {_words(value)}")
     print(f"\nmetrics    {Path(folder) / workdir.METRICS}\npictures   {Path(folder)}/*.png")
+
+
+def _show_in_tensorboard(
+    path: Path,
+    metrics: dict[str, Any],
+    codes: np.ndarray,
+    images: np.ndarray,
+    rebuilt: np.ndarray,
+    labels: np.ndarray | None,
+) -> None:
+    """Writes the run "test": the codes for the projector, and the metrics as a table."""
+    errors = np.square(rebuilt - images).mean(axis=tuple(range(1, images.ndim)))
+    projector.write(path / TEST, codes, images, errors, labels)
+    rows = [f"| {name} | {_words(value)} |" for name, value in metrics.items()]
+    table = "\n".join(["| metric | value |", "|---|---|", *rows])
+    with contextlib.closing(Summaries(path, [TEST])) as summaries:
+        summaries.text(TEST, metrics["step"], "metrics", table)
 
 
 def _words(value: Any) -> str:

@@ -1,15 +1,22 @@
 """What a training shows and leaves: metrics, charts, pictures, checkpoints, a bar."""
 
 import contextlib
+import math
 from collections.abc import Mapping
 from pathlib import Path
+from types import TracebackType
+from typing import Self
 
 import numpy as np
 from ml_collections import ConfigDict
 
 from trainer import checkpoints, data, models, pictures, positions, replicas, workdir
+from trainer.errors import Preempted
 from trainer.progress import Progress
 from trainer.summaries import Summaries
+
+_MOST_SHOWN = 100  # validation images, that a kind makes its pictures from
+_MOST_SHOWN_NUMBERS = 2**20  # in all of these together
 
 
 class Record:
@@ -33,6 +40,23 @@ class Record:
         self._saver = checkpoints.Background()
         if first_step == 0:
             self._summaries.text("train", 0, "config", f"```\n{config}```")
+            self._summaries.layout()
+            self._summaries.graph(replicas.graph(model))
+        self._summaries.begin(workdir.hyperparameters(config))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Closes; a training that is preempted has not come to its end."""
+        if not isinstance(error, Preempted):
+            self._summaries.end(succeeded=error is None)
+        self.close()
 
     def advance(self, step: int, loss: float) -> None:
         """Shows how far the training is."""
@@ -45,10 +69,11 @@ class Record:
         self._progress.training(step, row["loss"], row["images_per_second"])
 
     def validation(self, step: int, losses: Mapping[str, float]) -> None:
-        """Writes down the losses of a validation, with a picture."""
+        """Writes down the losses of a validation, with pictures."""
         self._summaries.scalars("validation", step, losses)
         if self._config.pictures:
-            self._summaries.image("validation", step, "reconstructions", self._picture())
+            for tag, picture in self._pictures().items():
+                self._summaries.image("validation", step, tag, picture)
         if self._config.histograms:
             weights = replicas.arrays(replicas.model_variables(self._model))
             self._summaries.histograms("train", step, weights)
@@ -74,14 +99,28 @@ class Record:
             for part in (self._saver, self._summaries, self._progress):
                 scope.enter_context(contextlib.closing(part))
 
-    def _picture(self) -> np.ndarray:
-        images = data.to_unit(self._dataset.validation.images[: pictures.COLUMNS])
-        noise = positions.Noise(self._config.seed, 0, len(images), stream="evaluation")
-        return pictures.reconstructions(self._model.rows(images, noise))
+    def _pictures(self) -> dict[str, np.ndarray]:
+        fitting = _MOST_SHOWN_NUMBERS // math.prod(self._dataset.image_shape)
+        count = max(pictures.COLUMNS, min(_MOST_SHOWN, fitting))
+        images = data.to_unit(self._dataset.validation.images[:count])
+        rows = self._model.rows(images[: pictures.COLUMNS], self._noise(pictures.COLUMNS))
+        own = self._model.validation_pictures(images, self._noise(count))
+        return {"reconstructions": pictures.reconstructions(rows), **own}
+
+    def _noise(self, count: int) -> positions.Noise:
+        """That of the first validation images."""
+        count = min(count, len(self._dataset.validation))
+        return positions.Noise(self._config.seed, 0, count, stream="evaluation")
 
 
 class NoRecord:
     """That of the workers who are not the chief: nothing."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *ended: object) -> None:
+        pass
 
     def advance(self, step: int, loss: float) -> None:
         pass
@@ -95,9 +134,6 @@ class NoRecord:
     def checkpoint(
         self, step: int, state: Mapping[str, np.ndarray], validation_loss: float | None
     ) -> None:
-        pass
-
-    def close(self) -> None:
         pass
 
 

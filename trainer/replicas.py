@@ -562,6 +562,12 @@ def arrays(variables: Mapping[str, keras.Variable]) -> dict[str, np.ndarray]:
     return {path: variable.numpy() for path, variable in variables.items()}
 
 
+def graph(model: Autoencoder) -> tf.Graph:
+    """What the model computes of images [B, H, W, C], to be looked at."""
+    images = tf.TensorSpec((None, *model.image_shape), tf.float32)
+    return tf.function(model).get_concrete_function(images).graph
+
+
 def map_batches(
     function: Callable[..., tf.Tensor], rows: np.ndarray, *, noise_seed: int | None = None
 ) -> np.ndarray:

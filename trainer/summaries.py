@@ -1,19 +1,40 @@
 """TensorBoard: one value a step, however often a run was interrupted."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from tensorboard.plugins.custom_scalar import layout_pb2
+from tensorboard.plugins.custom_scalar import summary as layout_summary
+from tensorboard.plugins.hparams import api_pb2
+from tensorboard.plugins.hparams import summary as session_summary
 
 PARTS = ("train", "validation")  # two runs in TensorBoard, so that a tag of both is one chart
+TEST = "test"  # the third, which an evaluation writes
+_SESSION = "_hparams_/"  # begins the tags of what the HParams tab knows of a run
+_MOST_SIDE_PIXELS = 1200  # of a picture, whatever the size of the images
+
+# The charts of the Custom Scalars tab: by title, the tags as regular expressions.
+_LAYOUT = {
+    "losses": {"loss, training beside validation": ["loss$"], "terms of the loss": ["loss/"]},
+    "optimisation": {
+        "learning rate": ["training/learning_rate$"],
+        "gradient norm": ["training/gradient_norm$"],
+    },
+    "speed": {
+        "images per second": ["training/images_per_second$"],
+        "share of the time that training has": ["training/training_time_share$"],
+    },
+}
 
 
 class Summaries:
     """Writes the event files of a workdir; each part has a folder of its own."""
 
-    def __init__(self, workdir: Path):
-        self._writers = {part: tf.summary.create_file_writer(str(workdir / part)) for part in PARTS}
+    def __init__(self, workdir: Path, parts: Iterable[str] = PARTS):
+        self._writers = {part: tf.summary.create_file_writer(str(workdir / part)) for part in parts}
 
     def scalars(self, part: str, step: int, values: Mapping[str, float]) -> None:
         """One point on the chart of each tag."""
@@ -22,9 +43,9 @@ class Summaries:
                 tf.summary.scalar(tag, value)
 
     def image(self, part: str, step: int, tag: str, picture: np.ndarray) -> None:
-        """A picture, uint8 [H, W, 3]."""
+        """A picture, uint8 [H, W, 3], made smaller where a side has more than 1,200 pixels."""
         with self._writers[part].as_default(step):
-            tf.summary.image(tag, picture[np.newaxis])
+            tf.summary.image(tag, _bounded(picture)[np.newaxis])
 
     def text(self, part: str, step: int, tag: str, markdown: str) -> None:
         """A text in Markdown."""
@@ -37,6 +58,29 @@ class Summaries:
             for tag, array in values.items():
                 tf.summary.histogram(tag, array)
 
+    def graph(self, graph: tf.Graph) -> None:
+        """What a model computes."""
+        with self._writers["train"].as_default(0):
+            tf.summary.graph(graph)
+
+    def layout(self) -> None:
+        """How the charts are grouped."""
+        layout = layout_pb2.Layout()
+        for category, charts in _LAYOUT.items():
+            added = layout.category.add(title=category)
+            for chart, tags in charts.items():
+                added.chart.add(title=chart, multiline=layout_pb2.MultilineChartContent(tag=tags))
+        self._raw("train", layout_summary.pb(layout))
+
+    def begin(self, hyperparameters: Mapping[str, Any]) -> None:
+        """Puts the run in the table of the HParams tab, beside the last scalars of validation."""
+        self._raw("validation", session_summary.session_start_pb(dict(hyperparameters)))
+
+    def end(self, *, succeeded: bool) -> None:
+        """Says in that table how the run came to its end."""
+        status = api_pb2.STATUS_SUCCESS if succeeded else api_pb2.STATUS_FAILURE
+        self._raw("validation", session_summary.session_end_pb(status))
+
     def flush(self) -> None:
         """Hands everything to the disk."""
         for writer in self._writers.values():
@@ -47,11 +91,16 @@ class Summaries:
         for writer in self._writers.values():
             writer.close()
 
+    def _raw(self, part: str, summary: Any) -> None:
+        with self._writers[part].as_default(0):
+            tf.summary.experimental.write_raw_pb(summary.SerializeToString())
+
 
 def forget_after(workdir: Path, step: int) -> None:
     """Rewrites the event files without what they say of later steps, which come again.
 
-    After step 0 that is everything: a run that begins writes step 0 itself.
+    After step 0 that is everything: a run that begins writes step 0 itself. What `begin` and `end`
+    wrote goes too, since whoever goes on with the run says it anew.
     """
     for part in PARTS:
         for path in (workdir / part).glob("events.out.tfevents.*"):
@@ -61,9 +110,23 @@ def forget_after(workdir: Path, step: int) -> None:
             aside = path.with_name(f".{path.name}")
             with tf.io.TFRecordWriter(str(aside)) as writer:
                 for record in _records(path):
-                    if tf.compat.v1.Event.FromString(record).step <= step:
+                    event = tf.compat.v1.Event.FromString(record)
+                    if event.step <= step and not _is_of_session(event):
                         writer.write(record)
             aside.replace(path)
+
+
+def _is_of_session(event: Any) -> bool:
+    return any(value.tag.startswith(_SESSION) for value in event.summary.value)
+
+
+def _bounded(picture: np.ndarray) -> np.ndarray:
+    """A picture of the same proportions whose sides have no more pixels than is useful."""
+    longest = max(picture.shape[:2])
+    if longest <= _MOST_SIDE_PIXELS:
+        return picture
+    size = [max(1, side * _MOST_SIDE_PIXELS // longest) for side in picture.shape[:2]]
+    return np.round(tf.image.resize(picture, size, method="area")).astype(np.uint8)
 
 
 def _records(path: Path) -> Iterator[bytes]:

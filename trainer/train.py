@@ -149,7 +149,7 @@ def _loop(
         if workers.is_chief:
             record = Record(config, run, model, dataset, first_step, last_step)
             scope.enter_context(contextlib.closing(profile))
-        scope.enter_context(contextlib.closing(record))
+        scope.enter_context(record)
         for first, count, drawn in batches.as_numpy_iterator():
             if workers.is_chief:
                 profile.at(first)

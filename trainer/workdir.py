@@ -94,6 +94,13 @@ def check(workdir: Path, config: ConfigDict, data_fingerprint: str) -> None:
     )
 
 
+def hyperparameters(config: ConfigDict) -> dict[str, Any]:
+    """What runs are compared by, of their dotted keys: the length, and all that may not change."""
+    values = flat(config.to_dict())
+    free = set(_FREE_KEYS) - {"num_epochs"}
+    return {key: value for key, value in values.items() if key not in free}
+
+
 def executions(workdir: Path) -> dict[str, str]:
     """How the steps of a run were computed so far, by the devices they were on."""
     return dict(read(workdir).executions) if (workdir / CONFIG).exists() else {}

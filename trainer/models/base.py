@@ -9,6 +9,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from trainer import pictures
 from trainer.errors import require, require_choice
 from trainer.positions import Noise
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 _LOSSES = ("mse", "bce")
 _OUTPUT_ACTIVATIONS = ("linear", "sigmoid")
+_FILTERS_SHOWN = 100
 _PROBABILITY_MARGIN = 1e-7  # keeps the logarithm of a reconstruction finite
 
 
@@ -171,6 +173,29 @@ class Autoencoder(keras.Model):
         rows = {"original": images, "corrupted": corrupted, "code": codes}
         rows["reconstruction"] = self.decode(codes)
         return {name: np.asarray(row) for name, row in rows.items() if row is not None}
+
+    def validation_pictures(self, images: np.ndarray, noise: Noise) -> dict[str, np.ndarray]:
+        """What is watched while the kind learns, uint8 [H, W, 3] by tag; to be had in no time.
+
+        Here `filters`, where dense units see the images. Takes some validation images [N, H, W, C]
+        in [0, 1] and the noise of as many.
+        """
+        del images, noise
+        filters = self.filters()
+        return {} if filters is None else {"filters": filters}
+
+    def filters(self) -> np.ndarray | None:
+        """What the first units that see an image look at, uint8 [H, W, 3]; None: they convolve.
+
+        Each is stretched, black its least weight and white its largest.
+        """
+        first = next(layer for layer in self.encoder.layers if layer.weights)
+        if not isinstance(first, keras.layers.Dense):
+            return None
+        kernels = first.kernel.numpy().T[:_FILTERS_SHOWN].reshape(-1, *self.image_shape)
+        if len(self.image_shape) > 1:
+            kernels = pictures.stretched(kernels)
+        return pictures.grid(kernels, columns=10)
 
     def own_metrics(self, measured: Measured) -> dict[str, Any]:
         """What only this kind is asked, for `metrics.json`; nothing unless a kind says so."""

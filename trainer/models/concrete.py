@@ -178,13 +178,12 @@ class Model(base.Autoencoder):
         self, measured: base.Measured, metrics: dict[str, Any]
     ) -> dict[str, np.ndarray]:
         """Where the selected pixels are, on the mean of the training images; nothing of vectors."""
-        mean = measured.train.mean(axis=0)
-        if mean.ndim == 1:
-            return {}
-        rows, columns, _ = np.unravel_index(metrics["selected_pixels"], mean.shape)
-        marks = np.zeros(mean.shape[:2], bool)
-        marks[rows, columns] = True
-        return {"selected_pixels": pictures.marked(mean, marks)}
+        return _marked_pixels(measured.train, metrics["selected_pixels"])
+
+    def validation_pictures(self, images: np.ndarray, noise: Noise) -> dict[str, np.ndarray]:
+        """Where the pixels are that the selectors would take now."""
+        del noise
+        return _marked_pixels(images, self.selected_pixels())
 
 
 class Selectors(layers.Layer):
@@ -251,6 +250,19 @@ def distinct_choice(logits: tf.Tensor) -> tf.Tensor:
         maximum_iterations=rows,
     )
     return chosen
+
+
+def _marked_pixels(
+    images: np.ndarray, selected: Sequence[int] | np.ndarray
+) -> dict[str, np.ndarray]:
+    """The selected pixels on the mean of images [N, H, W, C], as a picture; of vectors none."""
+    mean = images.mean(axis=0)
+    if mean.ndim == 1:
+        return {}
+    rows, columns, _ = np.unravel_index(selected, mean.shape)
+    marks = np.zeros(mean.shape[:2], bool)
+    marks[rows, columns] = True
+    return {"selected_pixels": pictures.marked(mean, marks)}
 
 
 def _first(values: tf.Tensor, numbers: tf.Tensor, axis: int) -> tf.Tensor:

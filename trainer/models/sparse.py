@@ -15,7 +15,6 @@ _ACTIVE_ABOVE = {"k_sparse": 0.0, "kl": 0.1, "l1": 0.01}  # |activation|; only k
 _MARGIN = 1e-6  # keeps the logarithm of a mean activation finite
 _PENALTY_SHARE = 600  # of the classifier: mean loss + |w|^2 / (2 * 600); chosen by validation
 _BINS = 50
-_FILTERS_SHOWN = 100
 
 
 class Model(base.Autoencoder):
@@ -163,10 +162,8 @@ class Model(base.Autoencoder):
     ) -> dict[str, np.ndarray]:
         """The histogram of the units' mean activations, and what the first units look at."""
         del measured
-        kernel = next(layer.kernel for layer in self.encoder.layers if layer.weights).numpy()
-        filters = kernel.T[:_FILTERS_SHOWN].reshape(-1, *self.image_shape)
-        if len(self.image_shape) > 1:
-            filters = pictures.stretched(filters)
+        filters = self.filters()
+        assert filters is not None, "the layers are dense"
         return {
             "activations": pictures.bars(
                 metrics["mean_activation_edges"],
@@ -174,7 +171,7 @@ class Model(base.Autoencoder):
                 "mean activation over the test images",
                 "units",
             ),
-            "filters": pictures.grid(filters, columns=10),
+            "filters": filters,
         }
 
 

@@ -225,6 +225,15 @@ class Model(base.Autoencoder):
             shown["manifold"] = self._manifold()
         return shown
 
+    def validation_pictures(self, images: np.ndarray, noise: Noise) -> dict[str, np.ndarray]:
+        """`prior_samples`, as many as there are images, and `manifold`, both as `own_pictures`."""
+        samples = self.decode(self.prior_codes(noise)).numpy()
+        shown = super().validation_pictures(images, noise)
+        shown["prior_samples"] = pictures.grid(samples, columns=math.isqrt(_SAMPLES_SHOWN))
+        if self.code_size == 2:
+            shown["manifold"] = self._manifold()
+        return shown
+
     def _bound_and_means(self, images, noise):
         """Reconstruction and KL in nats, and the posterior mean: [B, 2 + K]."""
         seen = self.binarised(images, noise)
