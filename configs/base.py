@@ -40,8 +40,7 @@ def get_config() -> ConfigDict:
     config.optimizer.clip_norm = 0.0  # the global gradient norm is cut to this; 0: not cut
     config.optimizer.weight_decay = 0.0  # decoupled from the gradient, times the learning rate
 
-    config.strategy = "auto"  # every GPU, else the CPU, of all workers; or mirrored, multi_worker,
-    # cpu:N: N logical CPU devices
+    config.strategy = "auto"  # all workers' GPUs, or CPUs; mirrored, multi_worker; cpu:N, N logical
     config.startup_timeout_seconds = 300.0  # that several workers wait for each other at the start
     config.precision = "float32"  # of the arithmetic: float32, bfloat16, float16 (loss-scaled)
     config.execution = "auto"  # graph, xla_update, xla, xla_products; auto; measure (times them)
