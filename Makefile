@@ -56,7 +56,7 @@ results: .venv/installed
 tensorboard: .venv/installed
 	TF_CPP_MIN_LOG_LEVEL=3 $(BIN)/tensorboard --logdir=$(LOGDIR) --host=localhost
 
-# What docs/tensorboard-*.png show, where chromium and chromium-driver are installed: MNIST, ten minutes.
+# Makes docs/tensorboard-*.png on MNIST, where chromium and chromium-driver are installed.
 screenshots: .venv/installed
 	$(BIN)/python -m docs.screenshots
 

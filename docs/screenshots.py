@@ -22,7 +22,9 @@ _SETTINGS = (
     *("--config.data.name=mnist", "--config.num_epochs=3", "--config.batch_size=200"),
     *("--config.log_every_steps=20", "--config.validate_every_steps=95"),
 )
-_COLOURS = 128
+_WINDOW = (1750, 1100)  # pixels, which all columns of the HParams table need
+_WIDTH = 1400  # of the pictures
+_COLOURS = 256  # few make half the bytes
 _SETTLING_SECONDS = 5  # until what a page shows has come to rest
 
 
@@ -37,18 +39,20 @@ def train(runs: Path) -> None:
 
 def keep(runs: Path) -> None:
     """Writes a picture of each page into docs."""
-    with dashboard.serving(runs) as board, dashboard.browsing() as browser:
+    with dashboard.serving(runs) as board, dashboard.browsing(*_WINDOW) as browser:
         for page, ready in _pages(browser).items():
             browser.open(f"{board.address}/#{page}")
             dashboard.until(ready)
             time.sleep(_SETTLING_SECONDS)
-            # Few colours make a quarter of the bytes.
             shown = Image.open(io.BytesIO(browser.picture())).convert("RGB")
-            shown.quantize(_COLOURS).save(DOCS / f"tensorboard-{page}.png", optimize=True)
+            shown = shown.resize((_WIDTH, shown.height * _WIDTH // shown.width))
+            path = DOCS / f"tensorboard-{page.split('&')[0]}.png"
+            few = shown.quantize(_COLOURS, Image.Quantize.MAXCOVERAGE, kmeans=2)  # keeps the rare
+            few.save(path, optimize=True)
 
 
 def _pages(browser: dashboard.Browser) -> dict[str, Callable[[], bool]]:
-    """The pages, and how to tell that one shows what it has."""
+    """The pages, with what they are to show, and how to tell that they do."""
 
     def codes() -> bool:
         browser.in_frames(2)
@@ -58,7 +62,9 @@ def _pages(browser: dashboard.Browser) -> dict[str, Callable[[], bool]]:
 
     return {
         "scalars": lambda: browser.count(".heading") > 1,
-        "images": lambda: browser.count("img", "element.naturalWidth > 0") > 2,
+        "images&tagFilter=samples|reconstructions&regexInput=vae": lambda: (
+            browser.count("img", "element.naturalWidth > 0") > 2
+        ),
         "hparams": lambda: "vae/validation" in browser.texts("vaadin-grid-cell-content"),
         "projector": codes,
     }
@@ -73,5 +79,6 @@ if __name__ == "__main__":
         keep(Path(sys.argv[1]))
     else:
         with tempfile.TemporaryDirectory() as folder:
-            train(Path(folder))
-            keep(Path(folder))
+            runs = Path(folder) / "runs"
+            train(runs)
+            keep(runs)

@@ -108,13 +108,6 @@ class Browser:
         script = _ALL + f"return found.filter(element => {condition}).length"
         return self._driver.execute_script(script, selector)
 
-    def click(self, selector: str, text: str) -> None:
-        """Clicks on the first element that matches and in which this alone is written."""
-        script = _ALL + (
-            "found.find(e => (e.innerText || e.textContent).trim() === arguments[1]).click()"
-        )
-        self._driver.execute_script(script, selector, text)
-
     def in_frames(self, depth: int) -> None:
         """Goes into a plugin's own page, so many frames deep."""
         for _ in range(depth):
