@@ -17,6 +17,7 @@ import pytest
 from matplotlib.image import imread, imsave
 from tensorflow_datasets.image_classification import mnist
 
+from configs import base
 from tests.tiny_colour import TinyColour
 from trainer import data, idx, preparation, tfds_sets
 from trainer.errors import UserError
@@ -188,6 +189,11 @@ def test_what_is_not_to_be_prepared_is_refused_at_once(tmp_path, name, settings,
 def rows_of(description):
     """What was told, by its titles."""
     return {line[:12].strip(): line[13:] for line in description.splitlines()}
+
+
+def test_the_fingerprint_told_is_that_of_a_run_of_the_base_config():
+    read = data.load(**base.get_config().data.to_dict() | {"name": "digits"})
+    assert read.fingerprint() in preparation.prepare("digits")
 
 
 def test_a_folder_of_images_is_described_and_shown(tmp_path):
