@@ -14,7 +14,10 @@ from tests import dashboard
 
 DOCS = Path(__file__).parent
 RUNS = {
-    "vae": ("--config=configs/vae.py", "--config.model.code_size=16"),
+    "vae": (
+        *("--config=configs/vae.py", "--config.model.code_size=16"),
+        "--config.model.nll_samples=1",
+    ),
     "dense": ("--config=configs/dense.py",),
     "dense-8": ("--config=configs/dense.py", "--config.model.code_size=8"),
 }
