@@ -167,6 +167,31 @@ def test_grey_becomes_colour_for_a_model_of_colours(tmp_path):
         inputs.examples(tmp_path / "grey.png", (SIDE, SIDE, 2))
 
 
+@pytest.mark.parametrize("fit", ["crop", "pad"])
+def test_a_picture_becomes_a_square_as_the_run_made_its_own(tmp_path, fit):
+    for number in range(40):
+        save_picture(tmp_path / "own" / f"{number:02}.png", pixels(number, (9, 20)))
+    config = dense_config(f"images:{tmp_path / 'own'}")
+    config.data.update({"image_size": SIDE, "fit": fit})
+    run = str(tmp_path / "run")
+    train(config, run)
+    encode(run, str(tmp_path / "own"), str(tmp_path / "codes.npz"), resize=True)
+    encode(run, "test", str(tmp_path / "test.npz"))
+    with np.load(tmp_path / "codes.npz") as every, np.load(tmp_path / "test.npz") as test:
+        codes = dict(zip(every["files"], every["codes"], strict=True))
+        assert len(test["files"]) == 8
+        ours = [codes[name] for name in test["files"]]
+        np.testing.assert_allclose(test["codes"], ours, rtol=1e-4, atol=1e-5)
+
+
+def test_a_picture_of_16_bits_is_seen_as_in_a_training(image_run, tmp_path):
+    save_picture(tmp_path / "in" / "deep.png", pixels(0).astype(np.uint16) * 257)
+    save_picture(tmp_path / "in" / "flat.png", pixels(0))
+    encode(image_run, str(tmp_path / "in"), str(tmp_path / "codes.npy"))
+    deep, flat = np.load(tmp_path / "codes.npy")
+    np.testing.assert_array_equal(deep, flat)
+
+
 def test_a_picture_is_turned_upright_as_its_camera_says(image_run, tmp_path):
     upright = pixels(0)
     exif = Image.Exif()
@@ -377,17 +402,13 @@ def empty(folder):
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (truncate, "e.png cannot be read as a picture"),
-        (lambda folder: (folder / "a.jpg").write_text("x"), "a.jpg cannot be read as a picture"),
+        (truncate, "e.png cannot be read as an image"),
+        (lambda folder: (folder / "a.jpg").write_text("x"), "a.jpg cannot be read as an image"),
         (
             lambda folder: save_picture(folder / "e.png", pixels(0, (SIDE + 1, SIDE))),
             "e.png is 13x12 pixels, but the model takes 12x12; --resize",
         ),
-        (
-            lambda folder: save_picture(folder / "e.png", np.zeros((SIDE, SIDE), np.uint16)),
-            "e.png has more than 8 bits",
-        ),
-        (empty, "pictures holds no picture that ends in .jpeg, .jpg, .png"),
+        (empty, "pictures holds no picture that ends in .png, .jpg, .jpeg, .bmp, .gif"),
     ],
 )
 def test_a_picture_that_will_not_do_is_told_and_nothing_is_left(

@@ -206,6 +206,7 @@ def load(
     )
     require_at_least("data.image_size", image_size, 0)
     require_choice("data.placement", placement, _PLACEMENTS)
+    require_choice("data.channels", channels, (0, 1, 3))
     require_at_least("data.memory_gib", memory_gib, 0)
     require(
         impute in ("", "mean", "median"),

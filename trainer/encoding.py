@@ -6,7 +6,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from trainer import data, inputs, models, outputs, progress, replicas, trained
+from trainer import data, image_folders, inputs, models, outputs, progress, replicas, trained
 from trainer.errors import require
 
 _NUMBERS = (*outputs.ARRAYS, *outputs.TABLES)  # what codes and vectors are written to
@@ -136,7 +136,7 @@ def _check_examples(output: str, run: trained.TrainedModel) -> None:
     *_, channels = shape = run.model.image_shape
     if len(shape) == 1:
         outputs.check_kind(output, _NUMBERS, "vectors")
-    elif channels in inputs.MODES:
+    elif channels in image_folders.MODES:
         outputs.check_kind(output, _IMAGES, "images")
     else:
         outputs.check_kind(output, outputs.ARRAYS, f"images of {channels} channels")
@@ -154,7 +154,14 @@ def _open(
     run = trained.load_model(Path(folder), which)
     shape = run.model.image_shape
     path = Path(source).expanduser()
-    return run, inputs.examples(path, shape, array=array, label_column=label_column, resize=resize)
+    return run, inputs.examples(
+        path,
+        shape,
+        array=array,
+        label_column=label_column,
+        resize=resize,
+        fit=run.config.data.get("fit", "stretch"),
+    )
 
 
 def _networks(model: models.Autoencoder, batch_size: int) -> tuple[_Network, _Network]:

@@ -5,7 +5,6 @@ import dataclasses
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -13,14 +12,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
-from PIL import Image, ImageOps
 
-from trainer import data
+from trainer import data, image_folders
 from trainer.errors import UserError, require
 
 PARTS = ("train", "validation", "test")
-PICTURES = (".jpeg", ".jpg", ".png")
-MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # of pictures, as Pillow calls them, by their channels
 ARRAYS = (".npy", ".npz")
 TABLES = (".csv", ".parquet", ".tsv")
 
@@ -68,7 +64,8 @@ def of_part(dataset: data.Dataset, name: str) -> Input:
         for start in range(0, len(part), size):
             some = slice(start, start + size)
             labels = None if part.labels is None else part.labels[some]
-            yield Block(part.images[some], labels)
+            files = None if part.file_names is None else part.file_names[some].astype(str)
+            yield Block(part.images[some], labels, files)
 
     return Input(len(part), blocks, standardised=dataset.scaling is not None)
 
@@ -80,12 +77,14 @@ def examples(
     array: str = "",
     label_column: str = "",
     resize: bool = False,
+    fit: str = "stretch",
 ) -> Input:
     """Images or vectors for a model of this shape, (H, W, C) or (D,).
 
     Of pictures: one, or those of a folder and its folders, by their names; each in the model's
-    channels and, with `resize`, its size. Of an .npy or .npz file: the one array, or that named
-    `array`. Of a table: a vector of each row, its columns in their order but for `label_column`.
+    channels and, with `resize`, its size, to which `fit` brings it as in a training. Of an .npy or
+    .npz file: the one array, or that named `array`. Of a table: a vector of each row, its columns
+    in their order but for `label_column`.
 
     Raises:
       UserError: here or on the way, the input is not there, cannot be read, or does not fit.
@@ -93,11 +92,11 @@ def examples(
     expected = _Expected(image_shape, "vectors" if len(image_shape) == 1 else "images")
     suffix = path.suffix.lower()
     _require_there(path)
-    of_pictures = path.is_dir() or suffix in PICTURES
+    of_pictures = path.is_dir() or image_folders.is_image(path.name)
     require(
         of_pictures or suffix in (*ARRAYS, *TABLES),
         f"input={str(path)!r} is not known; allowed: {', '.join(PARTS)}, a folder of pictures, or "
-        f"a file that ends in {', '.join((*PICTURES, *ARRAYS, *TABLES))}",
+        f"a file that ends in {', '.join((*image_folders.SUFFIXES, *ARRAYS, *TABLES))}",
     )
     require(not array or suffix == ".npz", f"array={array!r} is of .npz files, not of {path}")
     require(
@@ -109,7 +108,7 @@ def examples(
         f"resize is of pictures; {path} keeps the shape that it has",
     )
     if of_pictures:
-        return _pictures(path, expected, resize)
+        return _pictures(path, expected, resize, fit)
     if suffix in ARRAYS:
         return _arrays(path, expected, array)
     require(expected.what == "vectors", f"{path} is a table, but the model takes {expected}")
@@ -138,55 +137,39 @@ def _require_there(path: Path) -> None:
     require(path.exists(), f"input={str(path)!r} is not there")
 
 
-def _pictures(path: Path, expected: _Expected, resize: bool) -> Input:
+def _pictures(path: Path, expected: _Expected, resize: bool, fit: str) -> Input:
     require(expected.what == "images", f"{path} holds pictures, but the model takes {expected}")
-    channels = expected.shape[-1]
+    height, width, channels = expected.shape
     require(
-        channels in MODES,
+        channels in image_folders.MODES,
         f"the model takes images of {channels} channels; pictures have "
-        f"{', '.join(map(str, MODES))}",
+        f"{', '.join(map(str, image_folders.MODES))}",
     )
     folder = path if path.is_dir() else path.parent
-    found = sorted(_found(path)) if path.is_dir() else [path]
-    require(len(found) > 0, f"{path} holds no picture that ends in {', '.join(PICTURES)}")
-    files = np.array([file.relative_to(folder).as_posix() for file in found])
+    files = image_folders.names(path) if path.is_dir() else [path.name]
+    require(
+        len(files) > 0,
+        f"{path} holds no picture that ends in {', '.join(image_folders.SUFFIXES)}",
+    )
+    decoder = image_folders.Decoder(channels=channels)
+    if resize:
+        decoder = image_folders.Decoder((height, width), channels, fit)
 
     def blocks(size: int) -> Iterator[Block]:
-        with ThreadPoolExecutor() as pool:
-            for start in range(0, len(files), size):
-                names = files[start : start + size]
-                read = pool.map(lambda name: _picture(folder / name, expected, resize), names)
-                yield Block(np.stack(list(read)), files=names)
+        images = image_folders.decoded(folder, files, decoder)
+        for start in range(0, len(files), size):
+            some = files[start : start + size]
+            rows = np.empty((len(some), *expected.shape), np.uint8)
+            for name, row, image in zip(some, rows, images, strict=False):
+                require(
+                    image.shape == row.shape,
+                    f"{folder / name} is {_times(image.shape[:2])} pixels, but the model takes "
+                    f"{height}x{width}; --resize scales pictures",
+                )
+                row[:] = image
+            yield Block(rows, files=np.array(some))
 
     return Input(len(files), blocks)
-
-
-def _found(folder: Path) -> Iterator[Path]:
-    """The pictures in a folder and its folders; what is hidden is passed by."""
-    for path in folder.rglob("*"):
-        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-        if path.suffix.lower() in PICTURES and path.is_file() and not hidden:
-            yield path
-
-
-def _picture(path: Path, expected: _Expected, resize: bool) -> np.ndarray:
-    """One picture, uint8 [H, W, C], upright."""
-    height, width, channels = expected.shape
-    try:
-        with Image.open(path, formats=("JPEG", "PNG")) as opened:
-            deep = opened.mode[0] in "IF"
-            picture = ImageOps.exif_transpose(opened).convert(MODES[channels])
-    except Exception as error:  # a damaged picture fails in any way
-        raise UserError(f"{path} cannot be read as a picture ({_line(error)})") from error
-    require(not deep, f"{path} has more than 8 bits a channel; only 8 are taken")
-    if resize:
-        picture = picture.resize((width, height), Image.Resampling.BILINEAR)
-    require(
-        picture.size == (width, height),
-        f"{path} is {picture.height}x{picture.width} pixels, but the model takes {height}x{width}; "
-        "--resize scales pictures",
-    )
-    return np.asarray(picture).reshape(expected.shape)
 
 
 def _arrays(path: Path, expected: _Expected, chosen: str) -> Input:

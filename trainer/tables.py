@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet
 
-from trainer.errors import UserError, require
+from trainer.errors import UserError, in_one_line, require
 
 SUFFIXES = (".csv", ".tsv", ".parquet")
 _ROWS = 65_536  # of Parquet, read at a time
@@ -136,14 +136,10 @@ def _readable(path: Path) -> Iterator[None]:
     try:
         yield
     except pa.ArrowException as error:
-        raise UserError(f"{path} cannot be read as a table ({_line(error)})") from error
+        raise UserError(f"{path} cannot be read as a table ({in_one_line(error)})") from error
     except OSError as error:
-        why = os.strerror(error.errno) if error.errno else _line(error)
+        why = os.strerror(error.errno) if error.errno else in_one_line(error)
         raise UserError(f"{path} cannot be read: {why}") from error
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _csv(path: Path) -> _Source:
