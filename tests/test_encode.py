@@ -14,7 +14,7 @@ from PIL import Image
 
 from configs import base
 from tests.all_configs import CONFIGS, load_config
-from trainer import data, encoding, inputs, outputs, replicas, trained
+from trainer import data, encoding, inputs, outputs, replicas, tables, trained
 from trainer.encoding import decode, denoise, encode
 from trainer.errors import UserError
 from trainer.train import train
@@ -258,7 +258,7 @@ def test_the_errors_are_mean_squares_of_pixels_or_in_the_users_units(run, reques
 def test_vectors_have_the_same_codes_from_any_file_and_in_any_file(vector_run, tmp_path, suffix):
     rows, labels = vectors(9, seed=1), np.arange(9) % 2
     source, output = tmp_path / f"rows{suffix}", tmp_path / f"codes{suffix}"
-    label = "kind" if suffix in outputs.TABLES else ""
+    label = "kind" if suffix in tables.SUFFIXES else ""
     if suffix == ".npy":
         np.save(source, rows)
     elif suffix == ".npz":
@@ -301,6 +301,89 @@ def test_numbers_of_another_byte_order_are_read(vector_run, tmp_path):
     for name in ("a", "b"):
         encode(vector_run, str(tmp_path / f"{name}.npz"), str(tmp_path / f"{name}.tsv"))
     assert (tmp_path / "a.tsv").read_bytes() == (tmp_path / "b.tsv").read_bytes()
+
+
+@pytest.fixture(scope="module")
+def table_run(tmp_path_factory):
+    """A dense net of a table's 5 standardised columns, with holes that are filled in."""
+    folder = tmp_path_factory.mktemp("runs")
+    for part, seed in (("train", 0), ("test", 1)):
+        rows = vectors(60, seed)
+        rows[::7, 2] = np.nan
+        kinds = [["rose", "iris"][number % 2] for number in range(60)]
+        content = features(rows) | {"kind": kinds, "id": np.arange(60)}
+        write_table(folder / f"{part}.csv", content)
+    config = dense_config(f"table:{folder / 'train.csv'},{folder / 'test.csv'}")
+    settings = {"label_column": "kind", "drop_columns": "id", "impute": "median"}
+    config.data.update({**settings, "standardise": True})
+    config.model.output_activation = "linear"
+    train(config, str(folder / "run"))
+    return str(folder / "run")
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_a_table_is_seen_as_in_the_training_in_any_order_of_its_columns(
+    table_run, tmp_path, suffix
+):
+    table = read_table(Path(table_run).parent / "test.csv")
+    write_table(tmp_path / f"all{suffix}", table.select(table.column_names[::-1]))
+    bare = table.drop_columns(["kind", "id"])
+    write_table(tmp_path / f"bare{suffix}", bare)
+    encode(table_run, "test", str(tmp_path / "expected.npz"))
+    encode(table_run, str(tmp_path / f"all{suffix}"), str(tmp_path / "all.npz"))
+    encode(table_run, str(tmp_path / f"bare{suffix}"), str(tmp_path / "bare.npz"))
+    with (
+        np.load(tmp_path / "expected.npz") as expected,
+        np.load(tmp_path / "all.npz") as whole,
+        np.load(tmp_path / "bare.npz") as alone,
+    ):
+        for written in (whole, alone):
+            np.testing.assert_allclose(written["codes"], expected["codes"], rtol=1e-4, atol=1e-5)
+        assert whole["labels"].tolist() == table["kind"].to_pylist()
+        assert "labels" not in alone
+
+
+@pytest.mark.parametrize(
+    ("change", "label", "message"),
+    [
+        ({"height": [1.0] * 9}, "", "the column 'height' of {} was not in the training; --label_c"),
+        ({"x3": None}, "", "{} has no column 'x3'; its columns are x0"),
+        ({}, "x1", "label_column='x1' is a feature of the run"),
+        ({"x1": [np.inf] * 9}, "", "{} holds inf in row 1, column 'x1'; only finite"),
+    ],
+)
+def test_a_table_unlike_that_of_the_training_is_told(table_run, tmp_path, change, label, message):
+    content = {k: v for k, v in (features(vectors(9)) | change).items() if v is not None}
+    source = tmp_path / "rows.csv"
+    write_table(source, content)
+    with pytest.raises(UserError) as error:
+        encode(table_run, str(source), str(tmp_path / "c.npz"), label_column=label)
+    assert message.format(source) in str(error.value)
+    assert only(tmp_path) == ["rows.csv"]
+
+
+def test_labels_that_do_not_go_on_as_numbers_are_told(vector_run, tmp_path, monkeypatch):
+    monkeypatch.setattr(tables, "_BLOCK_BYTES", 300)
+    labels = [str(number) for number in range(30)] + ["b"]
+    write_table(tmp_path / "rows.csv", features(vectors(31).round(2)) | {"kind": labels})
+    with pytest.raises(UserError, match=r"the column 'kind' of .* begins as int64, but does not"):
+        encode(
+            vector_run,
+            str(tmp_path / "rows.csv"),
+            str(tmp_path / "codes.npz"),
+            label_column="kind",
+        )
+
+
+def test_codes_are_told_by_the_names_of_their_columns(vector_run, tmp_path):
+    np.save(tmp_path / "rows.npy", vectors(9))
+    encode(vector_run, str(tmp_path / "rows.npy"), str(tmp_path / "codes.parquet"))
+    table = read_table(tmp_path / "codes.parquet")
+    write_table(tmp_path / "turned.csv", table.select(table.column_names[::-1]))
+    for name in ("codes.parquet", "turned.csv"):
+        decode(vector_run, str(tmp_path / name), str(tmp_path / f"{name}.npy"))
+    back, turned = (np.load(tmp_path / f"{name}.npy") for name in ("codes.parquet", "turned.csv"))
+    np.testing.assert_allclose(turned, back, rtol=1e-5)
 
 
 def test_labels_may_be_text_that_grows_longer(vector_run, tmp_path):
@@ -432,7 +515,7 @@ def with_nan(rows):
 @pytest.mark.parametrize(
     ("columns", "label", "message"),
     [
-        (with_nan(vectors(9)), "", "holds nan in row 7, column 'x2', counted from 0"),
+        (with_nan(vectors(9)), "", "has no number in row 8, column 'x2'"),
         (
             features(vectors(9)[:, :4]),
             "",
@@ -443,13 +526,13 @@ def with_nan(rows):
             "",
             "has 6 columns of numbers, but the model takes vectors of 5; --label_column names",
         ),
-        (features(vectors(9)), "kind", "has no column 'kind'; it has 'x0'"),
+        (features(vectors(9)), "kind", "has no column 'kind'; its columns are x0, x1"),
         (
             features(vectors(9)) | {"kind": [1, 2, 3, None, 5, 6, 7, 8, 9]},
             "kind",
-            "holds nothing in row 3, column 'kind'",
+            "holds nothing in row 4, column 'kind'",
         ),
-        (features(vectors(0)), "", "has no rows"),
+        (features(vectors(0)), "", "has no row"),
     ],
 )
 def test_a_table_that_will_not_do_is_told(vector_run, tmp_path, suffix, columns, label, message):
@@ -469,10 +552,10 @@ def test_a_table_that_will_not_do_is_told(vector_run, tmp_path, suffix, columns,
         (
             "rows.csv",
             b"a,b,c,d,e\n1,2,3,4,5\n1,2,x,4,5\n",
-            "Row #3: CSV conversion error to double",
+            "holds 'x' in row 2, column 'c', which is no number",
         ),
-        ("rows.csv", b"1,2,3,4,5\n1,2,3,4,5\n", "is of numbers; it must name the columns"),
-        ("rows.csv", b"a,b,c,d,a\n1,2,3,4,5\n", "several columns 'a'"),
+        ("rows.csv", b"1,2,3,4,5\n1,2,3,4,5\n", "has no header: its first row is 1, 2, 3; it must"),
+        ("rows.csv", b"a,b,c,d,a\n1,2,3,4,5\n", "two columns of"),
         ("rows.parquet", b"PAR1", "rows.parquet cannot be read"),
         ("rows.npy", b"\x93NUM", "rows.npy cannot be read"),
         ("rows.npz", b"PK", "rows.npz cannot be read"),
@@ -671,11 +754,11 @@ def test_a_place_that_cannot_be_written_gets_one_line(image_run, tmp_path):
 def test_a_table_of_many_row_groups_is_whole(vector_run, tmp_path, monkeypatch):
     monkeypatch.setattr(outputs, "_ROW_GROUP_BYTES", 60)
     np.save(tmp_path / "rows.npy", vectors(50))
-    for suffix in outputs.TABLES:
+    for suffix in tables.SUFFIXES:
         encode(vector_run, str(tmp_path / "rows.npy"), str(tmp_path / f"c{suffix}"), batch_size=4)
     encode(vector_run, str(tmp_path / "rows.npy"), str(tmp_path / "c.npy"), batch_size=4)
     codes = np.load(tmp_path / "c.npy")
-    for suffix in outputs.TABLES:
+    for suffix in tables.SUFFIXES:
         table = read_table(tmp_path / f"c{suffix}")
         np.testing.assert_array_equal(table["code_1"].to_numpy().astype(np.float32), codes[:, 1])
     assert pyarrow.parquet.ParquetFile(tmp_path / "c.parquet").num_row_groups > 5

@@ -6,10 +6,20 @@ from typing import TypeAlias
 
 import numpy as np
 
-from trainer import data, image_folders, inputs, models, outputs, progress, replicas, trained
+from trainer import (
+    data,
+    image_folders,
+    inputs,
+    models,
+    outputs,
+    progress,
+    replicas,
+    tables,
+    trained,
+)
 from trainer.errors import require
 
-_NUMBERS = (*outputs.ARRAYS, *outputs.TABLES)  # what codes and vectors are written to
+_NUMBERS = (*outputs.ARRAYS, *tables.SUFFIXES)  # what codes and vectors are written to
 _IMAGES = (outputs.FOLDER, *outputs.ARRAYS)
 
 _Network: TypeAlias = Callable[[np.ndarray], np.ndarray]
@@ -152,15 +162,21 @@ def _open(
         whole = trained.load(Path(folder), which)
         return whole, inputs.of_part(whole.dataset, source)
     run = trained.load_model(Path(folder), which)
-    shape = run.model.image_shape
-    path = Path(source).expanduser()
+    own = run.config.data
+    training = inputs.Training(
+        own.get("fit", "stretch"),
+        run.feature_names,
+        own.get("label_column", ""),
+        tuple(data.names_in(own.get("drop_columns", ""))),
+        run.fill,
+    )
     return run, inputs.examples(
-        path,
-        shape,
+        Path(source).expanduser(),
+        run.model.image_shape,
+        training,
         array=array,
         label_column=label_column,
         resize=resize,
-        fit=run.config.data.get("fit", "stretch"),
     )
 
 
