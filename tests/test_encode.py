@@ -192,6 +192,14 @@ def test_a_picture_of_16_bits_is_seen_as_in_a_training(image_run, tmp_path):
     np.testing.assert_array_equal(deep, flat)
 
 
+def test_a_picture_of_so_many_pixels_that_it_is_a_trap_is_told(
+    image_run, pictures, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", SIDE * SIDE - 1)
+    with pytest.raises(UserError, match=r"a\.PNG cannot be read as an image .* exceeds limit"):
+        encode(image_run, str(pictures), str(tmp_path / "codes.npz"))
+
+
 def test_a_picture_is_turned_upright_as_its_camera_says(image_run, tmp_path):
     upright = pixels(0)
     exif = Image.Exif()

@@ -8,6 +8,7 @@ import numpy as np
 
 from trainer.errors import UserError, in_one_line, require
 
+SUFFIXES = (".npy", ".npz")
 _NAMES = ("train", "test", "train_labels", "test_labels")
 _SHAPES = "vectors are [N, D], images [N, H, W] or [N, H, W, C]"
 _NPY = b"\x93NUMPY"  # that such a file begins with

@@ -7,6 +7,7 @@ from typing import TypeAlias
 import numpy as np
 
 from trainer import (
+    arrays,
     data,
     image_folders,
     inputs,
@@ -19,8 +20,8 @@ from trainer import (
 )
 from trainer.errors import require
 
-_NUMBERS = (*outputs.ARRAYS, *tables.SUFFIXES)  # what codes and vectors are written to
-_IMAGES = (outputs.FOLDER, *outputs.ARRAYS)
+_NUMBERS = (*arrays.SUFFIXES, *tables.SUFFIXES)  # what codes and vectors are written to
+_IMAGES = (outputs.FOLDER, *arrays.SUFFIXES)
 
 _Network: TypeAlias = Callable[[np.ndarray], np.ndarray]
 
@@ -149,7 +150,7 @@ def _check_examples(output: str, run: trained.TrainedModel) -> None:
     elif channels in image_folders.MODES:
         outputs.check_kind(output, _IMAGES, "images")
     else:
-        outputs.check_kind(output, outputs.ARRAYS, f"images of {channels} channels")
+        outputs.check_kind(output, arrays.SUFFIXES, f"images of {channels} channels")
 
 
 def _open(

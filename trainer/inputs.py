@@ -11,12 +11,12 @@ from typing import IO, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from trainer import data, image_folders, tables
+from trainer import arrays, data, image_folders, tables
 from trainer.errors import UserError, in_one_line, require
 
 PARTS = ("train", "validation", "test")
-ARRAYS = (".npy", ".npz")
 
+_OF_NUMBERS = (*arrays.SUFFIXES, *tables.SUFFIXES)
 _CODE = "code_"  # how the columns of codes in a table begin
 _LABEL_KINDS = "biufU"  # of NumPy's types: numbers or text
 _ASIDE = ("labels", "files", "errors")  # arrays that go along with the examples
@@ -99,9 +99,9 @@ def examples(
     _require_there(path)
     of_pictures = path.is_dir() or image_folders.is_image(path.name)
     require(
-        of_pictures or suffix in (*ARRAYS, *tables.SUFFIXES),
+        of_pictures or suffix in _OF_NUMBERS,
         f"input={str(path)!r} is not known; allowed: {', '.join(PARTS)}, a folder of pictures, or "
-        f"a file that ends in {', '.join((*image_folders.SUFFIXES, *ARRAYS, *tables.SUFFIXES))}",
+        f"a file that ends in {', '.join((*image_folders.SUFFIXES, *_OF_NUMBERS))}",
     )
     require(not array or suffix == ".npz", f"array={array!r} is of .npz files, not of {path}")
     require(
@@ -114,7 +114,7 @@ def examples(
     )
     if of_pictures:
         return _pictures(path, expected, resize, training.fit)
-    if suffix in ARRAYS:
+    if suffix in arrays.SUFFIXES:
         return _arrays(path, expected, array)
     require(expected.what == "vectors", f"{path} is a table, but the model takes {expected}")
     return _table(path, expected, training, label_column)
@@ -130,12 +130,16 @@ def codes(path: Path, code_size: int, *, array: str = "") -> Input:
     suffix = path.suffix.lower()
     _require_there(path)
     require(
-        suffix in (*ARRAYS, *tables.SUFFIXES) and not path.is_dir(),
+        suffix in _OF_NUMBERS and not path.is_dir(),
         f"input={str(path)!r} is not known; allowed: a file of codes that ends in "
-        f"{', '.join((*ARRAYS, *tables.SUFFIXES))}",
+        f"{', '.join(_OF_NUMBERS)}",
     )
     require(not array or suffix == ".npz", f"array={array!r} is of .npz files, not of {path}")
-    return _arrays(path, expected, array) if suffix in ARRAYS else _table_of_codes(path, expected)
+    return (
+        _arrays(path, expected, array)
+        if suffix in arrays.SUFFIXES
+        else _table_of_codes(path, expected)
+    )
 
 
 def _require_there(path: Path) -> None:

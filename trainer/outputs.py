@@ -17,7 +17,6 @@ from PIL import Image
 from trainer import tables
 from trainer.errors import UserError, require
 
-ARRAYS = (".npy", ".npz")
 FOLDER = "/"  # the suffix, so to say, of a folder of pictures
 
 _ROW_GROUP_BYTES = 32 * 2**20  # of a Parquet file
