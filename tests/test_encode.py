@@ -184,6 +184,16 @@ def test_a_picture_becomes_a_square_as_the_run_made_its_own(tmp_path, fit):
         np.testing.assert_allclose(test["codes"], ours, rtol=1e-4, atol=1e-5)
 
 
+def test_a_picture_is_scaled_to_a_height_and_a_width_that_differ(tmp_path):
+    halves = np.full((20, 40), 200, np.uint8)
+    halves[:, :20] = 0
+    save_picture(tmp_path / "a.png", halves)
+    (block,) = inputs.examples(tmp_path / "a.png", (4, 8, 1), resize=True).blocks(2)
+    np.testing.assert_array_equal(
+        block.rows[0, :, [0, 1, 2, 5, 6, 7], 0].T, [[0] * 3 + [200] * 3] * 4
+    )
+
+
 def test_a_picture_of_16_bits_is_seen_as_in_a_training(image_run, tmp_path):
     save_picture(tmp_path / "in" / "deep.png", pixels(0).astype(np.uint16) * 257)
     save_picture(tmp_path / "in" / "flat.png", pixels(0))
