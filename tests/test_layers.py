@@ -47,13 +47,14 @@ MAY_IMPORT = {
     "compare": {"cli", "comparison"},
     "comparison": {"errors", "workdir"},
     "stream_flags": {"cli"},
-    "inputs": {"data", "errors"},
-    "outputs": {"errors"},
+    "inputs": {"arrays", "data", "errors", "image_folders", "tables"},
+    "outputs": {"errors", "tables"},
     "encode": {"cli", "encoding", "stream_flags"},
     "decode": {"cli", "encoding", "stream_flags"},
     "denoise": {"cli", "encoding", "stream_flags"},
     "encoding": {
-        *("data", "errors", "inputs", "models", "outputs", "progress", "replicas", "trained"),
+        *("arrays", "data", "errors", "image_folders", "inputs", "models", "outputs"),
+        *("progress", "replicas", "tables", "trained"),
     },
     "evaluate": {"cli", "evaluation"},
     "evaluation": {

@@ -122,7 +122,9 @@ def save_path(name):
 def test_a_missing_number_is_refused_with_its_place(save, text):
     with pytest.raises(UserError) as error:
         load(save(f"a,b\n1,2\n3,{text}\n"))
-    assert "own.csv has no number in row 2, column 'b'; data.impute=mean or" in str(error.value)
+    assert "own.csv has no number in row 2, column 'b'; in a training, data.impute=mean" in str(
+        error.value
+    )
     assert "\n" not in str(error.value)
 
 
@@ -179,7 +181,7 @@ ROWS = HEADER + "1,2\n" * 20
         (ROWS.replace("b", "kind"), {"label_column": "knd"}, "no column 'knd'; did you mean 'kind"),
         (ROWS, {"drop_columns": "a,b"}, "has no column but 'a', 'b'"),
         (ROWS, {"label_column": "b"}, "its column 'b', are all alike"),
-        (HEADER + "1,x\n2,\n", {"label_column": "b"}, "has no label in row 2, column 'b'"),
+        (HEADER + "1,x\n2,\n", {"label_column": "b"}, "holds nothing in row 2, column 'b'"),
         (HEADER + "1,0.5\n2,1.5\n", {"label_column": "b"}, "integers or words; '0.5' is neither"),
         (ROWS, {"impute": "zero"}, "data.impute='zero' is not known; allowed: mean, median, or ''"),
         (ROWS, {"image_size": 8}, "data.image_size=8 is not allowed; the rows of a table are v"),
@@ -235,7 +237,9 @@ def test_a_name_that_is_no_table_gets_one_line(name, message):
 def test_a_damaged_or_unfit_parquet_file_is_told_in_one_line(save):
     with pytest.raises(UserError, match=r"cannot be read as a table .Parquet magic bytes"):
         load(save("not parquet at all, but text", "own.parquet"))
-    with pytest.raises(UserError, match=r"'b' of .* is of type string, not of numbers; data.drop"):
+    with pytest.raises(
+        UserError, match=r"'b' of .* is of type string, not of numbers; in a training, d"
+    ):
         load(save({"a": [1, 2], "b": ["x", "y"]}, "own.parquet"))
 
 

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from trainer.errors import UserError, require
+from trainer.errors import UserError, in_one_line, require
 
+SUFFIXES = (".npy", ".npz")
 _NAMES = ("train", "test", "train_labels", "test_labels")
 _SHAPES = "vectors are [N, D], images [N, H, W] or [N, H, W, C]"
 _NPY = b"\x93NUMPY"  # that such a file begins with
@@ -73,7 +74,9 @@ def _members(path: Path, most_bytes: float) -> dict[str, np.ndarray]:
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
     except (ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path} is no .npz file that can be read ({_line(error)})") from error
+        raise UserError(
+            f"{path} is no .npz file that can be read ({in_one_line(error)})"
+        ) from error
 
 
 def _single(path: Path, most_bytes: float) -> np.ndarray:
@@ -81,7 +84,9 @@ def _single(path: Path, most_bytes: float) -> np.ndarray:
     try:
         return np.load(path, allow_pickle=False)
     except (ValueError, EOFError, MemoryError) as error:
-        raise UserError(f"{path} cannot be read as an array of numbers ({_line(error)})") from error
+        raise UserError(
+            f"{path} cannot be read as an array of numbers ({in_one_line(error)})"
+        ) from error
 
 
 def _require_room(path: Path, size: int, most_bytes: float) -> None:
@@ -99,14 +104,10 @@ def _member(members, name: str, path: Path) -> np.ndarray:
         *(zipfile.BadZipFile, zlib.error),
     ) as error:
         raise UserError(
-            f"{name!r} in {path} cannot be read as an array of numbers ({_line(error)})"
+            f"{name!r} in {path} cannot be read as an array of numbers ({in_one_line(error)})"
         ) from error
     require(isinstance(array, np.ndarray), f"{name!r} in {path} is no array")
     return array
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _examples(name: str, array: np.ndarray, path: Path) -> np.ndarray:

@@ -207,6 +207,7 @@ def load(
     )
     require_at_least("data.image_size", image_size, 0)
     require_choice("data.placement", placement, _PLACEMENTS)
+    require_choice("data.channels", channels, (0, 1, 3))
     require_at_least("data.memory_gib", memory_gib, 0)
     require(
         impute in ("", "mean", "median"),
@@ -306,11 +307,21 @@ def batches(
     return calls.take_while(lambda _, count, __: count > 0).prefetch(2)
 
 
+def names_in(drop_columns: str) -> list[str]:
+    """The names of columns, as `load` takes them."""
+    return [name.strip() for name in drop_columns.split(",") if name.strip()]
+
+
 def scaling_of(inputs: Mapping[str, list]) -> Scaling | None:
     """The scaling that `Dataset.inputs` told of, if there is one."""
     if "mean" not in inputs:
         return None
     return Scaling(np.array(inputs["mean"]), np.array(inputs["deviation"]))
+
+
+def fill_in(vectors: np.ndarray, fill: np.ndarray) -> None:
+    """Puts `fill` [D] in the place of what is missing, NaN, in vectors [., D]."""
+    np.copyto(vectors, fill.astype(np.float32), where=np.isnan(vectors))
 
 
 def to_unit(images: np.ndarray) -> np.ndarray:
@@ -383,7 +394,7 @@ def _impute(
     fill = np.array([middle(column.astype(np.float64)) for column in rows.T])
     for part in (train, validation, test):
         for block in _blocks(part.images):
-            np.copyto(block, fill.astype(np.float32), where=np.isnan(block))
+            fill_in(block, fill)
     return fill
 
 
@@ -466,7 +477,7 @@ def _table(
     found = tables.read(
         paths,
         label_column=label_column,
-        drop_columns=[name.strip() for name in drop_columns.split(",") if name.strip()],
+        drop_columns=names_in(drop_columns),
         keep_missing=impute != "",
         most_bytes=allowed_bytes(memory_gib),
     )

@@ -6,11 +6,22 @@ from typing import TypeAlias
 
 import numpy as np
 
-from trainer import data, inputs, models, outputs, progress, replicas, trained
+from trainer import (
+    arrays,
+    data,
+    image_folders,
+    inputs,
+    models,
+    outputs,
+    progress,
+    replicas,
+    tables,
+    trained,
+)
 from trainer.errors import require
 
-_NUMBERS = (*outputs.ARRAYS, *outputs.TABLES)  # what codes and vectors are written to
-_IMAGES = (outputs.FOLDER, *outputs.ARRAYS)
+_NUMBERS = (*arrays.SUFFIXES, *tables.SUFFIXES)  # what codes and vectors are written to
+_IMAGES = (outputs.FOLDER, *arrays.SUFFIXES)
 
 _Network: TypeAlias = Callable[[np.ndarray], np.ndarray]
 
@@ -136,10 +147,10 @@ def _check_examples(output: str, run: trained.TrainedModel) -> None:
     *_, channels = shape = run.model.image_shape
     if len(shape) == 1:
         outputs.check_kind(output, _NUMBERS, "vectors")
-    elif channels in inputs.MODES:
+    elif channels in image_folders.MODES:
         outputs.check_kind(output, _IMAGES, "images")
     else:
-        outputs.check_kind(output, outputs.ARRAYS, f"images of {channels} channels")
+        outputs.check_kind(output, arrays.SUFFIXES, f"images of {channels} channels")
 
 
 def _open(
@@ -152,9 +163,22 @@ def _open(
         whole = trained.load(Path(folder), which)
         return whole, inputs.of_part(whole.dataset, source)
     run = trained.load_model(Path(folder), which)
-    shape = run.model.image_shape
-    path = Path(source).expanduser()
-    return run, inputs.examples(path, shape, array=array, label_column=label_column, resize=resize)
+    own = run.config.data
+    training = inputs.Training(
+        own.get("fit", "stretch"),
+        run.feature_names,
+        own.get("label_column", ""),
+        tuple(data.names_in(own.get("drop_columns", ""))),
+        run.fill,
+    )
+    return run, inputs.examples(
+        Path(source).expanduser(),
+        run.model.image_shape,
+        training,
+        array=array,
+        label_column=label_column,
+        resize=resize,
+    )
 
 
 def _networks(model: models.Autoencoder, batch_size: int) -> tuple[_Network, _Network]:

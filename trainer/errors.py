@@ -37,6 +37,11 @@ def require(condition: bool, message: str) -> None:
         raise UserError(message)
 
 
+def in_one_line(error: Exception) -> str:
+    """What a library's error says, without its line breaks."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
 def require_choice(name: str, value: object, allowed: tuple[object, ...]) -> None:
     """Raises UserError unless value is one of those allowed."""
     choices = ", ".join(str(choice) for choice in allowed)

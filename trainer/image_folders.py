@@ -1,5 +1,6 @@
 """A user's folder of images, decoded once; whatever is wrong with it is told in one line."""
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -15,10 +16,11 @@ from PIL import Image, ImageOps
 from tqdm import tqdm
 
 from trainer import locks
-from trainer.errors import UserError, require, require_choice
+from trainer.errors import UserError, in_one_line, require, require_choice
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif")
 FITS = ("stretch", "crop", "pad")
+MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # of images, as Pillow calls them, by their channels
 CACHE = ".decoded"  # in the folder itself, unless another is told
 _FORMATS = ("PNG", "JPEG", "BMP", "GIF")
 _GREY = ("1", "L", "LA", "I", "I;16", "I;16B", "I;16L")  # Pillow's modes of one channel
@@ -52,25 +54,25 @@ class Decoded(Listing):
 class Decoder:
     """How an image file becomes pixels.
 
-    `image_size` is the side of the square that an image is made, 0: it stays as large as it is.
-    `channels` is 1 for grey, 3 for colour, 0 for what the image is. `fit` tells how what is no
-    square becomes one: "stretch"; "crop", to its middle; "pad", with black.
+    `image_size` is the side of the square that an image is made, or its height and width; 0: it
+    stays as large as it is. `channels` is 1 for grey, 3 for colour, 4 for colour with transparency,
+    0 for grey or colour as the image is. `fit` tells how an image of another shape gets this one:
+    "stretch"; "crop", to its middle; "pad", with black.
     """
 
-    image_size: int = 0
+    image_size: int | tuple[int, int] = 0
     channels: int = 0
     fit: str = "stretch"
 
     def __post_init__(self) -> None:
-        require_choice("data.channels", self.channels, (0, 1, 3))
         require_choice("data.fit", self.fit, FITS)
         require(
-            self.image_size > 0 or self.fit == "stretch",
+            self.image_size != 0 or self.fit == "stretch",
             f"data.fit={self.fit!r} needs data.image_size, the side of the square to fit in",
         )
 
     def __call__(self, path: Path) -> np.ndarray:
-        """The pixels of a file, uint8 [H, W, C], upright as its EXIF says; without transparency.
+        """The pixels of a file, uint8 [H, W, C], upright as its EXIF says.
 
         Raises:
           UserError: it is no image that can be read, or one of so many pixels that it is a trap.
@@ -81,15 +83,16 @@ class Decoder:
                 upright = ImageOps.exif_transpose(image)
                 pixels = np.asarray(self._fitted(_in_channels(upright, channels)))
         except Exception as error:  # it fails in as many ways as there are formats
-            why = " ".join(str(getattr(error, "strerror", None) or error).split())
-            raise UserError(
-                f"{path} cannot be read as an image ({why or type(error).__name__})"
-            ) from error
+            why = getattr(error, "strerror", None) or in_one_line(error)
+            raise UserError(f"{path} cannot be read as an image ({why})") from error
         return pixels.reshape(*pixels.shape[:2], channels)
 
     def _fitted(self, image: Image.Image) -> Image.Image:
-        size = (self.image_size, self.image_size)
-        if self.image_size == 0 or image.size == size:
+        if self.image_size == 0:
+            return image
+        side = self.image_size
+        size = (side, side) if isinstance(side, int) else side[::-1]
+        if image.size == size:
             return image
         resample = Image.Resampling.BILINEAR  # antialiased, as TFDS's images are
         if self.fit == "crop":
@@ -97,6 +100,16 @@ class Decoder:
         if self.fit == "pad":
             return ImageOps.pad(image, size, resample, color=0)
         return image.resize(size, resample)
+
+
+def names(folder: Path) -> list[str]:
+    """The image files in a folder and those below it, in order; hidden ones are left out.
+
+    Raises:
+      UserError: it cannot be read.
+    """
+    with _readable(folder):
+        return [name for name, _ in _walk(folder) if is_image(name)]
 
 
 def scan(folder: Path) -> Listing:
@@ -111,10 +124,8 @@ def scan(folder: Path) -> Listing:
     require(folder.is_dir(), f"{folder} is no folder; data.name=images:DIR needs one of images")
     present = [name for name in ("train", "test") if (folder / name).is_dir()]
     require(present != ["test"], f"{folder} holds a folder test, but no folder train")
-    try:
+    with _readable(folder):
         parts = [_Part.of(folder / name) for name in present] or [_Part.of(folder)]
-    except OSError as error:
-        raise UserError(f"{error.filename or folder} cannot be read: {error.strerror}") from error
     class_names = parts[0].class_names
     for part in parts[1:]:
         unknown = sorted(set(part.class_names) - set(class_names))
@@ -168,6 +179,22 @@ def read(folder: Path, decoder: Decoder, cache_dir: str = "") -> Decoded:
     return Decoded(**vars(listing), images=images)
 
 
+def decoded(folder: Path, files: Sequence[str], decoder: Decoder) -> Iterator[np.ndarray]:
+    """The pixels of the files, one after the other, decoded by as many threads as there are cores.
+
+    Raises:
+      UserError: as a Decoder.
+    """
+    threads = os.cpu_count() or 1
+    with warnings.catch_warnings(), ThreadPoolExecutor(threads) as pool:
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        first = decoder(folder / files[0])
+        at_a_time = max(threads, min(_MOST_WAITING, _MOST_BYTES_WAITING // first.nbytes))
+        for start in range(0, len(files), at_a_time):
+            some = files[start : start + at_a_time]
+            yield from pool.map(lambda name: decoder(folder / name), some)
+
+
 @dataclasses.dataclass(frozen=True)
 class _Part:
     folder: Path
@@ -178,7 +205,7 @@ class _Part:
     @classmethod
     def of(cls, folder: Path) -> "_Part":
         everything = list(_walk(folder))
-        files = [(name, status) for name, status in everything if _is_image(name)]
+        files = [(name, status) for name, status in everything if is_image(name)]
         require(
             len(files) > 0,
             f"{folder} holds no images: no file that ends in {', '.join(SUFFIXES)}",
@@ -211,6 +238,14 @@ def _walk(folder: Path, below: str = "") -> Iterator[tuple[str, os.stat_result]]
             yield below + entry.name, entry.stat()
 
 
+@contextlib.contextmanager
+def _readable(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{error.filename or folder} cannot be read: {error.strerror}") from error
+
+
 def _top(name: str) -> str:
     return name.partition("/")[0]
 
@@ -219,7 +254,8 @@ def _folders(folder: Path) -> list[Path]:
     return [path for path in sorted(folder.iterdir()) if path.is_dir() and path.name[0] != "."]
 
 
-def _is_image(name: str) -> bool:
+def is_image(name: str) -> bool:
+    """Whether a file of this name is taken for an image."""
     return name.lower().endswith(SUFFIXES)
 
 
@@ -247,7 +283,7 @@ def _decode(folder: Path, listing: Listing, decoder: Decoder, path: Path, advice
     aside = path.with_name(f".{path.name.partition('-')[0]}.part")
     try:
         with aside.open("wb") as file:
-            for image in _decoded(folder, listing.files, decoder):
+            for image in _alike(folder, listing.files, decoder):
                 if file.tell() == 0:
                     header = {
                         "descr": "|u1",
@@ -268,29 +304,17 @@ def _decode(folder: Path, listing: Listing, decoder: Decoder, path: Path, advice
         aside.unlink(missing_ok=True)
 
 
-def _decoded(folder: Path, files: Sequence[str], decoder: Decoder) -> Iterator[np.ndarray]:
-    """The pixels of the files, one after the other, decoded by as many threads as there are cores.
-
-    Raises:
-      UserError: one cannot be read, or has another shape than the first.
-    """
+def _alike(folder: Path, files: Sequence[str], decoder: Decoder) -> Iterator[np.ndarray]:
+    """The pixels of the files; raises UserError where one has another shape than the first."""
     quiet = not sys.stderr.isatty()
-    threads = os.cpu_count() or 1
-    with (
-        warnings.catch_warnings(),
-        ThreadPoolExecutor(threads) as pool,
-        tqdm(desc="decoding", total=len(files), unit=" images", disable=quiet) as progress,
-    ):
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        first = decoder(folder / files[0])
-        at_a_time = max(threads, min(_MOST_WAITING, _MOST_BYTES_WAITING // first.nbytes))
-        for start in range(0, len(files), at_a_time):
-            names = files[start : start + at_a_time]
-            images = pool.map(lambda name: decoder(folder / name), names)
-            for name, image in zip(names, images, strict=True):
-                _require_alike(folder, files[0], first.shape, name, image.shape)
-                yield image
-            progress.update(len(names))
+    images = decoded(folder, files, decoder)
+    shape: tuple[int, ...] = ()
+    with tqdm(desc="decoding", total=len(files), unit=" images", disable=quiet) as progress:
+        for name, image in zip(files, images, strict=True):
+            shape = shape or image.shape
+            _require_alike(folder, files[0], shape, name, image.shape)
+            yield image
+            progress.update()
 
 
 def _require_alike(
@@ -316,4 +340,4 @@ def _times(shape: tuple[int, ...]) -> str:
 def _in_channels(image: Image.Image, channels: int) -> Image.Image:
     if image.mode in _DEEP:  # Pillow would cut them at 255
         image = Image.fromarray(np.round(np.asarray(image) / 257).astype(np.uint8))
-    return image.convert("L" if channels == 1 else "RGB")
+    return image.convert(MODES[channels])

@@ -4,30 +4,20 @@ import contextlib
 import dataclasses
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.csv
-import pyarrow.parquet
-from PIL import Image, ImageOps
 
-from trainer import data
-from trainer.errors import UserError, require
+from trainer import arrays, data, image_folders, tables
+from trainer.errors import UserError, in_one_line, require
 
 PARTS = ("train", "validation", "test")
-PICTURES = (".jpeg", ".jpg", ".png")
-MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # of pictures, as Pillow calls them, by their channels
-ARRAYS = (".npy", ".npz")
-TABLES = (".csv", ".parquet", ".tsv")
 
-_DELIMITERS = {".csv": ",", ".tsv": "\t"}
+_OF_NUMBERS = (*arrays.SUFFIXES, *tables.SUFFIXES)
 _CODE = "code_"  # how the columns of codes in a table begin
-_NUMBERS = {"vectors": "numbers", "codes": "codes"}  # what the columns of a table hold
-_BUFFER_BYTES = 2**20  # of each column of a Parquet file
 _LABEL_KINDS = "biufU"  # of NumPy's types: numbers or text
 _ASIDE = ("labels", "files", "errors")  # arrays that go along with the examples
 
@@ -50,6 +40,17 @@ class Input:
 
 
 @dataclasses.dataclass(frozen=True)
+class Training:
+    """What a training made of its data before the model saw them, but for scaling."""
+
+    fit: str = "stretch"  # how pictures became squares
+    feature_names: tuple[str, ...] = ()  # of a table's columns, in the model's order
+    label_column: str = ""  # of such a table
+    drop_columns: tuple[str, ...] = ()  # likewise, left out
+    fill: np.ndarray | None = None  # float64 [D], what stands in a table for missing numbers
+
+
+@dataclasses.dataclass(frozen=True)
 class _Expected:
     """What each example has to be for the model."""
 
@@ -68,7 +69,8 @@ def of_part(dataset: data.Dataset, name: str) -> Input:
         for start in range(0, len(part), size):
             some = slice(start, start + size)
             labels = None if part.labels is None else part.labels[some]
-            yield Block(part.images[some], labels)
+            files = None if part.file_names is None else part.file_names[some].astype(str)
+            yield Block(part.images[some], labels, files)
 
     return Input(len(part), blocks, standardised=dataset.scaling is not None)
 
@@ -76,16 +78,18 @@ def of_part(dataset: data.Dataset, name: str) -> Input:
 def examples(
     path: Path,
     image_shape: tuple[int, ...],
+    training: Training = Training(),
     *,
     array: str = "",
     label_column: str = "",
     resize: bool = False,
 ) -> Input:
-    """Images or vectors for a model of this shape, (H, W, C) or (D,).
+    """Images or vectors for a model of this shape, (H, W, C) or (D,), as its training had them.
 
     Of pictures: one, or those of a folder and its folders, by their names; each in the model's
     channels and, with `resize`, its size. Of an .npy or .npz file: the one array, or that named
-    `array`. Of a table: a vector of each row, its columns in their order but for `label_column`.
+    `array`. Of a table: a vector of each row, of the columns that the training had, in any order;
+    where that had no table, of all in their order. `label_column` goes along, or the training's.
 
     Raises:
       UserError: here or on the way, the input is not there, cannot be read, or does not fit.
@@ -93,15 +97,15 @@ def examples(
     expected = _Expected(image_shape, "vectors" if len(image_shape) == 1 else "images")
     suffix = path.suffix.lower()
     _require_there(path)
-    of_pictures = path.is_dir() or suffix in PICTURES
+    of_pictures = path.is_dir() or image_folders.is_image(path.name)
     require(
-        of_pictures or suffix in (*ARRAYS, *TABLES),
+        of_pictures or suffix in _OF_NUMBERS,
         f"input={str(path)!r} is not known; allowed: {', '.join(PARTS)}, a folder of pictures, or "
-        f"a file that ends in {', '.join((*PICTURES, *ARRAYS, *TABLES))}",
+        f"a file that ends in {', '.join((*image_folders.SUFFIXES, *_OF_NUMBERS))}",
     )
     require(not array or suffix == ".npz", f"array={array!r} is of .npz files, not of {path}")
     require(
-        not label_column or (suffix in TABLES and not of_pictures),
+        not label_column or (suffix in tables.SUFFIXES and not of_pictures),
         f"label_column={label_column!r} is of tables, not of {path}",
     )
     require(
@@ -109,11 +113,11 @@ def examples(
         f"resize is of pictures; {path} keeps the shape that it has",
     )
     if of_pictures:
-        return _pictures(path, expected, resize)
-    if suffix in ARRAYS:
+        return _pictures(path, expected, resize, training.fit)
+    if suffix in arrays.SUFFIXES:
         return _arrays(path, expected, array)
     require(expected.what == "vectors", f"{path} is a table, but the model takes {expected}")
-    return _table(path, expected, label_column)
+    return _table(path, expected, training, label_column)
 
 
 def codes(path: Path, code_size: int, *, array: str = "") -> Input:
@@ -126,67 +130,55 @@ def codes(path: Path, code_size: int, *, array: str = "") -> Input:
     suffix = path.suffix.lower()
     _require_there(path)
     require(
-        suffix in (*ARRAYS, *TABLES) and not path.is_dir(),
+        suffix in _OF_NUMBERS and not path.is_dir(),
         f"input={str(path)!r} is not known; allowed: a file of codes that ends in "
-        f"{', '.join((*ARRAYS, *TABLES))}",
+        f"{', '.join(_OF_NUMBERS)}",
     )
     require(not array or suffix == ".npz", f"array={array!r} is of .npz files, not of {path}")
-    return _arrays(path, expected, array) if suffix in ARRAYS else _table(path, expected, "")
+    return (
+        _arrays(path, expected, array)
+        if suffix in arrays.SUFFIXES
+        else _table_of_codes(path, expected)
+    )
 
 
 def _require_there(path: Path) -> None:
     require(path.exists(), f"input={str(path)!r} is not there")
 
 
-def _pictures(path: Path, expected: _Expected, resize: bool) -> Input:
+def _pictures(path: Path, expected: _Expected, resize: bool, fit: str) -> Input:
     require(expected.what == "images", f"{path} holds pictures, but the model takes {expected}")
-    channels = expected.shape[-1]
+    height, width, channels = expected.shape
     require(
-        channels in MODES,
+        channels in image_folders.MODES,
         f"the model takes images of {channels} channels; pictures have "
-        f"{', '.join(map(str, MODES))}",
+        f"{', '.join(map(str, image_folders.MODES))}",
     )
     folder = path if path.is_dir() else path.parent
-    found = sorted(_found(path)) if path.is_dir() else [path]
-    require(len(found) > 0, f"{path} holds no picture that ends in {', '.join(PICTURES)}")
-    files = np.array([file.relative_to(folder).as_posix() for file in found])
+    files = image_folders.names(path) if path.is_dir() else [path.name]
+    require(
+        len(files) > 0,
+        f"{path} holds no picture that ends in {', '.join(image_folders.SUFFIXES)}",
+    )
+    decoder = image_folders.Decoder(channels=channels)
+    if resize:
+        decoder = image_folders.Decoder((height, width), channels, fit)
 
     def blocks(size: int) -> Iterator[Block]:
-        with ThreadPoolExecutor() as pool:
-            for start in range(0, len(files), size):
-                names = files[start : start + size]
-                read = pool.map(lambda name: _picture(folder / name, expected, resize), names)
-                yield Block(np.stack(list(read)), files=names)
+        images = image_folders.decoded(folder, files, decoder)
+        for start in range(0, len(files), size):
+            some = files[start : start + size]
+            rows = np.empty((len(some), *expected.shape), np.uint8)
+            for name, row, image in zip(some, rows, images, strict=False):
+                require(
+                    image.shape == row.shape,
+                    f"{folder / name} is {_times(image.shape[:2])} pixels, but the model takes "
+                    f"{height}x{width}; --resize scales pictures",
+                )
+                row[:] = image
+            yield Block(rows, files=np.array(some))
 
     return Input(len(files), blocks)
-
-
-def _found(folder: Path) -> Iterator[Path]:
-    """The pictures in a folder and its folders; what is hidden is passed by."""
-    for path in folder.rglob("*"):
-        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-        if path.suffix.lower() in PICTURES and path.is_file() and not hidden:
-            yield path
-
-
-def _picture(path: Path, expected: _Expected, resize: bool) -> np.ndarray:
-    """One picture, uint8 [H, W, C], upright."""
-    height, width, channels = expected.shape
-    try:
-        with Image.open(path, formats=("JPEG", "PNG")) as opened:
-            deep = opened.mode[0] in "IF"
-            picture = ImageOps.exif_transpose(opened).convert(MODES[channels])
-    except Exception as error:  # a damaged picture fails in any way
-        raise UserError(f"{path} cannot be read as a picture ({_line(error)})") from error
-    require(not deep, f"{path} has more than 8 bits a channel; only 8 are taken")
-    if resize:
-        picture = picture.resize((width, height), Image.Resampling.BILINEAR)
-    require(
-        picture.size == (width, height),
-        f"{path} is {picture.height}x{picture.width} pixels, but the model takes {height}x{width}; "
-        "--resize scales pictures",
-    )
-    return np.asarray(picture).reshape(expected.shape)
 
 
 def _arrays(path: Path, expected: _Expected, chosen: str) -> Input:
@@ -218,7 +210,7 @@ def _arrays(path: Path, expected: _Expected, chosen: str) -> Input:
         for some in rows.blocks(size):
             block = _as_float(some, expected)
             if block.dtype != np.uint8:
-                _require_finite(block, first_row, None, said)
+                _require_finite(block, first_row, said)
                 if expected.what == "images":
                     _require_unit(block, said)
             yield Block(
@@ -326,142 +318,103 @@ def _require_unit(rows: np.ndarray, said: str) -> None:
     )
 
 
-def _require_finite(
-    rows: np.ndarray, first_row: int, columns: Sequence[str] | None, said: str
-) -> None:
+def _require_finite(rows: np.ndarray, first_row: int, said: str) -> None:
     """Raises UserError with the first number that is none, its row and column."""
     broken = np.argwhere(~np.isfinite(rows))
     if len(broken):
         row, *rest = broken[0].tolist()
-        column = repr(columns[rest[0]]) if columns else rest[0] if len(rest) == 1 else tuple(rest)
+        column = rest[0] if len(rest) == 1 else tuple(rest)
         raise UserError(
             f"{said} holds {rows[row, *rest]} in row {first_row + row}, column {column}, counted "
             "from 0; only finite numbers of float32 are taken"
         )
 
 
-def _table(path: Path, expected: _Expected, label_column: str) -> Input:
-    """The rows of a table, as vectors of its columns in their order, or as codes."""
-    with _readable(path):
-        names = _columns(path)
-    require(
-        not label_column or label_column in names,
-        f"{path} has no column {label_column!r}; it has {', '.join(map(repr, names))}",
-    )
-    repeated = sorted({name for name in names if names.count(name) > 1})
-    require(not repeated, f"{path} has several columns {', '.join(map(repr, repeated))}")
-    if expected.what == "codes":
-        numbers = [name for name in names if name.startswith(_CODE)]
-        label, file = ("label" if "label" in names else ""), ("file" if "file" in names else "")
-    else:
-        numbers, label, file = [name for name in names if name != label_column], label_column, ""
-    aside = label or expected.what == "codes"
-    hint = "" if aside else "; --label_column names one that is no feature"
-    require(
-        len(numbers) == expected.shape[0],
-        f"{path} has {len(numbers)} columns of {_NUMBERS[expected.what]}, but the model takes "
-        f"{expected}{hint}",
-    )
-
-    def blocks(size: int) -> Iterator[Block]:
-        first_row = 0
-        with _readable(path):
-            for batch in _record_batches(path, numbers, label, file, size):
-                for start in range(0, len(batch), size):
-                    some = batch.slice(start, size)
-                    rows = _matrix(some, numbers, path)
-                    _require_finite(rows, first_row, numbers, str(path))
-                    along = (_along(some, name, first_row, path) for name in (label, file))
-                    yield Block(rows, *along)
-                    first_row += len(some)
-        require(first_row > 0, f"{path} has no rows")
-
-    return Input(_count(path), blocks)
-
-
-def _columns(path: Path) -> list[str]:
-    """The names of a table's columns."""
-    if path.suffix.lower() == ".parquet":
-        with _open_parquet(path) as table:
-            return table.schema_arrow.names
-    with _open_csv(path) as reader:
-        names = reader.schema.names
-    counted = [str(number) for number in range(len(names))]  # as pandas calls columns without names
-    require(
-        names == counted or not all(map(_is_number, names)),
-        f"the first line of {path} is of numbers; it must name the columns",
-    )
-    return names
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
-
-
-def _count(path: Path) -> int | None:
-    """The rows of a table, where it says so."""
-    if path.suffix.lower() != ".parquet":
-        return None
-    with _open_parquet(path) as table:
-        return table.metadata.num_rows
-
-
-def _record_batches(
-    path: Path, numbers: list[str], label: str, file: str, size: int
-) -> Iterator[pa.RecordBatch]:
-    """The named columns of a table, a stretch of its rows at a time."""
-    names = [name for name in (*numbers, label, file) if name]
-    if path.suffix.lower() == ".parquet":
-        with _open_parquet(path) as table:
-            yield from table.iter_batches(size, columns=names)
-    else:
-        types = dict.fromkeys(numbers, pa.float64()) | ({file: pa.string()} if file else {})
-        with _open_csv(path, column_types=types, include_columns=names) as reader:
-            yield from reader
-
-
-def _open_parquet(path: Path) -> pyarrow.parquet.ParquetFile:
-    # By default each row group that is read stays in memory until the file is closed.
-    return pyarrow.parquet.ParquetFile(path, pre_buffer=False, buffer_size=_BUFFER_BYTES)
-
-
-def _open_csv(path: Path, **conversion: Any) -> pyarrow.csv.CSVStreamingReader:
-    return pyarrow.csv.open_csv(
-        path,
-        pyarrow.csv.ReadOptions(use_threads=False),  # with threads, errors tell no row
-        pyarrow.csv.ParseOptions(delimiter=_DELIMITERS[path.suffix.lower()]),
-        pyarrow.csv.ConvertOptions(**conversion),
-    )
-
-
-def _matrix(batch: pa.RecordBatch, names: list[str], path: Path) -> np.ndarray:
-    """Columns of numbers, float32 [B, D]; what is missing is NaN."""
-    rows = np.empty((len(batch), len(names)), np.float32)
-    for k, name in enumerate(names):
-        column = batch.column(name)
-        of_numbers = (pa.types.is_integer, pa.types.is_floating, pa.types.is_boolean)
+def _table(path: Path, expected: _Expected, training: Training, label_column: str) -> Input:
+    """The rows of a table, as vectors of the run's columns, or where it has none, of all."""
+    table = tables.open_table(path)
+    label = label_column or (training.label_column if training.label_column in table.names else "")
+    features = training.feature_names
+    if features:
+        known = (*features, *training.drop_columns, training.label_column, label)
+        unknown = [name for name in table.names if name not in known]
         require(
-            any(is_one(column.type) for is_one in of_numbers),
-            f"the column {name!r} of {path} is of type {column.type}; only numbers are taken",
+            not unknown,
+            f"the column {unknown[0] if unknown else ''!r} of {path} was not in the training; "
+            "--label_column names one that is no feature",
         )
-        with np.errstate(over="ignore"):  # what is too large for float32 is told
-            rows[:, k] = column.to_numpy(zero_copy_only=False)
-    return rows
+        require(label not in features, f"label_column={label!r} is a feature of the run")
+    else:
+        features = tuple(name for name in table.names if name != label)
+        hint = "" if label else "; --label_column names one that is no feature"
+        _require_width(path, "numbers", len(features), expected, hint)
+    along = {"labels": label} if label else {}
+    return Input(table.count, lambda size: _rows(path, features, along, training.fill, size))
 
 
-def _along(batch: pa.RecordBatch, name: str, first_row: int, path: Path) -> np.ndarray | None:
+def _table_of_codes(path: Path, expected: _Expected) -> Input:
+    """The rows of a table, as codes with the labels and files that `encode` wrote beside them."""
+    table = tables.open_table(path)
+    found = [name for name in table.names if name.startswith(_CODE)]
+    _require_width(path, "codes", len(found), expected)
+    numbers = [f"{_CODE}{k}" for k in range(len(found))]
+    along = {
+        plural: name
+        for plural, name in {"labels": "label", "files": "file"}.items()
+        if name in table.names
+    }
+    return Input(table.count, lambda size: _rows(path, numbers, along, None, size))
+
+
+def _require_width(path: Path, what: str, count: int, expected: _Expected, hint: str = "") -> None:
+    require(
+        count == expected.shape[0],
+        f"{path} has {count} columns of {what}, but the model takes {expected}{hint}",
+    )
+
+
+def _rows(
+    path: Path,
+    features: Sequence[str],
+    along: Mapping[str, str],
+    fill: np.ndarray | None,
+    size: int,
+) -> Iterator[Block]:
+    """The rows of a table with the columns that go `along`, so many at a time."""
+    kinds = {"files": pa.string()}
+    for rows, beside in tables.blocks(
+        path, features, beside=list(along.values()), keep_missing=fill is not None
+    ):
+        if fill is not None:
+            data.fill_in(rows, fill)
+        columns = {}
+        for (plural, name), column in zip(along.items(), beside, strict=True):
+            if plural not in kinds:  # one block cannot tell of the next
+                kinds[plural] = _kind(path, column)
+            columns[plural] = _column(path, name, column, kinds[plural])
+        for start in range(0, len(rows), size):
+            some = slice(start, start + size)
+            yield Block(rows[some], **{name: column[some] for name, column in columns.items()})
+
+
+def _kind(path: Path, column: pa.Array) -> pa.DataType:
+    """The type of a column; what is all text in a file of text may be numbers."""
+    if path.suffix.lower() in tables.SEPARATORS:
+        for kind in (pa.int64(), pa.float64()):
+            with contextlib.suppress(pa.ArrowInvalid):
+                return column.cast(kind).type
+    return column.type
+
+
+def _column(path: Path, name: str, column: pa.Array, kind: pa.DataType) -> np.ndarray:
     """A column of labels or names, numbers or text."""
-    if not name:
-        return None
-    column = batch.column(name)
-    if column.null_count:
-        row = first_row + column.is_null().to_pylist().index(True)
-        raise UserError(f"{path} holds nothing in row {row}, column {name!r}, counted from 0")
-    taken = column.to_numpy(zero_copy_only=False)
+    try:
+        taken = column.cast(kind).to_numpy(zero_copy_only=False)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        raise UserError(
+            f"the column {name!r} of {path} begins as {kind}, but does not go on so "
+            f"({in_one_line(error)})"
+        ) from error
     taken = taken.astype(str) if taken.dtype.hasobject else taken
     require(
         taken.dtype.kind in _LABEL_KINDS,
@@ -476,16 +429,12 @@ def _readable(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror or _line(error)}") from error
+        raise UserError(f"{path} cannot be read: {error.strerror or in_one_line(error)}") from error
     except (
         *(ValueError, EOFError, KeyError, RuntimeError, NotImplementedError),
-        *(pa.ArrowException, zipfile.BadZipFile, zlib.error),
+        *(zipfile.BadZipFile, zlib.error),
     ) as error:
-        raise UserError(f"{path} cannot be read ({_line(error)})") from error
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"{path} cannot be read ({in_one_line(error)})") from error
 
 
 def _times(shape: tuple[int, ...]) -> str:

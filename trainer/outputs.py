@@ -14,15 +14,13 @@ import pyarrow.csv
 import pyarrow.parquet
 from PIL import Image
 
+from trainer import tables
 from trainer.errors import UserError, require
 
-ARRAYS = (".npy", ".npz")
-TABLES = (".csv", ".parquet", ".tsv")
 FOLDER = "/"  # the suffix, so to say, of a folder of pictures
 
 _ROW_GROUP_BYTES = 32 * 2**20  # of a Parquet file
 _COPIED_ROWS = 2**16  # at a time, where text turns out to be longer
-_DELIMITERS = {".csv": ",", ".tsv": "\t"}
 _NUMBER_WIDTH = 8  # digits in the name of a picture that has none
 
 Columns: TypeAlias = Mapping[str, np.ndarray]  # [B, ...] by names in the plural
@@ -229,7 +227,7 @@ def _open_parquet(path: Path, schema: pa.Schema) -> pyarrow.parquet.ParquetWrite
 
 @contextlib.contextmanager
 def _open_csv(path: Path, schema: pa.Schema) -> Iterator[pyarrow.csv.CSVWriter]:
-    delimiter = _DELIMITERS[path.suffix.lower()]
+    delimiter = tables.SEPARATORS[path.suffix.lower()]
     options = pyarrow.csv.WriteOptions(include_header=False, delimiter=delimiter)
     with path.open("wb") as file:
         file.write(delimiter.join(schema.names).encode() + b"\n")  # pyarrow would quote each
@@ -274,4 +272,4 @@ def _save(image: np.ndarray, path: Path) -> None:
     Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(path)
 
 
-_WRITERS = {".npy": _npy, ".npz": _npz, FOLDER: _pictures} | dict.fromkeys(TABLES, _table)
+_WRITERS = {".npy": _npy, ".npz": _npz, FOLDER: _pictures} | dict.fromkeys(tables.SUFFIXES, _table)

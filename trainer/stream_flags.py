@@ -5,9 +5,9 @@ from absl import flags
 from trainer import cli
 
 _EXAMPLES = (
-    "A folder of pictures (.png, .jpg, .jpeg), one picture, arrays (.npz, .npy) or a table (.csv, "
-    ".tsv, .parquet); or train, validation or test: that part of the run's own data (./test is a "
-    "folder)."
+    "A folder of pictures (.png, .jpg, .jpeg, .bmp, .gif), one picture, arrays (.npz, .npy) or a "
+    "table (.csv, .tsv, .parquet); or train, validation or test: that part of the run's own data "
+    "(./test is a folder)."
 )
 _DECODED = (
     "A folder for pictures; or arrays: .npz, .npy (no labels, no names); of vectors also a table: "
@@ -42,5 +42,8 @@ def label_column_flag() -> flags.FlagHolder[str]:
 def resize_flag() -> flags.FlagHolder[bool]:
     """Defines --resize."""
     return flags.DEFINE_bool(
-        "resize", False, "Scales pictures to the size of the model's images; what comes out is so."
+        "resize",
+        False,
+        "Brings pictures to the size of the model's images, by the run's data.fit; what comes out "
+        "is so.",
     )

@@ -17,11 +17,13 @@ import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet
 
-from trainer.errors import UserError, require
+from trainer.errors import UserError, in_one_line, require
 
 SUFFIXES = (".csv", ".tsv", ".parquet")
-_ROWS = 65_536  # of Parquet, read at a time
-_BLOCK_BYTES = 2**22  # of CSV, likewise
+SEPARATORS = {".csv": ",", ".tsv": "\t"}
+_ROWS = 16_384  # of Parquet, read at a time, at most
+_BLOCK_BYTES = 2**22  # likewise, of any table
+_BUFFER_BYTES = 2**20  # of each column of a Parquet file
 _GIB = 2**30
 
 
@@ -40,6 +42,15 @@ class Tables:
     parts: tuple[Table, ...]
     feature_names: tuple[str, ...]
     class_names: tuple[str, ...]  # by their numbers, where the labels are words
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """A table that is still to be read."""
+
+    names: tuple[str, ...]  # of its columns
+    count: int | None  # of its rows, where it says so
+    batches: Callable[[Sequence[str]], Iterator[pa.RecordBatch]]  # of the columns of these names
 
 
 def read(
@@ -63,20 +74,20 @@ def read(
     features: tuple[str, ...] | None = None
     tables, columns = [], []
     for path in paths:
-        source = _open(path)
+        source = open_table(path)
         found = _features(path, source.names, label_column, drop_columns)
         features = features or found
         _require_same(path, found, paths[0], features)
         read_rows, read_labels, size = [], [], 0
-        for rows, labels in _blocks(path, source, features, label_column, keep_missing):
+        beside = [label_column] if label_column else []
+        for rows, others in _blocks(path, source, features, beside, keep_missing):
             size += rows.nbytes
             require(
                 size <= most_bytes,
                 f"{path} holds more than the {most_bytes / _GIB:.1f} GiB of memory",
             )
             read_rows.append(rows)
-            read_labels.append(labels)
-        require(size > 0, f"{path} has no row")
+            read_labels += others
         tables.append(np.concatenate(read_rows))
         columns.append(_Labels.of(path, read_labels, label_column) if label_column else None)
     assert features is not None
@@ -96,29 +107,32 @@ def read(
 
 
 def blocks(
-    path: Path, feature_names: Sequence[str], *, label_column: str = "", keep_missing: bool = False
-) -> Iterator[tuple[np.ndarray, pa.Array | None]]:
+    path: Path,
+    feature_names: Sequence[str],
+    *,
+    beside: Sequence[str] = (),
+    keep_missing: bool = False,
+) -> Iterator[tuple[np.ndarray, list[pa.Array]]]:
     """The rows [n, D] of the columns of these names, in their order, a block at a time.
 
-    With each comes the block of the label's column, as it is in the file. Other columns are left
-    out.
+    With each comes the block of the columns `beside`, as they are in the file: of CSV, text. Other
+    columns are left out.
 
     Raises:
       UserError: as `read`; a column is missing.
     """
-    source = _open(path)
-    for name in (*feature_names, *([label_column] if label_column else [])):
+    source = open_table(path)
+    for name in (*feature_names, *beside):
         _require_column(path, name, source.names)
-    yield from _blocks(path, source, tuple(feature_names), label_column, keep_missing)
+    yield from _blocks(path, source, feature_names, beside, keep_missing)
 
 
-@dataclasses.dataclass(frozen=True)
-class _Source:
-    names: tuple[str, ...]
-    batches: Callable[[Sequence[str]], Iterator[pa.RecordBatch]]  # of the columns of these names
+def open_table(path: Path) -> Source:
+    """Reads what a table says of itself.
 
-
-def _open(path: Path) -> _Source:
+    Raises:
+      UserError: it cannot be read, or its columns have no names of their own.
+    """
     require(
         path.suffix.lower() in SUFFIXES,
         f"{path} is no table; its name must end in {', '.join(SUFFIXES)}",
@@ -136,25 +150,22 @@ def _readable(path: Path) -> Iterator[None]:
     try:
         yield
     except pa.ArrowException as error:
-        raise UserError(f"{path} cannot be read as a table ({_line(error)})") from error
+        raise UserError(f"{path} cannot be read as a table ({in_one_line(error)})") from error
     except OSError as error:
-        why = os.strerror(error.errno) if error.errno else _line(error)
+        why = os.strerror(error.errno) if error.errno else in_one_line(error)
         raise UserError(f"{path} cannot be read: {why}") from error
 
 
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
-
-
-def _csv(path: Path) -> _Source:
+def _csv(path: Path) -> Source:
     """A file of text, of which each column is read as text: one block cannot tell of the next."""
-    separator = "\t" if path.suffix.lower() == ".tsv" else ","
+    separator = SEPARATORS[path.suffix.lower()]
     parsing = pyarrow.csv.ParseOptions(delimiter=separator, newlines_in_values=True)
     reading = pyarrow.csv.ReadOptions(block_size=_BLOCK_BYTES)
     with pyarrow.csv.open_csv(path, reading, parsing) as reader:
         names = tuple(reader.schema.names)
+    counted = tuple(map(str, range(len(names))))  # as pandas calls columns without names
     require(
-        not all(_is_number(name) for name in names),
+        names == counted or not all(map(_is_number, names)),
         f"{path} has no header: its first row is {', '.join(names[:3])}; it must name the columns",
     )
 
@@ -167,18 +178,21 @@ def _csv(path: Path) -> _Source:
         with pyarrow.csv.open_csv(path, reading, parsing, converting) as reader:
             yield from reader
 
-    return _Source(names, batches)
+    return Source(names, None, batches)
 
 
-def _parquet(path: Path) -> _Source:
+def _parquet(path: Path) -> Source:
     with pyarrow.parquet.ParquetFile(path) as file:
-        names = tuple(file.schema_arrow.names)
+        names, count = tuple(file.schema_arrow.names), file.metadata.num_rows
 
     def batches(chosen: Sequence[str]) -> Iterator[pa.RecordBatch]:
-        with pyarrow.parquet.ParquetFile(path) as file:
-            yield from file.iter_batches(_ROWS, columns=list(chosen))
+        rows = max(1, min(_ROWS, _BLOCK_BYTES // (8 * len(chosen))))
+        # By default each row group that is read stays in memory until the file is closed.
+        buffering = {"pre_buffer": False, "buffer_size": _BUFFER_BYTES}
+        with pyarrow.parquet.ParquetFile(path, **buffering) as file:
+            yield from file.iter_batches(rows, columns=list(chosen))
 
-    return _Source(names, batches)
+    return Source(names, count, batches)
 
 
 def _features(
@@ -215,12 +229,18 @@ def _require_same(
 
 
 def _blocks(
-    path: Path, source: _Source, features: tuple[str, ...], label_column: str, keep_missing: bool
-) -> Iterator[tuple[np.ndarray, pa.Array | None]]:
-    """Float32 rows [n, D], and the labels beside them."""
+    path: Path,
+    source: Source,
+    features: Sequence[str],
+    beside: Sequence[str],
+    keep_missing: bool,
+) -> Iterator[tuple[np.ndarray, list[pa.Array]]]:
+    """Float32 rows [n, D], and what stands beside them."""
     before = 0
     with _readable(path):
-        for batch in source.batches((*features, *([label_column] if label_column else []))):
+        for batch in source.batches((*features, *beside)):
+            if len(batch) == 0:
+                continue
             rows = np.empty((len(batch), len(features)), np.float32)
             for number, name in enumerate(features):
                 values = _numbers(path, name, batch.column(name), before)
@@ -235,8 +255,11 @@ def _blocks(
                     )
             if not keep_missing:
                 _require_whole(path, rows, features, before)
-            yield rows, batch.column(label_column) if label_column else None
+            for name in beside:
+                _require_filled(path, name, batch.column(name), before)
+            yield rows, [batch.column(name) for name in beside]
             before += len(batch)
+    require(before > 0, f"{path} has no row")
 
 
 def _numbers(path: Path, name: str, column: pa.Array, before: int) -> np.ndarray:
@@ -251,7 +274,7 @@ def _numbers(path: Path, name: str, column: pa.Array, before: int) -> np.ndarray
         or pa.types.is_decimal(kind)
         or pa.types.is_null(kind),
         f"the column {name!r} of {path} is of type {kind}, not of numbers; "
-        "data.drop_columns leaves it out",
+        "in a training, data.drop_columns leaves it out",
     )
     if not pa.types.is_floating(kind):
         column = column.cast(pa.float64(), safe=False)
@@ -268,7 +291,7 @@ def _parsed(path: Path, name: str, column: pa.Array, before: int) -> np.ndarray:
                 require(
                     _is_number(text),
                     f"{path} holds {text!r} in {_place(before + row, name)}, which is no number; "
-                    "data.drop_columns leaves a column out",
+                    "in a training, data.drop_columns leaves a column out",
                 )
                 values[row] = float(text)
         return values
@@ -288,8 +311,14 @@ def _require_whole(path: Path, rows: np.ndarray, features: Sequence[str], before
         row, column = missing[0].tolist()
         raise UserError(
             f"{path} has no number in {_place(before + row, features[column])}; "
-            "data.impute=mean or median fills in what is missing"
+            "in a training, data.impute=mean or median fills in what is missing"
         )
+
+
+def _require_filled(path: Path, name: str, column: pa.Array, before: int) -> None:
+    if column.null_count:
+        row = column.is_null().index(True).as_py()
+        raise UserError(f"{path} holds nothing in {_place(before + row, name)}")
 
 
 def _place(row: int, column: str) -> str:
@@ -309,9 +338,6 @@ class _Labels:
     @classmethod
     def of(cls, path: Path, chunks: Sequence[pa.Array], column: str) -> "_Labels":
         chunked = pa.chunked_array(chunks)
-        if chunked.null_count:
-            row = chunked.is_null().index(True).as_py()
-            raise UserError(f"{path} has no label in {_place(row, column)}")
         if pa.types.is_dictionary(chunked.type):
             chunked = chunked.cast(chunked.type.value_type)
         encoded = chunked.combine_chunks().dictionary_encode()

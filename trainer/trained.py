@@ -3,6 +3,7 @@
 import dataclasses
 from pathlib import Path
 
+import numpy as np
 from ml_collections import ConfigDict
 
 from trainer import checkpoints, data, models, replicas, workdir
@@ -18,6 +19,8 @@ class TrainedModel:
     step: int  # that the checkpoint was taken at
     model: models.Autoencoder
     scaling: data.Scaling | None  # from a user's vectors to those that the model sees
+    feature_names: tuple[str, ...]  # of the columns of a table, in the model's order
+    fill: np.ndarray | None  # float64 [D], in a user's units, what stands for missing numbers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,8 +53,15 @@ def load_model(folder: Path, which: str = "last") -> TrainedModel:
         lambda: models.create(image_shape, **run.config.model),
     )
     checkpoints.restore(checkpoint, replicas.model_variables(model))
-    scaling = data.scaling_of(run.inputs)
-    return TrainedModel(strategy, run.config, checkpoint.step, model, scaling)
+    return TrainedModel(
+        strategy,
+        run.config,
+        checkpoint.step,
+        model,
+        data.scaling_of(run.inputs),
+        tuple(run.inputs.get("feature_names", ())),
+        np.array(run.inputs["fill"]) if "fill" in run.inputs else None,
+    )
 
 
 def load(folder: Path, which: str = "last") -> Trained:
