@@ -362,6 +362,14 @@ def test_other_images_on_an_old_workdir_are_refused(digits_config, tmp_path, mon
         train(digits_config, str(tmp_path))
 
 
+def test_a_run_that_has_logged_nothing_yet_is_never_started_over(digits_config, tmp_path):
+    train(digits_config, str(tmp_path))
+    (tmp_path / workdir.METRICS_LOG).unlink()
+    (tmp_path / workdir.CHECKPOINTS).rename(tmp_path / "elsewhere")
+    with pytest.raises(UserError, match="without its checkpoints"):
+        train(digits_config, str(tmp_path))
+
+
 @pytest.mark.parametrize("lost", [workdir.CHECKPOINTS, workdir.CONFIG])
 def test_a_workdir_that_lost_a_part_is_never_started_over(digits_config, tmp_path, lost):
     train(digits_config, str(tmp_path))
