@@ -1,6 +1,9 @@
 import hashlib
 import json
+import subprocess
+import sys
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -126,6 +129,72 @@ def test_none_whole_is_refused(tmp_path):
         path.unlink()
     with pytest.raises(UserError, match="none of the 2 checkpoints"):
         checkpoints.find(tmp_path)
+
+
+def verify(*names):
+    return subprocess.run(
+        [sys.executable, "-m", "trainer.checkpoints", *map(str, names)],
+        cwd=Path(__file__).parent.parent,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_verify_says_of_each_checkpoint_whether_it_is_whole(tmp_path):
+    folder = tmp_path / "checkpoints"
+    save(folder, 1, 2, 3, losses={2: 0.25})
+    result = verify("verify", tmp_path)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert [line.split()[0] for line in result.stdout.splitlines()] == ["whole"] * 3
+    assert "step 2, validation loss 0.25" in result.stdout
+
+    state_path = folder / "step-0000000002" / "state.npz"
+    written = hashlib.sha256(state_path.read_bytes()).hexdigest()
+    flip_a_bit(state_path)
+    (folder / "step-0000000003" / "manifest.json").unlink()
+    result = verify("verify", tmp_path)
+    assert result.returncode == 1
+    whole, flipped, removed = result.stdout.splitlines()
+    assert whole.split()[0] == "whole"
+    assert flipped.startswith(f"DAMAGED  {state_path} is not what was written")
+    assert written in flipped
+    assert hashlib.sha256(state_path.read_bytes()).hexdigest() in flipped
+    assert removed == (
+        f"DAMAGED  {folder}/step-0000000003/manifest.json cannot be read: No such file or directory"
+    )
+
+
+def test_one_that_was_set_aside_is_named_and_not_counted(tmp_path):
+    save(tmp_path, 1, 2)
+    DAMAGES["emptied"](tmp_path / "step-0000000002" / "state.npz")
+    checkpoints.set_aside_after(tmp_path, 1)
+    lines, damaged = checkpoints.report(tmp_path)
+    assert damaged == 0
+    assert "damaged-step-0000000002" in lines[1]
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        ([], "verb '' is not known; allowed: verify"),
+        (["mend", "run"], "verb 'mend' is not known; allowed: verify"),
+        (["verify"], "RUN is missing"),
+        (["verify", "/nowhere"], "/nowhere/checkpoints holds no checkpoint"),
+    ],
+)
+def test_a_mistake_in_verify_gets_one_line_and_status_2(names, message):
+    result = verify(*names)
+    assert result.returncode == 2
+    assert result.stderr.startswith(f"error: {message}")
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_a_checkpoint_never_takes_the_place_of_another(tmp_path):
+    save(tmp_path, 1, losses={1: 0.5})
+    with pytest.raises(OSError):
+        save(tmp_path, 1)
+    assert found(tmp_path).validation_loss == 0.5
 
 
 def test_a_changed_number_in_the_manifest_is_found_out(tmp_path):

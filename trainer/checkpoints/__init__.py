@@ -27,6 +27,8 @@ _STATE = "state.npz"
 _MANIFEST = "manifest.json"
 _PREFIX = "step-"
 _ASIDE = ".writing-"
+_GOING = ".deleting-"
+_SET_ASIDE = "damaged-"
 
 State = Mapping[str, np.ndarray]
 
@@ -55,9 +57,13 @@ def save(
     """Commits a checkpoint, then deletes all but the newest `keep` and the best.
 
     A crash at any moment leaves either no trace of it or the whole of it.
+
+    Raises:
+      OSError: it cannot be written, or one of this step is there; those before it are untouched.
     """
-    for leftover in folder.glob(f"{_ASIDE}*"):
-        shutil.rmtree(leftover)
+    for pattern in (f"{_ASIDE}*", f"{_GOING}*"):  # what a crash has left
+        for leftover in folder.glob(pattern):
+            shutil.rmtree(leftover)
     path = folder / _name(step)
     aside = folder / f"{_ASIDE}{path.name}"
     aside.mkdir(parents=True)
@@ -71,11 +77,9 @@ def save(
         json.dump(signed, text, indent=2)
         text.flush()
         os.fsync(text.fileno())
-    shutil.rmtree(path, ignore_errors=True)  # a damaged one, or the same once more
+    _sync(aside)
     aside.rename(path)
-    handle = os.open(folder, os.O_RDONLY)
-    os.fsync(handle)
-    os.close(handle)
+    _sync(folder)
     _delete_old(folder, keep)
 
 
@@ -145,7 +149,7 @@ def set_aside_after(folder: Path, step: int) -> None:
     """Renames the damaged checkpoints of later steps, so that none is taken for the newest."""
     for path in _newest_first(folder):
         if path.name > _name(step):
-            path.rename(folder / f"damaged-{path.name}-{time.time_ns()}")
+            path.rename(folder / f"{_SET_ASIDE}{path.name}-{time.time_ns()}")
 
 
 def verify(path: Path) -> Checkpoint:
@@ -155,13 +159,42 @@ def verify(path: Path) -> Checkpoint:
       DamagedError: something is missing or is not what was written.
     """
     manifest = _manifest(path)
+    written = manifest["state_sha256"]
     try:
-        whole = _digest((path / _STATE).read_bytes()) == manifest["state_sha256"]
+        found = _digest((path / _STATE).read_bytes())
     except OSError as error:
         raise DamagedError(f"{path / _STATE} cannot be read: {error.strerror}") from error
-    if not whole:
-        raise DamagedError(f"{path / _STATE} is not what was written: its digest differs")
+    if found != written:
+        raise DamagedError(
+            f"{path / _STATE} is not what was written: its sha256 is {found}, was {written}"
+        )
     return Checkpoint(path, manifest["step"], manifest["validation_loss"])
+
+
+def report(folder: Path) -> tuple[list[str], int]:
+    """A line on each checkpoint, the oldest first, and how many of them are damaged.
+
+    Those that were set aside as damaged have a line too, and are not counted: none is used.
+
+    Raises:
+      UserError: there are none.
+    """
+    paths = sorted(folder.glob(f"{_PREFIX}*"))
+    require(bool(paths), f"{folder} holds no checkpoint")
+    lines, damaged = [], 0
+    for path in paths:
+        try:
+            checkpoint = verify(path)
+        except DamagedError as error:
+            if path.exists():  # else a training that is under way has just deleted it
+                lines.append(f"DAMAGED  {error}")
+                damaged += 1
+            continue
+        loss = checkpoint.validation_loss
+        validated = "" if loss is None else f", validation loss {loss:.5f}"
+        lines.append(f"whole    {path}: step {checkpoint.step:,}{validated}")
+    lines += [f"no use   {path}: set aside" for path in sorted(folder.glob(f"{_SET_ASIDE}*"))]
+    return lines, damaged
 
 
 def restore(checkpoint: Checkpoint, variables: Mapping[str, Any]) -> None:
@@ -191,10 +224,16 @@ def _manifest(path: Path) -> dict[str, Any]:
         signed = json.loads((path / _MANIFEST).read_text())
         manifest = signed["manifest"]
         whole = signed["manifest_sha256"] == _digest_of(manifest)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DamagedError(f"{path / _MANIFEST} cannot be read ({error})") from error
-    if not whole or path.name != _name(manifest["step"]):
-        raise DamagedError(f"{path / _MANIFEST} is not what was written")
+        named = path.name == _name(manifest["step"])
+        whole &= manifest.keys() == {"step", "validation_loss", "state_sha256"}
+    except OSError as error:
+        raise DamagedError(f"{path / _MANIFEST} cannot be read: {error.strerror}") from error
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise DamagedError(f"{path / _MANIFEST} is not what was written: {error!r}") from error
+    if not whole:
+        raise DamagedError(f"{path / _MANIFEST} is not what was written: its digest differs")
+    if not named:
+        raise DamagedError(f"{path / _MANIFEST} is that of step {manifest['step']}")
     return manifest
 
 
@@ -225,7 +264,15 @@ def _delete_old(folder: Path, keep: int) -> None:
     best = next(filter(_is_whole, best_first), None)
     for path in paths[keep:]:
         if path != best:
-            shutil.rmtree(path)
+            going = path.rename(folder / f"{_GOING}{path.name}")  # so that no half is ever found
+            shutil.rmtree(going)
+
+
+def _sync(folder: Path) -> None:
+    """Has the names in a folder survive a loss of power."""
+    handle = os.open(folder, os.O_RDONLY)
+    os.fsync(handle)
+    os.close(handle)
 
 
 def _name(step: int) -> str:
