@@ -19,6 +19,7 @@ from tests.runs import (
     assert_a_stop_changes_no_bit,
     assert_same_bits,
     await_step,
+    charts,
     final_state,
     logged,
     stop_after,
@@ -29,17 +30,6 @@ from trainer.pace import Pace
 from trainer.train import due, step_ranges, train
 
 LAST_STEP = 10
-
-
-def charts(run, part):
-    """The values of each tag by step, as a reader of the event files finds them."""
-    found: dict[str, list[int]] = {}
-    for path in sorted((Path(run) / part).glob("events*")):
-        for record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
-            event = tf.compat.v1.Event.FromString(record)
-            for value in event.summary.value:
-                found.setdefault(value.tag, []).append(event.step)
-    return found
 
 
 @pytest.mark.parametrize(
