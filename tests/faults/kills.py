@@ -6,6 +6,7 @@ All are real: SIGKILL, or SIGXFSZ in the middle of a write. It needs no TensorFl
 import functools
 import itertools
 import os
+import pkgutil
 import resource
 import signal
 import sys
@@ -46,8 +47,10 @@ def at_byte(number):
     resource.setrlimit(resource.RLIMIT_FSIZE, (number, number))
 
 
-def within(owner, name, call=1):
-    """Once the function of this name has returned so many times, and before its caller knows."""
+def within(place, call=1):
+    """Once the function of this dotted name has returned so often, and before its caller knows."""
+    owner_name, _, name = place.rpartition(".")
+    owner = pkgutil.resolve_name(owner_name)
     original = getattr(owner, name)
     calls = itertools.count(1)
 
