@@ -1,5 +1,7 @@
+import errno
 import hashlib
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -10,7 +12,7 @@ import pytest
 import tensorflow as tf
 
 from trainer import checkpoints
-from trainer.errors import UserError
+from trainer.errors import StorageError, UserError
 
 
 def state(number):
@@ -192,7 +194,7 @@ def test_a_mistake_in_verify_gets_one_line_and_status_2(names, message):
 
 def test_a_checkpoint_never_takes_the_place_of_another(tmp_path):
     save(tmp_path, 1, losses={1: 0.5})
-    with pytest.raises(OSError):
+    with pytest.raises(StorageError, match="step 1 cannot be written: Directory not empty"):
         save(tmp_path, 1)
     assert found(tmp_path).validation_loss == 0.5
 
@@ -267,9 +269,47 @@ def test_a_save_that_fails_in_the_background_is_not_silent(tmp_path):
     (tmp_path / "file").touch()
     background = checkpoints.Background()
     background.save(tmp_path / "file", 1, {}, validation_loss=None, keep=1)
-    with pytest.raises(OSError):
+    with pytest.raises(StorageError, match="the checkpoint of step 1 cannot be written: Not a dir"):
         background.wait()
     background.close()
+
+
+def fail(monkeypatch, times=100):
+    """Has so many saves fail as on a full disk."""
+    original = np.savez
+    failing = iter(range(times))
+
+    def full(*args, **arrays):
+        if next(failing, None) is not None:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        original(*args, **arrays)
+
+    monkeypatch.setattr(np, "savez", full)
+
+
+def test_training_goes_on_while_no_checkpoint_can_be_written(tmp_path, monkeypatch, capsys):
+    background = checkpoints.Background(patience_seconds=60)
+    fail(monkeypatch, times=1)
+    background.save(tmp_path, 1, state(1), validation_loss=None, keep=2)
+    background.save(tmp_path, 2, state(2), validation_loss=None, keep=2)
+    background.close()
+    assert steps(tmp_path) == [2]
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == [
+        "CHECKPOINT LOST: the checkpoint of step 1 cannot be written: No space left on device; "
+        "training goes on"
+    ]
+
+
+def test_training_ends_once_its_patience_does(tmp_path, monkeypatch):
+    save(tmp_path, 1)
+    fail(monkeypatch)
+    background = checkpoints.Background(patience_seconds=0)
+    background.save(tmp_path, 2, state(2), validation_loss=None, keep=1)
+    with pytest.raises(StorageError, match="step 2 cannot be written: No space left on device;"):
+        background.save(tmp_path, 3, state(3), validation_loss=None, keep=1)
+    background.close()
+    assert steps(tmp_path) == [1]
 
 
 def test_arrays_are_written_whole_or_not_at_all(tmp_path, monkeypatch):

@@ -21,7 +21,7 @@ MAY_IMPORT = {
     "stopping": set(),
     "pace": set(),
     "projector": {"pictures"},
-    "summaries": set(),
+    "summaries": {"errors"},
     "checkpoints": {"errors"},
     "checkpoints.__main__": {"checkpoints", "cli", "errors", "workdir"},
     "workdir": {"errors"},

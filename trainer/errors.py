@@ -19,6 +19,12 @@ class WorkersError(Exception):
     exit_status = 1
 
 
+class StorageError(Exception):
+    """The disk is full or lost; what was whole on it still is, so start again to go on."""
+
+    exit_status = 1
+
+
 class ExportError(Exception):
     """What was exported does not compute what the trainer does; nothing of it is kept."""
 
@@ -29,6 +35,11 @@ class Preempted(Exception):  # noqa: N818
     """SIGTERM or Ctrl-C: nothing is lost, start the same command again."""
 
     exit_status = 75
+
+
+def storage_error(what: str, error: OSError) -> StorageError:
+    """What to raise of something that the system would not write."""
+    return StorageError(f"{what} cannot be written: {error.strerror or error}")
 
 
 def require(condition: bool, message: str) -> None:

@@ -38,6 +38,7 @@ def train(config: ConfigDict, folder: str, vectors: np.ndarray | None = None) ->
       NonFiniteError: the numbers ran away; the last checkpoint is intact.
       Preempted: SIGTERM or SIGINT came, to this worker or another; a checkpoint is written.
       WorkersError: another worker has not come, or is gone.
+      StorageError: the workdir cannot be written any more; the last checkpoint is intact.
     """
     with contextlib.ExitStack() as scope:
         stop = scope.enter_context(contextlib.closing(Stop()))

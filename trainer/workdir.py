@@ -16,7 +16,7 @@ from typing import IO, Any
 
 from ml_collections import ConfigDict
 
-from trainer.errors import UserError, require
+from trainer.errors import UserError, require, storage_error
 
 CONFIG = "config.json"
 CHECKPOINTS = "checkpoints"
@@ -252,9 +252,17 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def append_metrics(workdir: Path, row: Mapping[str, Any]) -> None:
-    """Adds one line to the metrics log."""
-    with (workdir / METRICS_LOG).open("a") as log:
-        log.write(json.dumps(row, allow_nan=False) + "\n")
+    """Adds one line to the metrics log.
+
+    Raises:
+      StorageError: it cannot be written; a part of the line may be.
+    """
+    path = workdir / METRICS_LOG
+    try:
+        with path.open("a") as log:
+            log.write(json.dumps(row, allow_nan=False) + "\n")
+    except OSError as error:
+        raise storage_error(str(path), error) from error
 
 
 def forget_metrics_after(workdir: Path, step: int) -> None:
@@ -272,10 +280,19 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Writes a file whole or not at all."""
+    """Writes a file whole or not at all.
+
+    Raises:
+      StorageError: it cannot be written; what was there before still is.
+    """
     aside = path.with_name(f".{path.name}-{os.getpid()}")
-    aside.write_bytes(content)
-    aside.replace(path)
+    try:
+        aside.write_bytes(content)
+        aside.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            aside.unlink(missing_ok=True)
+        raise storage_error(str(path), error) from error
 
 
 def _step_of(line: str) -> float:

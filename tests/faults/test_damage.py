@@ -7,7 +7,7 @@ import pytest
 
 from tests.runs import assert_same_bits, charts, final_state
 from trainer import checkpoints, workdir
-from trainer.errors import UserError
+from trainer.errors import StorageError, UserError
 from trainer.train import train
 
 FILES = ("state.npz", "manifest.json")
@@ -123,7 +123,7 @@ def test_the_last_good_one_outlives_a_save_that_fails(tmp_path, monkeypatch, dam
 
     monkeypatch.setattr(np, "savez", full)
     for _ in range(3):
-        with pytest.raises(OSError):
+        with pytest.raises(StorageError):
             checkpoints.save(tmp_path, 4, state(0, 4), validation_loss=0.0, keep=1)
     again = checkpoints.find(tmp_path)
     assert again == good

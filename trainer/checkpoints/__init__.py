@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from trainer.errors import require
+from trainer.errors import StorageError, require, storage_error
 
 _STATE = "state.npz"
 _MANIFEST = "manifest.json"
@@ -29,6 +29,7 @@ _PREFIX = "step-"
 _ASIDE = ".writing-"
 _GOING = ".deleting-"
 _SET_ASIDE = "damaged-"
+PATIENCE_SECONDS = 600.0  # for which training goes on while no checkpoint can be written
 
 State = Mapping[str, np.ndarray]
 
@@ -59,13 +60,23 @@ def save(
     A crash at any moment leaves either no trace of it or the whole of it.
 
     Raises:
-      OSError: it cannot be written, or one of this step is there; those before it are untouched.
+      StorageError: it cannot be written, or one of this step is there; the others are untouched.
     """
+    aside = folder / f"{_ASIDE}{_name(step)}"
+    try:
+        _commit(folder, aside, step, state, validation_loss)
+        _delete_old(folder, keep)
+    except OSError as error:
+        shutil.rmtree(aside, ignore_errors=True)  # a full disk has its room back
+        raise storage_error(f"the checkpoint of step {step:,}", error) from error
+
+
+def _commit(
+    folder: Path, aside: Path, step: int, state: State, validation_loss: float | None
+) -> None:
     for pattern in (f"{_ASIDE}*", f"{_GOING}*"):  # what a crash has left
         for leftover in folder.glob(pattern):
             shutil.rmtree(leftover)
-    path = folder / _name(step)
-    aside = folder / f"{_ASIDE}{path.name}"
     aside.mkdir(parents=True)
     manifest = {
         "step": step,
@@ -78,9 +89,8 @@ def save(
         text.flush()
         os.fsync(text.fileno())
     _sync(aside)
-    aside.rename(path)
+    aside.rename(folder / _name(step))
     _sync(folder)
-    _delete_old(folder, keep)
 
 
 def write(path: Path, state: State) -> str:
@@ -92,25 +102,43 @@ def write(path: Path, state: State) -> str:
 
 
 class Background:
-    """Saves checkpoints one after the other in a thread of its own, while training goes on."""
+    """Saves checkpoints one after the other in a thread of its own, while training goes on.
 
-    def __init__(self) -> None:
+    It also goes on while none can be written, and says so, for as long as the patience lasts.
+    """
+
+    def __init__(self, patience_seconds: float = PATIENCE_SECONDS) -> None:
         self._thread = futures.ThreadPoolExecutor(1, "checkpoint")
         self._saving: futures.Future[None] | None = None
+        self._patience_seconds = patience_seconds
+        self._failing_since: float | None = None
 
-    def save(self, *args: Any, **settings: Any) -> None:
-        """Calls `save` with these arguments, once the checkpoint before is committed.
+    def save(self, folder: Path, step: int, state: State, **settings: Any) -> None:
+        """Calls `save` with these arguments, once the checkpoint before is committed or given up.
 
-        Raises whatever that one raised.
+        Raises:
+          StorageError: none could be written for longer than the patience.
         """
-        self.wait()
-        self._saving = self._thread.submit(save, *args, **settings)
+        error = self._wait()
+        if error is None:
+            self._failing_since = None
+        else:
+            now = time.monotonic()
+            self._failing_since = self._failing_since or now
+            if now - self._failing_since >= self._patience_seconds:
+                raise _given_up(error)
+            print(f"CHECKPOINT LOST: {error}; training goes on", file=sys.stderr, flush=True)
+        self._saving = self._thread.submit(save, folder, step, state, **settings)
 
     def wait(self) -> None:
-        """Returns when every checkpoint is committed; raises what went wrong with one."""
-        saving, self._saving = self._saving, None
-        if saving:
-            saving.result()
+        """Returns when the last checkpoint is committed.
+
+        Raises:
+          StorageError: it could not be written.
+        """
+        error = self._wait()
+        if error is not None:
+            raise _given_up(error)
 
     def close(self) -> None:
         """Waits, and ends the thread."""
@@ -118,6 +146,19 @@ class Background:
             self.wait()
         finally:
             self._thread.shutdown()
+
+    def _wait(self) -> StorageError | None:
+        saving, self._saving = self._saving, None
+        try:
+            if saving:
+                saving.result()
+        except StorageError as error:
+            return error
+        return None
+
+
+def _given_up(error: StorageError) -> StorageError:
+    return StorageError(f"{error}; start again to go on from the last good one, which is untouched")
 
 
 def find(folder: Path, which: str = "last") -> Checkpoint | None:
