@@ -288,7 +288,7 @@ def fail(monkeypatch, times=100):
 
 
 def test_training_goes_on_while_no_checkpoint_can_be_written(tmp_path, monkeypatch, capsys):
-    background = checkpoints.Background(patience_seconds=60)
+    background = checkpoints.Background()
     fail(monkeypatch, times=1)
     background.save(tmp_path, 1, state(1), validation_loss=None, keep=2)
     background.save(tmp_path, 2, state(2), validation_loss=None, keep=2)
@@ -304,7 +304,8 @@ def test_training_goes_on_while_no_checkpoint_can_be_written(tmp_path, monkeypat
 def test_training_ends_once_its_patience_does(tmp_path, monkeypatch):
     save(tmp_path, 1)
     fail(monkeypatch)
-    background = checkpoints.Background(patience_seconds=0)
+    monkeypatch.setattr(checkpoints, "PATIENCE_SECONDS", 0.0)
+    background = checkpoints.Background()
     background.save(tmp_path, 2, state(2), validation_loss=None, keep=1)
     with pytest.raises(StorageError, match="step 2 cannot be written: No space left on device;"):
         background.save(tmp_path, 3, state(3), validation_loss=None, keep=1)

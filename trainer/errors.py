@@ -1,5 +1,8 @@
 """What can end a command, and the exit status that tells a launcher what to do next."""
 
+import contextlib
+from collections.abc import Iterator
+
 
 class UserError(Exception):
     """The user's mistake: a flag, a config, data or a workdir. Never restarted."""
@@ -37,9 +40,13 @@ class Preempted(Exception):  # noqa: N818
     exit_status = 75
 
 
-def storage_error(what: str, error: OSError) -> StorageError:
-    """What to raise of something that the system would not write."""
-    return StorageError(f"{what} cannot be written: {error.strerror or error}")
+@contextlib.contextmanager
+def writing(what: object) -> Iterator[None]:
+    """Raises StorageError, which names what is written, where the system would not write it."""
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(f"{what} cannot be written: {error.strerror or error}") from error
 
 
 def require(condition: bool, message: str) -> None:

@@ -12,7 +12,7 @@ from tensorboard.plugins.custom_scalar import summary as layout_summary
 from tensorboard.plugins.hparams import api_pb2
 from tensorboard.plugins.hparams import summary as session_summary
 
-from trainer.errors import StorageError, storage_error
+from trainer.errors import StorageError, writing
 
 PARTS = ("train", "validation")  # two runs in TensorBoard, so that a tag of both is one chart
 TEST = "test"  # the third, which an evaluation writes
@@ -141,9 +141,8 @@ def _forget_after(path: Path, step: int) -> None:
 def _told() -> Iterator[None]:
     """Raises StorageError for what TensorFlow or the system raises of a disk."""
     try:
-        yield
-    except OSError as error:
-        raise storage_error("an event file", error) from error
+        with writing("an event file"):
+            yield
     except tf.errors.OpError as error:
         why = " ".join(error.message.splitlines()[:1]).rpartition("; ")[2]
         raise StorageError(f"an event file cannot be written: {why}") from error

@@ -16,7 +16,7 @@ from typing import IO, Any
 
 from ml_collections import ConfigDict
 
-from trainer.errors import UserError, require, storage_error
+from trainer.errors import UserError, require, writing
 
 CONFIG = "config.json"
 CHECKPOINTS = "checkpoints"
@@ -113,7 +113,11 @@ def write(
     executions: Mapping[str, str],
     inputs: Mapping[str, list],
 ) -> None:
-    """Writes down the run, with the versions that it began with."""
+    """Writes down the run, with the versions that it began with.
+
+    Raises:
+      StorageError: it cannot be written; what was there before still is.
+    """
     begun = (workdir / CONFIG).exists()
     description = {
         "config": config.to_dict(),
@@ -122,7 +126,8 @@ def write(
         "executions": dict(executions),
         "inputs": dict(inputs),
     }
-    write_json(workdir / CONFIG, description)
+    with writing(workdir / CONFIG):
+        write_json(workdir / CONFIG, description)
 
 
 def installed_versions() -> dict[str, str]:
@@ -258,11 +263,8 @@ def append_metrics(workdir: Path, row: Mapping[str, Any]) -> None:
       StorageError: it cannot be written; a part of the line may be.
     """
     path = workdir / METRICS_LOG
-    try:
-        with path.open("a") as log:
-            log.write(json.dumps(row, allow_nan=False) + "\n")
-    except OSError as error:
-        raise storage_error(str(path), error) from error
+    with writing(path), path.open("a") as log:
+        log.write(json.dumps(row, allow_nan=False) + "\n")
 
 
 def forget_metrics_after(workdir: Path, step: int) -> None:
@@ -271,7 +273,8 @@ def forget_metrics_after(workdir: Path, step: int) -> None:
     if not path.exists():
         return
     kept = [line for line in path.read_text().splitlines() if _step_of(line) <= step]
-    write_text(path, "".join(line + "\n" for line in kept))
+    with writing(path):
+        write_text(path, "".join(line + "\n" for line in kept))
 
 
 def write_text(path: Path, text: str) -> None:
@@ -280,19 +283,14 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Writes a file whole or not at all.
-
-    Raises:
-      StorageError: it cannot be written; what was there before still is.
-    """
+    """Writes a file whole or not at all."""
     aside = path.with_name(f".{path.name}-{os.getpid()}")
     try:
         aside.write_bytes(content)
         aside.replace(path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            aside.unlink(missing_ok=True)
-        raise storage_error(str(path), error) from error
+    except OSError:
+        aside.unlink(missing_ok=True)
+        raise
 
 
 def _step_of(line: str) -> float:

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from trainer.errors import StorageError, require, storage_error
+from trainer.errors import StorageError, require, writing
 
 _STATE = "state.npz"
 _MANIFEST = "manifest.json"
@@ -64,11 +64,12 @@ def save(
     """
     aside = folder / f"{_ASIDE}{_name(step)}"
     try:
-        _commit(folder, aside, step, state, validation_loss)
-        _delete_old(folder, keep)
-    except OSError as error:
+        with writing(f"the checkpoint of step {step:,}"):
+            _commit(folder, aside, step, state, validation_loss)
+            _delete_old(folder, keep)
+    except StorageError:
         shutil.rmtree(aside, ignore_errors=True)  # a full disk has its room back
-        raise storage_error(f"the checkpoint of step {step:,}", error) from error
+        raise
 
 
 def _commit(
@@ -104,20 +105,19 @@ def write(path: Path, state: State) -> str:
 class Background:
     """Saves checkpoints one after the other in a thread of its own, while training goes on.
 
-    It also goes on while none can be written, and says so, for as long as the patience lasts.
+    It also goes on while none can be written, and says so, for PATIENCE_SECONDS.
     """
 
-    def __init__(self, patience_seconds: float = PATIENCE_SECONDS) -> None:
+    def __init__(self) -> None:
         self._thread = futures.ThreadPoolExecutor(1, "checkpoint")
         self._saving: futures.Future[None] | None = None
-        self._patience_seconds = patience_seconds
         self._failing_since: float | None = None
 
     def save(self, folder: Path, step: int, state: State, **settings: Any) -> None:
         """Calls `save` with these arguments, once the checkpoint before is committed or given up.
 
         Raises:
-          StorageError: none could be written for longer than the patience.
+          StorageError: none could be written for so long.
         """
         error = self._wait()
         if error is None:
@@ -125,7 +125,7 @@ class Background:
         else:
             now = time.monotonic()
             self._failing_since = self._failing_since or now
-            if now - self._failing_since >= self._patience_seconds:
+            if now - self._failing_since >= PATIENCE_SECONDS:
                 raise _given_up(error)
             print(f"CHECKPOINT LOST: {error}; training goes on", file=sys.stderr, flush=True)
         self._saving = self._thread.submit(save, folder, step, state, **settings)
