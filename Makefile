@@ -11,7 +11,7 @@ EPOCHS_digits := --config.num_epochs=150
 NOTE_digits := "(These digits are 8x8 pixels, enlarged: PCA with 49 numbers is all but perfect on" \
 	"them. Measure the nets on make train DATA=mnist.)"
 
-.PHONY: train test test-workers test-slurm test-docker lint benchmark results \
+.PHONY: train test test-workers test-faults test-slurm test-docker lint benchmark results \
 	tensorboard screenshots clean
 
 train: .venv/installed
@@ -27,6 +27,10 @@ test: .venv/installed
 # Trainings of several real processes, beside the same of one, and what kills them.
 test-workers: .venv/installed
 	$(BIN)/python -m pytest -m workers
+
+# What a run survives, in a quarter of an hour.  FAULTS_SEED=...: the faults of a time before.
+test-faults: .venv/installed
+	$(BIN)/python -m pytest -m faults --numprocesses=2 --dist=worksteal tests/faults
 
 # The job of launch.slurm on a real Slurm, in two minutes, as root where slurm-wlm is installed.
 test-slurm: .venv/installed

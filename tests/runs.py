@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
+import tensorflow as tf
 
 from trainer import checkpoints, replicas, workdir
 from trainer.errors import Preempted
@@ -32,6 +33,17 @@ def logged(run):
     """The rows that a run has logged whole so far."""
     whole = (Path(run) / workdir.METRICS_LOG).read_text().rpartition("\n")[0]
     return [json.loads(line) for line in whole.splitlines()]
+
+
+def charts(run, part):
+    """The values of each tag by step, as a reader of the event files finds them."""
+    found: dict[str, list[int]] = {}
+    for path in sorted((Path(run) / part).glob("events*")):
+        for record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
+            event = tf.compat.v1.Event.FromString(record)
+            for value in event.summary.value:
+                found.setdefault(value.tag, []).append(event.step)
+    return found
 
 
 def await_step(run, step, process):

@@ -1,13 +1,18 @@
+import errno
 import hashlib
 import json
+import os
+import subprocess
+import sys
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from trainer import checkpoints
-from trainer.errors import UserError
+from trainer.errors import StorageError, UserError
 
 
 def state(number):
@@ -128,6 +133,72 @@ def test_none_whole_is_refused(tmp_path):
         checkpoints.find(tmp_path)
 
 
+def verify(*names):
+    return subprocess.run(
+        [sys.executable, "-m", "trainer.checkpoints", *map(str, names)],
+        cwd=Path(__file__).parent.parent,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_verify_says_of_each_checkpoint_whether_it_is_whole(tmp_path):
+    folder = tmp_path / "checkpoints"
+    save(folder, 1, 2, 3, losses={2: 0.25})
+    result = verify("verify", tmp_path)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert [line.split()[0] for line in result.stdout.splitlines()] == ["whole"] * 3
+    assert "step 2, validation loss 0.25" in result.stdout
+
+    state_path = folder / "step-0000000002" / "state.npz"
+    written = hashlib.sha256(state_path.read_bytes()).hexdigest()
+    flip_a_bit(state_path)
+    (folder / "step-0000000003" / "manifest.json").unlink()
+    result = verify("verify", tmp_path)
+    assert result.returncode == 1
+    whole, flipped, removed = result.stdout.splitlines()
+    assert whole.split()[0] == "whole"
+    assert flipped.startswith(f"DAMAGED  {state_path} is not what was written")
+    assert written in flipped
+    assert hashlib.sha256(state_path.read_bytes()).hexdigest() in flipped
+    assert removed == (
+        f"DAMAGED  {folder}/step-0000000003/manifest.json cannot be read: No such file or directory"
+    )
+
+
+def test_one_that_was_set_aside_is_named_and_not_counted(tmp_path):
+    save(tmp_path, 1, 2)
+    DAMAGES["emptied"](tmp_path / "step-0000000002" / "state.npz")
+    checkpoints.set_aside_after(tmp_path, 1)
+    lines, damaged = checkpoints.report(tmp_path)
+    assert damaged == 0
+    assert "damaged-step-0000000002" in lines[1]
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        ([], "verb '' is not known; allowed: verify"),
+        (["mend", "run"], "verb 'mend' is not known; allowed: verify"),
+        (["verify"], "RUN is missing"),
+        (["verify", "/nowhere"], "/nowhere/checkpoints holds no checkpoint"),
+    ],
+)
+def test_a_mistake_in_verify_gets_one_line_and_status_2(names, message):
+    result = verify(*names)
+    assert result.returncode == 2
+    assert result.stderr.startswith(f"error: {message}")
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_a_checkpoint_never_takes_the_place_of_another(tmp_path):
+    save(tmp_path, 1, losses={1: 0.5})
+    with pytest.raises(StorageError, match="step 1 cannot be written: Directory not empty"):
+        save(tmp_path, 1)
+    assert found(tmp_path).validation_loss == 0.5
+
+
 def test_a_changed_number_in_the_manifest_is_found_out(tmp_path):
     save(tmp_path, 1, losses={1: 0.5})
     path = tmp_path / "step-0000000001" / "manifest.json"
@@ -198,9 +269,48 @@ def test_a_save_that_fails_in_the_background_is_not_silent(tmp_path):
     (tmp_path / "file").touch()
     background = checkpoints.Background()
     background.save(tmp_path / "file", 1, {}, validation_loss=None, keep=1)
-    with pytest.raises(OSError):
+    with pytest.raises(StorageError, match="the checkpoint of step 1 cannot be written: Not a dir"):
         background.wait()
     background.close()
+
+
+def fail(monkeypatch, times=100):
+    """Has so many saves fail as on a full disk."""
+    original = np.savez
+    failing = iter(range(times))
+
+    def full(*args, **arrays):
+        if next(failing, None) is not None:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        original(*args, **arrays)
+
+    monkeypatch.setattr(np, "savez", full)
+
+
+def test_training_goes_on_while_no_checkpoint_can_be_written(tmp_path, monkeypatch, capsys):
+    background = checkpoints.Background()
+    fail(monkeypatch, times=1)
+    background.save(tmp_path, 1, state(1), validation_loss=None, keep=2)
+    background.save(tmp_path, 2, state(2), validation_loss=None, keep=2)
+    background.close()
+    assert steps(tmp_path) == [2]
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == [
+        "CHECKPOINT LOST: the checkpoint of step 1 cannot be written: No space left on device; "
+        "training goes on"
+    ]
+
+
+def test_training_ends_once_its_patience_does(tmp_path, monkeypatch):
+    save(tmp_path, 1)
+    fail(monkeypatch)
+    monkeypatch.setattr(checkpoints, "PATIENCE_SECONDS", 0.0)
+    background = checkpoints.Background()
+    background.save(tmp_path, 2, state(2), validation_loss=None, keep=1)
+    with pytest.raises(StorageError, match="step 2 cannot be written: No space left on device;"):
+        background.save(tmp_path, 3, state(3), validation_loss=None, keep=1)
+    background.close()
+    assert steps(tmp_path) == [1]
 
 
 def test_arrays_are_written_whole_or_not_at_all(tmp_path, monkeypatch):

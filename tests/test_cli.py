@@ -18,7 +18,7 @@ OF_A_RUN = [
     *("trainer.__main__", "trainer.evaluate", "trainer.export", "trainer.finetune"),
     *("trainer.sample", "trainer.decode", "trainer.denoise", "trainer.encode"),
 ]
-COMMANDS = [*OF_A_RUN, "trainer.compare", "trainer.prepare"]
+COMMANDS = [*OF_A_RUN, "trainer.checkpoints.__main__", "trainer.compare", "trainer.prepare"]
 
 
 def run(*arguments):

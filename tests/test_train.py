@@ -19,6 +19,7 @@ from tests.runs import (
     assert_a_stop_changes_no_bit,
     assert_same_bits,
     await_step,
+    charts,
     final_state,
     logged,
     stop_after,
@@ -29,17 +30,6 @@ from trainer.pace import Pace
 from trainer.train import due, step_ranges, train
 
 LAST_STEP = 10
-
-
-def charts(run, part):
-    """The values of each tag by step, as a reader of the event files finds them."""
-    found: dict[str, list[int]] = {}
-    for path in sorted((Path(run) / part).glob("events*")):
-        for record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
-            event = tf.compat.v1.Event.FromString(record)
-            for value in event.summary.value:
-                found.setdefault(value.tag, []).append(event.step)
-    return found
 
 
 @pytest.mark.parametrize(
@@ -359,6 +349,14 @@ def test_other_images_on_an_old_workdir_are_refused(digits_config, tmp_path, mon
     train(digits_config, str(tmp_path))
     monkeypatch.setattr(data.Dataset, "fingerprint", lambda _: "other")
     with pytest.raises(UserError, match="those of 'digits' have changed"):
+        train(digits_config, str(tmp_path))
+
+
+def test_a_run_that_has_logged_nothing_yet_is_never_started_over(digits_config, tmp_path):
+    train(digits_config, str(tmp_path))
+    (tmp_path / workdir.METRICS_LOG).unlink()
+    (tmp_path / workdir.CHECKPOINTS).rename(tmp_path / "elsewhere")
+    with pytest.raises(UserError, match="without its checkpoints"):
         train(digits_config, str(tmp_path))
 
 

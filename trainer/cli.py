@@ -17,8 +17,18 @@ from typing import NoReturn
 
 from absl import app, flags, logging
 
-from trainer.errors import ExportError, NonFiniteError, Preempted, UserError, WorkersError
+from trainer.errors import (
+    ExportError,
+    NonFiniteError,
+    Preempted,
+    StorageError,
+    UserError,
+    WorkersError,
+)
 from trainer.quiet import muted_stderr
+
+# What is told in one line; anything else is a traceback.
+_ENDS = (UserError, NonFiniteError, WorkersError, StorageError, ExportError, Preempted)
 
 
 @functools.cache
@@ -65,7 +75,7 @@ def _run(main: Callable[[], None], needs_tensorflow: bool = True) -> None:
             if needs_tensorflow:
                 import_tensorflow()
         main()
-    except (UserError, NonFiniteError, WorkersError, ExportError, Preempted) as end:
+    except _ENDS as end:
         _leave(str(end), end.exit_status)
     except KeyboardInterrupt:
         _leave("interrupted", 128 + signal.SIGINT)

@@ -1,5 +1,8 @@
 """What can end a command, and the exit status that tells a launcher what to do next."""
 
+import contextlib
+from collections.abc import Iterator
+
 
 class UserError(Exception):
     """The user's mistake: a flag, a config, data or a workdir. Never restarted."""
@@ -19,6 +22,12 @@ class WorkersError(Exception):
     exit_status = 1
 
 
+class StorageError(Exception):
+    """The disk is full or lost; what was whole on it still is, so start again to go on."""
+
+    exit_status = 1
+
+
 class ExportError(Exception):
     """What was exported does not compute what the trainer does; nothing of it is kept."""
 
@@ -29,6 +38,15 @@ class Preempted(Exception):  # noqa: N818
     """SIGTERM or Ctrl-C: nothing is lost, start the same command again."""
 
     exit_status = 75
+
+
+@contextlib.contextmanager
+def writing(what: object) -> Iterator[None]:
+    """Raises StorageError, which names what is written, where the system would not write it."""
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(f"{what} cannot be written: {error.strerror or error}") from error
 
 
 def require(condition: bool, message: str) -> None:

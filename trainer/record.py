@@ -54,9 +54,9 @@ class Record:
         trace: TracebackType | None,
     ) -> None:
         """Closes; a training that is preempted has not come to its end."""
-        if not isinstance(error, Preempted):
-            self._summaries.end(succeeded=error is None)
-        self.close()
+        with contextlib.closing(self):
+            if not isinstance(error, Preempted):
+                self._summaries.end(succeeded=error is None)
 
     def advance(self, step: int, loss: float) -> None:
         """Shows how far the training is."""

@@ -1,5 +1,6 @@
 """TensorBoard: one value a step, however often a run was interrupted."""
 
+import contextlib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.custom_scalar import summary as layout_summary
 from tensorboard.plugins.hparams import api_pb2
 from tensorboard.plugins.hparams import summary as session_summary
+
+from trainer.errors import StorageError, writing
 
 PARTS = ("train", "validation")  # two runs in TensorBoard, so that a tag of both is one chart
 TEST = "test"  # the third, which an evaluation writes
@@ -31,36 +34,42 @@ _LAYOUT = {
 
 
 class Summaries:
-    """Writes the event files of a workdir; each part has a folder of its own."""
+    """Writes the event files of a workdir; each part has a folder of its own.
+
+    Every method raises StorageError where they cannot be written.
+    """
 
     def __init__(self, workdir: Path, parts: Iterable[str] = PARTS):
-        self._writers = {part: tf.summary.create_file_writer(str(workdir / part)) for part in parts}
+        with _told():
+            self._writers = {
+                part: tf.summary.create_file_writer(str(workdir / part)) for part in parts
+            }
 
     def scalars(self, part: str, step: int, values: Mapping[str, float]) -> None:
         """One point on the chart of each tag."""
-        with self._writers[part].as_default(step):
+        with self._writing(part, step):
             for tag, value in values.items():
                 tf.summary.scalar(tag, value)
 
     def image(self, part: str, step: int, tag: str, picture: np.ndarray) -> None:
         """A picture, uint8 [H, W, 3], made smaller where a side has more than 1,200 pixels."""
-        with self._writers[part].as_default(step):
+        with self._writing(part, step):
             tf.summary.image(tag, _bounded(picture)[np.newaxis])
 
     def text(self, part: str, step: int, tag: str, markdown: str) -> None:
         """A text in Markdown."""
-        with self._writers[part].as_default(step):
+        with self._writing(part, step):
             tf.summary.text(tag, markdown)
 
     def histograms(self, part: str, step: int, values: Mapping[str, np.ndarray]) -> None:
         """The distribution of the numbers in each array."""
-        with self._writers[part].as_default(step):
+        with self._writing(part, step):
             for tag, array in values.items():
                 tf.summary.histogram(tag, array)
 
     def graph(self, graph: tf.Graph) -> None:
         """What a model computes."""
-        with self._writers["train"].as_default(0):
+        with self._writing("train", 0):
             tf.summary.graph(graph)
 
     def layout(self) -> None:
@@ -83,16 +92,23 @@ class Summaries:
 
     def flush(self) -> None:
         """Hands everything to the disk."""
-        for writer in self._writers.values():
-            writer.flush()
+        with _told():
+            for writer in self._writers.values():
+                writer.flush()
 
     def close(self) -> None:
         """Flushes and closes the files."""
-        for writer in self._writers.values():
-            writer.close()
+        with _told():
+            for writer in self._writers.values():
+                writer.close()
+
+    @contextlib.contextmanager
+    def _writing(self, part: str, step: int) -> Iterator[None]:
+        with _told(), self._writers[part].as_default(step):
+            yield
 
     def _raw(self, part: str, summary: Any) -> None:
-        with self._writers[part].as_default(0):
+        with self._writing(part, 0):
             tf.summary.experimental.write_raw_pb(summary.SerializeToString())
 
 
@@ -104,16 +120,32 @@ def forget_after(workdir: Path, step: int) -> None:
     """
     for part in PARTS:
         for path in (workdir / part).glob("events.out.tfevents.*"):
-            if step == 0:
-                path.unlink()
-                continue
-            aside = path.with_name(f".{path.name}")
-            with tf.io.TFRecordWriter(str(aside)) as writer:
-                for record in _records(path):
-                    event = tf.compat.v1.Event.FromString(record)
-                    if event.step <= step and not _is_of_session(event):
-                        writer.write(record)
-            aside.replace(path)
+            with _told():
+                _forget_after(path, step)
+
+
+def _forget_after(path: Path, step: int) -> None:
+    if step == 0:
+        path.unlink()
+        return
+    aside = path.with_name(f".{path.name}")
+    with tf.io.TFRecordWriter(str(aside)) as writer:
+        for record in _records(path):
+            event = tf.compat.v1.Event.FromString(record)
+            if event.step <= step and not _is_of_session(event):
+                writer.write(record)
+    aside.replace(path)
+
+
+@contextlib.contextmanager
+def _told() -> Iterator[None]:
+    """Raises StorageError for what TensorFlow or the system raises of a disk."""
+    try:
+        with writing("an event file"):
+            yield
+    except tf.errors.OpError as error:
+        why = " ".join(error.message.splitlines()[:1]).rpartition("; ")[2]
+        raise StorageError(f"an event file cannot be written: {why}") from error
 
 
 def _is_of_session(event: Any) -> bool:

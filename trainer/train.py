@@ -18,7 +18,7 @@ from trainer.pace import Pace
 from trainer.profiling import Profile
 from trainer.record import NoRecord, Record, words
 from trainer.stopping import Stop
-from trainer.summaries import forget_after
+from trainer.summaries import PARTS, forget_after
 from trainer.workers import Workers, watched
 
 _NUMBER_BYTES = 4  # of an example
@@ -38,6 +38,7 @@ def train(config: ConfigDict, folder: str, vectors: np.ndarray | None = None) ->
       NonFiniteError: the numbers ran away; the last checkpoint is intact.
       Preempted: SIGTERM or SIGINT came, to this worker or another; a checkpoint is written.
       WorkersError: another worker has not come, or is gone.
+      StorageError: the workdir cannot be written any more; the last checkpoint is intact.
     """
     with contextlib.ExitStack() as scope:
         stop = scope.enter_context(contextlib.closing(Stop()))
@@ -401,8 +402,9 @@ def _find_run(
     """The checkpoint to go on from; a run that is new has none, since each begins with one."""
     workdir.check(run, config, fingerprint)
     checkpoint = checkpoints.find(run / workdir.CHECKPOINTS)
+    begun = any((run / name).exists() for name in (workdir.METRICS_LOG, *PARTS))
     require(
-        checkpoint is not None or not (run / workdir.METRICS_LOG).exists(),
+        checkpoint is not None or not begun,
         f"{run} holds a run without its checkpoints; put one back, or take another --workdir",
     )
     step = checkpoint.step if checkpoint else 0

@@ -16,7 +16,7 @@ from typing import IO, Any
 
 from ml_collections import ConfigDict
 
-from trainer.errors import UserError, require
+from trainer.errors import UserError, require, writing
 
 CONFIG = "config.json"
 CHECKPOINTS = "checkpoints"
@@ -113,7 +113,11 @@ def write(
     executions: Mapping[str, str],
     inputs: Mapping[str, list],
 ) -> None:
-    """Writes down the run, with the versions that it began with."""
+    """Writes down the run, with the versions that it began with.
+
+    Raises:
+      StorageError: it cannot be written; what was there before still is.
+    """
     begun = (workdir / CONFIG).exists()
     description = {
         "config": config.to_dict(),
@@ -122,7 +126,8 @@ def write(
         "executions": dict(executions),
         "inputs": dict(inputs),
     }
-    write_json(workdir / CONFIG, description)
+    with writing(workdir / CONFIG):
+        write_json(workdir / CONFIG, description)
 
 
 def installed_versions() -> dict[str, str]:
@@ -252,8 +257,13 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def append_metrics(workdir: Path, row: Mapping[str, Any]) -> None:
-    """Adds one line to the metrics log."""
-    with (workdir / METRICS_LOG).open("a") as log:
+    """Adds one line to the metrics log.
+
+    Raises:
+      StorageError: it cannot be written; a part of the line may be.
+    """
+    path = workdir / METRICS_LOG
+    with writing(path), path.open("a") as log:
         log.write(json.dumps(row, allow_nan=False) + "\n")
 
 
@@ -263,7 +273,8 @@ def forget_metrics_after(workdir: Path, step: int) -> None:
     if not path.exists():
         return
     kept = [line for line in path.read_text().splitlines() if _step_of(line) <= step]
-    write_text(path, "".join(line + "\n" for line in kept))
+    with writing(path):
+        write_text(path, "".join(line + "\n" for line in kept))
 
 
 def write_text(path: Path, text: str) -> None:
@@ -274,8 +285,12 @@ def write_text(path: Path, text: str) -> None:
 def write_bytes(path: Path, content: bytes) -> None:
     """Writes a file whole or not at all."""
     aside = path.with_name(f".{path.name}-{os.getpid()}")
-    aside.write_bytes(content)
-    aside.replace(path)
+    try:
+        aside.write_bytes(content)
+        aside.replace(path)
+    except OSError:
+        aside.unlink(missing_ok=True)
+        raise
 
 
 def _step_of(line: str) -> float:

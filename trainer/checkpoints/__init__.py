@@ -21,12 +21,15 @@ from typing import Any
 
 import numpy as np
 
-from trainer.errors import require
+from trainer.errors import StorageError, require, writing
 
 _STATE = "state.npz"
 _MANIFEST = "manifest.json"
 _PREFIX = "step-"
 _ASIDE = ".writing-"
+_GOING = ".deleting-"
+_SET_ASIDE = "damaged-"
+PATIENCE_SECONDS = 600.0  # for which training goes on while no checkpoint can be written
 
 State = Mapping[str, np.ndarray]
 
@@ -55,11 +58,26 @@ def save(
     """Commits a checkpoint, then deletes all but the newest `keep` and the best.
 
     A crash at any moment leaves either no trace of it or the whole of it.
+
+    Raises:
+      StorageError: it cannot be written, or one of this step is there; the others are untouched.
     """
-    for leftover in folder.glob(f"{_ASIDE}*"):
-        shutil.rmtree(leftover)
-    path = folder / _name(step)
-    aside = folder / f"{_ASIDE}{path.name}"
+    aside = folder / f"{_ASIDE}{_name(step)}"
+    try:
+        with writing(f"the checkpoint of step {step:,}"):
+            _commit(folder, aside, step, state, validation_loss)
+            _delete_old(folder, keep)
+    except StorageError:
+        shutil.rmtree(aside, ignore_errors=True)  # a full disk has its room back
+        raise
+
+
+def _commit(
+    folder: Path, aside: Path, step: int, state: State, validation_loss: float | None
+) -> None:
+    for pattern in (f"{_ASIDE}*", f"{_GOING}*"):  # what a crash has left
+        for leftover in folder.glob(pattern):
+            shutil.rmtree(leftover)
     aside.mkdir(parents=True)
     manifest = {
         "step": step,
@@ -71,12 +89,9 @@ def save(
         json.dump(signed, text, indent=2)
         text.flush()
         os.fsync(text.fileno())
-    shutil.rmtree(path, ignore_errors=True)  # a damaged one, or the same once more
-    aside.rename(path)
-    handle = os.open(folder, os.O_RDONLY)
-    os.fsync(handle)
-    os.close(handle)
-    _delete_old(folder, keep)
+    _sync(aside)
+    aside.rename(folder / _name(step))
+    _sync(folder)
 
 
 def write(path: Path, state: State) -> str:
@@ -88,25 +103,42 @@ def write(path: Path, state: State) -> str:
 
 
 class Background:
-    """Saves checkpoints one after the other in a thread of its own, while training goes on."""
+    """Saves checkpoints one after the other in a thread of its own, while training goes on.
+
+    It also goes on while none can be written, and says so, for PATIENCE_SECONDS.
+    """
 
     def __init__(self) -> None:
         self._thread = futures.ThreadPoolExecutor(1, "checkpoint")
         self._saving: futures.Future[None] | None = None
+        self._failing_since: float | None = None
 
-    def save(self, *args: Any, **settings: Any) -> None:
-        """Calls `save` with these arguments, once the checkpoint before is committed.
+    def save(self, folder: Path, step: int, state: State, **settings: Any) -> None:
+        """Calls `save` with these arguments, once the checkpoint before is committed or given up.
 
-        Raises whatever that one raised.
+        Raises:
+          StorageError: none could be written for so long.
         """
-        self.wait()
-        self._saving = self._thread.submit(save, *args, **settings)
+        error = self._wait()
+        if error is None:
+            self._failing_since = None
+        else:
+            now = time.monotonic()
+            self._failing_since = self._failing_since or now
+            if now - self._failing_since >= PATIENCE_SECONDS:
+                raise _given_up(error)
+            print(f"CHECKPOINT LOST: {error}; training goes on", file=sys.stderr, flush=True)
+        self._saving = self._thread.submit(save, folder, step, state, **settings)
 
     def wait(self) -> None:
-        """Returns when every checkpoint is committed; raises what went wrong with one."""
-        saving, self._saving = self._saving, None
-        if saving:
-            saving.result()
+        """Returns when the last checkpoint is committed.
+
+        Raises:
+          StorageError: it could not be written.
+        """
+        error = self._wait()
+        if error is not None:
+            raise _given_up(error)
 
     def close(self) -> None:
         """Waits, and ends the thread."""
@@ -114,6 +146,19 @@ class Background:
             self.wait()
         finally:
             self._thread.shutdown()
+
+    def _wait(self) -> StorageError | None:
+        saving, self._saving = self._saving, None
+        try:
+            if saving:
+                saving.result()
+        except StorageError as error:
+            return error
+        return None
+
+
+def _given_up(error: StorageError) -> StorageError:
+    return StorageError(f"{error}; start again to go on from the last good one, which is untouched")
 
 
 def find(folder: Path, which: str = "last") -> Checkpoint | None:
@@ -145,7 +190,7 @@ def set_aside_after(folder: Path, step: int) -> None:
     """Renames the damaged checkpoints of later steps, so that none is taken for the newest."""
     for path in _newest_first(folder):
         if path.name > _name(step):
-            path.rename(folder / f"damaged-{path.name}-{time.time_ns()}")
+            path.rename(folder / f"{_SET_ASIDE}{path.name}-{time.time_ns()}")
 
 
 def verify(path: Path) -> Checkpoint:
@@ -155,13 +200,42 @@ def verify(path: Path) -> Checkpoint:
       DamagedError: something is missing or is not what was written.
     """
     manifest = _manifest(path)
+    written = manifest["state_sha256"]
     try:
-        whole = _digest((path / _STATE).read_bytes()) == manifest["state_sha256"]
+        found = _digest((path / _STATE).read_bytes())
     except OSError as error:
         raise DamagedError(f"{path / _STATE} cannot be read: {error.strerror}") from error
-    if not whole:
-        raise DamagedError(f"{path / _STATE} is not what was written: its digest differs")
+    if found != written:
+        raise DamagedError(
+            f"{path / _STATE} is not what was written: its sha256 is {found}, was {written}"
+        )
     return Checkpoint(path, manifest["step"], manifest["validation_loss"])
+
+
+def report(folder: Path) -> tuple[list[str], int]:
+    """A line on each checkpoint, the oldest first, and how many of them are damaged.
+
+    Those that were set aside as damaged have a line too, and are not counted: none is used.
+
+    Raises:
+      UserError: there are none.
+    """
+    paths = sorted(folder.glob(f"{_PREFIX}*"))
+    require(bool(paths), f"{folder} holds no checkpoint")
+    lines, damaged = [], 0
+    for path in paths:
+        try:
+            checkpoint = verify(path)
+        except DamagedError as error:
+            if path.exists():  # else a training that is under way has just deleted it
+                lines.append(f"DAMAGED  {error}")
+                damaged += 1
+            continue
+        loss = checkpoint.validation_loss
+        validated = "" if loss is None else f", validation loss {loss:.5f}"
+        lines.append(f"whole    {path}: step {checkpoint.step:,}{validated}")
+    lines += [f"no use   {path}: set aside" for path in sorted(folder.glob(f"{_SET_ASIDE}*"))]
+    return lines, damaged
 
 
 def restore(checkpoint: Checkpoint, variables: Mapping[str, Any]) -> None:
@@ -191,10 +265,16 @@ def _manifest(path: Path) -> dict[str, Any]:
         signed = json.loads((path / _MANIFEST).read_text())
         manifest = signed["manifest"]
         whole = signed["manifest_sha256"] == _digest_of(manifest)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DamagedError(f"{path / _MANIFEST} cannot be read ({error})") from error
-    if not whole or path.name != _name(manifest["step"]):
-        raise DamagedError(f"{path / _MANIFEST} is not what was written")
+        named = path.name == _name(manifest["step"])
+        whole &= manifest.keys() == {"step", "validation_loss", "state_sha256"}
+    except OSError as error:
+        raise DamagedError(f"{path / _MANIFEST} cannot be read: {error.strerror}") from error
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise DamagedError(f"{path / _MANIFEST} is not what was written: {error!r}") from error
+    if not whole:
+        raise DamagedError(f"{path / _MANIFEST} is not what was written: its digest differs")
+    if not named:
+        raise DamagedError(f"{path / _MANIFEST} is that of step {manifest['step']}")
     return manifest
 
 
@@ -225,7 +305,15 @@ def _delete_old(folder: Path, keep: int) -> None:
     best = next(filter(_is_whole, best_first), None)
     for path in paths[keep:]:
         if path != best:
-            shutil.rmtree(path)
+            going = path.rename(folder / f"{_GOING}{path.name}")  # so that no half is ever found
+            shutil.rmtree(going)
+
+
+def _sync(folder: Path) -> None:
+    """Has the names in a folder survive a loss of power."""
+    handle = os.open(folder, os.O_RDONLY)
+    os.fsync(handle)
+    os.close(handle)
 
 
 def _name(step: int) -> str:

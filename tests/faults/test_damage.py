@@ -1,0 +1,182 @@
+"""Damage anything: the newest whole checkpoint is used and the damage named, or all is refused."""
+
+import shutil
+
+import numpy as np
+import pytest
+
+from tests.runs import assert_same_bits, charts, final_state
+from trainer import checkpoints, workdir
+from trainer.errors import StorageError, UserError
+from trainer.train import train
+
+FILES = ("state.npz", "manifest.json")
+STEPS = (1, 2, 3)
+SOME, ALL = 60, 2000  # truncations, and flipped bits, of each file
+
+
+def state(run, step):
+    values = np.random.default_rng([run, step])
+    return {"model/kernel": values.normal(size=(3, 5)).astype(np.float32), "step": np.array(step)}
+
+
+def saved(folder, run=0):
+    for step in STEPS:
+        loss = 1 / step
+        checkpoints.save(folder, step, state(run, step), validation_loss=loss, keep=len(STEPS))
+    return {step: folder / f"step-{step:010d}" for step in STEPS}
+
+
+def flipped(content, bit):
+    changed = bytearray(content)
+    changed[bit // 8] ^= 1 << bit % 8
+    return bytes(changed)
+
+
+def sample(random, count, most):
+    """Numbers below `count`, at most so many, and always the first two and the last."""
+    numbers = random.choice(count, min(count, most), replace=False)
+    return sorted({0, 1, count - 1, *map(int, numbers)})
+
+
+def damages(random, content, others, most):
+    """What a file may become: its name, and its content."""
+    for length in sample(random, len(content), most):
+        yield f"cut to {length} bytes", content[:length]
+    for bit in sample(random, 8 * len(content), most):
+        yield f"bit {bit} flipped", flipped(content, bit)
+    for name, other in others.items():
+        yield f"swapped with that of {name}", other
+    yield "made of zeros", bytes(len(content))
+    yield "made longer", content + b"\0"
+    yield "twice", content + content
+    yield "deeply nested", b"[" * 100_000
+    yield "of another kind", b'{"manifest": [], "manifest_sha256": ""}'
+
+
+def assert_goes_on_from(folder, step, capsys, damaged, what):
+    """The checkpoint of a step is taken, to the bit, and what was damaged after it is named."""
+    found = checkpoints.find(folder)
+    warnings = capsys.readouterr().err.splitlines()
+    assert found is not None, what
+    assert found.step == step, what
+    for path, array in state(0, step).items():
+        assert found.state()[path].tobytes() == array.tobytes(), what
+    assert len(warnings) == len(damaged), what
+    for path, warning in zip(damaged, warnings, strict=True):
+        assert warning.startswith(f"CHECKPOINT DAMAGED: {path.parent}/"), what
+
+
+@pytest.mark.parametrize("most", [SOME, pytest.param(ALL, marks=pytest.mark.faults)])
+@pytest.mark.parametrize("file", FILES)
+def test_whatever_a_file_becomes_the_one_before_is_taken(tmp_path, capsys, drawn, file, most):
+    paths = saved(tmp_path / "run")
+    of_other_run = saved(tmp_path / "other", run=1)
+    path = paths[3] / file
+    content = path.read_bytes()
+    others = {
+        "another run": (of_other_run[3] / file).read_bytes(),
+        "another step": (paths[1] / file).read_bytes(),
+        "the other file": (paths[3] / FILES[1 - FILES.index(file)]).read_bytes(),
+    }
+    for what, damaged in damages(drawn, content, others, most):
+        path.write_bytes(damaged)
+        assert_goes_on_from(tmp_path / "run", 2, capsys, [path], what)
+        lines, count = checkpoints.report(tmp_path / "run")
+        assert count == 1, what
+        assert lines[2].startswith(f"DAMAGED  {path.parent}/"), what
+    path.unlink()
+    assert_goes_on_from(tmp_path / "run", 2, capsys, [path], "removed")
+    path.mkdir()
+    assert_goes_on_from(tmp_path / "run", 2, capsys, [path], "a folder")
+    path.rmdir()
+    path.symlink_to("nowhere")
+    assert_goes_on_from(tmp_path / "run", 2, capsys, [path], "a link to nowhere")
+    path.unlink()
+    path.write_bytes(content)
+    assert_goes_on_from(tmp_path / "run", 3, capsys, [], "as it was")
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_none_whole_is_refused_and_left_as_it_is(tmp_path, file):
+    paths = saved(tmp_path)
+    for path in paths.values():
+        content = (path / file).read_bytes()
+        (path / file).write_bytes(content[: len(content) // 2])
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*.*")}
+    with pytest.raises(UserError, match="none of the 3 checkpoints"):
+        checkpoints.find(tmp_path)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*.*")} == before
+
+
+@pytest.mark.parametrize("damaged", [(), (3,), (2, 3), (1, 3), (1, 2)])
+def test_the_last_good_one_outlives_a_save_that_fails(tmp_path, monkeypatch, damaged):
+    paths = saved(tmp_path)
+    for step in damaged:
+        (paths[step] / "state.npz").write_bytes(b"")
+    good = checkpoints.find(tmp_path)
+    assert good is not None
+    checkpoints.set_aside_after(tmp_path, good.step)
+
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(np, "savez", full)
+    for _ in range(3):
+        with pytest.raises(StorageError):
+            checkpoints.save(tmp_path, 4, state(0, 4), validation_loss=0.0, keep=1)
+    again = checkpoints.find(tmp_path)
+    assert again == good
+
+
+@pytest.fixture
+def run(digits_config, tmp_path):
+    """A run of ten steps with checkpoints at 0, 2, .. 10, of which three are kept, left alone."""
+    digits_config.checkpoint_every_steps = 2
+    digits_config.quiet = True
+    train(digits_config, str(tmp_path / "alone"))
+    return tmp_path / "alone"
+
+
+def newest_first(run):
+    return sorted((run / workdir.CHECKPOINTS).glob("step-*"), reverse=True)
+
+
+@pytest.mark.faults
+def test_a_trainer_goes_on_from_the_newest_whole_one_to_the_same_bits(
+    digits_config, run, tmp_path, capfd, drawn
+):
+    for number in range(12):
+        copy = tmp_path / f"damaged-{number}"
+        shutil.copytree(run, copy)
+        paths = newest_first(copy)
+        count = int(drawn.integers(1, len(paths)))
+        named = []
+        for path in paths[:count]:
+            victim = path / str(drawn.choice(FILES))
+            content = victim.read_bytes()
+            bit = int(drawn.integers(8 * len(content)))
+            victim.write_bytes([flipped(content, bit), content[: bit // 8]][number % 2])
+            named.append(victim)
+        train(digits_config, str(copy))
+        warnings = capfd.readouterr().err
+        assert all(f"CHECKPOINT DAMAGED: {victim}" in warnings for victim in named)
+        assert_same_bits(run, copy)
+        for part in ("train", "validation"):
+            assert charts(copy, part) == charts(run, part)
+
+
+@pytest.mark.faults
+def test_a_trainer_refuses_a_run_of_which_no_checkpoint_is_whole(digits_config, run):
+    before = final_state(run)
+    kept = {}
+    for path in newest_first(run):
+        kept[path] = (path / "state.npz").read_bytes()
+        (path / "state.npz").write_bytes(b"")
+    with pytest.raises(UserError, match="is whole; put one back"):
+        train(digits_config, str(run))
+    for path, content in kept.items():
+        (path / "state.npz").write_bytes(content)
+    step, state = final_state(run)
+    assert step == before[0]
+    assert all(state[path].tobytes() == array.tobytes() for path, array in before[1].items())

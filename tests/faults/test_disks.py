@@ -1,0 +1,169 @@
+"""A hostile disk: training goes on while it can, says so, and ends in one line; nothing is lost."""
+
+import contextlib
+import errno
+import itertools
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.runs import assert_same_bits, charts, logged
+from trainer import checkpoints, workdir
+from trainer.errors import StorageError, UserError
+from trainer.train import train
+
+pytestmark = pytest.mark.faults
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+@contextlib.contextmanager
+def mounted(folder, options):
+    """A disk in memory."""
+    folder.mkdir(exist_ok=True)
+    mount = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
+    if os.geteuid() or subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("only root can mount a small disk, where it may at all")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def command(config, run):
+    settings = {
+        "data.name": "digits",
+        "batch_size": 64,
+        "num_epochs": config.num_epochs,
+        "model.hidden_units": "(16,)",
+        "model.code_size": 4,
+        "execution": "graph",
+        "checkpoint_every_steps": 2,
+        "log_every_steps": 2,
+        "validate_every_steps": 5,
+        "optimizer.warmup_steps": 0,
+        "quiet": True,
+    }
+    flags = [f"--config.{key}={value}" for key, value in settings.items()]
+    return subprocess.run(
+        [sys.executable, "-m", "trainer", "--config=configs/dense.py", f"--workdir={run}", *flags],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def assert_every_checkpoint_is_whole(run):
+    folder = run / workdir.CHECKPOINTS
+    if list(folder.glob("step-*")):
+        lines, damaged = checkpoints.report(folder)
+        assert damaged == 0, lines
+    assert not list(folder.glob(".writing-*"))
+
+
+@pytest.mark.parametrize("size_kib", [4, 100, 400])
+def test_a_full_disk_ends_a_run_in_one_line_and_room_lets_it_go_on(
+    digits_config, tmp_path, size_kib
+):
+    assert command(digits_config, tmp_path / "alone").returncode == 0
+    with mounted(tmp_path / "disk", f"size={size_kib}k") as disk:
+        result = command(digits_config, disk / "run")
+        assert result.returncode == 1, result.stderr
+        *warnings, end = result.stderr.splitlines()
+        assert end.startswith("error: ")
+        assert "No space left on device" in end
+        assert all(line.startswith("CHECKPOINT LOST: ") for line in warnings), result.stderr
+        assert_every_checkpoint_is_whole(disk / "run")
+        remount = ["mount", "-o", "remount,size=64m", str(disk)]
+        subprocess.run(remount, check=True)
+        assert command(digits_config, disk / "run").returncode == 0
+        assert_same_bits(tmp_path / "alone", disk / "run")
+        for part in ("train", "validation"):
+            assert charts(disk / "run", part) == charts(tmp_path / "alone", part)
+
+
+def test_no_inodes_are_left(digits_config, tmp_path):
+    with mounted(tmp_path / "disk", "size=64m,nr_inodes=12") as disk:
+        result = command(digits_config, disk / "run")
+        assert result.returncode == 1
+        assert result.stderr.splitlines()[-1].startswith("error: ")
+        assert_every_checkpoint_is_whole(disk / "run")
+
+
+def test_a_read_only_disk_is_refused(digits_config, tmp_path):
+    with mounted(tmp_path / "disk", "size=64m") as disk:
+        subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+        result = command(digits_config, disk / "run")
+        assert result.returncode == 2
+        assert "cannot be written: Read-only file system" in result.stderr
+        assert len(result.stderr.splitlines()) == 1
+
+
+def refused(monkeypatch, first, last=10**9):
+    """Has the saves from one to another, counted from 0, which is step 0's, be refused."""
+    saves = itertools.count()
+    original = np.savez
+
+    def savez(*args, **arrays):
+        if first <= next(saves) < last:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        original(*args, **arrays)
+
+    monkeypatch.setattr(np, "savez", savez)
+
+
+def test_permission_lost_for_a_while_costs_no_bit(digits_config, tmp_path, monkeypatch, capfd):
+    digits_config.checkpoint_every_steps = 2
+    digits_config.quiet = True
+    train(digits_config, str(tmp_path / "alone"))
+    with monkeypatch.context() as patch:
+        refused(patch, 1, 4)
+        train(digits_config, str(tmp_path / "run"))
+    lines = capfd.readouterr().err.splitlines()
+    assert [line.partition(" cannot")[0] for line in lines] == [
+        f"CHECKPOINT LOST: the checkpoint of step {step}" for step in (2, 4, 5)
+    ]
+    assert_same_bits(tmp_path / "alone", tmp_path / "run")
+
+
+@pytest.mark.parametrize("patience_seconds", [0.0, 600.0])
+def test_permission_lost_for_good_ends_the_run(
+    digits_config, tmp_path, monkeypatch, patience_seconds
+):
+    digits_config.checkpoint_every_steps = 2
+    digits_config.quiet = True
+    train(digits_config, str(tmp_path / "alone"))
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints, "PATIENCE_SECONDS", patience_seconds)
+        refused(patch, 2)
+        with pytest.raises(StorageError, match="cannot be written: Permission denied"):
+            train(digits_config, str(tmp_path / "run"))
+    last = logged(tmp_path / "run")[-1]["step"]
+    assert last == (10 if patience_seconds else 5)  # at the end there is nothing to go on with
+    found = checkpoints.find(tmp_path / "run" / workdir.CHECKPOINTS)
+    assert found is not None
+    assert found.step == 2
+    train(digits_config, str(tmp_path / "run"))
+    assert_same_bits(tmp_path / "alone", tmp_path / "run")
+
+
+def test_a_workdir_that_vanishes_midway_ends_in_one_line(digits_config, tmp_path, monkeypatch):
+    digits_config.quiet = True
+    original = workdir.append_metrics
+
+    def vanishing(run, row):
+        shutil.rmtree(run / workdir.CHECKPOINTS, ignore_errors=True)
+        (run / workdir.CHECKPOINTS).touch()
+        original(run, row)
+
+    monkeypatch.setattr(workdir, "append_metrics", vanishing)
+    with pytest.raises(StorageError, match="Not a directory"):
+        train(digits_config, str(tmp_path / "run"))
+    with pytest.raises(UserError):
+        train(digits_config, str(tmp_path / "run"))
