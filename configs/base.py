@@ -14,8 +14,7 @@ def get_config() -> ConfigDict:
     config.model = dense()  # of a kind: one of the functions below
 
     config.data = ConfigDict()
-    config.data.name = "digits"  # (inside scikit-learn), noise:N, of TFDS, images:DIR,
-    # arrays:FILE.npz (.npy), table:FILE.csv (.tsv, .parquet), table:TRAIN.csv,TEST.csv
+    config.data.name = "digits"  # or of TFDS, images:DIR, table:FILE, arrays:FILE: docs/data.md
     config.data.image_size = 0  # resizes images to a square of this many pixels; 0: as they are
     config.data.fit = "stretch"  # of a folder's to that square: stretch, crop (its middle), pad
     config.data.channels = 0  # of a folder's images: 1 grey, 3 colour; 0: as they all are

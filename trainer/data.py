@@ -2,7 +2,6 @@
 
 import dataclasses
 import hashlib
-import inspect
 import math
 import os
 import sys
@@ -23,6 +22,8 @@ _TEST_FRACTION = 0.2  # cut from the training images where a data set brings no 
 _FINGERPRINT_IMAGES = 100_000  # of a part; a larger one is told by so many, evenly spread
 _MEMORY_SHARE = 0.8  # of the host's free memory, that images may fill
 _PLACEMENTS = ("auto", "device", "host", "records")
+_OF_FILES = {"channels": 0, "fit": "stretch", "cache_dir": ""}  # what others leave as it is
+_OF_COLUMNS = {"label_column": "", "drop_columns": "", "impute": ""}  # likewise
 _NOISE_TEST_IMAGES = 1000
 _ROWS = 4096  # read, moved or made at a time
 _DRAWN_ROWS = 512  # of images at a time, that take a number for each pixel
@@ -212,9 +213,12 @@ def load(
         f"data.impute={impute!r} is not known; allowed: mean, median, or '': none is missing",
     )
     kind, _, argument = name.partition(":")
-    _require_of("images:DIR", kind, name, channels=channels, fit=fit, cache_dir=cache_dir)
+    of_files = {"channels": channels, "fit": fit, "cache_dir": cache_dir}
     of_columns = {"label_column": label_column, "drop_columns": drop_columns, "impute": impute}
-    _require_of("table:FILE", kind, name, **of_columns)
+    require(kind == "images" or of_files == _OF_FILES, _of_another("images:DIR", name, of_files))
+    require(
+        kind == "table" or of_columns == _OF_COLUMNS, _of_another("table:FILE", name, of_columns)
+    )
     if name in ("digits", MEMORY) or kind in ("arrays", "table") or (kind == "noise" and argument):
         require(
             placement != "records",
@@ -252,14 +256,11 @@ def load(
     return Dataset(*parts, scaling, source.feature_names, source.class_names, fill)
 
 
-def _require_of(taker: str, kind: str, name: str, **settings) -> None:
-    """Makes sure that settings of one kind of data are left as they are with the others."""
-    parameters = inspect.signature(load).parameters
-    for key, value in settings.items():
-        require(
-            kind == taker.partition(":")[0] or value == parameters[key].default,
-            f"data.{key}={value!r} is not allowed with {name!r}; it is of {taker} alone",
-        )
+def _of_another(taker: str, name: str, settings: Mapping[str, object]) -> str:
+    """What is said of settings that another kind of data alone takes."""
+    unset = _OF_FILES | _OF_COLUMNS
+    given = [f"data.{key}={value!r}" for key, value in settings.items() if value != unset[key]]
+    return f"{', '.join(given)} is not allowed with {name!r}; it is of {taker} alone"
 
 
 def batches(
