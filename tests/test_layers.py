@@ -25,6 +25,7 @@ MAY_IMPORT = {
     "checkpoints": {"errors"},
     "checkpoints.__main__": {"checkpoints", "cli", "errors", "workdir"},
     "workdir": {"errors"},
+    "goodput": {"workdir"},
     "optimizers": {"errors"},
     "arrays": {"errors"},
     "idx": {"errors"},
@@ -38,12 +39,12 @@ MAY_IMPORT = {
     "cluster": {"errors"},
     "workers": {"cluster", "errors", "replicas"},
     "record": {
-        *("checkpoints", "data", "errors", "models", "pictures", "positions", "progress"),
-        *("replicas", "summaries", "workdir"),
+        *("checkpoints", "data", "errors", "goodput", "models", "pictures", "positions"),
+        *("progress", "replicas", "summaries", "workdir"),
     },
     "train": {
-        *("checkpoints", "cluster", "data", "errors", "models", "optimizers", "pace"),
-        *("profiling", "record", "replicas", "stopping", "summaries", "workdir", "workers"),
+        *("checkpoints", "cluster", "data", "errors", "goodput", "models", "optimizers"),
+        *("pace", "profiling", "record", "replicas", "stopping", "summaries", "workdir", "workers"),
     },
     "compare": {"cli", "comparison"},
     "comparison": {"errors", "workdir"},
@@ -59,8 +60,8 @@ MAY_IMPORT = {
     },
     "evaluate": {"cli", "evaluation"},
     "evaluation": {
-        *("data", "models", "pictures", "positions", "projector", "replicas", "summaries"),
-        *("trained", "workdir"),
+        *("data", "goodput", "models", "pictures", "positions", "projector", "replicas"),
+        *("summaries", "trained", "workdir"),
     },
     "export": {"cli", "exporting"},
     "exporting": {

@@ -12,6 +12,7 @@ from tensorboard.plugins.hparams.metadata import parse_session_end_info_plugin_d
 from tests.runs import stop_after
 from trainer import data, models
 from trainer.errors import NonFiniteError, Preempted
+from trainer.goodput import Clock
 from trainer.record import Record
 from trainer.summaries import PARTS, Summaries, forget_after
 from trainer.train import train
@@ -107,7 +108,7 @@ def test_a_run_says_how_it_ended_unless_it_goes_on_later(tmp_path, digits_config
     model = models.create(dataset.image_shape, **digits_config.model)
     with (
         contextlib.suppress(NonFiniteError, Preempted),
-        Record(digits_config, tmp_path, model, dataset, 0, 10),
+        Record(digits_config, tmp_path, model, dataset, 0, 10, Clock()),
     ):
         if error:
             raise error

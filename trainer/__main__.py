@@ -1,9 +1,13 @@
 """python -m trainer --config=configs/conv.py --workdir=runs/conv"""
 
+import time
+
 from absl import flags
 from ml_collections import config_flags
 
 from trainer import cli
+
+_BEGAN_SECONDS = time.monotonic()  # before TensorFlow is imported, which takes its time
 
 _WORKDIR = cli.workdir_flag()
 _CONFIG = config_flags.DEFINE_config_file(
@@ -16,7 +20,7 @@ flags.adopt_module_key_flags(cli)
 def main() -> None:
     from trainer.train import train
 
-    train(_CONFIG.value, _WORKDIR.value)
+    train(_CONFIG.value, _WORKDIR.value, began_seconds=_BEGAN_SECONDS)
 
 
 if __name__ == "__main__":

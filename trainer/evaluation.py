@@ -15,7 +15,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from trainer import data, models, pictures, projector, replicas, trained, workdir
+from trainer import data, goodput, models, pictures, projector, replicas, trained, workdir
 from trainer.positions import Noise
 from trainer.summaries import TEST, Summaries
 
@@ -38,7 +38,7 @@ def evaluate(folder: str, which: str = "last") -> dict[str, Any]:
     were, all unless they are too many for memory; `reconstruction_metrics`; where the code is
     smaller than the image, `pca_mse`, that of PCA with as many numbers fitted on the same training
     images, and `mse_to_pca`, the ratio of the two unless PCA is perfect; `code_metrics` where there
-    are labels to tell apart; and what the kind itself is asked.
+    are labels to tell apart; what the kind itself is asked; and `goodput.metrics`.
 
     Raises:
       UserError: the workdir holds no run that can be read, or its data are not what they were.
@@ -71,6 +71,7 @@ def evaluate(folder: str, which: str = "last") -> dict[str, Any]:
         train, test, codes, pca, replicas.map_batches, noisy, train_labels, test_labels, train_codes
     )
     metrics |= model.own_metrics(measured)
+    metrics |= goodput.metrics(path)
 
     workdir.write_json(path / workdir.METRICS, metrics)
     shown = test[: pictures.COLUMNS]

@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 
 from trainer import checkpoints, data, models, pictures, positions, replicas, workdir
 from trainer.errors import Preempted
+from trainer.goodput import Clock
 from trainer.progress import Progress
 from trainer.summaries import Summaries
 
@@ -30,6 +31,7 @@ class Record:
         dataset: data.Dataset,
         first_step: int,
         last_step: int,
+        clock: Clock,
     ):
         self._config = config
         self._run = run
@@ -38,6 +40,8 @@ class Record:
         self._summaries = Summaries(run)
         self._progress = Progress(first_step, last_step, config.batch_size, quiet=config.quiet)
         self._saver = checkpoints.Background()
+        self._clock = clock
+        clock.resume(run)
         if first_step == 0:
             self._summaries.text("train", 0, "config", f"```\n{config}```")
             self._summaries.layout()
@@ -67,10 +71,13 @@ class Record:
         self._summaries.scalars("train", step, {_chart(name): row[name] for name in row})
         workdir.append_metrics(self._run, {"step": step, "part": "train"} | dict(row))
         self._progress.training(step, row["loss"], row["images_per_second"])
+        self._clock.write_at_times(self._run)
 
     def validation(self, step: int, losses: Mapping[str, float]) -> None:
-        """Writes down the losses of a validation, with pictures."""
+        """Writes down the losses of a validation, with pictures, and where the time has gone."""
         self._summaries.scalars("validation", step, losses)
+        shares = self._clock.shares()
+        self._summaries.scalars("train", step, {f"goodput/{name}": shares[name] for name in shares})
         if self._config.pictures:
             for tag, picture in self._pictures().items():
                 self._summaries.image("validation", step, tag, picture)
@@ -92,10 +99,13 @@ class Record:
             validation_loss=validation_loss,
             keep=self._config.keep_checkpoints,
         )
+        self._clock.write(self._run)
 
     def close(self) -> None:
         """Waits until everything is written."""
         with contextlib.ExitStack() as scope:
+            scope.callback(self._clock.write, self._run)
+            scope.enter_context(self._clock.spent_on("checkpoint"))
             for part in (self._saver, self._summaries, self._progress):
                 scope.enter_context(contextlib.closing(part))
 

@@ -28,7 +28,8 @@ _LAYOUT = {
     },
     "speed": {
         "images per second": ["training/images_per_second$"],
-        "share of the time that training has": ["training/training_time_share$"],
+        "goodput, the share of the wall time that steps have": ["training/goodput$"],
+        "where the rest goes": ["goodput/(?!steps)"],
     },
 }
 

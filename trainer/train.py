@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 
 from trainer import checkpoints, cluster, data, models, optimizers, replicas, workdir
 from trainer.errors import NonFiniteError, Preempted, require, require_at_least, require_choice
+from trainer.goodput import Clock
 from trainer.pace import Pace
 from trainer.profiling import Profile
 from trainer.record import NoRecord, Record, words
@@ -25,10 +26,16 @@ _NUMBER_BYTES = 4  # of an example
 _MEASURED_IMAGES = 2048  # that each execution trains on when they are measured
 
 
-def train(config: ConfigDict, folder: str, vectors: np.ndarray | None = None) -> dict[str, float]:
+def train(
+    config: ConfigDict,
+    folder: str,
+    vectors: np.ndarray | None = None,
+    began_seconds: float | None = None,
+) -> dict[str, float]:
     """Trains the config's autoencoder in a workdir, from its newest checkpoint if it has one.
 
-    The data are those that the config names or, of data.name='memory', the `vectors` [N, D].
+    The data are those that the config names or, of data.name='memory', the `vectors` [N, D]. The
+    start-up counts from `began_seconds` of the monotonic clock, or from now.
 
     Returns the validation losses at the step where it ends: the last, or the validation at which
     the model has settled.
@@ -40,6 +47,7 @@ def train(config: ConfigDict, folder: str, vectors: np.ndarray | None = None) ->
       WorkersError: another worker has not come, or is gone.
       StorageError: the workdir cannot be written any more; the last checkpoint is intact.
     """
+    clock = Clock(began_seconds)
     with contextlib.ExitStack() as scope:
         stop = scope.enter_context(contextlib.closing(Stop()))
         stop.arm()
@@ -98,7 +106,9 @@ def train(config: ConfigDict, folder: str, vectors: np.ndarray | None = None) ->
         if workers.is_chief and not config.quiet:
             _print_plan(config, model, dataset, steps, devices, first_step, end)
         try:
-            step, losses = _loop(config, run, workers, steps, model, dataset, first_step, end, stop)
+            step, losses = _loop(
+                config, run, workers, steps, model, dataset, first_step, end, stop, clock
+            )
             workers.wait()  # none is finished before the chief has written everything
         except NonFiniteError as error:
             if not workers.is_chief:
@@ -109,6 +119,7 @@ def train(config: ConfigDict, folder: str, vectors: np.ndarray | None = None) ->
             ) from error
     if workers.is_chief and not config.quiet:
         print(f"{'finished' if step == last_step else 'settled'} at step {step:,}: {words(losses)}")
+        print(clock)
     return losses
 
 
@@ -122,6 +133,7 @@ def _loop(
     first_step: int,
     last_step: int,
     stop: Stop,
+    clock: Clock,
 ) -> tuple[int, dict[str, float]]:
     """Trains, logs, validates and checkpoints, to the last step or until the model has settled.
 
@@ -148,14 +160,15 @@ def _loop(
     with contextlib.ExitStack() as scope:
         record: Record | NoRecord = NoRecord()
         if workers.is_chief:
-            record = Record(config, run, model, dataset, first_step, last_step)
+            record = Record(config, run, model, dataset, first_step, last_step, clock)
             scope.enter_context(contextlib.closing(profile))
         scope.enter_context(record)
-        for first, count, drawn in batches.as_numpy_iterator():
+        for first, count, drawn in clock.waits_for(batches.as_numpy_iterator()):
             if workers.is_chief:
                 profile.at(first)
             began = time.monotonic()
-            metrics = steps.train(first, drawn, count)
+            with clock.spent_on_steps(first, count):
+                metrics = steps.train(first, drawn, count)
             seconds = time.monotonic() - began
             pace.plan(workers.of_chief(pace.wanted(count, seconds)))
             stopping = workers.anyone(stop.requested)  # once: a signal may come at any moment
@@ -164,19 +177,24 @@ def _loop(
             record.advance(step, float(metrics["loss"][-1]))
 
             if due(step, config.log_every_steps, last_step):
-                record.training(step, window.summarise(config.batch_size))
+                row = window.summarise(config.batch_size)
+                record.training(step, row | {"goodput": clock.shares()["steps"]})
                 window = _Window()
 
             validated = due(step, config.validate_every_steps, last_step)
             if validated:
-                losses = steps.evaluate(dataset.validation.images)
-                if not math.isfinite(losses["loss"]):
-                    raise NonFiniteError(f"the validation loss at step {step} is {losses['loss']}")
-                record.validation(step, losses)
+                with clock.spent_on("validation"):
+                    losses = steps.evaluate(dataset.validation.images)
+                    if not math.isfinite(losses["loss"]):
+                        raise NonFiniteError(
+                            f"the validation loss at step {step} is {losses['loss']}"
+                        )
+                    record.validation(step, losses)
 
             if validated or stopping or due(step, config.checkpoint_every_steps, last_step):
                 loss = losses["loss"] if validated else None
-                record.checkpoint(step, finite_state(steps, step), loss)
+                with clock.spent_on("checkpoint"):
+                    record.checkpoint(step, finite_state(steps, step), loss)
                 window = _Window()  # a run that resumes here begins a window too
             if validated and model.settled():
                 return step, losses
@@ -226,7 +244,6 @@ class _Window:
     """The steps since the last log or checkpoint; `compiles`: the first call of them does."""
 
     def __init__(self, compiles: bool = False) -> None:
-        self._began = time.monotonic()
         self._compiles = compiles
         self._seconds: list[float] = []
         self._metrics: list[dict[str, np.ndarray]] = []
@@ -254,7 +271,6 @@ class _Window:
         timed = slice(1 if self._compiles and len(self._seconds) > 1 else 0, None)
         images = batch_size * sum(len(metrics["loss"]) for metrics in self._metrics[timed])
         row["images_per_second"] = images / sum(self._seconds[timed])
-        row["training_time_share"] = sum(self._seconds) / (time.monotonic() - self._began)
         return row
 
 
