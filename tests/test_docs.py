@@ -19,6 +19,7 @@ TINY = {
     "nll_samples=500": "nll_samples=2",
     "code_size=2,4,8,16,32": "code_size=2",
 }
+TRAIN = ("trainer", "launch.sweep")
 
 
 def blocks(document):
@@ -157,7 +158,9 @@ def test_the_tutorial_can_be_typed_from_top_to_bottom(tmp_path):
             file.write_text(text)
             commands.append([str(file)])
         else:
-            commands += [words[1:] for words in typed(text)]
+            for words in typed(text):
+                uncompiled = ["--config.execution=graph"] if words[2] in TRAIN else []
+                commands.append([*words[1:], *uncompiled])
     done = outcomes("run", commands, tmp_path)
     assert done[-1][0] == 0, f"{shlex.join(commands[len(done) - 1])}\n{done[-1][1]}"
     assert len(done) == len(commands) > 20
@@ -166,3 +169,13 @@ def test_the_tutorial_can_be_typed_from_top_to_bottom(tmp_path):
         *("clean/00000000.png", "digits-export/encoder.keras"),
     ):
         assert (tmp_path / made).exists(), made
+
+
+@pytest.mark.slow
+def test_the_pages_of_the_api_are_made_of_all_but_the_commands(tmp_path):
+    ((status, output),) = outcomes("run", [["-m", "docs.api", str(tmp_path)]])
+    assert status == 0, output
+    pages = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.html")}
+    assert {"index.html", "trainer/models/vae.html", "configs/base.html"} <= pages
+    assert "trainer/evaluate.html" not in pages
+    assert "n_features_in_" in (tmp_path / "trainer.html").read_text()
