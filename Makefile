@@ -13,6 +13,8 @@ NOTE_digits := "(These digits are 8x8 pixels, enlarged: PCA with 49 numbers is a
 
 .PHONY: train test test-workers test-faults test-slurm test-docker lint benchmark results \
 	tensorboard screenshots clean
+.PHONY: train test test-workers test-slurm test-docker lint benchmark results \
+	docs tensorboard screenshots clean
 
 train: .venv/installed
 	$(BIN)/python -m trainer --config=configs/$(CONFIG).py --config.data.name=$(DATA) \
@@ -55,6 +57,10 @@ benchmark: .venv/installed
 # make results: every kind beside its paper, in some hours.  make results RUNS=vae,iwae: a part.
 results: .venv/installed
 	$(BIN)/python -m benchmarks.results $(addprefix --runs=,$(RUNS))
+
+# The API, from the docstrings, into build/docs/index.html.
+docs: .venv/installed
+	$(BIN)/python -m docs.api
 
 # Of this machine alone: a server has no password.  make tensorboard LOGDIR=/data/runs: of others.
 tensorboard: .venv/installed
