@@ -1,6 +1,5 @@
 """Kill anywhere: a run that is killed again and again ends as one that is left alone."""
 
-import itertools
 import multiprocessing
 import signal
 import time
@@ -119,23 +118,4 @@ def test_every_kind_outlives_kills(kind, tmp_path, drawn):
         assert newest_step(run) >= before
         before = newest_step(run)
     assert ended(config, run) == 0
-    assert_ends_as_one_left_alone(tmp_path / "alone", run)
-
-
-def test_a_trainer_killed_at_each_of_its_calls_in_turn_ends_the_same(tmp_path):
-    config = tiny_config(KINDS["dense"], steps=100)
-    config.checkpoint_every_steps = 1
-    config.pictures = False
-    assert ended(config, tmp_path / "alone") == 0
-    run = tmp_path / "killed"
-    statuses = []
-    before = -1
-    for number in itertools.count(1):
-        statuses.append(ended(config, run, kills.at_call, number))
-        assert newest_step(run) >= before, number
-        before = newest_step(run)
-        if statuses[-1] == 0:
-            break
-    assert statuses[:-1] == [-signal.SIGKILL] * (len(statuses) - 1)
-    assert len(statuses) > 30
     assert_ends_as_one_left_alone(tmp_path / "alone", run)
