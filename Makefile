@@ -11,10 +11,8 @@ EPOCHS_digits := --config.num_epochs=150
 NOTE_digits := "(These digits are 8x8 pixels, enlarged: PCA with 49 numbers is all but perfect on" \
 	"them. Measure the nets on make train DATA=mnist.)"
 
-.PHONY: train test test-workers test-faults test-slurm test-docker lint benchmark results \
+.PHONY: train test test-workers test-faults test-slurm test-docker lint benchmark results docs \
 	tensorboard screenshots clean
-.PHONY: train test test-workers test-slurm test-docker lint benchmark results \
-	docs tensorboard screenshots clean
 
 train: .venv/installed
 	$(BIN)/python -m trainer --config=configs/$(CONFIG).py --config.data.name=$(DATA) \
