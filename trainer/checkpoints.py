@@ -191,9 +191,11 @@ def _manifest(path: Path) -> dict[str, Any]:
         signed = json.loads((path / _MANIFEST).read_text())
         manifest = signed["manifest"]
         whole = signed["manifest_sha256"] == _digest_of(manifest)
+        whole = whole and path.name == _name(manifest["step"])
+        float(manifest["validation_loss"] or 0)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DamagedError(f"{path / _MANIFEST} cannot be read ({error})") from error
-    if not whole or path.name != _name(manifest["step"]):
+    if not whole:
         raise DamagedError(f"{path / _MANIFEST} is not what was written")
     return manifest
 

@@ -135,7 +135,7 @@ def _open(path: Path) -> _Source:
 def _readable(path: Path) -> Iterator[None]:
     try:
         yield
-    except pa.ArrowException as error:
+    except (pa.ArrowException, UnicodeDecodeError) as error:
         raise UserError(f"{path} cannot be read as a table ({_line(error)})") from error
     except OSError as error:
         why = os.strerror(error.errno) if error.errno else _line(error)
