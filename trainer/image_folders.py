@@ -271,7 +271,7 @@ def _kept_at(folder: Path, listing: Listing, decoder: Decoder, cache_dir: str) -
 def _kept(path: Path, count: int) -> np.ndarray | None:
     """The images of a file, if it is whole."""
     try:
-        images = np.load(path, mmap_mode="r")
+        images = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError):
         return None
     return np.asarray(images) if images.ndim == 4 and len(images) == count else None

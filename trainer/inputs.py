@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -431,7 +432,8 @@ def _readable(path: Path) -> Iterator[None]:
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or in_one_line(error)}") from error
     except (
-        *(ValueError, EOFError, KeyError, RuntimeError, NotImplementedError),
+        *(ValueError, EOFError, KeyError, RuntimeError, NotImplementedError, MemoryError),
+        *(SyntaxError, tokenize.TokenError, TypeError, OverflowError),  # of a damaged header
         *(zipfile.BadZipFile, zlib.error),
     ) as error:
         raise UserError(f"{path} cannot be read ({in_one_line(error)})") from error

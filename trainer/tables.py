@@ -149,7 +149,7 @@ def open_table(path: Path) -> Source:
 def _readable(path: Path) -> Iterator[None]:
     try:
         yield
-    except pa.ArrowException as error:
+    except (pa.ArrowException, UnicodeDecodeError) as error:
         raise UserError(f"{path} cannot be read as a table ({in_one_line(error)})") from error
     except OSError as error:
         why = os.strerror(error.errno) if error.errno else in_one_line(error)

@@ -44,7 +44,9 @@ def find(name: str, folder: str | None):
         )
         close = difflib.get_close_matches(name, ["digits", *tfds.list_builders()], n=3)
         hint = f"did you mean {' or '.join(close)}?" if close else "see tensorflow.org/datasets"
-        own = "images" if Path(name).is_dir() else _OWN.get(Path(name).suffix)
+        own = _OWN.get(Path(name).suffix)
+        with contextlib.suppress(OSError):  # the name may be too long for a path
+            own = "images" if Path(name).is_dir() else own
         if name and own:
             hint = f"did you mean {own}:{name}?"
         raise UserError(f"{name!r} is no data set of TFDS; {hint}") from error

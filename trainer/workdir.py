@@ -159,8 +159,8 @@ def read(workdir: Path) -> Run:
         return Run(
             config,
             description["data_fingerprint"],
-            description["versions"],
-            description["executions"],
+            dict(description["versions"]),
+            dict(description["executions"]),
             description.get("inputs"),
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -231,14 +231,29 @@ def is_measured(workdir: Path, figures: str = METRICS) -> bool:
     """Whether a file of figures is there, and of the last step that the run has logged."""
     path = workdir / figures
     rows = read_log(workdir)
-    return bool(rows) and path.exists() and _step_of(path.read_text()) == rows[-1]["step"]
+    return (
+        bool(rows)
+        and path.exists()
+        and _step_of(path.read_text(errors="replace")) == rows[-1]["step"]
+    )
 
 
 def read_log(workdir: Path) -> list[dict[str, Any]]:
-    """The rows of the metrics log that are written whole."""
+    """The rows of the metrics log that are written whole.
+
+    Raises:
+      UserError: one of them is no row of such a log.
+    """
     path = workdir / METRICS_LOG
-    lines = path.read_text().splitlines() if path.exists() else []
-    return [json.loads(line) for line in lines if math.isfinite(_step_of(line))]
+    lines = path.read_text(errors="replace").splitlines() if path.exists() else []
+    rows = [json.loads(line) for line in lines if math.isfinite(_step_of(line))]
+    for row in rows:
+        needed = {"train": "images_per_second", "validation": "loss"}.get(str(row.get("part")), "")
+        require(
+            isinstance(row.get(needed), int | float) and (needed == "loss" or row[needed] > 0),
+            f"{path} is damaged: its row of step {row['step']} is none that a training writes",
+        )
+    return rows
 
 
 def training_seconds(rows: Iterable[Mapping[str, Any]], batch_size: int) -> float:
@@ -272,7 +287,8 @@ def forget_metrics_after(workdir: Path, step: int) -> None:
     path = workdir / METRICS_LOG
     if not path.exists():
         return
-    kept = [line for line in path.read_text().splitlines() if _step_of(line) <= step]
+    lines = path.read_text(errors="replace").splitlines()
+    kept = [line for line in lines if _step_of(line) <= step]
     with writing(path):
         write_text(path, "".join(line + "\n" for line in kept))
 
@@ -295,8 +311,8 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 def _step_of(line: str) -> float:
     try:
-        return json.loads(line)["step"]
-    except ValueError:  # a line cut short by a kill
+        return int(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError, OverflowError):  # a line cut short by a kill
         return float("inf")
 
 
