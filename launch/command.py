@@ -47,7 +47,7 @@ def _parse(argv: list[str]) -> list[str]:
     try:
         rest = flags.FLAGS(argv[:end])
     except flags.Error as error:
-        _leave(str(error))
+        _leave(f"{error}; the trainer's flags stand after --")
     if rest[1:]:
         _leave(f"{rest[1]!r} is no flag; flags are written --name=value, the trainer's after --")
     return argv[end + 1 :]

@@ -9,7 +9,7 @@ TRAINER = Path(__file__).parent.parent / "trainer"
 
 # Each module of the trainer and what it may import of it; `trainer.` is left out.
 MAY_IMPORT = {
-    "__init__": {"sklearn"},
+    "__init__": {"quiet", "sklearn"},
     "__main__": {"cli", "train"},
     "cli": {"errors", "quiet"},
     "errors": set(),

@@ -237,6 +237,12 @@ def test_an_epoch_sees_each_example_once_whatever_crashes(digits_config, tmp_pat
     np.testing.assert_array_equal(epoch[order[0]], images.reshape(len(images), -1)[order[1]])
 
 
+def test_a_run_that_ends_before_its_warmup_does_says_so(digits_config, tmp_path, capsys):
+    digits_config.optimizer.warmup_steps = LAST_STEP
+    train(digits_config, str(tmp_path))
+    assert "only 10 steps, but optimizer.warmup_steps=10" in capsys.readouterr().out
+
+
 def test_two_trainers_on_one_workdir_are_one_too_many(digits_config, tmp_path):
     with workdir.locked(tmp_path), pytest.raises(UserError, match="another trainer is at work"):
         train(digits_config, str(tmp_path))

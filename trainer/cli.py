@@ -5,14 +5,12 @@ Needs no TensorFlow to answer a wrong flag or --help.
 
 import contextlib
 import functools
-import importlib
 import os
 import re
 import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import NoReturn
 
 from absl import app, flags, logging
@@ -25,7 +23,7 @@ from trainer.errors import (
     UserError,
     WorkersError,
 )
-from trainer.quiet import muted_stderr
+from trainer.quiet import import_tensorflow
 
 # What is told in one line; anything else is a traceback.
 _ENDS = (UserError, NonFiniteError, WorkersError, StorageError, ExportError, Preempted)
@@ -147,13 +145,3 @@ def _in_one_line(error: Exception) -> str:
     frames = traceback.extract_tb(error.__traceback__)
     where = [frame for frame in frames if "ml_collections" not in frame.filename][-1]
     return f"{where.filename}:{where.lineno}: {type(error).__name__}: {message}"
-
-
-def import_tensorflow() -> None:
-    """Imports TensorFlow; where there is no NVIDIA driver, without its notes on the lack of one."""
-    if Path("/proc/driver/nvidia").exists():
-        importlib.import_module("tensorflow")
-    else:
-        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-        with muted_stderr():
-            importlib.import_module("tensorflow")

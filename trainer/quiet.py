@@ -1,9 +1,11 @@
 """Silence, where TensorFlow says what a person need not read."""
 
 import contextlib
+import importlib
 import os
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 
 @contextlib.contextmanager
@@ -19,3 +21,13 @@ def muted_stderr() -> Iterator[None]:
     finally:
         os.dup2(kept, 2)
         os.close(kept)
+
+
+def import_tensorflow() -> None:
+    """Imports TensorFlow; where there is no NVIDIA driver, without its notes on the lack of one."""
+    if Path("/proc/driver/nvidia").exists():
+        importlib.import_module("tensorflow")
+    else:
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+        with muted_stderr():
+            importlib.import_module("tensorflow")

@@ -291,7 +291,8 @@ def _parsed(path: Path, name: str, column: pa.Array, before: int) -> np.ndarray:
                 require(
                     _is_number(text),
                     f"{path} holds {text!r} in {_place(before + row, name)}, which is no number; "
-                    "in a training, data.drop_columns leaves a column out",
+                    "in a training, data.label_column takes a column as the labels, and "
+                    "data.drop_columns leaves one out",
                 )
                 values[row] = float(text)
         return values

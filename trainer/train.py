@@ -482,3 +482,10 @@ def _print_plan(
         f"{config.precision} on {devices}, execution {steps.execution}",
         flush=True,
     )
+    warmup_steps = config.optimizer.warmup_steps
+    if 0 < last_step <= warmup_steps:
+        print(
+            f"only {last_step:,} steps, but optimizer.warmup_steps={warmup_steps}: the learning "
+            "rate never reaches its height; train for longer, or warm up for less",
+            flush=True,
+        )
