@@ -73,7 +73,8 @@ def test_the_time_of_a_training_is_told_from_its_log(tmp_path):
 
 def test_figures_of_another_step_than_the_last_are_measured_again(tmp_path):
     assert not workdir.is_measured(tmp_path)
-    (tmp_path / "metrics.jsonl").write_text('{"step": 10}\n{"step": 20}\n{"step": 3')
+    rows = [json.dumps({"step": step, "part": "validation", "loss": 1}) for step in (10, 20, 30)]
+    (tmp_path / "metrics.jsonl").write_text("\n".join(rows)[:-1])  # the last is cut short
     assert not workdir.is_measured(tmp_path)
     for step, measured in ((10, False), (20, True)):
         (tmp_path / "metrics.json").write_text(json.dumps({"step": step}))
