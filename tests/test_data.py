@@ -53,6 +53,25 @@ def test_batches_hold_the_examples_of_their_positions(numbers):
     np.testing.assert_array_equal(used, positions.examples(7, 0, 16, 10))
 
 
+@pytest.mark.parametrize("workers", [2, 4])
+def test_the_workers_together_draw_each_position_once(workers):
+    images = np.arange(10, dtype=np.uint8).reshape(10, 1, 1, 1)
+    size = 4 // workers
+    shares = []
+    for worker in range(workers):
+        drawn = data.batches(
+            images,
+            [(0, 3)],
+            most_steps=3,
+            batch_size=4,
+            seed=7,
+            numbers=True,
+            own=slice(worker * size, (worker + 1) * size),
+        )
+        shares.append(next(drawn.as_numpy_iterator())[2])
+    np.testing.assert_array_equal(np.hstack(shares).ravel(), positions.examples(7, 0, 12, 10))
+
+
 def test_unit_images_lie_between_0_and_1_and_floats_stay():
     grey = np.array([0, 51, 255], np.uint8)
     np.testing.assert_allclose(data.to_unit(grey), [0, 0.2, 1], rtol=1e-6)
