@@ -92,11 +92,12 @@ class Clock:
         return _shares(self._seconds)
 
     def write(self, run: Path) -> None:
-        """Writes down the seconds until now, for the next start."""
+        """Writes down the seconds until now, for the next start, where there is room for it."""
         self._turn_to(self._cause)
         self._written = self._since
         content = {"starts": self._starts, "step": self._step, "seconds": self._seconds}
-        workdir.write_json(run / FILE, content)
+        with contextlib.suppress(OSError):  # what matters more says that there is none
+            workdir.write_json(run / FILE, content)
 
     def write_at_times(self, run: Path) -> None:
         """The same, unless it was done a moment ago."""
