@@ -32,7 +32,6 @@ class Workers:
     def __init__(self, strategy: replicas.Strategy, cluster: Cluster | None = None):
         self.strategy = strategy
         self._sum = replicas.SumOverWorkers(strategy)
-        self._cluster = cluster
         self.index = cluster.index if cluster else 0
         self.count = len(cluster.addresses) if cluster else 1
         self.is_chief = self.index == 0
