@@ -36,7 +36,26 @@ def load_model(folder: Path, which: str = "last") -> TrainedModel:
     Raises:
       UserError: the workdir holds no run that can be read.
     """
+    return _model_of(workdir.read(folder), folder, which)
+
+
+def load(folder: Path, which: str = "last") -> Trained:
+    """Reads a run's checkpoint as `load_model` does, and its data.
+
+    Raises:
+      UserError: as `load_model`, or its data are not what they were.
+    """
     run = workdir.read(folder)
+    model = _model_of(run, folder, which)
+    dataset = data.load(**run.config.data)
+    require(
+        dataset.fingerprint() == run.data_fingerprint,
+        f"the data of {run.config.data.name!r} are not those that {folder} was trained on",
+    )
+    return Trained(**vars(model), dataset=dataset)
+
+
+def _model_of(run: workdir.Run, folder: Path, which: str) -> TrainedModel:
     if run.inputs is None:
         raise UserError(
             f"{folder / workdir.CONFIG} does not say what the inputs are like: the run is older; "
@@ -62,19 +81,3 @@ def load_model(folder: Path, which: str = "last") -> TrainedModel:
         tuple(run.inputs.get("feature_names", ())),
         np.array(run.inputs["fill"]) if "fill" in run.inputs else None,
     )
-
-
-def load(folder: Path, which: str = "last") -> Trained:
-    """Reads a run's checkpoint as `load_model` does, and its data.
-
-    Raises:
-      UserError: as `load_model`, or its data are not what they were.
-    """
-    run = workdir.read(folder)
-    model = load_model(folder, which)
-    dataset = data.load(**run.config.data)
-    require(
-        dataset.fingerprint() == run.data_fingerprint,
-        f"the data of {run.config.data.name!r} are not those that {folder} was trained on",
-    )
-    return Trained(**vars(model), dataset=dataset)
