@@ -24,7 +24,7 @@ MAY_IMPORT = {
     "summaries": {"errors"},
     "checkpoints": {"errors"},
     "checkpoints.__main__": {"checkpoints", "cli", "errors", "workdir"},
-    "workdir": {"errors"},
+    "workdir": {"errors", "locks"},
     "goodput": {"workdir"},
     "optimizers": {"errors"},
     "arrays": {"errors"},

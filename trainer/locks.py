@@ -1,4 +1,4 @@
-"""A lock among the processes of all hosts that share a folder: one prepares, the others wait."""
+"""Locks among the processes of all hosts that share a folder: one works, the others wait."""
 
 import contextlib
 import fcntl
@@ -30,16 +30,29 @@ def locked(path: Path, advice: str) -> Iterator[None]:
     except OSError as error:
         raise UserError(f"{folder} cannot be written ({error.strerror}); {advice}") from error
     with lock:
-        said = -math.inf
         try:
-            while not _lock_now(lock):
-                if time.monotonic() > said + _WAITING_LINE_SECONDS:
-                    said = time.monotonic()
-                    print(f"waiting for the process that holds {path}", flush=True)
-                time.sleep(_TURN_SECONDS)
+            acquire(lock, f"the process that holds {path}")
         except OSError as error:
             raise UserError(f"{folder} cannot be locked ({error.strerror}); {advice}") from error
         yield
+
+
+def acquire(lock: IO, holder: str, patience_seconds: float = math.inf) -> bool:
+    """Locks a file, whether at once or in so long; says meanwhile for whom the wait is.
+
+    Raises:
+      OSError: its file system cannot lock.
+    """
+    deadline = time.monotonic() + patience_seconds
+    said = -math.inf
+    while not _lock_now(lock):
+        if time.monotonic() > deadline:
+            return False
+        if time.monotonic() > said + _WAITING_LINE_SECONDS:
+            said = time.monotonic()
+            print(f"waiting for {holder}", flush=True)
+        time.sleep(_TURN_SECONDS)
+    return True
 
 
 def _lock_now(lock: IO) -> bool:

@@ -2,20 +2,19 @@
 
 import contextlib
 import dataclasses
-import fcntl
 import hashlib
 import importlib.metadata
 import json
 import math
 import os
 import platform
-import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
 from ml_collections import ConfigDict
 
+from trainer import locks
 from trainer.errors import UserError, require, writing
 
 CONFIG = "config.json"
@@ -42,7 +41,6 @@ _FREE_KEYS = (
     "pictures",
     "quiet",
 )
-_TURN_SECONDS = 0.5  # between two looks whether a workdir is free
 _PACKAGES = ("tensorflow", "keras", "numpy", "tensorflow-datasets", "scikit-learn")
 
 
@@ -183,7 +181,7 @@ def locked(workdir: Path, patience_seconds: float = 0) -> Iterator[None]:
     except OSError as error:
         raise UserError(f"workdir={str(workdir)!r} cannot be written: {error.strerror}") from error
     with lock:
-        _lock(lock, workdir, time.monotonic() + patience_seconds)
+        _lock(lock, workdir, patience_seconds)
         try:
             yield
         finally:
@@ -193,23 +191,13 @@ def locked(workdir: Path, patience_seconds: float = 0) -> Iterator[None]:
                     workdir.rmdir()
 
 
-def _lock(lock: IO, workdir: Path, deadline: float) -> None:
-    said = False
-    while True:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return
-        except BlockingIOError as error:
-            if time.monotonic() > deadline:
-                raise UserError(f"another trainer is at work in {workdir}") from error
-        except OSError as error:
-            raise UserError(
-                f"workdir={str(workdir)!r} cannot be locked: {error.strerror}"
-            ) from error
-        if not said:
-            print(f"waiting for the trainer that is at work in {workdir}", flush=True)
-        said = True
-        time.sleep(_TURN_SECONDS)
+def _lock(lock: IO, workdir: Path, patience_seconds: float) -> None:
+    try:
+        holder = f"the trainer that is at work in {workdir}"
+        taken = locks.acquire(lock, holder, patience_seconds)
+    except OSError as error:
+        raise UserError(f"workdir={str(workdir)!r} cannot be locked: {error.strerror}") from error
+    require(taken, f"another trainer is at work in {workdir}")
 
 
 def read_metrics(workdir: Path) -> dict[str, Any] | None:
