@@ -18,6 +18,7 @@ from trainer.summaries import Summaries
 
 _MOST_SHOWN = 100  # validation images, that a kind makes its pictures from
 _MOST_SHOWN_NUMBERS = 2**20  # in all of these together
+_PICTURED = 64  # validations, each time that their number doubles
 
 
 class Record:
@@ -41,6 +42,7 @@ class Record:
         self._progress = Progress(first_step, last_step, config.batch_size, quiet=config.quiet)
         self._saver = checkpoints.Background()
         self._clock = clock
+        self._last_step = last_step
         clock.resume(run)
         if first_step == 0:
             self._summaries.text("train", 0, "config", f"```\n{config}```")
@@ -78,10 +80,11 @@ class Record:
         self._summaries.scalars("validation", step, losses)
         shares = self._clock.shares()
         self._summaries.scalars("train", step, {f"goodput/{name}": shares[name] for name in shares})
-        if self._config.pictures:
+        pictured = step == self._last_step or is_pictured(step // self._config.validate_every_steps)
+        if self._config.pictures and pictured:
             for tag, picture in self._pictures().items():
                 self._summaries.image("validation", step, tag, picture)
-        if self._config.histograms:
+        if self._config.histograms and pictured:
             weights = replicas.arrays(replicas.model_variables(self._model))
             self._summaries.histograms("train", step, weights)
         workdir.append_metrics(self._run, {"step": step, "part": "validation"} | dict(losses))
@@ -145,6 +148,16 @@ class NoRecord:
         self, step: int, state: Mapping[str, np.ndarray], validation_loss: float | None
     ) -> None:
         pass
+
+
+def is_pictured(validation: int) -> bool:
+    """Whether a validation, counted from 1, leaves pictures and histograms in the event files.
+
+    Each of the first 127 does, every second up to 255, every fourth up to 511 and so on: 64 each
+    time that a run doubles, so that the files of a run of any length stay readable.
+    """
+    doublings = max(0, (validation // _PICTURED).bit_length() - 1)
+    return validation % 2**doublings == 0
 
 
 def words(losses: Mapping[str, float]) -> str:

@@ -1,0 +1,87 @@
+"""A long run takes no more than a short one: memory, files, threads, disk.
+
+Two minutes in make test-faults; LONG_RUN_SECONDS=3600 makes it an hour.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+
+from tests.runs import charts, logged
+from trainer import checkpoints, workdir
+from trainer.errors import Preempted
+from trainer.record import is_pictured
+
+pytestmark = pytest.mark.faults
+
+ROOT = Path(__file__).parent.parent.parent
+SECONDS = float(os.environ.get("LONG_RUN_SECONDS") or 120)
+EVERY_STEPS = 1000  # a validation with pictures and a checkpoint: each second or two
+SETTINGS = {
+    "data.name": "digits",
+    "num_epochs": 1e9,
+    "optimizer.schedule": "constant",
+    "log_every_steps": EVERY_STEPS // 5,
+    "validate_every_steps": EVERY_STEPS,
+    "checkpoint_every_steps": EVERY_STEPS,
+    "keep_checkpoints": 2,
+    "histograms": True,
+}
+MOST_GROWTH_BYTES = 24 * 2**20  # of memory, once it is warm; the allocators' breath is half of it
+MOST_PICTURED_BYTES = 2**20  # of one validation
+MOST_LOGGED_BYTES = 2**13  # of one row of the log, in the event files and in metrics.jsonl
+
+
+def measured(process):
+    """What a process has of the machine: memory in bytes, open files, threads."""
+    with process.oneshot():
+        return process.memory_info().rss, process.num_fds(), process.num_threads()
+
+
+def size_bytes(folder):
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def test_a_long_run_takes_no_more_than_a_short_one(tmp_path):
+    run, samples = tmp_path / "run", []
+    flags = [f"--config.{key}={value}" for key, value in SETTINGS.items()]
+    command = [sys.executable, "-m", "trainer", "--config=configs/dense.py", f"--workdir={run}"]
+    with (tmp_path / "console").open("w") as console:
+        process = psutil.Popen([*command, *flags], cwd=ROOT, stdout=console, stderr=console)
+        end = time.monotonic() + SECONDS
+        while time.monotonic() < end and process.poll() is None:
+            samples.append(measured(process))
+            time.sleep(SECONDS / 1000)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait() == Preempted.exit_status, (tmp_path / "console").read_text()[-2000:]
+
+    quarters = np.array_split(np.array(samples), 4)
+    warm, last = (np.median(quarter, axis=0) for quarter in (quarters[1], quarters[3]))
+    most_files, most_threads = quarters[1].max(axis=0)[1:]
+    rows = logged(run)
+    validations = sum(row["part"] == "validation" for row in rows)
+    print(
+        f"{rows[-1]['step']:,} steps, {validations:,} validations; memory {warm[0] / 2**20:.0f} MiB"
+        f" then {last[0] / 2**20:.0f}; files {most_files:.0f} then {quarters[3].max(axis=0)[1]}; "
+        f"threads {most_threads:.0f} then {quarters[3].max(axis=0)[2]}; on disk "
+        f"{size_bytes(run) / 2**20:.1f} MiB"
+    )
+    assert last[0] - warm[0] < MOST_GROWTH_BYTES
+    assert (quarters[3].max(axis=0)[1:] <= (most_files, most_threads)).all()
+
+    lines, damaged = checkpoints.report(run / workdir.CHECKPOINTS)
+    assert damaged == 0
+    assert len(lines) <= SETTINGS["keep_checkpoints"] + 1  # the best
+
+    pictured = [number for number in range(1, validations + 1) if is_pictured(number)]
+    shown = charts(run, "validation")["reconstructions"]
+    assert shown == [number * EVERY_STEPS for number in pictured]
+    most = MOST_LOGGED_BYTES * len(rows) + MOST_PICTURED_BYTES * (len(pictured) + 1)
+    assert size_bytes(run) - size_bytes(run / workdir.CHECKPOINTS) < most
