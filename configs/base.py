@@ -52,7 +52,7 @@ def get_config() -> ConfigDict:
     config.checkpoint_every_steps = 1000  # 0: only when validated, and when stopped
     config.keep_checkpoints = 3  # the newest ones; the best on validation is kept besides
     config.histograms = False  # of the weights, to TensorBoard at each validation
-    config.pictures = True  # of reconstructions, likewise
+    config.pictures = True  # of reconstructions, likewise; both ever less often after 127 of them
     config.quiet = False  # no lines and no bar on the console
     return config.lock()
 

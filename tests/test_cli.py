@@ -53,6 +53,7 @@ def run(*arguments):
         ),
         (["--config=tests/__init__.py", "--workdir=w"], "get_config"),
         (["--config=LICENSE", "--workdir=w"], "LICENSE"),
+        (["--config=dens", "--workdir=w"], "config='dens' is not known; allowed: concrete"),
     ],
 )
 def test_a_wrong_flag_gets_one_line_and_status_2(arguments, message):
@@ -61,6 +62,27 @@ def test_a_wrong_flag_gets_one_line_and_status_2(arguments, message):
     assert message in result.stderr
     assert len(result.stderr.splitlines()) == 1
     assert not (ROOT / "w").exists()
+
+
+def test_a_config_is_found_by_its_name_from_anywhere(tmp_path):
+    command = [
+        sys.executable,
+        "-m",
+        "trainer",
+        "--config=vae",
+        "--config.data.name=none",
+        "--workdir=w",
+    ]
+    result = subprocess.run(
+        command,
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 2
+    assert result.stderr == "error: 'none' is no data set of TFDS; see tensorflow.org/datasets\n"
 
 
 @pytest.mark.parametrize("module", COMMANDS)

@@ -13,7 +13,7 @@ from tests.runs import stop_after
 from trainer import data, models
 from trainer.errors import NonFiniteError, Preempted
 from trainer.goodput import Clock
-from trainer.record import Record
+from trainer.record import Record, is_pictured
 from trainer.summaries import PARTS, Summaries, forget_after
 from trainer.train import train
 
@@ -55,6 +55,13 @@ def test_a_file_that_a_kill_cut_short_keeps_what_is_whole(tmp_path, lost_bytes):
 def test_a_workdir_without_event_files_has_nothing_to_forget(tmp_path):
     forget_after(tmp_path, 0)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_longer_run_has_hardly_more_pictures():
+    shown = [number for number in range(1, 2**20) if is_pictured(number)]
+    assert shown[:127] == list(range(1, 128))
+    for doubling in range(7, 19):
+        assert sum(2**doubling <= number < 2 ** (doubling + 1) for number in shown) == 64
 
 
 def count_of(run, *tags):

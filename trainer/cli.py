@@ -140,7 +140,7 @@ def _in_one_line(error: Exception) -> str:
         return (
             f"--{wrong_value[1]}={wrong_value[2]} is not allowed; it takes a value of type {kind}"
         )
-    if isinstance(error, ValueError | TypeError | SyntaxError | flags.Error):
+    if isinstance(error, ValueError | TypeError | SyntaxError | flags.Error | UserError):
         return message
     frames = traceback.extract_tb(error.__traceback__)
     where = [frame for frame in frames if "ml_collections" not in frame.filename][-1]

@@ -1,13 +1,8 @@
-"""The trainer's face to scikit-learn: a transformer of tables [N, D] to codes [N, K].
-
-A config is found by its name when a fit begins, as `python -m trainer` finds one by its path.
-"""
+"""The trainer's face to scikit-learn: a transformer of tables [N, D] to codes [N, K]."""
 
 import contextlib
 import copy
-import importlib
 import logging
-import pkgutil
 import random
 import tempfile
 import threading
@@ -22,11 +17,10 @@ from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, Transfo
 from sklearn.utils import assert_all_finite, check_array, check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from trainer import checkpoints, data, models, replicas, workdir
-from trainer.errors import Preempted, UserError, require, require_choice
+from trainer import checkpoints, config_names, data, models, replicas, workdir
+from trainer.errors import Preempted, UserError, require
 from trainer.train import train
 
-_CONFIGS = "configs"  # the package of these
 _ROWS = 512  # computed at once, always: a row's code depends on no other row
 _SEEDS = 2**31
 _FLOATS = (np.float64, np.float32)
@@ -173,7 +167,8 @@ class AutoencoderTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
 
     def _resolved(self, count: int, seed: int) -> ConfigDict:
         """The config of a run on so many rows."""
-        config = _named(self.config) if isinstance(self.config, str) else copy.deepcopy(self.config)
+        named = self.config
+        config = config_names.load(named) if isinstance(named, str) else copy.deepcopy(named)
         config.seed = seed
         config.data.name = data.MEMORY
         config.data.standardise = self.standardise
@@ -204,14 +199,6 @@ class AutoencoderTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         for path, variable in replicas.model_variables(model).items():
             variable.assign(self.weights_[path])
         return model
-
-
-def _named(name: str) -> ConfigDict:
-    """A config of configs/."""
-    package = importlib.import_module(_CONFIGS)
-    names = [module.name for module in pkgutil.iter_modules(package.__path__)]
-    require_choice("config", name, tuple(name for name in names if name != "base"))
-    return importlib.import_module(f"{_CONFIGS}.{name}").get_config()
 
 
 def _layers(

@@ -5,7 +5,6 @@ Two minutes in make test-faults; LONG_RUN_SECONDS=3600 makes it an hour.
 
 import os
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -24,6 +23,7 @@ pytestmark = pytest.mark.faults
 ROOT = Path(__file__).parent.parent.parent
 SECONDS = float(os.environ.get("LONG_RUN_SECONDS") or 120)
 EVERY_STEPS = 1000  # a validation with pictures and a checkpoint: each second or two
+KEPT = 2
 SETTINGS = {
     "data.name": "digits",
     "num_epochs": 1e9,
@@ -31,7 +31,7 @@ SETTINGS = {
     "log_every_steps": EVERY_STEPS // 5,
     "validate_every_steps": EVERY_STEPS,
     "checkpoint_every_steps": EVERY_STEPS,
-    "keep_checkpoints": 2,
+    "keep_checkpoints": KEPT,
     "histograms": True,
 }
 MOST_GROWTH_BYTES = 24 * 2**20  # of memory, once it is warm; the allocators' breath is half of it
@@ -78,7 +78,7 @@ def test_a_long_run_takes_no_more_than_a_short_one(tmp_path):
 
     lines, damaged = checkpoints.report(run / workdir.CHECKPOINTS)
     assert damaged == 0
-    assert len(lines) <= SETTINGS["keep_checkpoints"] + 1  # the best
+    assert len(lines) <= KEPT + 1  # the best
 
     pictured = [number for number in range(1, validations + 1) if is_pictured(number)]
     shown = charts(run, "validation")["reconstructions"]
