@@ -10,8 +10,8 @@ TRAINER = Path(__file__).parent.parent / "trainer"
 # Each module of the trainer and what it may import of it; `trainer.` is left out.
 MAY_IMPORT = {
     "__init__": {"quiet", "sklearn"},
-    "__main__": {"cli", "config_names", "train"},
-    "cli": {"errors", "quiet"},
+    "__main__": {"cli", "train"},
+    "cli": {"config_names", "errors", "quiet"},
     "errors": set(),
     "config_names": {"errors"},
     "positions": set(),

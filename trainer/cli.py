@@ -11,10 +11,14 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import NoReturn
 
 from absl import app, flags, logging
+from ml_collections import ConfigDict, config_flags
+from ml_collections.config_flags.config_flags import ConfigFileFlagParser
 
+from trainer import config_names
 from trainer.errors import (
     ExportError,
     NonFiniteError,
@@ -39,12 +43,29 @@ def workdir_flag() -> flags.FlagHolder[str]:
     return flag
 
 
+def config_flag(help_text: str) -> flags.FlagHolder[ConfigDict]:
+    """Defines --config, for the commands that begin with one."""
+    flag = config_flags.DEFINE_config_file(
+        "config", None, f"The config file, or the name of one in configs/. {help_text}"
+    )
+    flags.FLAGS["config"].parser = _ConfigParser("config")
+    return flag
+
+
 @functools.cache
 def checkpoint_flag() -> flags.FlagHolder[str]:
     """Defines --checkpoint, for the commands that read a trained run."""
     return flags.DEFINE_enum(
         "checkpoint", "last", ["last", "best"], "The newest, or the best on the validation images."
     )
+
+
+class _ConfigParser(ConfigFileFlagParser):
+    """Takes `conv` for the file of that name, wherever the configs are installed."""
+
+    def parse(self, path: str) -> ConfigDict:
+        named = path.isidentifier() and not Path(path).exists()
+        return super().parse(str(config_names.path(path)) if named else path)
 
 
 def run(main: Callable[[], None]) -> None:

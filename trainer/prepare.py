@@ -4,15 +4,12 @@ from pathlib import Path
 from typing import Any
 
 from absl import flags
-from ml_collections import config_flags
 
 from trainer import cli
 from trainer.errors import require
 
 _DATASET = flags.DEFINE_string("dataset", None, "A data set, as data.name takes it.")
-_CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "The config file whose data are described, in place of --dataset."
-)
+_CONFIG = cli.config_flag("Its data are described, in place of --dataset.")
 _DATA_DIR = flags.DEFINE_string(
     "data_dir",
     None,
