@@ -28,6 +28,7 @@ _RECORDS = flags.DEFINE_bool(
     "records", False, "Prepares files from which images are read as they are drawn, for large sets."
 )
 flags.register_validator(_DATA_DIR, lambda folder: folder != "", "it must name a folder.")
+flags.adopt_module_key_flags(cli)
 
 
 def main() -> None:
