@@ -62,7 +62,7 @@ def _model_of(run: workdir.Run, folder: Path, which: str) -> TrainedModel:
             "start its training once more, with the same command, to have it noted"
         )
     strategy = replicas.make_strategy("auto")
-    checkpoint = checkpoints.find(folder / workdir.CHECKPOINTS, which)
+    checkpoint = checkpoints.find(folder / workdir.CHECKPOINTS, which, run_id=run.run_id)
     if checkpoint is None:
         raise UserError(f"{folder} holds no checkpoint")
     image_shape = tuple(run.inputs["image_shape"])

@@ -8,6 +8,7 @@ import json
 import math
 import os
 import platform
+import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
@@ -53,6 +54,7 @@ class Run:
     versions: Mapping[str, str]
     executions: Mapping[str, str]  # how its steps are computed, by the devices they are on
     inputs: Mapping[str, list] | None  # what they are like; None of a run begun before it was noted
+    run_id: str | None  # its checkpoints bear it, and so do copies of the workdir; None likewise
 
 
 def check(workdir: Path, config: ConfigDict, data_fingerprint: str) -> None:
@@ -104,6 +106,11 @@ def executions(workdir: Path) -> dict[str, str]:
     return dict(read(workdir).executions) if (workdir / CONFIG).exists() else {}
 
 
+def run_id(workdir: Path) -> str | None:
+    """That of the run that a workdir holds, if it has one; see `trainer.checkpoints`."""
+    return read(workdir).run_id if (workdir / CONFIG).exists() else None
+
+
 def write(
     workdir: Path,
     config: ConfigDict,
@@ -111,18 +118,19 @@ def write(
     executions: Mapping[str, str],
     inputs: Mapping[str, list],
 ) -> None:
-    """Writes down the run, with the versions that it began with.
+    """Writes down the run, with the versions and the id that it began with.
 
     Raises:
       StorageError: it cannot be written; what was there before still is.
     """
-    begun = (workdir / CONFIG).exists()
+    begun = read(workdir) if (workdir / CONFIG).exists() else None
     description = {
         "config": config.to_dict(),
         "data_fingerprint": data_fingerprint,
-        "versions": read(workdir).versions if begun else installed_versions(),
+        "versions": begun.versions if begun else installed_versions(),
         "executions": dict(executions),
         "inputs": dict(inputs),
+        "run_id": begun.run_id if begun else uuid.uuid4().hex,
     }
     with writing(workdir / CONFIG):
         write_json(workdir / CONFIG, description)
@@ -160,6 +168,7 @@ def read(workdir: Path) -> Run:
             dict(description["versions"]),
             dict(description["executions"]),
             description.get("inputs"),
+            description.get("run_id"),
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} cannot be read ({type(error).__name__}: {error})") from error

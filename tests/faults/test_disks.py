@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.runs import assert_same_bits, charts, logged
+from tests.runs import assert_same_bits, charts, final_state, logged, report
 from trainer import checkpoints, workdir
 from trainer.errors import StorageError, UserError
 from trainer.train import train
@@ -62,7 +62,7 @@ def command(config, run):
 def assert_every_checkpoint_is_whole(run):
     folder = run / workdir.CHECKPOINTS
     if list(folder.glob("step-*")):
-        lines, damaged = checkpoints.report(folder)
+        lines, damaged = report(run)
         assert damaged == 0, lines
     assert not list(folder.glob(".writing-*"))
 
@@ -146,9 +146,7 @@ def test_permission_lost_for_good_ends_the_run(
             train(digits_config, str(tmp_path / "run"))
     last = logged(tmp_path / "run")[-1]["step"]
     assert last == (10 if patience_seconds else 5)  # at the end there is nothing to go on with
-    found = checkpoints.find(tmp_path / "run" / workdir.CHECKPOINTS)
-    assert found is not None
-    assert found.step == 2
+    assert final_state(tmp_path / "run")[0] == 2
     train(digits_config, str(tmp_path / "run"))
     assert_same_bits(tmp_path / "alone", tmp_path / "run")
 
