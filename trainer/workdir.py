@@ -8,6 +8,7 @@ import json
 import math
 import os
 import platform
+import tempfile
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -288,6 +289,29 @@ def forget_metrics_after(workdir: Path, step: int) -> None:
     kept = [line for line in lines if _step_of(line) <= step]
     with writing(path):
         write_text(path, "".join(line + "\n" for line in kept))
+
+
+@contextlib.contextmanager
+def replacing(workdir: Path) -> Iterator[Path]:
+    """Gives a folder for files and folders that in the end take the places of the workdir's.
+
+    JSON comes last, since it tells of the others.
+
+    Raises:
+      StorageError: one of them cannot be written; what was there before still is.
+    """
+    with (
+        writing(f"what is to be kept in {workdir}"),
+        tempfile.TemporaryDirectory(prefix=".", dir=workdir) as folder,
+    ):
+        aside = Path(folder, "new")
+        aside.mkdir()
+        yield aside
+        for made in sorted(aside.iterdir(), key=lambda path: path.suffix == ".json"):
+            place = workdir / made.name
+            if place.is_dir():
+                place.rename(Path(folder, made.name))
+            made.replace(place)
 
 
 def write_text(path: Path, text: str) -> None:

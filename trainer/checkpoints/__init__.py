@@ -102,7 +102,7 @@ def _commit(
         "step": step,
         "validation_loss": validation_loss,
         "run_id": run_id,
-        "state_sha256": _write_arrays(aside / _STATE, state),
+        "state_sha256": write(aside / _STATE, state),
     }
     signed = {"manifest": manifest, "manifest_sha256": _digest_of(manifest)}
     with (aside / _MANIFEST).open("w") as text:
@@ -115,11 +115,11 @@ def _commit(
 
 
 def write(path: Path, state: State) -> str:
-    """Writes arrays to an .npz file, whole or not at all; returns its digest."""
-    aside = path.with_name(f"{_ASIDE}{path.name}")
-    digest = _write_arrays(aside, state)
-    aside.replace(path)
-    return digest
+    """Writes arrays to an .npz file; returns the digest of what is on disk."""
+    with path.open("wb") as file:
+        np.savez(file, **state)  # type: ignore[arg-type]
+        os.fsync(file.fileno())
+    return _digest(path.read_bytes())
 
 
 class Background:
@@ -353,14 +353,6 @@ def _name(step: int) -> str:
 def _describe(state: State) -> dict[str, list[Any]]:
     """The shape and dtype of each array."""
     return {path: [list(array.shape), str(array.dtype)] for path, array in state.items()}
-
-
-def _write_arrays(path: Path, state: State) -> str:
-    """Returns the digest of what is on disk."""
-    with path.open("wb") as file:
-        np.savez(file, **state)  # type: ignore[arg-type]
-        os.fsync(file.fileno())
-    return _digest(path.read_bytes())
 
 
 def _digest(content: bytes) -> str:
