@@ -171,7 +171,7 @@ def read(workdir: Path) -> Run:
             description.get("inputs"),
             description.get("run_id"),
         )
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path} cannot be read ({type(error).__name__}: {error})") from error
 
 
