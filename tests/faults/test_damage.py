@@ -193,7 +193,8 @@ def others(digits_config, tmp_path):
     """Beside the run `alone`: its config on other data, and its data with another seed."""
     config = digits_config
     config.data.name = "memory"
-    config.update({"checkpoint_every_steps": 2, "num_epochs": 10 * 64 / 190, "quiet": True})
+    config.update({"checkpoint_every_steps": 2, "keep_checkpoints": 9, "quiet": True})
+    config.num_epochs = 10 * 64 / 190
     rows, other_rows = np.random.default_rng(0).random((2, 200, 12), np.float32)
     train(config, str(tmp_path / "data"), other_rows)
     config.seed = 1
