@@ -14,11 +14,25 @@ from trainer.errors import Preempted
 from trainer.train import train
 
 
+def found(run, which="last"):
+    """A run's newest or best checkpoint."""
+    folder = Path(run)
+    checkpoint = checkpoints.find(
+        folder / workdir.CHECKPOINTS, which, run_id=workdir.run_id(folder)
+    )
+    assert checkpoint is not None
+    return checkpoint
+
+
+def report(run):
+    """A line on each of a run's checkpoints, and how many of them are not whole or not its own."""
+    return checkpoints.report(run / workdir.CHECKPOINTS, workdir.run_id(run))
+
+
 def final_state(run):
     """The step and the arrays of a run's newest checkpoint."""
-    found = checkpoints.find(Path(run) / workdir.CHECKPOINTS)
-    assert found is not None
-    return found.step, found.state()
+    checkpoint = found(run)
+    return checkpoint.step, checkpoint.state()
 
 
 def assert_same_bits(run, other):
@@ -37,13 +51,13 @@ def logged(run):
 
 def charts(run, part):
     """The values of each tag by step, as a reader of the event files finds them."""
-    found: dict[str, list[int]] = {}
+    steps: dict[str, list[int]] = {}
     for path in sorted((Path(run) / part).glob("events*")):
         for record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
             event = tf.compat.v1.Event.FromString(record)
             for value in event.summary.value:
-                found.setdefault(value.tag, []).append(event.step)
-    return found
+                steps.setdefault(value.tag, []).append(event.step)
+    return steps
 
 
 def await_step(run, step, process):

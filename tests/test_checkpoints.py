@@ -2,6 +2,7 @@ import errno
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -11,7 +12,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from trainer import checkpoints
+from configs import dense
+from trainer import checkpoints, workdir
 from trainer.errors import StorageError, UserError
 
 
@@ -19,14 +21,14 @@ def state(number):
     return {"model/encoder/kernel": np.full((2, 3), number, np.float32), "count": np.array(number)}
 
 
-def save(folder, *numbers, keep=3, losses=None):
+def save(folder, *numbers, keep=3, losses=None, run_id=None):
     for number in numbers:
-        loss = (losses or {}).get(number)
-        checkpoints.save(folder, number, state(number), validation_loss=loss, keep=keep)
+        about = {"validation_loss": (losses or {}).get(number), "keep": keep, "run_id": run_id}
+        checkpoints.save(folder, number, state(number), **about)
 
 
-def found(folder, which="last"):
-    checkpoint = checkpoints.find(folder, which)
+def found(folder, which="last", run_id=None):
+    checkpoint = checkpoints.find(folder, which, run_id=run_id)
     assert checkpoint is not None
     return checkpoint
 
@@ -133,6 +135,13 @@ def test_none_whole_is_refused(tmp_path):
         checkpoints.find(tmp_path)
 
 
+def begun(run):
+    """Makes a workdir that holds a run; gives its id."""
+    run.mkdir(exist_ok=True)
+    workdir.write(run, dense.get_config(), "0123abcd", {}, {"image_shape": [28, 28, 1]})
+    return workdir.run_id(run)
+
+
 def verify(*names):
     return subprocess.run(
         [sys.executable, "-m", "trainer.checkpoints", *map(str, names)],
@@ -145,7 +154,7 @@ def verify(*names):
 
 def test_verify_says_of_each_checkpoint_whether_it_is_whole(tmp_path):
     folder = tmp_path / "checkpoints"
-    save(folder, 1, 2, 3, losses={2: 0.25})
+    save(folder, 1, 2, 3, losses={2: 0.25}, run_id=begun(tmp_path))
     result = verify("verify", tmp_path)
     assert (result.returncode, result.stderr) == (0, "")
     assert [line.split()[0] for line in result.stdout.splitlines()] == ["whole"] * 3
@@ -167,6 +176,96 @@ def test_verify_says_of_each_checkpoint_whether_it_is_whole(tmp_path):
     )
 
 
+def test_a_run_without_a_checkpoint_has_nothing_to_verify(tmp_path):
+    begun(tmp_path)
+    result = verify("verify", tmp_path)
+    assert result.returncode == 2
+    assert result.stderr == f"error: {tmp_path}/checkpoints holds no checkpoint\n"
+
+
+def foreign_one(folder, step, into, as_step=None, loss=None):
+    """Puts a checkpoint of another run of the same kind there, as it is or renamed."""
+    save(folder, step, losses={step: loss}, run_id="another")
+    return (folder / f"step-{step:010d}").rename(into / f"step-{as_step or step:010d}")
+
+
+@pytest.mark.parametrize("as_step", [9, 2])
+@pytest.mark.parametrize("own_id", ["own", None])
+def test_a_whole_one_of_another_run_is_named_and_the_newest_own_one_taken(
+    tmp_path, capsys, own_id, as_step
+):
+    run = tmp_path / "run"
+    save(run, 1, 3, run_id=own_id)
+    foreign = foreign_one(tmp_path, 9, run, as_step)
+    taken = found(run, run_id=own_id)
+    assert taken.step == 3
+    np.testing.assert_array_equal(taken.state()["count"], 3)
+    named = f"{foreign} belongs to another run: run_id='another', not {own_id!r}"
+    warning = f"CHECKPOINT DAMAGED: {named}\n" if as_step == 9 else ""
+    assert capsys.readouterr().err == warning
+    lines, damaged = checkpoints.report(run, own_id)
+    assert damaged == 1
+    assert f"DAMAGED  {named}" in lines
+    with pytest.raises(checkpoints.DamagedError, match="belongs to another run"):
+        checkpoints.verify(foreign, own_id)
+
+
+def test_one_without_an_id_is_foreign_to_a_run_that_has_one(tmp_path):
+    save(tmp_path, 1, run_id="own")
+    save(tmp_path, 2)
+    assert found(tmp_path, run_id="own").step == 1
+
+
+def test_another_runs_is_never_the_best(tmp_path, capsys):
+    run = tmp_path / "run"
+    save(run, 1, 2, losses={1: 0.2, 2: 0.3}, run_id="own")
+    foreign_one(tmp_path, 9, run, loss=0.1)
+    assert found(run, "best", run_id="own").step == 1
+    assert "step-0000000009 belongs to another run" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("which", ["last", "best"])
+def test_only_other_runs_are_refused_in_one_line_that_says_so(tmp_path, which):
+    for step in (1, 2):
+        foreign_one(tmp_path / "other", step, tmp_path, loss=0.5)
+    with pytest.raises(UserError, match=r"whole and this run's own \(2 of another run\)"):
+        found(tmp_path, which, run_id="own")
+
+
+def test_another_runs_are_neither_counted_nor_deleted(tmp_path):
+    run = tmp_path / "run"
+    save(run, 1, 2, losses={1: 0.2}, run_id="own")
+    for step, loss in ((3, 0.1), (9, None)):
+        foreign_one(tmp_path / "other", step, run, loss=loss)
+    save(run, 4, 5, keep=2, run_id="own")
+    assert steps(run) == [1, 3, 4, 5, 9]
+
+
+def test_a_run_of_before_there_were_ids_goes_on_without(tmp_path):
+    begun(tmp_path)
+    description = json.loads((tmp_path / "config.json").read_text())
+    assert description.pop("run_id")
+    workdir.write_json(tmp_path / "config.json", description)
+    assert begun(tmp_path) is None
+    save(tmp_path / "checkpoints", 1)
+    path = tmp_path / "checkpoints" / "step-0000000001" / "manifest.json"
+    manifest = json.loads(path.read_text())["manifest"]
+    del manifest["run_id"]
+    digest = hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
+    path.write_text(json.dumps({"manifest": manifest, "manifest_sha256": digest}))
+    save(tmp_path / "checkpoints", 2)
+    assert verify("verify", tmp_path).returncode == 0
+
+
+def test_a_run_keeps_its_id_and_each_has_its_own(tmp_path):
+    run_id = begun(tmp_path / "run")
+    assert run_id
+    assert begun(tmp_path / "run") == run_id
+    assert begun(tmp_path / "other") != run_id
+    shutil.copytree(tmp_path / "run", tmp_path / "copy")
+    assert begun(tmp_path / "copy") == run_id
+
+
 def test_one_that_was_set_aside_is_named_and_not_counted(tmp_path):
     save(tmp_path, 1, 2)
     DAMAGES["emptied"](tmp_path / "step-0000000002" / "state.npz")
@@ -182,7 +281,7 @@ def test_one_that_was_set_aside_is_named_and_not_counted(tmp_path):
         ([], "verb '' is not known; allowed: verify"),
         (["mend", "run"], "verb 'mend' is not known; allowed: verify"),
         (["verify"], "RUN is missing"),
-        (["verify", "/nowhere"], "/nowhere/checkpoints holds no checkpoint"),
+        (["verify", "/nowhere"], "/nowhere holds no run: there is no config.json in it"),
     ],
 )
 def test_a_mistake_in_verify_gets_one_line_and_status_2(names, message):
@@ -313,18 +412,8 @@ def test_training_ends_once_its_patience_does(tmp_path, monkeypatch):
     assert steps(tmp_path) == [1]
 
 
-def test_arrays_are_written_whole_or_not_at_all(tmp_path, monkeypatch):
+def test_arrays_are_written_as_their_digest_says(tmp_path):
     path = tmp_path / "weights.npz"
     digest = checkpoints.write(path, state(1))
     assert digest == hashlib.sha256(path.read_bytes()).hexdigest()
     np.testing.assert_array_equal(np.load(path)["count"], 1)
-    assert list(tmp_path.iterdir()) == [path]
-
-    def fails_midway(file, **_):
-        file.write(b"half")
-        raise OSError
-
-    monkeypatch.setattr(np, "savez", fails_midway)
-    with pytest.raises(OSError):
-        checkpoints.write(path, state(2))
-    assert hashlib.sha256(path.read_bytes()).hexdigest() == digest

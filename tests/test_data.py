@@ -3,8 +3,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.runs import final_state
 from tests.tiny_colour import TinyColour
-from trainer import checkpoints, data, positions, tfds_sets, workdir
+from trainer import data, positions, tfds_sets
 from trainer.errors import UserError
 from trainer.train import train
 
@@ -168,9 +169,8 @@ def test_training_from_files_is_the_same_bits(digits_config, tmp_path):
     for placement in ("device", "records"):
         digits_config.data.placement = placement
         train(digits_config, str(tmp_path / placement))
-        found = checkpoints.find(tmp_path / placement / workdir.CHECKPOINTS)
-        assert found is not None
-        states.append({path: array.tobytes() for path, array in found.state().items()})
+        _, state = final_state(tmp_path / placement)
+        states.append({path: array.tobytes() for path, array in state.items()})
     assert states[0] == states[1]
 
 

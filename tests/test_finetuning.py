@@ -14,8 +14,9 @@ import pytest
 import tensorflow as tf
 
 from configs import base
+from tests.runs import final_state
 from tests.steps import adam_steps
-from trainer import checkpoints, data, finetuning, models, replicas, trained, workdir
+from trainer import data, finetuning, models, replicas, trained, workdir
 from trainer.errors import UserError
 from trainer.evaluation import evaluate
 from trainer.finetuning import Classifier, finetune, print_table
@@ -102,9 +103,7 @@ def test_a_kind_is_finetuned_beside_its_frozen_code(tmp_path, digits_config, kin
     assert 0 < metrics["finetuned_test_error"] < 0.9
     assert 0 < metrics["frozen_test_error"] < 0.9
 
-    checkpoint = checkpoints.find(tmp_path / workdir.CHECKPOINTS)
-    assert checkpoint is not None
-    trained_before = checkpoint.state()
+    _, trained_before = final_state(tmp_path)
     weights = arrays(tmp_path / "finetuned.npz")
     encoder = {path for path in trained_before if path.startswith("model/encoder/")}
     assert weights.keys() == encoder | {"model/softmax/kernel", "model/softmax/bias"}
@@ -176,7 +175,7 @@ def test_from_scratch_begins_with_the_weights_that_the_run_began_with(tmp_path, 
     digits_config.keep_checkpoints = 9
     train(digits_config, str(tmp_path))
     first = finetuning._with_first_weights(trained.load(tmp_path))
-    began = checkpoints.verify(tmp_path / workdir.CHECKPOINTS / "step-0000000000").state()
+    began = np.load(tmp_path / workdir.CHECKPOINTS / "step-0000000000" / "state.npz")
     for path, variable in replicas.model_variables(first).items():
         np.testing.assert_array_equal(variable, began[path])
 

@@ -26,6 +26,7 @@ from ml_collections import config_flags
 from PIL import Image
 
 from configs import dense
+from tests.runs import found
 from trainer import arrays, checkpoints, cli, data, idx, image_folders, inputs, tables, workdir
 from trainer.errors import UserError
 from trainer.goodput import FILE as GOODPUT
@@ -197,8 +198,8 @@ def run(tmp_path):
         row = {"step": step, "part": "train", "loss": 0.5, "images_per_second": 1e4}
         workdir.append_metrics(tmp_path, row)
         state = {"model/kernel": np.ones(3, np.float32)}
-        folder = tmp_path / workdir.CHECKPOINTS
-        checkpoints.save(folder, step, state, validation_loss=0.5, keep=3)
+        folder, run_id = tmp_path / workdir.CHECKPOINTS, workdir.run_id(tmp_path)
+        checkpoints.save(folder, step, state, validation_loss=0.5, keep=3, run_id=run_id)
     workdir.write_json(tmp_path / workdir.METRICS, {"step": 4, "mse": 0.5})
     Clock().write(tmp_path)
     return tmp_path
@@ -213,9 +214,7 @@ def look_at(run):
     workdir.read_metrics(run)
     Clock().resume(run)
     for which in ("last", "best"):
-        found = checkpoints.find(run / workdir.CHECKPOINTS, which)
-        assert found is not None
-        assert found.state()["model/kernel"].tolist() == [1, 1, 1]
+        assert found(run, which).state()["model/kernel"].tolist() == [1, 1, 1]
     workdir.forget_metrics_after(run, 2)
 
 
@@ -274,16 +273,16 @@ def test_no_manifest_leads_out_of_its_folder(run):
     outside.mkdir()
     folder = run / workdir.CHECKPOINTS
     steps: list[object] = ["../../outside", "/etc/passwd", -1, 10**12, "4", None, [], 4.5]
+    run_id = workdir.run_id(run)
     for step in steps:
-        manifest = {"step": step, "validation_loss": 0.1, "state_sha256": "0" * 64}
+        digests = {"run_id": run_id, "state_sha256": "0" * 64}
+        manifest = {"step": step, "validation_loss": 0.1} | digests
         digest = hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
         signed = json.dumps({"manifest": manifest, "manifest_sha256": digest})
         (folder / "step-0000000004" / "manifest.json").write_text(signed)
-        found = checkpoints.find(folder)
-        assert found is not None
-        assert found.path == folder / "step-0000000002"
+        assert found(run).path == folder / "step-0000000002"
         state = {"model/kernel": np.ones(3, np.float32)}
-        checkpoints.save(folder, 6, state, validation_loss=None, keep=3)
+        checkpoints.save(folder, 6, state, validation_loss=None, keep=3, run_id=run_id)
         checkpoints.set_aside_after(folder, 4)
         assert sorted(path.name for path in run.iterdir() if path.is_dir()) == [
             "checkpoints",

@@ -87,12 +87,3 @@ def test_large_images_become_thumbnails_of_32_pixels():
     sheet, height, width = projector.sprite(np.ones((3, 100, 50, 1), np.float32), None)
     assert (height, width) == (32, 16)
     assert sheet.shape == (64, 32, 3)
-
-
-def test_what_a_folder_held_before_is_replaced(tmp_path):
-    folder = tmp_path / "test"
-    projector.write(folder, random_codes(4, 4), np.zeros((4, 6, 6, 1)), np.ones(4), None)
-    projector.write(folder, random_codes(3, 4), np.zeros((3, 9)), np.ones(3), None)
-    assert len(written(folder)[1]) == 3
-    names = {path.name for path in tmp_path.rglob("*")}
-    assert names == {"test", projector.CONFIG, projector.CODES, projector.METADATA}

@@ -21,6 +21,7 @@ from tests.runs import (
     await_step,
     charts,
     final_state,
+    found,
     logged,
     stop_after,
 )
@@ -438,9 +439,8 @@ def test_the_best_on_validation_is_kept_whatever_the_cadence(digits_config, tmp_
     train(digits_config, str(tmp_path))
     validated = [row for row in logged(tmp_path) if row["part"] == "validation"]
     best = min(validated, key=lambda row: row["loss"])
-    found = checkpoints.find(tmp_path / workdir.CHECKPOINTS, "best")
-    assert found is not None
-    assert (found.step, found.validation_loss) == (best["step"], best["loss"])
+    kept = found(tmp_path, "best")
+    assert (kept.step, kept.validation_loss) == (best["step"], best["loss"])
 
 
 @pytest.mark.slow

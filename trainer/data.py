@@ -316,7 +316,8 @@ def scaling_of(inputs: Mapping[str, list]) -> Scaling | None:
     """The scaling that `Dataset.inputs` told of, if there is one."""
     if "mean" not in inputs:
         return None
-    return Scaling(np.array(inputs["mean"]), np.array(inputs["deviation"]))
+    mean, deviation = (np.array(inputs[name], np.float64) for name in ("mean", "deviation"))
+    return Scaling(mean, deviation)
 
 
 def fill_in(vectors: np.ndarray, fill: np.ndarray) -> None:

@@ -42,6 +42,7 @@ def evaluate(folder: str, which: str = "last") -> dict[str, Any]:
 
     Raises:
       UserError: the workdir holds no run that can be read, or its data are not what they were.
+      StorageError: it cannot be written; what was measured before is still there.
     """
     path = Path(folder)
     run = trained.load(path, which)
@@ -73,13 +74,15 @@ def evaluate(folder: str, which: str = "last") -> dict[str, Any]:
     metrics |= model.own_metrics(measured)
     metrics |= goodput.metrics(path)
 
-    workdir.write_json(path / workdir.METRICS, metrics)
     shown = test[: pictures.COLUMNS]
     noise = Noise(seed, 0, len(shown), stream="evaluation")
-    imsave(path / PICTURE, pictures.reconstructions(model.rows(shown, noise)))
-    for name, picture in model.own_pictures(measured, metrics).items():
-        imsave(path / f"{name}.png", picture)
-    _show_in_tensorboard(path, metrics, codes, test, rebuilt, test_labels)
+    rows, own = model.rows(shown, noise), model.own_pictures(measured, metrics)
+    with workdir.replacing(path) as aside:
+        workdir.write_json(aside / workdir.METRICS, metrics)
+        imsave(aside / PICTURE, pictures.reconstructions(rows))
+        for name, picture in own.items():
+            imsave(aside / f"{name}.png", picture)
+        _show_in_tensorboard(aside, metrics, codes, test, rebuilt, test_labels)
     return metrics
 
 

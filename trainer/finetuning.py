@@ -85,6 +85,7 @@ def finetune(
     Raises:
       UserError: a setting is not possible, the data have no labels, or what `trained.load` raises.
       NonFiniteError: the numbers ran away; nothing is written.
+      StorageError: the workdir cannot be written; what was there before still is.
     """
     _check(num_epochs, learning_rate, patience_epochs, labels)
 
@@ -163,9 +164,10 @@ def finetune(
         "schedule": schedule,
         "patience_epochs": patience_epochs,
         "training_seconds": seconds,
-        "weights_sha256": checkpoints.write(path / f"{name}.npz", best.weights),
     }
-    workdir.write_json(path / f"{name}.json", metrics)
+    with workdir.replacing(path) as aside:
+        metrics["weights_sha256"] = checkpoints.write(aside / f"{name}.npz", best.weights)
+        workdir.write_json(aside / f"{name}.json", metrics)
     return metrics
 
 

@@ -1,7 +1,6 @@
 """TensorBoard's Embedding Projector: codes as a cloud, each with its image, label and error."""
 
 import math
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -34,7 +33,7 @@ def write(
     errors: np.ndarray,
     labels: np.ndarray | None,
 ) -> None:
-    """Writes the projector's files of codes [N, K] into a folder, in the place of what it held.
+    """Writes the projector's files of codes [N, K] into a folder of their own, which it makes.
 
     `images` [N, H, W, C] become a sprite, coloured by the labels; vectors have none. `errors` and
     `labels` [N] are columns by which the points can be coloured, beside the image's number. Of more
@@ -49,9 +48,7 @@ def write(
     columns = {"label": labels} if labels is not None else {}
     columns |= {"mse": errors, "number": np.arange(count)}
 
-    aside = folder.with_name(f".{folder.name}")
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
+    folder.mkdir()
     config = ProjectorConfig()
     embedding = config.embeddings.add(
         tensor_name="codes",
@@ -59,16 +56,14 @@ def write(
         tensor_path=CODES,
         metadata_path=METADATA,
     )
-    np.savetxt(aside / CODES, codes[chosen], fmt="%.6g", delimiter="\t")
-    _write_table(aside / METADATA, {name: column[chosen] for name, column in columns.items()})
+    np.savetxt(folder / CODES, codes[chosen], fmt="%.6g", delimiter="\t")
+    _write_table(folder / METADATA, {name: column[chosen] for name, column in columns.items()})
     if images.ndim == 4:
         sheet, height, width = sprite(images[chosen], None if labels is None else labels[chosen])
-        imsave(aside / SPRITE, sheet)
+        imsave(folder / SPRITE, sheet)
         embedding.sprite.image_path = SPRITE
         embedding.sprite.single_image_dim.extend([width, height])
-    (aside / CONFIG).write_text(text_format.MessageToString(config))
-    shutil.rmtree(folder, ignore_errors=True)
-    aside.replace(folder)
+    (folder / CONFIG).write_text(text_format.MessageToString(config))
 
 
 def sprite(images: np.ndarray, labels: np.ndarray | None) -> tuple[np.ndarray, int, int]:

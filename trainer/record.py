@@ -36,6 +36,7 @@ class Record:
     ):
         self._config = config
         self._run = run
+        self._run_id = workdir.run_id(run)
         self._model = model
         self._dataset = dataset
         self._summaries = Summaries(run)
@@ -101,6 +102,7 @@ class Record:
             state,
             validation_loss=validation_loss,
             keep=self._config.keep_checkpoints,
+            run_id=self._run_id,
         )
         self._clock.write(self._run)
 

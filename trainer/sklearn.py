@@ -102,13 +102,14 @@ class AutoencoderTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
             folder = self._folder(scope)
             config = self._resolved(len(rows), self._seed(folder))
             losses = train(config, str(folder), rows)
-            last = checkpoints.find(folder / workdir.CHECKPOINTS)
+            run = workdir.read(folder)
+            last = checkpoints.find(folder / workdir.CHECKPOINTS, run_id=run.run_id)
             assert last is not None, "a training that ends has a checkpoint"
             self.config_ = config
             self.weights_ = {
                 path: array for path, array in last.state().items() if path.startswith("model/")
             }
-            self.scaling_ = data.scaling_of(workdir.read(folder).inputs or {})
+            self.scaling_ = data.scaling_of(run.inputs or {})
             self.validation_loss_ = losses["loss"]
             self._n_features_out = self._model().code_size
         return self

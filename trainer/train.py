@@ -113,7 +113,7 @@ def train(
         except NonFiniteError as error:
             if not workers.is_chief:
                 raise
-            kept = checkpoints.find(run / workdir.CHECKPOINTS)
+            kept = checkpoints.find(run / workdir.CHECKPOINTS, run_id=workdir.run_id(run))
             raise NonFiniteError(
                 f"{error}; the last good checkpoint is {kept and kept.path}"
             ) from error
@@ -417,7 +417,7 @@ def _find_run(
 ) -> checkpoints.Checkpoint | None:
     """The checkpoint to go on from; a run that is new has none, since each begins with one."""
     workdir.check(run, config, fingerprint)
-    checkpoint = checkpoints.find(run / workdir.CHECKPOINTS)
+    checkpoint = checkpoints.find(run / workdir.CHECKPOINTS, run_id=workdir.run_id(run))
     begun = any((run / name).exists() for name in (workdir.METRICS_LOG, *PARTS))
     require(
         checkpoint is not None or not begun,
@@ -443,7 +443,8 @@ def _begin(
     """Takes up a checkpoint's state and forgets what was written of later steps; or writes one."""
     if checkpoint is None:
         state = finite_state(steps, 0)
-        checkpoints.save(run / workdir.CHECKPOINTS, 0, state, validation_loss=None, keep=keep)
+        folder, run_id = run / workdir.CHECKPOINTS, workdir.run_id(run)
+        checkpoints.save(folder, 0, state, validation_loss=None, keep=keep, run_id=run_id)
         return
     checkpoints.restore(checkpoint, steps.variables())
     checkpoints.set_aside_after(checkpoint.path.parent, checkpoint.step)

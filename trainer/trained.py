@@ -1,6 +1,8 @@
 """A trained model, read from the workdir of its run alone."""
 
 import dataclasses
+import operator
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -61,11 +63,18 @@ def _model_of(run: workdir.Run, folder: Path, which: str) -> TrainedModel:
             f"{folder / workdir.CONFIG} does not say what the inputs are like: the run is older; "
             "start its training once more, with the same command, to have it noted"
         )
+    try:
+        image_shape, scaling, feature_names, fill = _described(run.inputs)
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{folder / workdir.CONFIG} is damaged: its inputs are none that a training writes "
+            f"({type(error).__name__}: {error}); start its training once more, with the same "
+            "command, to have them noted"
+        ) from error
     strategy = replicas.make_strategy("auto")
-    checkpoint = checkpoints.find(folder / workdir.CHECKPOINTS, which)
+    checkpoint = checkpoints.find(folder / workdir.CHECKPOINTS, which, run_id=run.run_id)
     if checkpoint is None:
         raise UserError(f"{folder} holds no checkpoint")
-    image_shape = tuple(run.inputs["image_shape"])
     model = replicas.build_model(
         strategy,
         run.config.precision,
@@ -77,7 +86,23 @@ def _model_of(run: workdir.Run, folder: Path, which: str) -> TrainedModel:
         run.config,
         checkpoint.step,
         model,
-        data.scaling_of(run.inputs),
-        tuple(run.inputs.get("feature_names", ())),
-        np.array(run.inputs["fill"]) if "fill" in run.inputs else None,
+        scaling,
+        feature_names,
+        fill,
     )
+
+
+def _described(
+    inputs: Mapping[str, list],
+) -> tuple[tuple[int, ...], data.Scaling | None, tuple[str, ...], np.ndarray | None]:
+    """The shape of an input, and what `TrainedModel` knows of its columns."""
+    shape = tuple(operator.index(side) for side in inputs["image_shape"])
+    names = tuple(inputs.get("feature_names", ()))
+    scaling = data.scaling_of(inputs)
+    fill = np.array(inputs["fill"], np.float64) if "fill" in inputs else None
+    columns = [*vars(scaling).values()] if scaling else []
+    columns += [] if fill is None else [fill]
+    fitting = len(shape) in (1, 3) and min(shape) > 0 and len(names) in (0, *shape[:1])
+    if not fitting or any(column.shape != shape for column in columns):
+        raise ValueError(f"image_shape is {list(shape)}, which the others do not fit")
+    return shape, scaling, names, fill

@@ -8,6 +8,8 @@ import json
 import math
 import os
 import platform
+import tempfile
+import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
@@ -53,6 +55,7 @@ class Run:
     versions: Mapping[str, str]
     executions: Mapping[str, str]  # how its steps are computed, by the devices they are on
     inputs: Mapping[str, list] | None  # what they are like; None of a run begun before it was noted
+    run_id: str | None  # its checkpoints bear it, and so do copies of the workdir; None likewise
 
 
 def check(workdir: Path, config: ConfigDict, data_fingerprint: str) -> None:
@@ -104,6 +107,11 @@ def executions(workdir: Path) -> dict[str, str]:
     return dict(read(workdir).executions) if (workdir / CONFIG).exists() else {}
 
 
+def run_id(workdir: Path) -> str | None:
+    """That of the run that a workdir holds, if it has one; see `trainer.checkpoints`."""
+    return read(workdir).run_id if (workdir / CONFIG).exists() else None
+
+
 def write(
     workdir: Path,
     config: ConfigDict,
@@ -111,18 +119,19 @@ def write(
     executions: Mapping[str, str],
     inputs: Mapping[str, list],
 ) -> None:
-    """Writes down the run, with the versions that it began with.
+    """Writes down the run, with the versions and the id that it began with.
 
     Raises:
       StorageError: it cannot be written; what was there before still is.
     """
-    begun = (workdir / CONFIG).exists()
+    begun = read(workdir) if (workdir / CONFIG).exists() else None
     description = {
         "config": config.to_dict(),
         "data_fingerprint": data_fingerprint,
-        "versions": read(workdir).versions if begun else installed_versions(),
+        "versions": begun.versions if begun else installed_versions(),
         "executions": dict(executions),
         "inputs": dict(inputs),
+        "run_id": begun.run_id if begun else uuid.uuid4().hex,
     }
     with writing(workdir / CONFIG):
         write_json(workdir / CONFIG, description)
@@ -160,8 +169,9 @@ def read(workdir: Path) -> Run:
             dict(description["versions"]),
             dict(description["executions"]),
             description.get("inputs"),
+            description.get("run_id"),
         )
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path} cannot be read ({type(error).__name__}: {error})") from error
 
 
@@ -279,6 +289,29 @@ def forget_metrics_after(workdir: Path, step: int) -> None:
     kept = [line for line in lines if _step_of(line) <= step]
     with writing(path):
         write_text(path, "".join(line + "\n" for line in kept))
+
+
+@contextlib.contextmanager
+def replacing(workdir: Path) -> Iterator[Path]:
+    """Gives a folder for files and folders that in the end take the places of the workdir's.
+
+    JSON comes last, since it tells of the others.
+
+    Raises:
+      StorageError: one of them cannot be written; what was there before still is.
+    """
+    with (
+        writing(f"what is to be kept in {workdir}"),
+        tempfile.TemporaryDirectory(prefix=".", dir=workdir) as folder,
+    ):
+        aside = Path(folder, "new")
+        aside.mkdir()
+        yield aside
+        for made in sorted(aside.iterdir(), key=lambda path: path.suffix == ".json"):
+            place = workdir / made.name
+            if place.is_dir():
+                place.rename(Path(folder, made.name))
+            made.replace(place)
 
 
 def write_text(path: Path, text: str) -> None:

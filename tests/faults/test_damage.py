@@ -1,12 +1,14 @@
 """Damage anything: the newest whole checkpoint is used and the damage named, or all is refused."""
 
+import hashlib
+import json
 import shutil
 
 import numpy as np
 import pytest
 
-from tests.runs import assert_same_bits, charts, final_state
-from trainer import checkpoints, workdir
+from tests.runs import assert_same_bits, charts, final_state, found, report
+from trainer import checkpoints, trained, workdir
 from trainer.errors import StorageError, UserError
 from trainer.train import train
 
@@ -20,10 +22,14 @@ def state(run, step):
     return {"model/kernel": values.normal(size=(3, 5)).astype(np.float32), "step": np.array(step)}
 
 
+def save(folder, step, arrays, loss, keep, run=0):
+    run_id = f"run {run}"
+    checkpoints.save(folder, step, arrays, validation_loss=loss, keep=keep, run_id=run_id)
+
+
 def saved(folder, run=0):
     for step in STEPS:
-        loss = 1 / step
-        checkpoints.save(folder, step, state(run, step), validation_loss=loss, keep=len(STEPS))
+        save(folder, step, state(run, step), 1 / step, keep=len(STEPS), run=run)
     return {step: folder / f"step-{step:010d}" for step in STEPS}
 
 
@@ -56,15 +62,15 @@ def damages(random, content, others, most):
 
 def assert_goes_on_from(folder, step, capsys, damaged, what):
     """The checkpoint of a step is taken, to the bit, and what was damaged after it is named."""
-    found = checkpoints.find(folder)
+    taken = checkpoints.find(folder, run_id="run 0")
     warnings = capsys.readouterr().err.splitlines()
-    assert found is not None, what
-    assert found.step == step, what
+    assert taken is not None, what
+    assert taken.step == step, what
     for path, array in state(0, step).items():
-        assert found.state()[path].tobytes() == array.tobytes(), what
+        assert taken.state()[path].tobytes() == array.tobytes(), what
     assert len(warnings) == len(damaged), what
     for path, warning in zip(damaged, warnings, strict=True):
-        assert warning.startswith(f"CHECKPOINT DAMAGED: {path.parent}/"), what
+        assert warning.startswith(f"CHECKPOINT DAMAGED: {path.parent}"), what
 
 
 @pytest.mark.parametrize("most", [SOME, pytest.param(ALL, marks=pytest.mark.faults)])
@@ -82,9 +88,9 @@ def test_whatever_a_file_becomes_the_one_before_is_taken(tmp_path, capsys, drawn
     for what, damaged in damages(drawn, content, others, most):
         path.write_bytes(damaged)
         assert_goes_on_from(tmp_path / "run", 2, capsys, [path], what)
-        lines, count = checkpoints.report(tmp_path / "run")
+        lines, count = checkpoints.report(tmp_path / "run", "run 0")
         assert count == 1, what
-        assert lines[2].startswith(f"DAMAGED  {path.parent}/"), what
+        assert lines[2].startswith(f"DAMAGED  {path.parent}"), what
     path.unlink()
     assert_goes_on_from(tmp_path / "run", 2, capsys, [path], "removed")
     path.mkdir()
@@ -105,7 +111,7 @@ def test_none_whole_is_refused_and_left_as_it_is(tmp_path, file):
         (path / file).write_bytes(content[: len(content) // 2])
     before = {path: path.read_bytes() for path in tmp_path.rglob("*.*")}
     with pytest.raises(UserError, match="none of the 3 checkpoints"):
-        checkpoints.find(tmp_path)
+        checkpoints.find(tmp_path, run_id="run 0")
     assert {path: path.read_bytes() for path in tmp_path.rglob("*.*")} == before
 
 
@@ -114,7 +120,7 @@ def test_the_last_good_one_outlives_a_save_that_fails(tmp_path, monkeypatch, dam
     paths = saved(tmp_path)
     for step in damaged:
         (paths[step] / "state.npz").write_bytes(b"")
-    good = checkpoints.find(tmp_path)
+    good = checkpoints.find(tmp_path, run_id="run 0")
     assert good is not None
     checkpoints.set_aside_after(tmp_path, good.step)
 
@@ -124,8 +130,8 @@ def test_the_last_good_one_outlives_a_save_that_fails(tmp_path, monkeypatch, dam
     monkeypatch.setattr(np, "savez", full)
     for _ in range(3):
         with pytest.raises(StorageError):
-            checkpoints.save(tmp_path, 4, state(0, 4), validation_loss=0.0, keep=1)
-    again = checkpoints.find(tmp_path)
+            save(tmp_path, 4, state(0, 4), 0.0, keep=1)
+    again = checkpoints.find(tmp_path, run_id="run 0")
     assert again == good
 
 
@@ -180,3 +186,85 @@ def test_a_trainer_refuses_a_run_of_which_no_checkpoint_is_whole(digits_config, 
     step, state = final_state(run)
     assert step == before[0]
     assert all(state[path].tobytes() == array.tobytes() for path, array in before[1].items())
+
+
+@pytest.fixture
+def others(digits_config, tmp_path):
+    """Beside the run `alone`: its config on other data, and its data with another seed."""
+    config = digits_config
+    config.data.name = "memory"
+    config.update({"checkpoint_every_steps": 2, "keep_checkpoints": 9, "quiet": True})
+    config.num_epochs = 10 * 64 / 190
+    rows, other_rows = np.random.default_rng(0).random((2, 200, 12), np.float32)
+    train(config, str(tmp_path / "data"), other_rows)
+    config.seed = 1
+    train(config, str(tmp_path / "seed"), rows)
+    config.seed = 0
+    train(config, str(tmp_path / "alone"), rows)
+    for other in ("data", "seed"):
+        pretend_to_be_best(newest_first(tmp_path / other)[0])
+    return rows
+
+
+def pretend_to_be_best(path):
+    manifest = json.loads((path / "manifest.json").read_text())["manifest"]
+    manifest["validation_loss"] = 0.0
+    digest = hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
+    signed = {"manifest": manifest, "manifest_sha256": digest}
+    (path / "manifest.json").write_text(json.dumps(signed))
+
+
+OTHERS = pytest.mark.parametrize("other", ["data", "seed"])
+
+
+@pytest.mark.faults
+@OTHERS
+@pytest.mark.parametrize("step", [10, 9, 20])
+def test_a_whole_checkpoint_of_another_run_is_named_and_never_taken(
+    digits_config, others, tmp_path, capfd, other, step
+):
+    alone, run = tmp_path / "alone", tmp_path / "run"
+    shutil.copytree(alone, run)
+    foreign = run / workdir.CHECKPOINTS / f"step-{step:010d}"
+    shutil.rmtree(foreign, ignore_errors=True)  # step 10 has taken the place of the newest
+    shutil.copytree(newest_first(tmp_path / other)[0], foreign)
+    named = f"{foreign} belongs to another run"
+    lines, damaged = report(run)
+    assert damaged == 1
+    assert [line for line in lines if line.startswith(f"DAMAGED  {named}")]
+    for which in ("last", "best"):
+        taken = found(run, which)
+        assert trained.load_model(run, which).step == taken.step
+        with np.load(alone / workdir.CHECKPOINTS / taken.path.name / "state.npz") as own:
+            assert all(own[path].tobytes() == a.tobytes() for path, a in taken.state().items())
+    assert f"CHECKPOINT DAMAGED: {named}" in capfd.readouterr().err
+    train(digits_config, str(run), others)
+    assert (f"CHECKPOINT DAMAGED: {named}" in capfd.readouterr().err) == (step >= 10)
+    assert_same_bits(alone, run)
+    for part in ("train", "validation"):
+        assert charts(run, part) == charts(alone, part)
+
+
+@pytest.mark.faults
+@OTHERS
+def test_checkpoints_of_another_run_alone_are_refused(digits_config, others, tmp_path, other):
+    run = tmp_path / "run"
+    shutil.copytree(tmp_path / "alone", run)
+    shutil.rmtree(run / workdir.CHECKPOINTS)
+    shutil.copytree(tmp_path / other / workdir.CHECKPOINTS, run / workdir.CHECKPOINTS)
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    for which in ("last", "best"):
+        with pytest.raises(UserError, match="of another run"):
+            trained.load_model(run, which)
+    with pytest.raises(UserError, match="of another run"):
+        train(digits_config, str(run), others)
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.faults
+def test_a_moved_or_copied_workdir_goes_on(digits_config, others, tmp_path):
+    alone, copy = tmp_path / "alone", tmp_path / "copy"
+    shutil.copytree(alone, copy)
+    shutil.rmtree(newest_first(copy)[0])
+    train(digits_config, str(copy.rename(tmp_path / "moved")), others)
+    assert_same_bits(alone, tmp_path / "moved")

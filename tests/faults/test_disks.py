@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.runs import assert_same_bits, charts, logged
+from tests.runs import assert_same_bits, charts, final_state, logged, report
 from trainer import checkpoints, workdir
 from trainer.errors import StorageError, UserError
 from trainer.train import train
@@ -35,6 +35,16 @@ def mounted(folder, options):
         subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
+def verb(name, run, *flags):
+    return subprocess.run(
+        [sys.executable, "-m", f"trainer{name}", f"--workdir={run}", *flags],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
 def command(config, run):
     settings = {
         "data.name": "digits",
@@ -50,19 +60,21 @@ def command(config, run):
         "quiet": True,
     }
     flags = [f"--config.{key}={value}" for key, value in settings.items()]
-    return subprocess.run(
-        [sys.executable, "-m", "trainer", "--config=configs/dense.py", f"--workdir={run}", *flags],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    return verb("", run, "--config=configs/dense.py", *flags)
+
+
+def fill(disk, left_bytes):
+    """Takes all room of a disk but so much."""
+    with (disk / "filler").open("wb", buffering=0) as filler, contextlib.suppress(OSError):
+        while True:
+            filler.write(bytes(4096))
+    os.truncate(disk / "filler", (disk / "filler").stat().st_size - left_bytes)
 
 
 def assert_every_checkpoint_is_whole(run):
     folder = run / workdir.CHECKPOINTS
     if list(folder.glob("step-*")):
-        lines, damaged = checkpoints.report(folder)
+        lines, damaged = report(run)
         assert damaged == 0, lines
     assert not list(folder.glob(".writing-*"))
 
@@ -86,6 +98,26 @@ def test_a_full_disk_ends_a_run_in_one_line_and_room_lets_it_go_on(
         assert_same_bits(tmp_path / "alone", disk / "run")
         for part in ("train", "validation"):
             assert charts(disk / "run", part) == charts(tmp_path / "alone", part)
+
+
+def test_a_full_disk_leaves_what_was_measured_before(digits_config, tmp_path):
+    with mounted(tmp_path / "disk", "size=64m") as disk:
+        run = disk / "run"
+        assert command(digits_config, run).returncode == 0
+        verbs = ((".evaluate",), (".finetune", "--num_epochs=1"))
+        for name, *flags in verbs:
+            assert verb(name, run, *flags).returncode == 0
+        before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+        for left_bytes in (0, 8192):
+            fill(disk, left_bytes)
+            for name, *flags in verbs:
+                result = verb(name, run, *flags)
+                assert result.returncode == 1
+                (line,) = result.stderr.splitlines()
+                assert line.startswith("error: ")
+                assert "No space left on device" in line
+                after = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+                assert after == before
 
 
 def test_no_inodes_are_left(digits_config, tmp_path):
@@ -146,9 +178,7 @@ def test_permission_lost_for_good_ends_the_run(
             train(digits_config, str(tmp_path / "run"))
     last = logged(tmp_path / "run")[-1]["step"]
     assert last == (10 if patience_seconds else 5)  # at the end there is nothing to go on with
-    found = checkpoints.find(tmp_path / "run" / workdir.CHECKPOINTS)
-    assert found is not None
-    assert found.step == 2
+    assert final_state(tmp_path / "run")[0] == 2
     train(digits_config, str(tmp_path / "run"))
     assert_same_bits(tmp_path / "alone", tmp_path / "run")
 

@@ -8,8 +8,8 @@ import pytest
 
 from tests.all_configs import CONFIGS, load_config
 from tests.faults import kills
-from tests.runs import assert_same_bits, charts, logged
-from trainer import checkpoints, workdir
+from tests.runs import assert_same_bits, charts, final_state, logged, report
+from trainer import workdir
 from trainer.train import train
 
 pytestmark = pytest.mark.faults
@@ -70,11 +70,9 @@ def newest_step(run):
     folder = run / workdir.CHECKPOINTS
     if not list(folder.glob("step-*")):
         return -1
-    lines, damaged = checkpoints.report(folder)
+    lines, damaged = report(run)
     assert damaged == 0, lines
-    found = checkpoints.find(folder)
-    assert found is not None
-    return found.step
+    return final_state(run)[0]
 
 
 def losses(run):

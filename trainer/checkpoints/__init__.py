@@ -1,9 +1,12 @@
 """Checkpoints: written aside, renamed when whole, verified before they are used.
 
 A checkpoint is a folder `step-<number>` with `state.npz`, an array for each variable under its
-path, and `manifest.json`: the step, the validation loss if there was one, the digests of the
-state and of the manifest itself. Arrays under names, rather than
-TensorFlow's own format, since that stores optimizer slots by their position.
+path, and `manifest.json`: the step, the validation loss if there was one, the id of the run, the
+digests of the state and of the manifest itself. Arrays under names, rather than TensorFlow's own
+format, since that stores optimizer slots by their position.
+
+To a run, that of another one is as good as damaged: never taken, counted or deleted. A run that was
+begun before there were ids has None, to the end, and so have its checkpoints.
 """
 
 import dataclasses
@@ -29,6 +32,7 @@ _PREFIX = "step-"
 _ASIDE = ".writing-"
 _GOING = ".deleting-"
 _SET_ASIDE = "damaged-"
+_NOT_OWN = -math.inf  # the loss of one whose manifest is damaged, or another run's
 PATIENCE_SECONDS = 600.0  # for which training goes on while no checkpoint can be written
 
 State = Mapping[str, np.ndarray]
@@ -49,13 +53,23 @@ class Checkpoint:
 
 
 class DamagedError(Exception):
-    """A checkpoint is not what was written."""
+    """A checkpoint is not what this run has written."""
+
+
+class ForeignError(DamagedError):
+    """It is what another run has written."""
 
 
 def save(
-    folder: Path, step: int, state: State, *, validation_loss: float | None, keep: int
+    folder: Path,
+    step: int,
+    state: State,
+    *,
+    validation_loss: float | None,
+    keep: int,
+    run_id: str | None = None,
 ) -> None:
-    """Commits a checkpoint, then deletes all but the newest `keep` and the best.
+    """Commits a checkpoint, then deletes all of this run but the newest `keep` and the best.
 
     A crash at any moment leaves either no trace of it or the whole of it.
 
@@ -65,15 +79,20 @@ def save(
     aside = folder / f"{_ASIDE}{_name(step)}"
     try:
         with writing(f"the checkpoint of step {step:,}"):
-            _commit(folder, aside, step, state, validation_loss)
-            _delete_old(folder, keep)
+            _commit(folder, aside, step, state, validation_loss, run_id)
+            _delete_old(folder, keep, run_id)
     except StorageError:
         shutil.rmtree(aside, ignore_errors=True)  # a full disk has its room back
         raise
 
 
 def _commit(
-    folder: Path, aside: Path, step: int, state: State, validation_loss: float | None
+    folder: Path,
+    aside: Path,
+    step: int,
+    state: State,
+    validation_loss: float | None,
+    run_id: str | None,
 ) -> None:
     for pattern in (f"{_ASIDE}*", f"{_GOING}*"):  # what a crash has left
         for leftover in folder.glob(pattern):
@@ -82,7 +101,8 @@ def _commit(
     manifest = {
         "step": step,
         "validation_loss": validation_loss,
-        "state_sha256": _write_arrays(aside / _STATE, state),
+        "run_id": run_id,
+        "state_sha256": write(aside / _STATE, state),
     }
     signed = {"manifest": manifest, "manifest_sha256": _digest_of(manifest)}
     with (aside / _MANIFEST).open("w") as text:
@@ -95,11 +115,11 @@ def _commit(
 
 
 def write(path: Path, state: State) -> str:
-    """Writes arrays to an .npz file, whole or not at all; returns its digest."""
-    aside = path.with_name(f"{_ASIDE}{path.name}")
-    digest = _write_arrays(aside, state)
-    aside.replace(path)
-    return digest
+    """Writes arrays to an .npz file; returns the digest of what is on disk."""
+    with path.open("wb") as file:
+        np.savez(file, **state)  # type: ignore[arg-type]
+        os.fsync(file.fileno())
+    return _digest(path.read_bytes())
 
 
 class Background:
@@ -161,45 +181,49 @@ def _given_up(error: StorageError) -> StorageError:
     return StorageError(f"{error}; start again to go on from the last good one, which is untouched")
 
 
-def find(folder: Path, which: str = "last") -> Checkpoint | None:
-    """The newest whole checkpoint ("last"), the one of lowest validation loss ("best"), or none.
+def find(folder: Path, which: str = "last", *, run_id: str | None = None) -> Checkpoint | None:
+    """A run's newest whole checkpoint ("last"), that of lowest validation loss ("best"), or none.
 
-    Warns of each damaged one that it passes over.
+    Warns of each that it passes over, damaged or another run's.
 
     Raises:
-      UserError: there are checkpoints, but none is whole, or none has the loss that "best" needs.
+      UserError: there are checkpoints, but none is whole and of this run, or none of these has the
+        loss that "best" needs.
     """
     paths = _newest_first(folder)
     if which == "best":
-        paths = sorted(filter(_was_validated, paths), key=_validation_loss)
-        require(bool(paths), f"no checkpoint in {folder} has a validation loss")
+        paths = _best_first(paths, run_id)
+    foreign = 0
     for path in paths:
         try:
-            return verify(path)
+            return verify(path, run_id)
         except DamagedError as error:
             print(f"CHECKPOINT DAMAGED: {error}", file=sys.stderr)
+            foreign += isinstance(error, ForeignError)
+    whole = f"whole and this run's own ({foreign} of another run)" if foreign else "whole"
+    require(which != "best", f"no checkpoint in {folder} that is {whole} has a validation loss")
     require(
         not paths,
-        f"none of the {len(paths)} checkpoints in {folder} is whole; put one back from a copy, or "
-        "take another --workdir",
+        f"none of the {len(paths)} checkpoints in {folder} is {whole}; put one back from a copy, "
+        "or take another --workdir",
     )
     return None
 
 
 def set_aside_after(folder: Path, step: int) -> None:
-    """Renames the damaged checkpoints of later steps, so that none is taken for the newest."""
+    """Renames the checkpoints of later steps, none of which is this run's and whole."""
     for path in _newest_first(folder):
         if path.name > _name(step):
             path.rename(folder / f"{_SET_ASIDE}{path.name}-{time.time_ns()}")
 
 
-def verify(path: Path) -> Checkpoint:
+def verify(path: Path, run_id: str | None = None) -> Checkpoint:
     """Reads a checkpoint's manifest and checks everything that it says.
 
     Raises:
-      DamagedError: something is missing or is not what was written.
+      DamagedError: something is missing, or is not what this run has written.
     """
-    manifest = _manifest(path)
+    manifest = _manifest(path, run_id)
     written = manifest["state_sha256"]
     try:
         found = _digest((path / _STATE).read_bytes())
@@ -212,8 +236,8 @@ def verify(path: Path) -> Checkpoint:
     return Checkpoint(path, manifest["step"], manifest["validation_loss"])
 
 
-def report(folder: Path) -> tuple[list[str], int]:
-    """A line on each checkpoint, the oldest first, and how many of them are damaged.
+def report(folder: Path, run_id: str | None = None) -> tuple[list[str], int]:
+    """A line on each checkpoint, the oldest first, and how many are damaged or another run's.
 
     Those that were set aside as damaged have a line too, and are not counted: none is used.
 
@@ -225,7 +249,7 @@ def report(folder: Path) -> tuple[list[str], int]:
     lines, damaged = [], 0
     for path in paths:
         try:
-            checkpoint = verify(path)
+            checkpoint = verify(path, run_id)
         except DamagedError as error:
             if path.exists():  # else a training that is under way has just deleted it
                 lines.append(f"DAMAGED  {error}")
@@ -260,50 +284,56 @@ def _newest_first(folder: Path) -> list[Path]:
     return sorted(folder.glob(f"{_PREFIX}*"), reverse=True)
 
 
-def _manifest(path: Path) -> dict[str, Any]:
+def _manifest(path: Path, run_id: str | None) -> dict[str, Any]:
     try:
         signed = json.loads((path / _MANIFEST).read_text())
         manifest = signed["manifest"]
         whole = signed["manifest_sha256"] == _digest_of(manifest)
         named = path.name == _name(manifest["step"])
-        whole &= manifest.keys() == {"step", "validation_loss", "state_sha256"}
+        keys = manifest.keys() | {"run_id"}  # which older ones lack
+        whole &= keys == {"step", "validation_loss", "run_id", "state_sha256"}
     except OSError as error:
         raise DamagedError(f"{path / _MANIFEST} cannot be read: {error.strerror}") from error
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DamagedError(f"{path / _MANIFEST} is not what was written: {error!r}") from error
     if not whole:
         raise DamagedError(f"{path / _MANIFEST} is not what was written: its digest differs")
+    if manifest.get("run_id") != run_id:
+        raise ForeignError(
+            f"{path} belongs to another run: run_id={manifest.get('run_id')!r}, not {run_id!r}"
+        )
     if not named:
         raise DamagedError(f"{path / _MANIFEST} is that of step {manifest['step']}")
     return manifest
 
 
-def _validation_loss(path: Path) -> float:
-    """The loss by which checkpoints are compared: infinite where there is none."""
+def _best_first(paths: list[Path], run_id: str | None) -> list[Path]:
+    """Those that were validated, after those that cannot be compared."""
+    losses = {path: _validation_loss(path, run_id) for path in paths}
+    return sorted((path for path in paths if losses[path] < math.inf), key=losses.__getitem__)
+
+
+def _validation_loss(path: Path, run_id: str | None) -> float:
+    """By which checkpoints are compared: infinite where there is none."""
     try:
-        loss = _manifest(path)["validation_loss"]
+        loss = _manifest(path, run_id)["validation_loss"]
     except DamagedError:
-        loss = None
-    return float("inf") if loss is None else loss
+        return _NOT_OWN
+    return math.inf if loss is None else loss
 
 
-def _was_validated(path: Path) -> bool:
-    return math.isfinite(_validation_loss(path))
-
-
-def _is_whole(path: Path) -> bool:
+def _is_whole(path: Path, run_id: str | None) -> bool:
     try:
-        verify(path)
+        verify(path, run_id)
     except DamagedError:
         return False
     return True
 
 
-def _delete_old(folder: Path, keep: int) -> None:
-    paths = _newest_first(folder)
-    best_first = sorted(filter(_was_validated, paths), key=_validation_loss)
-    best = next(filter(_is_whole, best_first), None)
-    for path in paths[keep:]:
+def _delete_old(folder: Path, keep: int, run_id: str | None) -> None:
+    own = [path for path in _newest_first(folder) if _validation_loss(path, run_id) != _NOT_OWN]
+    best = next((path for path in _best_first(own, run_id) if _is_whole(path, run_id)), None)
+    for path in own[keep:]:
         if path != best:
             going = path.rename(folder / f"{_GOING}{path.name}")  # so that no half is ever found
             shutil.rmtree(going)
@@ -323,14 +353,6 @@ def _name(step: int) -> str:
 def _describe(state: State) -> dict[str, list[Any]]:
     """The shape and dtype of each array."""
     return {path: [list(array.shape), str(array.dtype)] for path, array in state.items()}
-
-
-def _write_arrays(path: Path, state: State) -> str:
-    """Returns the digest of what is on disk."""
-    with path.open("wb") as file:
-        np.savez(file, **state)  # type: ignore[arg-type]
-        os.fsync(file.fileno())
-    return _digest(path.read_bytes())
 
 
 def _digest(content: bytes) -> str:

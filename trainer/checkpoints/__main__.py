@@ -1,6 +1,6 @@
 """python -m trainer.checkpoints verify RUN ...
 
-Ends with 0 where every checkpoint of the runs is whole, with 1 where one is damaged.
+Ends with 0 where every checkpoint of the runs is whole, with 1 where one is damaged or another's.
 """
 
 import sys
@@ -16,7 +16,9 @@ def main(names: list[str]) -> None:
     require(bool(runs), "RUN is missing; write python -m trainer.checkpoints verify RUN")
     damaged = 0
     for run in runs:
-        lines, count = checkpoints.report(Path(run) / workdir.CHECKPOINTS)
+        folder = Path(run)
+        run_id = workdir.read(folder).run_id
+        lines, count = checkpoints.report(folder / workdir.CHECKPOINTS, run_id)
         print(*lines, sep="\n")
         damaged += count
     sys.exit(damaged > 0)

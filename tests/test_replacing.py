@@ -1,0 +1,68 @@
+"""What a command leaves in a workdir takes the place of what was there, all of it or nothing."""
+
+import errno
+import os
+
+import numpy as np
+import pytest
+
+from tests.test_finetuning import SETTINGS
+from trainer import evaluation, projector, workdir
+from trainer.errors import StorageError
+from trainer.evaluation import evaluate
+from trainer.finetuning import finetune
+from trainer.train import train
+
+
+def contents(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def full(*_, **__):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_files_and_folders_take_the_places_of_those_before(tmp_path):
+    for number in (1, 2):
+        with workdir.replacing(tmp_path) as aside:
+            (aside / "test").mkdir()
+            (aside / "test" / str(number)).touch()
+            (aside / "metrics.json").write_text(str(number))
+            assert (tmp_path / "metrics.json").exists() == (number == 2)
+    assert {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")} == {
+        *("metrics.json", "test", "test/2")
+    }
+    assert (tmp_path / "metrics.json").read_text() == "2"
+
+
+def test_nothing_is_replaced_unless_all_is_written(tmp_path):
+    (tmp_path / "metrics.json").write_text("before")
+    with (
+        pytest.raises(StorageError, match="cannot be written: No space left"),
+        workdir.replacing(tmp_path) as aside,
+    ):
+        (aside / "metrics.json").write_text("after")
+        full()
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {
+        "metrics.json": "before"
+    }
+
+
+@pytest.mark.slow
+def test_an_evaluation_and_a_fine_tuning_that_cannot_be_written_leave_all_as_it_was(
+    digits_config, tmp_path, monkeypatch
+):
+    train(digits_config, str(tmp_path))
+    evaluate(str(tmp_path))
+    finetune(str(tmp_path), **SETTINGS)
+    before = contents(tmp_path)
+    for module, name in ((evaluation, "imsave"), (projector, "imsave"), (np, "savetxt")):
+        with monkeypatch.context() as patch, pytest.raises(StorageError, match="No space left"):
+            patch.setattr(module, name, full)
+            evaluate(str(tmp_path))
+        assert contents(tmp_path) == before
+    for module, name in ((np, "savez"), (workdir, "write_json")):
+        with monkeypatch.context() as patch, pytest.raises(StorageError, match="No space left"):
+            patch.setattr(module, name, full)
+            finetune(str(tmp_path), **SETTINGS)
+        assert contents(tmp_path) == before
