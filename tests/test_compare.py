@@ -181,7 +181,7 @@ def test_runs_without_figures_are_refused_and_nothing_is_written(metrics, messag
 def test_an_output_that_cannot_be_written_is_refused(tmp_path):
     run = make_run(tmp_path / "a", MEASURED)
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match=r"output='.*file' cannot be written"):
+    with pytest.raises(UserError, match=r"output='.*file' is a file; it must name a folder"):
         compare(run, output=tmp_path / "file")
 
 

@@ -11,6 +11,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import NoReturn
 
 from absl import app, flags, logging
@@ -47,13 +48,22 @@ def checkpoint_flag() -> flags.FlagHolder[str]:
     )
 
 
-def run(main: Callable[[], None]) -> None:
+def check_run() -> None:
+    """Raises UserError unless --workdir holds a run; needs no TensorFlow."""
+    from trainer import workdir
+
+    workdir.read(Path(workdir_flag().value))
+
+
+def run(main: Callable[[], None], check: Callable[[], None] = lambda: None) -> None:
     """Parses the flags, runs `main` and leaves with the exit status of what became of it.
+
+    `check` tells, before TensorFlow is imported, what needs none of it to be told.
 
     0 finished; 2 the user's mistake; 75 stopped, to be started again; 130 Ctrl-C where nothing can
     be gone on with; 141 a closed pipe; 1 anything else.
     """
-    app.run(lambda _: _run(main), flags_parser=_parse)
+    app.run(lambda _: _run(main, check), flags_parser=_parse)
 
 
 def run_on_names(main: Callable[[list[str]], None]) -> None:
@@ -65,11 +75,16 @@ def run_on_names(main: Callable[[list[str]], None]) -> None:
     )
 
 
-def _run(main: Callable[[], None], needs_tensorflow: bool = True) -> None:
+def _run(
+    main: Callable[[], None],
+    check: Callable[[], None] = lambda: None,
+    needs_tensorflow: bool = True,
+) -> None:
     if not flags.FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)
     try:
         with _stoppable():
+            check()
             if needs_tensorflow:
                 import_tensorflow()
         main()

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trainer import workdir
+from trainer import places, workdir
 from trainer.errors import UserError, require
 
 if TYPE_CHECKING:
@@ -106,15 +106,26 @@ def evaluate(workdirs: Iterable[Path]) -> int:
     return failed
 
 
-def compare(workdirs: Sequence[Path], output: str) -> str:
+def place(workdirs: Sequence[Path], output: str = "", *, overwrite: bool = False) -> Path:
+    """Where `compare.md` and `compare.png` go: the output, or the nearest folder of all runs.
+
+    Raises:
+      UserError: one of them is there.
+    """
+    return places.check_files(output or _shared(workdirs), (TABLE, PICTURE), overwrite=overwrite)
+
+
+def compare(workdirs: Sequence[Path], output: str = "", *, overwrite: bool = False) -> str:
     """Writes the table and the plots of runs, `compare.md` and `compare.png`, to a folder.
 
     Returns the table and where it is, to be printed. Runs on different data, or measured on
     another number of test images, have a table and a row of plots each.
 
     Raises:
-      UserError: a run cannot be read, none is evaluated, or the folder cannot be written.
+      UserError: as `place`; a run cannot be read, none is evaluated, or the folder cannot be
+        written.
     """
+    folder = place(workdirs, output, overwrite=overwrite)
     runs = [_read(folder, name) for folder, name in zip(workdirs, _names(workdirs), strict=True)]
     groups = _groups(run for run in runs if isinstance(run, MeasuredRun))
     others = [run for run in runs if not isinstance(run, MeasuredRun)]
@@ -123,13 +134,12 @@ def compare(workdirs: Sequence[Path], output: str) -> str:
         f"no run is evaluated, which --evaluate does: {'; '.join(map(_progress, others))}",
     )
     text = _text(groups, others)
-    folder = Path(output)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         workdir.write_bytes(folder / PICTURE, _plots(groups))
         workdir.write_text(folder / TABLE, f"# Runs beside PCA\n\n{text}\n![Plots]({PICTURE})\n")
     except OSError as error:
-        raise UserError(f"output={output!r} cannot be written: {error.strerror}") from error
+        raise UserError(f"output={str(folder)!r} cannot be written: {error.strerror}") from error
     return f"{text}\ntable      {folder / TABLE}\npicture    {folder / PICTURE}"
 
 
@@ -139,9 +149,13 @@ def _is_run(folder: Path) -> bool:
 
 def _names(workdirs: Sequence[Path]) -> list[str]:
     """The folders' paths from the nearest folder that holds all of them."""
-    paths = [path.resolve() for path in workdirs]
-    shared = os.path.commonpath([path.parent for path in paths])
-    return [str(path.relative_to(shared)) for path in paths]
+    shared = _shared(workdirs)
+    return [str(path.resolve().relative_to(shared)) for path in workdirs]
+
+
+def _shared(workdirs: Sequence[Path]) -> Path:
+    """The nearest folder that holds all of them."""
+    return Path(os.path.commonpath([path.resolve().parent for path in workdirs]))
 
 
 def _read(folder: Path, name: str) -> Run:

@@ -6,7 +6,6 @@ Nothing is where the user wants it before all of it has been compared.
 import importlib.util
 import json
 import logging
-import os
 import subprocess
 import sys
 import tempfile
@@ -20,13 +19,11 @@ import numpy as np
 import tensorflow as tf
 from keras.export import ExportArchive
 
-from trainer import cards, data, export_check, models, replicas, stock, trained, workdir
+from trainer import cards, data, export_check, models, places, replicas, stock, trained, workdir
 from trainer.errors import ExportError, UserError, require, require_choice
 from trainer.positions import Noise
 from trainer.quiet import muted_stderr
 
-CARD = "card.json"
-README = "README.md"
 FORMATS = tuple(cards.FILES)
 _TOLERANCE = 1e-4  # of the largest output, or of 1
 _ROUNDINGS = 4  # of float32, that the numbers of a user's units may be off besides
@@ -68,8 +65,7 @@ def export(
             not missing,
             f"formats=onnx needs {', '.join(missing)}: pip install 'autoencoder-trainer[onnx]'",
         )
-    target = Path(output).absolute()
-    _check_target(target, overwrite)
+    target = places.check_folder(output, cards.CARD, overwrite=overwrite)
     run = trained.load_model(Path(folder), which)
     model = run.model
     if run.config.precision != "float32":
@@ -89,8 +85,8 @@ def export(
             reference = _reference(run, model, dtype)
             differences = _compare(made, reference, kept, Path(aside))
             card = _card(run, Path(folder), model, dtype, differences)
-            workdir.write_json(made / CARD, card)
-            (made / README).write_text(cards.readme(card))
+            workdir.write_json(made / cards.CARD, card)
+            (made / cards.README).write_text(cards.readme(card))
             if target.exists():
                 target.rename(Path(aside, "replaced"))
             made.rename(target)
@@ -111,17 +107,7 @@ def print_summary(card: dict[str, Any], output: str) -> None:
             f"\nThe run computed in {card['trained_in']}, the export in float32: the run's own "
             f"reconstructions differ by up to {card['precision_difference']:.1e}."
         )
-    print(f"\nexport     {output}\ncard       {Path(output) / README}")
-
-
-def _check_target(target: Path, overwrite: bool) -> None:
-    if not os.path.lexists(target):
-        return
-    require(overwrite, f"output={str(target)!r} is there already; --overwrite replaces an export")
-    require(
-        (target / CARD).is_file(),
-        f"output={str(target)!r} is no export: there is no {CARD} in it; it is not replaced",
-    )
+    print(f"\nexport     {output}\ncard       {Path(output) / cards.README}")
 
 
 def _in_float32(run: trained.TrainedModel) -> models.Autoencoder:
@@ -303,8 +289,7 @@ def _card(
     differences: dict[str, dict[str, float]],
 ) -> dict[str, Any]:
     described = workdir.read(folder)
-    path = folder / workdir.METRICS
-    metrics = json.loads(path.read_text()) if path.exists() else {}
+    metrics = workdir.read_metrics(folder) or {}
     return {
         "kind": run.config.model.name,
         "step": run.step,
