@@ -120,6 +120,8 @@ def _parse(argv: list[str], takes_names: bool = False) -> list[str]:
         for name in flags.FLAGS:
             # A config file that cannot be opened raises OSError only now that it is used.
             getattr(flags.FLAGS[name].value, "items", None)
+    except SystemExit:  # of absl's --help, with 1
+        sys.exit(0)
     except Exception as error:  # a config file is Python: it can fail in any way
         _leave(_in_one_line(error), UserError.exit_status)
     if rest[1:] and not takes_names:
