@@ -286,14 +286,17 @@ def _plots(groups: Sequence[Sequence[MeasuredRun]]) -> bytes:
 
 def _plot(row: "SubFigure", group: Sequence[MeasuredRun]) -> None:
     """Error and accuracy over the code's size, and speed."""
+    from matplotlib.ticker import PercentFormatter
+
     error, accuracy, speed = row.subplots(1, 3)
     handles = []
     looks = itertools.cycle(itertools.product(_MARKERS, _COLOURS))
     for run, (marker, colour) in zip(group, looks, strict=False):
         look: dict[str, Any] = {"marker": marker, "color": colour, "linestyle": "none"}
         handles += error.plot(run.code_size, run.mse, **look)
-        accuracy.plot(run.code_size, run.probe_accuracy, **look)
-        accuracy.plot(run.code_size, run.knn_accuracy, markerfacecolor="none", **look)
+        on_rim = {"clip_on": False, "zorder": 3}  # whole where it is at 100 %
+        accuracy.plot(run.code_size, run.probe_accuracy, **look, **on_rim)
+        accuracy.plot(run.code_size, run.knn_accuracy, markerfacecolor="none", **look, **on_rim)
         speed.plot(run.training_seconds, run.images_per_second, **look)
     names = [run.name for run in group]
     pca = {run.code_size: run.pca_mse for run in group if not math.isnan(run.pca_mse)}
@@ -313,7 +316,8 @@ def _plot(row: "SubFigure", group: Sequence[MeasuredRun]) -> None:
     _set_scale(error, "y", [*(run.mse for run in group), *pca.values()])
     _set_scale(speed, "x", [run.training_seconds for run in group])
     _set_scale(speed, "y", [run.images_per_second for run in group])
-    accuracy.yaxis.set_major_formatter("{x:.1%}")
+    accuracy.set_ylim(top=min(accuracy.get_ylim()[1], 1))
+    accuracy.yaxis.set_major_formatter(PercentFormatter(1))
     if all(math.isnan(run.probe_accuracy) for run in group):
         accuracy.set_yticks([])
         accuracy.text(0.5, 0.5, "no labels", ha="center", transform=accuracy.transAxes)
@@ -334,7 +338,9 @@ def _set_code_axis(axis: "Axes", sizes: Sequence[int]) -> None:
     for size in sizes[1:]:
         if size > ticks[-1] * nearest:
             ticks.append(size)
-    axis.set(xscale="log", xlabel="numbers in the code")
+    margin = (sizes[-1] / sizes[0]) ** 0.1 if len(sizes) > 1 else 2
+    limits = (sizes[0] / margin, sizes[-1] * margin)
+    axis.set(xscale="log", xlabel="numbers in the code", xlim=limits)
     axis.set_xticks(ticks, [str(size) for size in ticks])
     axis.set_xticks([], minor=True)
 
