@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from absl import app, flags, logging
+from ml_collections import ConfigDict
 
 from trainer.errors import (
     ExportError,
@@ -140,11 +141,7 @@ def _in_one_line(error: Exception) -> str:
         # ml_collections wraps a KeyError, whose text is escaped, in an AttributeError.
         unknown = re.fullmatch(r"""["'\\]*(\w+)["'\\n\s]*(?:Did you mean "(\w+)".*)?""", str(error))
         if unknown:
-            hint = (
-                f"did you mean {unknown[2]!r}?"
-                if unknown[2]
-                else "configs/base.py lists them by kind"
-            )
+            hint = f"did you mean {unknown[2]!r}?" if unknown[2] else _allowed_keys(error)
             return f"the config has no key {unknown[1]!r}; {hint}"
     message = (str(error).strip() or type(error).__name__).splitlines()[-1].strip()
     if isinstance(error, OSError):
@@ -162,3 +159,10 @@ def _in_one_line(error: Exception) -> str:
     frames = traceback.extract_tb(error.__traceback__)
     where = [frame for frame in frames if "ml_collections" not in frame.filename][-1]
     return f"{where.filename}:{where.lineno}: {type(error).__name__}: {message}"
+
+
+def _allowed_keys(error: Exception) -> str:
+    """The keys of the part of the config that was asked for another."""
+    selves = [frame.f_locals.get("self") for frame, _ in traceback.walk_tb(error.__traceback__)]
+    parts = [part for part in selves if isinstance(part, ConfigDict)]
+    return f"allowed: {', '.join(parts[-1])}" if parts else "configs/base.py lists them by kind"
