@@ -66,8 +66,8 @@ MAY_IMPORT = {
     },
     "export": {"cards", "cli", "exporting", "places"},
     "exporting": {
-        *("cards", "data", "errors", "export_check", "models", "places", "positions", "quiet"),
-        *("replicas", "stock", "trained", "workdir"),
+        *("cards", "data", "errors", "export_check", "models", "outputs", "places"),
+        *("positions", "quiet", "replicas", "stock", "trained", "workdir"),
     },
     "export_check": set(),
     "stock": {"data", "models"},

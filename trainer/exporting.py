@@ -8,7 +8,6 @@ import json
 import logging
 import subprocess
 import sys
-import tempfile
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,7 +18,18 @@ import numpy as np
 import tensorflow as tf
 from keras.export import ExportArchive
 
-from trainer import cards, data, export_check, models, places, replicas, stock, trained, workdir
+from trainer import (
+    cards,
+    data,
+    export_check,
+    models,
+    outputs,
+    places,
+    replicas,
+    stock,
+    trained,
+    workdir,
+)
 from trainer.errors import ExportError, UserError, require, require_choice
 from trainer.positions import Noise
 from trainer.quiet import muted_stderr
@@ -76,19 +86,18 @@ def export(
         stock.decoder(model, run.scaling),
     )
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as aside:
-            made = Path(aside, "export")
+        with outputs.beside(target) as aside:
+            made = aside / "export"
             made.mkdir()
-            _write(made, Path(aside), formats, networks, model, run.config.seed)
+            _write(made, aside, formats, networks, model, run.config.seed)
             kept = [name for name in FORMATS if name in formats]
             reference = _reference(run, model, dtype)
-            differences = _compare(made, reference, kept, Path(aside))
+            differences = _compare(made, reference, kept, aside)
             card = _card(run, Path(folder), model, dtype, differences)
             workdir.write_json(made / cards.CARD, card)
             (made / cards.README).write_text(cards.readme(card))
             if target.exists():
-                target.rename(Path(aside, "replaced"))
+                target.rename(aside / "replaced")
             made.rename(target)
     except OSError as error:
         raise UserError(
@@ -228,13 +237,13 @@ def _reference(
         images = replicas.map_batches(model.decode, drawn.numpy()[_FIRST_SAMPLE:])
         calls["sample"] = numbers, images
     reference: dict[str, np.ndarray] = {}
-    for name, (inputs, outputs) in calls.items():
-        units = np.full(outputs.shape[1:], max(1.0, float(np.abs(outputs).max())))
+    for name, (inputs, given) in calls.items():
+        units = np.full(given.shape[1:], max(1.0, float(np.abs(given).max())))
         if run.scaling is not None and name != "encode":
-            outputs = run.scaling.undo(outputs)
+            given = run.scaling.undo(given)
             units = units * run.scaling.deviation
-        rounding = _ROUNDINGS * np.spacing(np.abs(outputs)) / _TOLERANCE
-        parts = {"inputs": inputs, "outputs": outputs, "units": units + rounding}
+        rounding = _ROUNDINGS * np.spacing(np.abs(given)) / _TOLERANCE
+        parts = {"inputs": inputs, "outputs": given, "units": units + rounding}
         reference |= {f"{name}/{part}": array for part, array in parts.items()}
     return reference
 

@@ -27,6 +27,24 @@ Write: TypeAlias = Callable[[Columns], None]  # the examples themselves are the 
 
 
 @contextlib.contextmanager
+def beside(path: Path) -> Iterator[Path]:
+    """Gives a folder next to a path, for as long as it takes to make what is put there.
+
+    Of the folders above that this makes, none stays if that fails.
+    """
+    made = [folder for folder in path.parents if not folder.exists()]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as aside:
+            yield Path(aside)
+    except BaseException:
+        with contextlib.suppress(OSError):  # another may have put something there
+            for folder in made:
+                folder.rmdir()
+        raise
+
+
+@contextlib.contextmanager
 def create(output: str) -> Iterator[Write]:
     """Gives what writes columns beside the output, and in the end puts that in its place.
 
@@ -39,12 +57,11 @@ def create(output: str) -> Iterator[Write]:
     """
     path = places.path_of(output)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
-            aside = Path(folder) / path.name
+        with beside(path) as folder:
+            aside = folder / path.name
             with _WRITERS[places.suffix(output)](aside) as write:
                 yield write
-            _put(aside, path, Path(folder) / "before")
+            _put(aside, path, folder / "before")
     except OSError as error:
         raise UserError(
             f"output={output!r} cannot be written: {error.strerror or error}"

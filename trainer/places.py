@@ -87,12 +87,15 @@ def check_files(folder: str | Path, names: Sequence[str], *, overwrite: bool) ->
     """
     path = path_of(str(folder))
     require(
-        path.is_dir() or not os.path.lexists(path),
+        not os.path.lexists(path) or path.is_dir(),
         f"output={str(path)!r} is a file; it must name a folder",
     )
     for name in names:
         require_free(path / name, str(path / name), overwrite=overwrite)
-        require(not (path / name).is_dir(), f"{path / name} is a folder, and is not replaced")
+        require(
+            not os.path.lexists(path / name) or not (path / name).is_dir(),
+            f"{path / name} is a folder, and is not replaced",
+        )
     return path
 
 
