@@ -46,6 +46,8 @@ def _parse(argv: list[str]) -> list[str]:
     end = argv.index("--") if "--" in argv else len(argv)
     try:
         rest = flags.FLAGS(argv[:end])
+    except SystemExit:  # of absl's --help, with 1
+        sys.exit(0)
     except flags.Error as error:
         _leave(f"{error}; the trainer's flags stand after --")
     if rest[1:]:

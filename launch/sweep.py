@@ -52,7 +52,7 @@ def main(trainer_flags: list[str]) -> int:
         statuses = work_off(jobs, environments, _MAX_RESTARTS.value, received)
         finished = [runs[name] for name in runs if statuses.get(name) == 0]
         if finished and not received:
-            print(comparison.compare(finished, str(folder)), flush=True)
+            print(comparison.compare(finished, str(folder), overwrite=True), flush=True)
     if received:
         say("stopped; the same command goes on from here")
         return Preempted.exit_status

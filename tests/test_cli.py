@@ -36,8 +36,14 @@ def run(*arguments):
         (["--config=configs/none.py", "--workdir=w"], "configs/none.py"),
         (["--config=configs/dense.py", "--workdir=w", "--cadence=3"], "'cadence'"),
         (["--config=configs/dense.py", "--workdir=w", "3"], "'3' is no flag"),
-        (["--config=configs/dense.py", "--workdir=w", "--config.depth=3"], "no key 'depth'"),
-        (["--config=configs/dense.py", "--workdir=w", "--config.model.depth=3"], "no key 'depth'"),
+        (
+            ["--config=configs/dense.py", "--workdir=w", "--config.depth=3"],
+            "'depth'; allowed: batch_size",
+        ),
+        (
+            ["--config=configs/dense.py", "--workdir=w", "--config.model.depth=3"],
+            "no key 'depth'; allowed: activation, code_activation, code_size,",
+        ),
         (["--config=configs/dense.py", "--workdir=w", "--config.num_epoch=3"], "'num_epochs'?"),
         (
             ["--config=configs/dense.py", "--workdir=w", "--config.batch_size=x"],

@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from matplotlib.figure import Figure
 from matplotlib.image import imread
 
 from configs import base
@@ -134,6 +135,23 @@ def test_a_run_measured_before_its_last_step_is_named(tmp_path):
     assert "is measured at step 20 of 30" in compare(tmp_path, output=tmp_path / "out")
 
 
+@pytest.mark.parametrize("sizes", [(8,), (8, 16)])
+def test_a_code_stands_inside_its_axis_and_no_accuracy_is_above_100_percent(tmp_path, sizes):
+    for size in sizes:
+        metrics = MEASURED | {"code_size": size, "probe_accuracy": 1.0, "knn_accuracy": 0.999}
+        make_run(tmp_path / str(size), metrics)
+    runs = [comparison._read(tmp_path / str(size), str(size)) for size in sizes]
+    row = Figure().subfigures(1, 1)
+    comparison._plot(row, [run for run in runs if isinstance(run, comparison.MeasuredRun)])
+    error, accuracy, _ = row.axes
+    for axis in (error, accuracy):
+        left, right = axis.get_xlim()
+        # As far to the left of the smallest as to the right of the largest, in a logarithmic scale.
+        assert sizes[0] / left == pytest.approx(right / sizes[-1])
+        assert sizes[0] / left > 1
+    assert accuracy.get_ylim()[1] == 1
+
+
 def test_names_that_markdown_or_matplotlib_would_read_are_shown_as_they_are(tmp_path):
     make_run(tmp_path / "_a$^$ | b", MEASURED)
     assert cells(compare(tmp_path, output=tmp_path / "out"))[0]["run"] == r"_a$^$ \| b"
@@ -181,7 +199,7 @@ def test_runs_without_figures_are_refused_and_nothing_is_written(metrics, messag
 def test_an_output_that_cannot_be_written_is_refused(tmp_path):
     run = make_run(tmp_path / "a", MEASURED)
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match=r"output='.*file' cannot be written"):
+    with pytest.raises(UserError, match=r"output='.*file' is a file; it must name a folder"):
         compare(run, output=tmp_path / "file")
 
 

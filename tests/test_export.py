@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from configs import base
 from tests.all_configs import CONFIGS, load_config
-from trainer import data, exporting, models, stock, workdir
+from trainer import cards, data, exporting, models, stock, workdir
 from trainer.errors import ExportError, UserError
 from trainer.evaluation import evaluate
 from trainer.exporting import FORMATS, export
@@ -149,12 +149,12 @@ def unchecked(monkeypatch):
 
 
 def card_of(folder):
-    return json.loads((folder / exporting.CARD).read_text())
+    return json.loads((folder / cards.CARD).read_text())
 
 
 def pasted(folder):
     """Runs the card's Python where nothing but the export is, and prints two shapes after each."""
-    blocks = re.findall(r"```python\n(.*?)```", (folder / exporting.README).read_text(), re.DOTALL)
+    blocks = re.findall(r"```python\n(.*?)```", (folder / cards.README).read_text(), re.DOTALL)
     code = "print(tuple(codes.shape), tuple(rebuilt.shape))\n".join([*blocks, ""])
     done = subprocess.run(
         [sys.executable, "-I", "-c", code], cwd=folder, capture_output=True, text=True, check=False
@@ -174,7 +174,7 @@ def test_every_kind_loads_without_the_trainer_in_every_format(kind, make_export)
         assert ("sample" in functions) == (kind == "vae" and name == "saved_model")
         assert max(functions.values()) <= card["tolerance"]
     files = {file for name in FORMATS for file in card["files"][name]}
-    assert {path.name for path in folder.iterdir()} == files | {exporting.CARD, exporting.README}
+    assert {path.name for path in folder.iterdir()} == files | {cards.CARD, cards.README}
 
 
 @pytest.mark.slow
@@ -217,11 +217,11 @@ def test_what_differs_from_the_trainer_is_refused_and_the_export_before_it_stays
 ):
     folder = tmp_path / "out"
     folder.mkdir()
-    (folder / exporting.CARD).write_text("{}")
+    (folder / cards.CARD).write_text("{}")
     monkeypatch.setattr(models.Autoencoder, "stock_code", lambda _, encoded: encoded + 0.5)
     with pytest.raises(ExportError, match=r"encode of keras differs from the trainer by \d"):
         export(str(make_run("dense")), str(folder), formats=["keras"], overwrite=True)
-    assert [path.name for path in tmp_path.rglob("*")] == ["out", exporting.CARD]
+    assert [path.name for path in tmp_path.rglob("*")] == ["out", cards.CARD]
 
 
 @pytest.mark.slow
@@ -280,7 +280,7 @@ def test_an_export_is_replaced_whole_and_only_when_told(make_run, tmp_path):
     run, folder = str(make_run("dense")), tmp_path / "out"
     export(run, str(folder), formats=["keras"])
     before = card_of(folder)
-    with pytest.raises(UserError, match="is there already; --overwrite replaces an export"):
+    with pytest.raises(UserError, match="is there; --overwrite replaces it"):
         export(run, str(folder), formats=["litert"])
     assert card_of(folder) == before
     export(run, str(folder), formats=["litert"], overwrite=True)

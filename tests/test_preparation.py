@@ -215,12 +215,12 @@ def test_a_folder_of_images_is_described_and_shown(tmp_path):
         "sheet": str(sheet),
     }
     drawn = imread(sheet)
-    assert drawn.shape[:2] == (8, 40)
+    assert drawn.shape[:2] == (2 * 4 + 2, 10 * 4 + 9 * 2)
     # Each class's images stand together.
     assert isinstance(dataset.train.images, np.ndarray)
     assert isinstance(dataset.train.labels, np.ndarray)
     of_cats = np.sort(dataset.train.images[:, 0, 0, 0][dataset.train.labels == 0])
-    cells = 255 * drawn[::4, ::4, 0].ravel()
+    cells = 255 * drawn[::6, ::6, 0].ravel()
     np.testing.assert_allclose(np.sort(cells[: len(of_cats)]), of_cats, atol=1e-3)
     again = preparation.prepare(name, settings=settings)
     assert rows_of(again) == {key: told[key] for key in told if key != "sheet"}
@@ -230,7 +230,7 @@ def test_large_images_are_shown_small(tmp_path):
     np.savez(tmp_path / "own.npz", train=np.zeros((20, 1000, 300), np.uint8))
     sheet = tmp_path / "sheet.png"
     preparation.prepare(f"arrays:{tmp_path / 'own.npz'}", contact_sheet=str(sheet))
-    assert imread(sheet).shape[:2] == (2 * 125, 10 * 38)
+    assert imread(sheet).shape[:2] == (2 * 125 + 2, 10 * 38 + 9 * 2)
 
 
 def test_a_table_is_described(tmp_path):
@@ -260,7 +260,7 @@ def test_many_names_are_not_all_told(tmp_path):
     ("sheet", "message"),
     [
         ("sheet.jpg", "sheet.jpg is not allowed; it must end in .png"),
-        ("there.png", "there.png is there already; take another name"),
+        ("there.png", "there.png is there; --overwrite replaces it"),
         ("none/sheet.png", "none is no folder"),
         ("sheet.png", "--contact_sheet needs images; 'arrays:{}/own.npy' holds vectors"),
     ],

@@ -278,9 +278,12 @@ def test_grey_levels_get_no_likelihood_from_a_bernoulli():
 def test_a_grid_shows_each_image_in_its_place(channels):
     images = np.arange(5, dtype=np.float32)[:, None, None, None] / 5
     shown = grid(np.broadcast_to(images, (5, 2, 3, channels)), columns=3)
-    assert shown.shape == (4, 9, 3)
+    assert shown.shape == (4 + 2, 9 + 2 * 2, 3)
     assert shown.dtype == np.uint8
-    assert shown[::2, ::3, 0].tolist() == [[0, 51, 102], [153, 204, 0]]
+    assert shown[::4, ::5, 0].tolist() == [[0, 51, 102], [153, 204, 255]]
+    assert (shown[2:4] == 255).all()  # between the rows
+    close = grid(np.broadcast_to(images, (5, 2, 3, channels)), columns=3, gap=0)
+    assert close[::2, ::3, 0].tolist() == shown[::4, ::5, 0].tolist()
 
 
 @pytest.fixture

@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+CARD = "card.json"
+README = "README.md"
 FILES = {
     "saved_model": ("saved_model",),
     "keras": ("encoder.keras", "decoder.keras"),

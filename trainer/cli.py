@@ -68,13 +68,22 @@ class _ConfigParser(ConfigFileFlagParser):
         return super().parse(str(config_names.path(path)) if named else path)
 
 
-def run(main: Callable[[], None]) -> None:
+def check_run() -> None:
+    """Raises UserError unless --workdir holds a run; needs no TensorFlow."""
+    from trainer import workdir
+
+    workdir.read(Path(workdir_flag().value))
+
+
+def run(main: Callable[[], None], check: Callable[[], None] = lambda: None) -> None:
     """Parses the flags, runs `main` and leaves with the exit status of what became of it.
+
+    `check` tells, before TensorFlow is imported, what needs none of it to be told.
 
     0 finished; 2 the user's mistake; 75 stopped, to be started again; 130 Ctrl-C where nothing can
     be gone on with; 141 a closed pipe; 1 anything else.
     """
-    app.run(lambda _: _run(main), flags_parser=_parse)
+    app.run(lambda _: _run(main, check), flags_parser=_parse)
 
 
 def run_on_names(main: Callable[[list[str]], None]) -> None:
@@ -86,11 +95,16 @@ def run_on_names(main: Callable[[list[str]], None]) -> None:
     )
 
 
-def _run(main: Callable[[], None], needs_tensorflow: bool = True) -> None:
+def _run(
+    main: Callable[[], None],
+    check: Callable[[], None] = lambda: None,
+    needs_tensorflow: bool = True,
+) -> None:
     if not flags.FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)
     try:
         with _stoppable():
+            check()
             if needs_tensorflow:
                 import_tensorflow()
         main()
@@ -126,6 +140,8 @@ def _parse(argv: list[str], takes_names: bool = False) -> list[str]:
         for name in flags.FLAGS:
             # A config file that cannot be opened raises OSError only now that it is used.
             getattr(flags.FLAGS[name].value, "items", None)
+    except SystemExit:  # of absl's --help, with 1
+        sys.exit(0)
     except Exception as error:  # a config file is Python: it can fail in any way
         _leave(_in_one_line(error), UserError.exit_status)
     if rest[1:] and not takes_names:
@@ -144,11 +160,7 @@ def _in_one_line(error: Exception) -> str:
         # ml_collections wraps a KeyError, whose text is escaped, in an AttributeError.
         unknown = re.fullmatch(r"""["'\\]*(\w+)["'\\n\s]*(?:Did you mean "(\w+)".*)?""", str(error))
         if unknown:
-            hint = (
-                f"did you mean {unknown[2]!r}?"
-                if unknown[2]
-                else "configs/base.py lists them by kind"
-            )
+            hint = f"did you mean {unknown[2]!r}?" if unknown[2] else _allowed_keys(error)
             return f"the config has no key {unknown[1]!r}; {hint}"
     message = (str(error).strip() or type(error).__name__).splitlines()[-1].strip()
     if isinstance(error, OSError):
@@ -166,3 +178,10 @@ def _in_one_line(error: Exception) -> str:
     frames = traceback.extract_tb(error.__traceback__)
     where = [frame for frame in frames if "ml_collections" not in frame.filename][-1]
     return f"{where.filename}:{where.lineno}: {type(error).__name__}: {message}"
+
+
+def _allowed_keys(error: Exception) -> str:
+    """The keys of the part of the config that was asked for another."""
+    selves = [frame.f_locals.get("self") for frame, _ in traceback.walk_tb(error.__traceback__)]
+    parts = [part for part in selves if isinstance(part, ConfigDict)]
+    return f"allowed: {', '.join(parts[-1])}" if parts else "configs/base.py lists them by kind"

@@ -6,7 +6,10 @@ from absl import flags
 
 from trainer import cli
 
-_OUTPUT = flags.DEFINE_string("output", ".", "The folder for compare.md and compare.png.")
+_OUTPUT = flags.DEFINE_string(
+    "output", "", "The folder for compare.md and compare.png; that of the runs if not given."
+)
+_OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replaces a comparison that is there.")
 _EVALUATE = flags.DEFINE_bool(
     "evaluate", False, "Evaluates the runs first that have not been, as trainer.evaluate does."
 )
@@ -18,8 +21,9 @@ def main(names: list[str]) -> None:
     runs, others = comparison.find(names)
     if others:
         print(f"left out, no runs: {', '.join(map(str, others))}")
+    comparison.place(runs, _OUTPUT.value, overwrite=_OVERWRITE.value)  # before hours of evaluation
     status = comparison.evaluate(runs) if _EVALUATE.value else 0
-    print(comparison.compare(runs, _OUTPUT.value))
+    print(comparison.compare(runs, _OUTPUT.value, overwrite=_OVERWRITE.value))
     sys.exit(status)
 
 

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trainer import workdir
+from trainer import places, workdir
 from trainer.errors import UserError, require
 
 if TYPE_CHECKING:
@@ -106,15 +106,26 @@ def evaluate(workdirs: Iterable[Path]) -> int:
     return failed
 
 
-def compare(workdirs: Sequence[Path], output: str) -> str:
+def place(workdirs: Sequence[Path], output: str = "", *, overwrite: bool = False) -> Path:
+    """Where `compare.md` and `compare.png` go: the output, or the nearest folder of all runs.
+
+    Raises:
+      UserError: one of them is there.
+    """
+    return places.check_files(output or _shared(workdirs), (TABLE, PICTURE), overwrite=overwrite)
+
+
+def compare(workdirs: Sequence[Path], output: str = "", *, overwrite: bool = False) -> str:
     """Writes the table and the plots of runs, `compare.md` and `compare.png`, to a folder.
 
     Returns the table and where it is, to be printed. Runs on different data, or measured on
     another number of test images, have a table and a row of plots each.
 
     Raises:
-      UserError: a run cannot be read, none is evaluated, or the folder cannot be written.
+      UserError: as `place`; a run cannot be read, none is evaluated, or the folder cannot be
+        written.
     """
+    folder = place(workdirs, output, overwrite=overwrite)
     runs = [_read(folder, name) for folder, name in zip(workdirs, _names(workdirs), strict=True)]
     groups = _groups(run for run in runs if isinstance(run, MeasuredRun))
     others = [run for run in runs if not isinstance(run, MeasuredRun)]
@@ -123,13 +134,12 @@ def compare(workdirs: Sequence[Path], output: str) -> str:
         f"no run is evaluated, which --evaluate does: {'; '.join(map(_progress, others))}",
     )
     text = _text(groups, others)
-    folder = Path(output)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         workdir.write_bytes(folder / PICTURE, _plots(groups))
         workdir.write_text(folder / TABLE, f"# Runs beside PCA\n\n{text}\n![Plots]({PICTURE})\n")
     except OSError as error:
-        raise UserError(f"output={output!r} cannot be written: {error.strerror}") from error
+        raise UserError(f"output={str(folder)!r} cannot be written: {error.strerror}") from error
     return f"{text}\ntable      {folder / TABLE}\npicture    {folder / PICTURE}"
 
 
@@ -139,9 +149,13 @@ def _is_run(folder: Path) -> bool:
 
 def _names(workdirs: Sequence[Path]) -> list[str]:
     """The folders' paths from the nearest folder that holds all of them."""
-    paths = [path.resolve() for path in workdirs]
-    shared = os.path.commonpath([path.parent for path in paths])
-    return [str(path.relative_to(shared)) for path in paths]
+    shared = _shared(workdirs)
+    return [str(path.resolve().relative_to(shared)) for path in workdirs]
+
+
+def _shared(workdirs: Sequence[Path]) -> Path:
+    """The nearest folder that holds all of them."""
+    return Path(os.path.commonpath([path.resolve().parent for path in workdirs]))
 
 
 def _read(folder: Path, name: str) -> Run:
@@ -272,14 +286,17 @@ def _plots(groups: Sequence[Sequence[MeasuredRun]]) -> bytes:
 
 def _plot(row: "SubFigure", group: Sequence[MeasuredRun]) -> None:
     """Error and accuracy over the code's size, and speed."""
+    from matplotlib.ticker import PercentFormatter
+
     error, accuracy, speed = row.subplots(1, 3)
     handles = []
     looks = itertools.cycle(itertools.product(_MARKERS, _COLOURS))
     for run, (marker, colour) in zip(group, looks, strict=False):
         look: dict[str, Any] = {"marker": marker, "color": colour, "linestyle": "none"}
         handles += error.plot(run.code_size, run.mse, **look)
-        accuracy.plot(run.code_size, run.probe_accuracy, **look)
-        accuracy.plot(run.code_size, run.knn_accuracy, markerfacecolor="none", **look)
+        on_rim = {"clip_on": False, "zorder": 3}  # whole where it is at 100 %
+        accuracy.plot(run.code_size, run.probe_accuracy, **look, **on_rim)
+        accuracy.plot(run.code_size, run.knn_accuracy, markerfacecolor="none", **look, **on_rim)
         speed.plot(run.training_seconds, run.images_per_second, **look)
     names = [run.name for run in group]
     pca = {run.code_size: run.pca_mse for run in group if not math.isnan(run.pca_mse)}
@@ -299,7 +316,8 @@ def _plot(row: "SubFigure", group: Sequence[MeasuredRun]) -> None:
     _set_scale(error, "y", [*(run.mse for run in group), *pca.values()])
     _set_scale(speed, "x", [run.training_seconds for run in group])
     _set_scale(speed, "y", [run.images_per_second for run in group])
-    accuracy.yaxis.set_major_formatter("{x:.1%}")
+    accuracy.set_ylim(top=min(accuracy.get_ylim()[1], 1))
+    accuracy.yaxis.set_major_formatter(PercentFormatter(1))
     if all(math.isnan(run.probe_accuracy) for run in group):
         accuracy.set_yticks([])
         accuracy.text(0.5, 0.5, "no labels", ha="center", transform=accuracy.transAxes)
@@ -320,7 +338,9 @@ def _set_code_axis(axis: "Axes", sizes: Sequence[int]) -> None:
     for size in sizes[1:]:
         if size > ticks[-1] * nearest:
             ticks.append(size)
-    axis.set(xscale="log", xlabel="numbers in the code")
+    margin = (sizes[-1] / sizes[0]) ** 0.1 if len(sizes) > 1 else 2
+    limits = (sizes[0] / margin, sizes[-1] * margin)
+    axis.set(xscale="log", xlabel="numbers in the code", xlim=limits)
     axis.set_xticks(ticks, [str(size) for size in ticks])
     axis.set_xticks([], minor=True)
 

@@ -6,14 +6,13 @@ import math
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import psutil
 import tensorflow as tf
 
-from trainer import arrays, image_folders, positions, tables, tfds_sets
+from trainer import arrays, image_folders, places, positions, tables, tfds_sets
 from trainer.errors import UserError, require, require_at_least, require_choice
 
 MEMORY = "memory"  # the name of vectors that are handed over, not read
@@ -436,7 +435,7 @@ def _arrays(file: str, image_size: int, memory_gib: float) -> _Source:
         "data.name='arrays' names no file; it is written arrays:FILE.npz or arrays:FILE.npy",
     )
     _require_no_size(image_size, "arrays keep the shape that they have")
-    found = arrays.read(Path(file).expanduser(), allowed_bytes(memory_gib))
+    found = arrays.read(places.path_of(file), allowed_bytes(memory_gib))
     parts = {}
     for name in ("train", "test"):
         if name in found:
@@ -468,7 +467,7 @@ def _table(
     impute: str,
 ) -> _Source:
     """A user's own vectors, in the rows of tables."""
-    paths = [Path(file).expanduser() for file in files.split(",")]
+    paths = [places.path_of(file) for file in files.split(",")]
     require(
         files != "" and len(paths) <= 2,
         f"data.name={'table:' + files!r} is not allowed; it is written table:FILE or "
@@ -506,7 +505,7 @@ def _folder(
 ) -> _Source:
     """A user's own images, in the file where they are kept decoded, or in memory if they fit."""
     require(folder != "", "data.name='images' names no folder; it is written images:DIR")
-    found = image_folders.read(Path(folder).expanduser(), decoder, cache_dir)
+    found = image_folders.read(places.path_of(folder), decoder, cache_dir)
     allowed = allowed_bytes(memory_gib)
     fits = found.images.nbytes <= allowed
     require(

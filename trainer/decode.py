@@ -25,4 +25,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, lambda: stream_flags.check(_INPUT.value, _OUTPUT.value))

@@ -13,6 +13,7 @@ from trainer import (
     inputs,
     models,
     outputs,
+    places,
     progress,
     replicas,
     tables,
@@ -21,7 +22,7 @@ from trainer import (
 from trainer.errors import require
 
 _NUMBERS = (*arrays.SUFFIXES, *tables.SUFFIXES)  # what codes and vectors are written to
-_IMAGES = (outputs.FOLDER, *arrays.SUFFIXES)
+_IMAGES = (places.FOLDER, *arrays.SUFFIXES)
 
 _Network: TypeAlias = Callable[[np.ndarray], np.ndarray]
 
@@ -51,8 +52,8 @@ def encode(
     Raises:
       UserError: the workdir, the source or the output will not do; the output is then as it was.
     """
-    _check_place(output, source, overwrite)
-    outputs.check_kind(output, _NUMBERS, "codes")
+    places.check_stream(source, output, overwrite=overwrite)
+    places.check_kind(output, _NUMBERS, "codes")
     require(
         not errors or not output.lower().endswith(".npy"),
         f"errors are not for output={output!r}: an .npy file holds the codes alone",
@@ -95,10 +96,10 @@ def decode(
     Raises:
       UserError: as `encode`.
     """
-    _check_place(output, source, overwrite)
+    places.check_stream(source, output, overwrite=overwrite)
     run = trained.load_model(Path(folder), which)
     _check_examples(output, run)
-    codes = inputs.codes(Path(source).expanduser(), run.model.code_size, array=array)
+    codes = inputs.codes(places.path_of(source), run.model.code_size, array=array)
     _, to_examples = _networks(run.model, batch_size)
     return _stream(
         "decoding", codes, output, batch_size, lambda rows: _as_given(to_examples(rows), run)
@@ -126,7 +127,7 @@ def denoise(
     Raises:
       UserError: as `encode`.
     """
-    _check_place(output, source, overwrite)
+    places.check_stream(source, output, overwrite=overwrite)
     run, examples = _open(folder, source, which, array, label_column, resize)
     _check_examples(output, run)
     to_codes, to_examples = _networks(run.model, batch_size)
@@ -137,27 +138,21 @@ def denoise(
     return _stream("denoising", examples, output, batch_size, columns)
 
 
-def _check_place(output: str, source: str, overwrite: bool) -> None:
-    require(source != "", "input='' is not allowed; it must name a file or folder")
-    path = None if source in inputs.PARTS else Path(source).expanduser()
-    outputs.check_place(output, overwrite=overwrite, source=path)
-
-
 def _check_examples(output: str, run: trained.TrainedModel) -> None:
     *_, channels = shape = run.model.image_shape
     if len(shape) == 1:
-        outputs.check_kind(output, _NUMBERS, "vectors")
+        places.check_kind(output, _NUMBERS, "vectors")
     elif channels in image_folders.MODES:
-        outputs.check_kind(output, _IMAGES, "images")
+        places.check_kind(output, _IMAGES, "images")
     else:
-        outputs.check_kind(output, arrays.SUFFIXES, f"images of {channels} channels")
+        places.check_kind(output, arrays.SUFFIXES, f"images of {channels} channels")
 
 
 def _open(
     folder: str, source: str, which: str, array: str, label_column: str, resize: bool
 ) -> tuple[trained.TrainedModel, inputs.Input]:
     """The model, and the examples for it."""
-    if source in inputs.PARTS:
+    if source in places.PARTS:
         for name, flag in {"array": array, "label_column": label_column, "resize": resize}.items():
             require(not flag, f"{name}={flag!r} is not for input={source!r}, the run's own data")
         whole = trained.load(Path(folder), which)
@@ -172,7 +167,7 @@ def _open(
         run.fill,
     )
     return run, inputs.examples(
-        Path(source).expanduser(),
+        places.path_of(source),
         run.model.image_shape,
         training,
         array=array,

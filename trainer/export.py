@@ -4,7 +4,7 @@ import os
 
 from absl import flags
 
-from trainer import cli
+from trainer import cards, cli, places
 
 _WORKDIR = cli.workdir_flag()
 _CHECKPOINT = cli.checkpoint_flag()
@@ -18,6 +18,11 @@ _IMAGES = flags.DEFINE_enum(
 _OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replaces an export that is there.")
 flags.register_validator(_OUTPUT, lambda folder: folder != "", "it must name a folder.")
 flags.adopt_module_key_flags(cli)
+
+
+def check() -> None:
+    cli.check_run()
+    places.check_folder(_OUTPUT.value, cards.CARD, overwrite=_OVERWRITE.value)
 
 
 def main() -> None:
@@ -37,4 +42,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, check)

@@ -6,10 +6,8 @@ Nothing is where the user wants it before all of it has been compared.
 import importlib.util
 import json
 import logging
-import os
 import subprocess
 import sys
-import tempfile
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,13 +18,22 @@ import numpy as np
 import tensorflow as tf
 from keras.export import ExportArchive
 
-from trainer import cards, data, export_check, models, replicas, stock, trained, workdir
+from trainer import (
+    cards,
+    data,
+    export_check,
+    models,
+    outputs,
+    places,
+    replicas,
+    stock,
+    trained,
+    workdir,
+)
 from trainer.errors import ExportError, UserError, require, require_choice
 from trainer.positions import Noise
 from trainer.quiet import muted_stderr
 
-CARD = "card.json"
-README = "README.md"
 FORMATS = tuple(cards.FILES)
 _TOLERANCE = 1e-4  # of the largest output, or of 1
 _ROUNDINGS = 4  # of float32, that the numbers of a user's units may be off besides
@@ -68,8 +75,7 @@ def export(
             not missing,
             f"formats=onnx needs {', '.join(missing)}: pip install 'autoencoder-trainer[onnx]'",
         )
-    target = Path(output).absolute()
-    _check_target(target, overwrite)
+    target = places.check_folder(output, cards.CARD, overwrite=overwrite)
     run = trained.load_model(Path(folder), which)
     model = run.model
     if run.config.precision != "float32":
@@ -80,19 +86,18 @@ def export(
         stock.decoder(model, run.scaling),
     )
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as aside:
-            made = Path(aside, "export")
+        with outputs.beside(target) as aside:
+            made = aside / "export"
             made.mkdir()
-            _write(made, Path(aside), formats, networks, model, run.config.seed)
+            _write(made, aside, formats, networks, model, run.config.seed)
             kept = [name for name in FORMATS if name in formats]
             reference = _reference(run, model, dtype)
-            differences = _compare(made, reference, kept, Path(aside))
+            differences = _compare(made, reference, kept, aside)
             card = _card(run, Path(folder), model, dtype, differences)
-            workdir.write_json(made / CARD, card)
-            (made / README).write_text(cards.readme(card))
+            workdir.write_json(made / cards.CARD, card)
+            (made / cards.README).write_text(cards.readme(card))
             if target.exists():
-                target.rename(Path(aside, "replaced"))
+                target.rename(aside / "replaced")
             made.rename(target)
     except OSError as error:
         raise UserError(
@@ -111,17 +116,7 @@ def print_summary(card: dict[str, Any], output: str) -> None:
             f"\nThe run computed in {card['trained_in']}, the export in float32: the run's own "
             f"reconstructions differ by up to {card['precision_difference']:.1e}."
         )
-    print(f"\nexport     {output}\ncard       {Path(output) / README}")
-
-
-def _check_target(target: Path, overwrite: bool) -> None:
-    if not os.path.lexists(target):
-        return
-    require(overwrite, f"output={str(target)!r} is there already; --overwrite replaces an export")
-    require(
-        (target / CARD).is_file(),
-        f"output={str(target)!r} is no export: there is no {CARD} in it; it is not replaced",
-    )
+    print(f"\nexport     {output}\ncard       {Path(output) / cards.README}")
 
 
 def _in_float32(run: trained.TrainedModel) -> models.Autoencoder:
@@ -242,13 +237,13 @@ def _reference(
         images = replicas.map_batches(model.decode, drawn.numpy()[_FIRST_SAMPLE:])
         calls["sample"] = numbers, images
     reference: dict[str, np.ndarray] = {}
-    for name, (inputs, outputs) in calls.items():
-        units = np.full(outputs.shape[1:], max(1.0, float(np.abs(outputs).max())))
+    for name, (inputs, given) in calls.items():
+        units = np.full(given.shape[1:], max(1.0, float(np.abs(given).max())))
         if run.scaling is not None and name != "encode":
-            outputs = run.scaling.undo(outputs)
+            given = run.scaling.undo(given)
             units = units * run.scaling.deviation
-        rounding = _ROUNDINGS * np.spacing(np.abs(outputs)) / _TOLERANCE
-        parts = {"inputs": inputs, "outputs": outputs, "units": units + rounding}
+        rounding = _ROUNDINGS * np.spacing(np.abs(given)) / _TOLERANCE
+        parts = {"inputs": inputs, "outputs": given, "units": units + rounding}
         reference |= {f"{name}/{part}": array for part, array in parts.items()}
     return reference
 
@@ -303,8 +298,7 @@ def _card(
     differences: dict[str, dict[str, float]],
 ) -> dict[str, Any]:
     described = workdir.read(folder)
-    path = folder / workdir.METRICS
-    metrics = json.loads(path.read_text()) if path.exists() else {}
+    metrics = workdir.read_metrics(folder) or {}
     return {
         "kind": run.config.model.name,
         "step": run.step,

@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image, ImageOps
 from tqdm import tqdm
 
-from trainer import locks
+from trainer import locks, places
 from trainer.errors import UserError, in_one_line, require, require_choice
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif")
@@ -264,7 +264,7 @@ def _kept_at(folder: Path, listing: Listing, decoder: Decoder, cache_dir: str) -
     where = str(folder.absolute()) if cache_dir else ""
     settings = json.dumps([_DECODER, dataclasses.astuple(decoder), where])
     key = hashlib.sha256(settings.encode()).hexdigest()[:12]
-    parent = Path(cache_dir).expanduser() if cache_dir else folder / CACHE
+    parent = places.path_of(cache_dir) if cache_dir else folder / CACHE
     return parent / f"{key}-{listing.digest[:24]}.npy"
 
 

@@ -12,10 +12,8 @@ from typing import IO, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from trainer import arrays, data, image_folders, tables
+from trainer import arrays, data, image_folders, places, tables
 from trainer.errors import UserError, in_one_line, require
-
-PARTS = ("train", "validation", "test")
 
 _OF_NUMBERS = (*arrays.SUFFIXES, *tables.SUFFIXES)
 _CODE = "code_"  # how the columns of codes in a table begin
@@ -63,7 +61,7 @@ class _Expected:
 
 
 def of_part(dataset: data.Dataset, name: str) -> Input:
-    """A part of the run's own data, by its name in PARTS."""
+    """A part of the run's own data, by its name in `places.PARTS`."""
     part: data.Images = getattr(dataset, name)
 
     def blocks(size: int) -> Iterator[Block]:
@@ -97,12 +95,12 @@ def examples(
     """
     expected = _Expected(image_shape, "vectors" if len(image_shape) == 1 else "images")
     suffix = path.suffix.lower()
-    _require_there(path)
+    places.require_there(path)
     of_pictures = path.is_dir() or image_folders.is_image(path.name)
     require(
         of_pictures or suffix in _OF_NUMBERS,
-        f"input={str(path)!r} is not known; allowed: {', '.join(PARTS)}, a folder of pictures, or "
-        f"a file that ends in {', '.join((*image_folders.SUFFIXES, *_OF_NUMBERS))}",
+        f"input={str(path)!r} is not known; allowed: {', '.join(places.PARTS)}, a folder of "
+        f"pictures, or a file that ends in {', '.join((*image_folders.SUFFIXES, *_OF_NUMBERS))}",
     )
     require(not array or suffix == ".npz", f"array={array!r} is of .npz files, not of {path}")
     require(
@@ -129,7 +127,7 @@ def codes(path: Path, code_size: int, *, array: str = "") -> Input:
     """
     expected = _Expected((code_size,), "codes")
     suffix = path.suffix.lower()
-    _require_there(path)
+    places.require_there(path)
     require(
         suffix in _OF_NUMBERS and not path.is_dir(),
         f"input={str(path)!r} is not known; allowed: a file of codes that ends in "
@@ -141,10 +139,6 @@ def codes(path: Path, code_size: int, *, array: str = "") -> Input:
         if suffix in arrays.SUFFIXES
         else _table_of_codes(path, expected)
     )
-
-
-def _require_there(path: Path) -> None:
-    require(path.exists(), f"input={str(path)!r} is not there")
 
 
 def _pictures(path: Path, expected: _Expected, resize: bool, fit: str) -> Input:

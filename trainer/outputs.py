@@ -1,6 +1,7 @@
 """What a stream of examples becomes on disk: arrays, tables and pictures, whole or not at all."""
 
 import contextlib
+import io
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
@@ -14,10 +15,8 @@ import pyarrow.csv
 import pyarrow.parquet
 from PIL import Image
 
-from trainer import tables
+from trainer import places, tables, workdir
 from trainer.errors import UserError, require
-
-FOLDER = "/"  # the suffix, so to say, of a folder of pictures
 
 _ROW_GROUP_BYTES = 32 * 2**20  # of a Parquet file
 _COPIED_ROWS = 2**16  # at a time, where text turns out to be longer
@@ -27,43 +26,22 @@ Columns: TypeAlias = Mapping[str, np.ndarray]  # [B, ...] by names in the plural
 Write: TypeAlias = Callable[[Columns], None]  # the examples themselves are the first column
 
 
-def check_place(output: str, *, overwrite: bool, source: Path | None) -> None:
-    """Makes sure that nothing is lost by an output, before any work is done for it.
+@contextlib.contextmanager
+def beside(path: Path) -> Iterator[Path]:
+    """Gives a folder next to a path, for as long as it takes to make what is put there.
 
-    `source` is the file or folder that is read meanwhile.
-
-    Raises:
-      UserError: it is there, or it is part of what is read.
+    Of the folders above that this makes, none stays if that fails.
     """
-    path, is_folder = Path(output).expanduser(), _suffix(output) == FOLDER
-    require(output != "", "output='' is not allowed; it must name a file or folder")
-    require(overwrite or not path.exists(), f"output={output!r} is there; --overwrite replaces it")
-    if source is not None:
-        read, written = source.resolve(), path.resolve()
-        require(
-            read != written and read not in written.parents and written not in read.parents,
-            f"output={output!r} and input={str(source)!r} lie one in the other",
-        )
-    require(
-        not path.exists() or path.is_dir() == is_folder,
-        f"output={output!r} is {'a folder' if path.is_dir() else 'a file'}, and is not replaced",
-    )
-    if path.is_dir():
-        found = (file for file in path.rglob("*") if file.suffix != ".png" and not file.is_dir())
-        other = next(found, None)
-        require(
-            other is None,
-            f"output={output!r} holds more than pictures, as {str(other)!r}, and is not replaced",
-        )
-
-
-def check_kind(output: str, allowed: tuple[str, ...], what: str) -> None:
-    """Raises UserError unless `what` is to be written can be written so, as the name says."""
-    names = ["FOLDER/" if suffix == FOLDER else suffix for suffix in allowed]
-    require(
-        _suffix(output) in allowed,
-        f"output={output!r} is not allowed for {what}; these go to {', '.join(names)}",
-    )
+    made = [folder for folder in path.parents if not folder.exists()]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as aside:
+            yield Path(aside)
+    except BaseException:
+        with contextlib.suppress(OSError):  # another may have put something there
+            for folder in made:
+                folder.rmdir()
+        raise
 
 
 @contextlib.contextmanager
@@ -77,23 +55,31 @@ def create(output: str) -> Iterator[Write]:
     Raises:
       UserError: it cannot be written, or two pictures would be one.
     """
-    path, suffix = Path(output).expanduser(), _suffix(output)
+    path = places.path_of(output)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
-            aside = Path(folder) / path.name
-            with _WRITERS[suffix](aside) as write:
+        with beside(path) as folder:
+            aside = folder / path.name
+            with _WRITERS[places.suffix(output)](aside) as write:
                 yield write
-            _put(aside, path, Path(folder) / "before")
+            _put(aside, path, folder / "before")
     except OSError as error:
         raise UserError(
             f"output={output!r} cannot be written: {error.strerror or error}"
         ) from error
 
 
-def _suffix(output: str) -> str:
-    """By which the kind of an output goes: in small letters, FOLDER where there is none."""
-    return FOLDER if output.endswith("/") else Path(output).suffix.lower() or FOLDER
+def write_picture(path: str | Path, pixels: np.ndarray) -> None:
+    """Writes pixels, uint8 [H, W, 3], to a PNG file, whole or not at all.
+
+    Raises:
+      UserError: it cannot be written.
+    """
+    png = io.BytesIO()
+    Image.fromarray(pixels).save(png, "PNG")
+    try:
+        workdir.write_bytes(Path(path), png.getvalue())
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror}") from error
 
 
 def _put(aside: Path, path: Path, before: Path) -> None:
@@ -272,4 +258,8 @@ def _save(image: np.ndarray, path: Path) -> None:
     Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(path)
 
 
-_WRITERS = {".npy": _npy, ".npz": _npz, FOLDER: _pictures} | dict.fromkeys(tables.SUFFIXES, _table)
+_WRITERS = dict.fromkeys(tables.SUFFIXES, _table) | {
+    ".npy": _npy,
+    ".npz": _npz,
+    places.FOLDER: _pictures,
+}

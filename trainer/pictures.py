@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 COLUMNS = 10
 _MARKED_POINTS = 50  # at most, or their marks run together
 _MARK = (0.9, 0.1, 0.1)  # red
+_GAP = 2  # white pixels between images
 _ENLARGED = 8  # times, so that single pixels are seen
 
 
@@ -98,21 +99,23 @@ def _drawn(figure: "Figure") -> np.ndarray:
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 
-def grid(images: np.ndarray, columns: int) -> np.ndarray:
+def grid(images: np.ndarray, columns: int, gap: int = _GAP) -> np.ndarray:
     """Images [N, H, W, C] in [0, 1] side by side in rows of so many, as uint8 RGB [H', W', 3].
 
-    What is missing of the last row is black. Vectors [N, D] of any numbers become one map instead,
-    a line for each.
+    So many pixels between them and what is missing of the last row are white. Vectors [N, D] of
+    any numbers become one map instead, a line for each.
     """
     if images.ndim == 2:
         return _map(images)
     count, height, width, channels = images.shape
     rows = -(-count // columns)
-    cells = np.zeros((rows * columns, height, width, 3), np.uint8)
+    down, across = height + gap, width + gap
+    cells = np.full((rows * columns, down, across, 3), 255, np.uint8)
     colours = images[..., :3] if channels >= 3 else images[..., :1]
-    cells[:count] = np.round(255 * np.clip(colours, 0, 1))
-    lines = cells.reshape(rows, columns, height, width, 3).swapaxes(1, 2)
-    return lines.reshape(rows * height, columns * width, 3)
+    cells[:count, :height, :width] = np.round(255 * np.clip(colours, 0, 1))
+    lines = cells.reshape(rows, columns, down, across, 3).swapaxes(1, 2)
+    whole = lines.reshape(rows * down, columns * across, 3)
+    return whole[: len(whole) - gap, : columns * across - gap]
 
 
 def _map(vectors: np.ndarray) -> np.ndarray:

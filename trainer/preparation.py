@@ -4,17 +4,15 @@ So it is for machines that cannot download it.
 """
 
 import math
-import os
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.image import imsave
 
-from trainer import data, idx, pictures, tfds_sets
-from trainer.errors import UserError, require
+from trainer import data, idx, outputs, pictures, places, tfds_sets
+from trainer.errors import require
 
 _VALIDATION_FRACTION = 0.05  # as configs/base.py has it, and so most runs
 _OWN_KINDS = ("digits", "noise", "arrays", "images", "table")
@@ -32,6 +30,7 @@ def prepare(
     from_idx: str = "",
     records: bool = False,
     contact_sheet: str = "",
+    overwrite: bool = False,
     settings: Mapping[str, Any] | None = None,
 ) -> str:
     """Reads a data set as a training would, and returns what is to be said of it, for a person.
@@ -46,7 +45,7 @@ def prepare(
       UserError: it cannot be had, or not be read; one of the files is not what it should be; there
         is a contact sheet already, or it cannot be drawn.
     """
-    _check_sheet(contact_sheet)
+    _check_sheet(contact_sheet, overwrite)
     settings = {"image_size": 0, "validation_fraction": _VALIDATION_FRACTION} | dict(settings or {})
     of_tfds = name.partition(":")[0] not in _OWN_KINDS
     for flag, value in {"data_dir": folder, "from_idx": from_idx, "records": records}.items():
@@ -69,7 +68,7 @@ def prepare(
         }
     rows |= _described(dataset)
     if contact_sheet:
-        _draw(dataset, name, Path(contact_sheet).expanduser())
+        _draw(dataset, name, places.path_of(contact_sheet))
         rows["sheet"] = contact_sheet
     if folder is not None:
         rows |= {"folder": folder, "to use it": f"TFDS_DATA_DIR={shlex.quote(folder)}"}
@@ -86,7 +85,7 @@ def _fetch(name: str, folder: str | None, from_idx: str, records: bool) -> str:
     if tfds_sets.is_prepared(builder):
         return "was there already"
     if from_idx:
-        contents = idx.read(Path(from_idx).expanduser())
+        contents = idx.read(places.path_of(from_idx))
         tfds_sets.prepare_mnist(folder, contents, "array_record" if records else None)
     return "prepared"
 
@@ -154,16 +153,14 @@ def _some(names: Sequence[str]) -> str:
     return ", ".join(names[:_NAMES_SHOWN]) + (f" and {more:,} more" if more > 0 else "")
 
 
-def _check_sheet(contact_sheet: str) -> None:
-    path = Path(contact_sheet).expanduser()
+def _check_sheet(contact_sheet: str, overwrite: bool) -> None:
+    path = places.path_of(contact_sheet)
     require(
         contact_sheet == "" or path.suffix.lower() == ".png",
         f"--contact_sheet={contact_sheet} is not allowed; it must end in .png",
     )
-    require(
-        contact_sheet == "" or not path.exists(),
-        f"--contact_sheet={contact_sheet} is there already; take another name",
-    )
+    if contact_sheet:
+        places.require_free(path, f"--contact_sheet={contact_sheet}", overwrite=overwrite)
     require(path.parent.is_dir(), f"--contact_sheet={contact_sheet}: {path.parent} is no folder")
 
 
@@ -175,11 +172,4 @@ def _draw(dataset: data.Dataset, name: str, path: Path) -> None:
         images = images[np.argsort(labels, kind="stable")]
     step = -(-max(images.shape[1:3]) // _SHEET_PIXELS)
     images = images[:, ::step, ::step]
-    aside = path.with_name(f".{path.name}-{os.getpid()}")
-    try:
-        imsave(aside, pictures.grid(data.to_unit(images), _SHEET_COLUMNS), format="png")
-        aside.replace(path)
-    except OSError as error:
-        raise UserError(f"{path} cannot be written: {error.strerror}") from error
-    finally:
-        aside.unlink(missing_ok=True)
+    outputs.write_picture(path, pictures.grid(data.to_unit(images), _SHEET_COLUMNS))

@@ -1,11 +1,10 @@
 """python -m trainer.prepare --dataset=mnist --data_dir=data"""
 
-from pathlib import Path
 from typing import Any
 
 from absl import flags
 
-from trainer import cli
+from trainer import cli, places
 from trainer.errors import require
 
 _DATASET = flags.DEFINE_string("dataset", None, "A data set, as data.name takes it.")
@@ -18,6 +17,7 @@ _DATA_DIR = flags.DEFINE_string(
 _CONTACT_SHEET = flags.DEFINE_string(
     "contact_sheet", "", "The PNG file to draw some of the images to."
 )
+_OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replaces a contact sheet that is there.")
 _FROM_IDX = flags.DEFINE_string(
     "from_idx", "", "The folder of MNIST's four original files, packed or not: no download."
 )
@@ -45,10 +45,11 @@ def main() -> None:
     folder = _DATA_DIR.value
     description = prepare(
         settings.pop("name"),
-        None if folder is None else str(Path(folder).expanduser().absolute()),
+        None if folder is None else str(places.path_of(folder).absolute()),
         from_idx=_FROM_IDX.value,
         records=_RECORDS.value,
         contact_sheet=_CONTACT_SHEET.value,
+        overwrite=_OVERWRITE.value,
         settings=settings,
     )
     print(description)

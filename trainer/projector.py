@@ -85,7 +85,7 @@ def sprite(images: np.ndarray, labels: np.ndarray | None) -> tuple[np.ndarray, i
     side = math.ceil(math.sqrt(len(images)))
     sheet = np.zeros((side**2, *thumbnails.shape[1:]), np.float32)
     sheet[: len(images)] = thumbnails
-    return pictures.grid(sheet, columns=side), height, width
+    return pictures.grid(sheet, columns=side, gap=0), height, width
 
 
 def _coloured(thumbnails: np.ndarray, colours: np.ndarray) -> np.ndarray:

@@ -2,21 +2,35 @@
 
 from absl import flags
 
-from trainer import cli
+from trainer import cli, places, workdir
 
 _WORKDIR = cli.workdir_flag()
 _COUNT = flags.DEFINE_integer("n", 64, "The number of images to draw.", lower_bound=1)
 _CHECKPOINT = cli.checkpoint_flag()
 _OUTPUT = flags.DEFINE_string("output", "", "The folder to write to; the workdir if not given.")
+_OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replaces samples that are there.")
 flags.adopt_module_key_flags(cli)
 
 
-def main() -> None:
-    from trainer.sampling import IMAGES, PICTURE, sample
+def check() -> None:
+    cli.check_run()
+    folder = _OUTPUT.value or _WORKDIR.value
+    places.check_files(folder, workdir.SAMPLES, overwrite=_OVERWRITE.value)
 
-    folder = sample(_WORKDIR.value, _COUNT.value, which=_CHECKPOINT.value, output=_OUTPUT.value)
-    print(f"images     {folder / IMAGES}\npicture    {folder / PICTURE}")
+
+def main() -> None:
+    from trainer.sampling import sample
+
+    folder = sample(
+        _WORKDIR.value,
+        _COUNT.value,
+        which=_CHECKPOINT.value,
+        output=_OUTPUT.value,
+        overwrite=_OVERWRITE.value,
+    )
+    arrays, picture = workdir.SAMPLES
+    print(f"images     {folder / arrays}\npicture    {folder / picture}")
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, check)

@@ -2,7 +2,7 @@
 
 from absl import flags
 
-from trainer import cli
+from trainer import cli, places
 
 _EXAMPLES = (
     "A folder of pictures (.png, .jpg, .jpeg, .bmp, .gif), one picture, arrays (.npz, .npy) or a "
@@ -22,6 +22,12 @@ BATCH_SIZE = flags.DEFINE_integer(
 )
 OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replaces an output that is there.")
 flags.adopt_module_key_flags(cli)
+
+
+def check(source: str, output: str) -> None:
+    """Raises UserError where run, input or output will not do; needs no TensorFlow to see it."""
+    cli.check_run()
+    places.check_stream(source, output, overwrite=OVERWRITE.value)
 
 
 def input_flag(read: str = _EXAMPLES) -> flags.FlagHolder[str]:

@@ -23,6 +23,7 @@ CONFIG = "config.json"
 CHECKPOINTS = "checkpoints"
 METRICS_LOG = "metrics.jsonl"
 METRICS = "metrics.json"
+SAMPLES = ("samples.npz", "samples.png")
 
 # What may change when a run is started again: its length, its cadence, where its data lie and its
 # devices.
