@@ -1,6 +1,7 @@
 """What a stream of examples becomes on disk: arrays, tables and pictures, whole or not at all."""
 
 import contextlib
+import os
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
@@ -15,7 +16,7 @@ import pyarrow.parquet
 from PIL import Image
 
 from trainer import tables
-from trainer.errors import UserError, require
+from trainer.errors import UserError, expanded, is_utf8, require
 
 FOLDER = "/"  # the suffix, so to say, of a folder of pictures
 
@@ -35,7 +36,7 @@ def check_place(output: str, *, overwrite: bool, source: Path | None) -> None:
     Raises:
       UserError: it is there, or it is part of what is read.
     """
-    path, is_folder = Path(output).expanduser(), _suffix(output) == FOLDER
+    path, is_folder = expanded(output), _suffix(output) == FOLDER
     require(output != "", "output='' is not allowed; it must name a file or folder")
     require(overwrite or not path.exists(), f"output={output!r} is there; --overwrite replaces it")
     if source is not None:
@@ -77,7 +78,7 @@ def create(output: str) -> Iterator[Write]:
     Raises:
       UserError: it cannot be written, or two pictures would be one.
     """
-    path, suffix = Path(output).expanduser(), _suffix(output)
+    path, suffix = expanded(output), _suffix(output)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
@@ -215,10 +216,20 @@ def _record_batch(columns: Columns) -> pa.RecordBatch:
     for name, rows in columns.items():
         singular = name.removesuffix("s")
         if rows.ndim == 1:
-            arrays[singular] = pa.array(rows)
+            arrays[singular] = _column(rows)
         else:
             arrays |= {f"{singular}_{k}": pa.array(rows[:, k]) for k in range(rows.shape[1])}
     return pa.RecordBatch.from_pydict(arrays)
+
+
+def _column(rows: np.ndarray) -> pa.Array:
+    try:
+        return pa.array(rows)
+    except UnicodeError as error:
+        broken = next(text for text in map(str, rows) if not is_utf8(text))
+        raise UserError(
+            f"{broken!r} is not UTF-8, as the text of a table must be; .npz files take it"
+        ) from error
 
 
 def _open_parquet(path: Path, schema: pa.Schema) -> pyarrow.parquet.ParquetWriter:
@@ -262,10 +273,21 @@ def _picture_name(file: str) -> str:
     """What the picture that is made of a file is called; its folders are kept."""
     path = PurePosixPath(file)
     require(
-        path.name != "" and not path.is_absolute() and ".." not in path.parts,
+        path.name != ""
+        and not path.is_absolute()
+        and ".." not in path.parts
+        and _is_encodable(file),
         f"{file!r} cannot be the name of a picture in a folder",
     )
     return path.with_suffix(".png").as_posix()
+
+
+def _is_encodable(file: str) -> bool:
+    """Whether the file system can have such a name."""
+    try:
+        return b"\0" not in os.fsencode(file)
+    except UnicodeEncodeError:
+        return False
 
 
 def _save(image: np.ndarray, path: Path) -> None:
