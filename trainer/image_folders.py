@@ -16,7 +16,7 @@ from PIL import Image, ImageOps
 from tqdm import tqdm
 
 from trainer import locks
-from trainer.errors import UserError, in_one_line, require, require_choice
+from trainer.errors import UserError, expanded, in_one_line, require, require_choice
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif")
 FITS = ("stretch", "crop", "pad")
@@ -222,18 +222,28 @@ class _Part:
         return cls(folder, files, class_names, len(everything) - len(files))
 
 
-def _walk(folder: Path, below: str = "") -> Iterator[tuple[str, os.stat_result]]:
+def _walk(
+    folder: Path, below: str = "", known: dict[tuple[int, int], str] | None = None
+) -> Iterator[tuple[str, os.stat_result]]:
     """The files in a folder and those below, sorted, with what the system says of them.
 
     Their names are text: a path costs ten times as much, and there may be a million.
     """
+    known = {} if known is None else known
+    status = (folder / below).stat()
+    before = known.setdefault((status.st_dev, status.st_ino), below)
+    require(  # two links upwards in one folder would be walked for ever
+        before == below,
+        f"{folder / below} is the same folder as {folder / before}, by a link; each may be there "
+        "once",
+    )
     with os.scandir(folder / below) as found:
         entries = sorted(found, key=lambda entry: entry.name)
     for entry in entries:
         if entry.name.startswith("."):
             continue
         if entry.is_dir():
-            yield from _walk(folder, f"{below}{entry.name}/")
+            yield from _walk(folder, f"{below}{entry.name}/", known)
         else:
             yield below + entry.name, entry.stat()
 
@@ -264,7 +274,7 @@ def _kept_at(folder: Path, listing: Listing, decoder: Decoder, cache_dir: str) -
     where = str(folder.absolute()) if cache_dir else ""
     settings = json.dumps([_DECODER, dataclasses.astuple(decoder), where])
     key = hashlib.sha256(settings.encode()).hexdigest()[:12]
-    parent = Path(cache_dir).expanduser() if cache_dir else folder / CACHE
+    parent = expanded(cache_dir) if cache_dir else folder / CACHE
     return parent / f"{key}-{listing.digest[:24]}.npy"
 
 
