@@ -6,7 +6,6 @@ import math
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,7 @@ import psutil
 import tensorflow as tf
 
 from trainer import arrays, image_folders, positions, tables, tfds_sets
-from trainer.errors import UserError, require, require_at_least, require_choice
+from trainer.errors import UserError, expanded, require, require_at_least, require_choice
 
 MEMORY = "memory"  # the name of vectors that are handed over, not read
 _SPLIT_SEED = 0  # every run, whatever its seed, is validated and tested on the same images
@@ -435,7 +434,7 @@ def _arrays(file: str, image_size: int, memory_gib: float) -> _Source:
         "data.name='arrays' names no file; it is written arrays:FILE.npz or arrays:FILE.npy",
     )
     _require_no_size(image_size, "arrays keep the shape that they have")
-    found = arrays.read(Path(file).expanduser(), allowed_bytes(memory_gib))
+    found = arrays.read(expanded(file), allowed_bytes(memory_gib))
     parts = {}
     for name in ("train", "test"):
         if name in found:
@@ -467,7 +466,7 @@ def _table(
     impute: str,
 ) -> _Source:
     """A user's own vectors, in the rows of tables."""
-    paths = [Path(file).expanduser() for file in files.split(",")]
+    paths = [expanded(file) for file in files.split(",")]
     require(
         files != "" and len(paths) <= 2,
         f"data.name={'table:' + files!r} is not allowed; it is written table:FILE or "
@@ -505,7 +504,7 @@ def _folder(
 ) -> _Source:
     """A user's own images, in the file where they are kept decoded, or in memory if they fit."""
     require(folder != "", "data.name='images' names no folder; it is written images:DIR")
-    found = image_folders.read(Path(folder).expanduser(), decoder, cache_dir)
+    found = image_folders.read(expanded(folder), decoder, cache_dir)
     allowed = allowed_bytes(memory_gib)
     fits = found.images.nbytes <= allowed
     require(

@@ -18,7 +18,7 @@ from trainer import (
     tables,
     trained,
 )
-from trainer.errors import require
+from trainer.errors import expanded, require
 
 _NUMBERS = (*arrays.SUFFIXES, *tables.SUFFIXES)  # what codes and vectors are written to
 _IMAGES = (outputs.FOLDER, *arrays.SUFFIXES)
@@ -98,7 +98,7 @@ def decode(
     _check_place(output, source, overwrite)
     run = trained.load_model(Path(folder), which)
     _check_examples(output, run)
-    codes = inputs.codes(Path(source).expanduser(), run.model.code_size, array=array)
+    codes = inputs.codes(expanded(source), run.model.code_size, array=array)
     _, to_examples = _networks(run.model, batch_size)
     return _stream(
         "decoding", codes, output, batch_size, lambda rows: _as_given(to_examples(rows), run)
@@ -139,7 +139,7 @@ def denoise(
 
 def _check_place(output: str, source: str, overwrite: bool) -> None:
     require(source != "", "input='' is not allowed; it must name a file or folder")
-    path = None if source in inputs.PARTS else Path(source).expanduser()
+    path = None if source in inputs.PARTS else expanded(source)
     outputs.check_place(output, overwrite=overwrite, source=path)
 
 
@@ -172,7 +172,7 @@ def _open(
         run.fill,
     )
     return run, inputs.examples(
-        Path(source).expanduser(),
+        expanded(source),
         run.model.image_shape,
         training,
         array=array,

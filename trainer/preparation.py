@@ -14,7 +14,7 @@ import numpy as np
 from matplotlib.image import imsave
 
 from trainer import data, idx, pictures, tfds_sets
-from trainer.errors import UserError, require
+from trainer.errors import UserError, expanded, require
 
 _VALIDATION_FRACTION = 0.05  # as configs/base.py has it, and so most runs
 _OWN_KINDS = ("digits", "noise", "arrays", "images", "table")
@@ -69,7 +69,7 @@ def prepare(
         }
     rows |= _described(dataset)
     if contact_sheet:
-        _draw(dataset, name, Path(contact_sheet).expanduser())
+        _draw(dataset, name, expanded(contact_sheet))
         rows["sheet"] = contact_sheet
     if folder is not None:
         rows |= {"folder": folder, "to use it": f"TFDS_DATA_DIR={shlex.quote(folder)}"}
@@ -86,7 +86,7 @@ def _fetch(name: str, folder: str | None, from_idx: str, records: bool) -> str:
     if tfds_sets.is_prepared(builder):
         return "was there already"
     if from_idx:
-        contents = idx.read(Path(from_idx).expanduser())
+        contents = idx.read(expanded(from_idx))
         tfds_sets.prepare_mnist(folder, contents, "array_record" if records else None)
     return "prepared"
 
@@ -155,7 +155,7 @@ def _some(names: Sequence[str]) -> str:
 
 
 def _check_sheet(contact_sheet: str) -> None:
-    path = Path(contact_sheet).expanduser()
+    path = expanded(contact_sheet)
     require(
         contact_sheet == "" or path.suffix.lower() == ".png",
         f"--contact_sheet={contact_sheet} is not allowed; it must end in .png",

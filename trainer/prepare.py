@@ -1,13 +1,12 @@
 """python -m trainer.prepare --dataset=mnist --data_dir=data"""
 
-from pathlib import Path
 from typing import Any
 
 from absl import flags
 from ml_collections import config_flags
 
 from trainer import cli
-from trainer.errors import require
+from trainer.errors import expanded, require
 
 _DATASET = flags.DEFINE_string("dataset", None, "A data set, as data.name takes it.")
 _CONFIG = config_flags.DEFINE_config_file(
@@ -47,7 +46,7 @@ def main() -> None:
     folder = _DATA_DIR.value
     description = prepare(
         settings.pop("name"),
-        None if folder is None else str(Path(folder).expanduser().absolute()),
+        None if folder is None else str(expanded(folder).absolute()),
         from_idx=_FROM_IDX.value,
         records=_RECORDS.value,
         contact_sheet=_CONTACT_SHEET.value,
