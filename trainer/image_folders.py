@@ -222,18 +222,28 @@ class _Part:
         return cls(folder, files, class_names, len(everything) - len(files))
 
 
-def _walk(folder: Path, below: str = "") -> Iterator[tuple[str, os.stat_result]]:
+def _walk(
+    folder: Path, below: str = "", known: dict[tuple[int, int], str] | None = None
+) -> Iterator[tuple[str, os.stat_result]]:
     """The files in a folder and those below, sorted, with what the system says of them.
 
     Their names are text: a path costs ten times as much, and there may be a million.
     """
+    known = {} if known is None else known
+    status = (folder / below).stat()
+    before = known.setdefault((status.st_dev, status.st_ino), below)
+    require(  # two links upwards in one folder would be walked for ever
+        before == below,
+        f"{folder / below} is the same folder as {folder / before}, by a link; each may be there "
+        "once",
+    )
     with os.scandir(folder / below) as found:
         entries = sorted(found, key=lambda entry: entry.name)
     for entry in entries:
         if entry.name.startswith("."):
             continue
         if entry.is_dir():
-            yield from _walk(folder, f"{below}{entry.name}/")
+            yield from _walk(folder, f"{below}{entry.name}/", known)
         else:
             yield below + entry.name, entry.stat()
 

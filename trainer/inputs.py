@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import math
 import tokenize
 import zipfile
 import zlib
@@ -18,6 +19,8 @@ from trainer.errors import UserError, in_one_line, require
 _OF_NUMBERS = (*arrays.SUFFIXES, *tables.SUFFIXES)
 _CODE = "code_"  # how the columns of codes in a table begin
 _LABEL_KINDS = "biufU"  # of NumPy's types: numbers or text
+_CHARACTER_BYTES = 4  # of NumPy's text
+_GIB = 2**30
 _ASIDE = ("labels", "files", "errors")  # arrays that go along with the examples
 
 
@@ -194,9 +197,13 @@ def _arrays(path: Path, expected: _Expected, chosen: str) -> Input:
     for column in (labels, files):
         require(
             column is None
-            or (column.shape == rows.shape[:1] and column.dtype.kind in _LABEL_KINDS),
+            or (
+                column.shape == rows.shape[:1]
+                and column.dtype.kind in _LABEL_KINDS
+                and column.dtype.itemsize <= _CHARACTER_BYTES * tables.LONGEST_TEXT
+            ),
             f"{path} has {rows.shape[0]} rows, but not as many labels or file names of numbers or "
-            "text",
+            f"text of at most {tables.LONGEST_TEXT:,} characters",
         )
 
     def blocks(size: int) -> Iterator[Block]:
@@ -225,6 +232,10 @@ class _Member:
         self._name = name
         with self._opened() as file:
             self.shape, self._by_columns, self.dtype = _header(file)
+        self._stored_bytes = 0
+        if name:
+            with zipfile.ZipFile(path) as archive:
+                self._stored_bytes = archive.getinfo(f"{name}.npy").file_size
 
     def blocks(self, size: int) -> Iterator[np.ndarray]:
         """Its rows, so many at a time."""
@@ -233,7 +244,7 @@ class _Member:
         native = self.dtype.newbyteorder("=")
         with _readable(self._path), self._opened() as file:
             if self._by_columns and row_shape:  # its rows lie nowhere together
-                whole = np.lib.format.read_array(file, allow_pickle=False)
+                whole = self._whole(file)
                 yield from (whole[start : start + size] for start in range(0, count, size))
                 return
             _header(file)
@@ -243,6 +254,22 @@ class _Member:
                 if len(read) < some * row_bytes:
                     raise EOFError("it ends too early")
                 yield np.frombuffer(read, self.dtype).reshape(some, *row_shape).astype(native)
+
+    def _whole(self, file: IO[bytes]) -> np.ndarray:
+        """All rows at once: of a file of their own without reading it, else in memory."""
+        if not self._name:
+            return np.load(self._path, mmap_mode="r", allow_pickle=False)
+        size = self.dtype.itemsize * math.prod(self.shape)
+        if size > self._stored_bytes:
+            raise ValueError(f"it ends too early for its shape {self.shape}")
+        allowed = data.allowed_bytes(0)
+        require(
+            size <= allowed,
+            f"{self._name!r} in {self._path} is stored by columns, {size / _GIB:.1f} GiB of "
+            f"{allowed / _GIB:.1f} GiB of memory; numpy.ascontiguousarray stores it by rows, which "
+            "are read a block at a time",
+        )
+        return np.lib.format.read_array(file, allow_pickle=False)
 
     @contextlib.contextmanager
     def _opened(self) -> Iterator[IO[bytes]]:

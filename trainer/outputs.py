@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import os
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
@@ -16,7 +17,7 @@ import pyarrow.parquet
 from PIL import Image
 
 from trainer import places, tables, workdir
-from trainer.errors import UserError, require
+from trainer.errors import UserError, is_utf8, require
 
 _ROW_GROUP_BYTES = 32 * 2**20  # of a Parquet file
 _COPIED_ROWS = 2**16  # at a time, where text turns out to be longer
@@ -201,10 +202,20 @@ def _record_batch(columns: Columns) -> pa.RecordBatch:
     for name, rows in columns.items():
         singular = name.removesuffix("s")
         if rows.ndim == 1:
-            arrays[singular] = pa.array(rows)
+            arrays[singular] = _column(rows)
         else:
             arrays |= {f"{singular}_{k}": pa.array(rows[:, k]) for k in range(rows.shape[1])}
     return pa.RecordBatch.from_pydict(arrays)
+
+
+def _column(rows: np.ndarray) -> pa.Array:
+    try:
+        return pa.array(rows)
+    except UnicodeError as error:
+        broken = next(text for text in map(str, rows) if not is_utf8(text))
+        raise UserError(
+            f"{broken!r} is not UTF-8, as the text of a table must be; .npz files take it"
+        ) from error
 
 
 def _open_parquet(path: Path, schema: pa.Schema) -> pyarrow.parquet.ParquetWriter:
@@ -248,10 +259,21 @@ def _picture_name(file: str) -> str:
     """What the picture that is made of a file is called; its folders are kept."""
     path = PurePosixPath(file)
     require(
-        path.name != "" and not path.is_absolute() and ".." not in path.parts,
+        path.name != ""
+        and not path.is_absolute()
+        and ".." not in path.parts
+        and _is_encodable(file),
         f"{file!r} cannot be the name of a picture in a folder",
     )
     return path.with_suffix(".png").as_posix()
+
+
+def _is_encodable(file: str) -> bool:
+    """Whether the file system can have such a name."""
+    try:
+        return b"\0" not in os.fsencode(file)
+    except UnicodeEncodeError:
+        return False
 
 
 def _save(image: np.ndarray, path: Path) -> None:

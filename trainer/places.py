@@ -18,12 +18,16 @@ def path_of(text: str) -> Path:
     """The path that a user means, from a home folder on where it begins with ~.
 
     Raises:
-      UserError: nobody has such a home folder.
+      UserError: nobody has such a home folder, or the system looks for no such path.
     """
     try:
-        return Path(text).expanduser()
+        path = Path(text).expanduser()
+        path.exists()
     except RuntimeError as error:
         raise UserError(f"{text!r} is no path: nobody has that home folder") from error
+    except OSError as error:
+        raise UserError(f"{text!r} cannot be looked for: {error.strerror}") from error
+    return path
 
 
 def suffix(output: str) -> str:

@@ -24,6 +24,7 @@ SEPARATORS = {".csv": ",", ".tsv": "\t"}
 _ROWS = 16_384  # of Parquet, read at a time, at most
 _BLOCK_BYTES = 2**22  # likewise, of any table
 _BUFFER_BYTES = 2**20  # of each column of a Parquet file
+LONGEST_TEXT = 4096  # bytes of a label or a name
 _GIB = 2**30
 
 
@@ -49,6 +50,7 @@ class Source:
     """A table that is still to be read."""
 
     names: tuple[str, ...]  # of its columns
+    kinds: tuple[pa.DataType, ...]  # of each; of CSV, text
     count: int | None  # of its rows, where it says so
     batches: Callable[[Sequence[str]], Iterator[pa.RecordBatch]]  # of the columns of these names
 
@@ -178,21 +180,23 @@ def _csv(path: Path) -> Source:
         with pyarrow.csv.open_csv(path, reading, parsing, converting) as reader:
             yield from reader
 
-    return Source(names, None, batches)
+    return Source(names, (pa.string(),) * len(names), None, batches)
 
 
 def _parquet(path: Path) -> Source:
     with pyarrow.parquet.ParquetFile(path) as file:
-        names, count = tuple(file.schema_arrow.names), file.metadata.num_rows
+        schema, count = file.schema_arrow, file.metadata.num_rows
+    # As it is stored: few bytes may stand for a long text in every row.
+    texts = [field.name for field in schema if _is_text(field.type)]
 
     def batches(chosen: Sequence[str]) -> Iterator[pa.RecordBatch]:
         rows = max(1, min(_ROWS, _BLOCK_BYTES // (8 * len(chosen))))
         # By default each row group that is read stays in memory until the file is closed.
         buffering = {"pre_buffer": False, "buffer_size": _BUFFER_BYTES}
-        with pyarrow.parquet.ParquetFile(path, **buffering) as file:
+        with pyarrow.parquet.ParquetFile(path, read_dictionary=texts, **buffering) as file:
             yield from file.iter_batches(rows, columns=list(chosen))
 
-    return Source(names, count, batches)
+    return Source(tuple(schema.names), tuple(schema.types), count, batches)
 
 
 def _features(
@@ -237,6 +241,14 @@ def _blocks(
 ) -> Iterator[tuple[np.ndarray, list[pa.Array]]]:
     """Float32 rows [n, D], and what stands beside them."""
     before = 0
+    kinds = dict(zip(source.names, source.kinds, strict=True))
+    for name in features:  # before any is read: what is nested has no bounds
+        _require_numbers(path, name, kinds[name])
+    for name in beside:
+        require(
+            not pa.types.is_nested(kinds[name]),
+            f"the column {name!r} of {path} is of type {kinds[name]}; labels are numbers or text",
+        )
     with _readable(path):
         for batch in source.batches((*features, *beside)):
             if len(batch) == 0:
@@ -257,7 +269,7 @@ def _blocks(
                 _require_whole(path, rows, features, before)
             for name in beside:
                 _require_filled(path, name, batch.column(name), before)
-            yield rows, [batch.column(name) for name in beside]
+            yield rows, [_short(path, name, batch.column(name)) for name in beside]
             before += len(batch)
     require(before > 0, f"{path} has no row")
 
@@ -265,10 +277,17 @@ def _blocks(
 def _numbers(path: Path, name: str, column: pa.Array, before: int) -> np.ndarray:
     """Float64 [n] of a column, NaN where it has none."""
     kind = column.type
-    if pa.types.is_string(kind) and path.suffix.lower() != ".parquet":
+    if _is_text(kind):
         return _parsed(path, name, column, before)
+    if not pa.types.is_floating(kind):
+        column = column.cast(pa.float64(), safe=False)
+    return column.to_numpy(zero_copy_only=False).astype(np.float64)
+
+
+def _require_numbers(path: Path, name: str, kind: pa.DataType) -> None:
     require(
-        pa.types.is_integer(kind)
+        path.suffix.lower() in SEPARATORS  # whose text is parsed
+        or pa.types.is_integer(kind)
         or pa.types.is_floating(kind)
         or pa.types.is_boolean(kind)
         or pa.types.is_decimal(kind)
@@ -276,9 +295,24 @@ def _numbers(path: Path, name: str, column: pa.Array, before: int) -> np.ndarray
         f"the column {name!r} of {path} is of type {kind}, not of numbers; "
         "in a training, data.drop_columns leaves it out",
     )
-    if not pa.types.is_floating(kind):
-        column = column.cast(pa.float64(), safe=False)
-    return column.to_numpy(zero_copy_only=False).astype(np.float64)
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
+
+
+def _short(path: Path, name: str, column: pa.Array) -> pa.Array:
+    """A column of labels or names, of which none is so long that many would fill the memory."""
+    stored = isinstance(column, pa.DictionaryArray)
+    texts = column.dictionary if stored else column
+    if _is_text(texts.type) and len(texts):
+        longest = pc.max(pc.binary_length(texts)).as_py()
+        require(
+            longest <= LONGEST_TEXT,
+            f"the column {name!r} of {path} holds a text of {longest:,} bytes; at most "
+            f"{LONGEST_TEXT:,} are allowed",
+        )
+    return column.dictionary_decode() if stored else column
 
 
 def _parsed(path: Path, name: str, column: pa.Array, before: int) -> np.ndarray:

@@ -7,6 +7,7 @@ import contextlib
 import difflib
 import gzip
 import http.client
+import re
 import sys
 import tempfile
 import threading
@@ -23,6 +24,7 @@ _OWN = {  # a user's files by their endings: what is written before their name
     **dict.fromkeys((".npz", ".npy"), "arrays"),
     **dict.fromkeys((".csv", ".tsv", ".parquet"), "table"),
 }
+_OF_OTHERS = r"[^:]*:(?![\d*])"  # a namespace, from which TFDS would fetch code and run it
 _REACH_SECONDS = 10  # that a server may take to answer
 
 
@@ -34,6 +36,11 @@ def find(name: str, folder: str | None):
     """
     import tensorflow_datasets as tfds
 
+    require(
+        re.match(_OF_OTHERS, name) is None,
+        f"{name!r} is not known; allowed before a colon: arrays, images, table, noise, or the name "
+        "of a data set of TFDS's own, as in mnist:3.0.1",
+    )
     try:
         builder = tfds.builder(name, data_dir=folder)
     except Exception as error:  # a name can be wrong in as many ways as it has parts
@@ -127,10 +134,10 @@ def _reach(url: str) -> None:
     answers: list[OSError | None] = []
 
     def ask() -> None:
-        request = urllib.request.Request(url, method="HEAD")
+        request = urllib.request.Request(url, method="HEAD")  # noqa: S310  # TFDS's own URL
         try:
             with contextlib.suppress(urllib.error.HTTPError, http.client.HTTPException, ValueError):
-                urllib.request.urlopen(request, timeout=_REACH_SECONDS).close()
+                urllib.request.urlopen(request, timeout=_REACH_SECONDS).close()  # noqa: S310
             answers.append(None)
         except OSError as error:
             answers.append(error)

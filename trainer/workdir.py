@@ -45,6 +45,8 @@ _FREE_KEYS = (
     "quiet",
 )
 _PACKAGES = ("tensorflow", "keras", "numpy", "tensorflow-datasets", "scikit-learn")
+# What becomes of JSON that is damaged, or is not what was written.
+_OTHER_JSON = (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,8 +162,8 @@ def read(workdir: Path) -> Run:
       UserError: it holds none, or its config cannot be read.
     """
     path = workdir / CONFIG
-    require(path.exists(), f"{workdir} holds no run: there is no {CONFIG} in it")
     try:
+        require(path.exists(), f"{workdir} holds no run: there is no {CONFIG} in it")
         description = json.loads(path.read_text())
         config = ConfigDict(description["config"]).lock()
         return Run(
@@ -184,9 +186,9 @@ def locked(workdir: Path, patience_seconds: float = 0) -> Iterator[None]:
       UserError: it cannot be made, written or locked, or another trainer is at work in it, and
         still is after so long.
     """
-    made = not workdir.exists()
     path = workdir / ".lock"
     try:
+        made = not workdir.exists()
         workdir.mkdir(parents=True, exist_ok=True)
         lock = path.open("w")
     except OSError as error:
@@ -222,7 +224,7 @@ def read_metrics(workdir: Path) -> dict[str, Any] | None:
         return None
     try:
         return dict(json.loads(path.read_text()))
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, *_OTHER_JSON) as error:
         raise UserError(f"{path} cannot be read ({type(error).__name__}: {error})") from error
 
 
@@ -334,7 +336,7 @@ def write_bytes(path: Path, content: bytes) -> None:
 def _step_of(line: str) -> float:
     try:
         return int(json.loads(line)["step"])
-    except (ValueError, KeyError, TypeError, OverflowError):  # a line cut short by a kill
+    except _OTHER_JSON:  # a line cut short by a kill
         return float("inf")
 
 

@@ -96,7 +96,7 @@ def _commit(
 ) -> None:
     for pattern in (f"{_ASIDE}*", f"{_GOING}*"):  # what a crash has left
         for leftover in folder.glob(pattern):
-            shutil.rmtree(leftover)
+            _remove(leftover)
     aside.mkdir(parents=True)
     manifest = {
         "step": step,
@@ -335,8 +335,15 @@ def _delete_old(folder: Path, keep: int, run_id: str | None) -> None:
     best = next((path for path in _best_first(own, run_id) if _is_whole(path, run_id)), None)
     for path in own[keep:]:
         if path != best:
-            going = path.rename(folder / f"{_GOING}{path.name}")  # so that no half is ever found
-            shutil.rmtree(going)
+            _remove(path.rename(folder / f"{_GOING}{path.name}"))  # so that no half is ever found
+
+
+def _remove(path: Path) -> None:
+    """Deletes a folder; of a link to one, the link alone."""
+    if path.is_symlink():
+        path.unlink()
+    else:
+        shutil.rmtree(path)
 
 
 def _sync(folder: Path) -> None:
