@@ -141,7 +141,7 @@ def test_a_code_stands_inside_its_axis_and_no_accuracy_is_above_100_percent(tmp_
         metrics = MEASURED | {"code_size": size, "probe_accuracy": 1.0, "knn_accuracy": 0.999}
         make_run(tmp_path / str(size), metrics)
     runs = [comparison._read(tmp_path / str(size), str(size)) for size in sizes]
-    row = Figure().subfigures(1, 1)
+    row = Figure().subfigures(1, 1, squeeze=False)[0, 0]
     comparison._plot(row, [run for run in runs if isinstance(run, comparison.MeasuredRun)])
     error, accuracy, _ = row.axes
     for axis in (error, accuracy):
