@@ -118,6 +118,20 @@ def check_folder(output: str, mark: str, *, overwrite: bool) -> Path:
     return path
 
 
+def check_picture(flag: str, output: str, *, overwrite: bool) -> None:
+    """Makes sure that a PNG may be written, in a folder that is there; "": none is asked for.
+
+    Raises:
+      UserError: it is there, or has another ending or no folder.
+    """
+    if output == "":
+        return
+    path = path_of(output)
+    require(suffix(output) == ".png", f"{flag}={output} is not allowed; it must end in .png")
+    require_free(path, f"{flag}={output}", overwrite=overwrite)
+    require(path.parent.is_dir(), f"{flag}={output}: {path.parent} is no folder")
+
+
 def require_free(path: Path, told: str, *, overwrite: bool) -> None:
     """Raises UserError, of what is `told`, where something is there that is not to be replaced."""
     require(overwrite or not os.path.lexists(path), f"{told} is there; --overwrite replaces it")

@@ -38,14 +38,14 @@ def prepare(
     One of TFDS is prepared in `folder` (None: in that of TFDS_DATA_DIR), unless it is there.
     `from_idx` is the folder of MNIST's four original files, in place of a download; `records`
     prepares ArrayRecord files, which are read as the images are drawn. `contact_sheet` is the PNG
-    file to which some of the training images are drawn, sorted by their labels. `settings` are
-    those of `data.load`.
+    file to which some of the training images are drawn, sorted by their labels; one that is there
+    is replaced where `overwrite`. `settings` are those of `data.load`.
 
     Raises:
       UserError: it cannot be had, or not be read; one of the files is not what it should be; there
         is a contact sheet already, or it cannot be drawn.
     """
-    _check_sheet(contact_sheet, overwrite)
+    places.check_picture("--contact_sheet", contact_sheet, overwrite=overwrite)
     settings = {"image_size": 0, "validation_fraction": _VALIDATION_FRACTION} | dict(settings or {})
     of_tfds = name.partition(":")[0] not in _OWN_KINDS
     for flag, value in {"data_dir": folder, "from_idx": from_idx, "records": records}.items():
@@ -151,17 +151,6 @@ def _blocks(part: data.Images) -> Iterator[np.ndarray]:
 def _some(names: Sequence[str]) -> str:
     more = len(names) - _NAMES_SHOWN
     return ", ".join(names[:_NAMES_SHOWN]) + (f" and {more:,} more" if more > 0 else "")
-
-
-def _check_sheet(contact_sheet: str, overwrite: bool) -> None:
-    path = places.path_of(contact_sheet)
-    require(
-        contact_sheet == "" or path.suffix.lower() == ".png",
-        f"--contact_sheet={contact_sheet} is not allowed; it must end in .png",
-    )
-    if contact_sheet:
-        places.require_free(path, f"--contact_sheet={contact_sheet}", overwrite=overwrite)
-    require(path.parent.is_dir(), f"--contact_sheet={contact_sheet}: {path.parent} is no folder")
 
 
 def _draw(dataset: data.Dataset, name: str, path: Path) -> None:

@@ -31,13 +31,17 @@ flags.register_validator(_DATA_DIR, lambda folder: folder != "", "it must name a
 flags.adopt_module_key_flags(cli)
 
 
-def main() -> None:
-    from trainer.preparation import prepare
-
+def check() -> None:
     require(
         (_DATASET.value is None) != (_CONFIG.value is None),
         "one of --dataset=NAME and --config=FILE is to be given, and not both",
     )
+    places.check_picture("--contact_sheet", _CONTACT_SHEET.value, overwrite=_OVERWRITE.value)
+
+
+def main() -> None:
+    from trainer.preparation import prepare
+
     config = _CONFIG.value
     settings: dict[str, Any] = config.data.to_dict() if config else {"name": _DATASET.value}
     if _IMAGE_SIZE.value:
@@ -56,4 +60,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, check)
