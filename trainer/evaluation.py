@@ -73,13 +73,13 @@ def evaluate(folder: str, which: str = "last") -> dict[str, Any]:
     metrics |= model.own_metrics(measured)
     metrics |= goodput.metrics(path)
 
-    workdir.write_json(path / workdir.METRICS, metrics)
     shown = test[: pictures.COLUMNS]
     noise = Noise(seed, 0, len(shown), stream="evaluation")
     imsave(path / PICTURE, pictures.reconstructions(model.rows(shown, noise)))
     for name, picture in model.own_pictures(measured, metrics).items():
         imsave(path / f"{name}.png", picture)
     _show_in_tensorboard(path, metrics, codes, test, rebuilt, test_labels)
+    workdir.write_json(path / workdir.METRICS, metrics)  # last: with it a run is measured
     return metrics
 
 
