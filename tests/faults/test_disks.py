@@ -180,12 +180,12 @@ def test_a_disk_of_a_second_a_sync_is_waited_for_by_saves_and_by_no_step(
     digits_config.steps_per_call = 1
     digits_config.log_every_steps = 10
     train(digits_config, str(tmp_path / "alone"))
-    syncs, steps, states = [], [], []
-    original_sync, original_train, original_save = (
-        os.fsync,
-        replicas.Steps.train,
-        checkpoints.Background.save,
-    )
+    syncs: list[int] = []  # the steps begun before each
+    steps: list[int] = []
+    states: list[weakref.ref] = []
+    original_sync = os.fsync
+    original_train = replicas.Steps.train
+    original_save = checkpoints.Background.save
 
     def slow_sync(handle):
         time.sleep(1)

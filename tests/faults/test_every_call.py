@@ -44,6 +44,7 @@ def kill_at(numbers, folder):
     return killed
 
 
+@pytest.mark.slow
 def test_a_run_killed_at_one_call_after_the_other_ends_as_one_left_alone(tmp_path, drawn):
     assert kill_at([int(drawn.integers(low, low + 12)) for low in (1, 13, 25)], tmp_path) == 3
 
