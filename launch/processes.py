@@ -31,6 +31,14 @@ class Process:
             errors="replace",
             start_new_session=True,  # else a terminal's Ctrl-C would reach it besides
         )
+        # The system closes the pipe of a launcher that is killed, and so its processes hear of it.
+        self._guard = subprocess.Popen(
+            ["sh", "-c", 'read -r _; kill -TERM "$0"', str(self._process.pid)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
         self._relays = []
         for source, sink in (
             (self._process.stdout, sys.stdout),
@@ -50,6 +58,8 @@ class Process:
 
     def end(self) -> None:
         """Kills what still runs of it and of what it started; returns after its last line."""
+        self._guard.kill()
+        self._guard.communicate()
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()

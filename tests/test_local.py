@@ -169,6 +169,25 @@ sys.exit(test_local.supervise(test_local.Path({str(tmp_path)!r}), forever))
     assert launcher.wait(timeout=60) not in (0, 75)
 
 
+def test_workers_hear_of_a_launcher_that_is_killed(tmp_path):
+    script = f"""
+from tests import test_local
+silent = "(folder / f'ready-{{index}}').write_text(str(os.getpid())); time.sleep(60)"
+test_local.supervise(test_local.Path({str(tmp_path)!r}), silent)
+"""
+    launcher = subprocess.Popen([sys.executable, "-c", script], cwd=ROOT)
+    while not all((tmp_path / f"ready-{index}").exists() for index in (0, 1)):
+        time.sleep(0.01)
+    time.sleep(0.1)  # for what is opened to be written
+    launcher.kill()
+    launcher.wait()
+    deadline = time.monotonic() + 10
+    for path in tmp_path.glob("ready-*"):
+        while runs(int(path.read_text())):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
+
 @pytest.mark.usefixtures("signals_as_before")
 def test_a_worker_that_a_signal_ends_is_not_started_again(tmp_path):
     program = "(folder / f'ready-{index}').touch(); time.sleep(60)"

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams import api_pb2
 from tensorboard.plugins.hparams.metadata import parse_session_end_info_plugin_data
 
@@ -41,6 +42,16 @@ def test_later_steps_are_forgotten_in_every_file(tmp_path):
     write(tmp_path, [3, 4])
     assert read(tmp_path, "train") == [("loss", step) for step in (1, 2, 3, 4)]
     assert read(tmp_path, "validation") == [("picture", step) for step in (1, 2, 3, 4)]
+
+
+def test_a_clock_that_is_set_back_between_two_starts_mixes_no_steps(tmp_path):
+    for number, steps in enumerate(([1, 2, 3], [4, 5], [6]), start=1):
+        forget_after(tmp_path, steps[0] - 1 or 1)
+        write(tmp_path, steps)
+        for path in (tmp_path / "train").glob("events.out.tfevents.1*"):
+            path.rename(path.with_name(f"events.out.tfevents.{9 * 10**9 - number}.host"))
+    shown = EventAccumulator(str(tmp_path / "train")).Reload()
+    assert [event.step for event in shown.Tensors("loss")] == [1, 2, 3, 4, 5, 6]
 
 
 @pytest.mark.parametrize("lost_bytes", [1, 7, 30])

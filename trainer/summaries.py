@@ -1,6 +1,7 @@
 """TensorBoard: one value a step, however often a run was interrupted."""
 
 import contextlib
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from trainer.errors import StorageError, writing
 
 PARTS = ("train", "validation")  # two runs in TensorBoard, so that a tag of both is one chart
 TEST = "test"  # the third, which an evaluation writes
+_EVENTS = "events.out.tfevents."  # begins the names of event files; the time comes next
 _SESSION = "_hparams_/"  # begins the tags of what the HParams tab knows of a run
 _MOST_SIDE_PIXELS = 1200  # of a picture, whatever the size of the images
 
@@ -120,12 +122,12 @@ def forget_after(workdir: Path, step: int) -> None:
     wrote goes too, since whoever goes on with the run says it anew.
     """
     for part in PARTS:
-        for path in (workdir / part).glob("events.out.tfevents.*"):
+        for number, path in enumerate(sorted((workdir / part).glob(f"{_EVENTS}*"))):
             with _told():
-                _forget_after(path, step)
+                _forget_after(path, step, number)
 
 
-def _forget_after(path: Path, step: int) -> None:
+def _forget_after(path: Path, step: int, number: int) -> None:
     if step == 0:
         path.unlink()
         return
@@ -135,7 +137,13 @@ def _forget_after(path: Path, step: int) -> None:
             event = tf.compat.v1.Event.FromString(record)
             if event.step <= step and not _is_of_session(event):
                 writer.write(record)
+    with aside.open() as written:
+        os.fsync(written.fileno())
     aside.replace(path)
+    # TensorBoard reads them by the times in their names. The clock may have been set back since:
+    # a number instead, which is below any time, has it read the next file after this one.
+    rest = path.name.removeprefix(_EVENTS).partition(".")[2]
+    path.rename(path.with_name(f"{_EVENTS}{number:010d}.{rest}"))
 
 
 @contextlib.contextmanager

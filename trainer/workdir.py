@@ -267,9 +267,10 @@ def training_seconds(rows: Iterable[Mapping[str, Any]], batch_size: int) -> floa
     return seconds
 
 
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Writes a JSON file whole or not at all."""
-    write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
+def write_json(path: Path, content: Mapping[str, Any], *, synced: bool = True) -> None:
+    """Writes a JSON file as `write_bytes`."""
+    text = json.dumps(content, indent=2, allow_nan=False) + "\n"
+    write_bytes(path, text.encode(), synced=synced)
 
 
 def append_metrics(workdir: Path, row: Mapping[str, Any]) -> None:
@@ -318,15 +319,19 @@ def replacing(workdir: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a file of text whole or not at all."""
+    """Writes a file of text as `write_bytes`."""
     write_bytes(path, text.encode())
 
 
-def write_bytes(path: Path, content: bytes) -> None:
-    """Writes a file whole or not at all."""
+def write_bytes(path: Path, content: bytes, *, synced: bool = True) -> None:
+    """Writes a file whole or not at all; one that is not `synced`, unless the power is lost."""
     aside = path.with_name(f".{path.name}-{os.getpid()}")
     try:
-        aside.write_bytes(content)
+        with aside.open("wb") as file:
+            file.write(content)
+            if synced:
+                file.flush()
+                os.fsync(file.fileno())
         aside.replace(path)
     except OSError:
         aside.unlink(missing_ok=True)

@@ -115,7 +115,11 @@ def watched(cluster: Cluster | None) -> Iterator[None]:
         gone = [cluster.name(index) for index in cluster.lost()]
         if not gone and not isinstance(error, _OF_A_LOST_WORKER):
             raise
-        who = f"{' and '.join(gone)} cannot be reached" if gone else "another worker has ended"
+        who = (
+            f"{' and '.join(gone)} cannot be reached"
+            if gone
+            else "another has ended or does not answer"
+        )
         why = str(error.message).strip().partition("\n")[0]
         raise WorkersError(
             f"{cluster.name(cluster.index)} ends, since {who}; start all of them again "

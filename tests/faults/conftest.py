@@ -14,7 +14,7 @@ def pytest_report_header():
 
 
 @pytest.fixture
-def drawn():
-    """The generator that faults are drawn from; a test that fails shows its seed."""
+def drawn(request):
+    """The generator that a test's faults are drawn from; one that fails shows its seed."""
     print(f"FAULTS_SEED={SEED}")
-    return np.random.default_rng(SEED)
+    return np.random.default_rng([SEED, *request.node.name.encode()])

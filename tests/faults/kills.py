@@ -47,8 +47,11 @@ def at_byte(number):
     resource.setrlimit(resource.RLIMIT_FSIZE, (number, number))
 
 
-def within(place, call=1):
-    """Once the function of this dotted name has returned so often, and before its caller knows."""
+def within(place, call=1, then=now):
+    """Once the function of this dotted name has returned so often, and before its caller knows.
+
+    What is done `then` is the kill, unless a test wants another fault.
+    """
     owner_name, _, name = place.rpartition(".")
     owner = pkgutil.resolve_name(owner_name)
     original = getattr(owner, name)
@@ -57,7 +60,7 @@ def within(place, call=1):
     def dying(*args, **settings):
         result = original(*args, **settings)
         if next(calls) == call:
-            now()
+            then()
         return result
 
     setattr(owner, name, dying)

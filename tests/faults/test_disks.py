@@ -7,13 +7,17 @@ import os
 import shutil
 import subprocess
 import sys
+import time
+import weakref
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from tests.faults import kills
+from tests.faults.test_kills import tiny_config
 from tests.runs import assert_same_bits, charts, final_state, logged, report
-from trainer import checkpoints, workdir
+from trainer import checkpoints, replicas, workdir
 from trainer.errors import StorageError, UserError
 from trainer.train import train
 
@@ -197,3 +201,79 @@ def test_a_workdir_that_vanishes_midway_ends_in_one_line(digits_config, tmp_path
         train(digits_config, str(tmp_path / "run"))
     with pytest.raises(UserError):
         train(digits_config, str(tmp_path / "run"))
+
+
+def test_a_disk_of_a_second_a_sync_is_waited_for_by_saves_and_by_no_step(
+    digits_config, tmp_path, monkeypatch
+):
+    digits_config.quiet = True
+    digits_config.steps_per_call = 1
+    digits_config.log_every_steps = 10
+    train(digits_config, str(tmp_path / "alone"))
+    syncs: list[int] = []  # the steps begun before each
+    steps: list[int] = []
+    states: list[weakref.ref] = []
+    original_sync = os.fsync
+    original_train = replicas.Steps.train
+    original_save = checkpoints.Background.save
+
+    def slow_sync(handle):
+        time.sleep(1)
+        syncs.append(len(steps))
+        original_sync(handle)
+
+    def counted(self, first_step, *drawn):
+        steps.append(int(first_step))
+        return original_train(self, first_step, *drawn)
+
+    def watched(self, folder, step, state, **settings):
+        states.append(weakref.ref(next(iter(state.values()))))
+        assert sum(known() is not None for known in states) <= 2  # one under way, one waiting
+        original_save(self, folder, step, state, **settings)
+
+    monkeypatch.setattr(os, "fsync", slow_sync)
+    monkeypatch.setattr(replicas.Steps, "train", counted)
+    monkeypatch.setattr(checkpoints.Background, "save", watched)
+    train(digits_config, str(tmp_path / "run"))
+    assert len(states) == 2  # of steps 5 and 10
+    assert 10 in syncs[:-5]  # all ten steps were done while the first was being written
+    assert_same_bits(tmp_path / "alone", tmp_path / "run")
+    for part in ("train", "validation"):
+        assert charts(tmp_path / "run", part) == charts(tmp_path / "alone", part)
+
+
+def train_while_refused(run, first, last):
+    """A training in whose checkpoints nothing can be written between two of its steps."""
+    folder = Path(run) / workdir.CHECKPOINTS
+    calls = "trainer.replicas.Steps.train"
+    kills.within(calls, int(first), lambda: folder.chmod(0o500))
+    kills.within(calls, int(last), lambda: folder.chmod(0o700))
+    config = tiny_config("dense", steps=16)
+    config.checkpoint_every_steps = 2
+    train(config, run)
+
+
+@pytest.mark.parametrize("last", [9, 10**9])
+def test_a_folder_that_loses_its_permissions(tmp_path, last):
+    train(tiny_config("dense", steps=16), str(tmp_path / "alone"))
+    program = (
+        "import sys; from tests.faults.test_disks import *; train_while_refused(*sys.argv[1:])"
+    )
+    run = tmp_path / "run"
+    arguments = [sys.executable, "-c", program, str(run), "5", str(last)]
+    if os.geteuid() == 0:  # whom no mode refuses, unless it gives up the right to pass over them
+        if not shutil.which("setpriv"):
+            pytest.skip("root needs setpriv to be refused anything")
+        arguments = ["setpriv", "--bounding-set=-dac_override", *arguments]
+    ended = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert "CHECKPOINT LOST: the checkpoint of step" in ended.stderr
+    if last == 9:
+        assert ended.returncode == 0, ended.stderr
+    else:
+        assert "StorageError" in ended.stderr
+        (run / workdir.CHECKPOINTS).chmod(0o700)
+        train(tiny_config("dense", steps=16), str(run))
+    assert_every_checkpoint_is_whole(run)
+    assert_same_bits(tmp_path / "alone", run)
+    for part in ("train", "validation"):
+        assert charts(run, part) == charts(tmp_path / "alone", part)

@@ -10,6 +10,7 @@ from tests.all_configs import CONFIGS, load_config
 from tests.faults import kills
 from tests.runs import assert_same_bits, charts, final_state, logged, report
 from trainer import workdir
+from trainer.evaluation import evaluate
 from trainer.train import train
 
 pytestmark = pytest.mark.faults
@@ -54,6 +55,39 @@ def ended(config, run, kill=None, *args):
     process = started(config, run, kill, *args)
     process.join()
     return process.exitcode
+
+
+def _evaluated(run, kill, args):
+    if kill:
+        kill(*args)
+    evaluate(str(run))
+
+
+def evaluation_ended(run, kill=None, *args):
+    """The exit status of an evaluation in a process of its own."""
+    process = PROCESSES.Process(target=_evaluated, args=(run, kill, args))
+    process.start()
+    process.join()
+    return process.exitcode
+
+
+def assert_no_half_is_measured(run, drawn):
+    """A killed evaluation leaves the figures of the one before, or the whole of its own."""
+    path = run / workdir.METRICS
+    assert evaluation_ended(run) == 0
+    whole = path.read_text()
+    before = '{"step": -1}'
+    path.write_text(before)
+    for kill in (
+        (kills.at_call, int(drawn.integers(1, 9))),
+        (kills.at_byte, int(drawn.integers(len(whole)))),
+        (kills.within, "trainer.evaluation.reconstruction_metrics"),
+        (kills.within, "trainer.workdir.write_json"),
+    ):
+        assert evaluation_ended(run, *kill) in KILLED, kill
+        assert path.read_text() == (whole if "write_json" in kill[-1:] else before), kill
+    assert evaluation_ended(run) == 0
+    assert path.read_text() == whole
 
 
 def killed_after(config, run, seconds):
@@ -117,3 +151,4 @@ def test_every_kind_outlives_kills(kind, tmp_path, drawn):
         before = newest_step(run)
     assert ended(config, run) == 0
     assert_ends_as_one_left_alone(tmp_path / "alone", run)
+    assert_no_half_is_measured(run, drawn)

@@ -13,8 +13,8 @@ import numpy as np
 import psutil
 import pytest
 
-from tests.runs import charts, logged
-from trainer import checkpoints, workdir
+from tests.runs import charts, logged, report
+from trainer import workdir
 from trainer.errors import Preempted
 from trainer.record import is_pictured
 
@@ -76,7 +76,7 @@ def test_a_long_run_takes_no_more_than_a_short_one(tmp_path):
     assert last[0] - warm[0] < MOST_GROWTH_BYTES
     assert (quarters[3].max(axis=0)[1:] <= (most_files, most_threads)).all()
 
-    lines, damaged = checkpoints.report(run / workdir.CHECKPOINTS)
+    lines, damaged = report(run)
     assert damaged == 0
     assert len(lines) <= KEPT + 1  # the best
 

@@ -112,6 +112,7 @@ def _commit(
     _sync(aside)
     aside.rename(folder / _name(step))
     _sync(folder)
+    _sync(folder.parent)  # the folder itself may be new
 
 
 def write(path: Path, state: State) -> str:
