@@ -100,6 +100,11 @@ def test_a_run_is_measured_beside_pca_on_its_own_images(linear_run):
     assert metrics["pca_mse"] == pytest.approx(error, rel=1e-3)
     assert metrics["mse_to_pca"] == pytest.approx(metrics["mse"] / error, rel=1e-3)
     assert metrics["mse_to_pca"] > 1
+    labels, test_labels = (part.read()[1] for part in (digits.train, digits.test))
+    assert labels is not None
+    assert test_labels is not None
+    of_pca = code_metrics(pca.transform(train_rows), labels, pca.transform(test_rows), test_labels)
+    assert metrics["pca_probe_accuracy"] == pytest.approx(of_pca["probe_accuracy"], abs=0.01)
     assert 0 <= metrics["largest_angle_degrees"] <= 90
     assert len(metrics["component_cosines"]) == metrics["code_size"] == 4
     assert json.loads((linear_run / workdir.METRICS).read_text()) == metrics

@@ -60,6 +60,7 @@ class MeasuredRun(Run):
     pca_mse: float = math.nan
     mse_to_pca: float = math.nan
     probe_accuracy: float = math.nan
+    pca_probe_accuracy: float = math.nan
     knn_accuracy: float = math.nan
 
 
@@ -245,6 +246,7 @@ def _table(group: Sequence[MeasuredRun]) -> Iterator[str]:
         "PCA's mse": [_number(run.pca_mse, ".5f") for run in group],
         "of PCA's": [_number(run.mse_to_pca, ".3f") for run in group],
         "probe": [_number(run.probe_accuracy, ".1%") for run in group],
+        "PCA's probe": [_number(run.pca_probe_accuracy, ".1%") for run in group],
         "5 neighbours": [_number(run.knn_accuracy, ".1%") for run in group],
         "images/s": [_number(run.images_per_second, ",.0f") for run in group],
         "training, s": [_number(run.training_seconds, ",.1f") for run in group],
@@ -302,7 +304,10 @@ def _plot(row: "SubFigure", group: Sequence[MeasuredRun]) -> None:
     pca = {run.code_size: run.pca_mse for run in group if not math.isnan(run.pca_mse)}
     if pca:
         names.append("PCA")
-        handles += error.plot(list(pca), list(pca.values()), color="black", marker=".", zorder=1)
+        look = {"color": "black", "marker": ".", "zorder": 1}
+        handles += error.plot(list(pca), list(pca.values()), **look)
+        told = {run.code_size: run.pca_probe_accuracy for run in group if run.code_size in pca}
+        accuracy.plot(list(told), list(told.values()), **look)
     for axis in (error, accuracy, speed):
         axis.margins(0.1)
         axis.grid(alpha=0.3)

@@ -37,8 +37,9 @@ def evaluate(folder: str, which: str = "last") -> dict[str, Any]:
     Returns what `metrics.json` holds: the `step`, the `code_size`, how many `test_images` there
     were, all unless they are too many for memory; `reconstruction_metrics`; where the code is
     smaller than the image, `pca_mse`, that of PCA with as many numbers fitted on the same training
-    images, and `mse_to_pca`, the ratio of the two unless PCA is perfect; `code_metrics` where there
-    are labels to tell apart; what the kind itself is asked; and `goodput.metrics`.
+    images, and `mse_to_pca`, the ratio of the two unless PCA is perfect; where there are labels to
+    tell apart, `code_metrics`, and `pca_probe_accuracy`, that of PCA's numbers; what the kind itself
+    is asked; and `goodput.metrics`.
 
     Raises:
       UserError: the workdir holds no run that can be read, or its data are not what they were.
@@ -67,6 +68,13 @@ def evaluate(folder: str, which: str = "last") -> dict[str, Any]:
     if train_labels is not None and test_labels is not None and np.ptp(train_labels) > 0:
         train_codes = replicas.map_batches(model.encode, train)
         metrics |= code_metrics(train_codes, train_labels, codes, test_labels)
+        if model.code_size < train[0].size:
+            train_pca, test_pca = (
+                pca.transform(images.reshape(len(images), -1)) for images in (train, test)
+            )
+            metrics["pca_probe_accuracy"] = probe_accuracy(
+                train_pca, train_labels, test_pca, test_labels
+            )
     noisy = functools.partial(replicas.map_batches, noise_seed=seed)
     measured = models.Measured(
         train, test, codes, pca, replicas.map_batches, noisy, train_labels, test_labels, train_codes
