@@ -38,8 +38,8 @@ def evaluate(folder: str, which: str = "last") -> dict[str, Any]:
     were, all unless they are too many for memory; `reconstruction_metrics`; where the code is
     smaller than the image, `pca_mse`, that of PCA with as many numbers fitted on the same training
     images, and `mse_to_pca`, the ratio of the two unless PCA is perfect; where there are labels to
-    tell apart, `code_metrics`, and `pca_probe_accuracy`, that of PCA's numbers; what the kind itself
-    is asked; and `goodput.metrics`.
+    tell apart, `code_metrics`, and `pca_probe_accuracy`, that of PCA's numbers; what the kind is
+    asked itself; and `goodput.metrics`.
 
     Raises:
       UserError: the workdir holds no run that can be read, or its data are not what they were.
