@@ -202,7 +202,7 @@ def source_of(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def few_columns(monkeypatch):
-    """Saves what takes half of the time of measuring so small a run."""
+    """Saves a quarter of the time that so small a run takes to be measured."""
     monkeypatch.setattr(pictures, "COLUMNS", 2)
 
 
