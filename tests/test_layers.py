@@ -44,7 +44,8 @@ MAY_IMPORT = {
     },
     "train": {
         *("checkpoints", "cluster", "data", "errors", "goodput", "models", "optimizers"),
-        *("pace", "profiling", "record", "replicas", "stopping", "summaries", "workdir", "workers"),
+        *("pace", "profiling", "record", "replicas", "settings", "stopping", "summaries"),
+        *("workdir", "workers"),
     },
     "compare": {"cli", "comparison"},
     "comparison": {"errors", "workdir"},
@@ -81,6 +82,7 @@ MAY_IMPORT = {
     "sample": {"cli", "sampling"},
     "sampling": {"errors", "pictures", "positions", "replicas", "trained"},
     "sklearn": {"checkpoints", "data", "errors", "models", "replicas", "train", "workdir"},
+    "settings": {"data", "errors"},
     "trained": {"checkpoints", "data", "errors", "models", "replicas", "workdir"},
 }
 FILES = sorted(TRAINER.rglob("*.py"))
