@@ -46,7 +46,8 @@ MAY_IMPORT = {
     },
     "train": {
         *("checkpoints", "cluster", "data", "errors", "goodput", "models", "optimizers"),
-        *("pace", "profiling", "record", "replicas", "stopping", "summaries", "workdir", "workers"),
+        *("pace", "profiling", "record", "replicas", "settings", "stopping", "summaries"),
+        *("workdir", "workers"),
     },
     "compare": {"cli", "comparison"},
     "comparison": {"errors", "places", "workdir"},
@@ -89,6 +90,7 @@ MAY_IMPORT = {
         *("checkpoints", "config_names", "data", "errors", "models", "replicas", "train"),
         *("workdir",),
     },
+    "settings": {"data", "errors"},
     "trained": {"checkpoints", "data", "errors", "models", "replicas", "workdir"},
 }
 FILES = sorted(TRAINER.rglob("*.py"))

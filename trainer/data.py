@@ -23,6 +23,9 @@ _MEMORY_SHARE = 0.8  # of the host's free memory, that images may fill
 _PLACEMENTS = ("auto", "device", "host", "records")
 _OF_FILES = {"channels": 0, "fit": "stretch", "cache_dir": ""}  # what others leave as it is
 _OF_COLUMNS = {"label_column": "", "drop_columns": "", "impute": ""}  # likewise
+_LARGEST_SIDE = 16_384  # pixels of a square that images are made
+_DIGITS = 1797
+_MOST_DIGITS = 12  # of the number of images of noise
 _NOISE_TEST_IMAGES = 1000
 _ROWS = 4096  # read, moved or made at a time
 _DRAWN_ROWS = 512  # of images at a time, that take a number for each pixel
@@ -204,7 +207,10 @@ def load(
         0 <= resplit_test < 1,
         f"data.resplit_test={resplit_test} is not allowed; it must be at least 0 and below 1",
     )
-    require_at_least("data.image_size", image_size, 0)
+    require(
+        0 <= image_size <= _LARGEST_SIDE,
+        f"data.image_size={image_size} is not allowed; it must be from 0 to {_LARGEST_SIDE}",
+    )
     require_choice("data.placement", placement, _PLACEMENTS)
     require_choice("data.channels", channels, (0, 1, 3))
     require_at_least("data.memory_gib", memory_gib, 0)
@@ -227,6 +233,7 @@ def load(
         )
     source: _Source
     if name == "digits":
+        _require_room(name, _DIGITS, image_size, memory_gib)
         source = _digits(image_size or 28)
     elif kind == "arrays":
         source = _arrays(argument, image_size, memory_gib)
@@ -238,7 +245,12 @@ def load(
         decoder = image_folders.Decoder(image_size, channels, fit)
         source = _folder(argument, decoder, cache_dir, placement, memory_gib)
     elif kind == "noise" and argument:
-        source = _noise(argument, image_size or 28)
+        require(
+            argument.isdecimal() and len(argument) <= _MOST_DIGITS and int(argument) > 2,
+            f"data.name={name!r} is not allowed; noise:N takes a number of images above 2",
+        )
+        _require_room(name, int(argument) + _NOISE_TEST_IMAGES, image_size, memory_gib)
+        source = _noise(int(argument), image_size or 28)
     else:
         source = _tfds(name, image_size, placement, memory_gib, folder)
     train, test = source.train, source.test
@@ -533,6 +545,16 @@ def _folder(
     return _Source(train, test, class_names=found.class_names)
 
 
+def _require_room(name: str, count: int, image_size: int, memory_gib: float) -> None:
+    """Raises UserError where so many grey images that are to be made do not fit the memory."""
+    size, allowed = count * (image_size or 28) ** 2, allowed_bytes(memory_gib)
+    require(
+        size <= allowed,
+        f"{name} takes {size / _GIB:.1f} GiB of {allowed / _GIB:.1f} GiB of memory; fewer images "
+        "or a smaller data.image_size take less",
+    )
+
+
 def _digits(size: int) -> _Source:
     """1,797 handwritten digits of 8x8 pixels that come inside scikit-learn, scaled to a size."""
     from sklearn.datasets import load_digits
@@ -544,15 +566,11 @@ def _digits(size: int) -> _Source:
     return _Source(Images(images, digits.target), None)
 
 
-def _noise(count: str, size: int) -> _Source:
+def _noise(count: int, size: int) -> _Source:
     """So many images of uniform noise, and some to test: nothing to learn, a load of any size."""
-    require(
-        count.isdecimal() and int(count) > 2,
-        f"data.name='noise:{count}' is not allowed; noise:N takes a number of images above 2",
-    )
     generator = np.random.default_rng(0)
     parts = []
-    for part_size in (int(count), _NOISE_TEST_IMAGES):
+    for part_size in (count, _NOISE_TEST_IMAGES):
         images = empty((part_size, size, size, 1))
         for start in range(0, part_size, _ROWS):
             block = images[start : start + _ROWS]

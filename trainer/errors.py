@@ -1,6 +1,7 @@
 """What can end a command, and the exit status that tells a launcher what to do next."""
 
 import contextlib
+import math
 from collections.abc import Iterable, Iterator
 
 
@@ -81,6 +82,22 @@ def is_utf8(text: str) -> bool:
 def in_one_line(error: Exception) -> str:
     """What a library's error says, without its line breaks."""
     return " ".join(str(error).split()) or type(error).__name__
+
+
+def require_kind(name: str, value: object, kind: type) -> None:
+    """Raises UserError unless value is of a kind; whole numbers are floats too, truth is none."""
+    right = isinstance(value, int | float if kind is float else kind)
+    require(
+        right and (kind is bool or not isinstance(value, bool)),
+        f"{name}={value!r} is not allowed; it takes a value of type {kind.__name__}",
+    )
+    if isinstance(value, float):
+        require(math.isfinite(value), f"{name}={value} is not allowed; it must be finite")
+    if isinstance(value, str):
+        require(
+            is_utf8(value) and "\0" not in value,
+            f"{name}={value!r} is not allowed; it must be text",
+        )
 
 
 def require_choice(name: str, value: object, allowed: tuple[object, ...]) -> None:

@@ -9,6 +9,7 @@ clipping and its test for overflow come out alike on every replica.
 import contextlib
 import dataclasses
 import itertools
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol, TypeAlias, TypeVar
@@ -136,17 +137,30 @@ def make_strategy(name: str, workers: int = 1) -> Strategy:
         return tf.distribute.MultiWorkerMirroredStrategy()
 
 
+@contextlib.contextmanager
+def within_memory() -> Iterator[None]:
+    """Raises UserError, which says what did not fit, where a device has too little memory."""
+    try:
+        yield
+    except tf.errors.ResourceExhaustedError as error:
+        wanted = re.search(r"tensor with shape\[[\d,]*\] and type \w+", str(error))
+        raise UserError(
+            f"the memory is too small{f' for a {wanted[0]}' if wanted else ''}; a smaller "
+            "model or batch_size takes less"
+        ) from error
+
+
 def build_model(strategy: Strategy, precision: str, create: Callable[[], _Model]) -> _Model:
     """Creates a model on the replicas, its arithmetic in the precision, its weights in float32.
 
     Raises:
-      UserError: the precision is not known, or what `create` raises.
+      UserError: the precision is not known, the memory too small, or what `create` raises.
     """
     require_choice("precision", precision, tuple(_POLICIES))
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy(_POLICIES[precision])
     try:
-        with strategy.scope():
+        with within_memory(), strategy.scope():
             return create()
     finally:
         keras.config.set_dtype_policy(before)

@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 from ml_collections import ConfigDict
 
-from trainer import checkpoints, cluster, data, models, optimizers, replicas, workdir
+from trainer import checkpoints, cluster, data, models, optimizers, replicas, settings, workdir
 from trainer.errors import NonFiniteError, Preempted, require, require_at_least, require_choice
 from trainer.goodput import Clock
 from trainer.pace import Pace
@@ -23,6 +23,8 @@ from trainer.summaries import PARTS, forget_after
 from trainer.workers import Workers, watched
 
 _NUMBER_BYTES = 4  # of an example
+_LARGEST_SEED = 2**32 - 1  # that NumPy takes
+_MOST_POSITIONS = 2**62  # which are int64
 _MEASURED_IMAGES = 2048  # that each execution trains on when they are measured
 
 
@@ -52,6 +54,8 @@ def train(
         stop = scope.enter_context(contextlib.closing(Stop()))
         stop.arm()
 
+        scope.enter_context(replicas.within_memory())
+
         # 1. What needs no TensorFlow; then, before its first operation, the workers' devices.
         run = Path(folder)
         _check(config)
@@ -68,6 +72,11 @@ def train(
         fingerprint = dataset.fingerprint()
         workers.require_alike(f"the data of data.name={config.data.name!r}", fingerprint)
         last_step = math.ceil(config.num_epochs * len(dataset.train) / config.batch_size)
+        require(
+            last_step * config.batch_size <= _MOST_POSITIONS,
+            f"num_epochs={config.num_epochs} is not allowed; of these data and batch_size="
+            f"{config.batch_size} it makes {last_step:,} steps, more than can be counted",
+        )
         require(
             max(Profile(config.profile, run).borders, default=0) <= last_step,
             f"profile={config.profile!r} is not allowed; the run ends at step {last_step}",
@@ -292,11 +301,15 @@ def _make_workers(config: ConfigDict, others: cluster.Cluster | None, stop: Stop
 
 
 def _check(config: ConfigDict) -> None:
+    settings.check(config)
     require(
         0 < config.num_epochs < math.inf,
         f"num_epochs={config.num_epochs} is not allowed; it must be above 0 and finite",
     )
-    require_at_least("seed", config.seed, 0)
+    require(
+        0 <= config.seed <= _LARGEST_SEED,
+        f"seed={config.seed} is not allowed; it must be from 0 to {_LARGEST_SEED}",
+    )
     for key in ("batch_size", "log_every_steps", "keep_checkpoints"):
         require_at_least(key, config[key], 1)
     for key in ("steps_per_call", "validate_every_steps", "checkpoint_every_steps"):

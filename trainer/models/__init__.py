@@ -9,7 +9,7 @@ from typing import Any
 
 import keras
 
-from trainer.errors import UserError, require, require_choice
+from trainer.errors import UserError, require, require_choice, require_kind
 from trainer.models.base import Autoencoder, Measured, Moment, in_unit_interval, mean_bce_nats
 
 __all__ = [
@@ -49,12 +49,15 @@ def create(image_shape: tuple[int, ...], **settings: Any) -> Autoencoder:
         f"not {', '.join(sorted(settings)) or 'none'}",
     )
     for key, value in settings.items():
+        annotation = parameters[key].annotation
+        if annotation in (str, bool):  # otherwise these the kind judges
+            require_kind(f"model.{key}", value, annotation)
         if key.endswith("activation"):
             _require_activation(f"model.{key}", value)
-        elif parameters[key].annotation is float:
+        elif annotation is float:
             _require_amount(f"model.{key}", value)
-        elif parameters[key].annotation not in (str, bool):  # these the kind judges
-            _require_sizes(f"model.{key}", value)
+        elif annotation not in (str, bool):
+            _require_sizes(f"model.{key}", value, several=annotation is not int)
     return kind(image_shape, **settings)
 
 
@@ -65,16 +68,17 @@ def _require_activation(key: str, name: str) -> None:
         raise UserError(f"{key}={name!r} is not known to keras.activations") from error
 
 
-def _require_sizes(key: str, value: int | Sequence[int]) -> None:
-    sizes = (value,) if isinstance(value, int) else value
+def _require_sizes(key: str, value: int | Sequence[int], several: bool) -> None:
+    sizes = value if several else (value,)
     require(
-        all(isinstance(size, int) and size > 0 for size in sizes),
-        f"{key}={value!r} is not allowed; only whole numbers of at least 1 are",
+        isinstance(sizes, tuple | list) and all(type(size) is int and size > 0 for size in sizes),
+        f"{key}={value!r} is not allowed; only {'tuples of ' if several else ''}whole numbers of "
+        "at least 1 are",
     )
 
 
 def _require_amount(key: str, value: float) -> None:
     require(
-        isinstance(value, int | float) and 0 <= value < math.inf,
+        type(value) in (int, float) and 0 <= value < math.inf,
         f"{key}={value!r} is not allowed; only finite numbers of at least 0 are",
     )
