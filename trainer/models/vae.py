@@ -259,7 +259,7 @@ class Model(base.Autoencoder):
         levels = ndtri((np.arange(_MANIFOLD_SIDE) + 0.5) / _MANIFOLD_SIDE)
         down, across = np.meshgrid(-levels, levels, indexing="ij")
         codes = np.stack([across.ravel(), down.ravel()], axis=1).astype(np.float32)
-        return pictures.grid(np.asarray(self.decode(codes)), columns=_MANIFOLD_SIDE)
+        return pictures.grid(np.asarray(self.decode(codes)), columns=_MANIFOLD_SIDE, gap=0)
 
     def _beta_at(self, progress):
         if self._beta_warmup_share == 0:
