@@ -32,12 +32,12 @@ def few_or_many(many):
     return pytest.mark.parametrize("examples", counts)
 
 
-def try_many(examples, strategy, test):
+def try_many(examples, strategy, test, deadline_seconds=DEADLINE_SECONDS):
     """Has a function meet so many values; the many are drawn by FAULTS_SEED."""
     few = examples == FEW
     bounds = settings(
         max_examples=examples,
-        deadline=DEADLINE_SECONDS * 1000,
+        deadline=deadline_seconds * 1000,
         derandomize=few,
         database=None,
         print_blob=False,
