@@ -30,7 +30,8 @@ test-workers: .venv/installed
 
 # What a run survives, in a quarter of an hour.  FAULTS_SEED=...: the faults of a time before.
 test-faults: .venv/installed
-	$(BIN)/python -m pytest -m faults --numprocesses=2 --dist=worksteal tests/faults
+	$(BIN)/python -m pytest -m faults --numprocesses=2 --dist=worksteal tests/faults \
+		$(wildcard tests/test_hostile_*.py)
 
 # The job of launch.slurm on a real Slurm, in two minutes, as root where slurm-wlm is installed.
 test-slurm: .venv/installed

@@ -142,7 +142,7 @@ def test_two_workers_of_one_index_are_one_too_many(monkeypatch):
     listener, chiefs_port = cluster._listener, int(addresses[0].split(":")[1])
     # The two are on two machines: on this one, the second could not open the port.
     monkeypatch.setattr(
-        cluster, "_listener", lambda port: listener(port if port == chiefs_port else 0)
+        cluster, "_listener", lambda host, port: listener(host, port if port == chiefs_port else 0)
     )
     clusters = [cluster.Cluster(addresses, index) for index in (0, 1, 1)]
     ends = meet_all(clusters, [{}] * 3)
@@ -253,3 +253,10 @@ def test_a_strategy_for_another_number_of_workers_is_refused(
     set_tf_config(monkeypatch, {"worker": [f"h:{port + 1}" for port in range(workers)]}, 0)
     with pytest.raises(UserError, match=message):
         train(digits_config, str(tmp_path / "run"))
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "10.0.0.1", "node7"])
+def test_workers_of_one_machine_meet_where_no_other_reaches_them(host):
+    with cluster._listener(host, 0) as listener:
+        alone = listener.getsockname()[0] == "127.0.0.1"
+        assert alone == (host in ("127.0.0.1", "localhost"))

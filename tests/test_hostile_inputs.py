@@ -18,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
+import tensorflow_datasets as tfds
 from absl import flags
 from hypothesis import strategies as st
 from ml_collections import config_flags
@@ -487,3 +488,13 @@ def test_any_name_of_data_is_known_or_refused(tmp_path, monkeypatch, examples):
 
     names = TEXTS | st.sampled_from([".", "..", "/", "~", "1.0.0", "x/a=b"])
     try_many(examples, st.tuples(kinds, names), meet)
+
+
+@pytest.mark.parametrize("name", ["huggingface:mnist", "kubric:movi", "robotics:x/y:1.0.0"])
+def test_tfds_is_not_asked_for_what_others_have_written(monkeypatch, name):
+    def fetch(*_, **__):
+        raise AssertionError("TFDS would fetch its code")
+
+    monkeypatch.setattr(tfds, "builder", fetch)
+    with pytest.raises(UserError, match=f"'{name}' is not known; allowed before a colon"):
+        data.load(name, image_size=0, validation_fraction=0.05)

@@ -13,7 +13,8 @@ from trainer.errors import UserError
 PART = TEXTS | st.sampled_from(
     ["..", ".", "a", "a.png", "a.png/b", "link", "~", "C:", "a\\..", "…"]
 )
-NAMES = st.lists(PART, min_size=1, max_size=3).map("/".join)
+UPWARDS = ["../../a", "../../../secret", "a/../../../b", "/tmp/a", "a\0.png", "..x"]
+NAMES = st.lists(PART, min_size=1, max_size=3).map("/".join) | st.sampled_from(UPWARDS)
 
 
 def everything(folder):

@@ -28,6 +28,7 @@ _REPLY_SECONDS = 5  # that a connection or a sentence may take otherwise
 _WORD_SECONDS = 60  # that the chief may take: it hears out one after the other
 _LONGEST_MESSAGE = 2**20
 _DIFFERENCES_TOLD = 3
+_LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _MOST_CALLS = 32  # at a time
 _STOPPED = "stopped before the first step; start again to go on"
 _ENDS = {end.exit_status: end for end in (UserError, WorkersError, Preempted)}
@@ -111,9 +112,9 @@ def meet(
       WorkersError: one has not come in that time, or this one's port cannot be opened.
       Preempted: one of them was stopped while it waited.
     """
-    port = _host_and_port(cluster.addresses[cluster.index])[1]
+    host, port = _host_and_port(cluster.addresses[cluster.index])
     try:
-        listener = _listener(port)
+        listener = _listener(host, port)
     except OSError as error:
         taken = error.errno == errno.EADDRINUSE
         raise WorkersError(
@@ -285,7 +286,11 @@ def _host_and_port(address: str) -> tuple[str, int]:
     return host.strip("[]"), int(port)
 
 
-def _listener(port: int) -> socket.socket:
+def _listener(host: str, port: int) -> socket.socket:
+    """Hears this machine alone where the workers are all on it, else whoever reaches it."""
+    if host in _LOOPBACK:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        return socket.create_server((host, port), family=family)
     if socket.has_dualstack_ipv6():
         return socket.create_server(("", port), family=socket.AF_INET6, dualstack_ipv6=True)
     return socket.create_server(("", port))

@@ -163,14 +163,21 @@ def _write_saved_model(
     rows = stock.input_name(model)
     inputs, codes = (_spec(network) for network in (encoder, decoder))
 
+    # A signature, unlike a function, does not hold what it is given to the shape that it tells.
+    def encoded(x):
+        return encoder(tf.ensure_shape(x, inputs.shape))
+
+    def decoded(x):
+        return decoder(tf.ensure_shape(x, codes.shape))
+
     def sample(n, first):
         drawn = model.prior_codes(Noise(seed, first, n, stream="evaluation"))
         return {"codes": drawn, rows: decoder(drawn)}
 
     archive = ExportArchive()
-    archive.add_endpoint("encode", lambda x: {"codes": encoder(x)}, [inputs])
-    archive.add_endpoint("decode", lambda x: {rows: decoder(x)}, [codes])
-    archive.add_endpoint("reconstruct", lambda x: {rows: decoder(encoder(x))}, [inputs])
+    archive.add_endpoint("encode", lambda x: {"codes": encoded(x)}, [inputs])
+    archive.add_endpoint("decode", lambda x: {rows: decoded(x)}, [codes])
+    archive.add_endpoint("reconstruct", lambda x: {rows: decoder(encoded(x))}, [inputs])
     if _has_prior(model):
         number = tf.TensorSpec((), tf.int32, "n"), tf.TensorSpec((), tf.int64, "first")
         archive.add_endpoint("sample", sample, list(number))

@@ -277,7 +277,7 @@ def _is_encodable(file: str) -> bool:
 
 
 def _save(image: np.ndarray, path: Path) -> None:
-    Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(path)
+    Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(path, "PNG")
 
 
 _WRITERS = dict.fromkeys(tables.SUFFIXES, _table) | {

@@ -22,6 +22,11 @@ _OF_THE_OPTIMIZER = {
     "warmup_steps": int,
 }
 _OF_NO_CONFIG = ("folder", "vectors")  # that data.load takes besides
+_OF_THE_DATA = {
+    parameter.name: parameter.annotation
+    for parameter in inspect.signature(data.load).parameters.values()
+    if parameter.name not in _OF_NO_CONFIG
+}
 
 
 def check(config: ConfigDict) -> None:
@@ -30,14 +35,8 @@ def check(config: ConfigDict) -> None:
     Raises:
       UserError: a key is missing or not known, or has a value of another kind.
     """
-    taken = inspect.signature(data.load).parameters.values()
-    of_the_data = {
-        parameter.name: parameter.annotation
-        for parameter in taken
-        if parameter.name not in _OF_NO_CONFIG
-    }
     _check("", config, _OF_A_RUN)
-    _check("data.", config.data, of_the_data)
+    _check("data.", config.data, _OF_THE_DATA)
     _check("optimizer.", config.optimizer, _OF_THE_OPTIMIZER)
 
 
