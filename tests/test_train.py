@@ -26,8 +26,8 @@ from tests.runs import (
 )
 from trainer import checkpoints, data, replicas, workdir
 from trainer.errors import NonFiniteError, Preempted, UserError
-from trainer.pace import Pace
-from trainer.train import due, step_ranges, train
+from trainer.pace import Pace, due, step_ranges
+from trainer.train import train
 
 LAST_STEP = 10
 

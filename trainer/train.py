@@ -1,10 +1,8 @@
 """The training loop, read from top to bottom."""
 
 import contextlib
-import itertools
 import math
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import keras
@@ -15,7 +13,7 @@ from ml_collections import ConfigDict
 from trainer import checkpoints, cluster, data, models, optimizers, replicas, workdir
 from trainer.errors import NonFiniteError, Preempted, require, require_at_least, require_choice
 from trainer.goodput import Clock
-from trainer.pace import Pace
+from trainer.pace import Pace, cadences, due, step_ranges
 from trainer.profiling import Profile
 from trainer.record import NoRecord, Record, words
 from trainer.stopping import Stop
@@ -143,7 +141,7 @@ def _loop(
     images = dataset.train.images
     image_bytes = math.prod(images.shape[1:]) * images.dtype.itemsize
     drawn_bytes = _NUMBER_BYTES if steps.holds_images else image_bytes
-    longest = min([last_step, *_cadences(config)])
+    longest = min([last_step, *cadences(config)])
     pace = Pace(config.steps_per_call, config.batch_size * drawn_bytes, longest)
     batches = data.batches(
         images,
@@ -201,43 +199,6 @@ def _loop(
             if stopping and step < last_step:
                 raise Preempted(f"stopped at step {step:,} with a checkpoint; start again to go on")
     return last_step, losses or steps.evaluate(dataset.validation.images)
-
-
-def due(step: int, every_steps: int, last_step: int) -> bool:
-    """Whether something done every so many steps (0: never), and at the end, is done now."""
-    return step == last_step or (every_steps > 0 and step % every_steps == 0)
-
-
-def step_ranges(
-    first_step: int,
-    last_step: int,
-    config: ConfigDict,
-    pace: Pace,
-    borders: tuple[int, ...] = (),
-) -> Iterator[tuple[int, int]]:
-    """Cuts a run into calls of as many steps as the pace allows at the time.
-
-    They end wherever something is due, and at the `borders`.
-    """
-    step = first_step
-    for call in itertools.count():
-        if step == last_step:
-            return
-        ends = [(step // every + 1) * every for every in _cadences(config)]
-        ends += [border for border in borders if border > step]
-        stop = min([last_step, step + pace.steps(call), *ends])
-        yield step, stop
-        step = stop
-
-
-def _cadences(config: ConfigDict) -> list[int]:
-    """The numbers of steps after which something is due."""
-    cadences = (
-        config.log_every_steps,
-        config.validate_every_steps,
-        config.checkpoint_every_steps,
-    )
-    return [every for every in cadences if every > 0]
 
 
 class _Window:
