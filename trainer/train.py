@@ -168,6 +168,7 @@ def _loop(
             with clock.spent_on_steps(first, count):
                 metrics = steps.train(first, drawn, count)
             seconds = time.monotonic() - began
+            steps.require_finite(first, metrics)
             pace.plan(workers.of_chief(pace.wanted(count, seconds)))
             stopping = workers.anyone(stop.requested)  # once: a signal may come at any moment
             window.add(metrics, seconds)
