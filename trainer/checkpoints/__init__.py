@@ -53,11 +53,18 @@ class DamagedError(Exception):
 
 
 def save(
-    folder: Path, step: int, state: State, *, validation_loss: float | None, keep: int
+    folder: Path,
+    step: int,
+    state: State,
+    *,
+    validation_loss: float | None,
+    keep: int,
+    needed_step: int | None = None,
 ) -> None:
     """Commits a checkpoint, then deletes all but the newest `keep` and the best.
 
-    A crash at any moment leaves either no trace of it or the whole of it.
+    Whoever may go back to `needed_step`, or later to a later one, still finds the newest and the
+    best of those before it. A crash at any moment leaves either no trace of it or the whole of it.
 
     Raises:
       StorageError: it cannot be written, or one of this step is there; the others are untouched.
@@ -66,7 +73,7 @@ def save(
     try:
         with writing(f"the checkpoint of step {step:,}"):
             _commit(folder, aside, step, state, validation_loss)
-            _delete_old(folder, keep)
+            _delete_old(folder, keep, needed_step)
     except StorageError:
         shutil.rmtree(aside, ignore_errors=True)  # a full disk has its room back
         raise
@@ -173,6 +180,33 @@ def find(folder: Path, which: str = "last") -> Checkpoint | None:
     if which == "best":
         paths = sorted(filter(_was_validated, paths), key=_validation_loss)
         require(bool(paths), f"no checkpoint in {folder} has a validation loss")
+    return _first_whole(folder, paths)
+
+
+def find_before(folder: Path, step: int) -> Checkpoint | None:
+    """The newest whole checkpoint of a step or one before it or, without one, the next after it.
+
+    Warns and raises as `find`.
+    """
+    paths = _newest_first(folder)
+    before = _up_to(paths, step)
+    return _first_whole(folder, before + paths[: len(paths) - len(before)][::-1])
+
+
+def delete_after(folder: Path, step: int) -> None:
+    """Deletes the checkpoints of later steps, the newest first.
+
+    Raises:
+      StorageError: one of them cannot be deleted.
+    """
+    paths = _newest_first(folder)
+    with writing(folder):
+        for path in paths[: len(paths) - len(_up_to(paths, step))]:
+            _delete(path)
+        _sync(folder)
+
+
+def _first_whole(folder: Path, paths: list[Path]) -> Checkpoint | None:
     for path in paths:
         try:
             return verify(path)
@@ -260,6 +294,11 @@ def _newest_first(folder: Path) -> list[Path]:
     return sorted(folder.glob(f"{_PREFIX}*"), reverse=True)
 
 
+def _up_to(paths: list[Path], step: int) -> list[Path]:
+    """Those of a step and the ones before it."""
+    return [path for path in paths if path.name <= _name(step)]
+
+
 def _manifest(path: Path) -> dict[str, Any]:
     try:
         signed = json.loads((path / _MANIFEST).read_text())
@@ -299,14 +338,25 @@ def _is_whole(path: Path) -> bool:
     return True
 
 
-def _delete_old(folder: Path, keep: int) -> None:
-    paths = _newest_first(folder)
+def _best(paths: list[Path]) -> Path | None:
     best_first = sorted(filter(_was_validated, paths), key=_validation_loss)
-    best = next(filter(_is_whole, best_first), None)
-    for path in paths[keep:]:
-        if path != best:
-            going = path.rename(folder / f"{_GOING}{path.name}")  # so that no half is ever found
-            shutil.rmtree(going)
+    return next(filter(_is_whole, best_first), None)
+
+
+def _delete_old(folder: Path, keep: int, needed_step: int | None) -> None:
+    paths = _newest_first(folder)
+    kept = {*paths[:keep], _best(paths)}
+    if needed_step is not None:
+        before = _up_to(paths, needed_step)  # what comes after is needed as the step advances
+        kept |= {*paths[: len(paths) - len(before) + 1], _best(before)}
+    for path in paths:
+        if path not in kept:
+            _delete(path)
+
+
+def _delete(path: Path) -> None:
+    going = path.rename(path.with_name(f"{_GOING}{path.name}"))  # so that no half is ever found
+    shutil.rmtree(going)
 
 
 def _sync(folder: Path) -> None:
