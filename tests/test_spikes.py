@@ -214,6 +214,15 @@ def crash_in_a_roll_back(patch, place):
 def test_lost_weights_are_the_spike_of_the_step_that_would_use_them(
     config, tmp_path, monkeypatch, checkpoint_every_steps
 ):
+    lose_weights(monkeypatch)
+    config.checkpoint_every_steps = checkpoint_every_steps
+    config.steps_per_call = 1
+    train(config, str(tmp_path / "run"), vectors_with(config, {}))
+    assert [note[:2] for note in notes(tmp_path / "run")] == [(12, 14)]
+
+
+def lose_weights(patch):
+    """Has the update of step 13 be too much for the weights; its loss and gradient are finite."""
     original = replicas.Steps.train
 
     def losing(self, first_step, drawn, count):
@@ -223,11 +232,7 @@ def test_lost_weights_are_the_spike_of_the_step_that_would_use_them(
             variable.assign(variable * np.inf)
         return metrics
 
-    monkeypatch.setattr(replicas.Steps, "train", losing)
-    config.checkpoint_every_steps = checkpoint_every_steps
-    config.steps_per_call = 1
-    train(config, str(tmp_path / "run"), vectors_with(config, {}))
-    assert [note[:2] for note in notes(tmp_path / "run")] == [(12, 14)]
+    patch.setattr(replicas.Steps, "train", losing)
 
 
 def test_a_validation_that_is_not_finite_is_a_spike_of_the_step_before(
@@ -332,6 +337,29 @@ def test_what_was_skipped_stays_so_once_roll_backs_are_off(config, tmp_path, mon
     config.spikes.ratio = 0.0
     train(config, str(tmp_path / "run"), vectors)
     assert_same_weights(tmp_path / "run", tmp_path / "alone")
+
+
+def test_without_roll_backs_whatever_runs_away_ends_the_run_at_its_step(
+    config, tmp_path, monkeypatch
+):
+    config.spikes.ratio = 0.0
+    with monkeypatch.context() as patch:
+        patch.setattr(replicas.Steps, "evaluate", lambda *_: {"loss": np.nan})
+        with pytest.raises(
+            NonFiniteError, match=r"^the validation loss at step 8 is nan; the last"
+        ):
+            train(config, str(tmp_path / "validation"), vectors_with(config, {}))
+    with monkeypatch.context() as patch, pytest.raises(NonFiniteError) as error:
+        lose_weights(patch)
+        config.checkpoint_every_steps = 7
+        train(config, str(tmp_path / "weights"), vectors_with(config, {}))
+    assert str(error.value).startswith("model/encoder/code/kernel is NaN or infinite at step 14; ")
+    told = "NaN or infinite in steps 13 to 13; a lower"
+    with pytest.raises(NonFiniteError, match=told):
+        train(config, str(tmp_path / "data"), vectors_with(config, {SPIKE_STEP: 1e30}))
+    config.optimizer.update({"name": "sgd", "schedule": "constant", "learning_rate": 1e38})
+    with pytest.raises(NonFiniteError, match="NaN or infinite in steps 1 to 1; a lower"):
+        train(config, str(tmp_path / "rate"), vectors_with(config, {}))
 
 
 def test_without_roll_backs_a_spike_is_a_step_like_others(config, tmp_path):
