@@ -239,7 +239,7 @@ def test_a_validation_that_is_not_finite_is_a_spike_of_the_step_before(
     config, tmp_path, monkeypatch, capfd
 ):
     original = replicas.Steps.evaluate
-    calls = []
+    calls: list[None] = []
 
     def sometimes_nan(self, images):
         calls.append(None)
