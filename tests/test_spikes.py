@@ -157,6 +157,7 @@ def test_on_four_replicas_the_same_steps_are_skipped(config, tmp_path):
 
 def test_signals_before_at_and_after_a_spike_change_no_bit(config, tmp_path, monkeypatch):
     config.steps_per_call = 1
+    config.keep_checkpoints, config.validate_every_steps = 1, 0  # what a spike needs besides
     vectors = vectors_with(config, {SPIKE_STEP: 1e4})
     train(config, str(tmp_path / "alone"), vectors)
     # The second comes in the step that is the spike; from step 11 on there is none before 14.
