@@ -1,8 +1,8 @@
 """Every key of a run, commented once. A config takes `get_config()` and edits it.
 
 When a run is started again, its length may change (`num_epochs`; a cosine schedule then falls to 0
-at the new last step), and so may where its data lie, its `strategy` and its cadence (from `profile`
-on). Everything else is the run.
+at the new last step), and so may where its data lie, its `strategy` and all from `profile` on: what
+it does about loss spikes, and its cadence. Everything else is the run.
 """
 
 from ml_collections import ConfigDict
@@ -46,6 +46,10 @@ def get_config() -> ConfigDict:
     config.deterministic = True  # the same bits each time; on a GPU at some cost of speed
 
     config.profile = ""  # "100:120" traces these steps for TensorBoard's profiler
+    config.spikes = ConfigDict()
+    config.spikes.ratio = 0.0  # times the mean loss before, at which a run goes back; 0: never
+    config.spikes.skip_steps = 10  # the last so many up to such a spike, which are then left out
+    config.spikes.most = 10  # times that a run goes back; the next spike ends it
     config.steps_per_call = 0  # steps run without the host in between; 0: for half a second
     config.log_every_steps = 100  # a line, metrics.jsonl, TensorBoard's scalars
     config.validate_every_steps = 1000  # losses, picture, checkpoint; 0: only at the end

@@ -104,6 +104,15 @@ def test_three_starts_tell_one_truth_and_steps_retaken_are_no_goodput(tmp_path):
     assert written["goodput/steps"] == pytest.approx(40 / 92)
 
 
+def test_steps_taken_again_after_a_roll_back_are_no_goodput():
+    time = Time()
+    clock = Clock(now=time)
+    walked(time, clock, [(0, 10, 3), (10, 10, 10)])
+    clock.go_back()
+    walked(time, clock, [(5, 10, 7), (15, 5, 4), (20, 10, 10)])
+    assert clock.shares() == shares_of({"compile": 3, "steps": 20, "retaken": 11, "data": 5})
+
+
 def test_rows_that_follow_each_other_fast_do_not_each_write_the_file(tmp_path):
     time = Time()
     clock = Clock(now=time)

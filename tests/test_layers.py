@@ -40,13 +40,15 @@ MAY_IMPORT = {
     "replicas": {"errors", "models", "positions"},
     "cluster": {"errors"},
     "workers": {"cluster", "errors", "replicas"},
+    "spikes": {"checkpoints", "errors", "workdir", "workers"},
     "record": {
         *("checkpoints", "data", "errors", "goodput", "models", "pictures", "positions"),
-        *("progress", "replicas", "summaries", "workdir"),
+        *("progress", "replicas", "spikes", "summaries", "workdir"),
     },
     "train": {
         *("checkpoints", "cluster", "data", "errors", "goodput", "models", "optimizers"),
-        *("pace", "profiling", "record", "replicas", "settings", "stopping", "summaries"),
+        *("pace", "profiling", "record", "replicas", "settings", "spikes", "stopping"),
+        "summaries",
         *("workdir", "workers"),
     },
     "compare": {"cli", "comparison"},

@@ -383,8 +383,9 @@ def test_nan_in_a_batch_names_the_steps(precision):
     images[2, 1] = np.nan
     # Without loss scaling the weights are lost from there on.
     last = 102 if precision == "float16" else 104
+    metrics = steps.train(100, images)
     with pytest.raises(NonFiniteError, match=f"steps 102 to {last}"):
-        steps.train(100, images)
+        steps.require_finite(100, metrics)
 
 
 @pytest.mark.parametrize("devices", [1, 2])
@@ -417,9 +418,10 @@ def test_gradients_that_overflow_at_every_scale_end_the_run():
         for name, values in terms(images, moment).items()
     }
     images = images_like(25, BATCH, 6, 6, 1)
-    steps.train(0, images)
-    with pytest.raises(NonFiniteError, match="40 steps in a row"):
-        steps.train(25, images)
+    steps.require_finite(0, steps.train(0, images))
+    metrics = steps.train(25, images)
+    with pytest.raises(NonFiniteError, match="40 steps in a row up to step 39 "):
+        steps.require_finite(25, metrics)
 
 
 @pytest.mark.parametrize(("batch_size", "devices"), [(7, 2), (6, 4), (0, 1)])

@@ -27,8 +27,8 @@ from tests.runs import (
 )
 from trainer import checkpoints, data, replicas, workdir
 from trainer.errors import NonFiniteError, Preempted, UserError
-from trainer.pace import Pace
-from trainer.train import due, step_ranges, train
+from trainer.pace import Pace, due, step_ranges
+from trainer.train import train
 
 LAST_STEP = 10
 
@@ -255,7 +255,7 @@ def test_weights_that_are_lost_in_the_last_step_are_never_saved(digits_config, t
     digits_config.optimizer.learning_rate = 1e38
     digits_config.model.output_activation = "linear"
     digits_config.num_epochs = 64 / 1366
-    with pytest.raises(NonFiniteError):
+    with pytest.raises(NonFiniteError, match="validation loss at step 1 is nan; the last"):
         train(digits_config, str(tmp_path))
     step, state = final_state(tmp_path)
     assert step == 0

@@ -302,7 +302,9 @@ def _losses(
         if not steps.holds_images:
             drawn = np.zeros((*numbers.shape, *images.shape[1:]), images.dtype)
             drawn[:count] = images[numbers[:count]]
-        losses.append(steps.train(first, drawn, count, labels[numbers])["loss"])
+        metrics = steps.train(first, drawn, count, labels[numbers])
+        steps.require_finite(first, metrics)
+        losses.append(metrics["loss"])
         if first + count in ends:
             yield float(np.concatenate(losses).mean())
             losses = []

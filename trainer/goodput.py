@@ -24,7 +24,7 @@ CAUSES = {  # by their names in words
     "data": "waiting for data",
     "checkpoint": "checkpoints",
     "validation": "validation",
-    "retaken": "steps retaken",  # that a crash lost
+    "retaken": "steps retaken",  # that a crash or a roll-back lost
     "other": "other",
 }
 _WRITE_SECONDS = 5  # at least, between two rows of the log after which the file is written
@@ -44,7 +44,7 @@ class Clock:
         self._cause = "start_up"
         self._seconds = dict.fromkeys(CAUSES, 0.0)
         self._starts = 1
-        self._taken = 0  # steps that an earlier start had taken
+        self._taken = 0  # steps that had been taken before the training went back
         self._step = 0
         self._compiled = False
 
@@ -56,6 +56,10 @@ class Clock:
             self._taken = self._step = earlier["step"]
             for cause, seconds in earlier["seconds"].items():
                 self._seconds[cause] += seconds
+
+    def go_back(self) -> None:
+        """Takes the steps so far for lost: those that come again are retaken."""
+        self._taken = self._step
 
     @contextlib.contextmanager
     def spent_on(self, cause: str) -> Iterator[None]:

@@ -1,4 +1,9 @@
-"""How many steps a training call takes."""
+"""How many steps a training call takes, and where it ends."""
+
+import itertools
+from collections.abc import Iterator
+
+from ml_collections import ConfigDict
 
 _SECONDS_PER_CALL = 0.5
 _CALLS_AHEAD = 4  # one more than the pipeline draws before it is asked for them
@@ -39,3 +44,40 @@ class Pace:
     def plan(self, steps: int) -> None:
         """Adds the next call to the plan."""
         self._planned.append(steps)
+
+
+def due(step: int, every_steps: int, last_step: int) -> bool:
+    """Whether something done every so many steps (0: never), and at the end, is done now."""
+    return step == last_step or (every_steps > 0 and step % every_steps == 0)
+
+
+def step_ranges(
+    first_step: int,
+    last_step: int,
+    config: ConfigDict,
+    pace: Pace,
+    borders: tuple[int, ...] = (),
+) -> Iterator[tuple[int, int]]:
+    """Cuts a run into calls of as many steps as the pace allows at the time.
+
+    They end wherever something is due, and at the `borders`.
+    """
+    step = first_step
+    for call in itertools.count():
+        if step == last_step:
+            return
+        ends = [(step // every + 1) * every for every in cadences(config)]
+        ends += [border for border in borders if border > step]
+        stop = min([last_step, step + pace.steps(call), *ends])
+        yield step, stop
+        step = stop
+
+
+def cadences(config: ConfigDict) -> list[int]:
+    """The numbers of steps after which something is due."""
+    cadences = (
+        config.log_every_steps,
+        config.validate_every_steps,
+        config.checkpoint_every_steps,
+    )
+    return [every for every in cadences if every > 0]

@@ -14,11 +14,52 @@ from trainer import checkpoints, data, models, pictures, positions, replicas, wo
 from trainer.errors import Preempted
 from trainer.goodput import Clock
 from trainer.progress import Progress
+from trainer.spikes import Spike
 from trainer.summaries import Summaries
 
 _MOST_SHOWN = 100  # validation images, that a kind makes its pictures from
 _MOST_SHOWN_NUMBERS = 2**20  # in all of these together
 _PICTURED = 64  # validations, each time that their number doubles
+
+
+class Window:
+    """The steps since the last log or checkpoint; `compiles`: the first call of them does."""
+
+    def __init__(self, compiles: bool = False) -> None:
+        self._compiles = compiles
+        self._seconds: list[float] = []
+        self._metrics: list[dict[str, np.ndarray]] = []
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether all of the steps were passed over."""
+        return not self._metrics
+
+    def add(self, metrics: dict[str, np.ndarray], seconds: float) -> None:
+        """Takes what a call of `Steps.train` returned, and how long it took."""
+        self._metrics.append(metrics)
+        self._seconds.append(seconds)
+
+    def summarise(self, batch_size: int) -> dict[str, float]:
+        """Means over the steps; of what is a setting, the last value.
+
+        Steps that float16 skipped have no finite gradient, and are counted instead.
+        """
+        columns = {
+            name: np.concatenate([metrics[name] for metrics in self._metrics])
+            for name in self._metrics[0]
+        }
+        finite = np.isfinite(columns["gradient_norm"])
+        columns["gradient_norm"] = np.where(finite, columns["gradient_norm"], 0)
+        row = {name: float(values.mean()) for name, values in columns.items()}
+        row["gradient_norm"] *= len(finite) / max(finite.sum(), 1)
+        row["skipped_steps"] = float((~finite).sum())
+        for setting in ("learning_rate", "loss_scale"):
+            row[setting] = float(columns[setting][-1])
+        timed = slice(1 if self._compiles and len(self._seconds) > 1 else 0, None)
+        images = batch_size * sum(len(metrics["loss"]) for metrics in self._metrics[timed])
+        row["images_per_second"] = images / sum(self._seconds[timed])
+        return row
 
 
 class Record:
@@ -44,7 +85,6 @@ class Record:
         self._saver = checkpoints.Background()
         self._clock = clock
         self._last_step = last_step
-        clock.resume(run)
         if first_step == 0:
             self._summaries.text("train", 0, "config", f"```\n{config}```")
             self._summaries.layout()
@@ -60,9 +100,9 @@ class Record:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Closes; a training that is preempted has not come to its end."""
+        """Closes; a training that is preempted, or goes back, has not come to its end."""
         with contextlib.closing(self):
-            if not isinstance(error, Preempted):
+            if not isinstance(error, Preempted | Spike):
                 self._summaries.end(succeeded=error is None)
 
     def advance(self, step: int, loss: float) -> None:
@@ -92,9 +132,16 @@ class Record:
         self._progress.line(f"step {step:,} validation: {words(losses)}")
 
     def checkpoint(
-        self, step: int, state: Mapping[str, np.ndarray], validation_loss: float | None
+        self,
+        step: int,
+        state: Mapping[str, np.ndarray],
+        validation_loss: float | None,
+        needed_step: int | None,
     ) -> None:
-        """Has a checkpoint written while the training goes on; the charts are on disk before it."""
+        """Has a checkpoint written while the training goes on; the charts are on disk before it.
+
+        The training may go back to `needed_step`.
+        """
         self._summaries.flush()
         self._saver.save(
             self._run / workdir.CHECKPOINTS,
@@ -103,6 +150,7 @@ class Record:
             validation_loss=validation_loss,
             keep=self._config.keep_checkpoints,
             run_id=self._run_id,
+            needed_step=needed_step,
         )
         self._clock.write(self._run)
 
@@ -147,7 +195,11 @@ class NoRecord:
         pass
 
     def checkpoint(
-        self, step: int, state: Mapping[str, np.ndarray], validation_loss: float | None
+        self,
+        step: int,
+        state: Mapping[str, np.ndarray],
+        validation_loss: float | None,
+        needed_step: int | None,
     ) -> None:
         pass
 

@@ -333,17 +333,38 @@ class Steps:
 
         Returns, each float32 [count]: `loss` and `loss/<term>` (means over the batch),
         `gradient_norm` (global, before clipping), `learning_rate` and `loss_scale`.
-
-        Raises:
-          NonFiniteError: a loss is not finite, or gradients stay so at every loss scale.
+        `require_finite` is to be asked of them.
         """
         count = len(drawn) if count is None else count
         rows = self._train_compiled(
             tf.constant(first_step, tf.int64), tf.constant(count), drawn, self._resident, labels
         ).numpy()[:count]
-        metrics = dict(zip(self._metric_names, rows.T, strict=True))
-        self._check_finite(first_step, metrics)
-        return metrics
+        return dict(zip(self._metric_names, rows.T, strict=True))
+
+    def require_finite(self, first_step: int, metrics: Mapping[str, np.ndarray]) -> None:
+        """Takes what each call of `train` returned, in their order.
+
+        Raises:
+          NonFiniteError: a loss is not finite, or gradients stay so at every loss scale.
+        """
+        finite_loss = np.isfinite(metrics["loss"])
+        finite_gradients = np.isfinite(metrics["gradient_norm"])
+        scaled = isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer)
+        broken = ~finite_loss if scaled else ~(finite_loss & finite_gradients)
+        if broken.any():
+            steps = first_step + np.flatnonzero(broken)
+            raise NonFiniteError(
+                f"the loss or its gradient is NaN or infinite in steps {steps[0]} to {steps[-1]}; "
+                "a lower optimizer.learning_rate or an optimizer.clip_norm may help"
+            )
+        for step, finite in enumerate(finite_gradients, start=first_step):
+            self._skipped_steps = 0 if finite else self._skipped_steps + 1
+            if self._skipped_steps >= _MOST_SKIPPED_STEPS:
+                raise NonFiniteError(
+                    f"{_MOST_SKIPPED_STEPS} steps in a row up to step {step} were skipped, since "
+                    "their float16 gradients are NaN or infinite at every loss scale; "
+                    "try precision=bfloat16"
+                )
 
     def fastest(self, executions: Sequence[str], drawn: np.ndarray | tf.Tensor) -> str:
         """Times training calls of each execution, and leaves the run's state as it was."""
@@ -544,26 +565,6 @@ class Steps:
         if isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer):
             return tf.convert_to_tensor(self.optimizer.dynamic_scale)
         return tf.constant(1.0)
-
-    def _check_finite(self, first_step: int, metrics: dict[str, np.ndarray]) -> None:
-        finite_loss = np.isfinite(metrics["loss"])
-        finite_gradients = np.isfinite(metrics["gradient_norm"])
-        scaled = isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer)
-        broken = ~finite_loss if scaled else ~(finite_loss & finite_gradients)
-        if broken.any():
-            steps = first_step + np.flatnonzero(broken)
-            raise NonFiniteError(
-                f"the loss or its gradient is NaN or infinite in steps {steps[0]} to {steps[-1]}; "
-                "a lower optimizer.learning_rate or an optimizer.clip_norm may help"
-            )
-        for finite in finite_gradients:
-            self._skipped_steps = 0 if finite else self._skipped_steps + 1
-            if self._skipped_steps >= _MOST_SKIPPED_STEPS:
-                raise NonFiniteError(
-                    f"{_MOST_SKIPPED_STEPS} steps in a row up to step "
-                    f"{first_step + len(finite_gradients) - 1} were skipped, since their float16 "
-                    "gradients are NaN or infinite at every loss scale; try precision=bfloat16"
-                )
 
 
 def model_variables(model: Learner) -> dict[str, keras.Variable]:

@@ -14,13 +14,14 @@ _OF_A_RUN = {
     **dict.fromkeys(("num_epochs", "startup_timeout_seconds"), float),
     **dict.fromkeys(("strategy", "precision", "execution", "profile"), str),
     **dict.fromkeys(("deterministic", "histograms", "pictures", "quiet"), bool),
-    **dict.fromkeys(("model", "data", "optimizer"), ConfigDict),
+    **dict.fromkeys(("model", "data", "optimizer", "spikes"), ConfigDict),
 }
 _OF_THE_OPTIMIZER = {
     **dict.fromkeys(("name", "schedule"), str),
     **dict.fromkeys(("learning_rate", "clip_norm", "weight_decay"), float),
     "warmup_steps": int,
 }
+_OF_SPIKES = {"ratio": float, "skip_steps": int, "most": int}
 _OF_NO_CONFIG = ("folder", "vectors")  # that data.load takes besides
 _OF_THE_DATA = {
     parameter.name: parameter.annotation
@@ -38,6 +39,7 @@ def check(config: ConfigDict) -> None:
     _check("", config, _OF_A_RUN)
     _check("data.", config.data, _OF_THE_DATA)
     _check("optimizer.", config.optimizer, _OF_THE_OPTIMIZER)
+    _check("spikes.", config.spikes, _OF_SPIKES)
 
 
 def _check(group: str, config: ConfigDict, kinds: Mapping[str, type]) -> None:

@@ -1,10 +1,9 @@
 """The training loop, read from top to bottom."""
 
 import contextlib
-import itertools
+import functools
 import math
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import keras
@@ -15,9 +14,10 @@ from ml_collections import ConfigDict
 from trainer import checkpoints, cluster, data, models, optimizers, replicas, settings, workdir
 from trainer.errors import NonFiniteError, Preempted, require, require_at_least, require_choice
 from trainer.goodput import Clock
-from trainer.pace import Pace
+from trainer.pace import Pace, cadences, due, step_ranges
 from trainer.profiling import Profile
-from trainer.record import NoRecord, Record, words
+from trainer.record import NoRecord, Record, Window, words
+from trainer.spikes import Spike, Spikes, check_spikes
 from trainer.stopping import Stop
 from trainer.summaries import PARTS, forget_after
 from trainer.workers import Workers, watched
@@ -104,19 +104,20 @@ def train(
 
         about = (config, fingerprint, executions, dataset.inputs())
         workers.chief_does(lambda: workdir.write(run, *about))
-        workers.chief_does(lambda: _begin(run, steps, checkpoint, config.keep_checkpoints))
+        spikes = Spikes(config, run, workers)
+        first_step = _take_up(config, run, workers, steps, spikes, checkpoint)
         if checkpoint and not config.quiet:
             print(f"resuming from {checkpoint.path}")
-        workers.take_the_chiefs(steps.variables())
-        first_step = workers.of_chief(checkpoint.step if checkpoint else 0)
         end = first_step if workers.anyone(_ended(checkpoint, model)) else last_step
 
         # 5. The walk.
-        if workers.is_chief and not config.quiet:
-            _print_plan(config, model, dataset, steps, devices, first_step, end)
+        if workers.is_chief:
+            clock.resume(run)
+            if not config.quiet:
+                _print_plan(config, model, dataset, steps, devices, first_step, end)
         try:
-            step, losses = _loop(
-                config, run, workers, steps, model, dataset, first_step, end, stop, clock
+            step, losses = _walk(
+                config, run, workers, steps, model, dataset, spikes, first_step, end, stop, clock
             )
             workers.wait()  # none is finished before the chief has written everything
         except NonFiniteError as error:
@@ -132,6 +133,33 @@ def train(
     return losses
 
 
+def _walk(
+    config: ConfigDict,
+    run: Path,
+    workers: Workers,
+    steps: replicas.Steps,
+    model: models.Autoencoder,
+    dataset: data.Dataset,
+    spikes: Spikes,
+    first_step: int,
+    last_step: int,
+    stop: Stop,
+    clock: Clock,
+) -> tuple[int, dict[str, float]]:
+    """Walks to the end of the loop; after each loss spike anew, from a checkpoint before it."""
+    while True:
+        try:
+            return _loop(
+                *(config, run, workers, steps, model, dataset, spikes),
+                *(first_step, last_step, stop, clock),
+            )
+        except Spike as spike:
+            clock.go_back()
+            with clock.spent_on("checkpoint"):
+                checkpoint = workers.chief_does(functools.partial(spikes.roll_back, spike))
+                first_step = _take_up(config, run, workers, steps, spikes, checkpoint)
+
+
 def _loop(
     config: ConfigDict,
     run: Path,
@@ -139,6 +167,7 @@ def _loop(
     steps: replicas.Steps,
     model: models.Autoencoder,
     dataset: data.Dataset,
+    spikes: Spikes,
     first_step: int,
     last_step: int,
     stop: Stop,
@@ -152,18 +181,18 @@ def _loop(
     images = dataset.train.images
     image_bytes = math.prod(images.shape[1:]) * images.dtype.itemsize
     drawn_bytes = _NUMBER_BYTES if steps.holds_images else image_bytes
-    longest = min([last_step, *_cadences(config)])
+    longest = min([last_step, *cadences(config)])
     pace = Pace(config.steps_per_call, config.batch_size * drawn_bytes, longest)
     batches = data.batches(
         images,
-        step_ranges(first_step, last_step, config, pace, profile.borders),
+        step_ranges(first_step, last_step, config, pace, profile.borders + spikes.borders),
         pace.most_steps,
         config.batch_size,
         config.seed,
         numbers=steps.holds_images,
         own=steps.own_rows(),
     )
-    window = _Window(compiles=True)
+    window = Window(compiles=True)
     losses: dict[str, float] = {}
 
     with contextlib.ExitStack() as scope:
@@ -173,26 +202,31 @@ def _loop(
             scope.enter_context(contextlib.closing(profile))
         scope.enter_context(record)
         for first, count, drawn in clock.waits_for(batches.as_numpy_iterator()):
+            step = int(first + count)
             if workers.is_chief:
                 profile.at(first)
-            began = time.monotonic()
-            with clock.spent_on_steps(first, count):
-                metrics = steps.train(first, drawn, count)
-            seconds = time.monotonic() - began
-            pace.plan(workers.of_chief(pace.wanted(count, seconds)))
+            if spikes.skips(first):
+                pace.plan(int(count))
+            else:
+                began = time.monotonic()
+                with clock.spent_on_steps(first, count):
+                    metrics = steps.train(first, drawn, count)
+                seconds = time.monotonic() - began
+                spikes.watch(first, metrics)
+                steps.require_finite(first, metrics)
+                pace.plan(workers.of_chief(pace.wanted(count, seconds)))
+                window.add(metrics, seconds)
+                record.advance(step, float(metrics["loss"][-1]))
             stopping = workers.anyone(stop.requested)  # once: a signal may come at any moment
-            window.add(metrics, seconds)
-            step = int(first + count)
-            record.advance(step, float(metrics["loss"][-1]))
 
-            if due(step, config.log_every_steps, last_step):
-                row = window.summarise(config.batch_size)
+            if due(step, config.log_every_steps, last_step) and not window.is_empty:
+                row = window.summarise(config.batch_size) | spikes.row(step)
                 record.training(step, row | {"goodput": clock.shares()["steps"]})
-                window = _Window()
+                window = Window()
 
             validated = due(step, config.validate_every_steps, last_step)
             if validated:
-                with clock.spent_on("validation"):
+                with clock.spent_on("validation"), spikes.instead_of_an_end(step - 1):
                     losses = steps.evaluate(dataset.validation.images)
                     if not math.isfinite(losses["loss"]):
                         raise NonFiniteError(
@@ -202,85 +236,15 @@ def _loop(
 
             if validated or stopping or due(step, config.checkpoint_every_steps, last_step):
                 loss = losses["loss"] if validated else None
-                with clock.spent_on("checkpoint"):
-                    record.checkpoint(step, finite_state(steps, step), loss)
-                window = _Window()  # a run that resumes here begins a window too
+                with clock.spent_on("checkpoint"), spikes.instead_of_an_end(step):
+                    state = finite_state(steps, step) | spikes.state()
+                    record.checkpoint(step, state, loss, spikes.first_skipped(step))
+                window = Window()  # a run that resumes here begins a window too
             if validated and model.settled():
                 return step, losses
             if stopping and step < last_step:
                 raise Preempted(f"stopped at step {step:,} with a checkpoint; start again to go on")
     return last_step, losses or steps.evaluate(dataset.validation.images)
-
-
-def due(step: int, every_steps: int, last_step: int) -> bool:
-    """Whether something done every so many steps (0: never), and at the end, is done now."""
-    return step == last_step or (every_steps > 0 and step % every_steps == 0)
-
-
-def step_ranges(
-    first_step: int,
-    last_step: int,
-    config: ConfigDict,
-    pace: Pace,
-    borders: tuple[int, ...] = (),
-) -> Iterator[tuple[int, int]]:
-    """Cuts a run into calls of as many steps as the pace allows at the time.
-
-    They end wherever something is due, and at the `borders`.
-    """
-    step = first_step
-    for call in itertools.count():
-        if step == last_step:
-            return
-        ends = [(step // every + 1) * every for every in _cadences(config)]
-        ends += [border for border in borders if border > step]
-        stop = min([last_step, step + pace.steps(call), *ends])
-        yield step, stop
-        step = stop
-
-
-def _cadences(config: ConfigDict) -> list[int]:
-    """The numbers of steps after which something is due."""
-    cadences = (
-        config.log_every_steps,
-        config.validate_every_steps,
-        config.checkpoint_every_steps,
-    )
-    return [every for every in cadences if every > 0]
-
-
-class _Window:
-    """The steps since the last log or checkpoint; `compiles`: the first call of them does."""
-
-    def __init__(self, compiles: bool = False) -> None:
-        self._compiles = compiles
-        self._seconds: list[float] = []
-        self._metrics: list[dict[str, np.ndarray]] = []
-
-    def add(self, metrics: dict[str, np.ndarray], seconds: float) -> None:
-        self._metrics.append(metrics)
-        self._seconds.append(seconds)
-
-    def summarise(self, batch_size: int) -> dict[str, float]:
-        """Means over the steps; of what is a setting, the last value.
-
-        Steps that float16 skipped have no finite gradient, and are counted instead.
-        """
-        columns = {
-            name: np.concatenate([metrics[name] for metrics in self._metrics])
-            for name in self._metrics[0]
-        }
-        finite = np.isfinite(columns["gradient_norm"])
-        columns["gradient_norm"] = np.where(finite, columns["gradient_norm"], 0)
-        row = {name: float(values.mean()) for name, values in columns.items()}
-        row["gradient_norm"] *= len(finite) / max(finite.sum(), 1)
-        row["skipped_steps"] = float((~finite).sum())
-        for setting in ("learning_rate", "loss_scale"):
-            row[setting] = float(columns[setting][-1])
-        timed = slice(1 if self._compiles and len(self._seconds) > 1 else 0, None)
-        images = batch_size * sum(len(metrics["loss"]) for metrics in self._metrics[timed])
-        row["images_per_second"] = images / sum(self._seconds[timed])
-        return row
 
 
 def _make_workers(config: ConfigDict, others: cluster.Cluster | None, stop: Stop) -> Workers:
@@ -320,6 +284,7 @@ def _check(config: ConfigDict) -> None:
         "it must be above 0 and finite",
     )
     require_choice("execution", config.execution, ("auto", "measure", *replicas.EXECUTIONS))
+    check_spikes(config.spikes)
     Profile(config.profile, Path())
 
 
@@ -448,6 +413,21 @@ def _ended(checkpoint: checkpoints.Checkpoint | None, model: models.Autoencoder)
     """Whether a run that goes on from there had ended there, before its last step."""
     validated = checkpoint is not None and checkpoint.validation_loss is not None
     return validated and model.settled()
+
+
+def _take_up(
+    config: ConfigDict,
+    run: Path,
+    workers: Workers,
+    steps: replicas.Steps,
+    spikes: Spikes,
+    checkpoint: checkpoints.Checkpoint | None,
+) -> int:
+    """Has all workers go on from the chief's checkpoint, if it has one; returns its step."""
+    workers.chief_does(lambda: _begin(run, steps, checkpoint, config.keep_checkpoints))
+    workers.take_the_chiefs(steps.variables())
+    spikes.take_up(checkpoint)
+    return workers.of_chief(checkpoint.step if checkpoint else 0)
 
 
 def _begin(

@@ -68,10 +68,12 @@ def save(
     validation_loss: float | None,
     keep: int,
     run_id: str | None = None,
+    needed_step: int | None = None,
 ) -> None:
     """Commits a checkpoint, then deletes all of this run but the newest `keep` and the best.
 
-    A crash at any moment leaves either no trace of it or the whole of it.
+    Whoever may go back to `needed_step`, or later to a later one, still finds the newest and the
+    best of those before it. A crash at any moment leaves either no trace of it or the whole of it.
 
     Raises:
       StorageError: it cannot be written, or one of this step is there; the others are untouched.
@@ -80,7 +82,7 @@ def save(
     try:
         with writing(f"the checkpoint of step {step:,}"):
             _commit(folder, aside, step, state, validation_loss, run_id)
-            _delete_old(folder, keep, run_id)
+            _delete_old(folder, keep, run_id, needed_step)
     except StorageError:
         shutil.rmtree(aside, ignore_errors=True)  # a full disk has its room back
         raise
@@ -194,6 +196,36 @@ def find(folder: Path, which: str = "last", *, run_id: str | None = None) -> Che
     paths = _newest_first(folder)
     if which == "best":
         paths = _best_first(paths, run_id)
+    return _first_whole(folder, paths, which, run_id)
+
+
+def find_before(folder: Path, step: int, *, run_id: str | None = None) -> Checkpoint | None:
+    """A run's newest whole checkpoint up to a step or, without one, the next after it.
+
+    Warns and raises as `find`.
+    """
+    paths = _newest_first(folder)
+    before = _up_to(paths, step)
+    ordered = before + paths[: len(paths) - len(before)][::-1]
+    return _first_whole(folder, ordered, "last", run_id)
+
+
+def delete_after(folder: Path, step: int, *, run_id: str | None = None) -> None:
+    """Deletes a run's checkpoints of later steps, the newest first.
+
+    Raises:
+      StorageError: one of them cannot be deleted.
+    """
+    own = _own(folder, run_id)
+    with writing(folder):
+        for path in own[: len(own) - len(_up_to(own, step))]:
+            _delete(path)
+        _sync(folder)
+
+
+def _first_whole(
+    folder: Path, paths: list[Path], which: str, run_id: str | None
+) -> Checkpoint | None:
     foreign = 0
     for path in paths:
         try:
@@ -285,6 +317,16 @@ def _newest_first(folder: Path) -> list[Path]:
     return sorted(folder.glob(f"{_PREFIX}*"), reverse=True)
 
 
+def _own(folder: Path, run_id: str | None) -> list[Path]:
+    """A run's checkpoints whose manifests are whole, the newest first."""
+    return [path for path in _newest_first(folder) if _validation_loss(path, run_id) != _NOT_OWN]
+
+
+def _up_to(paths: list[Path], step: int) -> list[Path]:
+    """Those of a step and the ones before it."""
+    return [path for path in paths if path.name <= _name(step)]
+
+
 def _manifest(path: Path, run_id: str | None) -> dict[str, Any]:
     try:
         signed = json.loads((path / _MANIFEST).read_text())
@@ -331,12 +373,23 @@ def _is_whole(path: Path, run_id: str | None) -> bool:
     return True
 
 
-def _delete_old(folder: Path, keep: int, run_id: str | None) -> None:
-    own = [path for path in _newest_first(folder) if _validation_loss(path, run_id) != _NOT_OWN]
-    best = next((path for path in _best_first(own, run_id) if _is_whole(path, run_id)), None)
-    for path in own[keep:]:
-        if path != best:
-            _remove(path.rename(folder / f"{_GOING}{path.name}"))  # so that no half is ever found
+def _best(paths: list[Path], run_id: str | None) -> Path | None:
+    return next((path for path in _best_first(paths, run_id) if _is_whole(path, run_id)), None)
+
+
+def _delete_old(folder: Path, keep: int, run_id: str | None, needed_step: int | None) -> None:
+    own = _own(folder, run_id)
+    kept = {*own[:keep], _best(own, run_id)}
+    if needed_step is not None:
+        before = _up_to(own, needed_step)  # what comes after is needed as the step advances
+        kept |= {*own[: len(own) - len(before) + 1], _best(before, run_id)}
+    for path in own:
+        if path not in kept:
+            _delete(path)
+
+
+def _delete(path: Path) -> None:
+    _remove(path.rename(path.with_name(f"{_GOING}{path.name}")))  # so that no half is ever found
 
 
 def _remove(path: Path) -> None:
