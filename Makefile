@@ -28,7 +28,7 @@ test: .venv/installed
 test-workers: .venv/installed
 	$(BIN)/python -m pytest -m workers
 
-# What a run survives, in a quarter of an hour.  FAULTS_SEED=...: the faults of a time before.
+# What a run survives, in twenty minutes.  FAULTS_SEED=...: the faults of a time before.
 test-faults: .venv/installed
 	$(BIN)/python -m pytest -m faults --numprocesses=2 --dist=worksteal tests/faults \
 		$(wildcard tests/test_hostile_*.py)
