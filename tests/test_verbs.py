@@ -25,10 +25,11 @@ from matplotlib.image import imread
 from PIL import Image
 
 from tests.all_configs import CONFIGS, load_config
-from tests.runs import final_state
+from tests.runs import final_state, report
 from tests.test_compare import MEASURED, make_run
 from tests.tiny_colour import TinyColour
-from trainer import cards, checkpoints, comparison, exporting, pictures, preparation, workdir
+from trainer import cards, comparison, exporting, pictures, preparation, workdir
+from trainer.checkpoints.__main__ import main as verify
 from trainer.encoding import decode, denoise, encode
 from trainer.errors import UserError
 from trainer.evaluation import evaluate
@@ -379,7 +380,7 @@ def walk_prepare(run, kind, source, aside):
 
 def walk_verify(run, kind, source, aside):
     del kind, source, aside
-    lines, damaged = checkpoints.report(run / workdir.CHECKPOINTS)
+    lines, damaged = report(run)
     assert damaged == 0
     assert all(line.startswith("whole ") for line in lines)
 
@@ -540,7 +541,7 @@ OF_A_RUN = {
     "sample": lambda run, aside: sample(str(run), 2, output=f"{aside}/new/drawn"),
     "export": lambda run, aside: export(str(run), f"{aside}/new/out", formats=["keras"]),
     "compare": lambda run, _: comparison.compare(comparison.find([str(run)])[0]),
-    "verify": lambda run, _: checkpoints.report(run / workdir.CHECKPOINTS),
+    "verify": lambda run, _: verify(["verify", str(run)]),
 }
 NO_RUNS = {
     "missing": lambda _: None,
@@ -719,7 +720,7 @@ def test_a_name_that_cannot_be_gets_one_line(verb, output, run_of, aside, monkey
         "compare": lambda: compared(run, output, overwrite=False),
         "export": lambda: export(str(run), output, formats=["keras"]),
     }[verb]
-    with refused("nobody" if "~" in output else "cannot be written", aside):
+    with refused("nobody" if "~" in output else "cannot be looked for: File name too long", aside):
         call()
 
 
