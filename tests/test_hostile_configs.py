@@ -100,7 +100,12 @@ def test_any_value_of_any_key_is_taken_or_refused_in_one_line(tmp_path, monkeypa
 
 @pytest.mark.parametrize(
     ("name", "key"),
-    [("dense", "hidden_units"), ("conv", "filters"), ("vae", "code_size"), ("sparse", "code_size")],
+    [
+        ("dense", "hidden_units"),  # TensorFlow waits ten seconds for memory before it says no
+        pytest.param("conv", "filters", marks=pytest.mark.faults),
+        pytest.param("vae", "code_size", marks=pytest.mark.faults),
+        pytest.param("sparse", "code_size", marks=pytest.mark.faults),
+    ],
 )
 def test_a_model_of_absurd_size_is_refused(tmp_path, name, key):
     config = tiny_config(name)

@@ -82,10 +82,11 @@ def assert_no_half_is_measured(run, drawn):
         (kills.at_call, int(drawn.integers(1, 21))),
         (kills.at_byte, int(drawn.integers(len(whole)))),
         (kills.within, "trainer.evaluation.reconstruction_metrics"),
+        (kills.within, "trainer.workdir.write_json"),
     ):
         assert evaluation_ended(run, *kill) in KILLED, kill
         assert path.read_text() == before, kill
-    assert evaluation_ended(run, kills.within, "trainer.workdir.write_json") in KILLED
+    assert evaluation_ended(run, kills.within, "tempfile.TemporaryDirectory.cleanup") in KILLED
     assert path.read_text() == whole
     assert evaluation_ended(run) == 0
     assert path.read_text() == whole

@@ -1,0 +1,31 @@
+"""What a refusal is: one line, and nothing changed."""
+
+import contextlib
+import hashlib
+from pathlib import Path
+
+import pytest
+
+from trainer.errors import UserError
+
+
+@contextlib.contextmanager
+def refused(message, *folders):
+    """Expects one line, and the folders as they were."""
+    before = [contents(folder) for folder in folders]
+    with pytest.raises(UserError) as error:
+        yield
+    told = str(error.value)
+    assert message in told
+    assert len(told.splitlines()) == 1
+    assert [contents(folder) for folder in folders] == before
+
+
+def contents(folder):
+    """The digest of every file there is, by its path, and every folder; but for empty locks."""
+    return {
+        str(path.relative_to(folder)): path.is_file()
+        and hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in Path(folder).rglob("*")
+        if path.name != ".lock" and path.name != ".decoded"
+    }
