@@ -14,6 +14,7 @@ from tests.runs import assert_a_stop_changes_no_bit
 from trainer import data, models, pictures, trained
 from trainer.errors import UserError
 from trainer.evaluation import PICTURE, evaluate
+from trainer.examples import to_unit
 from trainer.models import Moment
 from trainer.positions import Noise
 from trainer.sampling import sample
@@ -84,7 +85,7 @@ def test_vectors_are_taken_as_the_numbers_that_they_are(save, dtype):
         in_order(own.train.images, own.validation.images), in_order(raw[:20].astype(np.float32))
     )
     np.testing.assert_array_equal(own.test.images, raw[20:])
-    np.testing.assert_array_equal(data.to_unit(own.test.images), raw[20:])
+    np.testing.assert_array_equal(to_unit(own.test.images), raw[20:])
 
 
 def test_labels_go_along_and_a_test_part_is_cut_where_there_is_none(save):
@@ -102,9 +103,7 @@ def test_images_are_bytes_or_floats_between_0_and_1(save):
     assert as_bytes.image_shape == (4, 5, 1)
     assert as_bytes.train.images.dtype == np.uint8
     as_floats = load(save(train=grey / 255.0))
-    np.testing.assert_allclose(
-        as_floats.test.images, data.to_unit(as_bytes.test.read()[0]), rtol=1e-6
-    )
+    np.testing.assert_allclose(as_floats.test.images, to_unit(as_bytes.test.read()[0]), rtol=1e-6)
     assert load(save(train=np.zeros((20, 4, 5, 3)))).image_shape == (4, 5, 3)
 
 

@@ -7,6 +7,7 @@ from tests.runs import final_state
 from tests.tiny_colour import TinyColour
 from trainer import data, positions, tfds_sets
 from trainer.errors import UserError
+from trainer.examples import Records, to_unit
 from trainer.train import train
 
 
@@ -75,8 +76,8 @@ def test_the_workers_together_draw_each_position_once(workers):
 
 def test_unit_images_lie_between_0_and_1_and_floats_stay():
     grey = np.array([0, 51, 255], np.uint8)
-    np.testing.assert_allclose(data.to_unit(grey), [0, 0.2, 1], rtol=1e-6)
-    np.testing.assert_array_equal(data.to_unit(np.array([0.25])), [0.25])
+    np.testing.assert_allclose(to_unit(grey), [0, 0.2, 1], rtol=1e-6)
+    np.testing.assert_array_equal(to_unit(np.array([0.25])), [0.25])
 
 
 @pytest.mark.parametrize("name", ["mnist:9.9.9", "huggingface:foo", "", "a b"])
@@ -147,7 +148,7 @@ def test_a_set_larger_than_the_memory_stays_in_its_files_and_is_the_same(setting
     memory = load("tiny_colour", image_size=6, validation_fraction=0.25)
     files = load("tiny_colour", image_size=6, validation_fraction=0.25, **settings)
     assert isinstance(memory.train.images, np.ndarray)
-    assert isinstance(files.train.images, data.Records)
+    assert isinstance(files.train.images, Records)
     assert files.fingerprint() == memory.fingerprint()
     chosen = np.array([[3, 1], [11, 3]])
     np.testing.assert_array_equal(files.train.images[chosen], memory.train.images[chosen])

@@ -14,9 +14,10 @@ from PIL import Image
 
 from configs import base
 from tests.all_configs import CONFIGS, load_config
-from trainer import data, encoding, inputs, outputs, replicas, tables, trained
+from trainer import encoding, inputs, outputs, replicas, tables, trained
 from trainer.encoding import decode, denoise, encode
 from trainer.errors import UserError
+from trainer.examples import to_unit
 from trainer.train import train
 
 KINDS = {load_config(name).model.name: name for name in reversed(CONFIGS)}.values()  # one of each
@@ -244,7 +245,7 @@ def test_whole_batches_have_the_bits_that_evaluation_has(image_run, tmp_path):
     np.save(tmp_path / "images.npy", images)
     encode(image_run, str(tmp_path / "images.npy"), str(tmp_path / "codes.npy"))
     np.testing.assert_array_equal(
-        np.load(tmp_path / "codes.npy"), codes_of(image_run, data.to_unit(images))
+        np.load(tmp_path / "codes.npy"), codes_of(image_run, to_unit(images))
     )
 
 
@@ -263,7 +264,7 @@ def test_the_errors_are_mean_squares_of_pixels_or_in_the_users_units(run, reques
     folder = request.getfixturevalue(run)
     encode(folder, "test", str(tmp_path / "codes.npz"), errors=True)
     whole = trained.load(Path(folder))
-    own = data.to_unit(whole.dataset.test.read()[0])
+    own = to_unit(whole.dataset.test.read()[0])
     ours = replicas.map_batches(whole.model, own)
     if whole.scaling is not None:
         own, ours = whole.scaling.undo(own), whole.scaling.undo(ours)
@@ -599,7 +600,7 @@ def test_a_file_that_is_none_gets_one_line(vector_run, tmp_path, name, content, 
         ({"x": vectors(0)}, "in which there is no example"),
         ({"x": vectors(3).astype(complex)}, "is of type complex128; vectors must be real numbers"),
         ({"x": vectors(3).astype(object)}, "it holds Python objects"),
-        ({"x": np.full((3, FEATURES), 1e300)}, "holds inf in row 0, column 0"),
+        ({"x": np.full((3, FEATURES), 1e300)}, "holds 1e+300 in row 0, column 0"),
         ({"x": vectors(3), "x_labels": np.arange(4)}, "3 rows, but not as many labels"),
         ({"x": vectors(3), "labels": np.full(3, 1j)}, "file names of numbers or text"),
     ],

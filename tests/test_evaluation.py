@@ -15,6 +15,7 @@ from trainer.evaluation import (
     print_table,
     reconstruction_metrics,
 )
+from trainer.examples import to_unit
 from trainer.train import train
 
 
@@ -93,7 +94,7 @@ def test_a_run_is_measured_beside_pca_on_its_own_images(linear_run):
     metrics = evaluate(str(linear_run))
     digits = data.load("digits", image_size=0, validation_fraction=0.05)
     train_rows, test_rows = (
-        data.to_unit(part.read()[0]).reshape(len(part), -1) for part in (digits.train, digits.test)
+        to_unit(part.read()[0]).reshape(len(part), -1) for part in (digits.train, digits.test)
     )
     pca = PCA(4).fit(train_rows)
     error = np.mean((pca.inverse_transform(pca.transform(test_rows)) - test_rows) ** 2)

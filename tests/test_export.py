@@ -16,6 +16,7 @@ from tests.all_configs import CONFIGS, load_config
 from trainer import cards, data, exporting, models, stock, workdir
 from trainer.errors import ExportError, UserError
 from trainer.evaluation import evaluate
+from trainer.examples import to_unit
 from trainer.exporting import FORMATS, export
 from trainer.models.sparse import keep_largest
 from trainer.sampling import sample
@@ -60,7 +61,7 @@ def test_keras_own_layers_compute_what_the_model_does(name):
     pixels = np.random.default_rng(1).integers(0, 256, (4, *ODD_SHAPE), np.uint8)
     encoder = stock.encoder(model, None, "uint8")
     decoder = stock.decoder(model, None)
-    codes = model.encode(data.to_unit(pixels)).numpy()
+    codes = model.encode(to_unit(pixels)).numpy()
     np.testing.assert_allclose(encoder(pixels), codes, rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(decoder(codes), model.decode(codes), rtol=1e-4, atol=1e-4)
     for network in (encoder, decoder):
@@ -234,7 +235,7 @@ def test_pixels_come_as_bytes_or_as_floats(make_run, tmp_path):
         export(str(make_run("dense")), str(folder), formats=["saved_model"], images=images)
         encoders[images] = tf.saved_model.load(str(folder / "saved_model")).signatures["encode"]
     of_bytes, of_floats = encoders["uint8"], encoders["float32"]
-    unit = data.to_unit(pixels)
+    unit = to_unit(pixels)
     np.testing.assert_allclose(
         of_bytes(images=tf.constant(pixels))["codes"],
         of_floats(images=tf.constant(unit))["codes"],

@@ -16,9 +16,10 @@ import tensorflow as tf
 from configs import base
 from tests.runs import final_state
 from tests.steps import adam_steps
-from trainer import data, finetuning, models, replicas, trained, workdir
+from trainer import finetuning, models, replicas, sources, trained, workdir
 from trainer.errors import UserError
 from trainer.evaluation import evaluate
+from trainer.examples import Images, to_unit
 from trainer.finetuning import Classifier, finetune, print_table
 from trainer.train import train
 
@@ -59,11 +60,11 @@ def toy_images(count=200):
     labels = np.arange(count) % 3
     images = random.integers(0, 40, (count, 6, 6, 1)).astype(np.uint8)
     images[np.arange(count), 2 * labels, labels, 0] = random.integers(120, 256, count)
-    return data.Images(images, labels)
+    return Images(images, labels)
 
 
 def test_classes_that_a_plane_parts_are_learnt_without_error(tmp_path, digits_config, monkeypatch):
-    monkeypatch.setattr(data, "_digits", lambda _: data._Source(toy_images(), None))
+    monkeypatch.setattr(sources, "_digits", lambda *_: sources.Source(toy_images(), None))
     train(digits_config, str(tmp_path))
     settings = SETTINGS | {"num_epochs": 30, "patience_epochs": 30, "batch_size": 16}
     metrics = finetune(str(tmp_path), **settings)
@@ -131,7 +132,7 @@ def test_the_weights_written_are_those_that_were_measured(digits_run):
     for path, variable in replicas.model_variables(classifier).items():
         variable.assign(weights[path])
     images, labels = run.dataset.test.read()
-    told = np.argmax(classifier(data.to_unit(images)), axis=1)
+    told = np.argmax(classifier(to_unit(images)), axis=1)
     assert np.mean(told != labels) == pytest.approx(metrics["finetuned_test_error"], abs=1e-9)
 
 
@@ -310,12 +311,12 @@ def test_impossible_settings_are_refused_in_one_line(digits_config, tmp_path, ch
 
 
 def test_numbers_that_count_no_classes_are_refused(digits_config, tmp_path, monkeypatch):
-    def of_years(_):
+    def of_years(*_):
         images = toy_images()
         assert isinstance(images.labels, np.ndarray)
-        return data._Source(data.Images(images.images, images.labels + 2020), None)
+        return sources.Source(Images(images.images, images.labels + 2020), None)
 
-    monkeypatch.setattr(data, "_digits", of_years)
+    monkeypatch.setattr(sources, "_digits", of_years)
     digits_config.num_epochs = 1e-3
     train(digits_config, str(tmp_path))
     with pytest.raises(UserError, match="reach up to 2022, of 200 images; they must be"):

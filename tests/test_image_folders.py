@@ -16,6 +16,7 @@ from PIL import Image
 from trainer import data, image_folders, workdir
 from trainer.errors import UserError
 from trainer.evaluation import evaluate
+from trainer.examples import Records
 from trainer.image_folders import Decoder
 from trainer.train import train
 
@@ -90,9 +91,9 @@ def test_a_folder_is_read_with_its_parts_labels_and_names(folder, placement):
 def test_images_in_their_file_are_the_same_as_in_memory(folder):
     memory, file = load(folder), load(folder, placement="records")
     assert isinstance(memory.train.images, np.ndarray)
-    assert isinstance(file.train.images, data.Records)
+    assert isinstance(file.train.images, Records)
     assert file.fingerprint() == memory.fingerprint()
-    assert isinstance(load(folder, memory_gib=1e-9).train.images, data.Records)
+    assert isinstance(load(folder, memory_gib=1e-9).train.images, Records)
     with pytest.raises(UserError, match=r"placement='device'.*auto leaves them in their file"):
         load(folder, memory_gib=1e-9, placement="device")
 

@@ -10,9 +10,10 @@ import tensorflow as tf
 
 from configs import base
 from tests.steps import adam_steps
-from trainer import data, models, replicas, trained, workdir
+from trainer import models, replicas, trained, workdir
 from trainer.errors import UserError
 from trainer.evaluation import evaluate
+from trainer.examples import to_unit
 from trainer.models import Measured, Moment, vae
 from trainer.pictures import grid
 from trainer.positions import Noise
@@ -312,7 +313,7 @@ def test_a_run_on_pixels_drawn_once_is_a_likelihood_of_them(tmp_path, digits_con
     assert metrics["binarisation"] == "static"
     assert metrics["elbo_nats"] < -metrics["nll_nats"] < 0
     run = trained.load(tmp_path)
-    images = data.to_unit(run.dataset.test.read()[0])
+    images = to_unit(run.dataset.test.read()[0])
     assert set(np.unique(images)) == {0, 1}
     for first in (0, 7):
         seen = run.model.binarised(images, Noise(0, first, len(images)))

@@ -95,17 +95,28 @@ def _single(path: Path, most_bytes: float) -> np.ndarray:
         ) from error
 
 
+def header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
+    """Shape, whether the first index runs fastest, and type of the array that follows.
+
+    Raises:
+      ValueError: it is of a version that is not read, or holds Python objects.
+    """
+    version = np.lib.format.read_magic(file)
+    if version == (1, 0):
+        shape, by_columns, dtype = np.lib.format.read_array_header_1_0(file)
+    elif version == (2, 0):
+        shape, by_columns, dtype = np.lib.format.read_array_header_2_0(file)
+    else:
+        raise ValueError(f"it is of version {version}")
+    if dtype.hasobject:
+        raise ValueError("it holds Python objects")
+    return shape, by_columns, dtype
+
+
 def _require_whole(file: IO[bytes], size: int) -> None:
     """Raises ValueError if the array of a file of so many bytes claims to have more."""
-    readers = {
-        (1, 0): np.lib.format.read_array_header_1_0,
-        (2, 0): np.lib.format.read_array_header_2_0,
-    }
-    version = np.lib.format.read_magic(file)
-    if version not in readers:
-        raise ValueError(f"it is of version {version}")
-    shape, _, dtype = readers[version](file)
-    if not dtype.hasobject and math.prod(shape) * dtype.itemsize > size:
+    shape, _, dtype = header(file)
+    if math.prod(shape) * dtype.itemsize > size:
         raise ValueError(f"it ends too early for its shape {shape}")
 
 
@@ -153,7 +164,9 @@ def _examples(name: str, array: np.ndarray, path: Path) -> np.ndarray:
         return array if array.ndim == 4 else array[..., np.newaxis]
     with np.errstate(over="ignore"):  # what is too large for float32 is told below
         taken = array.astype(np.float32)
-    _require_finite(name, taken, array, path)
+    for start in range(0, len(taken), _ROWS):
+        block = slice(start, start + _ROWS)
+        require_finite(taken[block], array[block], start, f"{name!r} in {path}")
     require(
         not of_images or (taken.min() >= 0 and taken.max() <= 1),
         f"the images {name!r} in {path} reach from {taken.min():g} to {taken.max():g}; "
@@ -162,16 +175,19 @@ def _examples(name: str, array: np.ndarray, path: Path) -> np.ndarray:
     return taken[..., np.newaxis] if array.ndim == 3 else taken
 
 
-def _require_finite(name: str, taken: np.ndarray, array: np.ndarray, path: Path) -> None:
-    for start in range(0, len(taken), _ROWS):
-        broken = np.argwhere(~np.isfinite(taken[start : start + _ROWS]))
-        if len(broken):
-            row, *rest = broken[0].tolist()
-            column = rest[0] if len(rest) == 1 else tuple(rest)
-            raise UserError(
-                f"{name!r} in {path} holds {array[start + row, *rest]} in row {start + row}, "
-                f"column {column}, counted from 0; only finite numbers of float32 are taken"
-            )
+def require_finite(taken: np.ndarray, given: np.ndarray, first_row: int, said: str) -> None:
+    """Raises UserError if numbers, `taken` as float32, are not finite: the first, as it is given.
+
+    Its row is counted from `first_row`.
+    """
+    broken = np.argwhere(~np.isfinite(taken))
+    if len(broken):
+        row, *rest = broken[0].tolist()
+        column = rest[0] if len(rest) == 1 else tuple(rest)
+        raise UserError(
+            f"{said} holds {given[row, *rest]} in row {first_row + row}, column {column}, counted "
+            "from 0; only finite numbers of float32 are taken"
+        )
 
 
 def _labels(name: str, array: np.ndarray, count: int, path: Path) -> np.ndarray:

@@ -8,7 +8,6 @@ import numpy as np
 
 from trainer import (
     arrays,
-    data,
     image_folders,
     inputs,
     models,
@@ -16,10 +15,12 @@ from trainer import (
     places,
     progress,
     replicas,
+    sources,
     tables,
     trained,
 )
 from trainer.errors import require
+from trainer.examples import to_unit
 
 _NUMBERS = (*arrays.SUFFIXES, *tables.SUFFIXES)  # what codes and vectors are written to
 _IMAGES = (places.FOLDER, *arrays.SUFFIXES)
@@ -163,7 +164,7 @@ def _open(
         own.get("fit", "stretch"),
         run.feature_names,
         own.get("label_column", ""),
-        tuple(data.names_in(own.get("drop_columns", ""))),
+        tuple(sources.names_in(own.get("drop_columns", ""))),
         run.fill,
     )
     return run, inputs.examples(
@@ -187,7 +188,7 @@ def _networks(model: models.Autoencoder, batch_size: int) -> tuple[_Network, _Ne
 def _as_seen(rows: np.ndarray, run: trained.TrainedModel, examples: inputs.Input) -> np.ndarray:
     """What the model sees of examples as they are given."""
     if run.scaling is None or examples.standardised:
-        return data.to_unit(rows)
+        return to_unit(rows)
     return run.scaling.apply(rows)
 
 

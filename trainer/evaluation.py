@@ -15,7 +15,8 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from trainer import data, goodput, models, pictures, projector, replicas, trained, workdir
+from trainer import goodput, models, pictures, projector, replicas, trained, workdir
+from trainer.examples import Images, allowed_bytes, to_unit
 from trainer.positions import Noise
 from trainer.summaries import TEST, Summaries
 
@@ -94,15 +95,15 @@ def evaluate(folder: str, which: str = "last") -> dict[str, Any]:
     return metrics
 
 
-def read(run: trained.Trained, part: data.Images) -> tuple[np.ndarray, np.ndarray | None]:
+def read(run: trained.Trained, part: Images) -> tuple[np.ndarray, np.ndarray | None]:
     """Images as float32 in [0, 1], and labels: all of them, or as many as are to be measured.
 
     So many, evenly spread, as fit the memory beside what is made of them; 200,000 at most.
     """
     row_bytes = np.dtype(np.float32).itemsize * math.prod(run.dataset.image_shape)
-    fitting = int(_MEMORY_SHARE * data.allowed_bytes(run.config.data.memory_gib) / row_bytes)
+    fitting = int(_MEMORY_SHARE * allowed_bytes(run.config.data.memory_gib) / row_bytes)
     images, labels = part.read(max(1, min(_MOST_IMAGES, fitting)))
-    return data.to_unit(images), labels
+    return to_unit(images), labels
 
 
 def reconstruction_metrics(images: np.ndarray, rebuilt: np.ndarray) -> dict[str, float]:

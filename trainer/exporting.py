@@ -31,6 +31,7 @@ from trainer import (
     workdir,
 )
 from trainer.errors import ExportError, UserError, require, require_choice
+from trainer.examples import to_unit
 from trainer.positions import Noise
 from trainer.quiet import muted_stderr
 
@@ -230,7 +231,7 @@ def _reference(
     """Inputs of each function, the trainer's outputs, and the units of their differences."""
     rows = _inputs(model, run.scaling, dtype)
     seen = rows if run.scaling is None else run.scaling.apply(rows)
-    seen = data.to_unit(seen)
+    seen = to_unit(seen)
     codes = replicas.map_batches(model.encode, seen)
     rebuilt = replicas.map_batches(model.decode, codes)
     calls = {
@@ -268,7 +269,7 @@ def _inputs(model: models.Autoencoder, scaling: data.Scaling | None, dtype: str)
         seen = rows if scaling is None else scaling.apply(rows)
     else:
         pixels = generator.integers(0, 256, shape, np.uint8)
-        seen = data.to_unit(pixels)
+        seen = to_unit(pixels)
         rows = pixels if dtype == "uint8" else seen
     shaken = seen * (1 + _SHAKE * generator.normal(size=shape)).astype(np.float32)
     codes, moved = (replicas.map_batches(model.encode, x) for x in (seen, shaken))

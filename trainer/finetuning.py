@@ -24,6 +24,7 @@ from trainer import (
     workdir,
 )
 from trainer.errors import require, require_at_least
+from trainer.examples import Images
 
 FINETUNED = "finetuned"  # names of the files, without their endings
 FROM_SCRATCH = "from_scratch"
@@ -224,7 +225,7 @@ def _count_classes(run: trained.Trained) -> int:
     return 1 + largest
 
 
-def _labelled(part: data.Images, count: int) -> data.Images:
+def _labelled(part: Images, count: int) -> Images:
     """So many random ones of the images, or all (0), their labels in memory.
 
     A larger number of them has those of a smaller one.
@@ -241,10 +242,10 @@ def _labelled(part: data.Images, count: int) -> data.Images:
         len(np.unique(labels)) > 1,
         f"the {len(labels)} labelled images are of one class; there is nothing to tell",
     )
-    return data.Images(images, labels)
+    return Images(images, labels)
 
 
-def _read(run: trained.Trained, part: data.Images) -> tuple[np.ndarray, np.ndarray]:
+def _read(run: trained.Trained, part: Images) -> tuple[np.ndarray, np.ndarray]:
     """Images and their labels, as `evaluation.read` gives them."""
     images, labels = evaluation.read(run, part)
     assert labels is not None
@@ -283,7 +284,7 @@ def _execution(path: Path, run: trained.Trained, batch_size: int) -> str:
 
 
 def _losses(
-    steps: replicas.Steps, train: data.Images, ends: Sequence[int], batch_size: int, seed: int
+    steps: replicas.Steps, train: Images, ends: Sequence[int], batch_size: int, seed: int
 ) -> Iterator[float]:
     """Trains from each step of `ends` to the next; gives the mean loss of these steps."""
     images, labels = train.images, train.labels

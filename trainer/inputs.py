@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from trainer import arrays, data, image_folders, places, tables
 from trainer.errors import UserError, in_one_line, require
+from trainer.examples import Images, allowed_bytes
 
 _OF_NUMBERS = (*arrays.SUFFIXES, *tables.SUFFIXES)
 _CODE = "code_"  # how the columns of codes in a table begin
@@ -65,7 +66,7 @@ class _Expected:
 
 def of_part(dataset: data.Dataset, name: str) -> Input:
     """A part of the run's own data, by its name in `places.PARTS`."""
-    part: data.Images = getattr(dataset, name)
+    part: Images = getattr(dataset, name)
 
     def blocks(size: int) -> Iterator[Block]:
         for start in range(0, len(part), size):
@@ -212,7 +213,7 @@ def _arrays(path: Path, expected: _Expected, chosen: str) -> Input:
         for some in rows.blocks(size):
             block = _as_float(some, expected)
             if block.dtype != np.uint8:
-                _require_finite(block, first_row, said)
+                arrays.require_finite(block, some, first_row, said)
                 if expected.what == "images":
                     _require_unit(block, said)
             yield Block(
@@ -231,7 +232,7 @@ class _Member:
         self._path = path
         self._name = name
         with self._opened() as file:
-            self.shape, self._by_columns, self.dtype = _header(file)
+            self.shape, self._by_columns, self.dtype = arrays.header(file)
         self._stored_bytes = 0
         if name:
             with zipfile.ZipFile(path) as archive:
@@ -247,7 +248,7 @@ class _Member:
                 whole = self._whole(file)
                 yield from (whole[start : start + size] for start in range(0, count, size))
                 return
-            _header(file)
+            arrays.header(file)
             for start in range(0, count, size):
                 some = min(size, count - start)
                 read = file.read(some * row_bytes)
@@ -262,7 +263,7 @@ class _Member:
         size = self.dtype.itemsize * math.prod(self.shape)
         if size > self._stored_bytes:
             raise ValueError(f"it ends too early for its shape {self.shape}")
-        allowed = data.allowed_bytes(0)
+        allowed = allowed_bytes(0)
         require(
             size <= allowed,
             f"{self._name!r} in {self._path} is stored by columns, {size / _GIB:.1f} GiB of "
@@ -279,20 +280,6 @@ class _Member:
         else:
             with zipfile.ZipFile(self._path) as archive, archive.open(f"{self._name}.npy") as file:
                 yield file
-
-
-def _header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
-    """Shape, whether the first index runs fastest, and type of the array that follows."""
-    version = np.lib.format.read_magic(file)
-    if version == (1, 0):
-        header = np.lib.format.read_array_header_1_0(file)
-    elif version == (2, 0):
-        header = np.lib.format.read_array_header_2_0(file)
-    else:
-        raise ValueError(f"it is of version {version}")
-    if header[2].hasobject:
-        raise ValueError("it holds Python objects")
-    return header
 
 
 def _chosen(names: list[str], expected: _Expected, chosen: str, path: Path) -> str:
@@ -338,18 +325,6 @@ def _require_unit(rows: np.ndarray, said: str) -> None:
         bool(lowest >= 0 and highest <= 1),
         f"the images {said} reach from {lowest:g} to {highest:g}; floats must lie in [0, 1]",
     )
-
-
-def _require_finite(rows: np.ndarray, first_row: int, said: str) -> None:
-    """Raises UserError with the first number that is none, its row and column."""
-    broken = np.argwhere(~np.isfinite(rows))
-    if len(broken):
-        row, *rest = broken[0].tolist()
-        column = rest[0] if len(rest) == 1 else tuple(rest)
-        raise UserError(
-            f"{said} holds {rows[row, *rest]} in row {first_row + row}, column {column}, counted "
-            "from 0; only finite numbers of float32 are taken"
-        )
 
 
 def _table(path: Path, expected: _Expected, training: Training, label_column: str) -> Input:

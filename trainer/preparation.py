@@ -13,6 +13,7 @@ import numpy as np
 
 from trainer import data, idx, outputs, pictures, places, tfds_sets
 from trainer.errors import require
+from trainer.examples import Images, to_unit
 
 _VALIDATION_FRACTION = 0.05  # as configs/base.py has it, and so most runs
 _OWN_KINDS = ("digits", "noise", "arrays", "images", "table")
@@ -120,7 +121,7 @@ def _described(dataset: data.Dataset) -> dict[str, str]:
     return rows
 
 
-def _range(parts: tuple[data.Images, ...]) -> str:
+def _range(parts: tuple[Images, ...]) -> str:
     """The least and the largest number, mean and deviation."""
     dtype = parts[0].images.dtype
     blocks = [
@@ -143,7 +144,7 @@ def _range(parts: tuple[data.Images, ...]) -> str:
     )
 
 
-def _blocks(part: data.Images) -> Iterator[np.ndarray]:
+def _blocks(part: Images) -> Iterator[np.ndarray]:
     for start in range(0, len(part), _ROWS):
         yield part.images[start : start + _ROWS]
 
@@ -161,4 +162,4 @@ def _draw(dataset: data.Dataset, name: str, path: Path) -> None:
         images = images[np.argsort(labels, kind="stable")]
     step = -(-max(images.shape[1:3]) // _SHEET_PIXELS)
     images = images[:, ::step, ::step]
-    outputs.write_picture(path, pictures.grid(data.to_unit(images), _SHEET_COLUMNS))
+    outputs.write_picture(path, pictures.grid(to_unit(images), _SHEET_COLUMNS))

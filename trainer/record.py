@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 
 from trainer import checkpoints, data, models, pictures, positions, replicas, workdir
 from trainer.errors import Preempted
+from trainer.examples import to_unit
 from trainer.goodput import Clock
 from trainer.progress import Progress
 from trainer.spikes import Spike
@@ -165,7 +166,7 @@ class Record:
     def _pictures(self) -> dict[str, np.ndarray]:
         fitting = _MOST_SHOWN_NUMBERS // math.prod(self._dataset.image_shape)
         count = max(pictures.COLUMNS, min(_MOST_SHOWN, fitting))
-        images = data.to_unit(self._dataset.validation.images[:count])
+        images = to_unit(self._dataset.validation.images[:count])
         rows = self._model.rows(images[: pictures.COLUMNS], self._noise(pictures.COLUMNS))
         own = self._model.validation_pictures(images, self._noise(count))
         return {"reconstructions": pictures.reconstructions(rows), **own}

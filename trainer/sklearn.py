@@ -17,7 +17,7 @@ from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, Transfo
 from sklearn.utils import assert_all_finite, check_array, check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from trainer import checkpoints, config_names, data, models, replicas, workdir
+from trainer import checkpoints, config_names, data, models, replicas, sources, workdir
 from trainer.errors import Preempted, UserError, require
 from trainer.train import train
 
@@ -171,7 +171,7 @@ class AutoencoderTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         named = self.config
         config = config_names.load(named) if isinstance(named, str) else copy.deepcopy(named)
         config.seed = seed
-        config.data.name = data.MEMORY
+        config.data.name = sources.MEMORY
         config.data.standardise = self.standardise
         config.data.validation_fraction = max(config.data.validation_fraction, 1 / count)
         config.pictures = self.workdir is not None
@@ -185,8 +185,8 @@ class AutoencoderTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         }
         settings = {key: value for key, value in settings.items() if value is not None}
         settings |= self.overrides or {}
-        name = settings.get("data.name", data.MEMORY)
-        require(name == data.MEMORY, f"data.name={name!r} is not allowed; the data are X")
+        name = settings.get("data.name", sources.MEMORY)
+        require(name == sources.MEMORY, f"data.name={name!r} is not allowed; the data are X")
         _set(config, settings)
         return config
 

@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 
 from trainer import checkpoints, cluster, data, models, optimizers, replicas, settings, workdir
 from trainer.errors import NonFiniteError, Preempted, require, require_at_least, require_choice
+from trainer.examples import Records
 from trainer.goodput import Clock
 from trainer.pace import Pace, cadences, due, step_ranges
 from trainer.profiling import Profile
@@ -464,7 +465,7 @@ def _print_plan(
     for network in (model.encoder, model.decoder):
         network.summary(line_length=80)
     placed = "on the device" if steps.holds_images else "on the host"
-    if isinstance(dataset.train.images, data.Records):
+    if isinstance(dataset.train.images, Records):
         placed = "in their files"
     examples = "images" if len(dataset.image_shape) > 1 else "vectors"
     print(

@@ -10,6 +10,7 @@ import tensorflow as tf
 from benchmarks.nets import IMAGE_SHAPE
 from benchmarks.sides import clock
 from trainer import data, models, replicas
+from trainer.examples import empty
 from trainer.train import make_steps
 from trainer.workers import Workers
 
@@ -20,7 +21,7 @@ _IMAGES_A_CALL = 16_384
 
 def measure(way: str, net: str, batch_size: int, seconds: float) -> float:
     """Images per second of `trainer`, or of one of its executions where the way names it."""
-    images = data.empty((clock.IMAGES, *IMAGE_SHAPE))
+    images = empty((clock.IMAGES, *IMAGE_SHAPE))
     images[:] = clock.images()
     training = Training(net, batch_size, images, execution=way.partition("_")[2])
     return clock.rate(training.call, training.images_a_call, seconds)
