@@ -161,9 +161,10 @@ def probe_accuracy(
 
 
 def print_table(metrics: dict[str, Any], folder: str) -> None:
-    """Prints the metrics, one a line, and where the files are."""
+    """Prints the metrics, one a line, but for the goodput's shares, and where the files are."""
     for name, value in metrics.items():
-        print(f"{name:>22}  {_words(value)}")
+        if not name.startswith("goodput/"):  # which the training has printed
+            print(f"{name:>22}  {_words(value)}")
     print(f"\nmetrics    {Path(folder) / workdir.METRICS}\npictures   {Path(folder)}/*.png")
 
 
