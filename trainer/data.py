@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from trainer import positions, sources
 from trainer.errors import UserError, require, require_at_least, require_choice
-from trainer.examples import BLOCK_ROWS, Images, Records, blocks, empty, to_unit
+from trainer.examples import BLOCK_ROWS, Images, Records, blocks, empty, to_unit, untuned
 
 _SPLIT_SEED = 0  # every run, whatever its seed, is validated and tested on the same images
 _TEST_FRACTION = 0.2  # cut from the training images where a data set brings no test images
@@ -217,7 +217,7 @@ def batches(
 
     # Not from_generator: while one is open, XLA's loops run at two thirds of their speed on a CPU.
     calls = tf.data.Dataset.range(sys.maxsize).map(call)
-    return calls.take_while(lambda _, count, __: count > 0).prefetch(2)
+    return untuned(calls.take_while(lambda _, count, __: count > 0).prefetch(2))
 
 
 def scaling_of(inputs: Mapping[str, list]) -> Scaling | None:

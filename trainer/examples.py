@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 import psutil
+import tensorflow as tf
 
 BLOCK_ROWS = 4096  # read, moved or made at a time
 GIB = 2**30
@@ -91,3 +92,13 @@ def empty(shape: tuple[int, ...], dtype: type = np.uint8) -> np.ndarray:
 def allowed_bytes(memory_gib: float) -> float:
     """What images may fill of the host's memory, as `load` takes it."""
     return memory_gib * GIB or _MEMORY_SHARE * psutil.virtual_memory().available
+
+
+def untuned(dataset: tf.data.Dataset) -> tf.data.Dataset:
+    """The same without tf.data's tuner, for whose thread an iterator may wait a minute at its end.
+
+    That thread sleeps twice as long each time, and may miss that it is to stop.
+    """
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    return dataset.with_options(options)

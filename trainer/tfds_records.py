@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from trainer import tfds_sets
 from trainer.errors import UserError, require
-from trainer.examples import BLOCK_ROWS, GIB, Images, Records, allowed_bytes, empty
+from trainer.examples import BLOCK_ROWS, GIB, Images, Records, allowed_bytes, empty, untuned
 
 
 def read(
@@ -157,7 +157,7 @@ def _tfrecord_blocks(builder, split: str, image_shape: tuple[int, int, int]) -> 
         return images, examples.get("label", 0)
 
     files = tf.data.TFRecordDataset([str(path) for path in builder.info.splits[split].filepaths])
-    yield from files.batch(256).map(block, tf.data.AUTOTUNE).as_numpy_iterator()
+    yield from untuned(files.batch(256).map(block, os.cpu_count())).as_numpy_iterator()
 
 
 def _is_labelled(builder) -> bool:
