@@ -66,7 +66,8 @@ class _ConfigParser(ConfigFileFlagParser):
     """Takes `conv` for the file of that name, wherever the configs are installed."""
 
     def parse(self, path: str) -> ConfigDict:
-        named = path.isidentifier() and not Path(path).exists()
+        # A folder of that name is no config: runs are often called after theirs.
+        named = path.replace("-", "_").isidentifier() and not Path(path).is_file()
         return super().parse(str(config_names.path(path)) if named else path)
 
 
