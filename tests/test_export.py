@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from configs import base
 from tests.all_configs import CONFIGS, load_config
-from trainer import cards, data, exporting, models, stock, workdir
+from trainer import cards, data, exporting, files, models, stock, workdir
 from trainer.errors import ExportError, UserError
 from trainer.evaluation import evaluate
 from trainer.exporting import FORMATS, export
@@ -269,7 +269,7 @@ def test_the_card_tells_the_run_and_its_metrics_if_they_are_of_the_checkpoint(ma
     assert card["config"]["model.code_size"] == 3
     assert card["data"]["fingerprint"] == workdir.read(run).data_fingerprint
     assert f"| mse | {metrics['mse']:.5g} |" in (tmp_path / "measured/README.md").read_text()
-    workdir.write_json(run / workdir.METRICS, metrics | {"step": 1})
+    files.write_json(run / workdir.METRICS, metrics | {"step": 1})
     assert export(str(run), str(tmp_path / "other"), formats=["keras"])["metrics"] == {}
     assert "was not measured" in (tmp_path / "other/README.md").read_text()
 

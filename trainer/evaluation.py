@@ -15,7 +15,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from trainer import data, goodput, models, pictures, projector, replicas, trained, workdir
+from trainer import data, files, goodput, models, pictures, projector, replicas, trained, workdir
 from trainer.positions import Noise
 from trainer.summaries import TEST, Summaries
 
@@ -85,8 +85,8 @@ def evaluate(folder: str, which: str = "last") -> dict[str, Any]:
     shown = test[: pictures.COLUMNS]
     noise = Noise(seed, 0, len(shown), stream="evaluation")
     rows, own = model.rows(shown, noise), model.own_pictures(measured, metrics)
-    with workdir.replacing(path) as aside:
-        workdir.write_json(aside / workdir.METRICS, metrics)
+    with files.replacing(path) as aside:
+        files.write_json(aside / workdir.METRICS, metrics)
         imsave(aside / PICTURE, pictures.reconstructions(rows))
         for name, picture in own.items():
             imsave(aside / f"{name}.png", picture)

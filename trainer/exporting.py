@@ -22,8 +22,8 @@ from trainer import (
     cards,
     data,
     export_check,
+    files,
     models,
-    outputs,
     places,
     replicas,
     stock,
@@ -86,7 +86,7 @@ def export(
         stock.decoder(model, run.scaling),
     )
     try:
-        with outputs.beside(target) as aside:
+        with files.beside(target) as aside:
             made = aside / "export"
             made.mkdir()
             _write(made, aside, formats, networks, model, run.config.seed)
@@ -94,7 +94,7 @@ def export(
             reference = _reference(run, model, dtype)
             differences = _compare(made, reference, kept, aside)
             card = _card(run, Path(folder), model, dtype, differences)
-            workdir.write_json(made / cards.CARD, card)
+            files.write_json(made / cards.CARD, card)
             (made / cards.README).write_text(cards.readme(card))
             if target.exists():
                 target.rename(aside / "replaced")

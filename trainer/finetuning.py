@@ -16,6 +16,7 @@ from trainer import (
     checkpoints,
     data,
     evaluation,
+    files,
     models,
     optimizers,
     positions,
@@ -165,9 +166,9 @@ def finetune(
         "patience_epochs": patience_epochs,
         "training_seconds": seconds,
     }
-    with workdir.replacing(path) as aside:
+    with files.replacing(path) as aside:
         metrics["weights_sha256"] = checkpoints.write(aside / f"{name}.npz", best.weights)
-        workdir.write_json(aside / f"{name}.json", metrics)
+        files.write_json(aside / f"{name}.json", metrics)
     return metrics
 
 
