@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from configs import base
 from tests.all_configs import CONFIGS, load_config
+from tests.test_replacing import refuse_to_place
 from trainer import cards, data, exporting, files, models, stock, workdir
 from trainer.errors import ExportError, UserError
 from trainer.evaluation import evaluate
@@ -285,6 +286,19 @@ def test_an_export_is_replaced_whole_and_only_when_told(make_run, tmp_path):
     assert card_of(folder) == before
     export(run, str(folder), formats=["litert"], overwrite=True)
     assert {path.name for path in folder.iterdir()} == {"model.tflite", "card.json", "README.md"}
+    assert list(tmp_path.iterdir()) == [folder]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("unchecked")
+def test_an_export_that_cannot_be_placed_leaves_the_one_before(make_run, tmp_path, monkeypatch):
+    run, folder = str(make_run("dense")), tmp_path / "out"
+    export(run, str(folder), formats=["keras"])
+    before = card_of(folder)
+    refuse_to_place(folder, monkeypatch)
+    with pytest.raises(UserError, match="cannot be written: No space left"):
+        export(run, str(folder), formats=["litert"], overwrite=True)
+    assert card_of(folder) == before
     assert list(tmp_path.iterdir()) == [folder]
 
 

@@ -2,6 +2,7 @@
 
 import errno
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -46,6 +47,37 @@ def test_nothing_is_replaced_unless_all_is_written(tmp_path):
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {
         "metrics.json": "before"
     }
+
+
+def test_a_folder_that_cannot_be_placed_leaves_the_one_before(tmp_path, monkeypatch):
+    (tmp_path / "test").mkdir()
+    (tmp_path / "test" / "before").touch()
+    (tmp_path / "metrics.json").write_text("before")
+    refuse_to_place(tmp_path / "test", monkeypatch)
+    with (
+        pytest.raises(StorageError, match="cannot be written: No space left"),
+        files.replacing(tmp_path) as aside,
+    ):
+        (aside / "test").mkdir()
+        (aside / "metrics.json").write_text("after")
+    assert [path.name for path in (tmp_path / "test").iterdir()] == ["before"]
+    assert {path.name for path in tmp_path.iterdir()} == {"test", "metrics.json"}
+    assert (tmp_path / "metrics.json").read_text() == "before"
+
+
+def refuse_to_place(place, monkeypatch):
+    """Has the system refuse, once, to move anything to a place."""
+    refused = []
+    for method in ("rename", "replace"):
+        original = getattr(Path, method)
+
+        def moved(path, target, original=original):
+            if Path(target) == place and not refused:
+                refused.append(path)
+                full()
+            return original(path, target)
+
+        monkeypatch.setattr(Path, method, moved)
 
 
 @pytest.mark.slow

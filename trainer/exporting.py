@@ -96,9 +96,7 @@ def export(
             card = _card(run, Path(folder), model, dtype, differences)
             files.write_json(made / cards.CARD, card)
             (made / cards.README).write_text(cards.readme(card))
-            if target.exists():
-                target.rename(aside / "replaced")
-            made.rename(target)
+            files.put(made, target, aside / "before")
     except OSError as error:
         raise UserError(
             f"output={output!r} cannot be written: {error.strerror or error}"

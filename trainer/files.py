@@ -78,7 +78,8 @@ def replacing(workdir: Path) -> Iterator[Path]:
     JSON comes last, since it tells of the others.
 
     Raises:
-      StorageError: one of them cannot be written; what was there before still is.
+      StorageError: one of them cannot be written, and what was there in its place still is; those
+        placed before it stay, and none is half written.
     """
     with (
         writing(f"what is to be kept in {workdir}"),
@@ -88,7 +89,4 @@ def replacing(workdir: Path) -> Iterator[Path]:
         aside.mkdir()
         yield aside
         for made in sorted(aside.iterdir(), key=lambda path: path.suffix == ".json"):
-            place = workdir / made.name
-            if place.is_dir():
-                place.rename(Path(folder, made.name))
-            made.replace(place)
+            put(made, workdir / made.name, Path(folder, made.name))
