@@ -11,7 +11,7 @@ TRAINER = Path(__file__).parent.parent / "trainer"
 MAY_IMPORT = {
     "__init__": {"quiet", "sklearn"},
     "__main__": {"cli", "train"},
-    "cli": {"config_names", "errors", "quiet", "workdir"},
+    "cli": {"config_names", "errors", "places", "quiet", "workdir"},
     "errors": set(),
     "config_names": {"errors"},
     "places": {"errors"},
@@ -25,7 +25,7 @@ MAY_IMPORT = {
     "projector": {"pictures"},
     "summaries": {"errors"},
     "checkpoints": {"errors"},
-    "checkpoints.__main__": {"checkpoints", "cli", "errors", "workdir"},
+    "checkpoints.__main__": {"checkpoints", "cli", "errors", "places", "workdir"},
     "workdir": {"errors", "files", "locks"},
     "goodput": {"files"},
     "optimizers": {"errors"},
@@ -47,7 +47,7 @@ MAY_IMPORT = {
     },
     "train": {
         *("checkpoints", "cluster", "data", "errors", "goodput", "models", "optimizers"),
-        *("pace", "profiling", "record", "replicas", "settings", "spikes", "stopping"),
+        *("pace", "places", "profiling", "record", "replicas", "settings", "spikes", "stopping"),
         "summaries",
         *("workdir", "workers"),
     },
@@ -65,8 +65,8 @@ MAY_IMPORT = {
     },
     "evaluate": {"cli", "evaluation"},
     "evaluation": {
-        *("data", "files", "goodput", "models", "pictures", "positions", "projector"),
-        *("replicas", "summaries", "trained", "workdir"),
+        *("data", "files", "goodput", "models", "pictures", "places", "positions"),
+        *("projector", "replicas", "summaries", "trained", "workdir"),
     },
     "export": {"cards", "cli", "exporting", "places"},
     "exporting": {
@@ -80,7 +80,7 @@ MAY_IMPORT = {
     "finetune": {"cli", "finetuning"},
     "finetuning": {
         *("checkpoints", "data", "errors", "evaluation", "files", "models", "optimizers"),
-        *("positions", "replicas", "trained", "workdir"),
+        *("places", "positions", "replicas", "trained", "workdir"),
     },
     "prepare": {"cli", "errors", "places", "preparation"},
     "preparation": {"data", "errors", "idx", "outputs", "pictures", "places", "tfds_sets"},
@@ -90,11 +90,11 @@ MAY_IMPORT = {
         "workdir",
     },
     "sklearn": {
-        *("checkpoints", "config_names", "data", "errors", "models", "replicas", "train"),
-        *("workdir",),
+        *("checkpoints", "config_names", "data", "errors", "models", "places", "replicas"),
+        *("train", "workdir"),
     },
     "settings": {"data", "errors"},
-    "trained": {"checkpoints", "data", "errors", "models", "replicas", "workdir"},
+    "trained": {"checkpoints", "data", "errors", "models", "places", "replicas", "workdir"},
 }
 FILES = sorted(TRAINER.rglob("*.py"))
 LAUNCHERS = sorted((TRAINER.parent / "launch").glob("*.py"))
@@ -140,4 +140,4 @@ def test_a_launcher_imports_nothing_that_needs_tensorflow(path):
     names = [name.split(".") for name in imports(path)]
     assert not {"keras", "tensorflow"} & {name[0] for name in names}
     own = {name[1] for name in names if name[0] == "trainer"}
-    assert own <= {"cluster", "comparison", "errors", "workdir"}
+    assert own <= {"cluster", "comparison", "errors", "places", "workdir"}

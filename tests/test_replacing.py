@@ -67,7 +67,7 @@ def test_a_folder_that_cannot_be_placed_leaves_the_one_before(tmp_path, monkeypa
 
 def refuse_to_place(place, monkeypatch):
     """Has the system refuse, once, to move anything to a place."""
-    refused = []
+    refused: list[Path] = []
     for method in ("rename", "replace"):
         original = getattr(Path, method)
 

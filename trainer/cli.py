@@ -73,9 +73,9 @@ class _ConfigParser(ConfigFileFlagParser):
 
 def check_run() -> None:
     """Raises UserError unless --workdir holds a run; needs no TensorFlow."""
-    from trainer import workdir
+    from trainer import places, workdir
 
-    workdir.read(Path(workdir_flag().value))
+    workdir.read(places.path_of(workdir_flag().value))
 
 
 def run(main: Callable[[], None], check: Callable[[], None] = lambda: None) -> None:

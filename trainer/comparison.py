@@ -75,7 +75,7 @@ def find(names: Sequence[str]) -> tuple[list[Path], list[Path]]:
     require(bool(names), "name the workdirs to compare, or folders that hold them, as runs/*")
     runs: dict[Path, Path] = {}
     others = []
-    for path in map(Path, names):
+    for path in map(places.path_of, names):
         require(path.exists(), f"{path} does not exist")
         if not path.is_dir():
             others.append(path)

@@ -1,7 +1,6 @@
 """Examples through a trained model, as a stream: to codes, back from them, or to and fro."""
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
@@ -97,7 +96,7 @@ def decode(
       UserError: as `encode`.
     """
     places.check_stream(source, output, overwrite=overwrite)
-    run = trained.load_model(Path(folder), which)
+    run = trained.load_model(folder, which)
     _check_examples(output, run)
     codes = inputs.codes(places.path_of(source), run.model.code_size, array=array)
     _, to_examples = _networks(run.model, batch_size)
@@ -155,9 +154,9 @@ def _open(
     if source in places.PARTS:
         for name, flag in {"array": array, "label_column": label_column, "resize": resize}.items():
             require(not flag, f"{name}={flag!r} is not for input={source!r}, the run's own data")
-        whole = trained.load(Path(folder), which)
+        whole = trained.load(folder, which)
         return whole, inputs.of_part(whole.dataset, source)
-    run = trained.load_model(Path(folder), which)
+    run = trained.load_model(folder, which)
     own = run.config.data
     training = inputs.Training(
         own.get("fit", "stretch"),

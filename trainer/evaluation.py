@@ -15,7 +15,18 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from trainer import data, files, goodput, models, pictures, projector, replicas, trained, workdir
+from trainer import (
+    data,
+    files,
+    goodput,
+    models,
+    pictures,
+    places,
+    projector,
+    replicas,
+    trained,
+    workdir,
+)
 from trainer.positions import Noise
 from trainer.summaries import TEST, Summaries
 
@@ -45,7 +56,7 @@ def evaluate(folder: str, which: str = "last") -> dict[str, Any]:
       UserError: the workdir holds no run that can be read, or its data are not what they were.
       StorageError: it cannot be written; what was measured before is still there.
     """
-    path = Path(folder)
+    path = places.path_of(folder)
     run = trained.load(path, which)
     model, dataset, seed = run.model, run.dataset, run.config.seed
 

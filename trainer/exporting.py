@@ -76,7 +76,7 @@ def export(
             f"formats=onnx needs {', '.join(missing)}: pip install 'autoencoder-trainer[onnx]'",
         )
     target = places.check_folder(output, cards.CARD, overwrite=overwrite)
-    run = trained.load_model(Path(folder), which)
+    run = trained.load_model(folder, which)
     model = run.model
     if run.config.precision != "float32":
         model = _in_float32(run)
@@ -93,7 +93,7 @@ def export(
             kept = [name for name in FORMATS if name in formats]
             reference = _reference(run, model, dtype)
             differences = _compare(made, reference, kept, aside)
-            card = _card(run, Path(folder), model, dtype, differences)
+            card = _card(run, places.path_of(folder), model, dtype, differences)
             files.write_json(made / cards.CARD, card)
             (made / cards.README).write_text(cards.readme(card))
             files.put(made, target, aside / "before")

@@ -19,6 +19,7 @@ from trainer import (
     files,
     models,
     optimizers,
+    places,
     positions,
     replicas,
     trained,
@@ -91,7 +92,7 @@ def finetune(
     _check(num_epochs, learning_rate, patience_epochs, labels)
 
     # 1. The run, and the labels.
-    path = Path(folder)
+    path = places.path_of(folder)
     run = trained.load(path, which)
     config = run.config
     if config.deterministic:

@@ -14,7 +14,7 @@ FOLDER = "/"  # the suffix, so to say, of a folder of pictures
 PARTS = ("train", "validation", "test")  # of the run's own data, that an input may be
 
 
-def path_of(text: str) -> Path:
+def path_of(text: str | Path) -> Path:
     """The path that a user means, from a home folder on where it begins with ~.
 
     Raises:
@@ -24,9 +24,9 @@ def path_of(text: str) -> Path:
         path = Path(text).expanduser()
         path.exists()
     except RuntimeError as error:
-        raise UserError(f"{text!r} is no path: nobody has that home folder") from error
+        raise UserError(f"{str(text)!r} is no path: nobody has that home folder") from error
     except OSError as error:
-        raise UserError(f"{text!r} cannot be looked for: {error.strerror}") from error
+        raise UserError(f"{str(text)!r} cannot be looked for: {error.strerror}") from error
     return path
 
 
@@ -89,7 +89,7 @@ def check_files(folder: str | Path, names: Sequence[str], *, overwrite: bool) ->
     Raises:
       UserError: one of them is there, or what is there is no folder.
     """
-    path = path_of(str(folder))
+    path = path_of(folder)
     require(
         not os.path.lexists(path) or path.is_dir(),
         f"output={str(path)!r} is a file; it must name a folder",

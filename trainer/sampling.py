@@ -28,7 +28,7 @@ def sample(
     """
     require_at_least("n", count, 1)
     target = places.check_files(output or folder, workdir.SAMPLES, overwrite=overwrite)
-    run = trained.load_model(Path(folder), which)
+    run = trained.load_model(folder, which)
     drawn = run.model.prior_codes(Noise(run.config.seed, 0, count, stream="evaluation"))
     if drawn is None:
         raise UserError(f"{folder} holds a {run.config.model.name!r}, which has no prior to sample")
