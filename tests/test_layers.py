@@ -86,8 +86,8 @@ MAY_IMPORT = {
     "preparation": {"data", "errors", "idx", "outputs", "pictures", "places", "tfds_sets"},
     "sample": {"cli", "places", "sampling", "workdir"},
     "sampling": {
-        *("errors", "outputs", "pictures", "places", "positions", "replicas", "trained"),
-        "workdir",
+        *("errors", "outputs", "pictures", "places", "positions", "progress", "replicas"),
+        *("trained", "workdir"),
     },
     "sklearn": {
         *("checkpoints", "config_names", "data", "errors", "models", "places", "replicas"),

@@ -5,6 +5,7 @@ TensorFlow, so that a mistake is told before that is imported.
 """
 
 import os
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -116,6 +117,17 @@ def check_folder(output: str, mark: str, *, overwrite: bool) -> Path:
         f"output={str(path)!r} is no export: there is no {mark} in it; it is not replaced",
     )
     return path
+
+
+def require_room(name: str, folder: Path, needed_bytes: int) -> None:
+    """Raises UserError where the disk of a folder, which need not be there, has less room."""
+    there = next(place for place in (folder, *folder.parents) if place.exists())
+    free_bytes = shutil.disk_usage(there).free
+    require(
+        needed_bytes <= free_bytes,
+        f"{name} is not allowed: it takes {needed_bytes // 2**20:,} MiB, of which the disk of "
+        f"{there} has {free_bytes // 2**20:,}",
+    )
 
 
 def check_picture(flag: str, output: str, *, overwrite: bool) -> None:
