@@ -15,7 +15,7 @@ from absl import flags
 from launch import command, grids
 from launch.jobs import Job, work_off
 from launch.processes import received_signals, say, shares, visible_gpus
-from trainer import comparison, workdir
+from trainer import comparison, places, workdir
 from trainer.errors import Preempted, UserError, require
 
 _MODULE = (sys.executable, "-m")
@@ -45,7 +45,7 @@ def main(trainer_flags: list[str]) -> int:
     on_cpu = (command.value_of(trainer_flags, "config.strategy") or "").startswith("cpu:")
     environments = shares([] if on_cpu else visible_gpus(), _PARALLEL.value, "parallel")
 
-    folder = Path(command.value_of(trainer_flags, "workdir") or "")
+    folder = places.path_of(command.value_of(trainer_flags, "workdir") or "")
     runs = {name: folder / name for name in settings}
     jobs = [Job(name, _commands(trainer_flags, runs[name], settings[name])) for name in runs]
     with received_signals() as received:

@@ -13,7 +13,7 @@ import pytest
 import tensorflow as tf
 
 from configs import dense
-from trainer import checkpoints, workdir
+from trainer import checkpoints, files, workdir
 from trainer.errors import StorageError, UserError
 
 
@@ -245,7 +245,7 @@ def test_a_run_of_before_there_were_ids_goes_on_without(tmp_path):
     begun(tmp_path)
     description = json.loads((tmp_path / "config.json").read_text())
     assert description.pop("run_id")
-    workdir.write_json(tmp_path / "config.json", description)
+    files.write_json(tmp_path / "config.json", description)
     assert begun(tmp_path) is None
     save(tmp_path / "checkpoints", 1)
     path = tmp_path / "checkpoints" / "step-0000000001" / "manifest.json"

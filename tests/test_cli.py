@@ -60,6 +60,7 @@ def run(*arguments):
         (["--config=tests/__init__.py", "--workdir=w"], "get_config"),
         (["--config=LICENSE", "--workdir=w"], "LICENSE"),
         (["--config=dens", "--workdir=w"], "config='dens' is not known; allowed: concrete"),
+        (["--config=deep-conv", "--workdir=w"], "config='deep-conv' is not known; allowed: concre"),
     ],
 )
 def test_a_wrong_flag_gets_one_line_and_status_2(arguments, message):
@@ -70,14 +71,16 @@ def test_a_wrong_flag_gets_one_line_and_status_2(arguments, message):
     assert not (ROOT / "w").exists()
 
 
-def test_a_config_is_found_by_its_name_from_anywhere(tmp_path):
+@pytest.mark.parametrize("workdir", ["w", "vae"])
+def test_a_config_is_found_by_its_name_from_anywhere(tmp_path, workdir):
+    (tmp_path / workdir).mkdir()  # as the run before has made it
     command = [
         sys.executable,
         "-m",
         "trainer",
         "--config=vae",
         "--config.data.name=none",
-        "--workdir=w",
+        f"--workdir={workdir}",
     ]
     result = subprocess.run(
         command,

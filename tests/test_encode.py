@@ -789,3 +789,11 @@ def test_a_table_is_read_in_less_memory_than_it_has_numbers(tmp_path):
     before = pa.total_allocated_bytes()
     blocks = inputs.examples(tmp_path / "rows.parquet", (FEATURES,)).blocks(512)
     assert max(pa.total_allocated_bytes() - before for _ in blocks) < rows.nbytes / 2
+
+
+def test_a_batch_is_no_larger_than_what_there_is_to_encode(image_run, tmp_path):
+    np.save(tmp_path / "images.npy", pixels(0, (9, SIDE, SIDE)))
+    source, codes, back = (str(tmp_path / f"{name}.npy") for name in ("images", "codes", "back"))
+    assert encode(image_run, source, codes, batch_size=10**9) == 9
+    assert decode(image_run, codes, back, batch_size=10**9) == 9
+    assert denoise(image_run, source, back, batch_size=10**9, overwrite=True) == 9

@@ -13,7 +13,8 @@ import tensorflow as tf
 
 from configs import base
 from tests.all_configs import CONFIGS, load_config
-from trainer import cards, data, exporting, models, stock, workdir
+from tests.test_replacing import refuse_to_place
+from trainer import cards, data, exporting, files, models, stock, workdir
 from trainer.errors import ExportError, UserError
 from trainer.evaluation import evaluate
 from trainer.examples import to_unit
@@ -270,7 +271,7 @@ def test_the_card_tells_the_run_and_its_metrics_if_they_are_of_the_checkpoint(ma
     assert card["config"]["model.code_size"] == 3
     assert card["data"]["fingerprint"] == workdir.read(run).data_fingerprint
     assert f"| mse | {metrics['mse']:.5g} |" in (tmp_path / "measured/README.md").read_text()
-    workdir.write_json(run / workdir.METRICS, metrics | {"step": 1})
+    files.write_json(run / workdir.METRICS, metrics | {"step": 1})
     assert export(str(run), str(tmp_path / "other"), formats=["keras"])["metrics"] == {}
     assert "was not measured" in (tmp_path / "other/README.md").read_text()
 
@@ -286,6 +287,19 @@ def test_an_export_is_replaced_whole_and_only_when_told(make_run, tmp_path):
     assert card_of(folder) == before
     export(run, str(folder), formats=["litert"], overwrite=True)
     assert {path.name for path in folder.iterdir()} == {"model.tflite", "card.json", "README.md"}
+    assert list(tmp_path.iterdir()) == [folder]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("unchecked")
+def test_an_export_that_cannot_be_placed_leaves_the_one_before(make_run, tmp_path, monkeypatch):
+    run, folder = str(make_run("dense")), tmp_path / "out"
+    export(run, str(folder), formats=["keras"])
+    before = card_of(folder)
+    refuse_to_place(folder, monkeypatch)
+    with pytest.raises(UserError, match="cannot be written: No space left"):
+        export(run, str(folder), formats=["litert"], overwrite=True)
+    assert card_of(folder) == before
     assert list(tmp_path.iterdir()) == [folder]
 
 

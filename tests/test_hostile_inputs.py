@@ -34,7 +34,18 @@ from tests.hostile import (
     try_many,
 )
 from tests.runs import found
-from trainer import arrays, checkpoints, cli, data, idx, image_folders, inputs, tables, workdir
+from trainer import (
+    arrays,
+    checkpoints,
+    cli,
+    data,
+    files,
+    idx,
+    image_folders,
+    inputs,
+    tables,
+    workdir,
+)
 from trainer.errors import UserError
 from trainer.goodput import FILE as GOODPUT
 from trainer.goodput import Clock
@@ -170,7 +181,7 @@ def run(tmp_path):
         state = {"model/kernel": np.ones(3, np.float32)}
         folder, run_id = tmp_path / workdir.CHECKPOINTS, workdir.run_id(tmp_path)
         checkpoints.save(folder, step, state, validation_loss=0.5, keep=3, run_id=run_id)
-    workdir.write_json(tmp_path / workdir.METRICS, {"step": 4, "mse": 0.5})
+    files.write_json(tmp_path / workdir.METRICS, {"step": 4, "mse": 0.5})
     Clock().write(tmp_path)
     return tmp_path
 

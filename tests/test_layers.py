@@ -11,7 +11,7 @@ TRAINER = Path(__file__).parent.parent / "trainer"
 MAY_IMPORT = {
     "__init__": {"quiet", "sklearn"},
     "__main__": {"cli", "train"},
-    "cli": {"config_names", "errors", "quiet", "workdir"},
+    "cli": {"config_names", "errors", "places", "quiet", "workdir"},
     "errors": set(),
     "config_names": {"errors"},
     "places": {"errors"},
@@ -25,9 +25,9 @@ MAY_IMPORT = {
     "projector": {"pictures"},
     "summaries": {"errors"},
     "checkpoints": {"errors"},
-    "checkpoints.__main__": {"checkpoints", "cli", "errors", "workdir"},
-    "workdir": {"errors", "locks"},
-    "goodput": {"workdir"},
+    "checkpoints.__main__": {"checkpoints", "cli", "errors", "places", "workdir"},
+    "workdir": {"errors", "files", "locks"},
+    "goodput": {"files"},
     "optimizers": {"errors"},
     "arrays": {"errors"},
     "idx": {"errors"},
@@ -45,21 +45,21 @@ MAY_IMPORT = {
     "replicas": {"errors", "models", "positions"},
     "cluster": {"errors"},
     "workers": {"cluster", "errors", "replicas"},
-    "spikes": {"checkpoints", "errors", "workdir", "workers"},
+    "spikes": {"checkpoints", "errors", "files", "workdir", "workers"},
     "record": {
         *("checkpoints", "data", "errors", "examples", "goodput", "models", "pictures"),
         *("positions", "progress", "replicas", "spikes", "summaries", "workdir"),
     },
     "train": {
         *("checkpoints", "cluster", "data", "errors", "examples", "goodput", "models"),
-        *("optimizers", "pace", "profiling", "record", "replicas", "settings", "spikes"),
+        *("optimizers", "pace", "places", "profiling", "record", "replicas", "settings", "spikes"),
         *("stopping", "summaries", "workdir", "workers"),
     },
     "compare": {"cli", "comparison"},
-    "comparison": {"errors", "places", "workdir"},
+    "comparison": {"errors", "files", "places", "workdir"},
     "stream_flags": {"cli", "places"},
     "inputs": {"arrays", "data", "errors", "examples", "image_folders", "places", "tables"},
-    "outputs": {"errors", "places", "tables", "workdir"},
+    "outputs": {"errors", "files", "places", "tables"},
     "encode": {"cli", "encoding", "stream_flags"},
     "decode": {"cli", "encoding", "stream_flags"},
     "denoise": {"cli", "encoding", "stream_flags"},
@@ -69,12 +69,12 @@ MAY_IMPORT = {
     },
     "evaluate": {"cli", "evaluation"},
     "evaluation": {
-        *("data", "examples", "goodput", "models", "pictures", "positions", "projector"),
+        *("examples", "files", "goodput", "models", "pictures", "places", "positions", "projector"),
         *("replicas", "summaries", "trained", "workdir"),
     },
     "export": {"cards", "cli", "exporting", "places"},
     "exporting": {
-        *("cards", "data", "errors", "examples", "export_check", "models", "outputs", "places"),
+        *("cards", "data", "errors", "examples", "export_check", "files", "models", "places"),
         *("positions", "quiet", "replicas", "stock", "trained", "workdir"),
     },
     "export_check": set(),
@@ -82,8 +82,8 @@ MAY_IMPORT = {
     "cards": set(),
     "finetune": {"cli", "finetuning"},
     "finetuning": {
-        *("checkpoints", "data", "errors", "evaluation", "examples", "models", "optimizers"),
-        *("positions", "replicas", "trained", "workdir"),
+        *("checkpoints", "data", "errors", "evaluation", "examples", "files", "models"),
+        *("optimizers", "places", "positions", "replicas", "trained", "workdir"),
     },
     "prepare": {"cli", "errors", "places", "preparation"},
     "preparation": {
@@ -91,15 +91,16 @@ MAY_IMPORT = {
     },
     "sample": {"cli", "places", "sampling", "workdir"},
     "sampling": {
-        *("errors", "outputs", "pictures", "places", "positions", "replicas", "trained"),
-        "workdir",
+        *("errors", "outputs", "pictures", "places", "positions", "progress", "replicas"),
+        *("trained", "workdir"),
     },
     "sklearn": {
-        *("checkpoints", "config_names", "data", "errors", "models", "replicas", "sources"),
-        *("train", "workdir"),
+        *("checkpoints", "config_names", "data", "errors", "models", "places", "replicas"),
+        *("sources", "train", "workdir"),
     },
     "settings": {"data", "errors"},
-    "trained": {"checkpoints", "data", "errors", "models", "replicas", "workdir"},
+    "trained": {"checkpoints", "data", "errors", "models", "places", "replicas", "workdir"},
+    "files": {"errors"},
 }
 FILES = sorted(TRAINER.rglob("*.py"))
 LAUNCHERS = sorted((TRAINER.parent / "launch").glob("*.py"))
@@ -145,4 +146,4 @@ def test_a_launcher_imports_nothing_that_needs_tensorflow(path):
     names = [name.split(".") for name in imports(path)]
     assert not {"keras", "tensorflow"} & {name[0] for name in names}
     own = {name[1] for name in names if name[0] == "trainer"}
-    assert own <= {"cluster", "comparison", "errors", "workdir"}
+    assert own <= {"cluster", "comparison", "errors", "places", "workdir"}

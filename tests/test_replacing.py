@@ -2,12 +2,13 @@
 
 import errno
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from tests.test_finetuning import SETTINGS
-from trainer import evaluation, projector, workdir
+from trainer import evaluation, files, projector
 from trainer.errors import StorageError
 from trainer.evaluation import evaluate
 from trainer.finetuning import finetune
@@ -24,7 +25,7 @@ def full(*_, **__):
 
 def test_files_and_folders_take_the_places_of_those_before(tmp_path):
     for number in (1, 2):
-        with workdir.replacing(tmp_path) as aside:
+        with files.replacing(tmp_path) as aside:
             (aside / "test").mkdir()
             (aside / "test" / str(number)).touch()
             (aside / "metrics.json").write_text(str(number))
@@ -39,13 +40,44 @@ def test_nothing_is_replaced_unless_all_is_written(tmp_path):
     (tmp_path / "metrics.json").write_text("before")
     with (
         pytest.raises(StorageError, match="cannot be written: No space left"),
-        workdir.replacing(tmp_path) as aside,
+        files.replacing(tmp_path) as aside,
     ):
         (aside / "metrics.json").write_text("after")
         full()
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {
         "metrics.json": "before"
     }
+
+
+def test_a_folder_that_cannot_be_placed_leaves_the_one_before(tmp_path, monkeypatch):
+    (tmp_path / "test").mkdir()
+    (tmp_path / "test" / "before").touch()
+    (tmp_path / "metrics.json").write_text("before")
+    refuse_to_place(tmp_path / "test", monkeypatch)
+    with (
+        pytest.raises(StorageError, match="cannot be written: No space left"),
+        files.replacing(tmp_path) as aside,
+    ):
+        (aside / "test").mkdir()
+        (aside / "metrics.json").write_text("after")
+    assert [path.name for path in (tmp_path / "test").iterdir()] == ["before"]
+    assert {path.name for path in tmp_path.iterdir()} == {"test", "metrics.json"}
+    assert (tmp_path / "metrics.json").read_text() == "before"
+
+
+def refuse_to_place(place, monkeypatch):
+    """Has the system refuse, once, to move anything to a place."""
+    refused: list[Path] = []
+    for method in ("rename", "replace"):
+        original = getattr(Path, method)
+
+        def moved(path, target, original=original):
+            if Path(target) == place and not refused:
+                refused.append(path)
+                full()
+            return original(path, target)
+
+        monkeypatch.setattr(Path, method, moved)
 
 
 @pytest.mark.slow
@@ -61,7 +93,7 @@ def test_an_evaluation_and_a_fine_tuning_that_cannot_be_written_leave_all_as_it_
             patch.setattr(module, name, full)
             evaluate(str(tmp_path))
         assert contents(tmp_path) == before
-    for module, name in ((np, "savez"), (workdir, "write_json")):
+    for module, name in ((np, "savez"), (files, "write_json")):
         with monkeypatch.context() as patch, pytest.raises(StorageError, match="No space left"):
             patch.setattr(module, name, full)
             finetune(str(tmp_path), **SETTINGS)

@@ -177,7 +177,7 @@ def test_a_crash_anywhere_in_a_roll_back_changes_no_bit(config, tmp_path, monkey
     train(config, str(tmp_path / "alone"), vectors)
     places = [
         *("checkpoints.find_before", "checkpoints._delete", "checkpoints.delete_after"),
-        "workdir.write_json",  # from where on the first spike is known
+        "files.write_json",  # from where on the first spike is known
         *("checkpoints.restore", "train.forget_after"),  # in the second and in the third
     ]
     for place in places:

@@ -180,6 +180,14 @@ def test_each_run_is_trained_and_evaluated_in_its_folder_and_all_are_compared(sw
     assert cells((sweep.workdir / "compare.md").read_text()) == cells(out)
 
 
+def test_a_sweep_may_lie_at_home(sweep, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    sweep.workdir = "~/sweep"
+    assert sweep.run("--grid=config.seed=0")[0] == 0
+    assert (tmp_path / "sweep" / "seed=0" / "config.json").exists()
+    assert (tmp_path / "sweep" / "compare.md").exists()
+
+
 def test_runs_are_one_after_another_unless_told_otherwise(sweep):
     sweep.run("--grid=config.seed=0,1", gpus="0,1")
     calls = [sweep.seen(m, f"seed={n}")[0] for n in (0, 1) for m in ("trainer", "trainer.evaluate")]

@@ -25,7 +25,7 @@ from tests.runs import (
     logged,
     stop_after,
 )
-from trainer import checkpoints, data, replicas, workdir
+from trainer import checkpoints, data, files, replicas, workdir
 from trainer.errors import NonFiniteError, Preempted, UserError
 from trainer.pace import Pace, due, step_ranges
 from trainer.train import train
@@ -285,7 +285,7 @@ def test_a_crash_before_the_first_step_leaves_no_trace(digits_config, tmp_path, 
 
     train(digits_config, str(tmp_path / "alone"))
     module, name = {
-        "config.json": (workdir, "write_json"),
+        "config.json": (files, "write_json"),
         "checkpoints": (checkpoints, "save"),
     }[part]
     with monkeypatch.context() as patch:

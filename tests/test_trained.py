@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from trainer import trained, workdir
+from trainer import files, trained, workdir
 from trainer.errors import UserError
 from trainer.train import train
 
@@ -24,7 +24,7 @@ def test_malformed_inputs_are_refused_in_one_line(digits_config, tmp_path):
         if inputs and isinstance(inputs, dict):
             whole = dict(run.inputs or {}) | inputs
         description = json.loads((tmp_path / workdir.CONFIG).read_text())
-        workdir.write_json(tmp_path / workdir.CONFIG, description | {"inputs": whole})
+        files.write_json(tmp_path / workdir.CONFIG, description | {"inputs": whole})
         with pytest.raises(UserError, match="its inputs are none that a training writes") as told:
             trained.load_model(tmp_path)
         assert "\n" not in str(told.value), inputs

@@ -66,15 +66,16 @@ class _ConfigParser(ConfigFileFlagParser):
     """Takes `conv` for the file of that name, wherever the configs are installed."""
 
     def parse(self, path: str) -> ConfigDict:
-        named = path.isidentifier() and not Path(path).exists()
+        # A folder of that name is no config: runs are often called after theirs.
+        named = path.replace("-", "_").isidentifier() and not Path(path).is_file()
         return super().parse(str(config_names.path(path)) if named else path)
 
 
 def check_run() -> None:
     """Raises UserError unless --workdir holds a run; needs no TensorFlow."""
-    from trainer import workdir
+    from trainer import places, workdir
 
-    workdir.read(Path(workdir_flag().value))
+    workdir.read(places.path_of(workdir_flag().value))
 
 
 def run(main: Callable[[], None], check: Callable[[], None] = lambda: None) -> None:

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trainer import places, workdir
+from trainer import files, places, workdir
 from trainer.errors import UserError, require
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def find(names: Sequence[str]) -> tuple[list[Path], list[Path]]:
     require(bool(names), "name the workdirs to compare, or folders that hold them, as runs/*")
     runs: dict[Path, Path] = {}
     others = []
-    for path in map(Path, names):
+    for path in map(places.path_of, names):
         require(path.exists(), f"{path} does not exist")
         if not path.is_dir():
             others.append(path)
@@ -137,8 +137,8 @@ def compare(workdirs: Sequence[Path], output: str = "", *, overwrite: bool = Fal
     text = _text(groups, others)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        workdir.write_bytes(folder / PICTURE, _plots(groups))
-        workdir.write_text(folder / TABLE, f"# Runs beside PCA\n\n{text}\n![Plots]({PICTURE})\n")
+        files.write_bytes(folder / PICTURE, _plots(groups))
+        files.write_text(folder / TABLE, f"# Runs beside PCA\n\n{text}\n![Plots]({PICTURE})\n")
     except OSError as error:
         raise UserError(f"output={str(folder)!r} cannot be written: {error.strerror}") from error
     return f"{text}\ntable      {folder / TABLE}\npicture    {folder / PICTURE}"

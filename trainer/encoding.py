@@ -1,7 +1,6 @@
 """Examples through a trained model, as a stream: to codes, back from them, or to and fro."""
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
@@ -24,6 +23,7 @@ from trainer.examples import to_unit
 
 _NUMBERS = (*arrays.SUFFIXES, *tables.SUFFIXES)  # what codes and vectors are written to
 _IMAGES = (places.FOLDER, *arrays.SUFFIXES)
+_BATCH_SIZE = 512
 
 _Network: TypeAlias = Callable[[np.ndarray], np.ndarray]
 
@@ -38,7 +38,7 @@ def encode(
     label_column: str = "",
     resize: bool = False,
     errors: bool = False,
-    batch_size: int = 512,
+    batch_size: int = _BATCH_SIZE,
     overwrite: bool = False,
 ) -> int:
     """Writes the codes of images or vectors, by a run's "last" or "best" checkpoint.
@@ -60,7 +60,8 @@ def encode(
         f"errors are not for output={output!r}: an .npy file holds the codes alone",
     )
     run, examples = _open(folder, source, which, array, label_column, resize)
-    to_codes, to_examples = _networks(run.model, batch_size)
+    size = _block_size(batch_size, examples)
+    to_codes, to_examples = _networks(run.model, size)
 
     def columns(rows: np.ndarray) -> dict[str, np.ndarray]:
         seen = _as_seen(rows, run, examples)
@@ -73,7 +74,7 @@ def encode(
         squares = np.square(wrong, dtype=np.float64).mean(axis=tuple(range(1, wrong.ndim)))
         return {"codes": codes, "errors": squares.astype(np.float32)}
 
-    return _stream("encoding", examples, output, batch_size, columns)
+    return _stream("encoding", examples, output, size, columns)
 
 
 def decode(
@@ -83,7 +84,7 @@ def decode(
     *,
     which: str = "last",
     array: str = "",
-    batch_size: int = 512,
+    batch_size: int = _BATCH_SIZE,
     overwrite: bool = False,
 ) -> int:
     """Writes what codes stand for, from a file as `encode` writes it.
@@ -98,13 +99,12 @@ def decode(
       UserError: as `encode`.
     """
     places.check_stream(source, output, overwrite=overwrite)
-    run = trained.load_model(Path(folder), which)
+    run = trained.load_model(folder, which)
     _check_examples(output, run)
     codes = inputs.codes(places.path_of(source), run.model.code_size, array=array)
-    _, to_examples = _networks(run.model, batch_size)
-    return _stream(
-        "decoding", codes, output, batch_size, lambda rows: _as_given(to_examples(rows), run)
-    )
+    size = _block_size(batch_size, codes)
+    _, to_examples = _networks(run.model, size)
+    return _stream("decoding", codes, output, size, lambda rows: _as_given(to_examples(rows), run))
 
 
 def denoise(
@@ -116,7 +116,7 @@ def denoise(
     array: str = "",
     label_column: str = "",
     resize: bool = False,
-    batch_size: int = 512,
+    batch_size: int = _BATCH_SIZE,
     overwrite: bool = False,
 ) -> int:
     """Writes the reconstructions of images or vectors, which a denoising model has cleaned.
@@ -131,12 +131,13 @@ def denoise(
     places.check_stream(source, output, overwrite=overwrite)
     run, examples = _open(folder, source, which, array, label_column, resize)
     _check_examples(output, run)
-    to_codes, to_examples = _networks(run.model, batch_size)
+    size = _block_size(batch_size, examples)
+    to_codes, to_examples = _networks(run.model, size)
 
     def columns(rows: np.ndarray) -> dict[str, np.ndarray]:
         return _as_given(to_examples(to_codes(_as_seen(rows, run, examples))), run)
 
-    return _stream("denoising", examples, output, batch_size, columns)
+    return _stream("denoising", examples, output, size, columns)
 
 
 def _check_examples(output: str, run: trained.TrainedModel) -> None:
@@ -156,9 +157,9 @@ def _open(
     if source in places.PARTS:
         for name, flag in {"array": array, "label_column": label_column, "resize": resize}.items():
             require(not flag, f"{name}={flag!r} is not for input={source!r}, the run's own data")
-        whole = trained.load(Path(folder), which)
+        whole = trained.load(folder, which)
         return whole, inputs.of_part(whole.dataset, source)
-    run = trained.load_model(Path(folder), which)
+    run = trained.load_model(folder, which)
     own = run.config.data
     training = inputs.Training(
         own.get("fit", "stretch"),
@@ -177,11 +178,20 @@ def _open(
     )
 
 
-def _networks(model: models.Autoencoder, batch_size: int) -> tuple[_Network, _Network]:
+def _block_size(batch_size: int, examples: inputs.Input) -> int:
+    """How many examples are computed at a time: no more than there are, where that is known.
+
+    But as many as by default, which small sources share: their rows then have the same bits.
+    """
+    count = batch_size if examples.count is None else examples.count
+    return min(batch_size, max(count, _BATCH_SIZE))
+
+
+def _networks(model: models.Autoencoder, size: int) -> tuple[_Network, _Network]:
     """Examples [N, ...] to codes [N, K], and codes to examples, both as the model sees them."""
     return (
-        replicas.in_batches(model.encode, model.image_shape, batch_size),
-        replicas.in_batches(model.decode, (model.code_size,), batch_size),
+        replicas.in_batches(model.encode, model.image_shape, size),
+        replicas.in_batches(model.decode, (model.code_size,), size),
     )
 
 
@@ -203,7 +213,7 @@ def _stream(
     what: str,
     examples: inputs.Input,
     output: str,
-    batch_size: int,
+    size: int,
     columns: Callable[[np.ndarray], dict[str, np.ndarray]],
 ) -> int:
     """Writes what `columns` makes of the examples, and what goes along with them; how many."""
@@ -212,7 +222,7 @@ def _stream(
         outputs.create(output) as write,
         progress.bar(what, examples.count, unit="examples") as bar,
     ):
-        for block in examples.blocks(batch_size):
+        for block in examples.blocks(size):
             along = {"labels": block.labels, "files": block.files}
             kept = {name: column for name, column in along.items() if column is not None}
             write(columns(block.rows) | kept)

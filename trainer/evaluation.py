@@ -15,7 +15,17 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from trainer import goodput, models, pictures, projector, replicas, trained, workdir
+from trainer import (
+    files,
+    goodput,
+    models,
+    pictures,
+    places,
+    projector,
+    replicas,
+    trained,
+    workdir,
+)
 from trainer.examples import Images, allowed_bytes, to_unit
 from trainer.positions import Noise
 from trainer.summaries import TEST, Summaries
@@ -46,7 +56,7 @@ def evaluate(folder: str, which: str = "last") -> dict[str, Any]:
       UserError: the workdir holds no run that can be read, or its data are not what they were.
       StorageError: it cannot be written; what was measured before is still there.
     """
-    path = Path(folder)
+    path = places.path_of(folder)
     run = trained.load(path, which)
     model, dataset, seed = run.model, run.dataset, run.config.seed
 
@@ -86,8 +96,8 @@ def evaluate(folder: str, which: str = "last") -> dict[str, Any]:
     shown = test[: pictures.COLUMNS]
     noise = Noise(seed, 0, len(shown), stream="evaluation")
     rows, own = model.rows(shown, noise), model.own_pictures(measured, metrics)
-    with workdir.replacing(path) as aside:
-        workdir.write_json(aside / workdir.METRICS, metrics)
+    with files.replacing(path) as aside:
+        files.write_json(aside / workdir.METRICS, metrics)
         imsave(aside / PICTURE, pictures.reconstructions(rows))
         for name, picture in own.items():
             imsave(aside / f"{name}.png", picture)

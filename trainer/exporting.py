@@ -22,8 +22,8 @@ from trainer import (
     cards,
     data,
     export_check,
+    files,
     models,
-    outputs,
     places,
     replicas,
     stock,
@@ -77,7 +77,7 @@ def export(
             f"formats=onnx needs {', '.join(missing)}: pip install 'autoencoder-trainer[onnx]'",
         )
     target = places.check_folder(output, cards.CARD, overwrite=overwrite)
-    run = trained.load_model(Path(folder), which)
+    run = trained.load_model(folder, which)
     model = run.model
     if run.config.precision != "float32":
         model = _in_float32(run)
@@ -87,19 +87,17 @@ def export(
         stock.decoder(model, run.scaling),
     )
     try:
-        with outputs.beside(target) as aside:
+        with files.beside(target) as aside:
             made = aside / "export"
             made.mkdir()
             _write(made, aside, formats, networks, model, run.config.seed)
             kept = [name for name in FORMATS if name in formats]
             reference = _reference(run, model, dtype)
             differences = _compare(made, reference, kept, aside)
-            card = _card(run, Path(folder), model, dtype, differences)
-            workdir.write_json(made / cards.CARD, card)
+            card = _card(run, places.path_of(folder), model, dtype, differences)
+            files.write_json(made / cards.CARD, card)
             (made / cards.README).write_text(cards.readme(card))
-            if target.exists():
-                target.rename(aside / "replaced")
-            made.rename(target)
+            files.put(made, target, aside / "before")
     except OSError as error:
         raise UserError(
             f"output={output!r} cannot be written: {error.strerror or error}"

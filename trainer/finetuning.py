@@ -16,8 +16,10 @@ from trainer import (
     checkpoints,
     data,
     evaluation,
+    files,
     models,
     optimizers,
+    places,
     positions,
     replicas,
     trained,
@@ -91,7 +93,7 @@ def finetune(
     _check(num_epochs, learning_rate, patience_epochs, labels)
 
     # 1. The run, and the labels.
-    path = Path(folder)
+    path = places.path_of(folder)
     run = trained.load(path, which)
     config = run.config
     if config.deterministic:
@@ -166,9 +168,9 @@ def finetune(
         "patience_epochs": patience_epochs,
         "training_seconds": seconds,
     }
-    with workdir.replacing(path) as aside:
+    with files.replacing(path) as aside:
         metrics["weights_sha256"] = checkpoints.write(aside / f"{name}.npz", best.weights)
-        workdir.write_json(aside / f"{name}.json", metrics)
+        files.write_json(aside / f"{name}.json", metrics)
     return metrics
 
 

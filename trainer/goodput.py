@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
-from trainer import workdir
+from trainer import files
 
 FILE = "goodput.json"
 CAUSES = {  # by their names in words
@@ -101,7 +101,7 @@ class Clock:
         self._written = self._since
         content = {"starts": self._starts, "step": self._step, "seconds": self._seconds}
         with contextlib.suppress(OSError):  # what matters more says that there is none
-            workdir.write_json(run / FILE, content, synced=False)  # steps wait for it
+            files.write_json(run / FILE, content, synced=False)  # steps wait for it
 
     def write_at_times(self, run: Path) -> None:
         """The same, unless it was done a moment ago."""

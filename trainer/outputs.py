@@ -3,7 +3,6 @@
 import contextlib
 import io
 import os
-import tempfile
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +15,7 @@ import pyarrow.csv
 import pyarrow.parquet
 from PIL import Image
 
-from trainer import places, tables, workdir
+from trainer import files, places, tables
 from trainer.errors import UserError, is_utf8, require
 
 _ROW_GROUP_BYTES = 32 * 2**20  # of a Parquet file
@@ -25,24 +24,6 @@ _NUMBER_WIDTH = 8  # digits in the name of a picture that has none
 
 Columns: TypeAlias = Mapping[str, np.ndarray]  # [B, ...] by names in the plural
 Write: TypeAlias = Callable[[Columns], None]  # the examples themselves are the first column
-
-
-@contextlib.contextmanager
-def beside(path: Path) -> Iterator[Path]:
-    """Gives a folder next to a path, for as long as it takes to make what is put there.
-
-    Of the folders above that this makes, none stays if that fails.
-    """
-    made = [folder for folder in path.parents if not folder.exists()]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as aside:
-            yield Path(aside)
-    except BaseException:
-        with contextlib.suppress(OSError):  # another may have put something there
-            for folder in made:
-                folder.rmdir()
-        raise
 
 
 @contextlib.contextmanager
@@ -58,11 +39,11 @@ def create(output: str) -> Iterator[Write]:
     """
     path = places.path_of(output)
     try:
-        with beside(path) as folder:
+        with files.beside(path) as folder:
             aside = folder / path.name
             with _WRITERS[places.suffix(output)](aside) as write:
                 yield write
-            _put(aside, path, folder / "before")
+            files.put(aside, path, folder / "before")
     except OSError as error:
         raise UserError(
             f"output={output!r} cannot be written: {error.strerror or error}"
@@ -78,22 +59,9 @@ def write_picture(path: str | Path, pixels: np.ndarray) -> None:
     png = io.BytesIO()
     Image.fromarray(pixels).save(png, "PNG")
     try:
-        workdir.write_bytes(Path(path), png.getvalue())
+        files.write_bytes(Path(path), png.getvalue())
     except OSError as error:
         raise UserError(f"{path} cannot be written: {error.strerror}") from error
-
-
-def _put(aside: Path, path: Path, before: Path) -> None:
-    """In the place of what is there; a folder cannot be replaced in one move."""
-    if not path.is_dir():
-        aside.replace(path)
-        return
-    path.rename(before)
-    try:
-        aside.rename(path)
-    except BaseException:
-        before.rename(path)
-        raise
 
 
 class _GrowingArray:
@@ -242,9 +210,9 @@ def _pictures(path: Path) -> Iterator[Write]:
         def write(columns: Columns) -> None:
             images = np.round(255 * next(iter(columns.values()))).astype(np.uint8)
             numbers = range(len(names), len(names) + len(images))
-            files = columns.get("files", [f"{number:0{_NUMBER_WIDTH}d}" for number in numbers])
+            named = columns.get("files", [f"{number:0{_NUMBER_WIDTH}d}" for number in numbers])
             targets = []
-            for file in map(str, files):
+            for file in map(str, named):
                 name = _picture_name(file)
                 require(name not in names, f"two files would become {name}; {file!r} is the second")
                 names.add(name)

@@ -5,6 +5,7 @@ TensorFlow, so that a mistake is told before that is imported.
 """
 
 import os
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,7 +15,7 @@ FOLDER = "/"  # the suffix, so to say, of a folder of pictures
 PARTS = ("train", "validation", "test")  # of the run's own data, that an input may be
 
 
-def path_of(text: str) -> Path:
+def path_of(text: str | Path) -> Path:
     """The path that a user means, from a home folder on where it begins with ~.
 
     Raises:
@@ -24,9 +25,9 @@ def path_of(text: str) -> Path:
         path = Path(text).expanduser()
         path.exists()
     except RuntimeError as error:
-        raise UserError(f"{text!r} is no path: nobody has that home folder") from error
+        raise UserError(f"{str(text)!r} is no path: nobody has that home folder") from error
     except OSError as error:
-        raise UserError(f"{text!r} cannot be looked for: {error.strerror}") from error
+        raise UserError(f"{str(text)!r} cannot be looked for: {error.strerror}") from error
     return path
 
 
@@ -89,7 +90,7 @@ def check_files(folder: str | Path, names: Sequence[str], *, overwrite: bool) ->
     Raises:
       UserError: one of them is there, or what is there is no folder.
     """
-    path = path_of(str(folder))
+    path = path_of(folder)
     require(
         not os.path.lexists(path) or path.is_dir(),
         f"output={str(path)!r} is a file; it must name a folder",
@@ -116,6 +117,17 @@ def check_folder(output: str, mark: str, *, overwrite: bool) -> Path:
         f"output={str(path)!r} is no export: there is no {mark} in it; it is not replaced",
     )
     return path
+
+
+def require_room(name: str, folder: Path, needed_bytes: int) -> None:
+    """Raises UserError where the disk of a folder, which need not be there, has less room."""
+    there = next(place for place in (folder, *folder.parents) if place.exists())
+    free_bytes = shutil.disk_usage(there).free
+    require(
+        needed_bytes <= free_bytes,
+        f"{name} is not allowed: it takes {needed_bytes // 2**20:,} MiB, of which the disk of "
+        f"{there} has {free_bytes // 2**20:,}",
+    )
 
 
 def check_picture(flag: str, output: str, *, overwrite: bool) -> None:

@@ -1,15 +1,18 @@
 """Draws images from the prior of a trained run."""
 
 import math
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
-from trainer import outputs, pictures, places, replicas, trained, workdir
+from trainer import outputs, pictures, places, progress, replicas, trained, workdir
 from trainer.errors import UserError, require_at_least
 from trainer.positions import Noise
 
 _MOST_SHOWN = 1024
+_NUMBER_BYTES = 4
+_AT_A_TIME = 512  # in whole vectors of any CPU, so that the codes have the bits of one draw
 
 
 def sample(
@@ -23,26 +26,41 @@ def sample(
     larger count begins with the same images.
 
     Raises:
-      UserError: the kind has no prior, what `trained.load_model` raises, or the files are there or
-        cannot be written.
+      UserError: the kind has no prior, what `trained.load_model` raises, or the files are there,
+        are larger than the disk or cannot be written.
     """
     require_at_least("n", count, 1)
     target = places.check_files(output or folder, workdir.SAMPLES, overwrite=overwrite)
-    run = trained.load_model(Path(folder), which)
-    drawn = run.model.prior_codes(Noise(run.config.seed, 0, count, stream="evaluation"))
-    if drawn is None:
+    run = trained.load_model(folder, which)
+    if run.model.prior_codes(Noise(run.config.seed, 0, 1, stream="evaluation")) is None:
         raise UserError(f"{folder} holds a {run.config.model.name!r}, which has no prior to sample")
-    codes = drawn.numpy()
-    images = replicas.map_batches(run.model.decode, codes)
-    are_vectors = images.ndim == 2
-    if not are_vectors:
-        images = np.clip(images, 0, 1)
-    elif run.scaling is not None:
-        images = run.scaling.undo(images)
+    row_bytes = _NUMBER_BYTES * (run.model.code_size + math.prod(run.model.image_shape))
+    places.require_room(f"n={count}", target, count * row_bytes)
     arrays, picture = (str(target / name) for name in workdir.SAMPLES)
-    with outputs.create(arrays) as write:
-        write({"codes": codes, "vectors" if are_vectors else "images": images})
-    shown = images[:_MOST_SHOWN]
-    columns = math.ceil(math.sqrt(len(shown)))
-    outputs.write_picture(picture, pictures.grid(shown, columns))
+    shown: list[np.ndarray] = []
+    with outputs.create(arrays) as write, progress.bar("drawing", count) as bar:
+        for first, columns in _blocks(run, count):
+            write(columns)
+            *_, rows = columns.values()
+            shown += [*rows[: max(0, _MOST_SHOWN - first)]]
+            bar.update(len(rows))
+    outputs.write_picture(
+        picture, pictures.grid(np.stack(shown), columns=math.ceil(math.sqrt(len(shown))))
+    )
     return target
+
+
+def _blocks(run: trained.TrainedModel, count: int) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
+    """So many codes and what they stand for, a block at a time, with the number of its first."""
+    model = run.model
+    size = min(_AT_A_TIME, count)
+    decode = replicas.in_batches(model.decode, (model.code_size,), size)
+    for first in range(0, count, size):
+        noise = Noise(run.config.seed, first, min(size, count - first), stream="evaluation")
+        codes = np.asarray(model.prior_codes(noise))
+        rows = decode(codes)
+        if rows.ndim > 2:
+            yield first, {"codes": codes, "images": np.clip(rows, 0, 1)}
+        else:
+            vectors = rows if run.scaling is None else run.scaling.undo(rows)
+            yield first, {"codes": codes, "vectors": vectors}

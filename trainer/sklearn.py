@@ -17,7 +17,16 @@ from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, Transfo
 from sklearn.utils import assert_all_finite, check_array, check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from trainer import checkpoints, config_names, data, models, replicas, sources, workdir
+from trainer import (
+    checkpoints,
+    config_names,
+    data,
+    models,
+    places,
+    replicas,
+    sources,
+    workdir,
+)
 from trainer.errors import Preempted, UserError, require
 from trainer.train import train
 
@@ -152,7 +161,7 @@ class AutoencoderTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         if self.workdir is None:
             require(not self.warm_start, "warm_start=True goes on with a run; workdir must name it")
             return Path(scope.enter_context(tempfile.TemporaryDirectory(prefix="trainer-")))
-        folder = Path(self.workdir)
+        folder = places.path_of(self.workdir)
         require(
             self.warm_start or not (folder / workdir.CONFIG).exists(),
             f"{folder} holds a run; warm_start=True goes on with it, another workdir leaves it",

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from ml_collections import ConfigDict
 
-from trainer import checkpoints, workdir
+from trainer import checkpoints, files, workdir
 from trainer.errors import NonFiniteError, UserError, require, require_at_least, writing
 from trainer.workers import Workers
 
@@ -159,7 +159,7 @@ class Spikes:
         path = self._run / FILE
         notes = [*self._read(), note]
         with writing(path):
-            workdir.write_json(path, {"rollbacks": notes})
+            files.write_json(path, {"rollbacks": notes})
         several = f"steps {first:,} to {spike.step:,} are"
         print(
             f"LOSS SPIKE at step {spike.step:,}: {spike.why}; back to step {checkpoint.step:,}, "

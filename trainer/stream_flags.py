@@ -18,7 +18,11 @@ WORKDIR = cli.workdir_flag()
 CHECKPOINT = cli.checkpoint_flag()
 ARRAY = flags.DEFINE_string("array", "", "Which array of an .npz file, where it holds several.")
 BATCH_SIZE = flags.DEFINE_integer(
-    "batch_size", 512, "Examples at a time; fewer take less memory.", lower_bound=1
+    "batch_size",
+    512,
+    "Examples at a time; fewer take less memory.",
+    lower_bound=1,
+    upper_bound=2**16,
 )
 OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replaces an output that is there.")
 flags.adopt_module_key_flags(cli)

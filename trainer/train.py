@@ -11,7 +11,17 @@ import numpy as np
 import tensorflow as tf
 from ml_collections import ConfigDict
 
-from trainer import checkpoints, cluster, data, models, optimizers, replicas, settings, workdir
+from trainer import (
+    checkpoints,
+    cluster,
+    data,
+    models,
+    optimizers,
+    places,
+    replicas,
+    settings,
+    workdir,
+)
 from trainer.errors import NonFiniteError, Preempted, require, require_at_least, require_choice
 from trainer.examples import Records
 from trainer.goodput import Clock
@@ -58,7 +68,7 @@ def train(
         scope.enter_context(replicas.within_memory())
 
         # 1. What needs no TensorFlow; then, before its first operation, the workers' devices.
-        run = Path(folder)
+        run = places.path_of(folder)
         _check(config)
         others = cluster.from_environment()
         scope.enter_context(watched(others))

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from ml_collections import ConfigDict
 
-from trainer import checkpoints, data, models, replicas, workdir
+from trainer import checkpoints, data, models, places, replicas, workdir
 from trainer.errors import UserError, require
 
 
@@ -32,27 +32,29 @@ class Trained(TrainedModel):
     dataset: data.Dataset
 
 
-def load_model(folder: Path, which: str = "last") -> TrainedModel:
+def load_model(folder: str | Path, which: str = "last") -> TrainedModel:
     """Reads a run's "last" or "best" checkpoint; to be called before TensorFlow's first operation.
 
     Raises:
       UserError: the workdir holds no run that can be read.
     """
-    return _model_of(workdir.read(folder), folder, which)
+    path = places.path_of(folder)
+    return _model_of(workdir.read(path), path, which)
 
 
-def load(folder: Path, which: str = "last") -> Trained:
+def load(folder: str | Path, which: str = "last") -> Trained:
     """Reads a run's checkpoint as `load_model` does, and its data.
 
     Raises:
       UserError: as `load_model`, or its data are not what they were.
     """
-    run = workdir.read(folder)
-    model = _model_of(run, folder, which)
+    path = places.path_of(folder)
+    run = workdir.read(path)
+    model = _model_of(run, path, which)
     dataset = data.load(**run.config.data)
     require(
         dataset.fingerprint() == run.data_fingerprint,
-        f"the data of {run.config.data.name!r} are not those that {folder} was trained on",
+        f"the data of {run.config.data.name!r} are not those that {path} was trained on",
     )
     return Trained(**vars(model), dataset=dataset)
 

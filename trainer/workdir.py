@@ -6,9 +6,7 @@ import hashlib
 import importlib.metadata
 import json
 import math
-import os
 import platform
-import tempfile
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -16,7 +14,7 @@ from typing import IO, Any
 
 from ml_collections import ConfigDict
 
-from trainer import locks
+from trainer import files, locks
 from trainer.errors import UserError, require, writing
 
 CONFIG = "config.json"
@@ -140,7 +138,7 @@ def write(
         "run_id": begun.run_id if begun else uuid.uuid4().hex,
     }
     with writing(workdir / CONFIG):
-        write_json(workdir / CONFIG, description)
+        files.write_json(workdir / CONFIG, description)
 
 
 def installed_versions() -> dict[str, str]:
@@ -270,12 +268,6 @@ def training_seconds(rows: Iterable[Mapping[str, Any]], batch_size: int) -> floa
     return seconds
 
 
-def write_json(path: Path, content: Mapping[str, Any], *, synced: bool = True) -> None:
-    """Writes a JSON file as `write_bytes`."""
-    text = json.dumps(content, indent=2, allow_nan=False) + "\n"
-    write_bytes(path, text.encode(), synced=synced)
-
-
 def append_metrics(workdir: Path, row: Mapping[str, Any]) -> None:
     """Adds one line to the metrics log.
 
@@ -295,50 +287,7 @@ def forget_metrics_after(workdir: Path, step: int) -> None:
     lines = path.read_text(errors="replace").splitlines()
     kept = [line for line in lines if _step_of(line) <= step]
     with writing(path):
-        write_text(path, "".join(line + "\n" for line in kept))
-
-
-@contextlib.contextmanager
-def replacing(workdir: Path) -> Iterator[Path]:
-    """Gives a folder for files and folders that in the end take the places of the workdir's.
-
-    JSON comes last, since it tells of the others.
-
-    Raises:
-      StorageError: one of them cannot be written; what was there before still is.
-    """
-    with (
-        writing(f"what is to be kept in {workdir}"),
-        tempfile.TemporaryDirectory(prefix=".", dir=workdir) as folder,
-    ):
-        aside = Path(folder, "new")
-        aside.mkdir()
-        yield aside
-        for made in sorted(aside.iterdir(), key=lambda path: path.suffix == ".json"):
-            place = workdir / made.name
-            if place.is_dir():
-                place.rename(Path(folder, made.name))
-            made.replace(place)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Writes a file of text as `write_bytes`."""
-    write_bytes(path, text.encode())
-
-
-def write_bytes(path: Path, content: bytes, *, synced: bool = True) -> None:
-    """Writes a file whole or not at all; one that is not `synced`, unless the power is lost."""
-    aside = path.with_name(f".{path.name}-{os.getpid()}")
-    try:
-        with aside.open("wb") as file:
-            file.write(content)
-            if synced:
-                file.flush()
-                os.fsync(file.fileno())
-        aside.replace(path)
-    except OSError:
-        aside.unlink(missing_ok=True)
-        raise
+        files.write_text(path, "".join(line + "\n" for line in kept))
 
 
 def _step_of(line: str) -> float:

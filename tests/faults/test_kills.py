@@ -82,7 +82,7 @@ def assert_no_half_is_measured(run, drawn):
         (kills.at_call, int(drawn.integers(1, 21))),
         (kills.at_byte, int(drawn.integers(len(whole)))),
         (kills.within, "trainer.evaluation.reconstruction_metrics"),
-        (kills.within, "trainer.workdir.write_json"),
+        (kills.within, "trainer.files.write_json"),
     ):
         assert evaluation_ended(run, *kill) in KILLED, kill
         assert path.read_text() == before, kill
@@ -133,7 +133,7 @@ def test_every_kind_outlives_kills(kind, tmp_path, drawn):
     size = whole[0].stat().st_size
     places = [
         (kills.at_call, int(drawn.integers(1, 12))),
-        (kills.within, "trainer.workdir.write_json"),
+        (kills.within, "trainer.files.write_json"),
         (kills.within, "trainer.replicas.Steps.train", 2),
         (kills.at_byte, int(drawn.integers(size))),
         (kills.at_call, int(drawn.integers(12, 30))),

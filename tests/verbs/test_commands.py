@@ -63,6 +63,7 @@ MISTAKES = [  # as they are typed, where rows.npy, a run and a folder of others'
     ("export --workdir=run --output=made", "made' is there;"),
     ("sample --workdir=run --output=made", "made/samples.npz is there;"),
     ("compare run --output=made", "made/compare.md is there;"),
+    ("encode --workdir=run --input=rows.npy --output=c.npz --batch_size=1000000000", "[1, 65536]"),
     ("prepare --dataset=digits --contact_sheet=made/sheet.png", "made/sheet.png is there;"),
 ]
 

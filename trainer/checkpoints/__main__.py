@@ -4,9 +4,8 @@ Ends with 0 where every checkpoint of the runs is whole, with 1 where one is dam
 """
 
 import sys
-from pathlib import Path
 
-from trainer import checkpoints, cli, workdir
+from trainer import checkpoints, cli, places, workdir
 from trainer.errors import require
 
 
@@ -16,7 +15,7 @@ def main(names: list[str]) -> None:
     require(bool(runs), "RUN is missing; write python -m trainer.checkpoints verify RUN")
     damaged = 0
     for run in runs:
-        folder = Path(run)
+        folder = places.path_of(run)
         run_id = workdir.read(folder).run_id
         lines, count = checkpoints.report(folder / workdir.CHECKPOINTS, run_id)
         print(*lines, sep="\n")

@@ -1,0 +1,50 @@
+"""A workdir may begin with ~, for every command that makes a run or reads one."""
+
+import contextlib
+import shutil
+
+import numpy as np
+import pytest
+
+from tests.test_cli import run
+from tests.verbs.sources import config_of, vectors
+from tests.verbs.test_mistakes import OF_A_RUN
+from trainer import AutoencoderTransformer, comparison, exporting, workdir
+from trainer.train import train
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    """A home folder, and another to work in, which is to stay empty."""
+    folder, elsewhere = tmp_path / "home", tmp_path / "elsewhere"
+    for made in (folder, elsewhere):
+        made.mkdir()
+    monkeypatch.setenv("HOME", str(folder))
+    monkeypatch.chdir(elsewhere)
+    yield folder
+    assert list(elsewhere.iterdir()) == []
+
+
+def test_every_verb_finds_the_run_that_a_training_left_at_home(home, source_of, aside, monkeypatch):
+    monkeypatch.setattr(exporting, "_compare", lambda *_: {"keras": {"encode": 0.0}})
+    train(config_of("vae", source_of("npz_vectors")), "~/run")
+    assert (home / "run" / workdir.CONFIG).exists()
+    for verb, call in OF_A_RUN.items():
+        with contextlib.suppress(SystemExit) if verb == "verify" else contextlib.nullcontext():
+            call("~/run", aside)
+    (home / "runs").mkdir()
+    shutil.move(home / "run", home / "runs" / "run")
+    assert comparison.find(["~/runs"]) == ([home / "runs" / "run"], [])
+
+
+def test_scikit_learns_transformer_leaves_its_run_at_home(home):
+    transformer = AutoencoderTransformer(
+        "linear", code_size=2, num_epochs=1e-6, batch_size=8, workdir="~/run"
+    )
+    assert np.isfinite(transformer.fit_transform(vectors())).all()
+    assert (home / "run" / workdir.CONFIG).exists()
+
+
+def test_a_command_looks_for_a_run_at_home(home):
+    done = run("trainer.evaluate", "--workdir=~/none")
+    assert done.stderr == f"error: {home}/none holds no run: there is no config.json in it\n"
