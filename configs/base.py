@@ -47,9 +47,9 @@ def get_config() -> ConfigDict:
 
     config.profile = ""  # "100:120" traces these steps for TensorBoard's profiler
     config.spikes = ConfigDict()
-    config.spikes.ratio = 0.0  # times the mean loss before, at which a run goes back; 0: never
-    config.spikes.skip_steps = 10  # the last so many up to such a spike, which are then left out
-    config.spikes.most = 10  # times that a run goes back; the next spike ends it
+    config.spikes.loss_ratio = 0.0  # times the running mean, above which it rolls back; 0: never
+    config.spikes.skip_steps = 10  # left out then, the last of them the spike
+    config.spikes.max_rollbacks = 10  # after which the next spike ends the run
     config.steps_per_call = 0  # steps run without the host in between; 0: for half a second
     config.log_every_steps = 100  # a line, metrics.jsonl, TensorBoard's scalars
     config.validate_every_steps = 1000  # losses, picture, checkpoint; 0: only at the end

@@ -341,22 +341,30 @@ class Steps:
         ).numpy()[:count]
         return dict(zip(self._metric_names, rows.T, strict=True))
 
+    def broken(self, metrics: Mapping[str, np.ndarray]) -> np.ndarray:
+        """Which steps of a call of `train`, bool [count], NaN or infinity has broken.
+
+        Where losses are scaled, a gradient alone breaks none: its step is skipped.
+        """
+        finite = np.isfinite(metrics["loss"])
+        if not isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer):
+            finite &= np.isfinite(metrics["gradient_norm"])
+        return ~finite
+
     def require_finite(self, first_step: int, metrics: Mapping[str, np.ndarray]) -> None:
         """Takes what each call of `train` returned, in their order.
 
         Raises:
           NonFiniteError: a loss is not finite, or gradients stay so at every loss scale.
         """
-        finite_loss = np.isfinite(metrics["loss"])
-        finite_gradients = np.isfinite(metrics["gradient_norm"])
-        scaled = isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer)
-        broken = ~finite_loss if scaled else ~(finite_loss & finite_gradients)
+        broken = self.broken(metrics)
         if broken.any():
             steps = first_step + np.flatnonzero(broken)
             raise NonFiniteError(
                 f"the loss or its gradient is NaN or infinite in steps {steps[0]} to {steps[-1]}; "
                 "a lower optimizer.learning_rate or an optimizer.clip_norm may help"
             )
+        finite_gradients = np.isfinite(metrics["gradient_norm"])
         for step, finite in enumerate(finite_gradients, start=first_step):
             self._skipped_steps = 0 if finite else self._skipped_steps + 1
             if self._skipped_steps >= _MOST_SKIPPED_STEPS:

@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 from trainer import data
 from trainer.errors import require, require_kind
 
-_OF_A_RUN = {
+_RUN = {
     **dict.fromkeys(("seed", "batch_size", "steps_per_call", "keep_checkpoints"), int),
     **dict.fromkeys(("log_every_steps", "validate_every_steps", "checkpoint_every_steps"), int),
     **dict.fromkeys(("num_epochs", "startup_timeout_seconds"), float),
@@ -16,17 +16,17 @@ _OF_A_RUN = {
     **dict.fromkeys(("deterministic", "histograms", "pictures", "quiet"), bool),
     **dict.fromkeys(("model", "data", "optimizer", "spikes"), ConfigDict),
 }
-_OF_THE_OPTIMIZER = {
+_OPTIMIZER = {
     **dict.fromkeys(("name", "schedule"), str),
     **dict.fromkeys(("learning_rate", "clip_norm", "weight_decay"), float),
     "warmup_steps": int,
 }
-_OF_SPIKES = {"ratio": float, "skip_steps": int, "most": int}
-_OF_NO_CONFIG = ("folder", "vectors")  # that data.load takes besides
-_OF_THE_DATA = {
+_SPIKES = {"loss_ratio": float, "skip_steps": int, "max_rollbacks": int}
+_NOT_IN_CONFIG = ("folder", "vectors")  # that data.load takes besides
+_DATA = {
     parameter.name: parameter.annotation
     for parameter in inspect.signature(data.load).parameters.values()
-    if parameter.name not in _OF_NO_CONFIG
+    if parameter.name not in _NOT_IN_CONFIG
 }
 
 
@@ -36,10 +36,10 @@ def check(config: ConfigDict) -> None:
     Raises:
       UserError: a key is missing or not known, or has a value of another kind.
     """
-    _check("", config, _OF_A_RUN)
-    _check("data.", config.data, _OF_THE_DATA)
-    _check("optimizer.", config.optimizer, _OF_THE_OPTIMIZER)
-    _check("spikes.", config.spikes, _OF_SPIKES)
+    _check("", config, _RUN)
+    _check("data.", config.data, _DATA)
+    _check("optimizer.", config.optimizer, _OPTIMIZER)
+    _check("spikes.", config.spikes, _SPIKES)
 
 
 def _check(group: str, config: ConfigDict, kinds: Mapping[str, type]) -> None:

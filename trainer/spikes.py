@@ -7,7 +7,6 @@ the run goes on. So it ends with the bits of a run that never had these steps, i
 
 import contextlib
 import json
-import math
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -20,8 +19,8 @@ from trainer.errors import NonFiniteError, UserError, require, require_at_least,
 from trainer.workers import Workers
 
 FILE = "spikes.json"
-_MEAN_STEPS = 100  # that the mean of the losses reaches back, about
-_LOSSES = "spikes/losses"  # of a state: how many were met, their mean and that of their sizes
+_MEAN_STEPS = 100  # time constant of the running mean, in steps
+_LOSS_STATISTICS = "spikes/loss_statistics"  # of a state: [count, mean loss, mean |loss|]
 _FOLLOWED = "the chief has seen the loss run away"
 
 
@@ -37,26 +36,28 @@ class Spike(Exception):  # noqa: N818
 def check_spikes(settings: ConfigDict) -> None:
     """Raises UserError unless these can be a config's `spikes`."""
     require(
-        settings.ratio == 0 or 1 < settings.ratio < math.inf,
-        f"spikes.ratio={settings.ratio} is not allowed; it must be above 1 and finite, or 0: never",
+        settings.loss_ratio == 0 or settings.loss_ratio > 1,
+        f"spikes.loss_ratio={settings.loss_ratio} is not allowed; it must be above 1, or 0: never",
     )
-    for key in ("skip_steps", "most"):
+    for key in ("skip_steps", "max_rollbacks"):
         require_at_least(f"spikes.{key}", settings[key], 1)
 
 
 class Spikes:
-    """Those of a run, met or to come. All workers call the same methods; the chief decides."""
+    """Detects loss spikes and knows the steps that are skipped because of them.
+
+    All workers call the same methods; the chief decides.
+    """
 
     def __init__(self, config: ConfigDict, run: Path, workers: Workers):
         self._settings = config.spikes
-        self._on = config.spikes.ratio > 0
-        self._scaled = config.precision == "float16"  # a gradient that overflows is no harm there
+        self._on = config.spikes.loss_ratio > 0
         self._run = run
         self._workers = workers
-        self._losses = np.zeros(3)
+        self._loss_statistics = np.zeros(3)
         self._skipped: list[tuple[int, int]] = []  # the first and last step, of each roll-back
 
-    def take_up(self, checkpoint: checkpoints.Checkpoint | None) -> None:
+    def resume(self, checkpoint: checkpoints.Checkpoint | None) -> None:
         """Goes on from the chief's checkpoint, with what its workdir says of earlier spikes.
 
         Raises:
@@ -69,7 +70,7 @@ class Spikes:
         pairs = pairs or [(0, 0)] * count
         self._skipped = [(of_chief(first), of_chief(last)) for first, last in pairs]
         state = checkpoint.state() if checkpoint and self._on else {}
-        self._losses = state.get(_LOSSES, np.zeros(3))
+        self._loss_statistics = state.get(_LOSS_STATISTICS, np.zeros(3))
 
     @property
     def borders(self) -> tuple[int, ...]:
@@ -80,8 +81,8 @@ class Spikes:
         """Whether a step is passed over."""
         return any(first <= step <= last for first, last in self._skipped)
 
-    def watch(self, first_step: int, metrics: Mapping[str, np.ndarray]) -> None:
-        """Takes what each call of `Steps.train` returned, in their order.
+    def watch(self, first_step: int, metrics: Mapping[str, np.ndarray], broken: np.ndarray) -> None:
+        """Takes what each call of `Steps.train` returned, in their order, and what it broke.
 
         Raises:
           Spike: one of the steps is one.
@@ -91,13 +92,13 @@ class Spikes:
             return
         step, why = -1, _FOLLOWED
         if self._workers.is_chief:
-            step, why = self._find(first_step, metrics)
+            step, why = self._find(first_step, metrics["loss"], broken)
         step = self._workers.of_chief(step)
         if step >= 0:
             self._raise(step, why)
 
     @contextlib.contextmanager
-    def instead_of_an_end(self, step: int) -> Iterator[None]:
+    def non_finite_as_spike(self, step: int) -> Iterator[None]:
         """Takes a NonFiniteError inside, where the run may go back, for a spike at a step.
 
         Raises:
@@ -112,20 +113,17 @@ class Spikes:
 
     def state(self) -> dict[str, np.ndarray]:
         """What a checkpoint holds of it."""
-        return {_LOSSES: self._losses} if self._on else {}
+        return {_LOSS_STATISTICS: self._loss_statistics} if self._on else {}
 
-    def first_skipped(self, step: int) -> int | None:
-        """The first step that a spike at some step would skip; None where none does.
+    def needed_step(self, step: int) -> int | None:
+        """The step from which all the roll-backs that are left could go on; None without any.
 
-        The steps that are skipped already do not count.
+        They could be wanted one after the other from `step` on, each further back than the last.
         """
-        if not self._on:
+        left = self._settings.max_rollbacks - len(self._skipped)
+        if not self._on or left <= 0:
             return None
-        first, more = step, self._settings.skip_steps - 1
-        while more > 0 and first > 0:
-            first -= 1
-            more -= not self.skips(first)
-        return first
+        return self._back(step, left * self._settings.skip_steps)
 
     def row(self, step: int) -> dict[str, float]:
         """What a row of the log says of it: how many roll-backs there were before a step."""
@@ -143,8 +141,7 @@ class Spikes:
           StorageError: the workdir cannot be written.
         """
         folder = self._run / workdir.CHECKPOINTS
-        first = self.first_skipped(spike.step)
-        assert first is not None, "spikes are met where they are looked for"
+        first = self._back(spike.step, self._settings.skip_steps)
         run_id = workdir.run_id(self._run)
         checkpoint = checkpoints.find_before(folder, first, run_id=run_id)
         assert checkpoint is not None, "each run begins with a checkpoint"
@@ -160,42 +157,50 @@ class Spikes:
         notes = [*self._read(), note]
         with writing(path):
             files.write_json(path, {"rollbacks": notes})
-        several = f"steps {first:,} to {spike.step:,} are"
+        one = first == spike.step
+        skipped = f"step {first:,} is" if one else f"steps {first:,} to {spike.step:,} are"
         print(
             f"LOSS SPIKE at step {spike.step:,}: {spike.why}; back to step {checkpoint.step:,}, "
-            f"{several if first < spike.step else f'step {first:,} is'} skipped "
-            f"(roll-back {len(notes)} of {self._settings.most})",
+            f"{skipped} skipped (roll-back {len(notes)} of {self._settings.max_rollbacks})",
             file=sys.stderr,
             flush=True,
         )
         return checkpoint
 
-    def _find(self, first_step: int, metrics: Mapping[str, np.ndarray]) -> tuple[int, str]:
+    def _back(self, step: int, count: int) -> int:
+        """The step from which `count` steps up to `step` are not skipped yet; 0 of fewer."""
+        first = step + 1
+        while count > 0 and first > 0:
+            first -= 1
+            count -= not self.skips(first)
+        return first
+
+    def _find(self, first_step: int, losses: np.ndarray, broken: np.ndarray) -> tuple[int, str]:
         """The first spike in a call and what it is, or -1; the steps before it join the mean.
 
         Above the ratio times the mean, of losses that are never negative; of others, as far above
         the mean in terms of their size.
         """
-        met, mean, size = self._losses.tolist()
-        losses, norms = metrics["loss"].tolist(), metrics["gradient_norm"].tolist()
-        for step, (loss, norm) in enumerate(zip(losses, norms, strict=True), start=first_step):
-            if not math.isfinite(loss) or not (self._scaled or math.isfinite(norm)):
-                return int(step), "the loss or its gradient is NaN or infinite"
-            if met and loss > mean + (self._settings.ratio - 1) * size:
-                return int(step), f"the loss is {loss:.5g}, after a mean of {mean:.5g}"
+        met, mean, size = self._loss_statistics.tolist()
+        for place, loss in enumerate(losses.tolist()):
+            step = int(first_step + place)
+            if broken[place]:
+                return step, "the loss or its gradient is NaN or infinite"
+            if met and loss > mean + (self._settings.loss_ratio - 1) * size:
+                return step, f"the loss is {loss:.5g}, after a mean of {mean:.5g}"
             met += 1
             share = 1 / min(met, _MEAN_STEPS)
             mean += share * (loss - mean)
             size += share * (abs(loss) - size)
-        self._losses = np.array([met, mean, size])
+        self._loss_statistics = np.array([met, mean, size])
         return -1, ""
 
     def _raise(self, step: int, why: str) -> None:
-        most = self._settings.most
+        most = self._settings.max_rollbacks
         if len(self._skipped) < most:
             raise Spike(step, why)
         raise NonFiniteError(
-            f"step {step}: {why}, and spikes.most={most} allows no more roll-backs; "
+            f"step {step}: {why}, and spikes.max_rollbacks={most} allows no more roll-backs; "
             "a lower optimizer.learning_rate or an optimizer.clip_norm may help"
         )
 

@@ -33,7 +33,7 @@ from trainer.stopping import Stop
 from trainer.summaries import PARTS, forget_after
 from trainer.workers import Workers, watched
 
-_NUMBER_BYTES = 4  # of an example
+_NUMBER_BYTES = 4  # an example's number is an int32
 _LARGEST_SEED = 2**32 - 1  # that NumPy takes
 _MOST_POSITIONS = 2**62  # which are int64
 _MEASURED_IMAGES = 2048  # that each execution trains on when they are measured
@@ -65,7 +65,9 @@ def train(
         stop = scope.enter_context(contextlib.closing(Stop()))
         stop.arm()
 
-        scope.enter_context(replicas.within_memory())
+        # A device that is too small shows itself by the first validation; later, others filled it.
+        fitting = scope.enter_context(contextlib.ExitStack())
+        fitting.enter_context(replicas.within_memory())
 
         # 1. What needs no TensorFlow; then, before its first operation, the workers' devices.
         run = places.path_of(folder)
@@ -116,20 +118,30 @@ def train(
         about = (config, fingerprint, executions, dataset.inputs())
         workers.chief_does(lambda: workdir.write(run, *about))
         spikes = Spikes(config, run, workers)
-        first_step = _take_up(config, run, workers, steps, spikes, checkpoint)
+        first_step = _resume(config, run, workers, steps, spikes, checkpoint)
         if checkpoint and not config.quiet:
             print(f"resuming from {checkpoint.path}")
         end = first_step if workers.anyone(_ended(checkpoint, model)) else last_step
 
-        # 5. The walk.
+        # 5. The walk to the end of the loop; after each loss spike anew, from a checkpoint before.
         if workers.is_chief:
             clock.resume(run)
             if not config.quiet:
                 _print_plan(config, model, dataset, steps, devices, first_step, end)
         try:
-            step, losses = _walk(
-                config, run, workers, steps, model, dataset, spikes, first_step, end, stop, clock
-            )
+            while True:
+                try:
+                    step, losses = _loop(
+                        *(config, run, workers, steps, model, dataset, spikes, first_step, end),
+                        *(stop, clock, fitting),
+                    )
+                    break
+                except Spike as spike:
+                    clock.go_back()
+                    with clock.spent_on("checkpoint"):
+                        back = functools.partial(spikes.roll_back, spike)
+                        checkpoint = workers.chief_does(back)
+                        first_step = _resume(config, run, workers, steps, spikes, checkpoint)
             workers.wait()  # none is finished before the chief has written everything
         except NonFiniteError as error:
             if not workers.is_chief:
@@ -144,33 +156,6 @@ def train(
     return losses
 
 
-def _walk(
-    config: ConfigDict,
-    run: Path,
-    workers: Workers,
-    steps: replicas.Steps,
-    model: models.Autoencoder,
-    dataset: data.Dataset,
-    spikes: Spikes,
-    first_step: int,
-    last_step: int,
-    stop: Stop,
-    clock: Clock,
-) -> tuple[int, dict[str, float]]:
-    """Walks to the end of the loop; after each loss spike anew, from a checkpoint before it."""
-    while True:
-        try:
-            return _loop(
-                *(config, run, workers, steps, model, dataset, spikes),
-                *(first_step, last_step, stop, clock),
-            )
-        except Spike as spike:
-            clock.go_back()
-            with clock.spent_on("checkpoint"):
-                checkpoint = workers.chief_does(functools.partial(spikes.roll_back, spike))
-                first_step = _take_up(config, run, workers, steps, spikes, checkpoint)
-
-
 def _loop(
     config: ConfigDict,
     run: Path,
@@ -183,10 +168,18 @@ def _loop(
     last_step: int,
     stop: Stop,
     clock: Clock,
+    fitting: contextlib.ExitStack,
 ) -> tuple[int, dict[str, float]]:
     """Trains, logs, validates and checkpoints, to the last step or until the model has settled.
 
+    Closes `fitting` once it has trained and validated.
+
     Returns the step, and the validation losses there.
+
+    Raises:
+      Spike: the loss has run away, and the run can go back.
+      Preempted: it was asked to stop, and has.
+      NonFiniteError: the numbers ran away.
     """
     profile = Profile(config.profile, run / "train")
     images = dataset.train.images
@@ -223,7 +216,7 @@ def _loop(
                 with clock.spent_on_steps(first, count):
                     metrics = steps.train(first, drawn, count)
                 seconds = time.monotonic() - began
-                spikes.watch(first, metrics)
+                spikes.watch(first, metrics, steps.broken(metrics))
                 steps.require_finite(first, metrics)
                 pace.plan(workers.of_chief(pace.wanted(count, seconds)))
                 window.add(metrics, seconds)
@@ -237,19 +230,21 @@ def _loop(
 
             validated = due(step, config.validate_every_steps, last_step)
             if validated:
-                with clock.spent_on("validation"), spikes.instead_of_an_end(step - 1):
+                with clock.spent_on("validation"), spikes.non_finite_as_spike(step - 1):
                     losses = steps.evaluate(dataset.validation.images)
                     if not math.isfinite(losses["loss"]):
                         raise NonFiniteError(
                             f"the validation loss at step {step} is {losses['loss']}"
                         )
                     record.validation(step, losses)
+                fitting.close()
 
             if validated or stopping or due(step, config.checkpoint_every_steps, last_step):
                 loss = losses["loss"] if validated else None
-                with clock.spent_on("checkpoint"), spikes.instead_of_an_end(step):
+                spike = min(step, last_step - 1)  # the step that would use the weights
+                with clock.spent_on("checkpoint"), spikes.non_finite_as_spike(spike):
                     state = finite_state(steps, step) | spikes.state()
-                    record.checkpoint(step, state, loss, spikes.first_skipped(step))
+                    record.checkpoint(step, state, loss, spikes.needed_step(step))
                 window = Window()  # a run that resumes here begins a window too
             if validated and model.settled():
                 return step, losses
@@ -278,8 +273,8 @@ def _make_workers(config: ConfigDict, others: cluster.Cluster | None, stop: Stop
 def _check(config: ConfigDict) -> None:
     settings.check(config)
     require(
-        0 < config.num_epochs < math.inf,
-        f"num_epochs={config.num_epochs} is not allowed; it must be above 0 and finite",
+        config.num_epochs > 0,
+        f"num_epochs={config.num_epochs} is not allowed; it must be above 0",
     )
     require(
         0 <= config.seed <= _LARGEST_SEED,
@@ -290,9 +285,9 @@ def _check(config: ConfigDict) -> None:
     for key in ("steps_per_call", "validate_every_steps", "checkpoint_every_steps"):
         require_at_least(key, config[key], 0)
     require(
-        0 < config.startup_timeout_seconds < math.inf,
+        config.startup_timeout_seconds > 0,
         f"startup_timeout_seconds={config.startup_timeout_seconds} is not allowed; "
-        "it must be above 0 and finite",
+        "it must be above 0",
     )
     require_choice("execution", config.execution, ("auto", "measure", *replicas.EXECUTIONS))
     check_spikes(config.spikes)
@@ -316,17 +311,17 @@ def make_steps(
     last_step: int,
 ) -> replicas.Steps:
     """The training steps that a config asks for."""
-    settings = config.optimizer
+    chosen = config.optimizer
     return replicas.Steps(
         workers.strategy,
         model,
         lambda: optimizers.create(
-            settings.name, clip_norm=settings.clip_norm, weight_decay=settings.weight_decay
+            chosen.name, clip_norm=chosen.clip_norm, weight_decay=chosen.weight_decay
         ),
         optimizers.learning_rate_schedule(
-            settings.schedule,
-            learning_rate=settings.learning_rate,
-            warmup_steps=settings.warmup_steps,
+            chosen.schedule,
+            learning_rate=chosen.learning_rate,
+            warmup_steps=chosen.warmup_steps,
             last_step=last_step,
         ),
         precision=config.precision,
@@ -426,7 +421,7 @@ def _ended(checkpoint: checkpoints.Checkpoint | None, model: models.Autoencoder)
     return validated and model.settled()
 
 
-def _take_up(
+def _resume(
     config: ConfigDict,
     run: Path,
     workers: Workers,
@@ -437,7 +432,7 @@ def _take_up(
     """Has all workers go on from the chief's checkpoint, if it has one; returns its step."""
     workers.chief_does(lambda: _begin(run, steps, checkpoint, config.keep_checkpoints))
     workers.take_the_chiefs(steps.variables())
-    spikes.take_up(checkpoint)
+    spikes.resume(checkpoint)
     return workers.of_chief(checkpoint.step if checkpoint else 0)
 
 

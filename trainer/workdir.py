@@ -23,8 +23,8 @@ METRICS_LOG = "metrics.jsonl"
 METRICS = "metrics.json"
 SAMPLES = ("samples.npz", "samples.png")
 
-# What may change when a run is started again: its length, its cadence, where its data lie and its
-# devices.
+# What may change when a run is started again: its length, its cadence, where its data lie, its
+# devices, and what it does about loss spikes.
 _FREE_KEYS = (
     "num_epochs",
     "data.placement",
@@ -33,9 +33,9 @@ _FREE_KEYS = (
     "strategy",
     "startup_timeout_seconds",
     "profile",
-    "spikes.ratio",
+    "spikes.loss_ratio",
     "spikes.skip_steps",
-    "spikes.most",
+    "spikes.max_rollbacks",
     "steps_per_call",
     "log_every_steps",
     "validate_every_steps",
@@ -100,10 +100,14 @@ def check(workdir: Path, config: ConfigDict, data_fingerprint: str) -> None:
 
 
 def hyperparameters(config: ConfigDict) -> dict[str, Any]:
-    """What runs are compared by, of their dotted keys: the length, and all that may not change."""
+    """What runs are compared by, of their dotted keys: all that the weights depend on."""
     values = flat(config.to_dict())
-    free = set(_FREE_KEYS) - {"num_epochs"}
-    return {key: value for key, value in values.items() if key not in free}
+    weighty = ("num_epochs", "spikes.")  # though they may change
+    return {
+        key: value
+        for key, value in values.items()
+        if key not in _FREE_KEYS or key.startswith(weighty)
+    }
 
 
 def executions(workdir: Path) -> dict[str, str]:

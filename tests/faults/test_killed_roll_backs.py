@@ -33,7 +33,7 @@ def config_with_spikes(folder):
             "validate_every_steps": 5,
             "checkpoint_every_steps": 1,
             "quiet": True,
-            "spikes.ratio": 5.0,
+            "spikes.loss_ratio": 5.0,
             "spikes.skip_steps": 3,
         }
     )
