@@ -186,6 +186,10 @@ def test_what_cannot_be_compared_is_refused(tmp_path):
     [
         ("{", "metrics.json cannot be read"),
         ('{"step": 3}', "metrics.json lacks a figure"),
+        (json.dumps(MEASURED | {"mse": None}), "metrics.json is damaged: mse=None is none that"),
+        (json.dumps(MEASURED | {"code_size": 0}), "metrics.json is damaged: code_size=0 is none"),
+        (json.dumps(MEASURED | {"step": "20"}), "metrics.json is damaged: step='20' is none that"),
+        ("[" * 10**5, "metrics.json cannot be read"),
         (None, "no run is evaluated, which --evaluate does: .*a at step 20"),
     ],
 )
@@ -196,6 +200,26 @@ def test_runs_without_figures_are_refused_and_nothing_is_written(metrics, messag
     with pytest.raises(UserError, match=message):
         compare(run, output=tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("batch_size", None, "there is no batch_size in it"),
+        ("batch_size", "50", "batch_size='50' is not allowed; it takes a value of type int"),
+        ("model", {}, r"there is no model\.name in it"),
+        ("data", 5, r"there is no data\.name in it"),
+    ],
+)
+def test_a_config_of_another_version_is_refused_in_one_line(key, value, message, tmp_path):
+    run = make_run(tmp_path / "a", MEASURED)
+    described = json.loads((run / "config.json").read_text())
+    described["config"] = {k: v for k, v in described["config"].items() if k != key}
+    described["config"] |= {} if value is None else {key: value}
+    (run / "config.json").write_text(json.dumps(described))
+    with pytest.raises(UserError, match=rf"a/config.json is damaged or .*: {message}") as error:
+        compare(run, output=tmp_path / "out")
+    assert str(error.value).isprintable()
 
 
 def test_an_output_that_cannot_be_written_is_refused(tmp_path):

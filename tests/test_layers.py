@@ -24,7 +24,7 @@ MAY_IMPORT = {
     "pace": set(),
     "projector": {"pictures"},
     "summaries": {"errors"},
-    "checkpoints": {"errors"},
+    "checkpoints": {"errors", "files"},
     "checkpoints.__main__": {"checkpoints", "cli", "errors", "places", "workdir"},
     "workdir": {"errors", "files", "locks"},
     "goodput": {"files"},
@@ -94,7 +94,10 @@ MAY_IMPORT = {
         *("train", "workdir"),
     },
     "settings": {"data", "errors"},
-    "trained": {"checkpoints", "data", "errors", "models", "places", "replicas", "workdir"},
+    "trained": {
+        *("checkpoints", "data", "errors", "models", "places", "replicas", "settings"),
+        "workdir",
+    },
 }
 FILES = sorted(TRAINER.rglob("*.py"))
 LAUNCHERS = sorted((TRAINER.parent / "launch").glob("*.py"))

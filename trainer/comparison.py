@@ -182,11 +182,17 @@ def _read(folder: Path, name: str) -> Run:
 
 
 def _measured(run: Run, metrics: Mapping[str, Any]) -> MeasuredRun:
-    names = {field.name for field in dataclasses.fields(MeasuredRun)}
+    names = {field.name for field in dataclasses.fields(MeasuredRun)} - vars(run).keys()
+    path = run.workdir / workdir.METRICS
+    figures = {key: metrics[key] for key in sorted(names & metrics.keys())}
+    for key, figure in figures.items():
+        require(
+            isinstance(figure, int | float) and figure >= (1 if key == "code_size" else 0),
+            f"{path} is damaged: {key}={figure!r} is none that an evaluation writes",
+        )
     try:
-        return MeasuredRun(**vars(run), **{key: metrics[key] for key in names & metrics.keys()})
+        return MeasuredRun(**vars(run), **figures)
     except TypeError as error:
-        path = run.workdir / workdir.METRICS
         raise UserError(f"{path} lacks a figure that every evaluation writes") from error
 
 

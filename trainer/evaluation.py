@@ -111,7 +111,9 @@ def read(run: trained.Trained, part: data.Images) -> tuple[np.ndarray, np.ndarra
     So many, evenly spread, as fit the memory beside what is made of them; 200,000 at most.
     """
     row_bytes = np.dtype(np.float32).itemsize * math.prod(run.dataset.image_shape)
-    fitting = int(_MEMORY_SHARE * data.allowed_bytes(run.config.data.memory_gib) / row_bytes)
+    fitting = int(
+        _MEMORY_SHARE * data.allowed_bytes(run.config.data.get("memory_gib", 0.0)) / row_bytes
+    )
     images, labels = part.read(max(1, min(_MOST_IMAGES, fitting)))
     return data.to_unit(images), labels
 

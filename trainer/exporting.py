@@ -9,7 +9,7 @@ import logging
 import subprocess
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +77,8 @@ def export(
         )
     target = places.check_folder(output, cards.CARD, overwrite=overwrite)
     run = trained.load_model(folder, which)
+    path = places.path_of(folder)
+    metrics = workdir.read_metrics(path) or {}
     model = run.model
     if run.config.precision != "float32":
         model = _in_float32(run)
@@ -93,7 +95,7 @@ def export(
             kept = [name for name in FORMATS if name in formats]
             reference = _reference(run, model, dtype)
             differences = _compare(made, reference, kept, aside)
-            card = _card(run, places.path_of(folder), model, dtype, differences)
+            card = _card(run, workdir.read(path), metrics, model, dtype, differences)
             files.write_json(made / cards.CARD, card)
             (made / cards.README).write_text(cards.readme(card))
             files.put(made, target, aside / "before")
@@ -297,13 +299,12 @@ def _compare(
 
 def _card(
     run: trained.TrainedModel,
-    folder: Path,
+    described: workdir.Run,
+    metrics: Mapping[str, Any],
     model: models.Autoencoder,
     dtype: str,
     differences: dict[str, dict[str, float]],
 ) -> dict[str, Any]:
-    described = workdir.read(folder)
-    metrics = workdir.read_metrics(folder) or {}
     return {
         "kind": run.config.model.name,
         "step": run.step,
@@ -318,7 +319,7 @@ def _card(
         "differences": differences,
         "trained_in": run.config.precision,
         "precision_difference": _precision_difference(run, model),
-        "metrics": metrics if metrics.get("step") == run.step else {},
+        "metrics": dict(metrics) if metrics.get("step") == run.step else {},
         "data": {"name": run.config.data.name, "fingerprint": described.data_fingerprint},
         "config": workdir.flat(run.config.to_dict()),
         "trained_with": dict(described.versions),

@@ -1,7 +1,7 @@
 """What a config has to hold: every key, with a value of its kind, before anything is begun."""
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from ml_collections import ConfigDict
 
@@ -23,11 +23,15 @@ _OF_THE_OPTIMIZER = {
 }
 _OF_SPIKES = {"ratio": float, "skip_steps": int, "most": int}
 _OF_NO_CONFIG = ("folder", "vectors")  # that data.load takes besides
+_PARAMETERS = inspect.signature(data.load).parameters.values()
 _OF_THE_DATA = {
     parameter.name: parameter.annotation
-    for parameter in inspect.signature(data.load).parameters.values()
+    for parameter in _PARAMETERS
     if parameter.name not in _OF_NO_CONFIG
 }
+_NEEDED_OF_THE_DATA = [
+    parameter.name for parameter in _PARAMETERS if parameter.default is parameter.empty
+]
 
 
 def check(config: ConfigDict) -> None:
@@ -42,8 +46,23 @@ def check(config: ConfigDict) -> None:
     _check("spikes.", config.spikes, _OF_SPIKES)
 
 
-def _check(group: str, config: ConfigDict, kinds: Mapping[str, type]) -> None:
-    for key in kinds:
+def check_data(config: ConfigDict) -> None:
+    """Checks the settings of the data alone, as a run of an older version may have them.
+
+    Raises:
+      UserError: one that `data.load` has no default for is missing, one is not known, or has a
+        value of another kind.
+    """
+    _check("data.", config, _OF_THE_DATA, _NEEDED_OF_THE_DATA)
+
+
+def _check(
+    group: str,
+    config: ConfigDict,
+    kinds: Mapping[str, type],
+    needed: Iterable[str] | None = None,
+) -> None:
+    for key in kinds if needed is None else needed:
         require(key in config, f"the config has no {group}{key}; configs/base.py lists all keys")
     for key, value in config.items():
         require(

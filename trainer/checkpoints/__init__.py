@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy as np
 
+from trainer import files
 from trainer.errors import StorageError, require, writing
 
 _STATE = "state.npz"
@@ -337,7 +338,7 @@ def _manifest(path: Path, run_id: str | None) -> dict[str, Any]:
         whole &= keys == {"step", "validation_loss", "run_id", "state_sha256"}
     except OSError as error:
         raise DamagedError(f"{path / _MANIFEST} cannot be read: {error.strerror}") from error
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except files.JSON_ERRORS as error:
         raise DamagedError(f"{path / _MANIFEST} is not what was written: {error!r}") from error
     if not whole:
         raise DamagedError(f"{path / _MANIFEST} is not what was written: its digest differs")
