@@ -162,10 +162,12 @@ def test_names_that_markdown_or_matplotlib_would_read_are_shown_as_they_are(tmp_
 def test_a_run_named_twice_is_compared_once_and_what_is_none_is_left_out(tmp_path):
     run = make_run(tmp_path / "a", MEASURED)
     (tmp_path / "notes").mkdir()
-    (tmp_path / "compare.md").touch()
-    runs, others = comparison.find([str(run), str(tmp_path), str(tmp_path / "compare.md")])
+    files = [tmp_path / name for name in ("read.me", "compare.md", "compare.png")]
+    for path in files:
+        path.touch()
+    runs, others = comparison.find(list(map(str, [run, tmp_path, *files])))
     assert runs == [run]
-    assert others == [tmp_path / "notes", tmp_path / "compare.md"]
+    assert others == [tmp_path / "notes", tmp_path / "read.me"]  # a comparison lies beside its runs
 
 
 def test_what_cannot_be_compared_is_refused(tmp_path):
@@ -241,6 +243,28 @@ def test_evaluate_measures_what_has_not_been_and_hands_on_a_failure(tmp_path, mo
     monkeypatch.setattr(subprocess, "run", fail)
     assert comparison.evaluate([tmp_path / "a", tmp_path / "b"]) == 2
     assert commands == [["-m", "trainer.evaluate", f"--workdir={tmp_path / 'b'}"]]
+
+
+def test_a_failed_evaluation_is_handed_on_and_no_mistake_where_nothing_is_measured(tmp_path):
+    run = make_run(tmp_path / "a")
+    failing = """
+import subprocess
+from trainer import cli, compare
+subprocess.run = lambda command, **_: subprocess.CompletedProcess(command, 1)
+cli.run_on_names(compare.main)
+"""
+    command = [sys.executable, "-c", failing, "--evaluate", f"--output={tmp_path / 'out'}"]
+    done = subprocess.run(
+        [*command, str(run)], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (1, "")  # the evaluation itself has said why
+    assert not (tmp_path / "out").exists()
+    other = make_run(tmp_path / "b", MEASURED)
+    done = subprocess.run(
+        [*command, str(run), str(other)], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert [row["run"] for row in cells(done.stdout)] == ["b"]
 
 
 def test_flags_may_follow_the_names_and_a_mistake_is_told_in_one_line(tmp_path):

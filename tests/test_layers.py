@@ -51,7 +51,7 @@ MAY_IMPORT = {
         "summaries",
         *("workdir", "workers"),
     },
-    "compare": {"cli", "comparison"},
+    "compare": {"cli", "comparison", "workdir"},
     "comparison": {"errors", "files", "places", "workdir"},
     "stream_flags": {"cli", "places"},
     "inputs": {"arrays", "data", "errors", "image_folders", "places", "tables"},

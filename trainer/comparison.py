@@ -67,7 +67,8 @@ class MeasuredRun(Run):
 def find(names: Sequence[str]) -> tuple[list[Path], list[Path]]:
     """The workdirs that are named, or lie in the folders that are; and the other paths met.
 
-    These are files that are named, and folders without a run beside those with one.
+    These are files that are named, but for an earlier comparison's, and folders without a run
+    beside those with one.
 
     Raises:
       UserError: nothing has such a name, or there is no run where one is named.
@@ -78,7 +79,7 @@ def find(names: Sequence[str]) -> tuple[list[Path], list[Path]]:
     for path in map(places.path_of, names):
         require(path.exists(), f"{path} does not exist")
         if not path.is_dir():
-            others.append(path)
+            others += [path] if path.name not in (TABLE, PICTURE) else []
             continue
         folders = [path] if _is_run(path) else sorted(filter(Path.is_dir, path.iterdir()))
         found = {folder.resolve(): folder for folder in folders if _is_run(folder)}
