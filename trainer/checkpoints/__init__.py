@@ -5,8 +5,8 @@ path, and `manifest.json`: the step, the validation loss if there was one, the i
 digests of the state and of the manifest itself. Arrays under names, rather than TensorFlow's own
 format, since that stores optimizer slots by their position.
 
-To a run, that of another one is as good as damaged: never taken, counted or deleted. A run that was
-begun before there were ids has None, to the end, and so have its checkpoints.
+To a run, that of another one is no better than a damaged one: never taken, counted or deleted. A
+run that was begun before there were ids has None, to the end, and so have its checkpoints.
 """
 
 import dataclasses
@@ -32,7 +32,8 @@ _MANIFEST = "manifest.json"
 _PREFIX = "step-"
 _ASIDE = ".writing-"
 _GOING = ".deleting-"
-_SET_ASIDE = "damaged-"
+_DAMAGED = "damaged-"  # begins the names of those that are set aside
+_OTHER_RUN = "other-run-"  # likewise: intact, and not this run's
 _NOT_OWN = -math.inf  # the loss of one whose manifest is damaged, or another run's
 PATIENCE_SECONDS = 600.0  # for which training goes on while no checkpoint can be written
 
@@ -231,9 +232,11 @@ def _first_whole(
     for path in paths:
         try:
             return verify(path, run_id)
+        except ForeignError as error:
+            print(f"CHECKPOINT OF ANOTHER RUN: {error}", file=sys.stderr)
+            foreign += 1
         except DamagedError as error:
             print(f"CHECKPOINT DAMAGED: {error}", file=sys.stderr)
-            foreign += isinstance(error, ForeignError)
     whole = f"whole and this run's own ({foreign} of another run)" if foreign else "whole"
     require(which != "best", f"no checkpoint in {folder} that is {whole} has a validation loss")
     require(
@@ -244,11 +247,12 @@ def _first_whole(
     return None
 
 
-def set_aside_after(folder: Path, step: int) -> None:
+def set_aside_after(folder: Path, step: int, *, run_id: str | None = None) -> None:
     """Renames the checkpoints of later steps, none of which is this run's and whole."""
     for path in _newest_first(folder):
         if path.name > _name(step):
-            path.rename(folder / f"{_SET_ASIDE}{path.name}-{time.time_ns()}")
+            prefix = _OTHER_RUN if _is_foreign(path, run_id) else _DAMAGED
+            path.rename(folder / f"{prefix}{path.name}-{time.time_ns()}")
 
 
 def verify(path: Path, run_id: str | None = None) -> Checkpoint:
@@ -273,7 +277,7 @@ def verify(path: Path, run_id: str | None = None) -> Checkpoint:
 def report(folder: Path, run_id: str | None = None) -> tuple[list[str], int]:
     """A line on each checkpoint, the oldest first, and how many are damaged or another run's.
 
-    Those that were set aside as damaged have a line too, and are not counted: none is used.
+    Those that were set aside have a line too, and are not counted: none is used.
 
     Raises:
       UserError: there are none.
@@ -286,13 +290,15 @@ def report(folder: Path, run_id: str | None = None) -> tuple[list[str], int]:
             checkpoint = verify(path, run_id)
         except DamagedError as error:
             if path.exists():  # else a training that is under way has just deleted it
-                lines.append(f"DAMAGED  {error}")
+                what = "FOREIGN" if isinstance(error, ForeignError) else "DAMAGED"
+                lines.append(f"{what}  {error}")
                 damaged += 1
             continue
         loss = checkpoint.validation_loss
         validated = "" if loss is None else f", validation loss {loss:.5f}"
         lines.append(f"whole    {path}: step {checkpoint.step:,}{validated}")
-    lines += [f"no use   {path}: set aside" for path in sorted(folder.glob(f"{_SET_ASIDE}*"))]
+    for prefix in (_DAMAGED, _OTHER_RUN):
+        lines += [f"no use   {path}: set aside" for path in sorted(folder.glob(f"{prefix}*"))]
     return lines, damaged
 
 
@@ -364,6 +370,14 @@ def _validation_loss(path: Path, run_id: str | None) -> float:
     except DamagedError:
         return _NOT_OWN
     return math.inf if loss is None else loss
+
+
+def _is_foreign(path: Path, run_id: str | None) -> bool:
+    try:
+        _manifest(path, run_id)
+    except DamagedError as error:
+        return isinstance(error, ForeignError)
+    return False
 
 
 def _is_whole(path: Path, run_id: str | None) -> bool:
