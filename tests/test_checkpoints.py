@@ -3,6 +3,7 @@ import hashlib
 import json
 import os
 import shutil
+import stat
 import subprocess
 import sys
 import threading
@@ -431,3 +432,16 @@ def test_arrays_are_written_as_their_digest_says(tmp_path):
     digest = checkpoints.write(path, state(1))
     assert digest == hashlib.sha256(path.read_bytes()).hexdigest()
     np.testing.assert_array_equal(np.load(path)["count"], 1)
+
+
+def test_a_disk_that_syncs_no_folder_costs_no_open_file(tmp_path, monkeypatch):
+    def refuse(handle):
+        if stat.S_ISDIR(os.fstat(handle).st_mode):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(3):
+        with pytest.raises(StorageError, match="Input/output error"):
+            save(tmp_path, 1)
+    assert len(os.listdir("/proc/self/fd")) == before

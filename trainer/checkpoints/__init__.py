@@ -418,8 +418,10 @@ def _remove(path: Path) -> None:
 def _sync(folder: Path) -> None:
     """Has the names in a folder survive a loss of power."""
     handle = os.open(folder, os.O_RDONLY)
-    os.fsync(handle)
-    os.close(handle)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def _name(step: int) -> str:
