@@ -215,12 +215,14 @@ def test_one_of_another_run_is_set_aside_as_that_and_stays_whole(tmp_path):
     save(tmp_path, 1, 2, run_id="own")
     DAMAGES["truncated"](tmp_path / "step-0000000002" / "state.npz")
     foreign_one(tmp_path / "other", 9, tmp_path)
+    DAMAGES["truncated"](foreign_one(tmp_path / "other", 8, tmp_path) / "state.npz")
     checkpoints.set_aside_after(tmp_path, 1, run_id="own")
     aside = {path.name.rpartition("-")[0]: path for path in tmp_path.glob("*-step-*")}
-    assert aside.keys() == {"damaged-step-0000000002", "other-run-step-0000000009"}
+    damaged = {"damaged-step-0000000002", "damaged-step-0000000008"}
+    assert aside.keys() == damaged | {"other-run-step-0000000009"}
     lines, bad = checkpoints.report(tmp_path, "own")
     assert bad == 0
-    assert [line.partition(" ")[0] for line in lines] == ["whole", "no", "no"]
+    assert [line.partition(" ")[0] for line in lines] == ["whole", "no", "no", "no"]
     back = aside["other-run-step-0000000009"].rename(tmp_path / "step-0000000009")
     assert checkpoints.verify(back, "another").step == 9
 

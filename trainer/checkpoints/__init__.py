@@ -59,7 +59,11 @@ class DamagedError(Exception):
 
 
 class ForeignError(DamagedError):
-    """It is what another run has written."""
+    """It is what another run has written, as its manifest says."""
+
+    def __init__(self, message: str, manifest: Mapping[str, Any]):
+        super().__init__(message)
+        self.manifest = manifest
 
 
 def save(
@@ -259,9 +263,19 @@ def verify(path: Path, run_id: str | None = None) -> Checkpoint:
     """Reads a checkpoint's manifest and checks everything that it says.
 
     Raises:
-      DamagedError: something is missing, or is not what this run has written.
+      ForeignError: it is whole, and another run's.
+      DamagedError: something is missing, or is not what was written.
     """
-    manifest = _manifest(path, run_id)
+    try:
+        manifest = _manifest(path, run_id)
+    except ForeignError as error:
+        _check_state(path, error.manifest)
+        raise
+    _check_state(path, manifest)
+    return Checkpoint(path, manifest["step"], manifest["validation_loss"])
+
+
+def _check_state(path: Path, manifest: Mapping[str, Any]) -> None:
     written = manifest["state_sha256"]
     try:
         found = _digest((path / _STATE).read_bytes())
@@ -271,7 +285,6 @@ def verify(path: Path, run_id: str | None = None) -> Checkpoint:
         raise DamagedError(
             f"{path / _STATE} is not what was written: its sha256 is {found}, was {written}"
         )
-    return Checkpoint(path, manifest["step"], manifest["validation_loss"])
 
 
 def report(folder: Path, run_id: str | None = None) -> tuple[list[str], int]:
@@ -350,7 +363,8 @@ def _manifest(path: Path, run_id: str | None) -> dict[str, Any]:
         raise DamagedError(f"{path / _MANIFEST} is not what was written: its digest differs")
     if manifest.get("run_id") != run_id:
         raise ForeignError(
-            f"{path} belongs to another run: run_id={manifest.get('run_id')!r}, not {run_id!r}"
+            f"{path} belongs to another run: run_id={manifest.get('run_id')!r}, not {run_id!r}",
+            manifest,
         )
     if not named:
         raise DamagedError(f"{path / _MANIFEST} is that of step {manifest['step']}")
@@ -374,7 +388,7 @@ def _validation_loss(path: Path, run_id: str | None) -> float:
 
 def _is_foreign(path: Path, run_id: str | None) -> bool:
     try:
-        _manifest(path, run_id)
+        verify(path, run_id)
     except DamagedError as error:
         return isinstance(error, ForeignError)
     return False
