@@ -55,7 +55,7 @@ MAY_IMPORT = {
     "comparison": {"errors", "files", "places", "workdir"},
     "stream_flags": {"cli", "places"},
     "inputs": {"arrays", "data", "errors", "image_folders", "places", "tables"},
-    "outputs": {"errors", "files", "places", "tables"},
+    "outputs": {"errors", "files", "pictures", "places", "tables"},
     "encode": {"cli", "encoding", "stream_flags"},
     "decode": {"cli", "encoding", "stream_flags"},
     "denoise": {"cli", "encoding", "stream_flags"},

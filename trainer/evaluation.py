@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
-from matplotlib.image import imsave
 from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
@@ -98,9 +97,9 @@ def evaluate(folder: str, which: str = "last") -> dict[str, Any]:
     rows, own = model.rows(shown, noise), model.own_pictures(measured, metrics)
     with files.replacing(path) as aside:
         files.write_json(aside / workdir.METRICS, metrics)
-        imsave(aside / PICTURE, pictures.reconstructions(rows))
+        (aside / PICTURE).write_bytes(pictures.png(pictures.reconstructions(rows)))
         for name, picture in own.items():
-            imsave(aside / f"{name}.png", picture)
+            (aside / f"{name}.png").write_bytes(pictures.png(picture))
         _show_in_tensorboard(aside, metrics, codes, test, rebuilt, test_labels)
     return metrics
 
