@@ -58,8 +58,8 @@ def main(trainer_flags: list[str]) -> int:
         return Preempted.exit_status
     failed = {name: status for name, status in statuses.items() if status}
     if failed:
-        told = "; ".join(f"{name} with status {status}" for name, status in failed.items())
-        say(f"{len(failed)} of {len(runs)} runs did not finish: {told}")
+        ended = "; ".join(f"{name} with status {status}" for name, status in failed.items())
+        say(f"{len(failed)} of {len(runs)} runs did not finish: {ended}")
     return _of_all(failed)
 
 

@@ -431,7 +431,7 @@ def test_training_ends_once_its_patience_does(tmp_path, monkeypatch):
 
 def test_arrays_are_written_as_their_digest_says(tmp_path):
     path = tmp_path / "weights.npz"
-    digest = checkpoints.write(path, state(1))
+    digest = checkpoints.write_arrays(path, state(1))
     assert digest == hashlib.sha256(path.read_bytes()).hexdigest()
     np.testing.assert_array_equal(np.load(path)["count"], 1)
 

@@ -69,7 +69,7 @@ def check_run() -> None:
 def run(main: Callable[[], None], check: Callable[[], None] = lambda: None) -> None:
     """Parses the flags, runs `main` and leaves with the exit status of what became of it.
 
-    `check` tells, before TensorFlow is imported, what needs none of it to be told.
+    `check` runs before TensorFlow is imported, so that mistakes it finds are reported at once.
 
     0 finished; 2 the user's mistake; 75 stopped, to be started again; 130 Ctrl-C where nothing can
     be gone on with; 141 a closed pipe; 1 anything else.

@@ -313,8 +313,8 @@ def _plot(row: "SubFigure", group: Sequence[MeasuredRun]) -> None:
         names.append("PCA")
         look = {"color": "black", "marker": ".", "zorder": 1}
         handles += error.plot(list(pca), list(pca.values()), **look)
-        told = {run.code_size: run.pca_probe_accuracy for run in group if run.code_size in pca}
-        accuracy.plot(list(told), list(told.values()), **look)
+        probes = {run.code_size: run.pca_probe_accuracy for run in group if run.code_size in pca}
+        accuracy.plot(list(probes), list(probes.values()), **look)
     for axis in (error, accuracy, speed):
         axis.margins(0.1)
         axis.grid(alpha=0.3)

@@ -87,7 +87,10 @@ def in_one_line(error: Exception) -> str:
 
 
 def require_kind(name: str, value: object, kind: type) -> None:
-    """Raises UserError unless value is of a kind; whole numbers are floats too, truth is none."""
+    """Raises UserError unless value is of a kind.
+
+    An int passes as a float, a bool only as a bool.
+    """
     right = isinstance(value, int | float if kind is float else kind)
     require(
         right and (kind is bool or not isinstance(value, bool)),

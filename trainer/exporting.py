@@ -163,7 +163,7 @@ def _write_saved_model(
     rows = stock.input_name(model)
     inputs, codes = (_spec(network) for network in (encoder, decoder))
 
-    # A signature, unlike a function, does not hold what it is given to the shape that it tells.
+    # A signature, unlike a function, does not hold what it is given to its declared shape.
     def encoded(x):
         return encoder(tf.ensure_shape(x, inputs.shape))
 
@@ -208,7 +208,7 @@ def _litert(saved_model: Path) -> bytes:
 def _write_onnx(path: Path, network: keras.Model) -> None:
     import onnx
 
-    logging.getLogger("tf2onnx").setLevel(logging.CRITICAL)  # what is wrong is told below
+    logging.getLogger("tf2onnx").setLevel(logging.CRITICAL)  # what is wrong is reported below
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # of Keras's patch of tf2onnx
         network.export(path, format="onnx", verbose=False, input_signature=[_spec(network)])
@@ -284,8 +284,8 @@ def _compare(
     command = [sys.executable, "-I", export_check.__file__, str(made), str(arrays), *formats]
     done = subprocess.run(command, cwd=aside, capture_output=True, text=True, check=False)
     if done.returncode:
-        told = (done.stderr.strip() or f"status {done.returncode}").splitlines()[-1]
-        raise ExportError(f"the export does not load without the trainer: {told}")
+        said = (done.stderr.strip() or f"status {done.returncode}").splitlines()[-1]
+        raise ExportError(f"the export does not load without the trainer: {said}")
     differences = json.loads(done.stdout.splitlines()[-1])
     for name, functions in differences.items():
         for function, difference in functions.items():

@@ -78,7 +78,7 @@ def put(aside: Path, path: Path, before: Path) -> None:
 def replacing(workdir: Path) -> Iterator[Path]:
     """Gives a folder for files and folders that in the end take the places of the workdir's.
 
-    JSON comes last, since it tells of the others.
+    JSON comes last, since it describes the others.
 
     Raises:
       StorageError: one of them cannot be written, and what was there in its place still is; those

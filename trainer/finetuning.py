@@ -168,7 +168,7 @@ def finetune(
         "training_seconds": seconds,
     }
     with files.replacing(path) as aside:
-        metrics["weights_sha256"] = checkpoints.write(aside / f"{name}.npz", best.weights)
+        metrics["weights_sha256"] = checkpoints.write_arrays(aside / f"{name}.npz", best.weights)
         files.write_json(aside / f"{name}.json", metrics)
     return metrics
 

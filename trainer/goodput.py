@@ -143,7 +143,7 @@ def _shares(seconds: dict[str, float]) -> dict[str, float]:
 
 
 def _read(path: Path) -> dict | None:
-    """What a run has written; what cannot be read is told, and ends no run."""
+    """What a run has written; what cannot be read is reported, and ends no run."""
     if not path.exists():
         return None
     try:

@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 from trainer import data
 from trainer.errors import require, require_kind
 
-_OF_A_RUN = {
+_RUN_KEYS = {
     **dict.fromkeys(("seed", "batch_size", "steps_per_call", "keep_checkpoints"), int),
     **dict.fromkeys(("log_every_steps", "validate_every_steps", "checkpoint_every_steps"), int),
     **dict.fromkeys(("num_epochs", "startup_timeout_seconds"), float),
@@ -16,20 +16,20 @@ _OF_A_RUN = {
     **dict.fromkeys(("deterministic", "histograms", "pictures", "quiet"), bool),
     **dict.fromkeys(("model", "data", "optimizer", "spikes"), ConfigDict),
 }
-_OF_THE_OPTIMIZER = {
+_OPTIMIZER_KEYS = {
     **dict.fromkeys(("name", "schedule"), str),
     **dict.fromkeys(("learning_rate", "clip_norm", "weight_decay"), float),
     "warmup_steps": int,
 }
-_OF_SPIKES = {"ratio": float, "skip_steps": int, "most": int}
-_OF_NO_CONFIG = ("folder", "vectors")  # that data.load takes besides
+_SPIKES_KEYS = {"ratio": float, "skip_steps": int, "most": int}
+_NOT_IN_CONFIG = ("folder", "vectors")  # that data.load takes besides
 _PARAMETERS = inspect.signature(data.load).parameters.values()
-_OF_THE_DATA = {
+_DATA_KEYS = {
     parameter.name: parameter.annotation
     for parameter in _PARAMETERS
-    if parameter.name not in _OF_NO_CONFIG
+    if parameter.name not in _NOT_IN_CONFIG
 }
-_NEEDED_OF_THE_DATA = [
+_NEEDED_DATA_KEYS = [
     parameter.name for parameter in _PARAMETERS if parameter.default is parameter.empty
 ]
 
@@ -40,10 +40,10 @@ def check(config: ConfigDict) -> None:
     Raises:
       UserError: a key is missing or not known, or has a value of another kind.
     """
-    _check("", config, _OF_A_RUN)
-    _check("data.", config.data, _OF_THE_DATA)
-    _check("optimizer.", config.optimizer, _OF_THE_OPTIMIZER)
-    _check("spikes.", config.spikes, _OF_SPIKES)
+    _check("", config, _RUN_KEYS)
+    _check("data.", config.data, _DATA_KEYS)
+    _check("optimizer.", config.optimizer, _OPTIMIZER_KEYS)
+    _check("spikes.", config.spikes, _SPIKES_KEYS)
 
 
 def check_data(config: ConfigDict) -> None:
@@ -53,7 +53,7 @@ def check_data(config: ConfigDict) -> None:
       UserError: one that `data.load` has no default for is missing, one is not known, or has a
         value of another kind.
     """
-    _check("data.", config, _OF_THE_DATA, _NEEDED_OF_THE_DATA)
+    _check("data.", config, _DATA_KEYS, _NEEDED_DATA_KEYS)
 
 
 def _check(

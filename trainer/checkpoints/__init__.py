@@ -78,8 +78,8 @@ def save(
 ) -> None:
     """Commits a checkpoint, then deletes all of this run but the newest `keep` and the best.
 
-    Whoever may go back to `needed_step`, or later to a later one, still finds the newest and the
-    best of those before it. A crash at any moment leaves either no trace of it or the whole of it.
+    If the run may roll back to `needed_step` or later, the newest and the best checkpoint up to it
+    are kept too. A crash at any moment leaves either no trace of it or the whole of it.
 
     Raises:
       StorageError: it cannot be written, or one of this step is there; the others are untouched.
@@ -110,7 +110,7 @@ def _commit(
         "step": step,
         "validation_loss": validation_loss,
         "run_id": run_id,
-        "state_sha256": write(aside / _STATE, state),
+        "state_sha256": write_arrays(aside / _STATE, state),
     }
     signed = {"manifest": manifest, "manifest_sha256": _digest_of(manifest)}
     with (aside / _MANIFEST).open("w") as text:
@@ -123,7 +123,7 @@ def _commit(
     _sync(folder.parent)  # the folder itself may be new
 
 
-def write(path: Path, state: State) -> str:
+def write_arrays(path: Path, state: State) -> str:
     """Writes arrays to an .npz file; returns the digest of what is on disk."""
     with path.open("wb") as file:
         np.savez(file, **state)  # type: ignore[arg-type]
