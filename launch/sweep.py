@@ -58,8 +58,8 @@ def main(trainer_flags: list[str]) -> int:
         return Preempted.exit_status
     failed = {name: status for name, status in statuses.items() if status}
     if failed:
-        told = "; ".join(f"{name} with status {status}" for name, status in failed.items())
-        say(f"{len(failed)} of {len(runs)} runs did not finish: {told}")
+        ended = "; ".join(f"{name} with status {status}" for name, status in failed.items())
+        say(f"{len(failed)} of {len(runs)} runs did not finish: {ended}")
     return _of_all(failed)
 
 
@@ -68,8 +68,16 @@ def _commands(
 ) -> Iterator[list[str]]:
     own_flags = [f"--workdir={folder}", *(f"--{key}={value}" for key, value in settings.items())]
     yield [*_MODULE, "trainer", *trainer_flags, *own_flags]  # the last --workdir counts
-    if not workdir.is_measured(folder):
+    if not _is_measured(folder):
         yield [*_MODULE, "trainer.evaluate", f"--workdir={folder}"]
+
+
+def _is_measured(folder: Path) -> bool:
+    """Not where its files cannot be read: who reads them next says so, and other jobs go on."""
+    try:
+        return workdir.is_measured(folder)
+    except UserError:
+        return False
 
 
 def _of_all(failed: Mapping[str, int]) -> int:

@@ -3,6 +3,7 @@ import hashlib
 import json
 import os
 import shutil
+import stat
 import subprocess
 import sys
 import threading
@@ -201,13 +202,29 @@ def test_a_whole_one_of_another_run_is_named_and_the_newest_own_one_taken(
     assert taken.step == 3
     np.testing.assert_array_equal(taken.state()["count"], 3)
     named = f"{foreign} belongs to another run: run_id='another', not {own_id!r}"
-    warning = f"CHECKPOINT DAMAGED: {named}\n" if as_step == 9 else ""
+    warning = f"CHECKPOINT OF ANOTHER RUN: {named}\n" if as_step == 9 else ""
     assert capsys.readouterr().err == warning
     lines, damaged = checkpoints.report(run, own_id)
     assert damaged == 1
-    assert f"DAMAGED  {named}" in lines
+    assert f"FOREIGN  {named}" in lines
     with pytest.raises(checkpoints.DamagedError, match="belongs to another run"):
         checkpoints.verify(foreign, own_id)
+
+
+def test_one_of_another_run_is_set_aside_as_that_and_stays_whole(tmp_path):
+    save(tmp_path, 1, 2, run_id="own")
+    DAMAGES["truncated"](tmp_path / "step-0000000002" / "state.npz")
+    foreign_one(tmp_path / "other", 9, tmp_path)
+    DAMAGES["truncated"](foreign_one(tmp_path / "other", 8, tmp_path) / "state.npz")
+    checkpoints.set_aside_after(tmp_path, 1, run_id="own")
+    aside = {path.name.rpartition("-")[0]: path for path in tmp_path.glob("*-step-*")}
+    damaged = {"damaged-step-0000000002", "damaged-step-0000000008"}
+    assert aside.keys() == damaged | {"other-run-step-0000000009"}
+    lines, bad = checkpoints.report(tmp_path, "own")
+    assert bad == 0
+    assert [line.partition(" ")[0] for line in lines] == ["whole", "no", "no", "no"]
+    back = aside["other-run-step-0000000009"].rename(tmp_path / "step-0000000009")
+    assert checkpoints.verify(back, "another").step == 9
 
 
 def test_one_without_an_id_is_foreign_to_a_run_that_has_one(tmp_path):
@@ -414,6 +431,19 @@ def test_training_ends_once_its_patience_does(tmp_path, monkeypatch):
 
 def test_arrays_are_written_as_their_digest_says(tmp_path):
     path = tmp_path / "weights.npz"
-    digest = checkpoints.write(path, state(1))
+    digest = checkpoints.write_arrays(path, state(1))
     assert digest == hashlib.sha256(path.read_bytes()).hexdigest()
     np.testing.assert_array_equal(np.load(path)["count"], 1)
+
+
+def test_a_disk_that_syncs_no_folder_costs_no_open_file(tmp_path, monkeypatch):
+    def refuse(handle):
+        if stat.S_ISDIR(os.fstat(handle).st_mode):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    for _ in range(3):
+        with pytest.raises(StorageError, match="Input/output error"):
+            save(tmp_path, 1)
+    assert len(list(Path("/proc/self/fd").iterdir())) == before

@@ -162,10 +162,12 @@ def test_names_that_markdown_or_matplotlib_would_read_are_shown_as_they_are(tmp_
 def test_a_run_named_twice_is_compared_once_and_what_is_none_is_left_out(tmp_path):
     run = make_run(tmp_path / "a", MEASURED)
     (tmp_path / "notes").mkdir()
-    (tmp_path / "compare.md").touch()
-    runs, others = comparison.find([str(run), str(tmp_path), str(tmp_path / "compare.md")])
+    files = [tmp_path / name for name in ("read.me", "compare.md", "compare.png")]
+    for path in files:
+        path.touch()
+    runs, others = comparison.find(list(map(str, [run, tmp_path, *files])))
     assert runs == [run]
-    assert others == [tmp_path / "notes", tmp_path / "compare.md"]
+    assert others == [tmp_path / "notes", tmp_path / "read.me"]  # a comparison lies beside its runs
 
 
 def test_what_cannot_be_compared_is_refused(tmp_path):
@@ -186,6 +188,10 @@ def test_what_cannot_be_compared_is_refused(tmp_path):
     [
         ("{", "metrics.json cannot be read"),
         ('{"step": 3}', "metrics.json lacks a figure"),
+        (json.dumps(MEASURED | {"mse": None}), "metrics.json is damaged: mse=None is none that"),
+        (json.dumps(MEASURED | {"code_size": 0}), "metrics.json is damaged: code_size=0 is none"),
+        (json.dumps(MEASURED | {"step": "20"}), "metrics.json is damaged: step='20' is none that"),
+        ("[" * 10**5, "metrics.json cannot be read"),
         (None, "no run is evaluated, which --evaluate does: .*a at step 20"),
     ],
 )
@@ -196,6 +202,26 @@ def test_runs_without_figures_are_refused_and_nothing_is_written(metrics, messag
     with pytest.raises(UserError, match=message):
         compare(run, output=tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("batch_size", None, "there is no batch_size in it"),
+        ("batch_size", "50", "batch_size='50' is not allowed; it takes a value of type int"),
+        ("model", {}, r"there is no model\.name in it"),
+        ("data", 5, r"there is no data\.name in it"),
+    ],
+)
+def test_a_config_of_another_version_is_refused_in_one_line(key, value, message, tmp_path):
+    run = make_run(tmp_path / "a", MEASURED)
+    described = json.loads((run / "config.json").read_text())
+    described["config"] = {k: v for k, v in described["config"].items() if k != key}
+    described["config"] |= {} if value is None else {key: value}
+    (run / "config.json").write_text(json.dumps(described))
+    with pytest.raises(UserError, match=rf"a/config.json is damaged or .*: {message}") as error:
+        compare(run, output=tmp_path / "out")
+    assert str(error.value).isprintable()
 
 
 def test_an_output_that_cannot_be_written_is_refused(tmp_path):
@@ -217,6 +243,28 @@ def test_evaluate_measures_what_has_not_been_and_hands_on_a_failure(tmp_path, mo
     monkeypatch.setattr(subprocess, "run", fail)
     assert comparison.evaluate([tmp_path / "a", tmp_path / "b"]) == 2
     assert commands == [["-m", "trainer.evaluate", f"--workdir={tmp_path / 'b'}"]]
+
+
+def test_a_failed_evaluation_is_handed_on_and_no_mistake_where_nothing_is_measured(tmp_path):
+    run = make_run(tmp_path / "a")
+    failing = """
+import subprocess
+from trainer import cli, compare
+subprocess.run = lambda command, **_: subprocess.CompletedProcess(command, 1)
+cli.run_on_names(compare.main)
+"""
+    command = [sys.executable, "-c", failing, "--evaluate", f"--output={tmp_path / 'out'}"]
+    done = subprocess.run(
+        [*command, str(run)], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (1, "")  # the evaluation itself has said why
+    assert not (tmp_path / "out").exists()
+    other = make_run(tmp_path / "b", MEASURED)
+    done = subprocess.run(
+        [*command, str(run), str(other)], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert [row["run"] for row in cells(done.stdout)] == ["b"]
 
 
 def test_flags_may_follow_the_names_and_a_mistake_is_told_in_one_line(tmp_path):

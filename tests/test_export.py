@@ -3,6 +3,7 @@
 import functools
 import json
 import re
+import shutil
 import subprocess
 import sys
 
@@ -308,6 +309,22 @@ def test_a_folder_that_is_no_export_is_never_replaced(make_run):
     with pytest.raises(UserError, match=r"is no export: there is no card\.json in it"):
         export(str(run), str(run), overwrite=True)
     assert (run / workdir.CONFIG).exists()
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_damaged_metrics_are_told_before_any_work_and_odd_ones_left_out_of_the_card(
+    make_run, tmp_path
+):
+    run = tmp_path / "run"
+    shutil.copytree(make_run("dense"), run)
+    (run / workdir.METRICS).write_text('{"mse": 1' + "0" * 400 + "}")
+    with pytest.raises(UserError, match=r"metrics\.json cannot be read"):
+        export(str(run), str(tmp_path / "out"), formats=["keras"])
+    files.write_json(run / workdir.METRICS, {"step": 2, "mse": {}, "ssim": 0.5, "name": None})
+    export(str(run), str(tmp_path / "out"), formats=["keras"])
+    card = (tmp_path / "out" / cards.README).read_text()
+    assert "| ssim | 0.5 |" in card
+    assert "| mse |" not in card
 
 
 def test_a_model_that_onnx_cannot_hold_is_refused_in_one_line(make_run, tmp_path):

@@ -24,7 +24,7 @@ MAY_IMPORT = {
     "pace": set(),
     "projector": {"pictures"},
     "summaries": {"errors"},
-    "checkpoints": {"errors"},
+    "checkpoints": {"errors", "files"},
     "checkpoints.__main__": {"checkpoints", "cli", "errors", "places", "workdir"},
     "workdir": {"errors", "files", "locks"},
     "goodput": {"files"},
@@ -55,11 +55,11 @@ MAY_IMPORT = {
         *("optimizers", "pace", "places", "profiling", "record", "replicas", "settings", "spikes"),
         *("stopping", "summaries", "workdir", "workers"),
     },
-    "compare": {"cli", "comparison"},
+    "compare": {"cli", "comparison", "workdir"},
     "comparison": {"errors", "files", "places", "workdir"},
     "stream_flags": {"cli", "places"},
     "inputs": {"arrays", "data", "errors", "examples", "image_folders", "places", "tables"},
-    "outputs": {"errors", "files", "places", "tables"},
+    "outputs": {"errors", "files", "pictures", "places", "tables"},
     "encode": {"cli", "encoding", "stream_flags"},
     "decode": {"cli", "encoding", "stream_flags"},
     "denoise": {"cli", "encoding", "stream_flags"},
@@ -99,7 +99,9 @@ MAY_IMPORT = {
         *("sources", "train", "workdir"),
     },
     "settings": {"data", "errors"},
-    "trained": {"checkpoints", "data", "errors", "models", "places", "replicas", "workdir"},
+    "trained": {
+        *("checkpoints", "data", "errors", "models", "places", "replicas", "settings", "workdir"),
+    },
     "files": {"errors"},
 }
 FILES = sorted(TRAINER.rglob("*.py"))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tests.test_finetuning import SETTINGS
-from trainer import evaluation, files, projector
+from trainer import files, pictures
 from trainer.errors import StorageError
 from trainer.evaluation import evaluate
 from trainer.finetuning import finetune
@@ -88,7 +88,7 @@ def test_an_evaluation_and_a_fine_tuning_that_cannot_be_written_leave_all_as_it_
     evaluate(str(tmp_path))
     finetune(str(tmp_path), **SETTINGS)
     before = contents(tmp_path)
-    for module, name in ((evaluation, "imsave"), (projector, "imsave"), (np, "savetxt")):
+    for module, name in ((pictures, "png"), (np, "savetxt")):
         with monkeypatch.context() as patch, pytest.raises(StorageError, match="No space left"):
             patch.setattr(module, name, full)
             evaluate(str(tmp_path))

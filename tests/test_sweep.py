@@ -226,6 +226,26 @@ def test_a_mistake_ends_its_run_alone_and_the_sweep_says_which(sweep):
     assert [row["run"] for row in cells(out)] == ["seed=1"]
 
 
+def test_an_unreadable_log_ends_its_own_job_and_no_other(sweep):
+    damage = """
+if module == "trainer":
+    run.mkdir(parents=True)
+    (run / "metrics.jsonl").write_text('{"step": 2}')
+    sys.exit(0)
+print("error: the log is damaged", file=sys.stderr)
+sys.exit(2)
+"""
+    behaviours = {"seed=0": damage, "seed=1": "time.sleep(1)"}
+    flags = ("--grid=config.seed=0,1", "--parallel=2")
+    status, out, err = sweep.run(*flags, gpus="0,1", behaviours=behaviours)
+    assert status == 2
+    assert err.splitlines() == [
+        "[seed=0] error: the log is damaged",
+        "launch: 1 of 2 runs did not finish: seed=0 with status 2",
+    ]
+    assert [row["run"] for row in cells(out)] == ["seed=1"]
+
+
 def test_a_run_that_crashes_is_started_again_a_bounded_number_of_times(sweep):
     behaviours = {"seed=0": "if number == 0: sys.exit(9)", "seed=1": "os.kill(os.getpid(), 9)"}
     status, _, err = sweep.run("--grid=config.seed=0,1", "--max_restarts=2", behaviours=behaviours)

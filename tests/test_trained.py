@@ -6,6 +6,7 @@ import pytest
 
 from trainer import files, trained, workdir
 from trainer.errors import UserError
+from trainer.evaluation import evaluate
 from trainer.train import train
 
 MALFORMED = [
@@ -30,3 +31,49 @@ def test_malformed_inputs_are_refused_in_one_line(digits_config, tmp_path):
         assert "\n" not in str(told.value), inputs
     train(digits_config, str(tmp_path))  # which notes them anew
     assert trained.load_model(tmp_path).step == 10
+
+
+OTHER_VERSIONS: list[tuple[dict[str, object], str]] = [
+    ({"data.since_then": 1}, "has a key data.since_then, of which configs/base.py knows none"),
+    ({"data.image_size": None}, "has no data.image_size"),
+    ({"data.fit": 3}, "data.fit=3 is not allowed; it takes a value of type str"),
+    ({"model.since_then": 1}, "takes the keys"),
+    ({"precision": None}, "there is no precision in it"),
+    ({"seed": "0"}, "seed='0' is not allowed"),
+]
+
+
+def test_a_config_of_another_version_is_refused_with_the_file_that_holds_it(
+    digits_config, tmp_path
+):
+    train(digits_config, str(tmp_path))
+    path = tmp_path / workdir.CONFIG
+    whole = path.read_text()
+    for changes, message in OTHER_VERSIONS:
+        description = json.loads(whole)
+        for key, value in changes.items():
+            *groups, name = key.split(".")
+            section = description["config"]
+            for group in groups:
+                section = section[group]
+            section.pop(name, None)
+            section |= {} if value is None else {name: value}
+        files.write_json(path, description)
+        with pytest.raises(UserError) as error:
+            trained.load(tmp_path)
+        told = str(error.value)
+        assert told.startswith(f"{path} is damaged or of another version: "), changes
+        assert message in told, changes
+    for damaged in ("[" * 10**5, "{", '{"config": 5}'):
+        path.write_text(damaged)
+        with pytest.raises(UserError, match=r"config\.json cannot be read"):
+            trained.load_model(tmp_path)
+
+
+def test_a_run_from_before_an_option_of_the_data_is_measured_as_it_was(digits_config, tmp_path):
+    train(digits_config, str(tmp_path))
+    description = json.loads((tmp_path / workdir.CONFIG).read_text())
+    for name in ("memory_gib", "placement", "binarise"):
+        del description["config"]["data"][name]
+    files.write_json(tmp_path / workdir.CONFIG, description)
+    assert evaluate(str(tmp_path))["step"] == 10

@@ -142,7 +142,7 @@ def _call(card: Mapping[str, Any], name: str) -> str:
 def _metrics(card: Mapping[str, Any]) -> str:
     if not card["metrics"]:
         return "This checkpoint was not measured; `python -m trainer.evaluate` does it."
-    numbers = {k: v for k, v in card["metrics"].items() if not isinstance(v, list | str | None)}
+    numbers = {k: v for k, v in card["metrics"].items() if isinstance(v, int | float)}
     rows = [(name, f"{number:.5g}") for name, number in numbers.items()]
     return "On the test part of the data:\n\n" + _table(("metric", "value"), rows)
 

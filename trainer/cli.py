@@ -19,20 +19,8 @@ from ml_collections import ConfigDict, config_flags
 from ml_collections.config_flags.config_flags import ConfigFileFlagParser
 
 from trainer import config_names
-from trainer.errors import (
-    ExportError,
-    NonFiniteError,
-    Preempted,
-    StorageError,
-    UserError,
-    WorkersError,
-    printable,
-    require_utf8,
-)
+from trainer.errors import End, Preempted, UserError, printable, require_utf8
 from trainer.quiet import import_tensorflow
-
-# What is told in one line; anything else is a traceback.
-_ENDS = (UserError, NonFiniteError, WorkersError, StorageError, ExportError, Preempted)
 
 
 @functools.cache
@@ -81,7 +69,7 @@ def check_run() -> None:
 def run(main: Callable[[], None], check: Callable[[], None] = lambda: None) -> None:
     """Parses the flags, runs `main` and leaves with the exit status of what became of it.
 
-    `check` tells, before TensorFlow is imported, what needs none of it to be told.
+    `check` runs before TensorFlow is imported, so that mistakes it finds are reported at once.
 
     0 finished; 2 the user's mistake; 75 stopped, to be started again; 130 Ctrl-C where nothing can
     be gone on with; 141 a closed pipe; 1 anything else.
@@ -111,7 +99,7 @@ def _run(
             if needs_tensorflow:
                 import_tensorflow()
         main()
-    except _ENDS as end:
+    except End as end:  # anything else is a traceback
         _leave(str(end), end.exit_status)
     except KeyboardInterrupt:
         _leave("interrupted", 128 + signal.SIGINT)

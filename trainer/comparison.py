@@ -67,7 +67,8 @@ class MeasuredRun(Run):
 def find(names: Sequence[str]) -> tuple[list[Path], list[Path]]:
     """The workdirs that are named, or lie in the folders that are; and the other paths met.
 
-    These are files that are named, and folders without a run beside those with one.
+    These are files that are named, but for an earlier comparison's, and folders without a run
+    beside those with one.
 
     Raises:
       UserError: nothing has such a name, or there is no run where one is named.
@@ -78,7 +79,7 @@ def find(names: Sequence[str]) -> tuple[list[Path], list[Path]]:
     for path in map(places.path_of, names):
         require(path.exists(), f"{path} does not exist")
         if not path.is_dir():
-            others.append(path)
+            others += [path] if path.name not in (TABLE, PICTURE) else []
             continue
         folders = [path] if _is_run(path) else sorted(filter(Path.is_dir, path.iterdir()))
         found = {folder.resolve(): folder for folder in folders if _is_run(folder)}
@@ -182,11 +183,17 @@ def _read(folder: Path, name: str) -> Run:
 
 
 def _measured(run: Run, metrics: Mapping[str, Any]) -> MeasuredRun:
-    names = {field.name for field in dataclasses.fields(MeasuredRun)}
+    names = {field.name for field in dataclasses.fields(MeasuredRun)} - vars(run).keys()
+    path = run.workdir / workdir.METRICS
+    figures = {key: metrics[key] for key in sorted(names & metrics.keys())}
+    for key, figure in figures.items():
+        require(
+            isinstance(figure, int | float) and figure >= (1 if key == "code_size" else 0),
+            f"{path} is damaged: {key}={figure!r} is none that an evaluation writes",
+        )
     try:
-        return MeasuredRun(**vars(run), **{key: metrics[key] for key in names & metrics.keys()})
+        return MeasuredRun(**vars(run), **figures)
     except TypeError as error:
-        path = run.workdir / workdir.METRICS
         raise UserError(f"{path} lacks a figure that every evaluation writes") from error
 
 
@@ -306,8 +313,8 @@ def _plot(row: "SubFigure", group: Sequence[MeasuredRun]) -> None:
         names.append("PCA")
         look = {"color": "black", "marker": ".", "zorder": 1}
         handles += error.plot(list(pca), list(pca.values()), **look)
-        told = {run.code_size: run.pca_probe_accuracy for run in group if run.code_size in pca}
-        accuracy.plot(list(told), list(told.values()), **look)
+        probes = {run.code_size: run.pca_probe_accuracy for run in group if run.code_size in pca}
+        accuracy.plot(list(probes), list(probes.values()), **look)
     for axis in (error, accuracy, speed):
         axis.margins(0.1)
         axis.grid(alpha=0.3)

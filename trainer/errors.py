@@ -5,8 +5,10 @@ import math
 from collections.abc import Iterable, Iterator
 
 
-class _End(Exception):  # noqa: N818
-    """Told in one line that a terminal can show, whatever the names and texts in it hold."""
+class End(Exception):  # noqa: N818
+    """Ends a command, which says why in one line that a terminal can show, whatever is in it."""
+
+    exit_status: int
 
     def __init__(self, message: str):
         super().__init__(printable(message))
@@ -17,37 +19,37 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
-class UserError(_End):
+class UserError(End):
     """The user's mistake: a flag, a config, data or a workdir. Never restarted."""
 
     exit_status = 2
 
 
-class NonFiniteError(_End):
+class NonFiniteError(End):
     """The loss or the gradients are NaN or infinite and cannot recover by themselves."""
 
     exit_status = 1
 
 
-class WorkersError(_End):
+class WorkersError(End):
     """Another worker has not come or is gone; all of them are to be started again together."""
 
     exit_status = 1
 
 
-class StorageError(_End):
+class StorageError(End):
     """The disk is full or lost; what was whole on it still is, so start again to go on."""
 
     exit_status = 1
 
 
-class ExportError(_End):
+class ExportError(End):
     """What was exported does not compute what the trainer does; nothing of it is kept."""
 
     exit_status = 1
 
 
-class Preempted(_End):
+class Preempted(End):
     """SIGTERM or Ctrl-C: nothing is lost, start the same command again."""
 
     exit_status = 75
@@ -85,7 +87,10 @@ def in_one_line(error: Exception) -> str:
 
 
 def require_kind(name: str, value: object, kind: type) -> None:
-    """Raises UserError unless value is of a kind; whole numbers are floats too, truth is none."""
+    """Raises UserError unless value is of a kind.
+
+    An int passes as a float, a bool only as a bool.
+    """
     right = isinstance(value, int | float if kind is float else kind)
     require(
         right and (kind is bool or not isinstance(value, bool)),

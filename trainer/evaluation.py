@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
-from matplotlib.image import imsave
 from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
@@ -98,9 +97,9 @@ def evaluate(folder: str, which: str = "last") -> dict[str, Any]:
     rows, own = model.rows(shown, noise), model.own_pictures(measured, metrics)
     with files.replacing(path) as aside:
         files.write_json(aside / workdir.METRICS, metrics)
-        imsave(aside / PICTURE, pictures.reconstructions(rows))
+        (aside / PICTURE).write_bytes(pictures.png(pictures.reconstructions(rows)))
         for name, picture in own.items():
-            imsave(aside / f"{name}.png", picture)
+            (aside / f"{name}.png").write_bytes(pictures.png(picture))
         _show_in_tensorboard(aside, metrics, codes, test, rebuilt, test_labels)
     return metrics
 
@@ -111,7 +110,8 @@ def read(run: trained.Trained, part: Images) -> tuple[np.ndarray, np.ndarray | N
     So many, evenly spread, as fit the memory beside what is made of them; 200,000 at most.
     """
     row_bytes = np.dtype(np.float32).itemsize * math.prod(run.dataset.image_shape)
-    fitting = int(_MEMORY_SHARE * allowed_bytes(run.config.data.memory_gib) / row_bytes)
+    allowed = allowed_bytes(run.config.data.get("memory_gib", 0.0))
+    fitting = int(_MEMORY_SHARE * allowed / row_bytes)
     images, labels = part.read(max(1, min(_MOST_IMAGES, fitting)))
     return to_unit(images), labels
 

@@ -26,7 +26,7 @@ def check() -> None:
 
 
 def main() -> None:
-    os.environ["CUDA_VISIBLE_DEVICES"] = ""  # a GPU rounds products otherwise than who loads it
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""  # on the CPU: a GPU rounds differently
 
     from trainer.exporting import export, print_summary
 

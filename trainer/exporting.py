@@ -9,7 +9,7 @@ import logging
 import subprocess
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +78,8 @@ def export(
         )
     target = places.check_folder(output, cards.CARD, overwrite=overwrite)
     run = trained.load_model(folder, which)
+    path = places.path_of(folder)
+    metrics = workdir.read_metrics(path) or {}
     model = run.model
     if run.config.precision != "float32":
         model = _in_float32(run)
@@ -94,7 +96,7 @@ def export(
             kept = [name for name in FORMATS if name in formats]
             reference = _reference(run, model, dtype)
             differences = _compare(made, reference, kept, aside)
-            card = _card(run, places.path_of(folder), model, dtype, differences)
+            card = _card(run, workdir.read(path), metrics, model, dtype, differences)
             files.write_json(made / cards.CARD, card)
             (made / cards.README).write_text(cards.readme(card))
             files.put(made, target, aside / "before")
@@ -162,7 +164,7 @@ def _write_saved_model(
     rows = stock.input_name(model)
     inputs, codes = (_spec(network) for network in (encoder, decoder))
 
-    # A signature, unlike a function, does not hold what it is given to the shape that it tells.
+    # A signature, unlike a function, does not hold what it is given to its declared shape.
     def encoded(x):
         return encoder(tf.ensure_shape(x, inputs.shape))
 
@@ -207,7 +209,7 @@ def _litert(saved_model: Path) -> bytes:
 def _write_onnx(path: Path, network: keras.Model) -> None:
     import onnx
 
-    logging.getLogger("tf2onnx").setLevel(logging.CRITICAL)  # what is wrong is told below
+    logging.getLogger("tf2onnx").setLevel(logging.CRITICAL)  # what is wrong is reported below
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # of Keras's patch of tf2onnx
         network.export(path, format="onnx", verbose=False, input_signature=[_spec(network)])
@@ -283,8 +285,8 @@ def _compare(
     command = [sys.executable, "-I", export_check.__file__, str(made), str(arrays), *formats]
     done = subprocess.run(command, cwd=aside, capture_output=True, text=True, check=False)
     if done.returncode:
-        told = (done.stderr.strip() or f"status {done.returncode}").splitlines()[-1]
-        raise ExportError(f"the export does not load without the trainer: {told}")
+        said = (done.stderr.strip() or f"status {done.returncode}").splitlines()[-1]
+        raise ExportError(f"the export does not load without the trainer: {said}")
     differences = json.loads(done.stdout.splitlines()[-1])
     for name, functions in differences.items():
         for function, difference in functions.items():
@@ -298,13 +300,12 @@ def _compare(
 
 def _card(
     run: trained.TrainedModel,
-    folder: Path,
+    described: workdir.Run,
+    metrics: Mapping[str, Any],
     model: models.Autoencoder,
     dtype: str,
     differences: dict[str, dict[str, float]],
 ) -> dict[str, Any]:
-    described = workdir.read(folder)
-    metrics = workdir.read_metrics(folder) or {}
     return {
         "kind": run.config.model.name,
         "step": run.step,
@@ -319,7 +320,7 @@ def _card(
         "differences": differences,
         "trained_in": run.config.precision,
         "precision_difference": _precision_difference(run, model),
-        "metrics": metrics if metrics.get("step") == run.step else {},
+        "metrics": dict(metrics) if metrics.get("step") == run.step else {},
         "data": {"name": run.config.data.name, "fingerprint": described.data_fingerprint},
         "config": workdir.flat(run.config.to_dict()),
         "trained_with": dict(described.versions),

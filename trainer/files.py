@@ -1,4 +1,4 @@
-"""Files and folders, written whole or not at all."""
+"""Files and folders, written whole or not at all, and what is wrong with them when read."""
 
 import contextlib
 import json
@@ -9,6 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from trainer.errors import writing
+
+# What reading JSON raises that is damaged, or is not what was written.
+JSON_ERRORS = (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError)
 
 
 def write_json(path: Path, content: Mapping[str, Any], *, synced: bool = True) -> None:
@@ -75,7 +78,7 @@ def put(aside: Path, path: Path, before: Path) -> None:
 def replacing(workdir: Path) -> Iterator[Path]:
     """Gives a folder for files and folders that in the end take the places of the workdir's.
 
-    JSON comes last, since it tells of the others.
+    JSON comes last, since it describes the others.
 
     Raises:
       StorageError: one of them cannot be written, and what was there in its place still is; those

@@ -126,7 +126,7 @@ def finetune(
         last_step=ends[-1],
         execution=_execution(path, run, batch_size),
     )
-    if isinstance(train.images, np.ndarray) and config.data.placement != "host":
+    if isinstance(train.images, np.ndarray) and config.data.get("placement") != "host":
         steps.place(train.images)
 
     # 3. What is told from the codes as they are; the epochs, of which the best is kept.
@@ -169,7 +169,7 @@ def finetune(
         "training_seconds": seconds,
     }
     with files.replacing(path) as aside:
-        metrics["weights_sha256"] = checkpoints.write(aside / f"{name}.npz", best.weights)
+        metrics["weights_sha256"] = checkpoints.write_arrays(aside / f"{name}.npz", best.weights)
         files.write_json(aside / f"{name}.json", metrics)
     return metrics
 

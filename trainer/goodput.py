@@ -143,7 +143,7 @@ def _shares(seconds: dict[str, float]) -> dict[str, float]:
 
 
 def _read(path: Path) -> dict | None:
-    """What a run has written; what cannot be read is told, and ends no run."""
+    """What a run has written; what cannot be read is reported, and ends no run."""
     if not path.exists():
         return None
     try:
@@ -153,7 +153,7 @@ def _read(path: Path) -> dict | None:
             "step": int(_checked(written["step"])),
             "seconds": {cause: _checked(written["seconds"][cause]) for cause in CAUSES},
         }
-    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
+    except (OSError, *files.JSON_ERRORS) as error:
         print(
             f"GOODPUT DAMAGED: {path} cannot be read ({type(error).__name__}); "
             "the times of earlier starts are not counted",

@@ -1,7 +1,6 @@
 """What a stream of examples becomes on disk: arrays, tables and pictures, whole or not at all."""
 
 import contextlib
-import io
 import os
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
@@ -13,9 +12,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
-from PIL import Image
 
-from trainer import files, places, tables
+from trainer import files, pictures, places, tables
 from trainer.errors import UserError, is_utf8, require
 
 _ROW_GROUP_BYTES = 32 * 2**20  # of a Parquet file
@@ -56,10 +54,8 @@ def write_picture(path: str | Path, pixels: np.ndarray) -> None:
     Raises:
       UserError: it cannot be written.
     """
-    png = io.BytesIO()
-    Image.fromarray(pixels).save(png, "PNG")
     try:
-        files.write_bytes(Path(path), png.getvalue())
+        files.write_bytes(Path(path), pictures.png(pixels))
     except OSError as error:
         raise UserError(f"{path} cannot be written: {error.strerror}") from error
 
@@ -218,7 +214,7 @@ def _pictures(path: Path) -> Iterator[Write]:
                 names.add(name)
                 targets.append(path / name)
                 targets[-1].parent.mkdir(parents=True, exist_ok=True)
-            list(pool.map(_save, images, targets))
+            list(pool.map(Path.write_bytes, targets, pool.map(pictures.png, images)))
 
         yield write
 
@@ -242,10 +238,6 @@ def _is_encodable(file: str) -> bool:
         return b"\0" not in os.fsencode(file)
     except UnicodeEncodeError:
         return False
-
-
-def _save(image: np.ndarray, path: Path) -> None:
-    Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(path, "PNG")
 
 
 _WRITERS = dict.fromkeys(tables.SUFFIXES, _table) | {

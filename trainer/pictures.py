@@ -1,10 +1,12 @@
 """The article's picture, of originals, codes and reconstructions in rows; and plots."""
 
+import io
 import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
+from PIL import Image
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -82,6 +84,13 @@ def marked(image: np.ndarray, marks: np.ndarray) -> np.ndarray:
     drawn[marks] = _MARK
     pixels = np.round(255 * drawn).astype(np.uint8)
     return pixels.repeat(_ENLARGED, axis=0).repeat(_ENLARGED, axis=1)
+
+
+def png(pixels: np.ndarray) -> bytes:
+    """Pixels, uint8 [H, W, 1] of grey or [H, W, C] of RGB or RGBA, as the content of a PNG file."""
+    content = io.BytesIO()
+    Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).save(content, "PNG")
+    return content.getvalue()
 
 
 def _figure(width: float, height: float) -> "Figure":

@@ -1,7 +1,7 @@
-"""What a command reads and where it writes: there, and free, before any work is done for it.
+"""Checks of input and output paths, made before any work.
 
 One rule for every output: what is there is replaced only where the user says so. Needs no
-TensorFlow, so that a mistake is told before that is imported.
+TensorFlow, so that a mistake is reported before that is imported.
 """
 
 import os
@@ -144,6 +144,9 @@ def check_picture(flag: str, output: str, *, overwrite: bool) -> None:
     require(path.parent.is_dir(), f"{flag}={output}: {path.parent} is no folder")
 
 
-def require_free(path: Path, told: str, *, overwrite: bool) -> None:
-    """Raises UserError, of what is `told`, where something is there that is not to be replaced."""
-    require(overwrite or not os.path.lexists(path), f"{told} is there; --overwrite replaces it")
+def require_free(path: Path, name: str, *, overwrite: bool) -> None:
+    """Raises UserError if the path exists and may not be replaced.
+
+    `name` is what the message calls it.
+    """
+    require(overwrite or not os.path.lexists(path), f"{name} is there; --overwrite replaces it")

@@ -8,7 +8,6 @@ import numpy as np
 import tensorflow as tf
 from google.protobuf import text_format
 from matplotlib import colormaps
-from matplotlib.image import imsave
 from tensorboard.plugins.projector import ProjectorConfig
 
 from trainer import pictures
@@ -60,7 +59,7 @@ def write(
     _write_table(folder / METADATA, {name: column[chosen] for name, column in columns.items()})
     if images.ndim == 4:
         sheet, height, width = sprite(images[chosen], None if labels is None else labels[chosen])
-        imsave(folder / SPRITE, sheet)
+        (folder / SPRITE).write_bytes(pictures.png(sheet))
         embedding.sprite.image_path = SPRITE
         embedding.sprite.single_image_dim.extend([width, height])
     (folder / CONFIG).write_text(text_format.MessageToString(config))

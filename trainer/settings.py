@@ -1,14 +1,14 @@
 """What a config has to hold: every key, with a value of its kind, before anything is begun."""
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from ml_collections import ConfigDict
 
 from trainer import data
 from trainer.errors import require, require_kind
 
-_RUN = {
+_RUN_KEYS = {
     **dict.fromkeys(("seed", "batch_size", "steps_per_call", "keep_checkpoints"), int),
     **dict.fromkeys(("log_every_steps", "validate_every_steps", "checkpoint_every_steps"), int),
     **dict.fromkeys(("num_epochs", "startup_timeout_seconds"), float),
@@ -16,18 +16,22 @@ _RUN = {
     **dict.fromkeys(("deterministic", "histograms", "pictures", "quiet"), bool),
     **dict.fromkeys(("model", "data", "optimizer", "spikes"), ConfigDict),
 }
-_OPTIMIZER = {
+_OPTIMIZER_KEYS = {
     **dict.fromkeys(("name", "schedule"), str),
     **dict.fromkeys(("learning_rate", "clip_norm", "weight_decay"), float),
     "warmup_steps": int,
 }
-_SPIKES = {"loss_ratio": float, "skip_steps": int, "max_rollbacks": int}
+_SPIKES_KEYS = {"loss_ratio": float, "skip_steps": int, "max_rollbacks": int}
 _NOT_IN_CONFIG = ("folder", "vectors")  # that data.load takes besides
-_DATA = {
+_PARAMETERS = inspect.signature(data.load).parameters.values()
+_DATA_KEYS = {
     parameter.name: parameter.annotation
-    for parameter in inspect.signature(data.load).parameters.values()
+    for parameter in _PARAMETERS
     if parameter.name not in _NOT_IN_CONFIG
 }
+_NEEDED_DATA_KEYS = [
+    parameter.name for parameter in _PARAMETERS if parameter.default is parameter.empty
+]
 
 
 def check(config: ConfigDict) -> None:
@@ -36,14 +40,29 @@ def check(config: ConfigDict) -> None:
     Raises:
       UserError: a key is missing or not known, or has a value of another kind.
     """
-    _check("", config, _RUN)
-    _check("data.", config.data, _DATA)
-    _check("optimizer.", config.optimizer, _OPTIMIZER)
-    _check("spikes.", config.spikes, _SPIKES)
+    _check("", config, _RUN_KEYS)
+    _check("data.", config.data, _DATA_KEYS)
+    _check("optimizer.", config.optimizer, _OPTIMIZER_KEYS)
+    _check("spikes.", config.spikes, _SPIKES_KEYS)
 
 
-def _check(group: str, config: ConfigDict, kinds: Mapping[str, type]) -> None:
-    for key in kinds:
+def check_data(config: ConfigDict) -> None:
+    """Checks the settings of the data alone, as a run of an older version may have them.
+
+    Raises:
+      UserError: one that `data.load` has no default for is missing, one is not known, or has a
+        value of another kind.
+    """
+    _check("data.", config, _DATA_KEYS, _NEEDED_DATA_KEYS)
+
+
+def _check(
+    group: str,
+    config: ConfigDict,
+    kinds: Mapping[str, type],
+    needed: Iterable[str] | None = None,
+) -> None:
+    for key in kinds if needed is None else needed:
         require(key in config, f"the config has no {group}{key}; configs/base.py lists all keys")
     for key, value in config.items():
         require(

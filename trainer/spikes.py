@@ -215,7 +215,7 @@ class Spikes:
                 first, last = note["first_skipped"], note["last_skipped"]
                 if not (isinstance(first, int) and isinstance(last, int) and 0 <= first <= last):
                     raise ValueError(note)
-        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        except (OSError, *files.JSON_ERRORS) as error:
             raise UserError(
                 f"{path} cannot be read ({type(error).__name__}); put it back from a copy, or "
                 "remove it: the spikes are then met again, but what is skipped may differ"

@@ -43,7 +43,7 @@ class Summaries:
     """
 
     def __init__(self, workdir: Path, parts: Iterable[str] = PARTS):
-        with _told():
+        with _storage_errors():
             self._writers = {
                 part: tf.summary.create_file_writer(str(workdir / part)) for part in parts
             }
@@ -95,19 +95,19 @@ class Summaries:
 
     def flush(self) -> None:
         """Hands everything to the disk."""
-        with _told():
+        with _storage_errors():
             for writer in self._writers.values():
                 writer.flush()
 
     def close(self) -> None:
         """Flushes and closes the files."""
-        with _told():
+        with _storage_errors():
             for writer in self._writers.values():
                 writer.close()
 
     @contextlib.contextmanager
     def _writing(self, part: str, step: int) -> Iterator[None]:
-        with _told(), self._writers[part].as_default(step):
+        with _storage_errors(), self._writers[part].as_default(step):
             yield
 
     def _raw(self, part: str, summary: Any) -> None:
@@ -123,7 +123,7 @@ def forget_after(workdir: Path, step: int) -> None:
     """
     for part in PARTS:
         for number, path in enumerate(sorted((workdir / part).glob(f"{_EVENTS}*"))):
-            with _told():
+            with _storage_errors():
                 _forget_after(path, step, number)
 
 
@@ -147,7 +147,7 @@ def _forget_after(path: Path, step: int, number: int) -> None:
 
 
 @contextlib.contextmanager
-def _told() -> Iterator[None]:
+def _storage_errors() -> Iterator[None]:
     """Raises StorageError for what TensorFlow or the system raises of a disk."""
     try:
         with writing("an event file"):

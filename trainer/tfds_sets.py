@@ -24,7 +24,7 @@ _OWN = {  # a user's files by their endings: what is written before their name
     **dict.fromkeys((".npz", ".npy"), "arrays"),
     **dict.fromkeys((".csv", ".tsv", ".parquet"), "table"),
 }
-_OF_OTHERS = r"[^:]*:(?![\d*])"  # a namespace, from which TFDS would fetch code and run it
+_FOREIGN_NAMESPACE = r"[^:]*:(?![\d*])"  # a namespace, from which TFDS would fetch code and run it
 _REACH_SECONDS = 10  # that a server may take to answer
 
 
@@ -37,7 +37,7 @@ def find(name: str, folder: str | None):
     import tensorflow_datasets as tfds
 
     require(
-        re.match(_OF_OTHERS, name) is None,
+        re.match(_FOREIGN_NAMESPACE, name) is None,
         f"{name!r} is not known; allowed before a colon: arrays, images, table, noise, or the name "
         "of a data set of TFDS's own, as in mnist:3.0.1",
     )

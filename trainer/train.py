@@ -440,13 +440,14 @@ def _begin(
     run: Path, steps: replicas.Steps, checkpoint: checkpoints.Checkpoint | None, keep: int
 ) -> None:
     """Takes up a checkpoint's state and forgets what was written of later steps; or writes one."""
+    run_id = workdir.run_id(run)
     if checkpoint is None:
         state = finite_state(steps, 0)
-        folder, run_id = run / workdir.CHECKPOINTS, workdir.run_id(run)
+        folder = run / workdir.CHECKPOINTS
         checkpoints.save(folder, 0, state, validation_loss=None, keep=keep, run_id=run_id)
         return
     checkpoints.restore(checkpoint, steps.variables())
-    checkpoints.set_aside_after(checkpoint.path.parent, checkpoint.step)
+    checkpoints.set_aside_after(checkpoint.path.parent, checkpoint.step, run_id=run_id)
     forget_after(run, checkpoint.step)
     workdir.forget_metrics_after(run, checkpoint.step)
 

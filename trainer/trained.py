@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from ml_collections import ConfigDict
 
-from trainer import checkpoints, data, models, places, replicas, workdir
+from trainer import checkpoints, data, models, places, replicas, settings, workdir
 from trainer.errors import UserError, require
 
 
@@ -50,6 +50,8 @@ def load(folder: str | Path, which: str = "last") -> Trained:
     """
     path = places.path_of(folder)
     run = workdir.read(path)
+    with workdir.of_another_version(path / workdir.CONFIG):
+        settings.check_data(run.config.data)
     model = _model_of(run, path, which)
     dataset = data.load(**run.config.data)
     require(
@@ -77,11 +79,12 @@ def _model_of(run: workdir.Run, folder: Path, which: str) -> TrainedModel:
     checkpoint = checkpoints.find(folder / workdir.CHECKPOINTS, which, run_id=run.run_id)
     if checkpoint is None:
         raise UserError(f"{folder} holds no checkpoint")
-    model = replicas.build_model(
-        strategy,
-        run.config.precision,
-        lambda: models.create(image_shape, **run.config.model),
-    )
+    with workdir.of_another_version(folder / workdir.CONFIG):
+        model = replicas.build_model(
+            strategy,
+            run.config.precision,
+            lambda: models.create(image_shape, **run.config.model),
+        )
     checkpoints.restore(checkpoint, replicas.model_variables(model))
     return TrainedModel(
         strategy,

@@ -7,6 +7,7 @@ import importlib.metadata
 import json
 import math
 import platform
+import sys
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import IO, Any
 from ml_collections import ConfigDict
 
 from trainer import files, locks
-from trainer.errors import UserError, require, writing
+from trainer.errors import UserError, require, require_kind, writing
 
 CONFIG = "config.json"
 CHECKPOINTS = "checkpoints"
@@ -46,8 +47,12 @@ _FREE_KEYS = (
     "quiet",
 )
 _PACKAGES = ("tensorflow", "keras", "numpy", "tensorflow-datasets", "scikit-learn")
-# What becomes of JSON that is damaged, or is not what was written.
-_OTHER_JSON = (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError)
+# Of a config, what is needed to read its run.
+_NEEDED = {
+    **dict.fromkeys(("seed", "batch_size"), int),
+    **dict.fromkeys(("precision", "execution", "model.name", "data.name"), str),
+    "deterministic": bool,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -171,16 +176,40 @@ def read(workdir: Path) -> Run:
         require(path.exists(), f"{workdir} holds no run: there is no {CONFIG} in it")
         description = json.loads(path.read_text())
         config = ConfigDict(description["config"]).lock()
+        _check_needed(path, config)
         return Run(
             config,
-            description["data_fingerprint"],
+            _text(description["data_fingerprint"]),
             dict(description["versions"]),
             dict(description["executions"]),
             description.get("inputs"),
             description.get("run_id"),
         )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, *files.JSON_ERRORS) as error:
         raise UserError(f"{path} cannot be read ({type(error).__name__}: {error})") from error
+
+
+def _check_needed(path: Path, config: ConfigDict) -> None:
+    values = flat(config.to_dict())
+    with of_another_version(path):
+        for key, kind in _NEEDED.items():
+            require(key in values, f"there is no {key} in it")
+            require_kind(key, values[key], kind)
+
+
+@contextlib.contextmanager
+def of_another_version(path: Path) -> Iterator[None]:
+    """Has a UserError inside say which file of a run is wrong."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{path} is damaged or of another version: {error}") from error
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r} is no text")
+    return value
 
 
 @contextlib.contextmanager
@@ -228,8 +257,12 @@ def read_metrics(workdir: Path) -> dict[str, Any] | None:
     if not path.exists():
         return None
     try:
-        return dict(json.loads(path.read_text()))
-    except (OSError, *_OTHER_JSON) as error:
+        metrics = dict(json.loads(path.read_text()))
+        for value in metrics.values():
+            if isinstance(value, int):
+                float(value)  # OverflowError: no figure is so large
+        return metrics
+    except (OSError, *files.JSON_ERRORS) as error:
         raise UserError(f"{path} cannot be read ({type(error).__name__}: {error})") from error
 
 
@@ -256,7 +289,10 @@ def read_log(workdir: Path) -> list[dict[str, Any]]:
     for row in rows:
         needed = {"train": "images_per_second", "validation": "loss"}.get(str(row.get("part")), "")
         require(
-            isinstance(row.get(needed), int | float) and (needed == "loss" or row[needed] > 0),
+            isinstance(row["step"], int)
+            and isinstance(row.get(needed), int | float)
+            and abs(row[needed]) <= sys.float_info.max
+            and (needed == "loss" or row[needed] > 0),
             f"{path} is damaged: its row of step {row['step']} is none that a training writes",
         )
     return rows
@@ -297,7 +333,7 @@ def forget_metrics_after(workdir: Path, step: int) -> None:
 def _step_of(line: str) -> float:
     try:
         return int(json.loads(line)["step"])
-    except _OTHER_JSON:  # a line cut short by a kill
+    except files.JSON_ERRORS:  # a line cut short by a kill
         return float("inf")
 
 

@@ -18,7 +18,7 @@ from trainer.errors import UserError, WorkersError, require
 _T = TypeVar("_T")
 _TEXT_BYTES = 4096  # of which a longer text is cut
 # What TensorFlow raises where a worker is gone. It may stem from something else, as may Internal.
-_OF_A_LOST_WORKER = (
+_LOST_WORKER_ERRORS = (
     tf.errors.UnavailableError,
     tf.errors.AbortedError,
     tf.errors.CancelledError,
@@ -109,11 +109,11 @@ def watched(cluster: Cluster | None) -> Iterator[None]:
     """
     try:
         yield
-    except (*_OF_A_LOST_WORKER, tf.errors.InternalError) as error:
+    except (*_LOST_WORKER_ERRORS, tf.errors.InternalError) as error:
         if cluster is None:
             raise
         gone = [cluster.name(index) for index in cluster.lost()]
-        if not gone and not isinstance(error, _OF_A_LOST_WORKER):
+        if not gone and not isinstance(error, _LOST_WORKER_ERRORS):
             raise
         who = (
             f"{' and '.join(gone)} cannot be reached"

@@ -231,15 +231,15 @@ def test_a_whole_checkpoint_of_another_run_is_named_and_never_taken(
     named = f"{foreign} belongs to another run"
     lines, damaged = report(run)
     assert damaged == 1
-    assert [line for line in lines if line.startswith(f"DAMAGED  {named}")]
+    assert [line for line in lines if line.startswith(f"FOREIGN  {named}")]
     for which in ("last", "best"):
         taken = found(run, which)
         assert trained.load_model(run, which).step == taken.step
         with np.load(alone / workdir.CHECKPOINTS / taken.path.name / "state.npz") as own:
             assert all(own[path].tobytes() == a.tobytes() for path, a in taken.state().items())
-    assert f"CHECKPOINT DAMAGED: {named}" in capfd.readouterr().err
+    assert f"CHECKPOINT OF ANOTHER RUN: {named}" in capfd.readouterr().err
     train(digits_config, str(run), others)
-    assert (f"CHECKPOINT DAMAGED: {named}" in capfd.readouterr().err) == (step >= 10)
+    assert (f"CHECKPOINT OF ANOTHER RUN: {named}" in capfd.readouterr().err) == (step >= 10)
     assert_same_bits(alone, run)
     for part in ("train", "validation"):
         assert charts(run, part) == charts(alone, part)

@@ -5,8 +5,8 @@ path, and `manifest.json`: the step, the validation loss if there was one, the i
 digests of the state and of the manifest itself. Arrays under names, rather than TensorFlow's own
 format, since that stores optimizer slots by their position.
 
-To a run, that of another one is as good as damaged: never taken, counted or deleted. A run that was
-begun before there were ids has None, to the end, and so have its checkpoints.
+To a run, that of another one is no better than a damaged one: never taken, counted or deleted. A
+run that was begun before there were ids has None, to the end, and so have its checkpoints.
 """
 
 import dataclasses
@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy as np
 
+from trainer import files
 from trainer.errors import StorageError, require, writing
 
 _STATE = "state.npz"
@@ -31,7 +32,8 @@ _MANIFEST = "manifest.json"
 _PREFIX = "step-"
 _ASIDE = ".writing-"
 _GOING = ".deleting-"
-_SET_ASIDE = "damaged-"
+_DAMAGED = "damaged-"  # begins the names of those that are set aside
+_OTHER_RUN = "other-run-"  # likewise: intact, and not this run's
 _NOT_OWN = -math.inf  # the loss of one whose manifest is damaged, or another run's
 PATIENCE_SECONDS = 600.0  # for which training goes on while no checkpoint can be written
 
@@ -57,7 +59,11 @@ class DamagedError(Exception):
 
 
 class ForeignError(DamagedError):
-    """It is what another run has written."""
+    """It is what another run has written, as its manifest says."""
+
+    def __init__(self, message: str, manifest: Mapping[str, Any]):
+        super().__init__(message)
+        self.manifest = manifest
 
 
 def save(
@@ -72,8 +78,8 @@ def save(
 ) -> None:
     """Commits a checkpoint, then deletes all of this run but the newest `keep` and the best.
 
-    Whoever may go back to `needed_step`, or later to a later one, still finds the newest and the
-    best of those before it. A crash at any moment leaves either no trace of it or the whole of it.
+    If the run may roll back to `needed_step` or later, the newest and the best checkpoint up to it
+    are kept too. A crash at any moment leaves either no trace of it or the whole of it.
 
     Raises:
       StorageError: it cannot be written, or one of this step is there; the others are untouched.
@@ -104,7 +110,7 @@ def _commit(
         "step": step,
         "validation_loss": validation_loss,
         "run_id": run_id,
-        "state_sha256": write(aside / _STATE, state),
+        "state_sha256": write_arrays(aside / _STATE, state),
     }
     signed = {"manifest": manifest, "manifest_sha256": _digest_of(manifest)}
     with (aside / _MANIFEST).open("w") as text:
@@ -117,7 +123,7 @@ def _commit(
     _sync(folder.parent)  # the folder itself may be new
 
 
-def write(path: Path, state: State) -> str:
+def write_arrays(path: Path, state: State) -> str:
     """Writes arrays to an .npz file; returns the digest of what is on disk."""
     with path.open("wb") as file:
         np.savez(file, **state)  # type: ignore[arg-type]
@@ -230,9 +236,11 @@ def _first_whole(
     for path in paths:
         try:
             return verify(path, run_id)
+        except ForeignError as error:
+            print(f"CHECKPOINT OF ANOTHER RUN: {error}", file=sys.stderr)
+            foreign += 1
         except DamagedError as error:
             print(f"CHECKPOINT DAMAGED: {error}", file=sys.stderr)
-            foreign += isinstance(error, ForeignError)
     whole = f"whole and this run's own ({foreign} of another run)" if foreign else "whole"
     require(which != "best", f"no checkpoint in {folder} that is {whole} has a validation loss")
     require(
@@ -243,20 +251,31 @@ def _first_whole(
     return None
 
 
-def set_aside_after(folder: Path, step: int) -> None:
+def set_aside_after(folder: Path, step: int, *, run_id: str | None = None) -> None:
     """Renames the checkpoints of later steps, none of which is this run's and whole."""
     for path in _newest_first(folder):
         if path.name > _name(step):
-            path.rename(folder / f"{_SET_ASIDE}{path.name}-{time.time_ns()}")
+            prefix = _OTHER_RUN if _is_foreign(path, run_id) else _DAMAGED
+            path.rename(folder / f"{prefix}{path.name}-{time.time_ns()}")
 
 
 def verify(path: Path, run_id: str | None = None) -> Checkpoint:
     """Reads a checkpoint's manifest and checks everything that it says.
 
     Raises:
-      DamagedError: something is missing, or is not what this run has written.
+      ForeignError: it is whole, and another run's.
+      DamagedError: something is missing, or is not what was written.
     """
-    manifest = _manifest(path, run_id)
+    try:
+        manifest = _manifest(path, run_id)
+    except ForeignError as error:
+        _check_state(path, error.manifest)
+        raise
+    _check_state(path, manifest)
+    return Checkpoint(path, manifest["step"], manifest["validation_loss"])
+
+
+def _check_state(path: Path, manifest: Mapping[str, Any]) -> None:
     written = manifest["state_sha256"]
     try:
         found = _digest((path / _STATE).read_bytes())
@@ -266,13 +285,12 @@ def verify(path: Path, run_id: str | None = None) -> Checkpoint:
         raise DamagedError(
             f"{path / _STATE} is not what was written: its sha256 is {found}, was {written}"
         )
-    return Checkpoint(path, manifest["step"], manifest["validation_loss"])
 
 
 def report(folder: Path, run_id: str | None = None) -> tuple[list[str], int]:
     """A line on each checkpoint, the oldest first, and how many are damaged or another run's.
 
-    Those that were set aside as damaged have a line too, and are not counted: none is used.
+    Those that were set aside have a line too, and are not counted: none is used.
 
     Raises:
       UserError: there are none.
@@ -285,13 +303,15 @@ def report(folder: Path, run_id: str | None = None) -> tuple[list[str], int]:
             checkpoint = verify(path, run_id)
         except DamagedError as error:
             if path.exists():  # else a training that is under way has just deleted it
-                lines.append(f"DAMAGED  {error}")
+                what = "FOREIGN" if isinstance(error, ForeignError) else "DAMAGED"
+                lines.append(f"{what}  {error}")
                 damaged += 1
             continue
         loss = checkpoint.validation_loss
         validated = "" if loss is None else f", validation loss {loss:.5f}"
         lines.append(f"whole    {path}: step {checkpoint.step:,}{validated}")
-    lines += [f"no use   {path}: set aside" for path in sorted(folder.glob(f"{_SET_ASIDE}*"))]
+    for prefix in (_DAMAGED, _OTHER_RUN):
+        lines += [f"no use   {path}: set aside" for path in sorted(folder.glob(f"{prefix}*"))]
     return lines, damaged
 
 
@@ -337,13 +357,14 @@ def _manifest(path: Path, run_id: str | None) -> dict[str, Any]:
         whole &= keys == {"step", "validation_loss", "run_id", "state_sha256"}
     except OSError as error:
         raise DamagedError(f"{path / _MANIFEST} cannot be read: {error.strerror}") from error
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except files.JSON_ERRORS as error:
         raise DamagedError(f"{path / _MANIFEST} is not what was written: {error!r}") from error
     if not whole:
         raise DamagedError(f"{path / _MANIFEST} is not what was written: its digest differs")
     if manifest.get("run_id") != run_id:
         raise ForeignError(
-            f"{path} belongs to another run: run_id={manifest.get('run_id')!r}, not {run_id!r}"
+            f"{path} belongs to another run: run_id={manifest.get('run_id')!r}, not {run_id!r}",
+            manifest,
         )
     if not named:
         raise DamagedError(f"{path / _MANIFEST} is that of step {manifest['step']}")
@@ -363,6 +384,14 @@ def _validation_loss(path: Path, run_id: str | None) -> float:
     except DamagedError:
         return _NOT_OWN
     return math.inf if loss is None else loss
+
+
+def _is_foreign(path: Path, run_id: str | None) -> bool:
+    try:
+        verify(path, run_id)
+    except DamagedError as error:
+        return isinstance(error, ForeignError)
+    return False
 
 
 def _is_whole(path: Path, run_id: str | None) -> bool:
@@ -403,8 +432,10 @@ def _remove(path: Path) -> None:
 def _sync(folder: Path) -> None:
     """Has the names in a folder survive a loss of power."""
     handle = os.open(folder, os.O_RDONLY)
-    os.fsync(handle)
-    os.close(handle)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def _name(step: int) -> str:

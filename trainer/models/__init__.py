@@ -50,7 +50,7 @@ def create(image_shape: tuple[int, ...], **settings: Any) -> Autoencoder:
     )
     for key, value in settings.items():
         annotation = parameters[key].annotation
-        if annotation in (str, bool):  # otherwise these the kind judges
+        if annotation in (str, bool):  # the kind checks which values are allowed
             require_kind(f"model.{key}", value, annotation)
         if key.endswith("activation"):
             _require_activation(f"model.{key}", value)
