@@ -5,10 +5,6 @@ import json
 import os
 import random
 import signal
-import subprocess
-import sys
-import time
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,7 +14,6 @@ from tests.all_configs import CONFIGS, load_config
 from tests.runs import (
     assert_a_stop_changes_no_bit,
     assert_same_bits,
-    await_step,
     charts,
     final_state,
     found,
@@ -441,39 +436,3 @@ def test_the_best_on_validation_is_kept_whatever_the_cadence(digits_config, tmp_
     best = min(validated, key=lambda row: row["loss"])
     kept = found(tmp_path, "best")
     assert (kept.step, kept.validation_loss) == (best["step"], best["loss"])
-
-
-@pytest.mark.slow
-def test_a_run_killed_at_random_ends_with_the_bits_of_one_left_alone(tmp_path):
-    def command(run):
-        return [
-            *(sys.executable, "-m", "trainer", "--config=configs/dense.py", f"--workdir={run}"),
-            *("--config.data.name=digits", "--config.num_epochs=100", "--config.steps_per_call=5"),
-            *("--config.log_every_steps=50", "--config.checkpoint_every_steps=100"),
-            *("--config.batch_size=64", "--config.validate_every_steps=500"),
-        ]
-
-    root = Path(__file__).parent.parent
-
-    def start(run):
-        return subprocess.Popen(command(run), cwd=root, stdout=subprocess.DEVNULL)
-
-    alone_run, killed_run = tmp_path / "alone", tmp_path / "killed"
-    alone = start(alone_run)
-    await_step(alone_run, 1, alone)
-    began = time.monotonic()
-    assert alone.wait() == 0
-    training_seconds = time.monotonic() - began
-    last_step = logged(alone_run)[-1]["step"]
-
-    random = np.random.default_rng()
-    for share in (0, 1 / 3, 2 / 3):  # of the steps, so that no run ends before it is killed
-        killed = start(killed_run)
-        await_step(killed_run, share * last_step, killed)
-        time.sleep(random.uniform(0, 0.1 * training_seconds))
-        killed.kill()
-        assert killed.wait() == -signal.SIGKILL
-    assert start(killed_run).wait() == 0
-    assert_same_bits(alone_run, killed_run)
-    for part in ("train", "validation"):
-        assert charts(killed_run, part) == charts(alone_run, part)

@@ -17,7 +17,7 @@ from trainer import arrays, data, image_folders, places, tables
 from trainer.errors import UserError, in_one_line, require
 from trainer.examples import Images, allowed_bytes
 
-_OF_NUMBERS = (*arrays.SUFFIXES, *tables.SUFFIXES)
+_FILE_SUFFIXES = (*arrays.SUFFIXES, *tables.SUFFIXES)
 _CODE = "code_"  # how the columns of codes in a table begin
 _LABEL_KINDS = "biufU"  # of NumPy's types: numbers or text
 _CHARACTER_BYTES = 4  # of NumPy's text
@@ -102,14 +102,16 @@ def examples(
     places.require_there(path)
     of_pictures = path.is_dir() or image_folders.is_image(path.name)
     require(
-        of_pictures or suffix in _OF_NUMBERS,
+        of_pictures or suffix in _FILE_SUFFIXES,
         f"input={str(path)!r} is not known; allowed: {', '.join(places.PARTS)}, a folder of "
-        f"pictures, or a file that ends in {', '.join((*image_folders.SUFFIXES, *_OF_NUMBERS))}",
+        f"pictures, or a file that ends in {', '.join((*image_folders.SUFFIXES, *_FILE_SUFFIXES))}",
     )
-    require(not array or suffix == ".npz", f"array={array!r} is of .npz files, not of {path}")
+    require(
+        not array or suffix == ".npz", f"array={array!r} is only for .npz files, not for {path}"
+    )
     require(
         not label_column or (suffix in tables.SUFFIXES and not of_pictures),
-        f"label_column={label_column!r} is of tables, not of {path}",
+        f"label_column={label_column!r} is for tables only, not {path}",
     )
     require(
         not resize or of_pictures,
@@ -133,11 +135,13 @@ def codes(path: Path, code_size: int, *, array: str = "") -> Input:
     suffix = path.suffix.lower()
     places.require_there(path)
     require(
-        suffix in _OF_NUMBERS and not path.is_dir(),
+        suffix in _FILE_SUFFIXES and not path.is_dir(),
         f"input={str(path)!r} is not known; allowed: a file of codes that ends in "
-        f"{', '.join(_OF_NUMBERS)}",
+        f"{', '.join(_FILE_SUFFIXES)}",
     )
-    require(not array or suffix == ".npz", f"array={array!r} is of .npz files, not of {path}")
+    require(
+        not array or suffix == ".npz", f"array={array!r} is only for .npz files, not for {path}"
+    )
     return (
         _arrays(path, expected, array)
         if suffix in arrays.SUFFIXES
