@@ -107,7 +107,7 @@ def examples(
         f"pictures, or a file that ends in {', '.join((*image_folders.SUFFIXES, *_FILE_SUFFIXES))}",
     )
     require(
-        not array or suffix == ".npz", f"array={array!r} is only for .npz files, not for {path}"
+        not array or suffix == ".npz", f"array={array!r} is for .npz files only, not {path}"
     )
     require(
         not label_column or (suffix in tables.SUFFIXES and not of_pictures),
@@ -140,7 +140,7 @@ def codes(path: Path, code_size: int, *, array: str = "") -> Input:
         f"{', '.join(_FILE_SUFFIXES)}",
     )
     require(
-        not array or suffix == ".npz", f"array={array!r} is only for .npz files, not for {path}"
+        not array or suffix == ".npz", f"array={array!r} is for .npz files only, not {path}"
     )
     return (
         _arrays(path, expected, array)
