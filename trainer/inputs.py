@@ -106,9 +106,7 @@ def examples(
         f"input={str(path)!r} is not known; allowed: {', '.join(places.PARTS)}, a folder of "
         f"pictures, or a file that ends in {', '.join((*image_folders.SUFFIXES, *_FILE_SUFFIXES))}",
     )
-    require(
-        not array or suffix == ".npz", f"array={array!r} is for .npz files only, not {path}"
-    )
+    require(not array or suffix == ".npz", f"array={array!r} is for .npz files only, not {path}")
     require(
         not label_column or (suffix in tables.SUFFIXES and not of_pictures),
         f"label_column={label_column!r} is for tables only, not {path}",
@@ -139,9 +137,7 @@ def codes(path: Path, code_size: int, *, array: str = "") -> Input:
         f"input={str(path)!r} is not known; allowed: a file of codes that ends in "
         f"{', '.join(_FILE_SUFFIXES)}",
     )
-    require(
-        not array or suffix == ".npz", f"array={array!r} is for .npz files only, not {path}"
-    )
+    require(not array or suffix == ".npz", f"array={array!r} is for .npz files only, not {path}")
     return (
         _arrays(path, expected, array)
         if suffix in arrays.SUFFIXES
