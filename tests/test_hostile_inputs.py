@@ -273,7 +273,7 @@ def test_no_manifest_leads_out_of_its_folder(run):
         ]
 
 
-def test_no_archive_writes_or_reads_beside_itself(tmp_path):
+def test_no_archive_writes_beside_itself(tmp_path):
     path = tmp_path / "in" / "escape.npz"
     path.parent.mkdir()
     with zipfile.ZipFile(path, "w") as archive:
@@ -284,6 +284,16 @@ def test_no_archive_writes_or_reads_beside_itself(tmp_path):
         with refused_in_one_line():
             read(path)
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_an_archive_of_a_version_to_come_is_refused(tmp_path):
+    content = bytearray(zipped(train=VECTORS))
+    content[content.index(b"PK\x01\x02") + 6] = 255  # the version that it needs
+    path = tmp_path / "new.npz"
+    path.write_bytes(content)
+    for read in (train_on, encode):
+        with refused_in_one_line():
+            read(path)
 
 
 # What claims to be larger than it is.
@@ -426,14 +436,15 @@ def test_links_that_lead_back_are_not_walked_for_ever(tmp_path):
 
 def test_no_reader_takes_a_pickle(tmp_path):
     objects = np.array([[{}], [{}]], object)
-    for name, content in {
-        "rows.npy": npy(objects),
-        "rows.npz": npz(train=objects),
-        "deep.npz": npz(train=VECTORS, train_labels=objects[:, 0]),
-    }.items():
+    for name, content, readers in (
+        ("rows.npy", npy(objects), (train_on, encode)),
+        ("rows.npz", npz(train=objects), (train_on, encode)),
+        ("deep.npz", npz(train=VECTORS, train_labels=objects[:, 0]), (train_on,)),
+    ):
         (tmp_path / name).write_bytes(content)
-        with pytest.raises(UserError):
-            train_on(tmp_path / name)
+        for read in readers:
+            with pytest.raises(UserError):
+                read(tmp_path / name)
 
 
 def test_every_load_of_arrays_forbids_pickles_and_nothing_evaluates_text():

@@ -1,7 +1,9 @@
 """A user's own arrays, of an .npz or .npy file; whatever is wrong with them is told in one line."""
 
 import math
+import tokenize
 import zipfile
+import zlib
 from pathlib import Path
 from typing import IO
 
@@ -15,6 +17,12 @@ _SHAPES = "vectors are [N, D], images [N, H, W] or [N, H, W, C]"
 _NPY = b"\x93NUMPY"  # that such a file begins with
 _ROWS = 4096  # looked through at a time
 _GIB = 2**30
+# What reading a damaged .npy or .npz file raises, but for OSError.
+DAMAGE_ERRORS = (
+    *(ValueError, EOFError, KeyError, RuntimeError, NotImplementedError, MemoryError),
+    *(SyntaxError, tokenize.TokenError, TypeError, OverflowError),  # of a damaged header
+    *(zipfile.BadZipFile, zlib.error),
+)
 
 
 def read(path: Path, most_bytes: float) -> dict[str, np.ndarray]:
@@ -74,7 +82,7 @@ def _members(path: Path, most_bytes: float) -> dict[str, np.ndarray]:
                 return {name: _member(members, name, path) for name in members.files}
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
-    except (ValueError, EOFError, zipfile.BadZipFile) as error:
+    except DAMAGE_ERRORS as error:
         raise UserError(
             f"{path} is no .npz file that can be read ({in_one_line(error)})"
         ) from error

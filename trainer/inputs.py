@@ -3,9 +3,7 @@
 import contextlib
 import dataclasses
 import math
-import tokenize
 import zipfile
-import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, NamedTuple
@@ -427,11 +425,7 @@ def _readable(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or in_one_line(error)}") from error
-    except (
-        *(ValueError, EOFError, KeyError, RuntimeError, NotImplementedError, MemoryError),
-        *(SyntaxError, tokenize.TokenError, TypeError, OverflowError),  # of a damaged header
-        *(zipfile.BadZipFile, zlib.error),
-    ) as error:
+    except arrays.DAMAGE_ERRORS as error:
         raise UserError(f"{path} cannot be read ({in_one_line(error)})") from error
 
 
