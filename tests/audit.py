@@ -15,7 +15,8 @@ PINS = Path(__file__).parent.parent / "constraints.txt"
 # By its number (PYSEC-..., GHSA-..., CVE-...) what may stay, with the reason: that tensorflow 2.21
 # takes no version without it, and why it cannot be reached here.
 ACCEPTED: dict[str, str] = {}
-_NO_ANSWER = "connect|resolve|timed? ?out|unreachable|503"
+_NO_ANSWER = "connect|resolve|timed? ?out|unreachable"
+_NO_SERVICE = "50[234] Server Error"  # in the traceback that pip-audit then ends with
 _NAMES_TOLD = 5
 
 
@@ -32,8 +33,8 @@ def audit(flags: Sequence[str] = ()) -> tuple[list[str], int]:
         packages = json.loads(done.stdout)["dependencies"]
     except ValueError:
         why = (done.stderr.strip() or f"status {done.returncode}").splitlines()[-1]
-        unreachable = re.search(_NO_ANSWER, why, re.IGNORECASE) is not None
-        return [f"audit: no pin was audited: {why}"], 0 if unreachable else 1
+        silent = re.search(_NO_ANSWER, why, re.IGNORECASE) or re.search(_NO_SERVICE, done.stderr)
+        return [f"audit: no pin was audited: {why}"], 0 if silent else 1
     lines = []
     unknown = [package["name"] for package in packages if "skip_reason" in package]
     if unknown:

@@ -86,6 +86,12 @@ def test_an_index_that_cannot_be_reached_gets_one_line_and_fails_nothing():
     assert lines[0].startswith("audit: no pin was audited: ")
 
 
+def test_an_index_that_is_down_gets_one_line_and_fails_nothing():
+    with index(lambda *_: {}, status=503) as (flags, _):
+        lines, status = audit.audit(flags)
+    assert (len(lines), status) == (1, 0)
+
+
 def test_an_index_that_tells_nothing_gets_one_line(monkeypatch):
     told = {"dependencies": [{"name": n, "skip_reason": "not found"} for n, _ in PINS]}
     done = audit.subprocess.CompletedProcess([], 0, json.dumps(told), "")
