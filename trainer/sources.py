@@ -22,9 +22,9 @@ from trainer.examples import (
 MEMORY = "memory"  # the name of vectors that are handed over, not read
 _NO_FILE_SETTINGS = {"channels": 0, "fit": "stretch", "cache_dir": ""}
 _NO_COLUMN_SETTINGS = {"label_column": "", "drop_columns": "", "impute": ""}
-_DIGITS = 1797
+_DIGITS_IMAGES = 1797
 _SIDE = 28  # pixels of a square image that is made, as of MNIST
-_MOST_DIGITS = 12  # of the number of images of noise
+_MOST_DECIMALS = 12  # of the number of images of noise
 _NOISE_TEST_IMAGES = 1000
 
 
@@ -95,7 +95,7 @@ def _digits(image_size: int, memory_gib: float) -> Source:
     from sklearn.datasets import load_digits
 
     size = image_size or _SIDE
-    _require_room("digits", _DIGITS, size, memory_gib)
+    _require_room("digits", _DIGITS_IMAGES, size, memory_gib)
     digits = load_digits()
     scaled = tf.image.resize(digits.images[..., np.newaxis] / 16, (size, size), "bicubic")
     images = empty(tuple(scaled.shape))
@@ -107,7 +107,7 @@ def _noise(number: str, image_size: int, memory_gib: float) -> Source:
     """So many images of uniform noise, and some to test: nothing to learn, a load of any size."""
     name = f"noise:{number}"
     require(
-        number.isdecimal() and len(number) <= _MOST_DIGITS and int(number) > 2,
+        number.isdecimal() and len(number) <= _MOST_DECIMALS and int(number) > 2,
         f"data.name={name!r} is not allowed; noise:N takes a number of images above 2",
     )
     count, size = int(number), image_size or _SIDE

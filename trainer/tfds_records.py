@@ -35,9 +35,10 @@ def read(
     test_split = next((s for s in ("test", "validation") if s in builder.info.splits), None)
     splits = [split for split in ("train", test_split) if split]
     image_shape = (image_size, image_size, stored_shape[-1]) if image_size else stored_shape
-    read = _open if _stays_in_files(builder, splits, image_shape, placement, memory_gib) else _read
+    in_files = _stays_in_files(builder, splits, image_shape, placement, memory_gib)
+    read_split = _open if in_files else _read
     try:
-        parts = [read(builder, split, image_shape) for split in splits]
+        parts = [read_split(builder, split, image_shape) for split in splits]
     except (tf.errors.OpError, OSError, AssertionError, RuntimeError, ValueError) as error:
         raise UserError(
             f"the data set in {builder.data_path} cannot be read ({type(error).__name__}); "
