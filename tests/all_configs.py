@@ -10,6 +10,7 @@ CONFIGS = sorted(
     for path in Path(configs.__file__).parent.glob("*.py")
     if path.stem not in ("__init__", "base")
 )
+CONVOLUTIONAL = ("conv", "deep_conv")  # the kinds that take no vectors
 
 
 def load_config(name):

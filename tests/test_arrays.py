@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 
 from configs import base
-from tests.all_configs import CONFIGS, load_config
+from tests.all_configs import CONFIGS, CONVOLUTIONAL, load_config
 from tests.runs import assert_a_stop_changes_no_bit
 from trainer import data, models, pictures, trained
 from trainer.errors import UserError
@@ -24,7 +24,6 @@ FEATURES = 6
 COUNT = 60  # of which 46 are trained on: 12 are cut to test and 2 to validate
 TRAINED = 46
 BATCH = 8
-CONVOLUTIONAL = ("conv", "deep_conv")
 
 
 def vectors(count=COUNT, seed=0):

@@ -102,7 +102,7 @@ def make_run(tmp_path_factory):
     def make(kind, changes=()):
         config = load_config("dense")
         config.model = getattr(base, kind)()
-        config.model.update(SMALL[kind])
+        config.model.update(SMALL.get(kind, {}))
         config.data.name = "digits"
         config.data.image_size = 8
         config.batch_size = 64

@@ -372,23 +372,27 @@ def test_without_roll_backs_whatever_runs_away_ends_the_run_at_its_step(
     config, tmp_path, monkeypatch
 ):
     config.spikes.loss_ratio = 0.0
+
+    def assert_ends(name, message, vectors):
+        run = tmp_path / name
+        with pytest.raises(NonFiniteError, match=message) as error:
+            train(config, str(run), vectors)
+        assert len(str(error.value).splitlines()) == 1
+        if (run / "checkpoints").exists():
+            assert all(np.isfinite(array).all() for array in final_state(run)[1].values())
+
+    whole = vectors_with(config, {})
     with monkeypatch.context() as patch:
         patch.setattr(replicas.Steps, "evaluate", lambda *_: {"loss": np.nan})
-        with pytest.raises(
-            NonFiniteError, match=r"^the validation loss at step 8 is nan; the last"
-        ):
-            train(config, str(tmp_path / "validation"), vectors_with(config, {}))
-    with monkeypatch.context() as patch, pytest.raises(NonFiniteError) as error:
+        assert_ends("validation", "^the validation loss at step 8 is nan; the last", whole)
+    with monkeypatch.context() as patch:
         lose_weights(patch)
         config.checkpoint_every_steps = 7
-        train(config, str(tmp_path / "weights"), vectors_with(config, {}))
-    assert str(error.value).startswith("model/encoder/code/kernel is NaN or infinite at step 14; ")
+        assert_ends("weights", "^model/encoder/code/kernel is NaN or infinite at step 14; ", whole)
     told = "NaN or infinite in steps 13 to 13; a lower"
-    with pytest.raises(NonFiniteError, match=told):
-        train(config, str(tmp_path / "data"), vectors_with(config, {SPIKE_STEP: 1e30}))
+    assert_ends("data", told, vectors_with(config, {SPIKE_STEP: 1e30}))
     config.optimizer.update({"name": "sgd", "schedule": "constant", "learning_rate": 1e38})
-    with pytest.raises(NonFiniteError, match="NaN or infinite in steps 1 to 1; a lower"):
-        train(config, str(tmp_path / "rate"), vectors_with(config, {}))
+    assert_ends("rate", "NaN or infinite in steps 1 to 1; a lower", whole)
 
 
 def test_without_roll_backs_a_spike_is_a_step_like_others(config, tmp_path):

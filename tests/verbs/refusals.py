@@ -22,7 +22,7 @@ def refused(message, *folders):
 
 
 def contents(folder):
-    """The digest of every file there is, by its path, and every folder; but for empty locks."""
+    """The digest of every file by its path, and every folder; but for locks and `.decoded`."""
     return {
         str(path.relative_to(folder)): path.is_file()
         and hashlib.sha256(path.read_bytes()).hexdigest()

@@ -33,7 +33,6 @@ OF_VECTORS: dict[str, dict[str, Any]] = {  # what they want besides
     "contractive": {"loss": "mse"},
     "vae": {"likelihood": "gaussian", "binarisation": "none"},
 }
-CONVOLUTIONAL = ("conv", "deep_conv")
 FINETUNING: dict[str, Any] = {
     "num_epochs": 1,
     "batch_size": 10,
@@ -162,7 +161,7 @@ SOURCES = {
 def config_of(kind, source):
     """One step of a small net of a kind."""
     config = load_config(CONFIG_OF[kind])
-    config.model.update(SMALL[kind])
+    config.model.update(SMALL.get(kind, {}))
     if source.of_vectors:
         config.model.update(OF_VECTORS.get(kind, {}))
         if "output_activation" in config.model:

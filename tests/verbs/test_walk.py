@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
+from tests.all_configs import CONVOLUTIONAL
 from tests.runs import final_state, report
 from tests.verbs.refusals import refused
 from tests.verbs.sources import (
     CONFIG_OF,
-    CONVOLUTIONAL,
     FINETUNING,
     SOURCES,
     config_of,
@@ -118,7 +118,7 @@ def walk_export(run, kind, source, aside):
     codes = np.load(aside / "codes.npy")
     # Of a k-sparse code rounding may change which units are kept.
     told = np.isclose(encoder.predict(rows, verbose=0), codes, rtol=1e-3, atol=1e-3)
-    assert np.mean(told) > 0.99
+    assert np.mean(told) > 0.99 if kind == "sparse" else told.all()
     assert decoder.predict(codes, verbose=0).shape == rows.shape
 
 
