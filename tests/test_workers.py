@@ -70,10 +70,10 @@ def finished(*arguments, **keywords):
 
 
 def signal_worker(launcher, index, number):
-    """Sends a signal to one of the launcher's workers."""
+    """Sends a signal to one of the launcher's workers; its guard is none."""
     for process in psutil.Process(launcher.pid).children():
         with contextlib.suppress(psutil.NoSuchProcess):
-            if f'"index": {index}' in process.environ()["TF_CONFIG"]:
+            if f'"index": {index}' in process.environ().get("TF_CONFIG", ""):
                 process.send_signal(number)
 
 
