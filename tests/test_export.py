@@ -271,7 +271,9 @@ def test_the_card_tells_the_run_and_its_metrics_if_they_are_of_the_checkpoint(ma
     assert card["metrics"] == metrics
     assert card["config"]["model.code_size"] == 3
     assert card["data"]["fingerprint"] == workdir.read(run).data_fingerprint
-    assert f"| mse | {metrics['mse']:.5g} |" in (tmp_path / "measured/README.md").read_text()
+    measured = (tmp_path / "measured/README.md").read_text()
+    assert f"| mse | {metrics['mse']:.5g} |" in measured
+    assert "goodput" not in measured  # nothing that the test part tells of
     files.write_json(run / workdir.METRICS, metrics | {"step": 1})
     assert export(str(run), str(tmp_path / "other"), formats=["keras"])["metrics"] == {}
     assert "was not measured" in (tmp_path / "other/README.md").read_text()

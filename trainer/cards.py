@@ -68,6 +68,7 @@ decoder = onnxruntime.InferenceSession("decoder.onnx")
 _SAMPLE = (
     'drawn = model.sample(n=16, first=0)["{rows}"]  # from the prior; first=16: the next ones\n'
 )
+_TRAINING_METRICS = ("wall_seconds", "goodput/")  # begin the names of these
 
 
 def readme(card: Mapping[str, Any]) -> str:
@@ -142,8 +143,11 @@ def _call(card: Mapping[str, Any], name: str) -> str:
 def _metrics(card: Mapping[str, Any]) -> str:
     if not card["metrics"]:
         return "This checkpoint was not measured; `python -m trainer.evaluate` does it."
-    numbers = {k: v for k, v in card["metrics"].items() if isinstance(v, int | float)}
-    rows = [(name, f"{number:.5g}") for name, number in numbers.items()]
+    rows = [
+        (name, f"{value:.5g}")
+        for name, value in card["metrics"].items()
+        if isinstance(value, int | float) and not name.startswith(_TRAINING_METRICS)
+    ]
     return "On the test part of the data:\n\n" + _table(("metric", "value"), rows)
 
 
