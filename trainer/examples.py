@@ -90,7 +90,7 @@ def empty(shape: tuple[int, ...], dtype: type = np.uint8) -> np.ndarray:
 
 
 def allowed_bytes(memory_gib: float) -> float:
-    """What images may fill of the host's memory, as `load` takes it."""
+    """What images may fill of the host's memory, as `data.load` takes it."""
     return memory_gib * GIB or _MEMORY_SHARE * psutil.virtual_memory().available
 
 

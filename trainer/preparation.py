@@ -5,7 +5,7 @@ So it is for machines that cannot download it.
 
 import math
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +13,10 @@ import numpy as np
 
 from trainer import data, idx, outputs, pictures, places, tfds_sets
 from trainer.errors import require
-from trainer.examples import Images, to_unit
+from trainer.examples import Images, blocks, to_unit
 
 _VALIDATION_FRACTION = 0.05  # as configs/base.py has it, and so most runs
 _OWN_KINDS = ("digits", "noise", "arrays", "images", "table")
-_ROWS = 4096  # looked at at a time
 _SHEET_IMAGES = 100  # at most
 _SHEET_COLUMNS = 10
 _SHEET_PIXELS = 128  # that the side of an image may take; of a larger one, some are left out
@@ -124,7 +123,7 @@ def _described(dataset: data.Dataset) -> dict[str, str]:
 def _range(parts: tuple[Images, ...]) -> str:
     """The least and the largest number, mean and deviation."""
     dtype = parts[0].images.dtype
-    blocks = [
+    figures = [
         (
             block.min(),
             block.max(),
@@ -133,20 +132,15 @@ def _range(parts: tuple[Images, ...]) -> str:
             np.square(block, dtype=np.float64).sum(),
         )
         for part in parts
-        for block in _blocks(part)
+        for block in blocks(part.images)
     ]
-    lowest, highest, sizes, sums, squares = map(np.array, zip(*blocks, strict=True))
+    lowest, highest, sizes, sums, squares = map(np.array, zip(*figures, strict=True))
     mean = sums.sum() / sizes.sum()
     deviation = math.sqrt(max(squares.sum() / sizes.sum() - mean**2, 0))
     return (
         f"{dtype} from {lowest.min():g} to {highest.max():g}, mean {mean:.4g}, "
         f"deviation {deviation:.4g}"
     )
-
-
-def _blocks(part: Images) -> Iterator[np.ndarray]:
-    for start in range(0, len(part), _ROWS):
-        yield part.images[start : start + _ROWS]
 
 
 def _some(names: Sequence[str]) -> str:

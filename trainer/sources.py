@@ -9,7 +9,6 @@ import tensorflow as tf
 from trainer import arrays, image_folders, places, tables, tfds_records
 from trainer.errors import UserError, require
 from trainer.examples import (
-    BLOCK_ROWS,
     GIB,
     Images,
     Records,
@@ -116,8 +115,7 @@ def _noise(number: str, image_size: int, memory_gib: float) -> Source:
     parts = []
     for part_size in (count, _NOISE_TEST_IMAGES):
         images = empty((part_size, size, size, 1))
-        for start in range(0, part_size, BLOCK_ROWS):
-            block = images[start : start + BLOCK_ROWS]
+        for block in blocks(images):
             block[:] = generator.integers(0, 256, block.shape, np.uint8)
         parts.append(Images(images, None))
     return Source(parts[0], parts[1])
