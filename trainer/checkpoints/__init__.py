@@ -199,9 +199,7 @@ def find(folder: Path, which: str = "last", *, run_id: str | None = None) -> Che
       UserError: there are checkpoints, but none is whole and of this run, or none of these has the
         loss that "best" needs.
     """
-    paths = _newest_first(folder)
-    if which == "best":
-        paths = _best_first(paths, run_id)
+    paths = _best_first(_losses(folder, run_id)) if which == "best" else _newest_first(folder)
     return _first_whole(folder, paths, which, run_id)
 
 
@@ -222,7 +220,7 @@ def delete_after(folder: Path, step: int, *, run_id: str | None = None) -> None:
     Raises:
       StorageError: one of them cannot be deleted.
     """
-    own = _own(folder, run_id)
+    own = [*_own(folder, run_id)]
     with writing(folder):
         for path in own[: len(own) - len(_up_to(own, step))]:
             _delete(path)
@@ -255,7 +253,7 @@ def set_aside_after(folder: Path, step: int, *, run_id: str | None = None) -> No
     """Renames the checkpoints of later steps, none of which is this run's and whole."""
     for path in _newest_first(folder):
         if path.name > _name(step):
-            prefix = _OTHER_RUN if _is_foreign(path, run_id) else _DAMAGED
+            prefix = _OTHER_RUN if isinstance(_fault(path, run_id), ForeignError) else _DAMAGED
             path.rename(folder / f"{prefix}{path.name}-{time.time_ns()}")
 
 
@@ -337,9 +335,14 @@ def _newest_first(folder: Path) -> list[Path]:
     return sorted(folder.glob(f"{_PREFIX}*"), reverse=True)
 
 
-def _own(folder: Path, run_id: str | None) -> list[Path]:
-    """A run's checkpoints whose manifests are whole, the newest first."""
-    return [path for path in _newest_first(folder) if _validation_loss(path, run_id) != _NOT_OWN]
+def _losses(folder: Path, run_id: str | None) -> dict[Path, float]:
+    """All checkpoints, the newest first, with the losses by which they are compared."""
+    return {path: _validation_loss(path, run_id) for path in _newest_first(folder)}
+
+
+def _own(folder: Path, run_id: str | None) -> dict[Path, float]:
+    """Likewise a run's, whose manifests are whole."""
+    return {path: loss for path, loss in _losses(folder, run_id).items() if loss != _NOT_OWN}
 
 
 def _up_to(paths: list[Path], step: int) -> list[Path]:
@@ -371,10 +374,9 @@ def _manifest(path: Path, run_id: str | None) -> dict[str, Any]:
     return manifest
 
 
-def _best_first(paths: list[Path], run_id: str | None) -> list[Path]:
+def _best_first(losses: Mapping[Path, float]) -> list[Path]:
     """Those that were validated, after those that cannot be compared."""
-    losses = {path: _validation_loss(path, run_id) for path in paths}
-    return sorted((path for path in paths if losses[path] < math.inf), key=losses.__getitem__)
+    return sorted((path for path in losses if losses[path] < math.inf), key=losses.__getitem__)
 
 
 def _validation_loss(path: Path, run_id: str | None) -> float:
@@ -386,32 +388,27 @@ def _validation_loss(path: Path, run_id: str | None) -> float:
     return math.inf if loss is None else loss
 
 
-def _is_foreign(path: Path, run_id: str | None) -> bool:
+def _fault(path: Path, run_id: str | None) -> DamagedError | None:
+    """Why a checkpoint is not to be used; None where it is whole and the run's own."""
     try:
         verify(path, run_id)
     except DamagedError as error:
-        return isinstance(error, ForeignError)
-    return False
+        return error
+    return None
 
 
-def _is_whole(path: Path, run_id: str | None) -> bool:
-    try:
-        verify(path, run_id)
-    except DamagedError:
-        return False
-    return True
-
-
-def _best(paths: list[Path], run_id: str | None) -> Path | None:
-    return next((path for path in _best_first(paths, run_id) if _is_whole(path, run_id)), None)
+def _best(losses: Mapping[Path, float], run_id: str | None) -> Path | None:
+    return next((path for path in _best_first(losses) if _fault(path, run_id) is None), None)
 
 
 def _delete_old(folder: Path, keep: int, run_id: str | None, needed_step: int | None) -> None:
-    own = _own(folder, run_id)
-    kept = {*own[:keep], _best(own, run_id)}
+    losses = _own(folder, run_id)
+    own = [*losses]
+    kept = {*own[:keep], _best(losses, run_id)}
     if needed_step is not None:
         before = _up_to(own, needed_step)  # what comes after is needed as the step advances
-        kept |= {*own[: len(own) - len(before) + 1], _best(before, run_id)}
+        best_before = _best({path: losses[path] for path in before}, run_id)
+        kept |= {*own[: len(own) - len(before) + 1], best_before}
     for path in own:
         if path not in kept:
             _delete(path)
