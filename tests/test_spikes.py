@@ -443,7 +443,7 @@ def watched(losses, cuts=()):
     for steps in np.split(np.arange(len(losses)), sorted(cuts)):
         call = np.array([losses[step] for step in steps], np.float32)
         try:
-            spikes.watch(min(steps, default=0), {"loss": call}, ~np.isfinite(call))
+            spikes.watch(min(steps, default=0), call, ~np.isfinite(call))
         except Spike as spike:
             return spike.step, None
     return None, spikes.state()["spikes/loss_statistics"].tolist()
@@ -487,7 +487,7 @@ def test_the_mean_forgets_what_is_long_past():
 
 def test_a_step_that_is_broken_is_a_spike_whatever_its_loss():
     with pytest.raises(Spike, match="step 8: the loss or its gradient is NaN or infinite"):
-        spikes_of().watch(7, {"loss": np.ones(3, np.float32)}, np.array([False, True, False]))
+        spikes_of().watch(7, np.ones(3, np.float32), np.array([False, True, False]))
 
 
 def saved(folder, losses_by_step, **settings):

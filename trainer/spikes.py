@@ -8,7 +8,7 @@ the run goes on. So it ends with the bits of a run that never had these steps, i
 import contextlib
 import json
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -81,8 +81,10 @@ class Spikes:
         """Whether a step is passed over."""
         return any(first <= step <= last for first, last in self._skipped)
 
-    def watch(self, first_step: int, metrics: Mapping[str, np.ndarray], broken: np.ndarray) -> None:
-        """Takes what each call of `Steps.train` returned, in their order, and what it broke.
+    def watch(self, first_step: int, losses: np.ndarray, broken: np.ndarray) -> None:
+        """Takes the losses [count] of each call of `Steps.train`, in their order.
+
+        Which of its steps are `broken`, bool [count], `Steps.broken` says.
 
         Raises:
           Spike: one of the steps is one.
@@ -92,7 +94,7 @@ class Spikes:
             return
         step, why = -1, _FOLLOWED
         if self._workers.is_chief:
-            step, why = self._find(first_step, metrics["loss"], broken)
+            step, why = self._find(first_step, losses, broken)
         step = self._workers.of_chief(step)
         if step >= 0:
             self._raise(step, why)

@@ -216,7 +216,7 @@ def _loop(
                 with clock.spent_on_steps(first, count):
                     metrics = steps.train(first, drawn, count)
                 seconds = time.monotonic() - began
-                spikes.watch(first, metrics, steps.broken(metrics))
+                spikes.watch(first, metrics["loss"], steps.broken(metrics))
                 steps.require_finite(first, metrics)
                 pace.plan(workers.of_chief(pace.wanted(count, seconds)))
                 window.add(metrics, seconds)
