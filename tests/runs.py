@@ -14,6 +14,11 @@ from trainer.errors import Preempted
 from trainer.train import train
 
 
+def files_in(folder):
+    """The content of every file there is, by its path."""
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
 def found(run, which="last"):
     """A run's newest or best checkpoint."""
     folder = Path(run)

@@ -7,16 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.runs import files_in
 from tests.test_finetuning import SETTINGS
 from trainer import files, pictures
 from trainer.errors import StorageError
 from trainer.evaluation import evaluate
 from trainer.finetuning import finetune
 from trainer.train import train
-
-
-def contents(folder):
-    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def full(*_, **__):
@@ -87,14 +84,14 @@ def test_an_evaluation_and_a_fine_tuning_that_cannot_be_written_leave_all_as_it_
     train(digits_config, str(tmp_path))
     evaluate(str(tmp_path))
     finetune(str(tmp_path), **SETTINGS)
-    before = contents(tmp_path)
+    before = files_in(tmp_path)
     for module, name in ((pictures, "png"), (np, "savetxt")):
         with monkeypatch.context() as patch, pytest.raises(StorageError, match="No space left"):
             patch.setattr(module, name, full)
             evaluate(str(tmp_path))
-        assert contents(tmp_path) == before
+        assert files_in(tmp_path) == before
     for module, name in ((np, "savez"), (files, "write_json")):
         with monkeypatch.context() as patch, pytest.raises(StorageError, match="No space left"):
             patch.setattr(module, name, full)
             finetune(str(tmp_path), **SETTINGS)
-        assert contents(tmp_path) == before
+        assert files_in(tmp_path) == before

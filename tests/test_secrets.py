@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.runs import files_in
+
 ROOT = Path(__file__).parent.parent
 PLANTED = "hunter2-0f3c9a7d41"
 HOME = "home-of-somebody"
@@ -31,10 +33,6 @@ def run(folder, *command):
     )
 
 
-def written(folder):
-    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
 @pytest.mark.slow
 def test_no_secret_and_no_home_is_in_what_a_run_writes_or_says(tmp_path):
     config = f"--config={ROOT}/configs/dense.py"
@@ -49,7 +47,7 @@ def test_no_secret_and_no_home_is_in_what_a_run_writes_or_says(tmp_path):
         assert done.returncode == 0, done.stderr
         for secret in (PLANTED, HOME):
             assert secret.encode() not in done.stdout + done.stderr, command
-    found = written(tmp_path)
+    found = files_in(tmp_path)
     assert len(found) > 15
     for path, content in found.items():
         for secret in (PLANTED, HOME, str(ROOT)):
@@ -68,7 +66,7 @@ def test_no_secret_and_no_home_is_in_what_a_run_writes_or_says(tmp_path):
 def test_no_secret_of_the_environment_is_in_what_a_launcher_writes(tmp_path, command):
     done = run(tmp_path, *command, "--", "--config=c.py", "--workdir=/runs/w")
     assert done.returncode == 0, done.stderr
-    for text in (done.stdout, done.stderr, *written(tmp_path).values()):
+    for text in (done.stdout, done.stderr, *files_in(tmp_path).values()):
         assert PLANTED.encode() not in text
 
 
@@ -87,4 +85,4 @@ def test_the_value_of_a_flag_that_is_not_known_is_not_repeated(tmp_path, command
     assert done.returncode == 2
     assert b"api_token" in done.stderr
     assert PLANTED.encode() not in done.stdout + done.stderr
-    assert written(tmp_path) == {}
+    assert files_in(tmp_path) == {}

@@ -15,6 +15,7 @@ from tests.runs import (
     assert_a_stop_changes_no_bit,
     assert_same_bits,
     charts,
+    files_in,
     final_state,
     found,
     logged,
@@ -366,11 +367,10 @@ def test_a_run_that_has_logged_nothing_yet_is_never_started_over(digits_config, 
 def test_a_workdir_that_lost_a_part_is_never_started_over(digits_config, tmp_path, lost):
     train(digits_config, str(tmp_path))
     (tmp_path / lost).rename(tmp_path.with_name(tmp_path.name + "-lost"))
-    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    before = files_in(tmp_path)
     with pytest.raises(UserError, match=str(tmp_path)):
         train(digits_config, str(tmp_path))
-    after = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-    assert after == before
+    assert files_in(tmp_path) == before
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import shutil
 import numpy as np
 import pytest
 
-from tests.runs import assert_same_bits, charts, found, report
+from tests.runs import assert_same_bits, charts, files_in, found, report
 from tests.verbs.refusals import contents
 from trainer import checkpoints, trained, workdir
 from trainer.errors import StorageError, UserError
@@ -247,13 +247,13 @@ def test_checkpoints_of_another_run_alone_are_refused(digits_config, others, tmp
     shutil.copytree(tmp_path / "alone", run)
     shutil.rmtree(run / workdir.CHECKPOINTS)
     shutil.copytree(tmp_path / other / workdir.CHECKPOINTS, run / workdir.CHECKPOINTS)
-    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    before = files_in(run)
     for which in ("last", "best"):
         with pytest.raises(UserError, match="of another run"):
             trained.load_model(run, which)
     with pytest.raises(UserError, match="of another run"):
         train(digits_config, str(run), others)
-    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+    assert files_in(run) == before
 
 
 @pytest.mark.faults

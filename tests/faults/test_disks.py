@@ -16,7 +16,7 @@ import pytest
 
 from tests.faults import kills
 from tests.faults.test_kills import tiny_config
-from tests.runs import assert_same_bits, charts, final_state, logged, report
+from tests.runs import assert_same_bits, charts, files_in, final_state, logged, report
 from trainer import checkpoints, replicas, workdir
 from trainer.errors import StorageError, UserError
 from trainer.train import train
@@ -111,7 +111,7 @@ def test_a_full_disk_leaves_what_was_measured_before(digits_config, tmp_path):
         verbs = ((".evaluate",), (".finetune", "--num_epochs=1"))
         for name, *flags in verbs:
             assert verb(name, run, *flags).returncode == 0
-        before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+        before = files_in(run)
         for left_bytes in (0, 8192):
             fill(disk, left_bytes)
             for name, *flags in verbs:
@@ -120,8 +120,7 @@ def test_a_full_disk_leaves_what_was_measured_before(digits_config, tmp_path):
                 (line,) = result.stderr.splitlines()
                 assert line.startswith("error: ")
                 assert "No space left on device" in line
-                after = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
-                assert after == before
+                assert files_in(run) == before
 
 
 def test_no_inodes_are_left(digits_config, tmp_path):
