@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import tensorflow as tf
 
-from trainer import checkpoints, replicas, workdir
+from trainer import checkpoints, workdir
+from trainer.distribution.step import Steps
 from trainer.errors import Preempted
 from trainer.train import train
 
@@ -81,7 +82,7 @@ def await_step(run, step, process):
 def stop_after(monkeypatch, number, how):
     """Does `how` to the process once `number` training calls are done."""
     calls = []
-    original = replicas.Steps.train
+    original = Steps.train
 
     def counted(self, first_step, *drawn):
         metrics = original(self, first_step, *drawn)
@@ -90,7 +91,7 @@ def stop_after(monkeypatch, number, how):
             how()
         return metrics
 
-    monkeypatch.setattr(replicas.Steps, "train", counted)
+    monkeypatch.setattr(Steps, "train", counted)
 
 
 def assert_a_stop_changes_no_bit(

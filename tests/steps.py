@@ -2,7 +2,9 @@
 
 import tensorflow as tf
 
-from trainer import optimizers, replicas
+from trainer import optimizers
+from trainer.distribution.step import Steps
+from trainer.distribution.strategy import build_model, make_strategy
 
 
 def adam_steps(
@@ -16,9 +18,9 @@ def adam_steps(
     last_step=10,
 ):
     """The model that `create` builds on so many CPU devices, and its steps."""
-    strategy = replicas.make_strategy(f"cpu:{devices}")
-    model = replicas.build_model(strategy, precision, create)
-    steps = replicas.Steps(
+    strategy = make_strategy(f"cpu:{devices}")
+    model = build_model(strategy, precision, create)
+    steps = Steps(
         strategy,
         model,
         lambda: optimizers.create("adam", clip_norm=0.0, weight_decay=0.0),

@@ -12,7 +12,8 @@ from configs import base
 from tests.all_configs import load_config
 from tests.runs import assert_a_stop_changes_no_bit, final_state
 from tests.steps import adam_steps
-from trainer import data, models, replicas, trained, workdir
+from trainer import data, models, trained, workdir
+from trainer.distribution.strategy import build_model, make_strategy
 from trainer.errors import UserError
 from trainer.evaluation import evaluate, print_table
 from trainer.models import Measured, Moment
@@ -159,7 +160,7 @@ def test_rows_that_want_different_columns_have_their_argmax():
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_the_code_is_the_pixels_and_the_reconstruction_knows_no_others(precision):
-    model = replicas.build_model(replicas.make_strategy("cpu:1"), precision, create)
+    model = build_model(make_strategy("cpu:1"), precision, create)
     pixels = [7, 0, 29, 13]
     choose(model, pixels)
     images = images_like(BATCH)

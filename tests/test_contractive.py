@@ -7,7 +7,8 @@ import tensorflow as tf
 
 from configs import base
 from tests.steps import adam_steps
-from trainer import checkpoints, models, replicas
+from trainer import checkpoints, models
+from trainer.distribution.variables import model_variables
 from trainer.errors import UserError
 from trainer.evaluation import evaluate
 from trainer.models import Measured, Moment
@@ -109,11 +110,11 @@ def test_tied_weights_stay_tied_through_a_checkpoint(tmp_path):
     settings = {"hidden_units": (7,), "tied_weights": True}
     saved, restored = create(0, **settings), create(1, **settings)
     images = images_like(3)
-    state = {path: v.numpy() for path, v in replicas.model_variables(saved).items()}
+    state = {path: v.numpy() for path, v in model_variables(saved).items()}
     checkpoints.save(tmp_path, 3, state, validation_loss=None, keep=1)
     found = checkpoints.find(tmp_path)
     assert found is not None
-    checkpoints.restore(found, replicas.model_variables(restored))
+    checkpoints.restore(found, model_variables(restored))
     np.testing.assert_array_equal(restored(images), saved(images))
     before = restored(images).numpy()
     kernel = restored.encoder.get_layer("code").kernel

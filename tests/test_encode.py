@@ -14,7 +14,8 @@ from PIL import Image
 
 from configs import base
 from tests.all_configs import CONFIGS, load_config
-from trainer import encoding, inputs, outputs, replicas, tables, trained
+from trainer import encoding, inputs, outputs, tables, trained
+from trainer.distribution.inference import map_batches
 from trainer.encoding import decode, denoise, encode
 from trainer.errors import UserError
 from trainer.examples import to_unit
@@ -106,7 +107,7 @@ def save_picture(path, array):
 def codes_of(run, rows):
     """What `evaluate` would have them be, a batch at a time."""
     model = trained.load_model(Path(run), "last").model
-    return replicas.map_batches(model.encode, rows.astype(np.float32))
+    return map_batches(model.encode, rows.astype(np.float32))
 
 
 def write_table(path, columns):
@@ -265,7 +266,7 @@ def test_the_errors_are_mean_squares_of_pixels_or_in_the_users_units(run, reques
     encode(folder, "test", str(tmp_path / "codes.npz"), errors=True)
     whole = trained.load(Path(folder))
     own = to_unit(whole.dataset.test.read()[0])
-    ours = replicas.map_batches(whole.model, own)
+    ours = map_batches(whole.model, own)
     if whole.scaling is not None:
         own, ours = whole.scaling.undo(own), whole.scaling.undo(ours)
     squares = np.square(ours - own).mean(axis=tuple(range(1, own.ndim)))
@@ -433,7 +434,7 @@ def test_codes_become_pictures_again_by_their_names(image_run, pictures, tmp_pat
     ] == names
     images = np.stack([pixels(seed) for seed in (1, 0, 4, 2, 3)])[..., np.newaxis] / 255
     model = trained.load_model(Path(image_run), "last").model
-    rebuilt = replicas.map_batches(model, images.astype(np.float32))
+    rebuilt = map_batches(model, images.astype(np.float32))
     for name, image in zip(names, rebuilt, strict=True):
         shown = np.asarray(Image.open(tmp_path / "out" / name))
         assert shown.shape == (SIDE, SIDE)
@@ -448,7 +449,7 @@ def test_decoded_vectors_are_in_the_users_units(vector_run, tmp_path):
     denoise(vector_run, str(tmp_path / "rows.npz"), str(tmp_path / "back.parquet"))
     run = trained.load_model(Path(vector_run), "last")
     assert run.scaling is not None
-    expected = run.scaling.undo(replicas.map_batches(run.model, run.scaling.apply(rows)))
+    expected = run.scaling.undo(map_batches(run.model, run.scaling.apply(rows)))
     with np.load(tmp_path / "back.npz") as written:
         np.testing.assert_allclose(written["vectors"], expected, rtol=1e-4)
         np.testing.assert_array_equal(written["labels"], np.arange(7))

@@ -16,7 +16,9 @@ import tensorflow as tf
 from configs import base
 from tests.runs import final_state
 from tests.steps import adam_steps
-from trainer import finetuning, models, replicas, sources, trained, workdir
+from trainer import finetuning, models, sources, trained, workdir
+from trainer.distribution import xla
+from trainer.distribution.variables import model_variables
 from trainer.errors import UserError
 from trainer.evaluation import evaluate
 from trainer.examples import Images, to_unit
@@ -129,7 +131,7 @@ def test_the_weights_written_are_those_that_were_measured(digits_run):
     run = trained.load(digits_run)
     classifier = Classifier(run.model, 10)
     weights = arrays(digits_run / "finetuned.npz")
-    for path, variable in replicas.model_variables(classifier).items():
+    for path, variable in model_variables(classifier).items():
         variable.assign(weights[path])
     images, labels = run.dataset.test.read()
     told = np.argmax(classifier(to_unit(images)), axis=1)
@@ -177,7 +179,7 @@ def test_from_scratch_begins_with_the_weights_that_the_run_began_with(tmp_path, 
     train(digits_config, str(tmp_path))
     first = finetuning._with_first_weights(trained.load(tmp_path))
     began = np.load(tmp_path / workdir.CHECKPOINTS / "step-0000000000" / "state.npz")
-    for path, variable in replicas.model_variables(first).items():
+    for path, variable in model_variables(first).items():
         np.testing.assert_array_equal(variable, began[path])
 
     with_run = finetune(str(tmp_path), **SETTINGS)
@@ -227,13 +229,13 @@ def drawn_examples(count=4):
     ],
 )
 def test_two_replicas_learn_labels_as_one_does(name, execution, placed, monkeypatch):
-    monkeypatch.setattr(replicas, "_CUT_SIZE", 3)  # a replica's batch in parts, of products
+    monkeypatch.setattr(xla, "CUT_SIZE", 3)  # a replica's batch in parts, of products
     images, numbers, labels = drawn_examples()
     learnt = []
     for devices in (1, 2):
         _, steps = classifier_steps(devices, execution, name)
         if placed:
-            assert steps.place(images)
+            assert steps.cache_on_device(images)
         drawn = numbers if placed else images[numbers]
         metrics = steps.train(0, drawn, labels=labels[numbers])
         learnt.append((metrics["loss"], [v.numpy() for v in steps.variables().values()]))

@@ -42,17 +42,26 @@ MAY_IMPORT = {
     },
     "data": {"errors", "examples", "positions", "sources"},
     "models": {"errors", "models", "pictures", "positions"},
-    "replicas": {"errors", "models", "positions"},
+    "distribution": {"distribution", "errors", "models", "positions"},
     "cluster": {"errors"},
-    "workers": {"cluster", "errors", "replicas"},
+    "workers": {"cluster", "errors", "distribution"},
     "spikes": {"checkpoints", "errors", "files", "workdir", "workers"},
     "record": {
         *("checkpoints", "data", "errors", "examples", "goodput", "models", "pictures"),
-        *("positions", "progress", "replicas", "spikes", "summaries", "workdir"),
+        *("positions", "progress", "distribution", "spikes", "summaries", "workdir"),
     },
     "train": {
         *("checkpoints", "cluster", "data", "errors", "examples", "goodput", "models"),
-        *("optimizers", "pace", "places", "profiling", "record", "replicas", "settings", "spikes"),
+        *(
+            "optimizers",
+            "pace",
+            "places",
+            "profiling",
+            "record",
+            "distribution",
+            "settings",
+            "spikes",
+        ),
         *("stopping", "summaries", "workdir", "workers"),
     },
     "compare": {"cli", "comparison", "workdir"},
@@ -65,17 +74,17 @@ MAY_IMPORT = {
     "denoise": {"cli", "encoding", "stream_flags"},
     "encoding": {
         *("arrays", "errors", "examples", "image_folders", "inputs", "models", "outputs", "places"),
-        *("progress", "replicas", "sources", "tables", "trained"),
+        *("progress", "distribution", "sources", "tables", "trained"),
     },
     "evaluate": {"cli", "evaluation"},
     "evaluation": {
         *("examples", "files", "goodput", "models", "pictures", "places", "positions", "projector"),
-        *("replicas", "summaries", "trained", "workdir"),
+        *("distribution", "summaries", "trained", "workdir"),
     },
     "export": {"cards", "cli", "exporting", "places"},
     "exporting": {
         *("cards", "data", "errors", "examples", "export_check", "files", "models", "places"),
-        *("positions", "quiet", "replicas", "stock", "trained", "workdir"),
+        *("positions", "quiet", "distribution", "stock", "trained", "workdir"),
     },
     "export_check": set(),
     "stock": {"data", "models"},
@@ -83,7 +92,7 @@ MAY_IMPORT = {
     "finetune": {"cli", "finetuning"},
     "finetuning": {
         *("checkpoints", "data", "errors", "evaluation", "examples", "files", "models"),
-        *("optimizers", "places", "positions", "replicas", "trained", "workdir"),
+        *("optimizers", "places", "positions", "distribution", "trained", "workdir"),
     },
     "prepare": {"cli", "errors", "places", "preparation"},
     "preparation": {
@@ -91,16 +100,25 @@ MAY_IMPORT = {
     },
     "sample": {"cli", "places", "sampling", "workdir"},
     "sampling": {
-        *("errors", "outputs", "pictures", "places", "positions", "progress", "replicas"),
+        *("errors", "outputs", "pictures", "places", "positions", "progress", "distribution"),
         *("trained", "workdir"),
     },
     "sklearn": {
-        *("checkpoints", "config_names", "data", "errors", "models", "places", "replicas"),
+        *("checkpoints", "config_names", "data", "errors", "models", "places", "distribution"),
         *("sources", "train", "workdir"),
     },
     "settings": {"data", "errors"},
     "trained": {
-        *("checkpoints", "data", "errors", "models", "places", "replicas", "settings", "workdir"),
+        *(
+            "checkpoints",
+            "data",
+            "errors",
+            "models",
+            "places",
+            "distribution",
+            "settings",
+            "workdir",
+        ),
     },
     "files": {"errors"},
 }
@@ -129,9 +147,9 @@ def test_a_module_imports_only_what_is_upstream_of_it(path):
     assert own <= MAY_IMPORT[room(path)]
 
 
-def test_only_replicas_knows_strategies_and_tf_function():
+def test_only_distribution_knows_strategies_and_tf_function():
     for path in FILES:
-        if path.stem != "replicas":
+        if "distribution" not in path.parts:
             text = path.read_text()
             assert "tf.distribute" not in text, path
             assert "tf.function" not in text, path

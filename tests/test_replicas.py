@@ -6,7 +6,12 @@ import pytest
 import tensorflow as tf
 
 from tests.all_configs import CONFIGS, load_config
-from trainer import models, optimizers, replicas
+from trainer import models, optimizers
+from trainer.distribution import xla
+from trainer.distribution.inference import map_batches
+from trainer.distribution.step import Steps
+from trainer.distribution.strategy import build_model, make_strategy
+from trainer.distribution.xla import candidate_executions, cuts
 from trainer.errors import NonFiniteError, UserError
 from trainer.models import Moment
 from trainer.models.base import means_of_each
@@ -51,12 +56,12 @@ def make_steps(
     **settings,
 ):
     keras.utils.set_random_seed(0)
-    strategy = replicas.make_strategy(f"cpu:{devices}")
-    model = replicas.build_model(strategy, precision, create)
+    strategy = make_strategy(f"cpu:{devices}")
+    model = build_model(strategy, precision, create)
     schedule = optimizers.learning_rate_schedule(
         "cosine", learning_rate=learning_rate, warmup_steps=2, last_step=20
     )
-    steps = replicas.Steps(
+    steps = Steps(
         strategy,
         model,
         lambda: optimizers.create("adam", clip_norm=clip_norm, weight_decay=0.0),
@@ -144,7 +149,7 @@ def test_images_on_the_device_train_as_those_that_are_handed_over(devices, execu
     numbers = np.random.default_rng(0).integers(0, 50, (5, BATCH)).astype(np.int32)
     _, handed = make_steps(devices, execution=execution)
     _, placed = make_steps(devices, execution=execution)
-    assert placed.place(images)
+    assert placed.cache_on_device(images)
     metrics = handed.train(0, images[numbers])
     for name, values in placed.train(0, numbers).items():
         np.testing.assert_array_equal(values, metrics[name])
@@ -155,7 +160,7 @@ def test_a_batch_cut_for_the_caches_gives_the_gradients_of_the_whole(monkeypatch
     images = images_like(4, BATCH, 6, 6, 1)
     weights = []
     for cut_size in (BATCH, 3):  # 8 images in one part, or in four of two
-        monkeypatch.setattr(replicas, "_CUT_SIZE", cut_size)
+        monkeypatch.setattr(xla, "CUT_SIZE", cut_size)
         _, steps = make_steps(execution="xla_products")
         steps.train(0, images)
         weights.append(weights_of(steps))
@@ -163,7 +168,7 @@ def test_a_batch_cut_for_the_caches_gives_the_gradients_of_the_whole(monkeypatch
 
 
 def test_products_are_the_same_bits_however_calls_are_cut_and_images_lie(monkeypatch):
-    monkeypatch.setattr(replicas, "_CUT_SIZE", 3)
+    monkeypatch.setattr(xla, "CUT_SIZE", 3)
     images = images_like(50, 12, 12, 1)
     numbers = np.random.default_rng(0).integers(0, 50, (3, BATCH)).astype(np.int32)
     settings = load_config("conv").model
@@ -174,7 +179,7 @@ def test_products_are_the_same_bits_however_calls_are_cut_and_images_lie(monkeyp
 
     at_once, placed = start(), start()
     at_once.train(0, images[numbers])
-    assert placed.place(images)
+    assert placed.cache_on_device(images)
     placed.train(0, numbers, 2)
     placed.train(2, np.concatenate([numbers[2:], numbers[:2]]), 1)
     assert_close(weights_of(placed), weights_of(at_once), tolerance=0)
@@ -184,7 +189,7 @@ def test_products_are_the_same_bits_however_calls_are_cut_and_images_lie(monkeyp
     ("size", "parts"), [(1, 1), (64, 1), (128, 1), (129, 1), (131, 1), (256, 2), (512, 4), (600, 5)]
 )
 def test_a_batch_is_cut_into_parts_that_suit_the_caches_or_not_at_all(size, parts):
-    assert replicas._cuts(size) == parts
+    assert cuts(size) == parts
 
 
 @pytest.mark.parametrize(
@@ -201,9 +206,9 @@ def test_a_batch_is_cut_into_parts_that_suit_the_caches_or_not_at_all(size, part
     ],
 )
 def test_the_execution_suits_the_net_the_devices_and_the_batch(name, devices, batch_size, fastest):
-    strategy = replicas.make_strategy(f"cpu:{devices}")
+    strategy = make_strategy(f"cpu:{devices}")
     model = models.create((28, 28, 1), **load_config(name).model)
-    assert replicas.executions(strategy, model, batch_size)[0] == fastest
+    assert candidate_executions(strategy, model, batch_size)[0] == fastest
 
 
 def test_images_that_do_not_fit_the_device_are_not_placed(monkeypatch):
@@ -213,8 +218,8 @@ def test_images_that_do_not_fit_the_device_are_not_placed(monkeypatch):
         raise tf.errors.ResourceExhaustedError(None, None, "full")
 
     monkeypatch.setattr(tf, "identity", full)
-    assert not steps.place(images_like(4, 6, 6, 1))
-    assert not steps.holds_images
+    assert not steps.cache_on_device(images_like(4, 6, 6, 1))
+    assert not steps.images_on_device
 
 
 @pytest.mark.parametrize("name", ["conv", "deep_conv", "denoising"])
@@ -292,15 +297,15 @@ def test_the_step_is_the_textbook_one():
     # Plain gradient descent on the mean loss of the batch, by hand.
     image_batch = images_like(1, BATCH, 6, 6, 1)
     keras.utils.set_random_seed(0)
-    strategy = replicas.make_strategy("cpu:2")
-    model = replicas.build_model(strategy, "float32", noisy_model)
+    strategy = make_strategy("cpu:2")
+    model = build_model(strategy, "float32", noisy_model)
     before = [variable.numpy() for variable in model.trainable_variables]
     with tf.GradientTape() as tape:
         moment = Moment(Noise(3, 5 * BATCH, BATCH), progress=tf.constant(5 / 9), training=True)
         terms = model.loss_terms(image_batch[0] / np.float32(255), moment)
         loss = tf.reduce_mean(terms["mse"]) + tf.reduce_mean(terms["l1"])
     gradients = tape.gradient(loss, model.trainable_variables)
-    steps = replicas.Steps(
+    steps = Steps(
         strategy,
         model,
         lambda: optimizers.create("sgd", clip_norm=0.0, weight_decay=0.0),
@@ -364,8 +369,8 @@ def test_every_precision_trains_with_float32_weights(precision, devices, executi
 @pytest.mark.parametrize("name", CONFIGS)
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
 def test_codes_and_logits_are_computed_in_float32_whatever_the_precision(name, precision):
-    strategy = replicas.make_strategy("cpu:1")
-    model = replicas.build_model(
+    strategy = make_strategy("cpu:1")
+    model = build_model(
         strategy, precision, lambda: models.create((28, 28, 1), **load_config(name).model)
     )
     images = images_like(2, 28, 28, 1) / np.float32(255)
@@ -433,14 +438,14 @@ def test_a_batch_that_the_replicas_cannot_share_is_refused(batch_size, devices):
 @pytest.mark.parametrize("name", ["gpu", "cpu", "cpu:0", "cpu:x", "cpu:-1"])
 def test_an_unknown_strategy_is_refused(name):
     with pytest.raises(UserError, match=f"strategy='{name}' is not known"):
-        replicas.make_strategy(name)
+        make_strategy(name)
 
 
 def test_more_devices_than_tensorflow_began_with_are_refused():
     with pytest.raises(UserError, match="cpu:64"):
-        replicas.make_strategy("cpu:64")
+        make_strategy("cpu:64")
 
 
 def test_batches_of_rows_are_mapped_whole():
     rows = np.arange(1300, dtype=np.float32)[:, np.newaxis]
-    np.testing.assert_array_equal(replicas.map_batches(lambda batch: 2 * batch, rows), 2 * rows)
+    np.testing.assert_array_equal(map_batches(lambda batch: 2 * batch, rows), 2 * rows)

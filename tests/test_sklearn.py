@@ -19,7 +19,8 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import trainer
 from tests.runs import assert_same_bits, stop_after
-from trainer import AutoencoderTransformer, replicas, trained
+from trainer import AutoencoderTransformer, trained
+from trainer.distribution.inference import map_batches
 from trainer.errors import UserError
 
 SHORT: dict[str, Any] = {"hidden_units": (8,), "batch_size": 16, "num_epochs": 4, "random_state": 0}
@@ -143,7 +144,7 @@ def test_the_commands_read_its_workdir(tmp_path):
     transformer = short(workdir=tmp_path).fit(vectors())
     run = trained.load_model(tmp_path)
     assert run.scaling is not None
-    codes = replicas.map_batches(run.model.encode, run.scaling.apply(vectors()))
+    codes = map_batches(run.model.encode, run.scaling.apply(vectors()))
     assert transformer.transform(vectors()) == pytest.approx(codes, abs=1e-5)
     with pytest.raises(UserError, match="'memory' are vectors that a program held in memory"):
         trained.load(tmp_path)

@@ -14,7 +14,9 @@ from ml_collections import ConfigDict
 
 from tests.runs import assert_same_bits, charts, final_state, logged, stop_after
 from tests.test_workers import SHORT, assert_close, finished, short_config
-from trainer import checkpoints, data, goodput, positions, replicas
+from trainer import checkpoints, data, goodput, positions
+from trainer.distribution.step import Steps
+from trainer.distribution.strategy import make_strategy
 from trainer.errors import NonFiniteError, Preempted, UserError
 from trainer.spikes import FILE, Spike, Spikes
 from trainer.train import train
@@ -77,7 +79,7 @@ def assert_same_record(run, other):
 
 def train_without(config, run, vectors, skipped, monkeypatch):
     """Trains without these steps, and without anything that knows of spikes."""
-    original = replicas.Steps.train
+    original = Steps.train
     taken = []
 
     def some(self, first_step, drawn, count):
@@ -86,7 +88,7 @@ def train_without(config, run, vectors, skipped, monkeypatch):
         return taken[-1]
 
     with monkeypatch.context() as patch, config.unlocked():
-        patch.setattr(replicas.Steps, "train", some)
+        patch.setattr(Steps, "train", some)
         before = config.copy_and_resolve_references()
         before.spikes.loss_ratio, before.steps_per_call = 0.0, 1
         train(before, str(run), vectors)
@@ -250,7 +252,7 @@ def test_weights_that_the_last_update_loses_are_the_spike_of_its_step(
 
 def lose_weights(patch):
     """Has the update of step 13 be too much for the weights; its loss and gradient are finite."""
-    original = replicas.Steps.train
+    original = Steps.train
 
     def losing(self, first_step, drawn, count):
         metrics = original(self, first_step, drawn, count)
@@ -259,20 +261,20 @@ def lose_weights(patch):
             variable.assign(variable * np.inf)
         return metrics
 
-    patch.setattr(replicas.Steps, "train", losing)
+    patch.setattr(Steps, "train", losing)
 
 
 def test_a_validation_that_is_not_finite_is_a_spike_of_the_step_before(
     config, tmp_path, monkeypatch, capfd
 ):
-    original = replicas.Steps.evaluate
+    original = Steps.evaluate
     calls: list[None] = []
 
     def sometimes_nan(self, images):
         calls.append(None)
         return original(self, images) if len(calls) != 2 else {"loss": np.nan}
 
-    monkeypatch.setattr(replicas.Steps, "evaluate", sometimes_nan)
+    monkeypatch.setattr(Steps, "evaluate", sometimes_nan)
     train(config, str(tmp_path), vectors_with(config, {}))
     assert notes(tmp_path) == [(13, 15, 12)]
     assert "LOSS SPIKE at step 15: the validation loss at step 16 is nan" in capfd.readouterr().err
@@ -296,13 +298,13 @@ def test_a_spike_after_a_spike_skips_further_steps(config, tmp_path, monkeypatch
 
 
 def test_float16_overflows_are_no_spikes_and_a_lost_loss_is_one(config, tmp_path, monkeypatch):
-    original = replicas.Steps.__init__
+    original = Steps.__init__
 
     def with_a_scale_too_high(self, *arguments, **settings):
         original(self, *arguments, **settings)
         self.optimizer.dynamic_scale.assign(2.0**30)
 
-    monkeypatch.setattr(replicas.Steps, "__init__", with_a_scale_too_high)
+    monkeypatch.setattr(Steps, "__init__", with_a_scale_too_high)
     config.precision = "float16"
     vectors = vectors_with(config, {SPIKE_STEP: 1e30})
     train(config, str(tmp_path / "run"), vectors)
@@ -383,7 +385,7 @@ def test_without_roll_backs_whatever_runs_away_ends_the_run_at_its_step(
 
     whole = vectors_with(config, {})
     with monkeypatch.context() as patch:
-        patch.setattr(replicas.Steps, "evaluate", lambda *_: {"loss": np.nan})
+        patch.setattr(Steps, "evaluate", lambda *_: {"loss": np.nan})
         assert_ends("validation", "^the validation loss at step 8 is nan; the last", whole)
     with monkeypatch.context() as patch:
         lose_weights(patch)
@@ -431,7 +433,7 @@ def test_impossible_settings_are_refused(config, tmp_path, key, value, message):
 def spikes_of(run=None, **settings):
     spikes = {"loss_ratio": 3.0, "skip_steps": 3, "max_rollbacks": 10} | settings
     config = ConfigDict({"precision": "float32", "spikes": spikes})
-    return Spikes(config, run, Workers(replicas.make_strategy("cpu:1")))
+    return Spikes(config, run, Workers(make_strategy("cpu:1")))
 
 
 def watched(losses, cuts=()):

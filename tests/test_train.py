@@ -21,7 +21,8 @@ from tests.runs import (
     logged,
     stop_after,
 )
-from trainer import checkpoints, data, files, replicas, workdir
+from trainer import checkpoints, data, files, workdir
+from trainer.distribution.step import Steps
 from trainer.errors import NonFiniteError, Preempted, UserError
 from trainer.pace import Pace, due, step_ranges
 from trainer.train import train
@@ -96,13 +97,13 @@ def test_where_the_images_lie_and_how_calls_are_cut_change_no_bit(
 def test_a_way_to_compute_that_was_chosen_once_is_kept(digits_config, tmp_path, monkeypatch):
     digits_config.execution = "measure"
     with monkeypatch.context() as patch:
-        patch.setattr(replicas.Steps, "fastest", lambda *_: "graph")
+        patch.setattr(Steps, "fastest", lambda *_: "graph")
         stop_after(patch, 1, lambda: os.kill(os.getpid(), signal.SIGTERM))
         with pytest.raises(Preempted):
             train(digits_config, str(tmp_path))
     assert workdir.executions(tmp_path) == {"CPU x 1": "graph"}
     with monkeypatch.context() as patch:
-        patch.setattr(replicas.Steps, "fastest", lambda *_: "xla")
+        patch.setattr(Steps, "fastest", lambda *_: "xla")
         train(digits_config, str(tmp_path))
     assert workdir.executions(tmp_path) == {"CPU x 1": "graph"}
 
@@ -210,14 +211,14 @@ def test_an_epoch_sees_each_example_once_whatever_crashes(digits_config, tmp_pat
         raise ZeroDivisionError
 
     seen = {}
-    original = replicas.Steps.train
+    original = Steps.train
 
     def recorded(self, first_step, drawn, count):
         for number, batch in enumerate(drawn[:count]):
             seen[int(first_step) + number] = batch
         return original(self, first_step, drawn, count)
 
-    monkeypatch.setattr(replicas.Steps, "train", recorded)
+    monkeypatch.setattr(Steps, "train", recorded)
     digits_config.num_epochs = 1.0
     digits_config.data.placement = "host"
     for calls in (7, 5):
@@ -259,13 +260,13 @@ def test_weights_that_are_lost_in_the_last_step_are_never_saved(digits_config, t
 
 
 def test_steps_that_float16_skips_are_counted(digits_config, tmp_path, monkeypatch):
-    original = replicas.Steps.__init__
+    original = Steps.__init__
 
     def with_a_scale_too_high(self, *arguments, **settings):
         original(self, *arguments, **settings)
         self.optimizer.dynamic_scale.assign(2.0**30)
 
-    monkeypatch.setattr(replicas.Steps, "__init__", with_a_scale_too_high)
+    monkeypatch.setattr(Steps, "__init__", with_a_scale_too_high)
     digits_config.precision = "float16"
     train(digits_config, str(tmp_path))
     rows = [row for row in logged(tmp_path) if row["part"] == "train"]
@@ -410,13 +411,13 @@ def test_a_workdir_that_cannot_be_made_is_refused(digits_config, tmp_path):
 
 
 def test_a_nan_ends_the_run_with_the_last_checkpoint_intact(digits_config, tmp_path, monkeypatch):
-    original = replicas.Steps.train
+    original = Steps.train
 
     def poisoned(self, first_step, images, count):
         unit = tf.cast(images, tf.float32) / 255
         return original(self, first_step, unit * np.nan if first_step >= 6 else unit, count)
 
-    monkeypatch.setattr(replicas.Steps, "train", poisoned)
+    monkeypatch.setattr(Steps, "train", poisoned)
     digits_config.data.placement = "host"
     with pytest.raises(NonFiniteError, match=r"steps 6 to 7.* last good checkpoint is .*5$"):
         train(digits_config, str(tmp_path))

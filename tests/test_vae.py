@@ -10,7 +10,8 @@ import tensorflow as tf
 
 from configs import base
 from tests.steps import adam_steps
-from trainer import models, replicas, trained, workdir
+from trainer import models, trained, workdir
+from trainer.distribution.inference import map_batches
 from trainer.errors import UserError
 from trainer.evaluation import evaluate
 from trainer.examples import to_unit
@@ -242,10 +243,10 @@ def test_impossible_settings_are_refused_in_one_line(change, message):
 
 def measured(model, images):
     def map_noisy(function, rows):
-        return replicas.map_batches(function, rows, noise_seed=0)
+        return map_batches(function, rows, noise_seed=0)
 
-    codes = replicas.map_batches(model.encode, images)
-    return Measured(images, images, codes, None, replicas.map_batches, map_noisy)
+    codes = map_batches(model.encode, images)
+    return Measured(images, images, codes, None, map_batches, map_noisy)
 
 
 def test_the_measured_bound_and_likelihood_are_those_of_the_model():

@@ -13,11 +13,11 @@ from trainer import (
     outputs,
     places,
     progress,
-    replicas,
     sources,
     tables,
     trained,
 )
+from trainer.distribution.inference import in_batches
 from trainer.errors import require
 from trainer.examples import to_unit
 
@@ -190,8 +190,8 @@ def _block_size(batch_size: int, examples: inputs.Input) -> int:
 def _networks(model: models.Autoencoder, size: int) -> tuple[_Network, _Network]:
     """Examples [N, ...] to codes [N, K], and codes to examples, both as the model sees them."""
     return (
-        replicas.in_batches(model.encode, model.image_shape, size),
-        replicas.in_batches(model.decode, (model.code_size,), size),
+        in_batches(model.encode, model.image_shape, size),
+        in_batches(model.decode, (model.code_size,), size),
     )
 
 

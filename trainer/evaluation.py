@@ -21,10 +21,10 @@ from trainer import (
     pictures,
     places,
     projector,
-    replicas,
     trained,
     workdir,
 )
+from trainer.distribution.inference import map_batches
 from trainer.examples import Images, allowed_bytes, to_unit
 from trainer.positions import Noise
 from trainer.summaries import TEST, Summaries
@@ -61,8 +61,8 @@ def evaluate(folder: str, which: str = "last") -> dict[str, Any]:
 
     train, train_labels = read(run, dataset.train)
     test, test_labels = read(run, dataset.test)
-    codes = replicas.map_batches(model.encode, test)
-    rebuilt = replicas.map_batches(model.decode, codes)
+    codes = map_batches(model.encode, test)
+    rebuilt = map_batches(model.decode, codes)
     pca, pca_mse = _pca(train, test, model.code_size)
     metrics: dict[str, Any] = {
         "step": run.step,
@@ -76,7 +76,7 @@ def evaluate(folder: str, which: str = "last") -> dict[str, Any]:
             metrics["mse_to_pca"] = metrics["mse"] / pca_mse
     train_codes = None
     if train_labels is not None and test_labels is not None and np.ptp(train_labels) > 0:
-        train_codes = replicas.map_batches(model.encode, train)
+        train_codes = map_batches(model.encode, train)
         metrics |= code_metrics(train_codes, train_labels, codes, test_labels)
         if model.code_size < train[0].size:
             train_pca, test_pca = (
@@ -85,9 +85,9 @@ def evaluate(folder: str, which: str = "last") -> dict[str, Any]:
             metrics["pca_probe_accuracy"] = probe_accuracy(
                 train_pca, train_labels, test_pca, test_labels
             )
-    noisy = functools.partial(replicas.map_batches, noise_seed=seed)
+    noisy = functools.partial(map_batches, noise_seed=seed)
     measured = models.Measured(
-        train, test, codes, pca, replicas.map_batches, noisy, train_labels, test_labels, train_codes
+        train, test, codes, pca, map_batches, noisy, train_labels, test_labels, train_codes
     )
     metrics |= model.own_metrics(measured)
     metrics |= goodput.metrics(path)

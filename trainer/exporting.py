@@ -25,11 +25,13 @@ from trainer import (
     files,
     models,
     places,
-    replicas,
     stock,
     trained,
     workdir,
 )
+from trainer.distribution.inference import map_batches
+from trainer.distribution.strategy import build_model
+from trainer.distribution.variables import model_variables, values_of
 from trainer.errors import ExportError, UserError, require, require_choice
 from trainer.examples import to_unit
 from trainer.positions import Noise
@@ -122,13 +124,13 @@ def print_summary(card: dict[str, Any], output: str) -> None:
 
 def _in_float32(run: trained.TrainedModel) -> models.Autoencoder:
     """The same weights, computed with in float32."""
-    model = replicas.build_model(
+    model = build_model(
         run.strategy,
         "float32",
         lambda: models.create(run.model.image_shape, **run.config.model),
     )
-    values = replicas.arrays(replicas.model_variables(run.model))
-    for path, variable in replicas.model_variables(model).items():
+    values = values_of(model_variables(run.model))
+    for path, variable in model_variables(model).items():
         variable.assign(values[path])
     return model
 
@@ -232,8 +234,8 @@ def _reference(
     rows = _inputs(model, run.scaling, dtype)
     seen = rows if run.scaling is None else run.scaling.apply(rows)
     seen = to_unit(seen)
-    codes = replicas.map_batches(model.encode, seen)
-    rebuilt = replicas.map_batches(model.decode, codes)
+    codes = map_batches(model.encode, seen)
+    rebuilt = map_batches(model.decode, codes)
     calls = {
         "encode": (rows, codes),
         "decode": (codes, rebuilt),
@@ -242,7 +244,7 @@ def _reference(
     drawn = model.prior_codes(Noise(run.config.seed, 0, _FIRST_SAMPLE + _ROWS, "evaluation"))
     if drawn is not None:
         numbers = np.arange(_FIRST_SAMPLE, _FIRST_SAMPLE + _ROWS)
-        images = replicas.map_batches(model.decode, drawn.numpy()[_FIRST_SAMPLE:])
+        images = map_batches(model.decode, drawn.numpy()[_FIRST_SAMPLE:])
         calls["sample"] = numbers, images
     reference: dict[str, np.ndarray] = {}
     for name, (inputs, given) in calls.items():
@@ -272,7 +274,7 @@ def _inputs(model: models.Autoencoder, scaling: data.Scaling | None, dtype: str)
         seen = to_unit(pixels)
         rows = pixels if dtype == "uint8" else seen
     shaken = seen * (1 + _SHAKE * generator.normal(size=shape)).astype(np.float32)
-    codes, moved = (replicas.map_batches(model.encode, x) for x in (seen, shaken))
+    codes, moved = (map_batches(model.encode, x) for x in (seen, shaken))
     return rows[np.argsort(np.abs(moved - codes).max(axis=1), kind="stable")[:_ROWS]]
 
 
@@ -333,5 +335,5 @@ def _precision_difference(run: trained.TrainedModel, model: models.Autoencoder) 
     if model is run.model:
         return 0.0
     rows = np.random.default_rng(_SEED).random((_ROWS, *model.image_shape), np.float32)
-    in_float32, own = (replicas.map_batches(of, rows) for of in (model, run.model))
+    in_float32, own = (map_batches(of, rows) for of in (model, run.model))
     return float(np.abs(own - in_float32).max())

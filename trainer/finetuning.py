@@ -21,10 +21,14 @@ from trainer import (
     optimizers,
     places,
     positions,
-    replicas,
     trained,
     workdir,
 )
+from trainer.distribution.inference import map_batches
+from trainer.distribution.step import Steps
+from trainer.distribution.strategy import build_model, describe_devices
+from trainer.distribution.variables import model_variables
+from trainer.distribution.xla import EXECUTIONS, candidate_executions
 from trainer.errors import require, require_at_least
 from trainer.examples import Images
 
@@ -109,11 +113,11 @@ def finetune(
 
     # 2. The classifier and its steps.
     keras.utils.set_random_seed(config.seed)
-    classifier = replicas.build_model(
+    classifier = build_model(
         run.strategy, config.precision, lambda: Classifier(autoencoder, classes)
     )
     ends = [math.ceil(epoch * len(train) / batch_size) for epoch in range(num_epochs + 1)]
-    steps = replicas.Steps(
+    steps = Steps(
         run.strategy,
         classifier,
         lambda: optimizers.create("adam", clip_norm=0.0, weight_decay=0.0),
@@ -127,7 +131,7 @@ def finetune(
         execution=_execution(path, run, batch_size),
     )
     if isinstance(train.images, np.ndarray) and config.data.get("placement") != "host":
-        steps.place(train.images)
+        steps.cache_on_device(train.images)
 
     # 3. What is told from the codes as they are; the epochs, of which the best is kept.
     test, test_labels = _read(run, run.dataset.test)
@@ -149,7 +153,7 @@ def finetune(
     seconds = time.monotonic() - began
 
     # 4. The test images, once.
-    for variable_path, variable in replicas.model_variables(classifier).items():
+    for variable_path, variable in model_variables(classifier).items():
         variable.assign(best.weights[variable_path])
     test_error, _ = _measure(classifier, test, test_labels)
     name = FROM_SCRATCH if from_scratch else FINETUNED
@@ -257,7 +261,7 @@ def _read(run: trained.Trained, part: Images) -> tuple[np.ndarray, np.ndarray]:
 def _with_first_weights(run: trained.Trained) -> models.Autoencoder:
     """The autoencoder as its training began."""
     keras.utils.set_random_seed(run.config.seed)
-    return replicas.build_model(
+    return build_model(
         run.strategy,
         run.config.precision,
         lambda: models.create(run.dataset.image_shape, **run.config.model),
@@ -271,22 +275,20 @@ def _frozen_error(
     test: np.ndarray,
     test_labels: np.ndarray,
 ) -> float:
-    train_codes, test_codes = (
-        replicas.map_batches(autoencoder.encode, images) for images in (train, test)
-    )
+    train_codes, test_codes = (map_batches(autoencoder.encode, images) for images in (train, test))
     return 1 - evaluation.probe_accuracy(train_codes, train_labels, test_codes, test_labels)
 
 
 def _execution(path: Path, run: trained.Trained, batch_size: int) -> str:
     """How the run computes its own steps on these devices, or would."""
-    chosen = workdir.executions(path).get(replicas.devices(run.strategy))
-    if chosen is None and run.config.execution in replicas.EXECUTIONS:
+    chosen = workdir.executions(path).get(describe_devices(run.strategy))
+    if chosen is None and run.config.execution in EXECUTIONS:
         chosen = run.config.execution
-    return chosen or replicas.executions(run.strategy, run.model, batch_size)[0]
+    return chosen or candidate_executions(run.strategy, run.model, batch_size)[0]
 
 
 def _losses(
-    steps: replicas.Steps, train: Images, ends: Sequence[int], batch_size: int, seed: int
+    steps: Steps, train: Images, ends: Sequence[int], batch_size: int, seed: int
 ) -> Iterator[float]:
     """Trains from each step of `ends` to the next; gives the mean loss of these steps."""
     images, labels = train.images, train.labels
@@ -302,7 +304,7 @@ def _losses(
     losses: list[np.ndarray] = []
     for first, count, numbers in calls.as_numpy_iterator():
         drawn = numbers
-        if not steps.holds_images:
+        if not steps.images_on_device:
             drawn = np.zeros((*numbers.shape, *images.shape[1:]), images.dtype)
             drawn[:count] = images[numbers[:count]]
         metrics = steps.train(first, drawn, count, labels[numbers])
@@ -315,7 +317,7 @@ def _losses(
 
 def _measure(classifier: Classifier, images: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
     """The share of images told wrong, and the mean cross-entropy in nats."""
-    logits = replicas.map_batches(classifier, images)
+    logits = map_batches(classifier, images)
     error = np.mean(logits.argmax(axis=1) != labels)
     return float(error), float(tf.reduce_mean(_cross_entropy_nats(logits, labels)))
 
@@ -326,5 +328,5 @@ def _cross_entropy_nats(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
 
 
 def _weights(classifier: Classifier) -> dict[str, np.ndarray]:
-    variables = replicas.model_variables(classifier)
+    variables = model_variables(classifier)
     return {path: variable.numpy() for path, variable in variables.items()}

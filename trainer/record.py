@@ -10,7 +10,9 @@ from typing import Self
 import numpy as np
 from ml_collections import ConfigDict
 
-from trainer import checkpoints, data, models, pictures, positions, replicas, workdir
+from trainer import checkpoints, data, models, pictures, positions, workdir
+from trainer.distribution.inference import model_graph
+from trainer.distribution.variables import model_variables, values_of
 from trainer.errors import Preempted
 from trainer.examples import to_unit
 from trainer.goodput import Clock
@@ -89,7 +91,7 @@ class Record:
         if first_step == 0:
             self._summaries.text("train", 0, "config", f"```\n{config}```")
             self._summaries.layout()
-            self._summaries.graph(replicas.graph(model))
+            self._summaries.graph(model_graph(model))
         self._summaries.begin(workdir.hyperparameters(config))
 
     def __enter__(self) -> Self:
@@ -127,7 +129,7 @@ class Record:
             for tag, picture in self._pictures().items():
                 self._summaries.image("validation", step, tag, picture)
         if self._config.histograms and pictured:
-            weights = replicas.arrays(replicas.model_variables(self._model))
+            weights = values_of(model_variables(self._model))
             self._summaries.histograms("train", step, weights)
         workdir.append_metrics(self._run, {"step": step, "part": "validation"} | dict(losses))
         self._progress.line(f"step {step:,} validation: {words(losses)}")

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from trainer import outputs, pictures, places, progress, replicas, trained, workdir
+from trainer import outputs, pictures, places, progress, trained, workdir
+from trainer.distribution.inference import in_batches
 from trainer.errors import UserError, require_at_least
 from trainer.positions import Noise
 
@@ -54,7 +55,7 @@ def _blocks(run: trained.TrainedModel, count: int) -> Iterator[tuple[int, dict[s
     """So many codes and what they stand for, a block at a time, with the number of its first."""
     model = run.model
     size = min(_AT_A_TIME, count)
-    decode = replicas.in_batches(model.decode, (model.code_size,), size)
+    decode = in_batches(model.decode, (model.code_size,), size)
     for first in range(0, count, size):
         noise = Noise(run.config.seed, first, min(size, count - first), stream="evaluation")
         codes = np.asarray(model.prior_codes(noise))

@@ -23,10 +23,12 @@ from trainer import (
     data,
     models,
     places,
-    replicas,
     sources,
     workdir,
 )
+from trainer.distribution.inference import map_batches
+from trainer.distribution.strategy import build_model, make_strategy
+from trainer.distribution.variables import model_variables
 from trainer.errors import Preempted, UserError, require
 from trainer.train import train
 
@@ -201,12 +203,12 @@ class AutoencoderTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
 
     def _model(self) -> models.Autoencoder:
         """The trained model, made anew: so its weights alone are what is pickled and copied."""
-        model = replicas.build_model(
-            replicas.make_strategy("auto"),
+        model = build_model(
+            make_strategy("auto"),
             self.config_.precision,
             lambda: models.create((self.n_features_in_,), **self.config_.model),
         )
-        for path, variable in replicas.model_variables(model).items():
+        for path, variable in model_variables(model).items():
             variable.assign(self.weights_[path])
         return model
 
@@ -267,7 +269,7 @@ def _mapped(make_model: Callable[[], models.Autoencoder], method: str, rows: np.
     padded = np.zeros((-(-len(rows) // _ROWS) * _ROWS, rows.shape[1]), np.float32)
     padded[: len(rows)] = rows
     with _ONE_AT_A_TIME, _process_left_alone():
-        return replicas.map_batches(getattr(make_model(), method), padded)[: len(rows)]
+        return map_batches(getattr(make_model(), method), padded)[: len(rows)]
 
 
 @contextlib.contextmanager

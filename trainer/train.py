@@ -18,10 +18,20 @@ from trainer import (
     models,
     optimizers,
     places,
-    replicas,
     settings,
     workdir,
 )
+from trainer.distribution.step import Steps
+from trainer.distribution.strategy import (
+    Strategy,
+    build_model,
+    check_devices,
+    describe_devices,
+    make_strategy,
+    within_memory,
+)
+from trainer.distribution.variables import values_of
+from trainer.distribution.xla import EXECUTIONS, candidate_executions
 from trainer.errors import NonFiniteError, Preempted, require, require_at_least, require_choice
 from trainer.examples import Records
 from trainer.goodput import Clock
@@ -67,7 +77,7 @@ def train(
 
         # A device that is too small shows itself by the first validation; later, others filled it.
         fitting = scope.enter_context(contextlib.ExitStack())
-        fitting.enter_context(replicas.within_memory())
+        fitting.enter_context(within_memory())
 
         # 1. What needs no TensorFlow; then, before its first operation, the workers' devices.
         run = places.path_of(folder)
@@ -98,7 +108,7 @@ def train(
         # 3. Model and optimizer, built on the replicas. The seed is set here, since a download too
         # draws from Python's random numbers, whence Keras takes its own.
         keras.utils.set_random_seed(config.seed)
-        model = replicas.build_model(
+        model = build_model(
             workers.strategy,
             config.precision,
             lambda: models.create(dataset.image_shape, **config.model),
@@ -109,10 +119,10 @@ def train(
         # 4. The workdir: another run's is refused, this run's goes on. The chief's state is all's.
         checkpoint = workers.chief_does(lambda: _find_run(run, config, fingerprint, last_step))
         _place(config, workers, steps, dataset)
-        devices = replicas.devices(workers.strategy)
+        devices = describe_devices(workers.strategy)
         executions = workdir.executions(run) if workers.is_chief else {}
         execution = _agreed_execution(config, workers, model, steps, dataset, executions)
-        steps.execute(execution)
+        steps.set_execution(execution)
         executions[devices] = execution
 
         about = (config, fingerprint, executions, dataset.inputs())
@@ -160,7 +170,7 @@ def _loop(
     config: ConfigDict,
     run: Path,
     workers: Workers,
-    steps: replicas.Steps,
+    steps: Steps,
     model: models.Autoencoder,
     dataset: data.Dataset,
     spikes: Spikes,
@@ -184,7 +194,7 @@ def _loop(
     profile = Profile(config.profile, run / "train")
     images = dataset.train.images
     image_bytes = math.prod(images.shape[1:]) * images.dtype.itemsize
-    drawn_bytes = _NUMBER_BYTES if steps.holds_images else image_bytes
+    drawn_bytes = _NUMBER_BYTES if steps.images_on_device else image_bytes
     longest = min([last_step, *cadences(config)])
     pace = Pace(config.steps_per_call, config.batch_size * drawn_bytes, longest)
     batches = data.batches(
@@ -193,8 +203,8 @@ def _loop(
         pace.most_steps,
         config.batch_size,
         config.seed,
-        numbers=steps.holds_images,
-        own=steps.own_rows(),
+        numbers=steps.images_on_device,
+        own=steps.local_rows(),
     )
     window = Window(compiles=True)
     losses: dict[str, float] = {}
@@ -216,7 +226,7 @@ def _loop(
                 with clock.spent_on_steps(first, count):
                     metrics = steps.train(first, drawn, count)
                 seconds = time.monotonic() - began
-                spikes.watch(first, metrics["loss"], steps.broken(metrics))
+                spikes.watch(first, metrics["loss"], steps.nonfinite_steps(metrics))
                 steps.require_finite(first, metrics)
                 pace.plan(workers.of_chief(pace.wanted(count, seconds)))
                 window.add(metrics, seconds)
@@ -256,7 +266,7 @@ def _loop(
 def _make_workers(config: ConfigDict, others: cluster.Cluster | None, stop: Stop) -> Workers:
     """The workers of the cluster, once all have come, or this one alone; their devices."""
     count = len(others.addresses) if others else 1
-    devices = replicas.check_devices(config.strategy, count)
+    devices = check_devices(config.strategy, count)
     if others:
         facts = {key: repr(value) for key, value in workdir.flat(config.to_dict()).items()}
         facts |= workdir.installed_versions()
@@ -265,7 +275,7 @@ def _make_workers(config: ConfigDict, others: cluster.Cluster | None, stop: Stop
     if config.deterministic:
         tf.config.experimental.enable_op_determinism()
     with cluster.limited(others, config.startup_timeout_seconds):
-        strategy = replicas.make_strategy(config.strategy, count)
+        strategy = make_strategy(config.strategy, count)
     stop.arm()  # the strategy of several workers takes SIGTERM away
     return Workers(strategy, others)
 
@@ -289,7 +299,7 @@ def _check(config: ConfigDict) -> None:
         f"startup_timeout_seconds={config.startup_timeout_seconds} is not allowed; "
         "it must be above 0",
     )
-    require_choice("execution", config.execution, ("auto", "measure", *replicas.EXECUTIONS))
+    require_choice("execution", config.execution, ("auto", "measure", *EXECUTIONS))
     check_spikes(config.spikes)
     Profile(config.profile, Path())
 
@@ -309,10 +319,10 @@ def make_steps(
     workers: Workers,
     model: models.Autoencoder,
     last_step: int,
-) -> replicas.Steps:
+) -> Steps:
     """The training steps that a config asks for."""
     chosen = config.optimizer
-    return replicas.Steps(
+    return Steps(
         workers.strategy,
         model,
         lambda: optimizers.create(
@@ -332,16 +342,14 @@ def make_steps(
     )
 
 
-def _place(
-    config: ConfigDict, workers: Workers, steps: replicas.Steps, dataset: data.Dataset
-) -> None:
+def _place(config: ConfigDict, workers: Workers, steps: Steps, dataset: data.Dataset) -> None:
     """Puts the training images on the devices, where they are to lie there and fit on all."""
     images = dataset.train.images
     if config.data.placement in ("host", "records") or not isinstance(images, np.ndarray):
         return
-    if not workers.anyone(not steps.place(images)):
+    if not workers.anyone(not steps.cache_on_device(images)):
         return
-    steps.displace()
+    steps.release_device_cache()
     require(
         config.data.placement == "auto",
         f"data.placement='device': the {images.nbytes / 2**30:.1f} GiB of images do not fit there; "
@@ -353,13 +361,13 @@ def _agreed_execution(
     config: ConfigDict,
     workers: Workers,
     model: models.Autoencoder,
-    steps: replicas.Steps,
+    steps: Steps,
     dataset: data.Dataset,
     known: dict[str, str],
 ) -> str:
     """How all workers compute the steps: as the chief knows of these devices, or chooses."""
-    names = replicas.EXECUTIONS
-    before = known.get(replicas.devices(workers.strategy))
+    names = EXECUTIONS
+    before = known.get(describe_devices(workers.strategy))
     workers.together(
         lambda: require_choice(f"execution in {workdir.CONFIG}", before, (None, *names))
     )
@@ -372,13 +380,13 @@ def _agreed_execution(
 
 def _choose_execution(
     config: ConfigDict,
-    strategy: replicas.Strategy,
+    strategy: Strategy,
     model: models.Autoencoder,
-    steps: replicas.Steps,
+    steps: Steps,
     dataset: data.Dataset,
 ) -> str:
     """How the steps are computed on these devices from now on."""
-    candidates = replicas.executions(strategy, model, config.batch_size)
+    candidates = candidate_executions(strategy, model, config.batch_size)
     if config.execution == "auto":
         return candidates[0]
     if config.execution != "measure":
@@ -390,8 +398,8 @@ def _choose_execution(
         count,
         config.batch_size,
         config.seed,
-        numbers=steps.holds_images,
-        own=steps.own_rows(),
+        numbers=steps.images_on_device,
+        own=steps.local_rows(),
     )
     return steps.fastest(candidates, next(batches.as_numpy_iterator())[2])
 
@@ -425,7 +433,7 @@ def _resume(
     config: ConfigDict,
     run: Path,
     workers: Workers,
-    steps: replicas.Steps,
+    steps: Steps,
     spikes: Spikes,
     checkpoint: checkpoints.Checkpoint | None,
 ) -> int:
@@ -436,9 +444,7 @@ def _resume(
     return workers.of_chief(checkpoint.step if checkpoint else 0)
 
 
-def _begin(
-    run: Path, steps: replicas.Steps, checkpoint: checkpoints.Checkpoint | None, keep: int
-) -> None:
+def _begin(run: Path, steps: Steps, checkpoint: checkpoints.Checkpoint | None, keep: int) -> None:
     """Takes up a checkpoint's state and forgets what was written of later steps; or writes one."""
     run_id = workdir.run_id(run)
     if checkpoint is None:
@@ -452,13 +458,13 @@ def _begin(
     workdir.forget_metrics_after(run, checkpoint.step)
 
 
-def finite_state(steps: replicas.Steps, step: int) -> dict[str, np.ndarray]:
+def finite_state(steps: Steps, step: int) -> dict[str, np.ndarray]:
     """A copy of a run's state, as checkpoints keep it.
 
     Raises:
       NonFiniteError: a variable is NaN or infinite.
     """
-    state = replicas.arrays(steps.variables())
+    state = values_of(steps.variables())
     broken = [path for path, array in state.items() if not np.isfinite(array).all()]
     if broken:
         raise NonFiniteError(f"{broken[0]} is NaN or infinite at step {step}")
@@ -470,7 +476,7 @@ def _print_plan(
 ) -> None:
     for network in (model.encoder, model.decoder):
         network.summary(line_length=80)
-    placed = "on the device" if steps.holds_images else "on the host"
+    placed = "on the device" if steps.images_on_device else "on the host"
     if isinstance(dataset.train.images, Records):
         placed = "in their files"
     examples = "images" if len(dataset.image_shape) > 1 else "vectors"

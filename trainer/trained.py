@@ -8,7 +8,9 @@ from pathlib import Path
 import numpy as np
 from ml_collections import ConfigDict
 
-from trainer import checkpoints, data, models, places, replicas, settings, workdir
+from trainer import checkpoints, data, models, places, settings, workdir
+from trainer.distribution.strategy import Strategy, build_model, make_strategy
+from trainer.distribution.variables import model_variables
 from trainer.errors import UserError, require
 
 
@@ -16,7 +18,7 @@ from trainer.errors import UserError, require
 class TrainedModel:
     """A model with the weights of a checkpoint; needs none of the data of its run."""
 
-    strategy: replicas.Strategy  # that the model is on
+    strategy: Strategy  # that the model is on
     config: ConfigDict
     step: int  # that the checkpoint was taken at
     model: models.Autoencoder
@@ -75,17 +77,17 @@ def _model_of(run: workdir.Run, folder: Path, which: str) -> TrainedModel:
             f"({type(error).__name__}: {error}); start its training once more, with the same "
             "command, to have them noted"
         ) from error
-    strategy = replicas.make_strategy("auto")
+    strategy = make_strategy("auto")
     checkpoint = checkpoints.find(folder / workdir.CHECKPOINTS, which, run_id=run.run_id)
     if checkpoint is None:
         raise UserError(f"{folder} holds no checkpoint")
     with workdir.of_another_version(folder / workdir.CONFIG):
-        model = replicas.build_model(
+        model = build_model(
             strategy,
             run.config.precision,
             lambda: models.create(image_shape, **run.config.model),
         )
-    checkpoints.restore(checkpoint, replicas.model_variables(model))
+    checkpoints.restore(checkpoint, model_variables(model))
     return TrainedModel(
         strategy,
         run.config,

@@ -11,8 +11,10 @@ from typing import Any, TypeVar
 import numpy as np
 import tensorflow as tf
 
-from trainer import replicas
 from trainer.cluster import Cluster
+from trainer.distribution.collectives import SumOverWorkers
+from trainer.distribution.strategy import Strategy
+from trainer.distribution.variables import values_of
 from trainer.errors import UserError, WorkersError, require
 
 _T = TypeVar("_T")
@@ -29,9 +31,9 @@ _LOST_WORKER_ERRORS = (
 class Workers:
     """This worker among those of a strategy; the chief, of number 0, alone writes the workdir."""
 
-    def __init__(self, strategy: replicas.Strategy, cluster: Cluster | None = None):
+    def __init__(self, strategy: Strategy, cluster: Cluster | None = None):
         self.strategy = strategy
-        self._sum = replicas.SumOverWorkers(strategy)
+        self._sum = SumOverWorkers(strategy)
         self.index = cluster.index if cluster else 0
         self.count = len(cluster.addresses) if cluster else 1
         self.is_chief = self.index == 0
@@ -89,7 +91,7 @@ class Workers:
         """Assigns the chief's values, to the bit, to the variables of all workers."""
         if self.count == 1:
             return
-        values = replicas.arrays(variables)
+        values = values_of(variables)
         raw = b"".join(value.tobytes() for value in values.values())
         padded = np.frombuffer(raw + bytes(-len(raw) % 8), np.int64)
         raw = self._sum(padded if self.is_chief else np.zeros_like(padded)).tobytes()

@@ -9,7 +9,9 @@ import tensorflow as tf
 
 from benchmarks.nets import IMAGE_SHAPE
 from benchmarks.sides import clock
-from trainer import data, models, replicas
+from trainer import data, models
+from trainer.distribution.strategy import build_model, make_strategy
+from trainer.distribution.xla import candidate_executions
 from trainer.examples import empty
 from trainer.train import make_steps
 from trainer.workers import Workers
@@ -46,18 +48,18 @@ class Training:
         if config.deterministic:
             tf.config.experimental.enable_op_determinism()
         on_gpus = tf.config.list_physical_devices("GPU")
-        workers = Workers(replicas.make_strategy("auto" if on_gpus else cpu_strategy))
+        workers = Workers(make_strategy("auto" if on_gpus else cpu_strategy))
         strategy = workers.strategy
-        model = replicas.build_model(
+        model = build_model(
             strategy, config.precision, lambda: models.create(IMAGE_SHAPE, **config.model)
         )
         self.steps = make_steps(config, workers, model, last_step=10**6)
-        self.steps.place(images)
-        self.steps.execute(execution or replicas.executions(strategy, model, batch_size)[0])
+        self.steps.cache_on_device(images)
+        self.steps.set_execution(execution or candidate_executions(strategy, model, batch_size)[0])
         count = max(1, min(_STEPS_A_CALL, _IMAGES_A_CALL // batch_size))
         ranges = ((first, first + count) for first in itertools.count(step=count))
         batches = data.batches(
-            images, ranges, count, batch_size, config.seed, numbers=self.steps.holds_images
+            images, ranges, count, batch_size, config.seed, numbers=self.steps.images_on_device
         )
         self._calls = batches.as_numpy_iterator()
         self.images_a_call = count * batch_size

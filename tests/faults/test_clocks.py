@@ -55,7 +55,7 @@ def set_clock(offset, seconds):
 def child(run, offset, first, later, killed):
     """A training whose clock is set before it and after its third step, and that may be killed."""
     set_clock(Path(offset), int(first))
-    calls = "trainer.replicas.Steps.train"
+    calls = "trainer.distribution.step.Steps.train"
     kills.within(calls, 3, lambda: set_clock(Path(offset), int(later)))
     if killed == "True":
         kills.within(calls, 5)

@@ -17,7 +17,8 @@ import pytest
 from tests.faults import kills
 from tests.faults.test_kills import tiny_config
 from tests.runs import assert_same_bits, charts, files_in, final_state, logged, report
-from trainer import checkpoints, replicas, workdir
+from trainer import checkpoints, workdir
+from trainer.distribution.step import Steps
 from trainer.errors import StorageError, UserError
 from trainer.train import train
 
@@ -213,7 +214,7 @@ def test_a_disk_of_a_second_a_sync_is_waited_for_by_saves_and_by_no_step(
     steps: list[int] = []
     states: list[weakref.ref] = []
     original_sync = os.fsync
-    original_train = replicas.Steps.train
+    original_train = Steps.train
     original_save = checkpoints.Background.save
 
     def slow_sync(handle):
@@ -231,7 +232,7 @@ def test_a_disk_of_a_second_a_sync_is_waited_for_by_saves_and_by_no_step(
         original_save(self, folder, step, state, **settings)
 
     monkeypatch.setattr(os, "fsync", slow_sync)
-    monkeypatch.setattr(replicas.Steps, "train", counted)
+    monkeypatch.setattr(Steps, "train", counted)
     monkeypatch.setattr(checkpoints.Background, "save", watched)
     train(digits_config, str(tmp_path / "run"))
     assert len(states) == 2  # of steps 5 and 10
@@ -244,7 +245,7 @@ def test_a_disk_of_a_second_a_sync_is_waited_for_by_saves_and_by_no_step(
 def train_while_refused(run, first, last):
     """A training in whose checkpoints nothing can be written between two of its steps."""
     folder = Path(run) / workdir.CHECKPOINTS
-    calls = "trainer.replicas.Steps.train"
+    calls = "trainer.distribution.step.Steps.train"
     kills.within(calls, int(first), lambda: folder.chmod(0o500))
     kills.within(calls, int(last), lambda: folder.chmod(0o700))
     config = tiny_config("dense", steps=16)

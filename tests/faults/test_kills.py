@@ -134,10 +134,10 @@ def test_every_kind_outlives_kills(kind, tmp_path, drawn):
     places = [
         (kills.at_call, int(drawn.integers(1, 12))),
         (kills.within, "trainer.files.write_json"),
-        (kills.within, "trainer.replicas.Steps.train", 2),
+        (kills.within, "trainer.distribution.step.Steps.train", 2),
         (kills.at_byte, int(drawn.integers(size))),
         (kills.at_call, int(drawn.integers(12, 30))),
-        (kills.within, "trainer.replicas.Steps.evaluate"),
+        (kills.within, "trainer.distribution.step.Steps.evaluate"),
         (kills.within, "trainer.record.Record.validation"),
         (kills.within, "trainer.checkpoints.restore"),
         (kills.within, "trainer.record.Record.training", int(drawn.integers(1, 3))),

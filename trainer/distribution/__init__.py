@@ -1,0 +1,1 @@
+"""Replicas, tf.function, XLA and the devices they run on."""

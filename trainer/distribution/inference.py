@@ -1,0 +1,59 @@
+"""A model's functions over many rows, on one device."""
+
+from collections.abc import Callable
+
+import numpy as np
+import tensorflow as tf
+
+from trainer.models import Autoencoder
+from trainer.positions import Noise
+
+EVALUATION_BATCH_SIZE = 512
+
+
+def model_graph(model: Autoencoder) -> tf.Graph:
+    """What the model computes of images [B, H, W, C], to be looked at."""
+    images = tf.TensorSpec((None, *model.image_shape), tf.float32)
+    return tf.function(model).get_concrete_function(images).graph
+
+
+def map_batches(
+    function: Callable[..., tf.Tensor], rows: np.ndarray, *, noise_seed: int | None = None
+) -> np.ndarray:
+    """A model's function of rows [B, ...] over all of them [N, ...], a batch at a time.
+
+    With a seed, it is a function of rows and of their `Noise` in evaluation.
+    """
+
+    def call(batch, first):
+        if noise_seed is None:
+            return function(batch)
+        return function(batch, Noise(noise_seed, first, tf.shape(batch)[0], stream="evaluation"))
+
+    some_rows = tf.TensorSpec((None, *rows.shape[1:]), rows.dtype)
+    number = tf.TensorSpec((), tf.int64)
+    compiled = tf.function(call).get_concrete_function(some_rows, number)
+    return np.concatenate([
+        compiled(
+            tf.constant(rows[first : first + EVALUATION_BATCH_SIZE]), tf.constant(first, tf.int64)
+        ).numpy()
+        for first in range(0, len(rows), EVALUATION_BATCH_SIZE)
+    ])  # fmt: skip
+
+
+def in_batches(
+    function: Callable[[tf.Tensor], tf.Tensor], row_shape: tuple[int, ...], size: int
+) -> Callable[[np.ndarray], np.ndarray]:
+    """A model's function of rows [size, ...], for a stream of blocks of so many rows at most.
+
+    A smaller block is filled up: what becomes of a row is the same bits however many come along.
+    """
+    some_rows = tf.TensorSpec((size, *row_shape), tf.float32)
+    compiled = tf.function(function).get_concrete_function(some_rows)
+
+    def call(rows: np.ndarray) -> np.ndarray:
+        filled = np.zeros((size, *row_shape), np.float32)
+        filled[: len(rows)] = rows
+        return compiled(tf.constant(filled)).numpy()[: len(rows)]
+
+    return call

@@ -1,0 +1,16 @@
+"""A run's variables by their paths, and their values."""
+
+from collections.abc import Mapping
+
+import keras
+import numpy as np
+
+
+def model_variables(model: keras.Model) -> dict[str, keras.Variable]:
+    """A model's weights by their paths, under "model/"."""
+    return {f"model/{variable.path}": variable for variable in model.variables}
+
+
+def values_of(variables: Mapping[str, keras.Variable]) -> dict[str, np.ndarray]:
+    """Copies the values of variables, under the same names."""
+    return {path: variable.numpy() for path, variable in variables.items()}
