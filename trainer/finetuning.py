@@ -24,9 +24,10 @@ from trainer import (
     trained,
     workdir,
 )
+from trainer.distribution.devices import describe_devices
 from trainer.distribution.inference import map_batches
 from trainer.distribution.step import Steps
-from trainer.distribution.strategy import build_model, describe_devices
+from trainer.distribution.strategy import build_model
 from trainer.distribution.variables import model_variables
 from trainer.distribution.xla import EXECUTIONS, candidate_executions
 from trainer.errors import require, require_at_least
@@ -324,7 +325,9 @@ def _measure(classifier: Classifier, images: np.ndarray, labels: np.ndarray) -> 
 
 def _cross_entropy_nats(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
     """-log softmax(logits)_label, [B, classes] and [B] to [B]."""
-    return tf.nn.sparse_softmax_cross_entropy_with_logits(tf.cast(labels, tf.int64), logits)
+    # One-hot, since the gradient of a gather is a scatter, which XLA on a GPU does one by one.
+    targets = tf.one_hot(labels, logits.shape[1])
+    return tf.nn.softmax_cross_entropy_with_logits(targets, logits)
 
 
 def _weights(classifier: Classifier) -> dict[str, np.ndarray]:

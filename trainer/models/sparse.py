@@ -196,12 +196,13 @@ def keep_largest(activations: tf.Tensor, count: int | tf.Tensor, *, most: int) -
 
     Of equal ones the first are kept.
     """
-    _, places = tf.math.top_k(activations, most)  # [B, most], the largest first
-    batch = tf.shape(activations)[0]
-    rows = tf.broadcast_to(tf.range(batch)[:, tf.newaxis], [batch, most])
-    kept = tf.broadcast_to(tf.cast(tf.range(most) < count, activations.dtype), [batch, most])
-    mask = tf.scatter_nd(tf.stack([rows, places], axis=-1), kept, tf.shape(activations))
-    return activations * tf.stop_gradient(mask)
+    # By comparisons, since XLA on a GPU would scatter a mask one element after the other.
+    unit = tf.range(activations.shape[1])
+    largest, units = tf.math.top_k(tf.stop_gradient(activations), most)  # [B, most], descending
+    least_kept = tf.gather(largest, [count - 1], axis=1)
+    last_unit = tf.gather(units, [count - 1], axis=1)  # top_k sorts equal ones by their index
+    mask = (activations > least_kept) | ((activations == least_kept) & (unit <= last_unit))
+    return activations * tf.cast(mask, activations.dtype)
 
 
 def bernoulli_kl_nats(target: float, rates: tf.Tensor) -> tf.Tensor:
