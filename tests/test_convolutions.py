@@ -13,7 +13,7 @@ from trainer.models.convolutions import (
     TransposedConvolution,
     UpSampling,
     as_matrix_products,
-    few_channels_share,
+    count_multiplications,
 )
 
 LAYERS: dict[str, Callable[[], keras.Layer]] = {
@@ -71,10 +71,11 @@ def network_of(*layers):
     return keras.Sequential([keras.Input((8, 8, 1)), *layers])
 
 
-def test_the_share_of_convolutions_with_few_channels_is_counted_in_multiplications():
+def test_multiplications_are_counted_by_whether_a_convolution_has_few_channels():
     flat = network_of(keras.layers.Flatten(), keras.layers.Dense(2))
-    assert few_channels_share([flat]) is None
+    assert count_multiplications([flat]) == (0, 0)
     # 8x8 pixels x 9 taps x 1 x 16 with few channels; 4x4 x 9 x 16 x 10 with many.
     both = network_of(Convolution(16, 3), Convolution(10, 3, 2))
-    assert few_channels_share([flat, both]) == pytest.approx(9216 / (9216 + 23040))
-    assert few_channels_share([network_of(TransposedConvolution(20, 3, 2))]) == 1
+    assert count_multiplications([flat, both]) == (9216, 23040)
+    few_to_many = network_of(TransposedConvolution(20, 3, 2))
+    assert count_multiplications([few_to_many]) == (8 * 8 * 9 * 20, 0)

@@ -1,8 +1,9 @@
-"""Keras's convolutions, poolings and up-samplings, also written as matrix products.
+"""Keras's convolutions, poolings and up-samplings, also in forms that XLA compiles well.
 
 XLA on a CPU compiles matrix products and shifts of maps well and convolutions badly. Inside
 `as_matrix_products()`, each layer here computes what Keras's does, from the same weights, by such
-products. Padding is "same" throughout.
+products. Inside `strided_max_pooling()`, poolings alone do so: XLA on a GPU has no deterministic
+gradient of Keras's. Padding is "same" throughout.
 """
 
 import contextlib
@@ -15,6 +16,7 @@ import tensorflow as tf
 from keras import layers
 
 _AS_MATRIX_PRODUCTS = contextvars.ContextVar("as_matrix_products", default=False)
+_STRIDED_MAX_POOLING = contextvars.ContextVar("strided_max_pooling", default=False)
 _FEW_CHANNELS = 8  # too few to fill the vectors of a library's convolution
 
 
@@ -26,6 +28,16 @@ def as_matrix_products(chosen: bool = True) -> Iterator[None]:
         yield
     finally:
         _AS_MATRIX_PRODUCTS.reset(token)
+
+
+@contextlib.contextmanager
+def strided_max_pooling(chosen: bool = True) -> Iterator[None]:
+    """The max-poolings called, or traced, inside compare the four pixels of each window."""
+    token = _STRIDED_MAX_POOLING.set(chosen)
+    try:
+        yield
+    finally:
+        _STRIDED_MAX_POOLING.reset(token)
 
 
 class Convolution(layers.Conv2D):
@@ -84,7 +96,7 @@ class MaxPooling(layers.MaxPooling2D):
         super().__init__(2, padding="same", **settings)
 
     def call(self, inputs):
-        if not _AS_MATRIX_PRODUCTS.get():
+        if not (_AS_MATRIX_PRODUCTS.get() or _STRIDED_MAX_POOLING.get()):
             return super().call(inputs)
         height, width = inputs.shape[1:3]
         padding = [[0, 0], [0, height % 2], [0, width % 2], [0, 0]]
@@ -116,11 +128,8 @@ class UpSampling(layers.UpSampling2D):
         return told(outputs)
 
 
-def few_channels_share(networks: Iterable[keras.Sequential]) -> float | None:
-    """The share of the convolutions' arithmetic in those with few channels at one end.
-
-    None without convolutions.
-    """
+def count_multiplications(networks: Iterable[keras.Sequential]) -> tuple[int, int]:
+    """Multiply-adds per image of convolutions with few channels at one end, and of all others."""
     multiplications = {True: 0, False: 0}
     for layer in (layer for network in networks for layer in network.layers):
         if isinstance(layer, Convolution | TransposedConvolution):
@@ -128,8 +137,7 @@ def few_channels_share(networks: Iterable[keras.Sequential]) -> float | None:
             channels = layer.input.shape[3], layer.output.shape[3]
             count = math.prod(pixels.shape[1:3]) * math.prod((*layer.kernel_size, *channels))
             multiplications[min(channels) < _FEW_CHANNELS] += count
-    total = sum(multiplications.values())
-    return multiplications[True] / total if total else None
+    return multiplications[True], multiplications[False]
 
 
 def _rows(maps: tf.Tensor) -> tuple[tf.Tensor, int, int]:
