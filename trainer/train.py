@@ -21,15 +21,9 @@ from trainer import (
     settings,
     workdir,
 )
+from trainer.distribution.devices import check_devices, describe_devices, within_memory
 from trainer.distribution.step import Steps
-from trainer.distribution.strategy import (
-    Strategy,
-    build_model,
-    check_devices,
-    describe_devices,
-    make_strategy,
-    within_memory,
-)
+from trainer.distribution.strategy import Strategy, build_model, make_strategy
 from trainer.distribution.variables import values_of
 from trainer.distribution.xla import EXECUTIONS, candidate_executions
 from trainer.errors import NonFiniteError, Preempted, require, require_at_least, require_choice
@@ -339,6 +333,7 @@ def make_steps(
         seed=config.seed,
         last_step=last_step,
         worker=workers.index,
+        norm_every_steps=config.log_every_steps,
     )
 
 

@@ -1,9 +1,11 @@
 """The private names of TensorFlow and Keras that this package uses, each with its reason."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import keras
+import tensorflow as tf
+from keras.src.optimizers import base_optimizer
 from tensorflow.python.distribute import collective_all_reduce_strategy
 
 
@@ -14,6 +16,31 @@ def leave_gradients_unsummed(optimizer: keras.optimizers.Optimizer) -> None:
     """
     assert hasattr(optimizer, "_all_reduce_sum_gradients"), "Keras has renamed its all-reduce"
     optimizer._all_reduce_sum_gradients = lambda grads_and_vars: grads_and_vars
+
+
+def update_replica(
+    optimizer: keras.optimizers.Optimizer,
+    gradients: Sequence[tf.Tensor],
+    variables: Sequence[keras.Variable],
+) -> None:
+    """Updates the variables of one replica as `optimizer.apply` does, but for its `iterations`.
+
+    `apply` calls tf.distribute's merge_call, which XLA cannot compile within a replica.
+    """
+    gradients = optimizer._clip_gradients(list(gradients))
+    base_optimizer.BaseOptimizer._apply_weight_decay(optimizer, variables)
+    for gradient, variable in zip(gradients, variables, strict=True):
+        optimizer.update_step(gradient, variable, optimizer.learning_rate)
+
+
+def use_merge_call(strategy: tf.distribute.Strategy) -> None:
+    """Has a strategy of one GPU call merge_call, as one of a CPU does.
+
+    Without it, Keras's LossScaleOptimizer puts the update into a tf.cond, in which the
+    aggregation of `iterations` asks for merge_call all the same and fails.
+    """
+    assert hasattr(strategy.extended, "_use_merge_call"), "TensorFlow has renamed _use_merge_call"
+    strategy.extended._use_merge_call = lambda: True
 
 
 @contextlib.contextmanager

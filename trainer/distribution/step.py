@@ -1,54 +1,39 @@
 """Training and evaluation steps on one replica or many.
 
-A loss term is per example, [B]; here alone it is reduced: summed over a replica's slice, divided by
-the global batch, summed over the replicas together with the gradients. What the optimizer gets is
-the global gradient already, so that its clipping and its test for overflow come out alike on every
-replica.
+Each replica's share of the gradients and of the loss terms (gradients.py) is summed over the
+replicas here. What the optimizer gets is the global gradient, so that its clipping and its test for
+overflow come out alike on every replica.
 """
 
+import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from trainer.distribution.collectives import sum_over_replicas
-from trainer.distribution.inference import EVALUATION_BATCH_SIZE
+from trainer.distribution import devices, private_api
+from trainer.distribution.collectives import all_reduce, pack, sum_over_replicas, unpack
+from trainer.distribution.device_cache import copy_to_replicas, gather_images
+from trainer.distribution.gradients import Gradients, Learner, Slice
+from trainer.distribution.mean_losses import MeanLosses, Rows
+from trainer.distribution.slices import Slices
 from trainer.distribution.strategy import Strategy
-from trainer.distribution.update import build_optimizer
+from trainer.distribution.update import (
+    build_optimizer,
+    loss_scale,
+    needs_gradient_norm,
+    scales_losses,
+)
 from trainer.distribution.variables import model_variables, values_of
-from trainer.distribution.xla import EXECUTIONS, cuts, norm_for_xla, one_after_the_other
+from trainer.distribution.xla import EXECUTIONS, norm_for_cpu, one_after_the_other
 from trainer.errors import NonFiniteError, require, require_choice
-from trainer.models import Moment
-from trainer.models.convolutions import as_matrix_products
-from trainer.positions import Noise
-
-
-class Rows(Protocol):
-    """An array [N, ...], or what is read from files when it is indexed."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, chosen: slice, /) -> np.ndarray: ...
-
-
-class Learner(Protocol):
-    """What steps ask of a Keras model beside its variables, as `Autoencoder` describes it."""
-
-    variables: Any
-    trainable_variables: Any
-
-    def loss_terms(self, images: tf.Tensor, moment: Moment, /) -> dict[str, tf.Tensor]: ...
-
-    def statistics(self, images: tf.Tensor, /) -> tf.Tensor | None: ...
-
 
 _SMALL_BATCH = 128  # whose arithmetic does not outweigh a copy of the weights
 _TIMED_CALLS = 5  # of each execution; the neighbours disturb some
-_ALIGNMENT = 64  # bytes, that TensorFlow asks of memory it shares
-_MOST_SKIPPED_STEPS = 40  # halves a float16 loss scale of 2**15 to 2**-25
+_MAX_SKIPPED_STEPS = 40  # halves a float16 loss scale of 2**15 to 2**-25
 
 
 class Steps:
@@ -68,15 +53,18 @@ class Steps:
         execution: str = "graph",
         worker: int = 0,
         loss_scale_growth_steps: int = 2000,
+        norm_every_steps: int = 1,
     ):
         """Takes the model's precision (float16 gets dynamic loss scaling) and the global batch.
 
-        `worker` is the number of this one among those of the strategy.
+        `worker` is the index of this worker among those of the strategy.
         `last_step` is where the training ends, by which the kinds measure their progress.
+        `norm_every_steps`: a CPU computes the gradient norm in these steps and the last one alone,
+        unless the optimizer needs it, since it reads all gradients from memory once more.
         `execution` says how a training step is computed, to the same result up to rounding:
-        "graph" by TensorFlow's own kernels; "xla_update" likewise, but the optimizer's update
+        "graph" by TensorFlow's own kernels; "xla_update" too, but the optimizer's update is
         compiled where there is one replica; "xla" compiled; "xla_products" compiled, with each
-        convolution as matrix products and a large batch cut, so that its maps stay in the caches.
+        convolution as matrix products, for which a CPU cuts a large batch to fit its caches.
 
         Raises:
           UserError: the batch cannot be divided among the replicas, or the execution is not known.
@@ -94,57 +82,63 @@ class Steps:
             loss_scale_growth_steps if precision == "float16" else None,
         )
         self._strategy = strategy
-        self._local_replicas = len(strategy.extended.worker_devices)
-        self._worker = worker
+        self._on_gpus = devices.on_gpus(strategy)
+        self._slices = Slices(strategy, worker)
+        self._mean_losses = MeanLosses(self._slices, model, seed)
         self._model = model
         self._learning_rate = learning_rate
         self._batch_size = batch_size
         self._seed = seed
         self._last_step = last_step
+        always = self._on_gpus or needs_gradient_norm(self.optimizer)
+        self._norm_every_steps = 1 if always else norm_every_steps
         self._skipped_steps = 0
         self._metric_names: tuple[str, ...] = ()
         self._device_cache: Any = None
-        self._evaluate_compiled = tf.function(self._evaluate_batch)
-        self._statistics_compiled = tf.function(self._statistics_of_batch)
+        self._image_shape: tuple[int, ...] = ()
         self.set_execution(execution)
 
     def set_execution(self, execution: str) -> None:
         """Computes the training steps from here on in another way."""
         require_choice("execution", execution, EXECUTIONS)
         self.execution = execution
-        self._as_products = execution == "xla_products"
-        # XLA takes the loop of a single replica whole, but cannot compile an all-reduce.
-        alone = self._strategy.num_replicas_in_sync == 1
-        xla = execution in ("xla", "xla_products")
-        self._update_is_compiled = alone and execution != "graph"
-        self._copies_matter = alone and execution == "xla" and self._batch_size <= _SMALL_BATCH
-        self._train_compiled = tf.function(self._train, jit_compile=xla and alone)
-        self._gradients_compiled = _compiled(self._gradients, xla and not alone)
-        self._update_compiled = _compiled(self._update, self._update_is_compiled and not xla)
+        self._gradients = Gradients(
+            model=self._model,
+            batch_size=self._batch_size,
+            seed=self._seed,
+            last_step=self._last_step,
+            execution=execution,
+            cut_for_caches=not self._on_gpus,
+        )
+        # XLA takes the loop of one replica whole. Of several it takes what lies between two sums
+        # over the replicas, but for the update by Keras's loss scaling, which calls merge_call.
+        one_replica = self._strategy.num_replicas_in_sync == 1
+        by_xla = execution in ("xla", "xla_products")
+        self._by_xla = by_xla
+        self._update_in_parts = by_xla and not one_replica and not scales_losses(self.optimizer)
+        self._update_by_xla = one_replica and execution != "graph"
+        self._copies_matter = (
+            one_replica
+            and execution == "xla"
+            and not self._on_gpus
+            and self._batch_size <= _SMALL_BATCH
+        )
+        self._train_compiled = tf.function(self._train, jit_compile=by_xla and one_replica)
+        parts = by_xla and not one_replica
+        self._share_compiled = _compiled(self._share, parts)
+        self._statistics_share_compiled = _compiled(self._statistics_share, parts)
+        self._packed_update_compiled = _compiled(self._packed_update, parts)
+        self._update_compiled = _compiled(self._update, self._update_by_xla and not by_xla)
 
     def cache_on_device(self, images: np.ndarray) -> bool:
-        """Copies the training images to every replica's device, or says that they do not fit.
+        """Copies the training images to every replica's device, or says that they do not fit."""
+        self._device_cache = copy_to_replicas(self._strategy, images)
+        self._image_shape = images.shape[1:]
+        return self._device_cache is not None
 
-        On the CPU they are shared, not copied, where they begin at a multiple of 64 bytes.
-        """
-        if images.ctypes.data % _ALIGNMENT == 0 and images.flags.writeable:
-            tensor = tf.experimental.dlpack.from_dlpack(images.__dlpack__())
-        else:
-            with tf.device("CPU:0"):
-                tensor = tf.constant(images)
-        try:
-            self._device_cache = self._strategy.experimental_distribute_values_from_function(
-                lambda _: tf.identity(tensor)
-            )
-        except tf.errors.ResourceExhaustedError:
-            return False
-        return True
-
-    def local_rows(self, batch_size: int | None = None) -> slice:
-        """The rows of a global batch, by default one of training, that this worker computes."""
-        size = (batch_size or self._batch_size) // self._strategy.num_replicas_in_sync
-        rows = size * self._local_replicas
-        return slice(self._worker * rows, (self._worker + 1) * rows)
+    def local_rows(self) -> slice:
+        """The rows of a global batch that this worker computes."""
+        return self._slices.of_worker(self._batch_size)
 
     def release_device_cache(self) -> None:
         """Gives the devices' memory back that `cache_on_device` took."""
@@ -170,8 +164,9 @@ class Steps:
         with as many rows share one compilation.
 
         Returns, each float32 [count]: `loss` and `loss/<term>` (means over the batch),
-        `gradient_norm` (global, before clipping), `learning_rate` and `loss_scale`.
-        `require_finite` is to be asked of them.
+        `gradient_norm` (global, before clipping; NaN where it was not computed), `skipped_steps`
+        (1 where float16 gradients overflowed), `learning_rate` and `loss_scale`. Each call's are
+        for `require_finite` to check.
         """
         count = len(batches) if count is None else count
         rows = self._train_compiled(
@@ -184,34 +179,31 @@ class Steps:
         return dict(zip(self._metric_names, rows.T, strict=True))
 
     def nonfinite_steps(self, metrics: Mapping[str, np.ndarray]) -> np.ndarray:
-        """Which steps of a call of `train`, bool [count], NaN or infinity has broken.
+        """Which steps of a call of `train`, bool [count], have a loss that is NaN or infinite.
 
-        Where losses are scaled, a gradient alone breaks none: its step is skipped.
+        A gradient that is not finite shows in the loss of the step after its own, unless losses
+        are scaled and the step is skipped.
         """
-        finite = np.isfinite(metrics["loss"])
-        if not isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer):
-            finite &= np.isfinite(metrics["gradient_norm"])
-        return ~finite
+        return ~np.isfinite(metrics["loss"])
 
     def require_finite(self, first_step: int, metrics: Mapping[str, np.ndarray]) -> None:
-        """Takes what each call of `train` returned, in their order.
+        """Checks what each call of `train` returned, in their order.
 
         Raises:
           NonFiniteError: a loss is not finite, or gradients stay so at every loss scale.
         """
-        broken = self.nonfinite_steps(metrics)
-        if broken.any():
-            steps = first_step + np.flatnonzero(broken)
+        nonfinite = self.nonfinite_steps(metrics)
+        if nonfinite.any():
+            steps = first_step + np.flatnonzero(nonfinite)
             raise NonFiniteError(
-                f"the loss or its gradient is NaN or infinite in steps {steps[0]} to {steps[-1]}; "
+                f"the loss is NaN or infinite in steps {steps[0]} to {steps[-1]}; "
                 "a lower optimizer.learning_rate or an optimizer.clip_norm may help"
             )
-        finite_gradients = np.isfinite(metrics["gradient_norm"])
-        for step, finite in enumerate(finite_gradients, start=first_step):
-            self._skipped_steps = 0 if finite else self._skipped_steps + 1
-            if self._skipped_steps >= _MOST_SKIPPED_STEPS:
+        for step, skipped in enumerate(metrics["skipped_steps"], start=first_step):
+            self._skipped_steps = self._skipped_steps + 1 if skipped else 0
+            if self._skipped_steps >= _MAX_SKIPPED_STEPS:
                 raise NonFiniteError(
-                    f"{_MOST_SKIPPED_STEPS} steps in a row up to step {step} were skipped, since "
+                    f"{_MAX_SKIPPED_STEPS} steps in a row up to step {step} were skipped, since "
                     "their float16 gradients are NaN or infinite at every loss scale; "
                     "try precision=bfloat16"
                 )
@@ -235,33 +227,7 @@ class Steps:
 
     def evaluate(self, images: Rows) -> dict[str, float]:
         """The means over images [N, H, W, C] of `loss` and each `loss/<term>`, exact for any N."""
-        means = None
-        for _, batch, weights in self._evaluation_batches(images):
-            sums = self._statistics_compiled(batch, weights)
-            if sums is None:
-                break
-            means = sums if means is None else means + sums
-        if means is not None:
-            means /= len(images)
-        totals: dict[str, float] = {}
-        for first, batch, weights in self._evaluation_batches(images):
-            batch_sums = self._evaluate_compiled(first, batch, weights, means)
-            for name, value in batch_sums.items():
-                totals[name] = totals.get(name, 0.0) + float(value)
-        return {name: value / len(images) for name, value in totals.items()}
-
-    def _evaluation_batches(self, images: Rows) -> Iterator[tuple[tf.Tensor, ...]]:
-        """Number of the first, batch of one size, and a weight for each of its rows, 0 beyond N."""
-        replicas = self._strategy.num_replicas_in_sync
-        size = -(-EVALUATION_BATCH_SIZE // replicas) * replicas
-        for first in range(0, len(images), size):
-            batch = images[first : first + size]
-            weights = np.zeros(size, np.float32)
-            weights[: len(batch)] = 1
-            padded = np.zeros((size, *batch.shape[1:]), batch.dtype)
-            padded[: len(batch)] = batch
-            own = self.local_rows(size)
-            yield tf.constant(first, tf.int64), tf.constant(padded[own]), tf.constant(weights[own])
+        return self._mean_losses(images)
 
     def variables(self) -> dict[str, keras.Variable]:
         """All that a run's state holds beside the step, by paths that are each one's own."""
@@ -269,159 +235,98 @@ class Steps:
         assert len(slots) == len(self.optimizer.variables), "two slots share a path"
         return model_variables(self._model) | slots
 
-    def _train(self, first_step, count, batches, resident, labels):
+    def _train(self, first_step, count, batches, cache, labels):
         rows = tf.TensorArray(tf.float32, batches.shape[0])
         k = tf.constant(0)
         while k < count:
             step = first_step + tf.cast(k, tf.int64)
-            its_labels = None if labels is None else labels[k]
-            rows = rows.write(k, self._step(step, batches[k], resident, its_labels))
+            step_labels = None if labels is None else labels[k]
+            rows = rows.write(k, self._step(step, batches[k], cache, step_labels))
             k += 1
         return rows.stack()
 
-    def _step(self, step, batches, resident, labels):
+    def _step(self, step, batch, cache, labels):
         self.optimizer.learning_rate.assign(self._learning_rate(step))
-        shares = self._strategy.run(self._replica_gradients, args=(step, batches, resident, labels))
-        metrics = self._update_compiled(*shares)
-        metrics["learning_rate"] = self.optimizer.learning_rate.value
-        self._metric_names = tuple(metrics)
-        return tf.stack(list(metrics.values()))
+        shares = self._strategy.run(self._summed_gradients, args=(step, batch, cache, labels))
+        if self._update_in_parts:
+            rows = self._strategy.run(self._packed_update_compiled, args=(shares, step))
+            self.optimizer.iterations.assign_add(1)
+            return self._strategy.experimental_local_results(rows)[0]
+        return self._update_compiled(*shares, step)
 
-    def _replica_gradients(self, step, batches, resident, labels):
-        own, start = self._slice(batches)
-        images = own if resident is None else tf.gather(resident, own)
-        if labels is not None:
-            labels, _ = self._slice(labels)
-        statistics = self._statistics(images)
-        if statistics is not None:
-            statistics = sum_over_replicas(tf.reduce_sum(statistics, axis=0) / self._batch_size)
-        shares = self._gradients_compiled(
-            images, labels, step, step * self._batch_size + start, statistics, self._loss_scale()
-        )
-        return sum_over_replicas(shares)
+    def _summed_gradients(self, step, batch, cache, labels):
+        """The gradients and terms of the whole batch, in a replica's context."""
+        own, start = self._slices.of_replica(batch)
+        own_labels = None if labels is None else self._slices.of_replica(labels)[0]
+        means = self._statistics_share_compiled(own, cache)
+        if means is not None:
+            means = sum_over_replicas(means)
+        position = step * self._batch_size + start
+        share = self._share_compiled(own, cache, own_labels, step, position, means)
+        return all_reduce(share) if self._update_in_parts else sum_over_replicas(share)
 
-    def _update(self, gradients, terms):
-        per_replica = self._strategy.run(self._replica_update, args=(gradients, terms))
-        return {
-            name: self._strategy.experimental_local_results(value)[0]
-            for name, value in per_replica.items()
-        }
+    def _share(self, own, cache, labels, step, position, means):
+        rows = Slice(self._images(own, cache), labels, step, position)
+        gradients, terms = self._gradients(rows, means, loss_scale(self.optimizer))
+        self._term_names = tuple(terms)
+        return pack((gradients, terms)) if self._update_in_parts else (gradients, terms)
 
-    def _replica_update(self, gradients, terms):
-        scale = self._loss_scale()
+    def _statistics_share(self, own, cache):
+        return self._gradients.statistics(self._images(own, cache))
+
+    def _images(self, own, cache):
+        if cache is None:
+            return own
+        by_words = self._on_gpus and not self._by_xla
+        return gather_images(cache, own, self._image_shape, by_words=by_words)
+
+    def _update(self, gradients, terms, step):
+        per_replica = self._strategy.run(self._replica_update, args=(gradients, terms, step))
+        return self._strategy.experimental_local_results(per_replica)[0]
+
+    def _replica_update(self, gradients, terms, step):
+        scale = loss_scale(self.optimizer)
         if self._copies_matter:
             gradients = one_after_the_other(gradients)
-        norm = (norm_for_xla if self._update_is_compiled else tf.linalg.global_norm)(gradients)
+        norm = self._norm(gradients, step) / scale
         self.optimizer.apply(gradients, self._model.trainable_variables)
-        loss = tf.add_n(list(terms.values()))
-        return {"loss": loss, **terms, "gradient_norm": norm / scale, "loss_scale": scale}
+        return self._metrics(terms, norm, scale)
 
-    def _gradients(self, images, labels, step, first_position, means, scale):
-        """One replica's share of the scaled gradients and of the loss terms."""
-        size = images.shape[0]
-        parts = cuts(size) if self._as_products else 1
-        if parts == 1:
-            return self._gradients_of_cut(images, labels, step, first_position, means, scale)
-        cut = size // parts
-        first_labels = None if labels is None else labels[:cut]
-        total = self._gradients_of_cut(
-            images[:cut], first_labels, step, first_position, means, scale
-        )
-        k = tf.constant(1)
-        while k < parts:
-            start = k * cut
-            share = self._gradients_of_cut(
-                tf.slice(images, [start, *[0] * len(images.shape[1:])], [cut, *images.shape[1:]]),
-                None if labels is None else tf.slice(labels, [start], [cut]),
-                step,
-                first_position + tf.cast(start, tf.int64),
-                means,
-                scale,
-            )
-            total = tf.nest.map_structure(tf.add, total, share)
-            k += 1
-        return total
-
-    def _gradients_of_cut(self, images, labels, step, first_position, means, scale):
-        moment = Moment(
-            Noise(self._seed, first_position, images.shape[0]),
-            progress=tf.cast(step, tf.float32) / self._last_step,
-            training=True,
-            batch_means=means,
-            labels=labels,
-        )
-        with as_matrix_products(self._as_products), tf.GradientTape() as tape:
-            terms = {
-                f"loss/{name}": tf.reduce_sum(term) / self._batch_size
-                for name, term in self._model.loss_terms(_to_unit(images), moment).items()
-            }
-            scaled_loss = scale * tf.add_n(list(terms.values()))
+    def _packed_update(self, packed, step):
+        """Updates one replica's variables, but for the optimizer's `iterations`."""
         variables = self._model.trainable_variables
-        # A loss may pass some weights by, as that of a classifier those its codes do not depend on.
-        gradients = [
-            tf.zeros(variable.shape) if gradient is None else gradient
-            for variable, gradient in zip(
-                variables, tape.gradient(scaled_loss, variables), strict=True
-            )
-        ]
-        return gradients, terms
+        terms = dict.fromkeys(self._term_names, tf.zeros(()))
+        gradients, terms = unpack(packed, ([tf.TensorSpec(v.shape) for v in variables], terms))
+        norm = self._norm(gradients, step)
+        private_api.update_replica(self.optimizer, gradients, variables)
+        return self._metrics(terms, norm, tf.ones(()))
 
-    def _statistics(self, images):
-        with as_matrix_products(self._as_products):
-            return self._model.statistics(_to_unit(images))
+    def _norm(self, gradients, step):
+        """The global norm of the gradients, or NaN in a step that does without."""
+        compiled_for_cpu = self._update_by_xla and not self._on_gpus
+        norm_of = norm_for_cpu if compiled_for_cpu else tf.linalg.global_norm
+        if self._norm_every_steps == 1:
+            return norm_of(gradients)
+        end = step + 1
+        wanted = (end % self._norm_every_steps == 0) | (end == self._last_step)
+        return tf.cond(wanted, lambda: norm_of(gradients), lambda: tf.constant(math.nan))
 
-    def _statistics_of_batch(self, images, weights):
-        def replica_sums():
-            statistics = self._model.statistics(_to_unit(self._slice(images)[0]))
-            if statistics is None:
-                return None
-            return tf.reduce_sum(statistics * self._slice(weights)[0][:, tf.newaxis], axis=0)
-
-        per_replica = self._strategy.run(replica_sums)
-        if per_replica is None:
-            return None
-        return self._strategy.reduce(tf.distribute.ReduceOp.SUM, per_replica, axis=None)
-
-    def _evaluate_batch(self, first_position, images, weights, means):
-        def replica_sums():
-            own, start = self._slice(images)
-            moment = Moment(
-                Noise(self._seed, first_position + start, own.shape[0], stream="evaluation"),
-                progress=tf.constant(1.0),
-                training=False,
-                batch_means=means,
-            )
-            terms = self._model.loss_terms(_to_unit(own), moment)
-            own_weights, _ = self._slice(weights)
-            sums = {
-                f"loss/{name}": tf.reduce_sum(term * own_weights) for name, term in terms.items()
-            }
-            return {"loss": tf.add_n(list(sums.values())), **sums}
-
-        per_replica = self._strategy.run(replica_sums)
-        return {
-            name: self._strategy.reduce(tf.distribute.ReduceOp.SUM, value, axis=None)
-            for name, value in per_replica.items()
+    def _metrics(self, terms, norm, scale):
+        """The row of a step in the result of `train`, whose names are kept."""
+        skipped = tf.zeros(())
+        if scales_losses(self.optimizer):
+            skipped = 1 - tf.cast(tf.math.is_finite(norm), tf.float32)
+        metrics = {
+            "loss": tf.add_n(list(terms.values())),
+            **terms,
+            "gradient_norm": norm,
+            "skipped_steps": skipped,
+            "learning_rate": tf.convert_to_tensor(self.optimizer.learning_rate),
+            "loss_scale": scale,
         }
-
-    def _slice(self, batch):
-        """One replica's rows of its worker's batch, and the number of the first in the global."""
-        replica = tf.distribute.get_replica_context().replica_id_in_sync_group
-        size = batch.shape[0] // self._local_replicas
-        start = (replica - self._worker * self._local_replicas) * size
-        return batch[start : start + size], tf.cast(replica * size, tf.int64)
-
-    def _loss_scale(self):
-        if isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer):
-            return tf.convert_to_tensor(self.optimizer.dynamic_scale)
-        return tf.constant(1.0)
+        self._metric_names = tuple(metrics)
+        return tf.stack(list(metrics.values()))
 
 
 def _compiled(function, by_xla: bool):
     return tf.function(function, jit_compile=True) if by_xla else function
-
-
-def _to_unit(images: tf.Tensor) -> tf.Tensor:
-    """Images as float32 in [0, 1]; vectors as they are."""
-    scale = 255.0 if images.dtype == tf.uint8 else 1.0
-    return tf.cast(images, tf.float32) / scale

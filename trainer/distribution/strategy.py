@@ -1,92 +1,55 @@
-"""The strategy of a training: on which devices its replicas are, and models built on them."""
+"""The strategy of a training, and models built on its replicas."""
 
 import contextlib
-import dataclasses
-import re
-from collections.abc import Callable, Iterator
+import functools
+from collections.abc import Callable
 from typing import TypeAlias, TypeVar
 
 import keras
 import tensorflow as tf
 
-from trainer.distribution import private_api
-from trainer.errors import UserError, require, require_choice
+from trainer.distribution import private_api, xla
+from trainer.distribution.devices import check_devices, within_memory
+from trainer.errors import UserError, require_choice
 
 Strategy: TypeAlias = tf.distribute.Strategy
 _Model = TypeVar("_Model")
 
-_STRATEGIES = ("auto", "mirrored", "multi_worker")
-_TOO_NEW = (10, 0)  # compute capability: TensorFlow's builds have no kernels, and XLA crashes
-_POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16", "float16": "mixed_float16"}
+_POLICIES = {
+    "float32": "float32",
+    "tensorfloat32": "float32",
+    "bfloat16": "mixed_bfloat16",
+    "float16": "mixed_float16",
+}
+PRECISIONS = tuple(_POLICIES)
 
 
-@dataclasses.dataclass(frozen=True)
-class Devices:
-    """A number of devices of one kind, "CPU" or "GPU"."""
-
-    kind: str
-    count: int
-
-    def __str__(self) -> str:
-        return f"{self.kind} x {self.count}"
-
-
-def check_devices(name: str, workers: int) -> Devices:
-    """What a strategy of that name would have on this machine; starts nothing.
-
-    Raises:
-      UserError: the name is not known or not for so many workers, or TensorFlow cannot drive a GPU.
-    """
-    kind, colon, count = name.partition(":")
-    logical_cpus = kind == "cpu" and count.isdecimal() and int(count) > 0
-    require(
-        logical_cpus or (kind in _STRATEGIES and not colon),
-        f"strategy={name!r} is not known; allowed: {', '.join(_STRATEGIES)}, "
-        "cpu:N with N at least 1",
-    )
-    require(
-        kind != "multi_worker" or workers > 1,
-        "strategy='multi_worker' needs TF_CONFIG to name several workers; launch/ sets it",
-    )
-    require(
-        kind != "mirrored" or workers == 1,
-        f"strategy='mirrored' is of one machine, but TF_CONFIG names {workers} workers; "
-        "strategy=auto takes them all",
-    )
-    if logical_cpus:
-        return Devices("CPU", int(count))
-    gpus = tf.config.list_physical_devices("GPU")
-    for number, gpu in enumerate(gpus):
-        details = tf.config.experimental.get_device_details(gpu)
-        require(
-            details.get("compute_capability", (0, 0)) < _TOO_NEW,
-            f"TensorFlow {tf.__version__} cannot drive GPU {number}, "
-            f"{details.get('device_name')}, of compute capability "
-            f"{'.'.join(map(str, details.get('compute_capability', ())))}; it must be below "
-            f"{_TOO_NEW[0]}.{_TOO_NEW[1]}. CUDA_VISIBLE_DEVICES hides it",
-        )
-    return Devices("GPU", len(gpus)) if gpus else Devices("CPU", 1)
-
-
+@functools.cache
 def make_strategy(name: str, workers: int = 1) -> Strategy:
     """The replicas: on every GPU, else the CPU, of this machine or of all workers of TF_CONFIG.
 
     One worker has a MirroredStrategy, several a MultiWorkerMirroredStrategy, which waits for all of
     them. "auto", "mirrored" and "multi_worker" take what there is, "cpu:N" N logical CPU devices.
+    A process has one strategy of each name: a second would start its collectives' keys anew, and
+    mistake another model's gradients for its own.
 
     Raises:
-      UserError: as `check_devices`, or TensorFlow has begun with fewer CPU devices.
+      UserError: as `check_devices`, or TensorFlow has begun with other devices.
     """
     devices = check_devices(name, workers)
     if devices.kind == "GPU":
-        for gpu in tf.config.list_physical_devices("GPU"):
-            tf.config.experimental.set_memory_growth(gpu, True)
-        if workers == 1:
-            return tf.distribute.MirroredStrategy()
-        by_nccl = tf.distribute.experimental.CommunicationOptions(
-            implementation=tf.distribute.experimental.CommunicationImplementation.NCCL
-        )
-        return tf.distribute.MultiWorkerMirroredStrategy(communication_options=by_nccl)
+        _prepare_gpus()
+        if workers > 1:
+            by_nccl = tf.distribute.experimental.CommunicationOptions(
+                implementation=tf.distribute.experimental.CommunicationImplementation.NCCL
+            )
+            return tf.distribute.MultiWorkerMirroredStrategy(communication_options=by_nccl)
+        strategy = tf.distribute.MirroredStrategy()
+        if strategy.num_replicas_in_sync == 1:
+            private_api.use_merge_call(strategy)
+        return strategy
+    if name.startswith("cpu:"):
+        _hide_gpus(name)
     # TensorFlow's collectives allow one number of CPU devices in the life of a process.
     cpus = _logical_cpus(devices.count)
     if workers == 1:
@@ -96,26 +59,36 @@ def make_strategy(name: str, workers: int = 1) -> Strategy:
         return tf.distribute.MultiWorkerMirroredStrategy()
 
 
-@contextlib.contextmanager
-def within_memory() -> Iterator[None]:
-    """Raises UserError, which says what did not fit, where a device has too little memory."""
-    try:
-        yield
-    except tf.errors.ResourceExhaustedError as error:
-        wanted = re.search(r"tensor with shape\[[\d,]*\] and type \w+", str(error))
-        raise UserError(
-            f"the memory is too small{f' for a {wanted[0]}' if wanted else ''}; a smaller "
-            "model or batch_size takes less"
-        ) from error
+@functools.cache
+def make_inference_strategy() -> Strategy:
+    """The strategy of a trained model: one device, the first GPU or the CPU.
+
+    Other GPUs are left to other processes unless TensorFlow has begun to use them in this one.
+
+    Raises:
+      UserError: TensorFlow cannot use a GPU.
+    """
+    if check_devices("auto", workers=1).kind == "CPU":
+        return make_strategy("cpu:1")
+    with contextlib.suppress(RuntimeError):  # TensorFlow has begun
+        tf.config.set_visible_devices(tf.config.list_physical_devices("GPU")[:1], "GPU")
+    _prepare_gpus()
+    strategy = tf.distribute.MirroredStrategy(["GPU:0"])
+    private_api.use_merge_call(strategy)
+    return strategy
 
 
 def build_model(strategy: Strategy, precision: str, create: Callable[[], _Model]) -> _Model:
     """Creates a model on the replicas, its arithmetic in the precision, its weights in float32.
 
+    "float32" multiplies in float32 on every device; "tensorfloat32" is the same but on NVIDIA GPUs
+    from Ampere on, whose matrix units keep 10 bits of each factor's mantissa.
+
     Raises:
       UserError: the precision is not known, the memory too small, or what `create` raises.
     """
-    require_choice("precision", precision, tuple(_POLICIES))
+    require_choice("precision", precision, PRECISIONS)
+    tf.config.experimental.enable_tensor_float_32_execution(precision == "tensorfloat32")
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy(_POLICIES[precision])
     try:
@@ -125,11 +98,24 @@ def build_model(strategy: Strategy, precision: str, create: Callable[[], _Model]
         keras.config.set_dtype_policy(before)
 
 
-def describe_devices(strategy: Strategy) -> str:
-    """The kind and number of the devices of all workers, as "CPU x 2"."""
-    first = strategy.extended.worker_devices[0]
-    kind = tf.DeviceSpec.from_string(first).device_type
-    return str(Devices(kind, strategy.num_replicas_in_sync))
+def _prepare_gpus() -> None:
+    """Sets XLA's flags and lets GPU memory grow, unless TensorFlow has begun in this process."""
+    xla.set_gpu_flags()
+    for gpu in tf.config.get_visible_devices("GPU"):
+        with contextlib.suppress(RuntimeError):
+            tf.config.experimental.set_memory_growth(gpu, True)
+
+
+def _hide_gpus(name: str) -> None:
+    """Keeps unplaced operations off the GPUs of a machine whose CPU is to be used."""
+    if not tf.config.get_visible_devices("GPU"):
+        return
+    try:
+        tf.config.set_visible_devices([], "GPU")
+    except RuntimeError as error:
+        raise UserError(
+            f"strategy={name!r} comes too late: TensorFlow uses the GPUs of this process already"
+        ) from error
 
 
 def _logical_cpus(count: int) -> list[str]:

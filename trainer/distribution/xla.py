@@ -1,44 +1,71 @@
 """How training steps are computed, and what XLA needs for it."""
 
 import itertools
+import os
 
 import tensorflow as tf
 
-from trainer.distribution.strategy import Strategy, describe_devices
+from trainer.distribution import devices
 from trainer.models import Autoencoder
-from trainer.models.convolutions import few_channels_share
+from trainer.models.convolutions import count_multiplications
 
 EXECUTIONS = ("graph", "xla_update", "xla", "xla_products")
 
-CUT_SIZE = 128  # images at a time where convolutions are matrix products
-_LARGE_PRODUCTS = 4e9  # multiply-adds a step of dense layers
+CUT_SIZE = 128  # images at a time where convolutions are matrix products on a CPU
+_LARGE_PRODUCTS = 4e9  # multiply-adds a step of dense layers, on a CPU
+_LAUNCH_BOUND = 2e9  # multiply-adds a step of convolutions, which a GPU does while it launches them
+_GPU_FLAGS = {
+    # Op determinism turns autotuning off, which leaves Triton's products at their default tiles.
+    "xla_gpu_enable_triton_gemm": "false",
+    # The whole loop as one CUDA graph: one launch a call, and the host waits for no step.
+    "xla_gpu_enable_command_buffer": "+WHILE,+CONDITIONAL",
+    "xla_gpu_graph_min_graph_size": "2",
+}
+
+
+def set_gpu_flags() -> None:
+    """Sets XLA's flags for GPUs in XLA_FLAGS, but those that it names already.
+
+    XLA reads them once, when it first compiles.
+    """
+    flags = os.environ.get("XLA_FLAGS", "")
+    missing = [f"--{name}={value}" for name, value in _GPU_FLAGS.items() if name not in flags]
+    os.environ["XLA_FLAGS"] = " ".join([*flags.split(), *missing])
 
 
 def candidate_executions(
-    strategy: Strategy, model: Autoencoder, batch_size: int
+    strategy: tf.distribute.Strategy, model: Autoencoder, batch_size: int
 ) -> tuple[str, ...]:
     """The executions worth a try on these devices, the usually fastest first.
 
-    Convolutions with few channels go by matrix products on a CPU, others by its library, and so do
-    the products of large layers on large batches (measured in docs/performance.md); other nets are
-    compiled, where that takes them whole.
+    On a CPU, convolutions with few channels go by matrix products, others by its library, and so
+    do the products of large layers on large batches (measured in docs/performance.md); other nets
+    are compiled, where XLA takes them whole. On GPUs all nets are compiled, and convolutions are
+    matrix products where they have few channels or the batch is small: each call of cuDNN is a
+    launch of its own, where the rest of the step is part of one CUDA graph.
     """
-    alone = strategy.num_replicas_in_sync == 1
-    on_cpu = describe_devices(strategy).startswith("CPU")
-    few_channels = few_channels_share([model.encoder, model.decoder])
-    library = "xla_update" if alone else "graph"
-    if not on_cpu:
-        return ("xla", library)
-    if few_channels is None:
+    one_replica = strategy.num_replicas_in_sync == 1
+    few_channels, many_channels = count_multiplications([model.encoder, model.decoder])
+    library = "xla_update" if one_replica else "graph"
+    convolves = few_channels + many_channels > 0
+    by_products = few_channels > many_channels
+    if devices.on_gpus(strategy):
+        steps_products = 3 * batch_size * many_channels / strategy.num_replicas_in_sync
+        if not convolves:
+            return ("xla", library)
+        by_products |= steps_products < _LAUNCH_BOUND
+        compiled = ("xla_products", "xla") if by_products else ("xla", "xla_products")
+        return (*compiled, library)
+    if not convolves:
         small = batch_size * model.count_params() < _LARGE_PRODUCTS
-        return ("xla", library) if alone and small else (library, "xla")
-    return ("xla_products", library) if few_channels > 0.5 else (library, "xla_products")
+        return ("xla", library) if one_replica and small else (library, "xla")
+    return ("xla_products", library) if by_products else (library, "xla_products")
 
 
-def norm_for_xla(gradients: list[tf.Tensor]) -> tf.Tensor:
-    """Their norm together, in a form that XLA reads once on a CPU, not thrice.
+def norm_for_cpu(gradients: list[tf.Tensor]) -> tf.Tensor:
+    """The global norm of gradients, in a form that XLA on a CPU reads once, not thrice.
 
-    It writes a sum of more than 32 terms as a tree, which keeps it from squaring on the way.
+    XLA writes a sum of more than 32 terms as a tree, which keeps it from squaring on the way.
     """
 
     def eighths(gradient: tf.Tensor) -> tf.Tensor:
@@ -50,10 +77,10 @@ def norm_for_xla(gradients: list[tf.Tensor]) -> tf.Tensor:
 
 
 def one_after_the_other(gradients: list[tf.Tensor]) -> list[tf.Tensor]:
-    """The same numbers, each gradient to be had only after the one before it in the model.
+    """The same gradients, each available only after the one before it in the model.
 
-    So no layer's weights change before the gradient has passed through them: XLA, which orders by
-    need alone, would copy them first.
+    No layer's weights change before the gradient has passed through them: XLA, which orders by
+    data dependence alone, would copy the weights first.
     """
 
     def unknown_zero(gradient: tf.Tensor) -> tf.Tensor:
@@ -66,7 +93,7 @@ def one_after_the_other(gradients: list[tf.Tensor]) -> list[tf.Tensor]:
 
 
 def cuts(size: int) -> int:
-    """The fewest equal parts of a batch that suit the caches; 1 if none is of such a size."""
+    """The fewest equal parts of a batch that suit a CPU's caches; 1 if no size divides it."""
     if size <= CUT_SIZE:
         return 1
     fitting = range(CUT_SIZE // 2, CUT_SIZE + 1)

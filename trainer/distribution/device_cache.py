@@ -1,0 +1,56 @@
+"""The training images on every replica's device, and the rows of a batch among them."""
+
+import math
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from trainer.distribution import devices
+
+_ALIGNMENT_BYTES = 64  # that TensorFlow asks of memory it shares
+_WORD_BYTES = 4
+
+
+def copy_to_replicas(strategy: tf.distribute.Strategy, images: np.ndarray) -> Any | None:
+    """Copies images [N, ...] to the device of each local replica, or None where they do not fit.
+
+    CPUs share the memory of images that begin at a multiple of 64 bytes. On GPUs images of bytes
+    lie in rows [N, D], filled up to whole words.
+    """
+    if devices.on_gpus(strategy) and images.dtype == np.uint8:
+        images = images.reshape(len(images), -1)
+        images = np.pad(images, ((0, 0), (0, -images.shape[1] % _WORD_BYTES)))
+    if images.ctypes.data % _ALIGNMENT_BYTES == 0 and images.flags.writeable:
+        tensor = tf.experimental.dlpack.from_dlpack(images.__dlpack__())
+    else:
+        with tf.device("CPU:0"):
+            tensor = tf.constant(images)
+
+    local_devices = strategy.extended.worker_devices
+
+    def copy(context):
+        with tf.device(local_devices[context.replica_id_in_sync_group % len(local_devices)]):
+            return tf.identity(tensor)
+
+    try:
+        return strategy.experimental_distribute_values_from_function(copy)
+    except tf.errors.ResourceExhaustedError:
+        return None
+
+
+def gather_images(
+    cache: tf.Tensor, indices: tf.Tensor, image_shape: tuple[int, ...], *, by_words: bool
+) -> tf.Tensor:
+    """The images [B, *image_shape] of these indices in a replica's copy.
+
+    TensorFlow's gather has a GPU kernel for words but none for bytes, which XLA gathers well.
+    """
+    if cache.dtype != tf.uint8 or len(cache.shape) != 2:
+        return tf.gather(cache, indices)
+    if by_words:
+        words = tf.bitcast(tf.reshape(cache, [cache.shape[0], -1, _WORD_BYTES]), tf.float32)
+        rows = tf.reshape(tf.bitcast(tf.gather(words, indices), tf.uint8), [-1, cache.shape[1]])
+    else:
+        rows = tf.gather(cache, indices)
+    return tf.reshape(rows[:, : math.prod(image_shape)], [-1, *image_shape])

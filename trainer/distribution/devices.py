@@ -1,0 +1,86 @@
+"""Which devices a strategy has, and what they can hold."""
+
+import contextlib
+import dataclasses
+import re
+from collections.abc import Iterator
+
+import tensorflow as tf
+
+from trainer.errors import UserError, require
+
+_STRATEGIES = ("auto", "mirrored", "multi_worker")
+_TOO_NEW = (10, 0)  # compute capability: TensorFlow's builds have no kernels, and XLA crashes
+
+
+@dataclasses.dataclass(frozen=True)
+class Devices:
+    """A number of devices of one kind, "CPU" or "GPU"."""
+
+    kind: str
+    count: int
+
+    def __str__(self) -> str:
+        return f"{self.kind} x {self.count}"
+
+
+def check_devices(name: str, workers: int) -> Devices:
+    """Returns the devices that a strategy of that name has on this machine; starts nothing.
+
+    Raises:
+      UserError: the name is not known or does not fit the number of workers, or TensorFlow cannot
+        use a GPU.
+    """
+    kind, colon, count = name.partition(":")
+    logical_cpus = kind == "cpu" and count.isdecimal() and int(count) > 0
+    require(
+        logical_cpus or (kind in _STRATEGIES and not colon),
+        f"strategy={name!r} is not known; allowed: {', '.join(_STRATEGIES)}, "
+        "cpu:N with N at least 1",
+    )
+    require(
+        kind != "multi_worker" or workers > 1,
+        "strategy='multi_worker' needs TF_CONFIG to name several workers; launch/ sets it",
+    )
+    require(
+        kind != "mirrored" or workers == 1,
+        f"strategy='mirrored' is of one machine, but TF_CONFIG names {workers} workers; "
+        "strategy=auto takes them all",
+    )
+    if logical_cpus:
+        return Devices("CPU", int(count))
+    gpus = tf.config.list_physical_devices("GPU")
+    for number, gpu in enumerate(gpus):
+        details = tf.config.experimental.get_device_details(gpu)
+        require(
+            details.get("compute_capability", (0, 0)) < _TOO_NEW,
+            f"TensorFlow {tf.__version__} cannot drive GPU {number}, "
+            f"{details.get('device_name')}, of compute capability "
+            f"{'.'.join(map(str, details.get('compute_capability', ())))}; it must be below "
+            f"{_TOO_NEW[0]}.{_TOO_NEW[1]}. CUDA_VISIBLE_DEVICES hides it",
+        )
+    return Devices("GPU", len(gpus)) if gpus else Devices("CPU", 1)
+
+
+def describe_devices(strategy: tf.distribute.Strategy) -> str:
+    """The kind and number of the devices of all workers, as "CPU x 2"."""
+    kind = tf.DeviceSpec.from_string(strategy.extended.worker_devices[0]).device_type
+    return str(Devices(kind, strategy.num_replicas_in_sync))
+
+
+def on_gpus(strategy: tf.distribute.Strategy) -> bool:
+    """Whether the replicas are on GPUs."""
+    return describe_devices(strategy).startswith("GPU")
+
+
+@contextlib.contextmanager
+def within_memory() -> Iterator[None]:
+    """Raises UserError, naming what did not fit, where a device has too little memory."""
+    try:
+        yield
+    except tf.errors.ResourceExhaustedError as error:
+        wanted = re.search(r"tensor with shape\[[\d,]*\] and type \w+", str(error))
+        raise UserError(
+            f"the memory is too small{f' for a {wanted[0]}' if wanted else ''}; a smaller "
+            "model or batch_size takes less"
+        ) from error

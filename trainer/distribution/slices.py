@@ -1,0 +1,33 @@
+"""Which consecutive rows of a global batch each worker and each replica computes."""
+
+import dataclasses
+
+import tensorflow as tf
+
+
+@dataclasses.dataclass(frozen=True)
+class Slices:
+    """The rows of one worker of a strategy, and of its replicas."""
+
+    strategy: tf.distribute.Strategy
+    worker: int
+
+    @property
+    def local_replicas(self) -> int:
+        """The number of this worker's replicas."""
+        return len(self.strategy.extended.worker_devices)
+
+    def of_worker(self, batch_size: int) -> slice:
+        """The rows of a global batch that this worker computes."""
+        rows = batch_size // self.strategy.num_replicas_in_sync * self.local_replicas
+        return slice(self.worker * rows, (self.worker + 1) * rows)
+
+    def of_replica(self, batch: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """In a replica's context, its rows of the worker's batch, and the first one's global row.
+
+        The latter is int64 [].
+        """
+        replica = tf.distribute.get_replica_context().replica_id_in_sync_group
+        size = batch.shape[0] // self.local_replicas
+        start = (replica - self.worker * self.local_replicas) * size
+        return batch[start : start + size], tf.cast(replica * size, tf.int64)
