@@ -24,7 +24,7 @@ from tests.runs import (
 from trainer import checkpoints, data, files, workdir
 from trainer.distribution.step import Steps
 from trainer.errors import NonFiniteError, Preempted, UserError
-from trainer.pace import Pace, due, step_ranges
+from trainer.pace import Pace, due, log_windows, step_ranges
 from trainer.train import train
 
 LAST_STEP = 10
@@ -38,18 +38,25 @@ def test_what_is_due_is_due_at_its_multiples_and_at_the_end(step, every, expecte
     assert due(step, every, last_step=10) is expected
 
 
-def test_calls_end_wherever_something_is_due(digits_config):
+def test_calls_end_wherever_the_weights_are_needed(digits_config):
     pace = Pace(steps_per_call=4, step_bytes=1)
     ranges = list(step_ranges(0, 11, digits_config, pace))
-    assert ranges == [(0, 2), (2, 4), (4, 5), (5, 6), (6, 8), (8, 10), (10, 11)]
-    assert list(step_ranges(5, 11, digits_config, pace)) == ranges[3:]
+    assert ranges == [(0, 4), (4, 5), (5, 9), (9, 10), (10, 11)]
+    assert list(step_ranges(5, 11, digits_config, pace)) == ranges[2:]
     assert list(step_ranges(11, 11, digits_config, pace)) == []
-    digits_config.log_every_steps = 20
     assert list(step_ranges(5, 11, digits_config, pace, borders=(7,))) == [
         (5, 7),
         (7, 10),
         (10, 11),
     ]
+
+
+def test_a_call_is_logged_in_windows_that_end_wherever_a_line_is_due(digits_config):
+    digits_config.log_every_steps = 100
+    windows = list(log_windows(50, 400, digits_config, end_step=10_000))
+    assert windows == [(50, 100), (100, 200), (200, 300), (300, 400)]
+    assert list(log_windows(400, 450, digits_config, end_step=450)) == [(400, 450)]
+    assert list(log_windows(400, 450, digits_config, end_step=10_000)) == [(400, 450)]
 
 
 def test_calls_grow_until_they_take_half_a_second():
@@ -59,10 +66,9 @@ def test_calls_grow_until_they_take_half_a_second():
     lengths = []
     for first, last in itertools.islice(ranges, 16):
         lengths.append(last - first)
-        # The first call compiles; a step takes 0.02 seconds. Plans are made four calls ahead, and a
-        # call ends at step 100, where a line is due.
+        # The first call compiles; a step takes 0.02 seconds. Plans are made four calls ahead.
         pace.plan(pace.wanted(last - first, 5.0 if first == 0 else 0.02 * (last - first)))
-    assert lengths == [1, 1, 1, 1, 1, 4, 4, 4, 4, 16, 16, 16, 16, 15, 25, 25]
+    assert lengths == [1, 1, 1, 1, 1, 4, 4, 4, 4, 16, 16, 16, 16, 25, 25, 25]
 
 
 def test_calls_of_a_given_length_stay_so():

@@ -60,7 +60,7 @@ def step_ranges(
 ) -> Iterator[tuple[int, int]]:
     """Cuts a run into calls of as many steps as the pace allows at the time.
 
-    They end wherever something is due, and at the `borders`.
+    They end wherever the weights are needed, and at the `borders`.
     """
     step = first_step
     for call in itertools.count():
@@ -74,10 +74,20 @@ def step_ranges(
 
 
 def cadences(config: ConfigDict) -> list[int]:
-    """The numbers of steps after which something is due."""
-    cadences = (
-        config.log_every_steps,
-        config.validate_every_steps,
-        config.checkpoint_every_steps,
-    )
+    """The numbers of steps after which the weights are needed: validations and checkpoints.
+
+    Log lines need none: a call returns the metrics of each of its steps.
+    """
+    cadences = (config.validate_every_steps, config.checkpoint_every_steps)
     return [every for every in cadences if every > 0]
+
+
+def log_windows(
+    first_step: int, last_step: int, config: ConfigDict, end_step: int
+) -> Iterator[tuple[int, int]]:
+    """Cuts the steps of a call wherever a log line is due, of a run that ends at `end_step`."""
+    first = first_step
+    for step in range(first_step + 1, last_step + 1):
+        if step == last_step or due(step, config.log_every_steps, end_step):
+            yield first, step
+            first = step

@@ -39,24 +39,25 @@ class Window:
         return not self._metrics
 
     def add(self, metrics: dict[str, np.ndarray], seconds: float) -> None:
-        """Takes what a call of `Steps.train` returned, and how long it took."""
+        """Takes what a call of `Steps.train` returned of some steps, and how long they took."""
         self._metrics.append(metrics)
         self._seconds.append(seconds)
 
     def summarise(self, batch_size: int) -> dict[str, float]:
-        """Means over the steps; of what is a setting, the last value.
+        """Means over the steps; the last value of what is a setting.
 
-        Steps that float16 skipped have no finite gradient, and are counted instead.
+        `gradient_norm` is that of the last step that has a finite one, if there is any, since most
+        steps do not compute it; `skipped_steps` counts those that float16 skipped.
         """
         columns = {
             name: np.concatenate([metrics[name] for metrics in self._metrics])
             for name in self._metrics[0]
         }
-        finite = np.isfinite(columns["gradient_norm"])
-        columns["gradient_norm"] = np.where(finite, columns["gradient_norm"], 0)
+        norms = columns.pop("gradient_norm")
         row = {name: float(values.mean()) for name, values in columns.items()}
-        row["gradient_norm"] *= len(finite) / max(finite.sum(), 1)
-        row["skipped_steps"] = float((~finite).sum())
+        if np.isfinite(norms).any():
+            row["gradient_norm"] = float(norms[np.isfinite(norms)][-1])
+        row["skipped_steps"] = float(columns["skipped_steps"].sum())
         for setting in ("learning_rate", "loss_scale"):
             row[setting] = float(columns[setting][-1])
         timed = slice(1 if self._compiles and len(self._seconds) > 1 else 0, None)

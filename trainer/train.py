@@ -29,7 +29,7 @@ from trainer.distribution.xla import EXECUTIONS, candidate_executions
 from trainer.errors import NonFiniteError, Preempted, require, require_at_least, require_choice
 from trainer.examples import Records
 from trainer.goodput import Clock
-from trainer.pace import Pace, cadences, due, step_ranges
+from trainer.pace import Pace, cadences, due, log_windows, step_ranges
 from trainer.profiling import Profile
 from trainer.record import NoRecord, Record, Window, words
 from trainer.spikes import Spike, Spikes, check_spikes
@@ -213,6 +213,8 @@ def _loop(
             step = int(first + count)
             if workers.is_chief:
                 profile.at(first)
+            metrics: dict[str, np.ndarray] = {}
+            seconds = 0.0
             if spikes.skips(first):
                 pace.plan(int(count))
             else:
@@ -223,14 +225,18 @@ def _loop(
                 spikes.watch(first, metrics["loss"], steps.nonfinite_steps(metrics))
                 steps.require_finite(first, metrics)
                 pace.plan(workers.of_chief(pace.wanted(count, seconds)))
-                window.add(metrics, seconds)
                 record.advance(step, float(metrics["loss"][-1]))
             stopping = workers.anyone(stop.requested)  # once: a signal may come at any moment
 
-            if due(step, config.log_every_steps, last_step) and not window.is_empty:
-                row = window.summarise(config.batch_size) | spikes.row(step)
-                record.training(step, row | {"goodput": clock.shares()["steps"]})
-                window = Window()
+            for start, end in log_windows(first, step, config, last_step):
+                if metrics:
+                    part = slice(start - first, end - first)
+                    some = {name: values[part] for name, values in metrics.items()}
+                    window.add(some, seconds * (end - start) / count)
+                if due(end, config.log_every_steps, last_step) and not window.is_empty:
+                    row = window.summarise(config.batch_size) | spikes.row(end)
+                    record.training(end, row | {"goodput": clock.shares()["steps"]})
+                    window = Window()
 
             validated = due(step, config.validate_every_steps, last_step)
             if validated:
@@ -333,7 +339,7 @@ def make_steps(
         seed=config.seed,
         last_step=last_step,
         worker=workers.index,
-        norm_every_steps=config.log_every_steps,
+        norm_every_steps=1 if config.spikes.loss_ratio else config.log_every_steps,
     )
 
 

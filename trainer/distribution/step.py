@@ -123,7 +123,7 @@ class Steps:
             and not self._on_gpus
             and self._batch_size <= _SMALL_BATCH
         )
-        self._train_compiled = tf.function(self._train, jit_compile=by_xla and one_replica)
+        self.train_function = tf.function(self._train, jit_compile=by_xla and one_replica)
         parts = by_xla and not one_replica
         self._share_compiled = _compiled(self._share, parts)
         self._statistics_share_compiled = _compiled(self._statistics_share, parts)
@@ -169,7 +169,7 @@ class Steps:
         for `require_finite` to check.
         """
         count = len(batches) if count is None else count
-        rows = self._train_compiled(
+        rows = self.train_function(
             tf.constant(first_step, tf.int64),
             tf.constant(count),
             batches,
@@ -179,12 +179,15 @@ class Steps:
         return dict(zip(self._metric_names, rows.T, strict=True))
 
     def nonfinite_steps(self, metrics: Mapping[str, np.ndarray]) -> np.ndarray:
-        """Which steps of a call of `train`, bool [count], have a loss that is NaN or infinite.
+        """Which steps of a call of `train`, bool [count], have a loss or gradient not finite.
 
-        A gradient that is not finite shows in the loss of the step after its own, unless losses
-        are scaled and the step is skipped.
+        Where the gradient norm is not computed, it shows in the loss of the next step. Where losses
+        are scaled, a step whose gradient overflows is skipped and breaks nothing.
         """
-        return ~np.isfinite(metrics["loss"])
+        finite = np.isfinite(metrics["loss"])
+        if self._norm_every_steps == 1 and not scales_losses(self.optimizer):
+            finite &= np.isfinite(metrics["gradient_norm"])
+        return ~finite
 
     def require_finite(self, first_step: int, metrics: Mapping[str, np.ndarray]) -> None:
         """Checks what each call of `train` returned, in their order.
@@ -196,7 +199,7 @@ class Steps:
         if nonfinite.any():
             steps = first_step + np.flatnonzero(nonfinite)
             raise NonFiniteError(
-                f"the loss is NaN or infinite in steps {steps[0]} to {steps[-1]}; "
+                f"the loss or its gradient is NaN or infinite in steps {steps[0]} to {steps[-1]}; "
                 "a lower optimizer.learning_rate or an optimizer.clip_norm may help"
             )
         for step, skipped in enumerate(metrics["skipped_steps"], start=first_step):
