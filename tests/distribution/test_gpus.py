@@ -1,4 +1,4 @@
-"""What becomes of GPUs that a build of TensorFlow can or cannot use; no machine here has one."""
+"""GPUs are used, warned of or refused as the build of TensorFlow can use them; all are pretended."""
 
 import os
 import re
@@ -28,7 +28,7 @@ def forget():
 
 @pytest.fixture
 def machine(monkeypatch):
-    """A machine with such GPUs, driver and cuDNN, where a trial in Python becomes of a GPU."""
+    """A machine with such GPUs, driver and cuDNN, whose trial is a Python program."""
 
     def pretend(*cards, driver=(12, 9), cudnn="9.28.0.42", trial=PASSES_ALL):
         devices = [SimpleNamespace(name=f"GPU:{number}") for number in range(len(cards))]
@@ -200,7 +200,7 @@ def place(monkeypatch, tmp_path):
 
 @pytest.mark.parametrize("by", ["proc", "echo 'GPU 0: NVIDIA T4 (UUID: GPU-1)'"])
 @pytest.mark.parametrize("visible", [None, "0", "MIG-1,-1"])
-def test_a_gpu_that_tensorflow_does_not_list_is_spoken_of(place, by, visible):
+def test_a_gpu_that_tensorflow_does_not_list_has_a_note(place, by, visible):
     place(by=by, visible=visible)
     note = gpus.unusable_gpu_note()
     assert note

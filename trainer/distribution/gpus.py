@@ -107,7 +107,7 @@ def _check_kernels(name: str, capability: Version) -> None:
         f"{_dotted(built_for[0])} or more. {_WAY_OUT}",
     )
     driver, needed = driver_cuda_version(), _cuda_of_build()
-    # Binaries run on GPUs of the same major number alone; others run what the driver compiles.
+    # A binary runs only on GPUs of its major number; on others the driver compiles PTX.
     from_ptx = not any(major == capability[0] for major, _ in built_for)
     require(
         not (from_ptx and driver and needed and driver < needed),
