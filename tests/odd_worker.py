@@ -37,7 +37,7 @@ def stuck():
                 tf.queue.FIFOQueue(1, tf.float32).dequeue()
             return train_steps(*its_arguments, **its_keywords)
 
-        steps.train = train_or_wait
+        mock.patch.object(steps, "train", train_or_wait).start()
         return steps
 
     extended = collective_all_reduce_strategy.CollectiveAllReduceExtended

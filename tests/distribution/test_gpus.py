@@ -1,4 +1,4 @@
-"""GPUs are used, warned of or refused as the build of TensorFlow can use them; all are pretended."""
+"""GPUs are used, warned of or refused, as the build of TensorFlow can use them; all are fakes."""
 
 import os
 import re

@@ -97,7 +97,7 @@ def test_no_worker_is_lost_once_the_watchdog_is_closed(capfd):
 def test_a_machine_that_does_not_answer_is_lost_in_the_stated_time(monkeypatch):
     class Unanswered(socket.socket):
         def connect(self, _):
-            time.sleep(self.gettimeout())
+            time.sleep(watchdog.CONNECT_SECONDS)
             raise TimeoutError
 
     monkeypatch.setattr(watchdog.socket, "socket", Unanswered)
