@@ -8,12 +8,15 @@ import sys
 import numpy as np
 import tensorflow as tf
 
+from trainer.distribution.xla import set_gpu_flags
+
 _BATCH, _INPUTS, _UNITS = 64, 784, 1000  # the size of a small autoencoder
 _TOLERANCE = 0.01  # of TF32's products, relative to the largest number
 
 
 def main(numbers: list[str]) -> None:
     """Try the GPUs of such numbers among those that TensorFlow lists; print each that passes."""
+    set_gpu_flags()  # without which XLA compiles other kernels than a training's
     gpus = tf.config.list_physical_devices("GPU")
     tried = [gpus[int(number)] for number in numbers]
     tf.config.set_visible_devices(tried, "GPU")
