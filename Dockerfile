@@ -7,7 +7,8 @@ FROM ${BASE} AS base
 LABEL org.opencontainers.image.title="Autoencoder trainer" \
     org.opencontainers.image.description="Trains, measures and keeps autoencoders" \
     org.opencontainers.image.licenses="Apache-2.0"
-# CUDA compiles TensorFlow's kernels for the newest cards from PTX, and caches 4 GiB at most.
+# The driver compiles kernels that TensorFlow has as PTX alone, and caches 4 GiB at most: on Hopper
+# the elementwise ones, on newer cards all.
 ENV PATH=/opt/venv/bin:${PATH} \
     PYTHONUNBUFFERED=1 \
     MPLCONFIGDIR=/tmp/matplotlib \

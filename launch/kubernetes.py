@@ -1,7 +1,7 @@
 """python -m launch.kubernetes --workers=4 --gpus=8 --image=IMAGE --volume_claim=CLAIM -- ...
 
 Prints what Kubernetes 1.31 or later starts the workers by: an Indexed Job and a headless Service,
-or a JobSet. One worker alone is of no use: when one ends, the others end within seconds, and all
+or a JobSet. One worker alone is of no use: when one ends, the others end within 30 seconds, and all
 are started again. That counts as a restart of the whole, unless they wrote a checkpoint (status
 75) or the cluster took the pod away; the user's mistake (status 2) ends the Job.
 """
@@ -31,6 +31,9 @@ _CPUS = flags.DEFINE_integer("cpus", 0, "CPUs of each; 0: not said.", lower_boun
 _MEMORY_GIB = flags.DEFINE_integer("memory_gib", 0, "Of each; 0: not said.", lower_bound=0)
 _SHM_GIB = flags.DEFINE_integer(
     "shm_gib", 8, "The most that /dev/shm takes of that memory; NCCL uses it.", lower_bound=1
+)
+_RUNTIME_CLASS = flags.DEFINE_string(
+    "runtime_class", "", "The RuntimeClass of the pods, where NVIDIA's is not the default: nvidia."
 )
 _ENV = flags.DEFINE_multi_string("env", [], "NAME=VALUE in the environment; may be repeated.")
 _PORT = flags.DEFINE_integer(
@@ -204,6 +207,8 @@ def _trainer_pod(name: str, trainer_flags: list[str]) -> _Object:
     }
     pod = _pod(_TRAINER, container, volumes)
     pod |= {"restartPolicy": "Never", "terminationGracePeriodSeconds": _GRACE_SECONDS.value}
+    if _RUNTIME_CLASS.value:
+        pod["runtimeClassName"] = _RUNTIME_CLASS.value
     if _GPUS.value:  # nodes with GPUs are often kept free of what asks for none
         pod["tolerations"] = [{"key": "nvidia.com/gpu", "operator": "Exists"}]
     return pod

@@ -29,7 +29,7 @@ from launch.processes import (
 )
 from trainer.errors import Preempted, UserError
 
-_DYING_SECONDS = 15  # for the others to see that one has died, and to say so
+_DYING_SECONDS = 30  # for the others to see that one has died, and to say so
 
 _LEAVING = (0, Preempted.exit_status)
 _UNREAD = 128 + signal.SIGPIPE  # nobody reads what it writes

@@ -20,7 +20,12 @@ ROOT = Path(__file__).parent.parent
 NEEDED = ("--image=registry/trainer:1", "--volume_claim=runs")
 TRAINER = ("--config=configs/conv.py", "--workdir=/runs/conv")
 WORKERS = ("--workers=3", "--gpus=8", "--cpus=16", "--memory_gib=64")
-LAUNCHES = [("--gpus=0",), ("--tensorboard",), WORKERS, (*WORKERS, "--jobset", "--tensorboard")]
+LAUNCHES = [
+    ("--gpus=0",),
+    ("--tensorboard", "--runtime_class=nvidia"),
+    WORKERS,
+    (*WORKERS, "--jobset", "--tensorboard"),
+]
 VERSIONS = ("1.31", kubernetes_validate.latest_version())
 AWKWARD = ["two  words", "it's", '"so"', "$HOME $(HOME) $$(HOME) $$", "`id`; a\\b*", "ü\nline", ""]
 TELLS = """import json, os, sys
@@ -215,10 +220,12 @@ def test_a_jobset_recreates_its_job_at_the_first_pod_that_fails():
 
 
 def test_a_pod_asks_for_what_its_worker_needs():
-    pod = trainer_pod(*WORKERS, "--shm_gib=4", "--grace_seconds=600")
+    pod = trainer_pod(*WORKERS, "--shm_gib=4", "--grace_seconds=600", "--runtime_class=nvidia")
     wanted = {"cpu": "16", "memory": "64Gi", "nvidia.com/gpu": "8"}
     assert pod["containers"][0]["resources"] == {"requests": wanted, "limits": wanted}
     assert pod["terminationGracePeriodSeconds"] == 600
+    assert pod["runtimeClassName"] == "nvidia"
+    assert "runtimeClassName" not in trainer_pod(*WORKERS)
     mounts = {mount["mountPath"]: mount["name"] for mount in pod["containers"][0]["volumeMounts"]}
     volumes = {volume.pop("name"): volume for volume in map(dict, pod["volumes"])}
     assert volumes[mounts["/runs"]] == {"persistentVolumeClaim": {"claimName": "runs"}}

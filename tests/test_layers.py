@@ -42,7 +42,7 @@ MAY_IMPORT = {
     },
     "data": {"errors", "examples", "positions", "sources"},
     "models": {"errors", "models", "pictures", "positions"},
-    "distribution": {"distribution", "errors", "models", "positions"},
+    "distribution": {"cluster", "distribution", "errors", "models", "positions"},
     "cluster": {"errors"},
     "workers": {"cluster", "errors", "distribution"},
     "spikes": {"checkpoints", "errors", "files", "workdir", "workers"},

@@ -164,6 +164,63 @@ def test_a_signal_to_the_launcher_stops_both(tmp_path):
     assert len(re.findall(r"^\[\d\] stopped at step", err, re.M)) == 2
 
 
+@contextlib.contextmanager
+def odd_workers(oddity, run, settings):
+    """Two processes of `tests.odd_worker`, without a launcher; neither outlives the block."""
+    addresses = [f"127.0.0.1:{port}" for port in free_ports(2)]
+    flags = [f"--config.{key}={value}" for key, value in settings.items()]
+    command = [
+        *(sys.executable, "-m", "tests.odd_worker", f"--oddity={oddity}"),
+        *("--config=configs/dense.py", f"--workdir={run}", *flags),
+    ]
+    with contextlib.ExitStack() as scope:
+        workers = []
+        for index in (0, 1):
+            task = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
+            worker = subprocess.Popen(
+                command,
+                cwd=ROOT,
+                env=os.environ | {"TF_CONFIG": json.dumps(task)},
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            workers.append(scope.enter_context(worker))
+            scope.callback(worker.kill)
+        yield workers
+
+
+def await_line(worker, line):
+    assert any(said.strip() == line for said in worker.stdout), worker.stderr.read()
+
+
+@pytest.mark.parametrize("killed", [0, 1])
+def test_a_worker_that_dies_ends_another_that_waits_for_ever_within_the_stated_time(
+    killed, tmp_path
+):
+    with odd_workers("stuck", tmp_path / "run", LONG) as workers:
+        for worker in workers:
+            await_line(worker, "waits for ever")
+        with pytest.raises(subprocess.TimeoutExpired):  # neither is lost yet
+            workers[0].wait(timeout=15)
+        workers[killed].kill()
+        err = workers[1 - killed].communicate(timeout=30)[1]
+        assert workers[1 - killed].returncode == 1
+    assert re.search(rf"^error: worker {1 - killed} .* since worker {killed} \(", err, re.M)
+
+
+def test_workers_that_are_stopped_leave_once_the_chief_has_written_its_checkpoint(tmp_path):
+    run = tmp_path / "run"
+    with odd_workers("slow", run, LONG) as workers:
+        await_line(workers[0], "writes")  # that of step 0
+        workers[1].send_signal(signal.SIGTERM)
+        for worker in workers:
+            err = worker.communicate(timeout=120)[1]
+            assert worker.returncode == 75, err
+            assert "cannot be reached" not in err
+    assert final_state(run)[0] > 0
+
+
 def test_workers_that_read_different_data_are_refused(tmp_path):
     addresses = [f"127.0.0.1:{port}" for port in free_ports(2)]
     workers = []

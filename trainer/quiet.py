@@ -7,6 +7,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+_NVIDIA_DRIVERS = (Path("/proc/driver/nvidia"), Path("/usr/lib/wsl/lib/libcuda.so.1"))  # WSL 2
+
 
 @contextlib.contextmanager
 def muted_stderr() -> Iterator[None]:
@@ -25,7 +27,7 @@ def muted_stderr() -> Iterator[None]:
 
 def import_tensorflow() -> None:
     """Imports TensorFlow; where there is no NVIDIA driver, without its notes on the lack of one."""
-    if Path("/proc/driver/nvidia").exists():
+    if any(driver.exists() for driver in _NVIDIA_DRIVERS):
         importlib.import_module("tensorflow")
     else:
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")

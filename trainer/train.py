@@ -25,6 +25,7 @@ from trainer.distribution.devices import check_devices, describe_devices, within
 from trainer.distribution.step import Steps
 from trainer.distribution.strategy import Strategy, build_model, make_strategy
 from trainer.distribution.variables import values_of
+from trainer.distribution.watchdog import Watchdog
 from trainer.distribution.xla import EXECUTIONS, candidate_executions
 from trainer.errors import NonFiniteError, Preempted, require, require_at_least, require_choice
 from trainer.examples import Records
@@ -79,6 +80,7 @@ def train(
         others = cluster.from_environment()
         scope.enter_context(watched(others))
         workers = _make_workers(config, others, stop)
+        watchdog = scope.enter_context(contextlib.closing(Watchdog(others)))
         # The chief of an earlier start may be dead and its lock not yet given up by a file server.
         patience_seconds = config.startup_timeout_seconds if others else 0
         lock = workdir.locked(run, patience_seconds)
@@ -147,7 +149,11 @@ def train(
                         checkpoint = workers.chief_does(back)
                         first_step = _resume(config, run, workers, steps, spikes, checkpoint)
             workers.wait()  # none is finished before the chief has written everything
+        except Preempted:
+            workers.wait()  # nor has any left before it has
+            raise
         except NonFiniteError as error:
+            watchdog.close()  # the others leave at once
             if not workers.is_chief:
                 raise
             kept = checkpoints.find(run / workdir.CHECKPOINTS, run_id=workdir.run_id(run))

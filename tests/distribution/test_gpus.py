@@ -1,0 +1,273 @@
+"""GPUs are used, warned of or refused, as the build of TensorFlow can use them; all are fakes."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import tensorflow as tf
+
+from trainer.distribution import gpu_trial, gpus
+from trainer.errors import UserError
+
+RTX_50, B200 = ("RTX 5090", (12, 0)), ("B200", (10, 0))
+H100, A100, T4 = ("H100", (9, 0)), ("A100", (8, 0)), ("T4", (7, 5))
+V100, P100, K80 = ("V100", (7, 0)), ("P100", (6, 0)), ("K80", (3, 7))
+PASSES_ALL = "import sys; print('\\n'.join(sys.argv[1:]))"
+
+
+@pytest.fixture(autouse=True)
+def forget():
+    gpus._refusal_of_trial.cache_clear()
+    gpus._warn.cache_clear()
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    """A machine with such GPUs, driver and cuDNN, whose trial is a Python program."""
+
+    def pretend(*cards, driver=(12, 9), cudnn="9.28.0.42", trial=PASSES_ALL):
+        devices = [SimpleNamespace(name=f"GPU:{number}") for number in range(len(cards))]
+        details = {
+            device.name: {"device_name": name, "compute_capability": capability}
+            for device, (name, capability) in zip(devices, cards, strict=True)
+        }
+        monkeypatch.setattr(tf.config, "list_physical_devices", lambda _: devices)
+        monkeypatch.setattr(
+            tf.config.experimental, "get_device_details", lambda device: details[device.name]
+        )
+        monkeypatch.setattr(gpus, "driver_cuda_version", lambda: driver)
+        monkeypatch.setattr(gpus, "_installed", lambda _: cudnn)
+        monkeypatch.setattr(gpus, "_TRIAL", (sys.executable, "-c", trial))
+
+    return pretend
+
+
+@pytest.mark.parametrize("cards", [(), (T4,), (A100, H100), (RTX_50,), (A100, B200, RTX_50)])
+def test_gpus_that_work_are_counted(machine, cards, capsys):
+    machine(*cards)
+    assert gpus.check_gpus() == len(cards)
+    assert capsys.readouterr().err == ""
+
+
+def test_a_gpu_of_another_maker_is_left_to_tensorflow(machine):
+    machine(("gfx942", None))
+    assert gpus.check_gpus() == 1
+
+
+@pytest.mark.parametrize(
+    ("trial", "reason"),
+    [
+        ("import sys; print('noise'); sys.exit('first\\nptxas says no')", "ptxas says no"),
+        ("import os; os.abort()", "-6"),
+        ("raise SystemExit(3)", "3"),
+    ],
+)
+def test_a_gpu_that_fails_its_trial_is_refused_in_one_line(machine, trial, reason):
+    machine(RTX_50, trial=trial)
+    with pytest.raises(UserError) as error:
+        gpus.check_gpus()
+    line = str(error.value)
+    assert "\n" not in line
+    for said in (reason, "RTX 5090", "12.0", tf.__version__, "CUDA_VISIBLE_DEVICES", "570"):
+        assert said in line
+
+
+def test_the_gpu_at_which_a_trial_failed_is_named_and_older_ones_are_not_tried(machine):
+    machine(A100, B200, RTX_50, trial="import sys; print(sys.argv[1]); sys.exit('broken')")
+    with pytest.raises(UserError, match=r"RTX 5090.*broken"):
+        gpus.check_gpus()
+    gpus._refusal_of_trial.cache_clear()
+    machine(A100, B200, trial="import sys; sys.exit(sys.argv[1:] != ['1'])")
+    assert gpus.check_gpus() == 2
+
+
+@pytest.mark.parametrize("passed", [0, 1])
+def test_a_trial_that_hangs_ends_in_the_stated_time(machine, monkeypatch, passed):
+    monkeypatch.setattr(gpus, "_TRIAL_SECONDS", 1)
+    hangs = "import sys, time; print('\\n'.join(sys.argv[1:%d]), flush=True); time.sleep(60)"
+    machine(B200, RTX_50, trial=hangs % (passed + 1))
+    with pytest.raises(UserError, match=(B200, RTX_50)[passed][0]):
+        gpus.check_gpus()
+
+
+@pytest.mark.parametrize("status", [0, 1])
+def test_a_process_asks_for_one_trial(machine, tmp_path, status):
+    asked = tmp_path / "asked"
+    machine(RTX_50, trial=f"open({str(asked)!r}, 'a').write('x'); raise SystemExit({status})")
+    for _ in range(2):
+        if status:
+            with pytest.raises(UserError):
+                gpus.check_gpus()
+        else:
+            gpus.check_gpus()
+    assert asked.read_text() == "x"
+
+
+@pytest.mark.parametrize(("driver", "works"), [((12, 4), False), ((12, 5), True), (None, True)])
+def test_hopper_needs_a_driver_that_reads_this_builds_ptx(machine, driver, works):
+    machine(A100, H100, driver=driver)
+    if works:
+        assert gpus.check_gpus() == 2
+        return
+    with pytest.raises(UserError, match=r"GPU 1 \(H100.*CUDA 12\.5") as error:
+        gpus.check_gpus()
+    assert "12.4" in str(error.value)
+
+
+def test_a_build_with_binaries_for_hopper_works_with_an_older_driver(machine, monkeypatch):
+    own_build = {"cuda_version": "12.9.1", "cuda_compute_capabilities": ["sm_80", "sm_90"]}
+    monkeypatch.setattr(tf.sysconfig, "get_build_info", lambda: own_build)
+    machine(H100, driver=(12, 4))
+    assert gpus.check_gpus() == 1
+
+
+def test_an_ampere_works_with_an_older_driver(machine):
+    machine(A100, driver=(12, 2))
+    assert gpus.check_gpus() == 1
+
+
+@pytest.mark.parametrize(
+    ("card", "cudnn", "warned"),
+    [
+        (V100, "9.28.0.42", True),
+        (P100, None, True),
+        (V100, "9.10.2.21", False),
+        (T4, "9.28.0.42", False),
+    ],
+)
+def test_a_gpu_that_cudnn_has_dropped_is_warned_of_once(machine, card, cudnn, warned, capsys):
+    machine(card, cudnn=cudnn)
+    assert [gpus.check_gpus() for _ in range(2)] == [1, 1]
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == warned
+    assert all(card[0] in line and "convolutions" in line for line in lines)
+
+
+def test_a_gpu_that_tensorflow_has_no_kernels_for_is_refused(machine):
+    machine(K80)
+    with pytest.raises(UserError, match=r"K80.*6\.0.*CUDA_VISIBLE_DEVICES"):
+        gpus.check_gpus()
+
+
+def test_a_trial_computes_what_numpy_does():
+    gpu_trial.compute_on("CPU:0")
+
+
+def test_a_device_that_computes_other_numbers_fails_its_trial(monkeypatch):
+    relu = tf.nn.relu
+    monkeypatch.setattr(tf.nn, "relu", lambda x: relu(x) * 1.1)
+    with pytest.raises(ArithmeticError):
+        gpu_trial.compute_on("CPU:0")
+
+
+def test_a_trial_of_a_gpu_that_is_not_there_fails_anywhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    number, reason = gpus._try_gpus(["7"])
+    assert number == 7
+    assert "IndexError" in reason
+
+
+@pytest.fixture
+def place(monkeypatch, tmp_path):
+    """A machine whose system shows a GPU or none, and where TensorFlow lists none."""
+
+    def pretend(by="", visible=None, driver=(12, 9), cudnn="9.28.0.42"):
+        nothing = tmp_path / "nothing"
+        monkeypatch.setattr(gpus, "_DRIVER_OF_GPUS", nothing)
+        monkeypatch.setattr(gpus, "_DRIVER_OF_WSL", nothing)
+        monkeypatch.setenv("PATH", str(tmp_path))
+        monkeypatch.setattr(gpus, "driver_cuda_version", lambda: driver)
+        monkeypatch.setattr(gpus, "_installed", lambda _: cudnn)
+        if visible is None:
+            monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+        else:
+            monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+        if by == "proc":
+            (tmp_path / "gpus" / "0000:01:00.0").mkdir(parents=True)
+            monkeypatch.setattr(gpus, "_DRIVER_OF_GPUS", tmp_path / "gpus")
+        elif by:
+            program = tmp_path / "nvidia-smi"
+            program.write_text(f"#!/bin/sh\n{by}\n")
+            program.chmod(0o755)
+
+    return pretend
+
+
+@pytest.mark.parametrize("by", ["proc", "echo 'GPU 0: NVIDIA T4 (UUID: GPU-1)'"])
+@pytest.mark.parametrize("visible", [None, "0", "MIG-1,-1"])
+def test_a_gpu_that_tensorflow_does_not_list_has_a_note(place, by, visible):
+    place(by=by, visible=visible)
+    note = gpus.unusable_gpu_note()
+    assert note
+    assert "\n" not in note
+
+
+@pytest.mark.parametrize(
+    "machine_without",
+    [
+        {},
+        {"by": "echo 'No devices found.'"},
+        {"by": "echo 'GPU 0: gone'; exit 9"},
+        {"by": "proc", "visible": ""},
+        {"by": "proc", "visible": "-1,0"},
+    ],
+)
+def test_a_machine_without_a_gpu_or_with_a_hidden_one_has_no_note(place, machine_without):
+    place(**machine_without)
+    assert gpus.unusable_gpu_note() is None
+
+
+def test_gpus_that_tensorflow_lists_have_no_note(place, machine):
+    place(by="proc")
+    machine(A100)
+    assert gpus.unusable_gpu_note() is None
+
+
+@pytest.mark.parametrize(
+    ("found", "way_out"),
+    [
+        ({"cudnn": None}, r"pip install \.\[cuda\]"),
+        ({"driver": None}, "driver.*--gpus=all"),
+        ({"driver": (11, 8)}, r"11\.8.*12\.0"),
+        ({}, "driver"),
+    ],
+)
+def test_the_note_says_the_way_out(place, found, way_out):
+    place(by="proc", **found)
+    note = gpus.unusable_gpu_note()
+    assert note
+    assert re.search(way_out, note)
+
+
+def test_the_driver_is_asked_for_its_cuda_version(tmp_path):
+    source = tmp_path / "cuda.c"
+    source.write_text("int cuDriverGetVersion(int *v) { *v = 12080; return 0; }\n")
+    library = tmp_path / "libcuda.so.1"
+    compiler = shutil.which("cc")
+    if compiler is None:
+        pytest.skip("needs a C compiler")
+    subprocess.run([compiler, "-shared", "-o", library, source], check=True)
+    asks = "from trainer.distribution.gpus import driver_cuda_version as v; print(v())"
+    said = subprocess.run(
+        [sys.executable, "-c", asks],
+        env=os.environ | {"LD_LIBRARY_PATH": str(tmp_path)},
+        cwd=Path(__file__).parents[2],
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    assert said.stdout.split("\n")[-2] == "(12, 8)"
+
+
+def test_nccl_keeps_to_algorithms_of_one_order_unless_the_user_chose(monkeypatch):
+    monkeypatch.delenv("NCCL_ALGO", raising=False)
+    gpus.pin_nccl_algorithm()
+    assert os.environ["NCCL_ALGO"] == "^NVLS,NVLSTree"
+    monkeypatch.setenv("NCCL_ALGO", "Ring")
+    gpus.pin_nccl_algorithm()
+    assert os.environ["NCCL_ALGO"] == "Ring"

@@ -1,0 +1,144 @@
+"""A worker that is lost ends the others; one that is there, or leaves at the end, does not."""
+
+import contextlib
+import errno
+import socket
+import threading
+import time
+
+import pytest
+
+from trainer.cluster import Cluster
+from trainer.distribution import watchdog
+from trainer.distribution.watchdog import Watchdog
+
+
+@pytest.fixture(autouse=True)
+def fast(monkeypatch):
+    monkeypatch.setattr(watchdog, "PAUSE_SECONDS", 0.05)
+    monkeypatch.setattr(watchdog, "CONNECT_SECONDS", 0.2)
+
+
+class Ended:
+    """What a watchdog ends its process by, for a process that it would not end."""
+
+    def __init__(self):
+        self.statuses = []
+        self._event = threading.Event()
+
+    def __call__(self, status):
+        self.statuses.append(status)
+        self._event.set()
+
+    def within(self, seconds):
+        return self._event.wait(seconds)
+
+
+def listening(count):
+    return [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+
+
+def address(listener):
+    return f"127.0.0.1:{listener.getsockname()[1]}"
+
+
+@contextlib.contextmanager
+def watched(addresses, index=0):
+    ended = Ended()
+    with contextlib.closing(Watchdog(Cluster(tuple(addresses), index), ended)):
+        yield ended
+
+
+def test_a_worker_whose_port_is_closed_is_named_and_ends_the_process(capfd):
+    workers = listening(3)
+    names = [address(worker) for worker in workers]
+    with watched(names, index=1) as ended:
+        assert not ended.within(1)
+        workers[2].close()
+        assert ended.within(10)
+    assert ended.statuses == [1]
+    lines = capfd.readouterr().err.splitlines()
+    assert len(lines) == 1
+    own, _, lost = lines[0].partition("since")
+    assert names[1] in own
+    assert names[2] in lost
+    assert names[0] not in lines[0]
+
+
+def test_a_port_that_is_closed_for_fewer_looks_is_forgiven():
+    workers = listening(2)
+    names = [address(worker) for worker in workers]
+    port = workers[1].getsockname()
+    with watched(names) as ended:
+        for _ in range(4):
+            workers[1].close()
+            time.sleep(0.05 * (watchdog.LOOKS - 4))
+            workers[1] = socket.create_server(port, backlog=128)
+            time.sleep(0.2)
+        assert not ended.statuses
+
+
+def test_a_worker_that_accepts_no_connection_is_waited_for():
+    # The system does it for a process that stands still.
+    workers = listening(2)
+    with watched(map(address, workers)) as ended:
+        assert not ended.within(0.05 * 4 * watchdog.LOOKS)
+
+
+def test_no_worker_is_lost_once_the_watchdog_is_closed(capfd):
+    workers = listening(2)
+    with watched(map(address, workers)) as ended:
+        time.sleep(0.2)
+    workers[1].close()
+    assert not ended.within(0.05 * 4 * watchdog.LOOKS)
+    assert not capfd.readouterr().err
+
+
+def test_a_machine_that_does_not_answer_is_lost_in_the_stated_time(monkeypatch):
+    class Unanswered(socket.socket):
+        def connect(self, _):
+            time.sleep(watchdog.CONNECT_SECONDS)
+            raise TimeoutError
+
+    monkeypatch.setattr(watchdog.socket, "socket", Unanswered)
+    began = time.monotonic()
+    with watched(["127.0.0.1:1", "127.0.0.1:2"]) as ended:
+        assert ended.within(10)
+    looks = watchdog.LOOKS * (watchdog.PAUSE_SECONDS + watchdog.CONNECT_SECONDS)
+    assert time.monotonic() - began >= looks - 0.1
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.EADDRNOTAVAIL])
+def test_a_shortage_of_this_process_is_no_lost_worker(monkeypatch, number):
+    class Short(socket.socket):
+        def connect(self, _):
+            raise OSError(number, "short")
+
+    monkeypatch.setattr(watchdog.socket, "socket", Short)
+    with watched(["127.0.0.1:1", "127.0.0.1:2"]) as ended:
+        assert not ended.within(0.05 * 4 * watchdog.LOOKS)
+
+
+def test_names_are_looked_up_once(monkeypatch):
+    (worker,) = listening(1)
+    port = worker.getsockname()[1]
+    asked = []
+
+    def look_up(host, port, **_):
+        asked.append(host)
+        if len(asked) != 2:
+            raise socket.gaierror("no name server")
+        return [(socket.AF_INET, socket.SOCK_STREAM, 0, "", ("127.0.0.1", port))]
+
+    monkeypatch.setattr(watchdog.socket, "getaddrinfo", look_up)
+    with watched(["here:1", f"there:{port}"]) as ended:
+        assert not ended.within(0.05 * 4 * watchdog.LOOKS)
+        worker.close()
+        assert ended.within(10)
+    assert asked == ["there", "there"]
+
+
+def test_a_single_worker_is_not_watched():
+    before = threading.active_count()
+    with contextlib.closing(Watchdog(None)):
+        assert threading.active_count() == before
