@@ -41,7 +41,7 @@ def get_config() -> ConfigDict:
 
     config.strategy = "auto"  # all workers' GPUs, or CPUs; mirrored, multi_worker; cpu:N, N logical
     config.startup_timeout_seconds = 300.0  # that several workers wait for each other at the start
-    config.precision = "float32"  # of the arithmetic: float32, bfloat16, float16 (loss-scaled)
+    config.precision = "float32"  # or tensorfloat32 (on GPUs), bfloat16, float16 (loss-scaled)
     config.execution = "auto"  # graph, xla_update, xla, xla_products; auto; measure (times them)
     config.deterministic = True  # the same bits each time; on a GPU at some cost of speed
 

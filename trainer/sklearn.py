@@ -27,7 +27,7 @@ from trainer import (
     workdir,
 )
 from trainer.distribution.inference import map_batches
-from trainer.distribution.strategy import build_model, make_strategy
+from trainer.distribution.strategy import build_model, make_inference_strategy
 from trainer.distribution.variables import model_variables
 from trainer.errors import Preempted, UserError, require
 from trainer.train import train
@@ -204,7 +204,7 @@ class AutoencoderTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
     def _model(self) -> models.Autoencoder:
         """The trained model, made anew: so its weights alone are what is pickled and copied."""
         model = build_model(
-            make_strategy("auto"),
+            make_inference_strategy(),
             self.config_.precision,
             lambda: models.create((self.n_features_in_,), **self.config_.model),
         )

@@ -22,6 +22,7 @@ from trainer import (
     workdir,
 )
 from trainer.distribution.devices import check_devices, describe_devices, within_memory
+from trainer.distribution.gpus import pin_nccl_algorithm, unusable_gpu_note
 from trainer.distribution.step import Steps
 from trainer.distribution.strategy import Strategy, build_model, make_strategy
 from trainer.distribution.variables import values_of
@@ -280,6 +281,7 @@ def _make_workers(config: ConfigDict, others: cluster.Cluster | None, stop: Stop
         cluster.meet(others, facts, config.startup_timeout_seconds, lambda: stop.requested)
     if config.deterministic:
         tf.config.experimental.enable_op_determinism()
+        pin_nccl_algorithm()
     with cluster.limited(others, config.startup_timeout_seconds):
         strategy = make_strategy(config.strategy, count)
     stop.arm()  # the strategy of several workers takes SIGTERM away
@@ -496,6 +498,10 @@ def _print_plan(
         f"{config.precision} on {devices}, execution {steps.execution}",
         flush=True,
     )
+    if devices.startswith("CPU") and not config.strategy.startswith("cpu:"):
+        note = unusable_gpu_note()
+        if note:
+            print(note, flush=True)
     warmup_steps = config.optimizer.warmup_steps
     if 0 < last_step <= warmup_steps:
         print(

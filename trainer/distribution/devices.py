@@ -7,10 +7,10 @@ from collections.abc import Iterator
 
 import tensorflow as tf
 
+from trainer.distribution.gpus import check_gpus
 from trainer.errors import UserError, require
 
 _STRATEGIES = ("auto", "mirrored", "multi_worker")
-_TOO_NEW = (10, 0)  # compute capability: TensorFlow's builds have no kernels, and XLA crashes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,17 +49,8 @@ def check_devices(name: str, workers: int) -> Devices:
     )
     if logical_cpus:
         return Devices("CPU", int(count))
-    gpus = tf.config.list_physical_devices("GPU")
-    for number, gpu in enumerate(gpus):
-        details = tf.config.experimental.get_device_details(gpu)
-        require(
-            details.get("compute_capability", (0, 0)) < _TOO_NEW,
-            f"TensorFlow {tf.__version__} cannot drive GPU {number}, "
-            f"{details.get('device_name')}, of compute capability "
-            f"{'.'.join(map(str, details.get('compute_capability', ())))}; it must be below "
-            f"{_TOO_NEW[0]}.{_TOO_NEW[1]}. CUDA_VISIBLE_DEVICES hides it",
-        )
-    return Devices("GPU", len(gpus)) if gpus else Devices("CPU", 1)
+    gpus = check_gpus()
+    return Devices("GPU", gpus) if gpus else Devices("CPU", 1)
 
 
 def describe_devices(strategy: tf.distribute.Strategy) -> str:
