@@ -22,12 +22,13 @@ class Slices:
         rows = batch_size // self.strategy.num_replicas_in_sync * self.local_replicas
         return slice(self.worker * rows, (self.worker + 1) * rows)
 
-    def of_replica(self, batch: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def of_replica(self, batch: tf.Tensor) -> tuple[tf.Tensor, int]:
         """In a replica's context, its rows of the worker's batch, and the first one's global row.
 
-        The latter is int64 [].
+        To be called while a tf.function is traced, where the replica is known.
         """
         replica = tf.distribute.get_replica_context().replica_id_in_sync_group
+        replica = int(tf.get_static_value(replica))
         size = batch.shape[0] // self.local_replicas
         start = (replica - self.worker * self.local_replicas) * size
-        return batch[start : start + size], tf.cast(replica * size, tf.int64)
+        return batch[start : start + size], replica * size

@@ -128,6 +128,7 @@ class Steps:
         self._share_compiled = _compiled(self._share, parts)
         self._statistics_share_compiled = _compiled(self._statistics_share, parts)
         self._packed_update_compiled = _compiled(self._packed_update, parts)
+        self._learning_rate_compiled = _compiled(self._learning_rate, parts)
         self._update_compiled = _compiled(self._update, self._update_by_xla and not by_xla)
 
     def cache_on_device(self, images: np.ndarray) -> bool:
@@ -249,7 +250,7 @@ class Steps:
         return rows.stack()
 
     def _step(self, step, batch, cache, labels):
-        self.optimizer.learning_rate.assign(self._learning_rate(step))
+        self.optimizer.learning_rate.assign(self._learning_rate_compiled(step))
         shares = self._strategy.run(self._summed_gradients, args=(step, batch, cache, labels))
         if self._update_in_parts:
             rows = self._strategy.run(self._packed_update_compiled, args=(shares, step))
@@ -264,11 +265,11 @@ class Steps:
         means = self._statistics_share_compiled(own, cache)
         if means is not None:
             means = sum_over_replicas(means)
-        position = step * self._batch_size + start
-        share = self._share_compiled(own, cache, own_labels, step, position, means)
+        share = self._share_compiled(own, cache, own_labels, step, start, means)
         return all_reduce(share) if self._update_in_parts else sum_over_replicas(share)
 
-    def _share(self, own, cache, labels, step, position, means):
+    def _share(self, own, cache, labels, step, start, means):
+        position = step * self._batch_size + start
         rows = Slice(self._images(own, cache), labels, step, position)
         gradients, terms = self._gradients(rows, means, loss_scale(self.optimizer))
         self._term_names = tuple(terms)
