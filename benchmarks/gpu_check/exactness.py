@@ -12,6 +12,7 @@ from benchmarks.gpu_check.plan import Plan
 from benchmarks.gpu_check.report import Section
 
 _RESUMED_TOLERANCE = 1e-3  # relative, of losses on a CPU to those on a GPU, after some steps
+_SMALL_KIND = "dense"  # that a small check trains in every precision, and twice
 
 Outcomes = Mapping[tuple[str, str], Outcome]  # by kind and precision
 
@@ -19,15 +20,17 @@ Outcomes = Mapping[tuple[str, str], Outcome]  # by kind and precision
 def train_all(plan: Plan, kinds: Sequence[str], precisions: Sequence[str]) -> list[Outcomes]:
     """Train every kind in every precision, and in float32 a second time in another process.
 
-    Returns the outcomes of the first and of the second time. A small check trains the first kind
-    alone in the other precisions than float32.
+    Returns the outcomes of the first and of the second time. A small check trains one kind alone
+    in other precisions than float32, and a second time.
     """
-    batches = [
-        [(kind, precision) for kind in (kinds if full(plan, precision) else kinds[:1])]
+    first = [
+        [(kind, precision) for kind in kinds if precision == "float32" or _is_covered(plan, kind)]
         for precision in precisions
     ]
-    batches.append([(kind, "float32") for kind in kinds])
-    labels = ["first"] * len(precisions) + ["second"]
+    if plan.processes == 1:  # which then starts TensorFlow once
+        first = [[case for batch in first for case in batch]]
+    second = [(kind, "float32") for kind in twice(plan, kinds)]
+    labels = ["first"] * len(first) + ["second"]
     calls = [
         partial(
             run,
@@ -35,19 +38,22 @@ def train_all(plan: Plan, kinds: Sequence[str], precisions: Sequence[str]) -> li
             plan.budget,
             environment=plan.one_gpu(),
         )
-        for batch, label in zip(batches, labels, strict=True)
+        for batch, label in zip([*first, second], labels, strict=True)
     ]
-    outcomes = in_parallel(calls, plan.budget, plan.processes)
-    by_case = [dict(zip(*pair, strict=True)) for pair in zip(batches, outcomes, strict=True)]
-    first: dict[tuple[str, str], Outcome] = {}
-    for found in by_case[:-1]:
-        first |= found
-    return [first, by_case[-1]]
+    *of_first, of_second = in_parallel(calls, plan.budget, plan.processes)
+    found: dict[tuple[str, str], Outcome] = {}
+    for batch, outcomes in zip(first, of_first, strict=True):
+        found |= zip(batch, outcomes, strict=True)
+    return [found, dict(zip(second, of_second, strict=True))]
 
 
-def full(plan: Plan, precision: str) -> bool:
-    """Return whether all kinds are trained in a precision."""
-    return precision == "float32" or not plan.small
+def twice(plan: Plan, kinds: Sequence[str]) -> list[str]:
+    """Return the kinds that are trained twice."""
+    return [kind for kind in kinds if not plan.small or kind == _SMALL_KIND]
+
+
+def _is_covered(plan: Plan, kind: str) -> bool:
+    return not plan.small or kind == _SMALL_KIND
 
 
 def fill_trainings(
@@ -63,22 +69,30 @@ def fill_trainings(
     for kind in kinds:
         cells = []
         for precision in precisions:
-            outcome = found.get((kind, precision))
+            if (kind, precision) not in found:
+                cells.append("")
+                continue
+            outcome = found[kind, precision]
             name = f"{kind} in {precision}"
-            show = partial(_trained, section, name, outcome and outcome.value)
-            cells.append(section.cell(name, outcome, show) if outcome else "")
+            show = partial(_trained, section, name, outcome.value)
+            cells.append(section.cell(name, outcome, show))
         rows.append((kind, *cells))
     section.table(("kind", *precisions), rows)
     for precision in precisions:
         values = [one.value for (_, its), one in found.items() if its == precision and one.value]
-        if values:
-            used = "on" if any(value["tf32"] for value in values) else "off"
-            executions = ", ".join(sorted({value["execution"] for value in values}))
-            section.lines.append(f"{precision}: TF32 {used}; executions {executions}.")
-            section.require(
-                used == "off" or precision != "float32", "float32 is multiplied in TF32"
-            )
+        executions = ", ".join(sorted({value["execution"] for value in values})) or "none"
+        tf32 = any(value["tf32"] for value in values)
+        section.lines.append(f"{precision}: executions {executions}{_tf32_words(plan, tf32)}  ")
+        section.require(
+            not (plan.gpus and tf32 and precision == "float32"),
+            "float32 products are computed in TF32",
+        )
     section.lines.append("")
+
+
+def _tf32_words(plan: Plan, used: bool) -> str:
+    """Return whether TF32 was allowed, where it can be."""
+    return f"; TF32 {'on' if used else 'off'}" if plan.gpus else ""
 
 
 def _trained(section: Section, name: str, value: dict[str, Any]) -> str:
@@ -92,10 +106,12 @@ def _trained(section: Section, name: str, value: dict[str, Any]) -> str:
     return shown
 
 
-def fill_bits(section: Section, kinds: Sequence[str], found: Sequence[Outcomes]) -> None:
+def fill_bits(
+    section: Section, plan: Plan, kinds: Sequence[str], found: Sequence[Outcomes]
+) -> None:
     """Write a row a kind: whether two processes ended with the same weights and slots."""
     rows = []
-    for kind in kinds:
+    for kind in twice(plan, kinds):
         first, second = (outcomes[kind, "float32"] for outcomes in found)
         if first.value is None:
             section.left_out.append(f"{kind}: its first training has no result")
@@ -146,7 +162,7 @@ def fill_resumed(section: Section, plan: Plan, nets: Sequence[str]) -> None:
     for net, one, other in zip(ready, here, on_cpu, strict=True):
         if not section.succeeded(f"{net}, resumed here", one):
             continue
-        show = partial(_close, section, net, one.value, other and other.value)
+        show = partial(_close, section, net, one.value, other.value)
         rows.append((net, section.cell(f"{net}, resumed on a CPU", other, show)))
     section.lines += [
         f"A checkpoint of step {plan.steps}, written by the first device, and {plan.steps} more "

@@ -17,17 +17,31 @@ def fill(section: Section, plan: Plan, kinds: Sequence[str], nets: Sequence[str]
     if plan.gpus == 1:
         section.lines += ["This machine has one GPU.", ""]
         return
-    _fill_equality(section, plan, nets)
+    batches = [(net, size * plan.devices) for net in nets for size in plan.batch_sizes[-2:]]
+    found = [
+        run(
+            [_steps_case(plan, net, devices) for net in nets]
+            + [_rate_case(plan, net, batch_size, devices) for net, batch_size in batches],
+            plan.budget,
+            environment=environment,
+        )
+        for devices, environment in ((plan.devices, {}), (1, plan.one_gpu()))
+    ]
+    on_all, on_one = found
+    count = len(nets)
+    _fill_equality(section, plan, nets, on_all[:count], on_one[:count])
     if plan.gpus:
         _fill_kinds(section, plan, kinds)
-    _fill_rates(section, plan, nets)
+    _fill_rates(section, plan, batches, on_all[count:], on_one[count:])
 
 
-def _fill_equality(section: Section, plan: Plan, nets: Sequence[str]) -> None:
-    on_all = run([_steps_case(plan, net, plan.devices) for net in nets], plan.budget)
-    on_one = run(
-        [_steps_case(plan, net, 1) for net in nets], plan.budget, environment=plan.one_gpu()
-    )
+def _fill_equality(
+    section: Section,
+    plan: Plan,
+    nets: Sequence[str],
+    on_all: Sequence[Outcome],
+    on_one: Sequence[Outcome],
+) -> None:
     rows = []
     for net, all_, one in zip(nets, on_all, on_one, strict=True):
         name = f"{net} on {plan.devices} devices"
@@ -86,18 +100,15 @@ def _fill_kinds(section: Section, plan: Plan, kinds: Sequence[str]) -> None:
     section.lines += [f"Trained on all GPUs in one process: {', '.join(trained) or 'none'}.", ""]
 
 
-def _fill_rates(section: Section, plan: Plan, nets: Sequence[str]) -> None:
-    batches = [(net, size * plan.devices) for net in nets for size in plan.batch_sizes[-2:]]
-    found = [
-        run(
-            [_rate_case(plan, net, batch_size, devices) for net, batch_size in batches],
-            plan.budget,
-            environment=environment,
-        )
-        for devices, environment in ((1, plan.one_gpu()), (plan.devices, {}))
-    ]
+def _fill_rates(
+    section: Section,
+    plan: Plan,
+    batches: Sequence[tuple[str, int]],
+    on_all: Sequence[Outcome],
+    on_one: Sequence[Outcome],
+) -> None:
     rows = []
-    for (net, batch_size), one, all_ in zip(batches, *found, strict=True):
+    for (net, batch_size), one, all_ in zip(batches, on_one, on_all, strict=True):
         cells = [_rate(section, f"{net} at {batch_size}", outcome) for outcome in (one, all_)]
         ratio = f"{all_.value / one.value:.2f}" if one.value and all_.value else ""
         rows.append((f"{net}, {batch_size}", *cells, ratio))

@@ -28,7 +28,7 @@ class Plan:
     @property
     def steps(self) -> int:
         """Return the steps of a training that is checked."""
-        return 40 if self.small else 100
+        return 20 if self.small else 100
 
     @property
     def seconds(self) -> float:

@@ -40,8 +40,10 @@ class Section:
         return "left out" if outcome.left_out else "**failed**"
 
     def table(self, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-        """Add a Markdown table."""
-        self.lines += [row_of(header), "|" + "---|" * len(header), *map(row_of, rows), ""]
+        """Add a Markdown table, unless it has no rows."""
+        body = [row_of(row) for row in rows]
+        if body:
+            self.lines += [row_of(header), "|" + "---|" * len(header), *body, ""]
 
 
 def row_of(cells: Sequence[str]) -> str:
@@ -64,11 +66,12 @@ def render(sections: Sequence[Section], *, cards: str, rehearsal: bool, minutes:
     failures = [(section.title, text) for section in sections for text in section.failures]
     left_out = [(section.title, text) for section in sections for text in section.left_out]
     first = "CPU rehearsal: no GPU was used" if rehearsal else f"GPU check: {cards}"
-    verdict = f"**{len(failures)} failed**" if failures else "**all passed**"
-    if left_out:
-        verdict += f", {len(left_out)} left out"
     now = datetime.datetime.now(datetime.UTC)
-    lines = [f"# {first}", "", f"{verdict}; {now:%Y-%m-%d %H:%M} UTC, {minutes:.1f} minutes."]
+    lines = [
+        f"# {first}",
+        "",
+        f"**{verdict(sections)}**; {now:%Y-%m-%d %H:%M} UTC, {minutes:.1f} minutes.",
+    ]
     lines += [f"Commit {_commit()}.", ""]
     for heading, found in (("Failed", failures), ("Left out, for lack of time", left_out)):
         if found:
@@ -78,6 +81,15 @@ def render(sections: Sequence[Section], *, cards: str, rehearsal: bool, minutes:
         if not section.lines:
             lines += ["Nothing was measured.", ""]
     return "\n".join(lines).rstrip() + "\n"
+
+
+def verdict(sections: Sequence[Section]) -> str:
+    """Return how many checks failed and how many were left out."""
+    failures = sum(len(section.failures) for section in sections)
+    left_out = sum(len(section.left_out) for section in sections)
+    if not failures and not left_out:
+        return "all checks passed"
+    return f"{failures or 'no'} checks failed, {left_out or 'none'} left out for lack of time"
 
 
 def slug(name: str) -> str:

@@ -91,7 +91,8 @@ def _rate(section: Section, name: str, outcome: Outcome) -> str:
 def measure_limits(plan: Plan, precisions: Sequence[str]) -> Mapping[str, Outcome]:
     """Measure the matrix rate in every precision, and the bandwidth."""
     cases = [
-        Case(f"limits in {one}", f"{TRAININGS}:machine", {"precision": one}) for one in precisions
+        Case(f"limits in {one}", "benchmarks.limit:measure", {"precision": one})
+        for one in precisions
     ]
     outcomes = run(cases, plan.budget, environment=plan.one_gpu())
     return dict(zip(precisions, outcomes, strict=True))

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from benchmarks import limit
 from benchmarks.sides import clock
 from benchmarks.sides.with_trainer import Training
 from trainer import checkpoints, config_names, goodput, workdir
@@ -105,11 +104,6 @@ def logged_rate(net: str, folder: str, steps: int, changes: Mapping[str, Any]) -
         "images_per_second": (rows[-1]["step"] - rows[0]["step"]) * 128 / wall,
         "steps_share": seconds["steps"] / wall,
     }
-
-
-def machine(precision: str) -> dict[str, float]:
-    """Return what this machine's first device can do in a precision."""
-    return dict(limit.measure(precision))
 
 
 def _digest(run: Path) -> str:
