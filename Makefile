@@ -6,7 +6,7 @@ WORKDIR ?= runs/$(CONFIG)-$(DATA)
 LOGDIR ?= runs
 BIN := .venv/bin
 # Where there is an NVIDIA card, its libraries; and PyTorch apart, whose CUDA 13 wheels overwrite them.
-HAS_GPU := $(shell command -v nvidia-smi)
+HAS_GPU := $(shell command -v nvidia-smi 2>/dev/null)
 TORCH_PYTHON ?= $(wildcard .venv-torch/bin/python)
 
 # The embedded digits are few: as many steps as MNIST would give need more epochs.

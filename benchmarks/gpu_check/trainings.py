@@ -28,7 +28,7 @@ def train(net: str, folder: str, steps: int, changes: Mapping[str, Any]) -> dict
     settings = {
         "data.name": "digits",
         "batch_size": 128,
-        "num_epochs": steps * 128 / _DIGITS,
+        "num_epochs": (steps - 0.5) * 128 / _DIGITS,  # rounded up
         "optimizer.schedule": "constant",
         "optimizer.warmup_steps": 0,
         "log_every_steps": 5,
@@ -88,7 +88,7 @@ def logged_rate(net: str, folder: str, steps: int, changes: Mapping[str, Any]) -
         {
             "data.name": f"noise:{clock.IMAGES}",
             "batch_size": 128,
-            "num_epochs": steps * 128 / clock.IMAGES,
+            "num_epochs": (steps - 0.5) * 128 / clock.IMAGES,
             "validate_every_steps": 0,
             "checkpoint_every_steps": 0,
             "pictures": False,
