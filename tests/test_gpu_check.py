@@ -1,5 +1,6 @@
 """The check of a machine with GPUs: what fails, crashes, hangs or is left out stays one line."""
 
+import dataclasses
 import importlib.metadata
 import math
 from pathlib import Path, PurePosixPath
@@ -116,6 +117,30 @@ def test_float32_that_a_gpu_multiplies_in_tf32_fails(plan):
         found = {("dense", precision): Outcome(value)}
         exactness.fill_trainings(section, plan, ["dense"], [precision], found)
         assert len(section.failures) == failures
+
+
+@pytest.mark.parametrize("processes", [1, 4])
+def test_every_kind_is_trained_in_every_precision_on_one_gpu_and_again_in_float32(
+    plan, monkeypatch, processes
+):
+    asked = []
+
+    def trained(cases, budget, *, environment):
+        del budget
+        assert environment == {"CUDA_VISIBLE_DEVICES": "3"}
+        asked.extend(case.arguments["folder"] for case in cases)
+        return [Outcome(case.arguments["changes"]["precision"]) for case in cases]
+
+    monkeypatch.setattr(exactness, "run", trained)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
+    kinds, precisions = ("dense", "conv", "vae"), ("float32", "bfloat16")
+    plan = dataclasses.replace(plan, processes=processes)
+    first, second = exactness.train_all(plan, kinds, precisions)
+    assert {case: outcome.value for case, outcome in first.items()} == {
+        (kind, precision): precision for kind in kinds for precision in precisions
+    }
+    assert list(second) == [(kind, "float32") for kind in kinds]
+    assert len(set(asked)) == len(asked) == 9, "two trainings share a workdir"
 
 
 def test_two_processes_that_end_with_other_bits_fail(plan):

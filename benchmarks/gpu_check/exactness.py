@@ -166,8 +166,8 @@ def fill_resumed(section: Section, plan: Plan, nets: Sequence[str]) -> None:
         show = partial(_close, section, net, one.value, other.value)
         rows.append((net, section.cell(f"{net}, resumed on a CPU", other, show)))
     section.lines += [
-        f"A checkpoint of step {plan.steps}, written by the first device, and {_RESUMED_STEPS} more "
-        "steps on it and on a CPU: the largest relative difference of the logged losses.",
+        f"A checkpoint of step {plan.steps}, written by the first device, and {_RESUMED_STEPS} "
+        "more steps on it and on a CPU: the largest relative difference of the logged losses.",
         "",
     ]
     section.table(("net", "difference"), rows)
