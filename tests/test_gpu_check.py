@@ -2,7 +2,10 @@
 
 import dataclasses
 import importlib.metadata
+import json
 import math
+import subprocess
+import sys
 from pathlib import Path, PurePosixPath
 from types import SimpleNamespace
 
@@ -11,7 +14,7 @@ import pytest
 from benchmarks import limit
 from benchmarks.gpu_check import children, exactness, machine, many_gpus, speed
 from benchmarks.gpu_check.child import one_line
-from benchmarks.gpu_check.children import Budget, Case, Outcome, run
+from benchmarks.gpu_check.children import ROOT, Budget, Case, Outcome, run
 from benchmarks.gpu_check.plan import Plan
 from benchmarks.gpu_check.report import Section, guarded, render, slug
 
@@ -42,6 +45,16 @@ def test_a_case_that_hangs_is_ended_and_the_next_one_runs():
     hung, after = run([HANG, ONE], Budget(60), case_seconds=3.0)
     assert hung.error and not hung.left_out
     assert after.value == 1
+
+
+def test_a_child_ends_with_its_parent():
+    child = subprocess.Popen(
+        [sys.executable, "-m", "benchmarks.gpu_check.child"], stdin=subprocess.PIPE, cwd=ROOT
+    )
+    assert child.stdin
+    with child.stdin as pipe:
+        pipe.write(json.dumps([HANG._asdict()]).encode() + b"\n")
+    assert child.wait(timeout=30) == 1
 
 
 def test_what_the_budget_does_not_reach_is_left_out_and_has_not_failed(monkeypatch):

@@ -43,6 +43,8 @@ def main(argv: list[str]) -> None:
     folder = Path(tempfile.mkdtemp(prefix="gpu-check-"))
     try:
         sections = check(_plan(found, cards, folder, budget), found, cards, outcome)
+    except KeyboardInterrupt:
+        sys.exit("interrupted: no report is written")
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     path = Path(_OUT.value or f"runs/gpu-check/{slug(' '.join(names) or 'cpu rehearsal')}.md")
