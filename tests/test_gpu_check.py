@@ -136,7 +136,7 @@ def test_float32_that_a_gpu_multiplies_in_tf32_fails(plan):
 def test_every_kind_is_trained_in_every_precision_on_one_gpu_and_again_in_float32(
     plan, monkeypatch, processes
 ):
-    asked = []
+    asked: list[str] = []
 
     def trained(cases, budget, *, environment):
         del budget
