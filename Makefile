@@ -5,14 +5,17 @@ PYTHON ?= python3
 WORKDIR ?= runs/$(CONFIG)-$(DATA)
 LOGDIR ?= runs
 BIN := .venv/bin
+# Where there is an NVIDIA card, its libraries; and PyTorch apart, whose CUDA 13 wheels overwrite them.
+HAS_GPU := $(shell command -v nvidia-smi 2>/dev/null)
+TORCH_PYTHON ?= $(wildcard .venv-torch/bin/python)
 
 # The embedded digits are few: as many steps as MNIST would give need more epochs.
 EPOCHS_digits := --config.num_epochs=150
 NOTE_digits := "(These digits are 8x8 pixels, enlarged: PCA with 49 numbers is all but perfect on" \
 	"them. Measure the nets on make train DATA=mnist.)"
 
-.PHONY: train test test-workers test-faults test-slurm test-docker lint audit benchmark results \
-	docs tensorboard screenshots clean
+.PHONY: train test test-workers test-faults test-slurm test-docker lint audit benchmark torch gpu-check \
+	results docs tensorboard screenshots clean
 
 train: .venv/installed
 	$(BIN)/python -m trainer --config=configs/$(CONFIG).py --config.data.name=$(DATA) \
@@ -52,10 +55,22 @@ lint: .venv/installed
 audit: .venv/installed
 	$(BIN)/python -m tests.audit
 
+ifdef HAS_GPU
+benchmark: .venv/cuda .venv-torch/installed
+	$(BIN)/python -m benchmarks.throughput --torch_python=.venv-torch/bin/python
+	$(BIN)/python -m benchmarks.costs
+else
 benchmark: .venv/installed
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable .[bench]
 	$(BIN)/python -m benchmarks.throughput
 	$(BIN)/python -m benchmarks.costs
+endif
+
+# The GPUs of this machine, checked in ten minutes: a Markdown file in runs/gpu-check/.  SMALL=1: the
+# small form, as without a GPU.  After make torch it compares with PyTorch too.
+gpu-check: $(if $(HAS_GPU),.venv/cuda,.venv/installed)
+	$(BIN)/python -m benchmarks.gpu_check $(if $(SMALL),--small) \
+		$(addprefix --torch_python=,$(TORCH_PYTHON))
 
 # make results: every kind beside its paper, in some hours.  make results RUNS=vae,iwae: a part.
 results: .venv/installed
@@ -81,5 +96,17 @@ screenshots: .venv/installed
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable .[dev]
 	touch $@
 
+.venv/cuda: .venv/installed
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable .[cuda]
+	touch $@
+
+torch: .venv-torch/installed
+
+.venv-torch/installed: constraints.txt
+	$(PYTHON) -m venv .venv-torch
+	.venv-torch/bin/pip install --quiet --constraint constraints.txt \
+		absl-py numpy scikit-learn torch
+	touch $@
+
 clean:
-	rm -rf .venv build *.egg-info
+	rm -rf .venv .venv-torch build *.egg-info

@@ -68,20 +68,18 @@ def replicas(case: str) -> dict[str, float]:
 
     net, count = case.split("/")
     training = Training(net, 512, clock.images(), cpu_strategy=f"cpu:{count}")
-    rate = clock.rate(training.call, training.images_a_call, _SECONDS.value)
-    return {"images_per_second": rate}
+    return {"images_per_second": training.rate(_SECONDS.value)}
 
 
 def data_size(case: str) -> dict[str, float]:
     """Images per second of the dense net at batch 64 on so many images, and the peak memory."""
-    from benchmarks.sides import clock
     from benchmarks.sides.with_trainer import Training
     from trainer import data
 
     images = data.load(f"noise:{case}", image_size=0, validation_fraction=0.01).train.images
     assert isinstance(images, np.ndarray)
     training = Training("dense", 64, images)
-    rate = clock.rate(training.call, training.images_a_call, _SECONDS.value)
+    rate = training.rate(_SECONDS.value)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return {"images_per_second": rate, "gib_beyond_images": (peak - images.nbytes) / _GIB}
 
@@ -147,7 +145,7 @@ def checkpoints(net: str) -> dict[str, float]:
     return {"seconds_lost": lost, "share_at_one_a_minute": lost / _CHECKPOINT_EVERY_SECONDS}
 
 
-def _calls_in(call: Callable[[], None], seconds: float) -> int:
+def _calls_in(call: Callable[[], object], seconds: float) -> int:
     began, calls = time.perf_counter(), 0
     while time.perf_counter() - began < seconds:
         call()

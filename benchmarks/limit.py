@@ -23,6 +23,9 @@ _ADAM_PASSES = 7
 _ACTIVATION_PASSES = 3
 _SIDE = 2048
 _COPIED_BYTES = 2**28
+_GPU_SIDE = 8192
+_GPU_COPIED_BYTES = 2**30
+_GPU_COPIES = 10
 
 
 class Machine(TypedDict):
@@ -79,12 +82,46 @@ def count(net: str) -> tuple[int, int, int]:
     return flops, activations, parameters
 
 
-def measure() -> Machine:
-    """The rate of a large matrix product and of copying, over all cores."""
+def measure(precision: str = "float32") -> Machine:
+    """The rate of a large matrix product in a precision, and of copying: of a GPU, or all cores.
+
+    On a GPU float32 is without TF32, and "tensorfloat32" with it.
+    """
     import tensorflow as tf
 
-    matrix = tf.random.normal([_SIDE, _SIDE])
-    product = _median_seconds(lambda: tf.matmul(matrix, matrix).numpy())
+    on_gpu = bool(tf.config.list_physical_devices("GPU"))
+    side = _GPU_SIDE if on_gpu else _SIDE
+    tf.config.experimental.enable_tensor_float_32_execution(precision == "tensorfloat32")
+    kind = precision if precision in ("bfloat16", "float16") else "float32"
+    with tf.device("GPU:0" if on_gpu else "CPU:0"):
+        matrix = tf.cast(tf.random.normal([side, side]), kind)
+        # A scalar on the host is there when the device has computed it.
+        product = _median_seconds(lambda: tf.matmul(matrix, matrix)[0, 0].numpy())
+    copied, copy = _gpu_copy() if on_gpu else _cpu_copy()
+    return {
+        "flops_per_second": 2 * side**3 / product,
+        "bytes_per_second": 2 * copied / _median_seconds(copy),
+    }
+
+
+def _gpu_copy() -> tuple[int, Callable[[], object]]:
+    """The bytes that a call reads, and writes as often; the call, which waits for the device."""
+    import tensorflow as tf
+
+    with tf.device("GPU:0"):
+        numbers = tf.random.uniform([_GPU_COPIED_BYTES // _FLOAT_BYTES])
+        factor = tf.random.uniform([])
+
+    def copy() -> None:
+        for _ in range(_GPU_COPIES):  # eager operations, each of which reads and writes once
+            scaled = numbers * factor
+        scaled[0].numpy()
+
+    return _GPU_COPIES * _GPU_COPIED_BYTES, copy
+
+
+def _cpu_copy() -> tuple[int, Callable[[], object]]:
+    """The bytes that a call reads, and writes as often; the call, by a thread a core."""
     cores = os.cpu_count() or 1
     pairs = [np.ones((2, _COPIED_BYTES // cores), np.uint8) for _ in range(cores)]
 
@@ -95,10 +132,7 @@ def measure() -> Machine:
         for thread in threads:
             thread.join()
 
-    return {
-        "flops_per_second": 2 * _SIDE**3 / product,
-        "bytes_per_second": 2 * _COPIED_BYTES / _median_seconds(copy_all),
-    }
+    return _COPIED_BYTES, copy_all
 
 
 def _median_seconds(call: Callable[[], object]) -> float:

@@ -5,7 +5,6 @@ the same nets on the same images in memory; compilation is left out. A side whos
 installed (pip install '.[bench]') is left out too. Writes a table, a plot and the figures.
 """
 
-import importlib
 import importlib.util
 import json
 import os
@@ -17,7 +16,7 @@ from pathlib import Path
 
 from absl import app, flags
 
-from benchmarks import limit
+from benchmarks import limit, sides
 from benchmarks.nets import NETS
 
 # The same kernels for everyone: TensorFlow leaves these off on CPUs without AVX-512.
@@ -42,6 +41,9 @@ _WAYS = flags.DEFINE_list("ways", [], "The ways; by default those that make sens
 _ROUNDS = flags.DEFINE_integer("rounds", 3, "Measurements of each; medians are compared.", 1)
 _SECONDS = flags.DEFINE_float("seconds", 3.0, "How long one takes once compiled.", 0.1)
 _OUT = flags.DEFINE_string("out", "runs/benchmark", "The folder of the plot and the figures.")
+_TORCH_PYTHON = flags.DEFINE_string(
+    "torch_python", None, "An interpreter with PyTorch, whose CUDA would overwrite TensorFlow's."
+)
 _ONE = flags.DEFINE_string("one", None, "Measures this one alone, as with_torch/torch/conv/64.")
 
 flags.register_validator(
@@ -59,8 +61,7 @@ def main(argv: list[str]) -> None:
     del argv
     if _ONE.value:
         module, way, net, batch_size = _ONE.value.split("/")
-        side = importlib.import_module(f"benchmarks.sides.{module}")
-        print(side.measure(way, net, int(batch_size), _SECONDS.value))
+        print(sides.measure(module, way, net, int(batch_size), _SECONDS.value))
         return
     rates: Rates = {}
     for round_number in range(_ROUNDS.value):
@@ -92,8 +93,8 @@ def _ways(net: str) -> Iterator[tuple[str, str]]:
     known = {
         way: name
         for name, package in _MODULES.items()
-        if importlib.util.find_spec(package)
-        for way in importlib.import_module(f"benchmarks.sides.{name}").WAYS
+        if importlib.util.find_spec(package) or (package == "torch" and _TORCH_PYTHON.value)
+        for way in sides.WAYS[name]
     }
     unknown = set(_WAYS.value) - known.keys()
     if unknown:
@@ -105,7 +106,8 @@ def _ways(net: str) -> Iterator[tuple[str, str]]:
 
 
 def _in_a_process(one: str) -> float:
-    command = [sys.executable, "-m", "benchmarks.throughput", f"--one={one}"]
+    python = _TORCH_PYTHON.value if one.startswith("with_torch/") else None
+    command = [python or sys.executable, "-m", "benchmarks.throughput", f"--one={one}"]
     command.append(f"--seconds={_SECONDS.value}")
     done = subprocess.run(
         command,

@@ -10,7 +10,6 @@ from jax import lax
 from benchmarks.nets import NETS, Layer
 from benchmarks.sides import clock
 
-WAYS = ("jax_scan", "jax_step")
 _STEPS_A_CALL = 100
 _IMAGES_A_CALL = 16_384
 _BETA_1, _BETA_2, _EPSILON, _RATE = 0.9, 0.999, 1e-7, 1e-3

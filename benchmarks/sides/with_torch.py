@@ -1,4 +1,7 @@
-"""PyTorch: eager, compiled, channels-last; the images resident, as a tensor of bytes."""
+"""PyTorch: eager, compiled, channels-last; the images resident, as a tensor of bytes.
+
+"torch_cuda_graphs" is compiled with mode="reduce-overhead", which on a GPU replays CUDA graphs.
+"""
 
 import torch
 from torch import nn
@@ -6,12 +9,13 @@ from torch import nn
 from benchmarks.nets import NETS, Layer
 from benchmarks.sides import clock
 
-WAYS = ("torch", "torch_compiled", "torch_channels_last")
 _STEPS_A_CALL = 20
+_MODES = {"torch_compiled": "default", "torch_cuda_graphs": "reduce-overhead"}  # of torch.compile
 
 
 def measure(way: str, net: str, batch_size: int, seconds: float) -> float:
     """Images per second of a plain loop, its step compiled by `torch.compile` or not."""
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     layout = torch.channels_last if way == "torch_channels_last" else torch.contiguous_format
     pixels = torch.from_numpy(clock.images()).permute(0, 3, 1, 2).to(device, memory_format=layout)
@@ -28,7 +32,7 @@ def measure(way: str, net: str, batch_size: int, seconds: float) -> float:
         nats = (torch.nn.functional.softplus(logits) - batch * logits).flatten(1).sum(1)
         return (nats + kl).mean()
 
-    compiled = torch.compile(loss_of) if way == "torch_compiled" else loss_of
+    compiled = torch.compile(loss_of, mode=_MODES[way]) if way in _MODES else loss_of
 
     def steps() -> None:
         order = torch.randint(len(pixels), (_STEPS_A_CALL, batch_size), device=device)

@@ -150,6 +150,11 @@ class Steps:
         """Whether the training images lie on the devices."""
         return self._device_cache is not None
 
+    def image_devices(self) -> list[str]:
+        """Returns the device of each local replica's copy of the training images."""
+        copies = self._strategy.experimental_local_results(self._device_cache)
+        return [copy.device for copy in copies]
+
     def train(
         self,
         first_step: int,

@@ -1,0 +1,123 @@
+"""The machine: cards, driver, CUDA, builds, and wheels that overwrite each other's libraries."""
+
+import csv
+import ctypes
+import importlib.metadata
+import os
+import platform
+import shutil
+import subprocess
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from benchmarks.gpu_check.report import Section
+
+_QUERY = ("name", "memory.total", "driver_version", "power.limit", "clocks.max.sm", "compute_mode")
+_PACKAGES = ("tensorflow", "keras", "numpy")
+
+
+def describe() -> dict[str, Any]:
+    """Return TensorFlow's GPUs and build and the trainer's precisions, in a child process."""
+    import tensorflow as tf
+
+    from trainer.distribution.strategy import PRECISIONS
+
+    gpus = [
+        tf.config.experimental.get_device_details(gpu)
+        for gpu in tf.config.list_physical_devices("GPU")
+    ]
+    build = tf.sysconfig.get_build_info()
+    return {
+        "gpus": [
+            {"name": gpu.get("device_name", "unknown"), "capability": gpu.get("compute_capability")}
+            for gpu in gpus
+        ],
+        "build": {name: build[name] for name in sorted(build) if name.startswith(("cu", "is_cu"))},
+        "precisions": PRECISIONS,
+    }
+
+
+def nvidia_smi() -> list[dict[str, str]]:
+    """Return what nvidia-smi says of each card; nothing where there is none."""
+    if not shutil.which("nvidia-smi"):
+        return []
+    asked = ["nvidia-smi", f"--query-gpu={','.join(_QUERY)}", "--format=csv,noheader"]
+    answer = subprocess.run(asked, check=False, capture_output=True, text=True, timeout=60)
+    rows = csv.reader(answer.stdout.splitlines(), skipinitialspace=True)
+    return [dict(zip(_QUERY, row, strict=True)) for row in rows if len(row) == len(_QUERY)]
+
+
+def driver_cuda() -> str:
+    """Return the newest CUDA version that the driver supports, or "none" without a driver."""
+    try:
+        library = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return "none"
+    version = ctypes.c_int()
+    if library.cuDriverGetVersion(ctypes.byref(version)):
+        return "unknown"
+    return f"{version.value // 1000}.{version.value % 1000 // 10}"
+
+
+def shared_libraries(
+    distributions: Iterable[importlib.metadata.Distribution],
+) -> dict[str, list[str]]:
+    """Return each library under `nvidia/` that several distributions install, and their names.
+
+    CUDA 12 and CUDA 13 wheels share paths: the one installed last overwrites the other's files.
+    """
+    owners: dict[str, set[str]] = {}
+    for distribution in distributions:
+        for file in distribution.files or ():
+            if file.parts[0] == "nvidia" and ".so" in file.name:
+                owners.setdefault(file.as_posix(), set()).add(distribution.metadata["Name"])
+    return {path: sorted(names) for path, names in sorted(owners.items()) if len(names) > 1}
+
+
+def fill(section: Section, found: Mapping[str, Any], cards: list[dict[str, str]]) -> None:
+    """Write the machine down; fail where a card cannot be used, or wheels are in conflict."""
+    rows = []
+    for number, gpu in enumerate(found["gpus"]):
+        capability = ".".join(map(str, gpu["capability"] or ("unknown",)))
+        has_tf32 = bool(gpu["capability"]) and tuple(gpu["capability"]) >= (8, 0)
+        shown = f"{gpu['name']}, compute capability {capability}"
+        rows.append((f"GPU {number}", f"{shown}, {'TF32' if has_tf32 else 'no TF32'}"))
+    rows += [(f"nvidia-smi {n}", ", ".join(card.values())) for n, card in enumerate(cards)]
+    rows.append(("CUDA of the driver", driver_cuda()))
+    build = ", ".join(f"{name} {_words(value)}" for name, value in found["build"].items())
+    rows.append(("TensorFlow's build", build or "unknown"))
+    for distribution in sorted(
+        importlib.metadata.distributions(), key=lambda one: str(one.metadata["Name"])
+    ):
+        name = str(distribution.metadata["Name"])
+        if name.startswith("nvidia-") or name in _PACKAGES:
+            rows.append((name, distribution.version))
+    rows.append(("Python", platform.python_version()))
+    rows.append(("system", f"{platform.system()} {platform.release()}, {platform.machine()}"))
+    memory = psutil.virtual_memory().total / 2**30
+    rows.append(("CPU", f"{_cpu_name()}, {os.cpu_count()} logical cores, {memory:.0f} GiB"))
+    for name in ("CUDA_VISIBLE_DEVICES", "XLA_FLAGS", "TF_XLA_FLAGS", "NCCL_ALGO"):
+        if name in os.environ:
+            rows.append((name, os.environ[name]))
+    section.table(("", ""), rows)
+    section.require(
+        not cards or bool(found["gpus"]) or os.environ.get("CUDA_VISIBLE_DEVICES") == "",
+        f"nvidia-smi shows {len(cards)} cards, TensorFlow none: is .[cuda] installed?",
+    )
+    conflicts = shared_libraries(importlib.metadata.distributions())
+    for path, names in conflicts.items():
+        section.failures.append(f"{path} is installed by {' and by '.join(names)}")
+
+
+def _words(value: object) -> str:
+    return " ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+
+
+def _cpu_name() -> str:
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text().splitlines() if path.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or "unknown"

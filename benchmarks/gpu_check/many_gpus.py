@@ -1,0 +1,131 @@
+"""Several GPUs: where the images lie, equal weights, the loss of one GPU, and the throughput."""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+from benchmarks.gpu_check.children import Case, Outcome, run
+from benchmarks.gpu_check.plan import TRAININGS, Plan
+from benchmarks.gpu_check.report import Section
+
+_TOLERANCE = 1e-3  # relative, of the losses on all devices to those on one
+_IMAGES_A_DEVICE = 256
+
+
+def fill(section: Section, plan: Plan, kinds: Sequence[str], nets: Sequence[str]) -> None:
+    """Compare all devices with one; on a single GPU there is nothing to compare."""
+    if plan.gpus == 1:
+        section.lines += ["This machine has one GPU.", ""]
+        return
+    batches = [(net, size * plan.devices) for net in nets for size in plan.batch_sizes[-2:]]
+    found = [
+        run(
+            [_steps_case(plan, net, devices) for net in nets]
+            + [_rate_case(plan, net, batch_size, devices) for net, batch_size in batches],
+            plan.budget,
+            environment=environment,
+        )
+        for devices, environment in ((plan.devices, {}), (1, plan.one_gpu()))
+    ]
+    on_all, on_one = found
+    count = len(nets)
+    _fill_equality(section, plan, nets, on_all[:count], on_one[:count])
+    if plan.gpus:
+        _fill_kinds(section, plan, kinds)
+    _fill_rates(section, plan, batches, on_all[count:], on_one[count:])
+
+
+def _fill_equality(
+    section: Section,
+    plan: Plan,
+    nets: Sequence[str],
+    on_all: Sequence[Outcome],
+    on_one: Sequence[Outcome],
+) -> None:
+    rows = []
+    for net, all_, one in zip(nets, on_all, on_one, strict=True):
+        name = f"{net} on {plan.devices} devices"
+        if not section.succeeded(name, all_):
+            continue
+        devices = [device.rpartition("device:")[2] for device in all_.value["images"]]
+        section.require(
+            len(set(devices)) == plan.devices,
+            f"{name}: the images lie on {', '.join(devices)}",
+        )
+        differing = all_.value["differing"]
+        section.require(
+            not differing, f"{name}: {len(differing)} variables differ between the replicas"
+        )
+        show = partial(_difference, section, net, all_.value, one.value)
+        difference = section.cell(f"{net} on one device", one, show)
+        equal = "differ" if differing else "equal"
+        rows.append((net, ", ".join(devices), equal, difference))
+    section.lines += [
+        f"{plan.steps} steps with {_IMAGES_A_DEVICE} images a device and step. The difference is "
+        "the largest of the losses to those of one device with the same batches, relative.",
+        "",
+    ]
+    section.table(("net", "images lie on", "weights of the replicas", "difference"), rows)
+
+
+def _steps_case(plan: Plan, net: str, devices: int) -> Case:
+    arguments = {
+        "net": net,
+        "batch_size": _IMAGES_A_DEVICE * plan.devices,
+        "steps": plan.steps,
+        "cpu_devices": devices,
+    }
+    return Case(f"{net} on {devices} devices", f"{TRAININGS}:replicas", arguments)
+
+
+def _difference(section: Section, net: str, found: dict[str, Any], one: dict[str, Any]) -> str:
+    pairs = zip(found["losses"], one["losses"], strict=True)
+    difference = max(abs(a - b) / abs(b) for a, b in pairs)
+    section.require(
+        difference <= _TOLERANCE, f"{net}: the losses differ by {difference:.1e} of one device's"
+    )
+    return f"{difference:.1e}"
+
+
+def _fill_kinds(section: Section, plan: Plan, kinds: Sequence[str]) -> None:
+    # 128 images do not divide among every number of GPUs.
+    batch_size = 32 * plan.devices
+    cases = [plan.train_case(kind, "float32", "all", batch_size=batch_size) for kind in kinds]
+    outcomes = run(cases, plan.budget)
+    trained = [
+        kind
+        for kind, outcome in zip(kinds, outcomes, strict=True)
+        if section.succeeded(f"{kind} on all GPUs", outcome)
+    ]
+    section.lines += [f"Trained on all GPUs in one process: {', '.join(trained) or 'none'}.", ""]
+
+
+def _fill_rates(
+    section: Section,
+    plan: Plan,
+    batches: Sequence[tuple[str, int]],
+    on_all: Sequence[Outcome],
+    on_one: Sequence[Outcome],
+) -> None:
+    rows = []
+    for (net, batch_size), one, all_ in zip(batches, on_one, on_all, strict=True):
+        cells = [_rate(section, f"{net} at {batch_size}", outcome) for outcome in (one, all_)]
+        ratio = f"{all_.value / one.value:.2f}" if one.value and all_.value else ""
+        rows.append((f"{net}, {batch_size}", *cells, ratio))
+    section.lines += ["Images per second while training:", ""]
+    section.table(("net, batch", "1 device", f"{plan.devices} devices", "ratio"), rows)
+
+
+def _rate_case(plan: Plan, net: str, batch_size: int, devices: int) -> Case:
+    arguments = {
+        "net": net,
+        "batch_size": batch_size,
+        "seconds": plan.seconds,
+        "cpu_devices": devices,
+    }
+    name = f"rate of {net} at {batch_size} on {devices} devices"
+    return Case(name, f"{TRAININGS}:rate", arguments)
+
+
+def _rate(section: Section, name: str, outcome: Outcome) -> str:
+    return section.cell(name, outcome, lambda: f"{outcome.value:,.0f}")

@@ -1,0 +1,106 @@
+"""The report: sections, each of which stands when another fails, and the file that holds them."""
+
+import dataclasses
+import datetime
+import re
+import subprocess
+from collections.abc import Callable, Iterable, Sequence
+
+from benchmarks.gpu_check.child import one_line
+from benchmarks.gpu_check.children import ROOT, Outcome
+
+
+@dataclasses.dataclass
+class Section:
+    """A part of the report: its Markdown lines, what failed, and what the budget left out."""
+
+    title: str
+    lines: list[str] = dataclasses.field(default_factory=list)
+    failures: list[str] = dataclasses.field(default_factory=list)
+    left_out: list[str] = dataclasses.field(default_factory=list)
+
+    def require(self, holds: bool, failure: str) -> bool:
+        """Add a failure unless the condition holds; return whether it does."""
+        if not holds:
+            self.failures.append(failure)
+        return holds
+
+    def succeeded(self, name: str, outcome: Outcome) -> bool:
+        """Return whether a case has a value; note why it has none."""
+        if outcome.left_out:
+            self.left_out.append(name)
+        elif outcome.error is not None:
+            self.failures.append(f"{name}: {outcome.error}")
+        return outcome.value is not None
+
+    def cell(self, name: str, outcome: Outcome, show: Callable[[], str]) -> str:
+        """Return the cell of a table for a case: what `show` says of its value, or why none."""
+        if self.succeeded(name, outcome):
+            return show()
+        return "left out" if outcome.left_out else "**failed**"
+
+    def table(self, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+        """Add a Markdown table, unless it has no rows."""
+        body = [row_of(row) for row in rows]
+        if body:
+            self.lines += [row_of(header), "|" + "---|" * len(header), *body, ""]
+
+
+def row_of(cells: Sequence[str]) -> str:
+    """Return a row of a Markdown table; a bar inside a cell is escaped."""
+    return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
+
+
+def guarded(title: str, fill: Callable[[Section], None]) -> Section:
+    """Fill a section; an error on the way becomes a failure of that section, in one line."""
+    section = Section(title)
+    try:
+        fill(section)
+    except Exception as error:  # the other sections are worth having
+        section.failures.append(f"the section could not be completed: {one_line(error)}")
+    return section
+
+
+def render(sections: Sequence[Section], *, cards: str, rehearsal: bool, minutes: float) -> str:
+    """Return the report as Markdown: verdict, failures, what was left out, then each section."""
+    failures = [(section.title, text) for section in sections for text in section.failures]
+    left_out = [(section.title, text) for section in sections for text in section.left_out]
+    first = "CPU rehearsal: no GPU was used" if rehearsal else f"GPU check: {cards}"
+    now = datetime.datetime.now(datetime.UTC)
+    lines = [
+        f"# {first}",
+        "",
+        f"**{verdict(sections)}**; {now:%Y-%m-%d %H:%M} UTC, {minutes:.1f} minutes.",
+    ]
+    lines += [f"Commit {_commit()}.", ""]
+    for heading, found in (("Failed", failures), ("Left out, for lack of time", left_out)):
+        if found:
+            lines += [f"## {heading}", "", *(f"- {title}: {text}" for title, text in found), ""]
+    for section in sections:
+        lines += [f"## {section.title}", "", *section.lines]
+        if not section.lines:
+            lines += ["Nothing was measured.", ""]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def verdict(sections: Sequence[Section]) -> str:
+    """Return how many checks failed and how many were left out."""
+    failures = sum(len(section.failures) for section in sections)
+    left_out = sum(len(section.left_out) for section in sections)
+    if not failures and not left_out:
+        return "all checks passed"
+    return f"{failures or 'no'} checks failed, {left_out or 'none'} left out for lack of time"
+
+
+def slug(name: str) -> str:
+    """Return a file's name for a card: lower case, with hyphens."""
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "unknown"
+
+
+def _commit() -> str:
+    """Return the commit of this checkout, and whether files differ from it."""
+    try:
+        asked = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=12"]
+        return subprocess.run(asked, check=True, capture_output=True, text=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown: not a checkout"

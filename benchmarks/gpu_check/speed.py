@@ -1,0 +1,183 @@
+"""Speed: of the trainer and its peers, of the machine's limits, by precision, with log lines."""
+
+import importlib.util
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+
+from benchmarks import limit
+from benchmarks.gpu_check.children import Case, Outcome, run
+from benchmarks.gpu_check.plan import TRAININGS, Plan
+from benchmarks.gpu_check.report import Section
+
+Rates = Mapping[tuple[str, int], Mapping[str, Outcome]]  # by net and batch, and by way
+
+
+def measure(plan: Plan, nets: Sequence[str]) -> Rates:
+    """Measure every way to train the nets, one framework after the other."""
+    rates: dict[tuple[str, int], dict[str, Outcome]] = {
+        (net, size): {} for net in nets for size in plan.batch_sizes
+    }
+    for module, python in (
+        ("with_trainer", sys.executable),
+        ("with_keras", sys.executable),
+        ("with_torch", torch_interpreter(plan)),
+    ):
+        asked = [(*case, way) for case in rates for way in _ways(plan, module, case[0])]
+        if python is None or not asked:
+            continue
+        cases = [_case(plan, module, *one) for one in asked]
+        outcomes = run(cases, plan.budget, environment=plan.one_gpu(), python=python)
+        for (net, size, way), outcome in zip(asked, outcomes, strict=True):
+            rates[net, size][way] = outcome
+    return rates
+
+
+def torch_interpreter(plan: Plan) -> str | None:
+    """Return the interpreter that has PyTorch: the one that was named, or on a CPU this one."""
+    if plan.torch_python or plan.gpus:
+        return plan.torch_python
+    return sys.executable if importlib.util.find_spec("torch") else None
+
+
+def _ways(plan: Plan, module: str, net: str) -> Iterator[str]:
+    if module == "with_trainer":
+        yield "trainer"
+    elif module == "with_keras":
+        yield from ("fit",) if plan.small else ("fit", "fit_xla")
+    else:
+        yield "torch"
+        if not plan.small:
+            yield "torch_compiled"
+            if plan.gpus:
+                yield "torch_cuda_graphs"
+            if "conv" in net:
+                yield "torch_channels_last"
+
+
+def _case(plan: Plan, module: str, net: str, batch_size: int, way: str) -> Case:
+    arguments = {
+        "module": module,
+        "way": way,
+        "net": net,
+        "batch_size": batch_size,
+        "seconds": plan.seconds,
+    }
+    return Case(f"{way} {net} at {batch_size}", "benchmarks.sides:measure", arguments)
+
+
+def fill_peers(section: Section, plan: Plan, rates: Rates) -> None:
+    """Write a row a net and batch: the trainer, the peers, and the ratio to the best of these."""
+    section.lines += ["Images per second while training, in float32 without TF32.", ""]
+    ways = list(dict.fromkeys(way for found in rates.values() for way in found))
+    rows = []
+    for (net, size), found in rates.items():
+        cells = [
+            _rate(section, f"{way} {net} at {size}", found[way]) if way in found else ""
+            for way in ways
+        ]
+        ours = found["trainer"].value if "trainer" in found else None
+        best = max((found[way].value or 0 for way in found if way != "trainer"), default=0)
+        ratio = f"{ours / best:.2f}" if ours and best else ""
+        rows.append((f"{net}, {size}", *cells, ratio))
+    section.table(("net, batch", *ways, "trainer / best other"), rows)
+    if torch_interpreter(plan) is None:
+        section.lines += ["PyTorch was not measured: `TORCH_PYTHON` names no interpreter.", ""]
+
+
+def _rate(section: Section, name: str, outcome: Outcome) -> str:
+    return section.cell(name, outcome, lambda: f"{outcome.value:,.0f}")
+
+
+def measure_limits(plan: Plan, precisions: Sequence[str]) -> Mapping[str, Outcome]:
+    """Measure the matrix rate in every precision, and the bandwidth."""
+    cases = [
+        Case(f"limits in {one}", "benchmarks.limit:measure", {"precision": one})
+        for one in precisions
+    ]
+    outcomes = run(cases, plan.budget, environment=plan.one_gpu())
+    return dict(zip(precisions, outcomes, strict=True))
+
+
+def fill_limits(section: Section, limits: Mapping[str, Outcome], rates: Rates) -> None:
+    """Write the machine's limits, and the share of them that the trainer reaches in float32."""
+    rows = []
+    for precision, outcome in limits.items():
+        if section.succeeded(f"limits in {precision}", outcome):
+            flops, bandwidth = (
+                outcome.value[name] for name in ("flops_per_second", "bytes_per_second")
+            )
+            rows.append((precision, f"{flops / 1e12:.3g}", f"{bandwidth / 1e9:,.0f}"))
+    section.table(("precision", "matrix products, TFLOP/s", "copying, GB/s"), rows)
+    machine = limits["float32"].value
+    if machine is None:
+        return
+    shares = []
+    for (net, size), found in rates.items():
+        ours = found.get("trainer", Outcome()).value
+        if ours:
+            bound = limit.images_per_second(net, size, machine)
+            shares.append((f"{net}, {size}", f"{bound:,.0f}", f"{ours / bound:.1%}"))
+    section.lines += [
+        "The limit is the longer of a step's arithmetic at the float32 rate and of its bytes at "
+        "that bandwidth, each layer's output kept in memory.",
+        "",
+    ]
+    section.table(("net, batch", "limit, images per second", "trainer / limit"), shares)
+
+
+def fill_precisions(section: Section, plan: Plan, precisions: Sequence[str]) -> None:
+    """Write the speed of the net with the widest layers in every precision."""
+    net = "dense" if plan.small else "deep"
+    asked = [(size, precision) for size in plan.batch_sizes for precision in precisions]
+    cases = [
+        Case(
+            f"{net} at {size} in {precision}",
+            f"{TRAININGS}:rate",
+            {"net": net, "batch_size": size, "seconds": plan.seconds, "precision": precision},
+        )
+        for size, precision in asked
+    ]
+    outcomes = run(cases, plan.budget, environment=plan.one_gpu())
+    cells = {
+        one: _rate(section, case.name, outcome)
+        for one, case, outcome in zip(asked, cases, outcomes, strict=True)
+    }
+    rows = [
+        (f"{net}, {size}", *(cells[size, one] for one in precisions)) for size in plan.batch_sizes
+    ]
+    section.lines += ["Images per second while training:", ""]
+    section.table(("net, batch", *precisions), rows)
+
+
+def fill_logging(section: Section, plan: Plan) -> None:
+    """Write what a log line costs: whole trainings that log at two cadences."""
+    cadences = (5, 20) if plan.small else (100, 1000)
+    steps = 60 if plan.small else 10_000
+    strategy = {} if plan.gpus else {"strategy": "cpu:1"}
+    cases = [
+        Case(
+            f"dense, a log line every {every} steps",
+            f"{TRAININGS}:logged_rate",
+            {
+                "net": "dense",
+                "folder": str(plan.folder / f"logged-{every}"),
+                "steps": steps,
+                "changes": strategy | {"log_every_steps": every},
+            },
+        )
+        for every in cadences
+    ]
+    outcomes = run(cases, plan.budget, environment=plan.one_gpu())
+    rows = [
+        (case.name, outcome.value["images_per_second"], outcome.value["steps_share"])
+        for case, outcome in zip(cases, outcomes, strict=True)
+        if section.succeeded(case.name, outcome)
+    ]
+    section.lines += [
+        f"Whole trainings of {steps:,} steps at batch 128, by the wall clock once compiled.",
+        "",
+    ]
+    section.table(
+        ("", "images per second", "of the time in steps"),
+        [(name, f"{rate:,.0f}", f"{share:.0%}") for name, rate, share in rows],
+    )

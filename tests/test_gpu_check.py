@@ -1,0 +1,244 @@
+"""The check of a machine with GPUs: what fails, crashes, hangs or is left out stays one line."""
+
+import dataclasses
+import importlib.metadata
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path, PurePosixPath
+from types import SimpleNamespace
+
+import pytest
+
+from benchmarks import limit
+from benchmarks.gpu_check import children, exactness, machine, many_gpus, speed
+from benchmarks.gpu_check.child import one_line
+from benchmarks.gpu_check.children import ROOT, Budget, Case, Outcome, run
+from benchmarks.gpu_check.plan import Plan
+from benchmarks.gpu_check.report import Section, guarded, render, slug
+
+ONE = Case("one", "json:loads", {"s": "1"})
+WRONG = Case("wrong", "json:loads", {"s": "{"})
+CRASH = Case("crash", "os:_exit", {"status": 3})
+HANG = Case("hang", "timeit:timeit", {"stmt": "import time; time.sleep(60)", "number": 1})
+
+
+@pytest.fixture
+def plan():
+    return Plan(gpus=2, small=False, folder=Path("unused"), budget=Budget(60))
+
+
+def rendered(*sections):
+    return render(sections, cards="1 x A card", rehearsal=False, minutes=1.0)
+
+
+def test_a_case_that_fails_or_ends_its_process_costs_no_other_its_result():
+    outcomes = run([ONE, WRONG, CRASH, ONE], Budget(60))
+    assert [outcome.value for outcome in outcomes] == [1, None, None, 1]
+    assert "JSONDecodeError" in str(outcomes[1].error)
+    assert "status 3" in str(outcomes[2].error)
+    assert not any(outcome.left_out for outcome in outcomes)
+
+
+def test_a_case_that_hangs_is_ended_and_the_next_one_runs():
+    hung, after = run([HANG, ONE], Budget(60), case_seconds=3.0)
+    assert hung.error and not hung.left_out
+    assert after.value == 1
+
+
+def test_a_child_ends_with_its_parent():
+    child = subprocess.Popen(
+        [sys.executable, "-m", "benchmarks.gpu_check.child"], stdin=subprocess.PIPE, cwd=ROOT
+    )
+    assert child.stdin
+    with child.stdin as pipe:
+        pipe.write(json.dumps([HANG._asdict()]).encode() + b"\n")
+    assert child.wait(timeout=30) == 1
+
+
+def test_what_the_budget_does_not_reach_is_left_out_and_has_not_failed(monkeypatch):
+    assert all(outcome.left_out for outcome in run([ONE, WRONG], Budget(0)))
+    monkeypatch.setattr(children, "_LEAST_SECONDS", 0)
+    section = Section("Some")
+    for outcome in run([HANG, ONE], Budget(2)):
+        assert not section.succeeded("a case", outcome)
+    assert not section.failures
+    assert len(section.left_out) == 2
+
+
+def test_the_budget_counts_by_its_clock():
+    seconds = [100.0]
+    budget = Budget(10, lambda: seconds[0])
+    seconds[0] += 4
+    assert (budget.spent_seconds(), budget.left_seconds()) == (4, 6)
+    seconds[0] += 10
+    assert budget.left_seconds() == 0
+
+
+def test_an_error_in_a_section_is_one_line_and_the_others_stand():
+    def fail(section):
+        section.lines.append("before")
+        raise ValueError("no such thing\nnot shown")
+
+    sections = [
+        guarded("Broken", fail),
+        guarded("Whole", lambda section: section.table(("a", "b"), [("1", "x | y")])),
+    ]
+    text = rendered(*sections)
+    assert text.startswith("# GPU check: 1 x A card\n")
+    assert "- Broken: the section could not be completed: ValueError: no such thing\n" in text
+    assert "not shown" not in text and "Traceback" not in text
+    assert "| a | b |\n|---|---|\n| 1 | x \\| y |\n" in text
+    assert "1 checks failed, none left out" in text
+    assert "all checks passed" in rendered(sections[1])
+
+
+def test_a_rehearsal_says_so_in_its_first_line():
+    text = render([Section("Some")], cards="0 x ", rehearsal=True, minutes=1.0)
+    assert "CPU rehearsal" in text.splitlines()[0]
+
+
+def test_an_error_of_tensorflow_is_told_by_the_line_that_says_what_went_wrong():
+    message = (
+        "Graph execution error:\n\nDetected at node gradient defined at (most recent call last):\n"
+        "<stack traces unavailable>\nThe operation has no kernel\n\t [[{{node gradient}}]]"
+    )
+    assert one_line(RuntimeError(message)) == "RuntimeError: The operation has no kernel"
+
+
+@pytest.mark.parametrize(
+    ("losses", "words"),
+    [
+        ([4.0, 3.0, 2.0, 1.0], None),
+        ([1.0, 1.0, 1.0, 1.0], "did not fall"),
+        ([4.0, math.nan, 2.0, 1.0], "not finite"),
+    ],
+)
+def test_a_training_passes_if_its_losses_are_finite_and_fall(plan, losses, words):
+    value = {"losses": losses, "seconds": 1.0, "tf32": False, "execution": "xla", "sha256": "a"}
+    section = Section("Trainings")
+    found = {("dense", "float32"): Outcome(value)}
+    exactness.fill_trainings(section, plan, ["dense"], ["float32"], found)
+    assert [words in failure for failure in section.failures] == [True] * (words is not None)
+
+
+def test_float32_that_a_gpu_multiplies_in_tf32_fails(plan):
+    value = {"losses": [2.0, 1.0], "seconds": 1.0, "tf32": True, "execution": "xla", "sha256": "a"}
+    for precision, failures in (("float32", 1), ("bfloat16", 0)):
+        section = Section("Trainings")
+        found = {("dense", precision): Outcome(value)}
+        exactness.fill_trainings(section, plan, ["dense"], [precision], found)
+        assert len(section.failures) == failures
+
+
+@pytest.mark.parametrize("processes", [1, 4])
+def test_every_kind_is_trained_in_every_precision_on_one_gpu_and_again_in_float32(
+    plan, monkeypatch, processes
+):
+    asked: list[str] = []
+
+    def trained(cases, budget, *, environment):
+        del budget
+        assert environment == {"CUDA_VISIBLE_DEVICES": "3"}
+        asked.extend(case.arguments["folder"] for case in cases)
+        return [Outcome(case.arguments["changes"]["precision"]) for case in cases]
+
+    monkeypatch.setattr(exactness, "run", trained)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
+    kinds, precisions = ("dense", "conv", "vae"), ("float32", "bfloat16")
+    plan = dataclasses.replace(plan, processes=processes)
+    first, second = exactness.train_all(plan, kinds, precisions)
+    assert {case: outcome.value for case, outcome in first.items()} == {
+        (kind, precision): precision for kind in kinds for precision in precisions
+    }
+    assert list(second) == [(kind, "float32") for kind in kinds]
+    assert len(set(asked)) == len(asked) == 9, "two trainings share a workdir"
+
+
+def test_two_processes_that_end_with_other_bits_fail(plan):
+    section = Section("Bits")
+    first = {(kind, "float32"): Outcome({"sha256": "a" * 64}) for kind in ("dense", "conv")}
+    second = first | {("conv", "float32"): Outcome({"sha256": "b" * 64})}
+    exactness.fill_bits(section, plan, ["dense", "conv"], [first, second])
+    (failure,) = section.failures
+    assert "conv" in failure
+    assert f"| dense | equal | {'a' * 16} |" in section.lines
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({}, None),
+        ({"images": ["/device:GPU:0", "/device:GPU:0"]}, "lie on"),
+        ({"differing": ["model/kernel"]}, "differ between"),
+        ({"losses": [1.0, 0.6]}, "one device's"),
+    ],
+)
+def test_several_gpus_each_hold_the_images_equal_weights_and_one_gpus_loss(
+    plan, monkeypatch, changes, words
+):
+    one = {"images": ["/device:GPU:0"], "differing": [], "losses": [1.0, 0.5]}
+    on_all = one | {"images": ["/device:GPU:0", "/device:GPU:1"]} | changes
+
+    def measured(cases, budget, *, environment=None):
+        del budget
+        of_steps = one if environment else on_all
+        return [Outcome(of_steps if "steps" in case.arguments else 100.0) for case in cases]
+
+    monkeypatch.setattr(many_gpus, "run", measured)
+    section = Section("Several GPUs")
+    many_gpus.fill(section, plan, [], ["dense"])
+    assert [words in failure for failure in section.failures] == [True] * (words is not None)
+    assert any("GPU:0" in line for line in section.lines)
+
+
+def test_speed_is_set_against_the_best_peer_and_the_machines_limit(plan):
+    rates = {
+        ("dense", 128): {"trainer": Outcome(300.0), "fit": Outcome(100.0), "x": Outcome(150.0)}
+    }
+    section = Section("Speed")
+    speed.fill_peers(section, plan, rates)
+    assert "| dense, 128 | 300 | 100 | 150 | 2.00 |" in section.lines
+
+    bound = limit.Machine(flops_per_second=1e12, bytes_per_second=1e11)
+    ours = limit.images_per_second("dense", 128, bound) / 4
+    section = Section("Limits")
+    limits = {"float32": Outcome(bound), "bfloat16": Outcome(error="no such type")}
+    speed.fill_limits(section, limits, {("dense", 128): {"trainer": Outcome(ours)}})
+    assert any(line.endswith("| 25.0% |") for line in section.lines)
+    assert len(section.failures) == 1
+
+
+def fake_distribution(name, *files):
+    return SimpleNamespace(metadata={"Name": name}, files=list(map(PurePosixPath, files)))
+
+
+def test_wheels_that_overwrite_each_others_libraries_are_named():
+    found = machine.shared_libraries(
+        [
+            fake_distribution("a-cu12", "nvidia/__init__.py", "nvidia/nccl/lib/libnccl.so.2"),
+            fake_distribution("a-cu13", "nvidia/__init__.py", "nvidia/nccl/lib/libnccl.so.2"),
+            fake_distribution("b-cu12", "nvidia/__init__.py", "nvidia/b/lib/libb.so.1", "b.so"),
+            fake_distribution("c", "b.so"),
+        ]
+    )
+    assert found == {"nvidia/nccl/lib/libnccl.so.2": ["a-cu12", "a-cu13"]}
+
+
+def test_no_installed_wheels_overwrite_each_others_libraries():
+    assert machine.shared_libraries(importlib.metadata.distributions()) == {}
+
+
+def test_cards_that_tensorflow_does_not_find_are_a_failure(monkeypatch):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    card = {"name": "A card", "compute_mode": "Default"}
+    gpu = {"name": "A card", "capability": [9, 0]}
+    for gpus, failures in (([], 1), ([gpu], 0)):
+        section = Section("Machine")
+        machine.fill(section, {"gpus": gpus, "build": {}}, [card])
+        assert len(section.failures) == failures
+
+
+def test_a_cards_name_makes_a_files_name():
+    assert slug("NVIDIA H100 80GB HBM3") == "nvidia-h100-80gb-hbm3"
