@@ -14,8 +14,8 @@ EPOCHS_digits := --config.num_epochs=150
 NOTE_digits := "(These digits are 8x8 pixels, enlarged: PCA with 49 numbers is all but perfect on" \
 	"them. Measure the nets on make train DATA=mnist.)"
 
-.PHONY: train test test-workers test-faults test-slurm test-docker lint audit benchmark torch gpu-check \
-	results docs tensorboard screenshots clean
+.PHONY: train test test-workers test-faults test-gpu-compile test-slurm test-docker lint audit \
+	benchmark torch gpu-check results docs tensorboard screenshots clean
 
 train: .venv/installed
 	$(BIN)/python -m trainer --config=configs/$(CONFIG).py --config.data.name=$(DATA) \
@@ -35,6 +35,12 @@ test-workers: .venv/installed
 test-faults: .venv/installed
 	$(BIN)/python -m pytest -m faults --numprocesses=2 --dist=worksteal tests/faults \
 		$(wildcard tests/test_hostile_*.py)
+
+# Every kind's training loop by XLA's GPU compiler, without a GPU, in a quarter of an hour, where g++
+# and libhighwayhash-dev are installed.
+test-gpu-compile: .venv/installed
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable .[gpu_compile]
+	$(BIN)/python -m pytest -m gpu_compile tests/gpu_compile
 
 # The job of launch.slurm on a real Slurm, in two minutes, as root where slurm-wlm is installed.
 test-slurm: .venv/installed

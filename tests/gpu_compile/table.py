@@ -1,0 +1,281 @@
+"""The table of docs/performance.md on what GPUs run in a step, by XLA's compiler.
+
+    python -m tests.gpu_compile.table          prints it
+    python -m tests.gpu_compile.table --write  writes it into docs/performance.md
+
+Both take a quarter of an hour on two cores, without a GPU. The table is the baseline of
+`make test-gpu-compile`.
+"""
+
+import argparse
+import concurrent.futures
+import dataclasses
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+
+from tests.gpu_compile.compiler import (
+    DEVICES,
+    CompilerError,
+    build,
+    compile_module,
+    missing_tool,
+)
+from tests.gpu_compile.counts import Counts, count
+
+ROOT = Path(__file__).parent.parent.parent
+DOCUMENT = ROOT / "docs" / "performance.md"
+SHOWN = ("a100", "h100")  # the devices whose counts are shown
+
+_BEGIN, _END = "<!-- gpu_compile -->\n", "<!-- /gpu_compile -->\n"
+_TIMEOUT_SECONDS = 900
+_NETS = (
+    *("linear", "dense", "deep", "conv", "deep_conv", "denoising", "sparse", "sparse_kl"),
+    *("contractive", "concrete", "vae", "iwae", "finetune"),
+)
+_BY_LIBRARY = ("conv", "deep_conv", "denoising")  # what `execution=measure` tries besides
+_HALF_NETS = ("dense", "conv", "deep_conv", "concrete", "vae")
+_HALF_DEVICES = ("a100", "t4")
+_HEADER = (
+    *("net, batch", "execution", "precision", "GPU", "kernels", "inner loops", "products"),
+    *("launches", "host waits", "TF32"),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """A net whose training loop is compiled, one way and in one precision."""
+
+    net: str
+    execution: str = "auto"
+    precision: str = "float32"
+
+    @property
+    def devices(self) -> tuple[str, ...]:
+        """The devices that it is compiled for."""
+        return DEVICES if self.precision == "float32" else _HALF_DEVICES
+
+    def __str__(self) -> str:
+        return f"{self.net}-{self.execution}-{self.precision}"
+
+
+CASES = (
+    *(Case(net) for net in _NETS),
+    *(Case(net, "xla") for net in _BY_LIBRARY),
+    *(Case(net, "auto", half) for half in ("bfloat16", "float16") for net in _HALF_NETS),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """A row of the table: what a step of a net costs on a GPU."""
+
+    net: str  # with its batch size
+    execution: str
+    precision: str
+    device: str
+    kernels: int
+    branch_kernels: int
+    loop_kernels: float  # of all inner loops and their turns
+    loops: str
+    products: str
+    launches: int
+    graphs: int
+    host_waits: int
+    tf32: int
+
+    @property
+    def name(self) -> str:
+        """What the row is about."""
+        return f"{self.net}, {self.execution}, {self.precision}, {self.device}"
+
+    def cells(self) -> list[str]:
+        """The row as text, which `parse` reads."""
+        branches = f" + {self.branch_kernels} in branches" if self.branch_kernels else ""
+        launches = f"{self.launches} ({self.graphs} graphs)" if self.graphs else f"{self.launches}"
+        return [
+            *(self.net, self.execution, self.precision, self.device),
+            *(f"{self.kernels}{branches}", self.loops, self.products),
+            *(launches if self.launches else "one graph a call", str(self.host_waits)),
+            str(self.tf32),
+        ]
+
+    def worse_than(self, other: "Row") -> list[str]:
+        """In what the row costs more than another, each with both values."""
+        names = ("kernels", "branch_kernels", "loop_kernels", "launches", "host_waits", "tf32")
+        return [
+            f"{self.name}: {getattr(self, name):g} {name}, {getattr(other, name):g} before"
+            for name in names
+            if getattr(self, name) > getattr(other, name)
+        ]
+
+
+@dataclasses.dataclass(frozen=True)
+class Measured:
+    """What the compiler made of a case: rows, and in one line why a device was refused."""
+
+    case: Case
+    rows: tuple[Row, ...]
+    refusals: dict[str, str]
+
+
+def measure(folder: Path, cases: Iterable[Case] = CASES) -> list[Measured]:
+    """Compiles every case for every one of its devices, a few at a time."""
+    program = build(folder)
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        return list(pool.map(lambda case: _measure(case, program, folder / str(case)), cases))
+
+
+def _measure(case: Case, program: Path, folder: Path) -> Measured:
+    folder.mkdir()
+    try:
+        about = _dump(case, folder)
+    except CompilerError as error:
+        return Measured(case, (), dict.fromkeys(case.devices, f"TensorFlow: {error}"))
+    rows, refusals = [], {}
+    for device in case.devices:
+        try:
+            compiled = compile_module(
+                program, folder / "module.txt", device, about["xla_flags"], folder / device
+            )
+        except CompilerError as error:
+            refusals[device] = str(error)
+            continue
+        may_use_tf32 = case.precision == "float32" and device != "t4"
+        rows.append(_row(case, about, device, count(compiled, may_use_tf32=may_use_tf32)))
+    return Measured(case, tuple(rows), refusals)
+
+
+def _dump(case: Case, folder: Path) -> dict:
+    """Has a process of its own write the HLO of a case; returns how it was made."""
+    command = [
+        *(sys.executable, "-m", "tests.gpu_compile.dump", f"--net={case.net}"),
+        *(f"--execution={case.execution}", f"--precision={case.precision}", f"--folder={folder}"),
+    ]
+    without_gpu = os.environ | {"CUDA_VISIBLE_DEVICES": "", "TF_CPP_MIN_LOG_LEVEL": "3"}
+    done = subprocess.run(
+        command,
+        cwd=ROOT,
+        env=without_gpu,
+        capture_output=True,
+        text=True,
+        timeout=_TIMEOUT_SECONDS,
+        check=False,
+    )
+    if done.returncode != 0:
+        raise CompilerError(done.stderr.strip().splitlines()[-1])
+    return json.loads((folder / "about.json").read_text())
+
+
+def _row(case: Case, about: dict, device: str, counts: Counts) -> Row:
+    loops = [f"{loop.turns or 'unknown'} x {loop.kernels}" for loop in counts.loops]
+    return Row(
+        net=f"{case.net}, {about['batch_size']}",
+        execution=about["execution"],
+        precision=case.precision,
+        device=device.upper(),
+        kernels=counts.kernels,
+        branch_kernels=counts.branch_kernels,
+        loop_kernels=sum(loop.cost for loop in counts.loops),
+        loops=", ".join(loops) or "none",
+        products=", ".join(f"{number} {name}" for name, number in counts.products.items()),
+        launches=counts.launches,
+        graphs=counts.graphs,
+        host_waits=counts.host_waits,
+        tf32=counts.tf32,
+    )
+
+
+def render(measured: list[Measured]) -> str:
+    """The tables in Markdown: the shown devices' counts, and which device takes what."""
+    lines = [_line(_HEADER), _line(["---"] * len(_HEADER))]
+    lines += [_line(row.cells()) for row in shown_rows(measured)]
+    lines += ["", _line(["GPU", "compile and assemble", "refused"]), _line(["---"] * 3)]
+    for device in DEVICES:
+        tried = [case for case in measured if device in case.case.devices]
+        refused = [f"{m.case}: {m.refusals[device]}" for m in tried if device in m.refusals]
+        passed = f"{len(tried) - len(refused)} of {len(tried)}"
+        lines.append(_line([device.upper(), passed, "; ".join(refused) or "none"]))
+    return "\n".join(lines) + "\n"
+
+
+def shown_rows(measured: list[Measured]) -> list[Row]:
+    """The rows of the devices whose counts are shown."""
+    shown = [device.upper() for device in SHOWN]
+    return [row for case in measured for row in case.rows if row.device in shown]
+
+
+def parse(text: str) -> dict[str, Row]:
+    """The rows of a rendered table, by their names."""
+    rows = {}
+    for line in text.splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if len(cells) == len(_HEADER) and cells[4][:1].isdecimal():
+            row = _parse_row(cells)
+            rows[row.name] = row
+    return rows
+
+
+def _parse_row(cells: list[str]) -> Row:
+    net, execution, precision, device, kernels, loops, products, launches, waits, tf32 = cells
+    own, *branches = re.findall(r"\d+", kernels)
+    single, *graphs = re.findall(r"\d+", launches) or ["0"]
+    turns = re.findall(r"(\w+) x (\d+)", loops)
+    known = [float(turn) if turn.isdecimal() else float("inf") for turn, _ in turns]
+    return Row(
+        net=net,
+        execution=execution,
+        precision=precision,
+        device=device,
+        kernels=int(own),
+        branch_kernels=int(branches[0]) if branches else 0,
+        loop_kernels=sum(n * int(each) for n, (_, each) in zip(known, turns, strict=True)),
+        loops=loops,
+        products=products,
+        launches=int(single),
+        graphs=int(graphs[0]) if graphs else 0,
+        host_waits=int(waits),
+        tf32=int(tf32),
+    )
+
+
+def baseline(document: Path = DOCUMENT) -> str:
+    """The tables as the document has them."""
+    return document.read_text().partition(_BEGIN)[2].partition(_END)[0]
+
+
+def write(tables: str, document: Path = DOCUMENT) -> None:
+    """Puts tables into the document in place of those that it has."""
+    before, begin, rest = document.read_text().partition(_BEGIN)
+    _, end, after = rest.partition(_END)
+    assert begin, f"{document} has no place for the table"
+    assert end, f"{document} has no end of the table"
+    document.write_text(before + begin + tables + end + after)
+
+
+def _line(cells: Iterable[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def main() -> None:
+    """Prints or writes the table."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--write", action="store_true", help="write it into docs/performance.md")
+    arguments = parser.parse_args()
+    missing = missing_tool()
+    if missing:
+        sys.exit(missing)
+    with tempfile.TemporaryDirectory() as folder:
+        tables = render(measure(Path(folder)))
+    print(tables)
+    if arguments.write:
+        write(tables)
+
+
+if __name__ == "__main__":
+    main()
