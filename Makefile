@@ -36,7 +36,7 @@ test-faults: .venv/installed
 	$(BIN)/python -m pytest -m faults --numprocesses=2 --dist=worksteal tests/faults \
 		$(wildcard tests/test_hostile_*.py)
 
-# Every kind's training loop by XLA's GPU compiler, without a GPU, in a quarter of an hour, where g++
+# Every kind's training loop by XLA's GPU compiler, without a GPU, in about 25 minutes, where g++
 # and libhighwayhash-dev are installed.
 test-gpu-compile: .venv/installed
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable .[gpu_compile]

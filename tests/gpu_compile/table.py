@@ -3,7 +3,7 @@
     python -m tests.gpu_compile.table          prints it
     python -m tests.gpu_compile.table --write  writes it into docs/performance.md
 
-Both take a quarter of an hour on two cores, without a GPU. The table is the baseline of
+Both take about 25 minutes on two busy cores, without a GPU. The table is the baseline of
 `make test-gpu-compile`.
 """
 
