@@ -30,7 +30,6 @@ LABELS = np.random.default_rng(2).integers(0, 3, (2, BATCH_SIZE))
 TOLERANCE = {"float32": 1e-5, "bfloat16": 3e-2, "float16": 3e-3}  # of the losses, relative
 
 
-
 def cases():
     """Every kind, execution, precision and number of replicas.
 

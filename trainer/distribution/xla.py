@@ -17,6 +17,8 @@ _LAUNCH_BOUND = 2e9  # multiply-adds a step of convolutions, which a GPU does wh
 _GPU_FLAGS = {
     # Op determinism turns autotuning off, which leaves Triton's products at their default tiles.
     "xla_gpu_enable_triton_gemm": "false",
+    # Adds biases and applies relu within the product, where cuBLAS takes kernels of their own.
+    "xla_gpu_enable_cublaslt": "true",
     # The whole loop as one CUDA graph: one launch a call, and the host waits for no step.
     "xla_gpu_enable_command_buffer": "+WHILE,+CONDITIONAL",
     "xla_gpu_graph_min_graph_size": "2",
