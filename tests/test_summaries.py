@@ -12,11 +12,14 @@ from tensorboard.plugins.hparams.metadata import parse_session_end_info_plugin_d
 
 from tests.runs import stop_after
 from trainer import data, models
+from trainer.distribution.strategy import make_strategy
 from trainer.errors import NonFiniteError, Preempted
 from trainer.goodput import Clock
 from trainer.record import Record, is_pictured
+from trainer.spikes import Spikes
 from trainer.summaries import PARTS, Summaries, forget_after
 from trainer.train import train
+from trainer.workers import Workers
 
 
 def write(run: Path, steps):
@@ -124,9 +127,11 @@ def test_a_picture_has_no_more_pixels_than_is_useful(tmp_path, shape, expected):
 def test_a_run_says_how_it_ended_unless_it_goes_on_later(tmp_path, digits_config, error, statuses):
     dataset = data.load("digits", image_size=0, validation_fraction=0.05)
     model = models.create(dataset.image_shape, **digits_config.model)
+    workers = Workers(make_strategy("cpu:1"))
+    spikes = Spikes(digits_config, tmp_path, workers)
     with (
         contextlib.suppress(NonFiniteError, Preempted),
-        Record(digits_config, tmp_path, model, dataset, 0, 10, Clock()),
+        Record(digits_config, tmp_path, model, dataset, 0, 10, Clock(), spikes),
     ):
         if error:
             raise error

@@ -61,7 +61,7 @@ def test_a_call_is_logged_in_windows_that_end_wherever_a_line_is_due(digits_conf
 
 def test_calls_grow_until_they_take_half_a_second():
     pace = Pace(steps_per_call=0, step_bytes=2**20)
-    assert pace.most_steps == 64
+    assert pace.most_steps == 16
     ranges = step_ranges(0, 10_000, load_config("dense"), pace)
     lengths = []
     for first, last in itertools.islice(ranges, 16):

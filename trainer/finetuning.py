@@ -27,7 +27,7 @@ from trainer import (
 from trainer.distribution.devices import describe_devices
 from trainer.distribution.inference import map_batches
 from trainer.distribution.step import Steps
-from trainer.distribution.strategy import build_model
+from trainer.distribution.strategy import build_model, enable_determinism
 from trainer.distribution.variables import model_variables
 from trainer.distribution.xla import EXECUTIONS, candidate_executions
 from trainer.errors import require, require_at_least
@@ -102,7 +102,7 @@ def finetune(
     run = trained.load(path, which)
     config = run.config
     if config.deterministic:
-        tf.config.experimental.enable_op_determinism()
+        enable_determinism()
     classes = _count_classes(run)
     train = _labelled(run.dataset.train, labels)
     require(

@@ -9,7 +9,7 @@ _SECONDS_PER_CALL = 0.5
 _CALLS_AHEAD = 4  # one more than the pipeline draws before it is asked for them
 _MOST_GROWTH = 4  # of the steps a call, from one plan to the next
 _MOST_STEPS_PER_CALL = 1000
-_MOST_BYTES_PER_CALL = 64 * 2**20  # of what is drawn on the host
+_MOST_BYTES_PER_CALL = 16 * 2**20  # of what is drawn on the host, and copied whole each call
 
 
 class Pace:

@@ -16,8 +16,9 @@ from trainer.distribution.variables import model_variables, values_of
 from trainer.errors import Preempted
 from trainer.examples import to_unit
 from trainer.goodput import Clock
+from trainer.pace import due, log_windows
 from trainer.progress import Progress
-from trainer.spikes import Spike
+from trainer.spikes import Spike, Spikes
 from trainer.summaries import Summaries
 
 _MOST_SHOWN = 100  # validation images, that a kind makes its pictures from
@@ -78,6 +79,7 @@ class Record:
         first_step: int,
         last_step: int,
         clock: Clock,
+        spikes: Spikes,
     ):
         self._config = config
         self._run = run
@@ -88,6 +90,8 @@ class Record:
         self._progress = Progress(first_step, last_step, config.batch_size, quiet=config.quiet)
         self._saver = checkpoints.Background()
         self._clock = clock
+        self._spikes = spikes
+        self._window = Window(compiles=True)
         self._last_step = last_step
         if first_step == 0:
             self._summaries.text("train", 0, "config", f"```\n{config}```")
@@ -113,8 +117,26 @@ class Record:
         """Shows how far the training is."""
         self._progress.advance(step, loss)
 
-    def training(self, step: int, row: Mapping[str, float]) -> None:
-        """Writes down the means over the steps since the last such row."""
+    def steps(
+        self, first_step: int, metrics: Mapping[str, np.ndarray], count: int, seconds: float
+    ) -> None:
+        """Logs the steps of a training call wherever a line is due; `metrics` is {} if skipped.
+
+        A row holds the means over the steps since the last row, checkpoint or start.
+        """
+        ends = log_windows(first_step, first_step + count, self._config, self._last_step)
+        for first, step in ends:
+            if metrics:
+                part = slice(first - first_step, step - first_step)
+                some = {name: values[part] for name, values in metrics.items()}
+                self._window.add(some, seconds * (step - first) / count)
+            due_now = due(step, self._config.log_every_steps, self._last_step)
+            if due_now and not self._window.is_empty:
+                row = self._window.summarise(self._config.batch_size) | self._spikes.row(step)
+                self._training(step, row | {"goodput": self._clock.shares()["steps"]})
+                self._window = Window()
+
+    def _training(self, step: int, row: Mapping[str, float]) -> None:
         self._summaries.scalars("train", step, {_chart(name): row[name] for name in row})
         workdir.append_metrics(self._run, {"step": step, "part": "train"} | dict(row))
         self._progress.training(step, row["loss"], row["images_per_second"])
@@ -146,6 +168,7 @@ class Record:
 
         The training may go back to `needed_step`.
         """
+        self._window = Window()  # a run that resumes here begins a window too
         self._summaries.flush()
         self._saver.save(
             self._run / workdir.CHECKPOINTS,
@@ -192,7 +215,9 @@ class NoRecord:
     def advance(self, step: int, loss: float) -> None:
         pass
 
-    def training(self, step: int, row: Mapping[str, float]) -> None:
+    def steps(
+        self, first_step: int, metrics: Mapping[str, np.ndarray], count: int, seconds: float
+    ) -> None:
         pass
 
     def validation(self, step: int, losses: Mapping[str, float]) -> None:

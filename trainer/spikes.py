@@ -84,7 +84,7 @@ class Spikes:
     def watch(self, first_step: int, losses: np.ndarray, broken: np.ndarray) -> None:
         """Takes the losses [count] of each call of `Steps.train`, in their order.
 
-        Which of its steps are `broken`, bool [count], `Steps.broken` says.
+        Which of its steps are `broken`, bool [count], `Steps.nonfinite_steps` says.
 
         Raises:
           Spike: one of the steps is one.

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import keras
 import numpy as np
-import tensorflow as tf
 from ml_collections import ConfigDict
 
 from trainer import (
@@ -22,18 +21,23 @@ from trainer import (
     workdir,
 )
 from trainer.distribution.devices import check_devices, describe_devices, within_memory
-from trainer.distribution.gpus import pin_nccl_algorithm, unusable_gpu_note
+from trainer.distribution.gpus import unusable_gpu_note
 from trainer.distribution.step import Steps
-from trainer.distribution.strategy import Strategy, build_model, make_strategy
+from trainer.distribution.strategy import (
+    Strategy,
+    build_model,
+    enable_determinism,
+    make_strategy,
+)
 from trainer.distribution.variables import values_of
 from trainer.distribution.watchdog import Watchdog
 from trainer.distribution.xla import EXECUTIONS, candidate_executions
 from trainer.errors import NonFiniteError, Preempted, require, require_at_least, require_choice
 from trainer.examples import Records
 from trainer.goodput import Clock
-from trainer.pace import Pace, cadences, due, log_windows, step_ranges
+from trainer.pace import Pace, cadences, due, step_ranges
 from trainer.profiling import Profile
-from trainer.record import NoRecord, Record, Window, words
+from trainer.record import NoRecord, Record, words
 from trainer.spikes import Spike, Spikes, check_spikes
 from trainer.stopping import Stop
 from trainer.summaries import PARTS, forget_after
@@ -81,7 +85,7 @@ def train(
         others = cluster.from_environment()
         scope.enter_context(watched(others))
         workers = _make_workers(config, others, stop)
-        watchdog = scope.enter_context(contextlib.closing(Watchdog(others)))
+        scope.enter_context(contextlib.closing(Watchdog(others)))
         # The chief of an earlier start may be dead and its lock not yet given up by a file server.
         patience_seconds = config.startup_timeout_seconds if others else 0
         lock = workdir.locked(run, patience_seconds)
@@ -154,7 +158,7 @@ def train(
             workers.wait()  # nor has any left before it has
             raise
         except NonFiniteError as error:
-            watchdog.close()  # the others leave at once
+            workers.wait()
             if not workers.is_chief:
                 raise
             kept = checkpoints.find(run / workdir.CHECKPOINTS, run_id=workdir.run_id(run))
@@ -207,43 +211,34 @@ def _loop(
         numbers=steps.images_on_device,
         own=steps.local_rows(),
     )
-    window = Window(compiles=True)
     losses: dict[str, float] = {}
 
     with contextlib.ExitStack() as scope:
         record: Record | NoRecord = NoRecord()
         if workers.is_chief:
-            record = Record(config, run, model, dataset, first_step, last_step, clock)
+            record = Record(config, run, model, dataset, first_step, last_step, clock, spikes)
             scope.enter_context(contextlib.closing(profile))
         scope.enter_context(record)
         for first, count, drawn in clock.waits_for(batches.as_numpy_iterator()):
             step = int(first + count)
             if workers.is_chief:
                 profile.at(first)
-            metrics: dict[str, np.ndarray] = {}
-            seconds = 0.0
             if spikes.skips(first):
                 pace.plan(int(count))
+                record.steps(first, {}, count, 0.0)
             else:
                 began = time.monotonic()
                 with clock.spent_on_steps(first, count):
                     metrics = steps.train(first, drawn, count)
                 seconds = time.monotonic() - began
-                spikes.watch(first, metrics["loss"], steps.nonfinite_steps(metrics))
+                nonfinite = steps.nonfinite_steps(metrics)
+                spikes.watch(first, metrics["loss"], nonfinite)
+                good = int(np.argmax(nonfinite)) if nonfinite.any() else count
+                record.steps(first, metrics, good, seconds * good / count)
                 steps.require_finite(first, metrics)
                 pace.plan(workers.of_chief(pace.wanted(count, seconds)))
                 record.advance(step, float(metrics["loss"][-1]))
             stopping = workers.anyone(stop.requested)  # once: a signal may come at any moment
-
-            for start, end in log_windows(first, step, config, last_step):
-                if metrics:
-                    part = slice(start - first, end - first)
-                    some = {name: values[part] for name, values in metrics.items()}
-                    window.add(some, seconds * (end - start) / count)
-                if due(end, config.log_every_steps, last_step) and not window.is_empty:
-                    row = window.summarise(config.batch_size) | spikes.row(end)
-                    record.training(end, row | {"goodput": clock.shares()["steps"]})
-                    window = Window()
 
             validated = due(step, config.validate_every_steps, last_step)
             if validated:
@@ -262,7 +257,6 @@ def _loop(
                 with clock.spent_on("checkpoint"), spikes.non_finite_as_spike(spike):
                     state = finite_state(steps, step) | spikes.state()
                     record.checkpoint(step, state, loss, spikes.needed_step(step))
-                window = Window()  # a run that resumes here begins a window too
             if validated and model.settled():
                 return step, losses
             if stopping and step < last_step:
@@ -280,8 +274,7 @@ def _make_workers(config: ConfigDict, others: cluster.Cluster | None, stop: Stop
         facts |= {"the trainer's code": workdir.code_digest(), "what each has": str(devices)}
         cluster.meet(others, facts, config.startup_timeout_seconds, lambda: stop.requested)
     if config.deterministic:
-        tf.config.experimental.enable_op_determinism()
-        pin_nccl_algorithm()
+        enable_determinism()
     with cluster.limited(others, config.startup_timeout_seconds):
         strategy = make_strategy(config.strategy, count)
     stop.arm()  # the strategy of several workers takes SIGTERM away

@@ -9,7 +9,12 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from trainer import checkpoints, data, models, places, settings, workdir
-from trainer.distribution.strategy import Strategy, build_model, make_inference_strategy
+from trainer.distribution.strategy import (
+    Strategy,
+    build_model,
+    leave_other_gpus,
+    make_inference_strategy,
+)
 from trainer.distribution.variables import model_variables
 from trainer.errors import UserError, require
 
@@ -77,6 +82,7 @@ def _model_of(run: workdir.Run, folder: Path, which: str) -> TrainedModel:
             f"({type(error).__name__}: {error}); start its training once more, with the same "
             "command, to have them noted"
         ) from error
+    leave_other_gpus()
     strategy = make_inference_strategy()
     checkpoint = checkpoints.find(folder / workdir.CHECKPOINTS, which, run_id=run.run_id)
     if checkpoint is None:

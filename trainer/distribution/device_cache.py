@@ -7,6 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from trainer.distribution import devices
+from trainer.examples import empty
 
 _ALIGNMENT_BYTES = 64  # that TensorFlow asks of memory it shares
 _WORD_BYTES = 4
@@ -19,8 +20,7 @@ def copy_to_replicas(strategy: tf.distribute.Strategy, images: np.ndarray) -> An
     lie in rows [N, D], filled up to whole words.
     """
     if devices.on_gpus(strategy) and images.dtype == np.uint8:
-        images = images.reshape(len(images), -1)
-        images = np.pad(images, ((0, 0), (0, -images.shape[1] % _WORD_BYTES)))
+        images = _in_whole_words(images.reshape(len(images), -1))
     if images.ctypes.data % _ALIGNMENT_BYTES == 0 and images.flags.writeable:
         tensor = tf.experimental.dlpack.from_dlpack(images.__dlpack__())
     else:
@@ -37,6 +37,17 @@ def copy_to_replicas(strategy: tf.distribute.Strategy, images: np.ndarray) -> An
         return strategy.experimental_distribute_values_from_function(copy)
     except tf.errors.ResourceExhaustedError:
         return None
+
+
+def _in_whole_words(rows: np.ndarray) -> np.ndarray:
+    """Fills rows of bytes [N, D] up with zeros; copies them only where D is not a multiple of 4."""
+    missing = -rows.shape[1] % _WORD_BYTES
+    if missing == 0:
+        return rows
+    filled = empty((len(rows), rows.shape[1] + missing))
+    filled[:, : rows.shape[1]] = rows
+    filled[:, rows.shape[1] :] = 0
+    return filled
 
 
 def gather_images(

@@ -258,7 +258,9 @@ class Steps:
         self.optimizer.learning_rate.assign(self._learning_rate_compiled(step))
         shares = self._strategy.run(self._summed_gradients, args=(step, batch, cache, labels))
         if self._update_in_parts:
-            rows = self._strategy.run(self._packed_update_compiled, args=(shares, step))
+            # Not run itself: tf.distribute would compile all replicas' updates as one on CPUs.
+            update = lambda share: self._packed_update_compiled(share, step)  # noqa: E731
+            rows = self._strategy.run(update, args=(shares,))
             self.optimizer.iterations.assign_add(1)
             return self._strategy.experimental_local_results(rows)[0]
         return self._update_compiled(*shares, step)

@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from trainer.distribution import private_api, xla
 from trainer.distribution.devices import check_devices, within_memory
+from trainer.distribution.gpus import pin_nccl_algorithm
 from trainer.errors import UserError, require_choice
 
 Strategy: TypeAlias = tf.distribute.Strategy
@@ -24,58 +25,42 @@ _POLICIES = {
 PRECISIONS = tuple(_POLICIES)
 
 
-@functools.cache
 def make_strategy(name: str, workers: int = 1) -> Strategy:
-    """The replicas: on every GPU, else the CPU, of this machine or of all workers of TF_CONFIG.
+    """Returns the strategy of a training, on this machine or on all workers of TF_CONFIG.
 
-    One worker has a MirroredStrategy, several a MultiWorkerMirroredStrategy, which waits for all of
-    them. "auto", "mirrored" and "multi_worker" take what there is, "cpu:N" N logical CPU devices.
-    A process has one strategy of each name: a second would start its collectives' keys anew, and
-    mistake another model's gradients for its own.
+    "auto", "mirrored" and "multi_worker" use every GPU, or the CPU where there is none; "cpu:N"
+    uses N logical CPU devices. One worker has a MirroredStrategy, several a
+    MultiWorkerMirroredStrategy, which waits for all of them. The same devices have one strategy in
+    a process.
 
     Raises:
       UserError: as `check_devices`, or TensorFlow has begun with other devices.
     """
     devices = check_devices(name, workers)
-    if devices.kind == "GPU":
-        _prepare_gpus()
-        if workers > 1:
-            by_nccl = tf.distribute.experimental.CommunicationOptions(
-                implementation=tf.distribute.experimental.CommunicationImplementation.NCCL
-            )
-            return tf.distribute.MultiWorkerMirroredStrategy(communication_options=by_nccl)
-        strategy = tf.distribute.MirroredStrategy()
-        if strategy.num_replicas_in_sync == 1:
-            private_api.use_merge_call(strategy)
-        return strategy
     if name.startswith("cpu:"):
         _hide_gpus(name)
-    # TensorFlow's collectives allow one number of CPU devices in the life of a process.
-    cpus = _logical_cpus(devices.count)
-    if workers == 1:
-        reduction = tf.distribute.ReductionToOneDevice()
-        return tf.distribute.MirroredStrategy(cpus, cross_device_ops=reduction)
-    with private_api.on_logical_cpus(cpus):
-        return tf.distribute.MultiWorkerMirroredStrategy()
+    return _strategy_on(devices.kind, devices.count, workers)
 
 
-@functools.cache
 def make_inference_strategy() -> Strategy:
-    """The strategy of a trained model: one device, the first GPU or the CPU.
-
-    Other GPUs are left to other processes unless TensorFlow has begun to use them in this one.
+    """Returns the strategy of a trained model: one device, the first GPU or the CPU.
 
     Raises:
       UserError: TensorFlow cannot use a GPU.
     """
-    if check_devices("auto", workers=1).kind == "CPU":
-        return make_strategy("cpu:1")
-    with contextlib.suppress(RuntimeError):  # TensorFlow has begun
-        tf.config.set_visible_devices(tf.config.list_physical_devices("GPU")[:1], "GPU")
-    _prepare_gpus()
-    strategy = tf.distribute.MirroredStrategy(["GPU:0"])
-    private_api.use_merge_call(strategy)
-    return strategy
+    return _strategy_on(check_devices("auto", workers=1).kind, 1, 1)
+
+
+def leave_other_gpus() -> None:
+    """Leaves all GPUs but the first to other processes, unless TensorFlow has begun to use them."""
+    with contextlib.suppress(RuntimeError):
+        tf.config.set_visible_devices(tf.config.get_visible_devices("GPU")[:1], "GPU")
+
+
+def enable_determinism() -> None:
+    """Has all operations, and the sums over GPUs, give the same bits each time."""
+    tf.config.experimental.enable_op_determinism()
+    pin_nccl_algorithm()
 
 
 def build_model(strategy: Strategy, precision: str, create: Callable[[], _Model]) -> _Model:
@@ -96,6 +81,37 @@ def build_model(strategy: Strategy, precision: str, create: Callable[[], _Model]
             return create()
     finally:
         keras.config.set_dtype_policy(before)
+
+
+@functools.cache
+def _strategy_on(kind: str, count: int, workers: int) -> Strategy:
+    """Returns the strategy of some devices of each worker.
+
+    A second one of the same devices would number its collectives anew, and TensorFlow would take
+    the gradients of another model for its own.
+    """
+    if kind == "CPU":
+        return _strategy_on_cpus(count, workers)
+    _prepare_gpus()
+    if workers > 1:
+        by_nccl = tf.distribute.experimental.CommunicationOptions(
+            implementation=tf.distribute.experimental.CommunicationImplementation.NCCL
+        )
+        return tf.distribute.MultiWorkerMirroredStrategy(communication_options=by_nccl)
+    strategy = tf.distribute.MirroredStrategy([f"GPU:{number}" for number in range(count)])
+    if count == 1:
+        private_api.use_merge_call(strategy)
+    return strategy
+
+
+def _strategy_on_cpus(count: int, workers: int) -> Strategy:
+    # TensorFlow's collectives allow one number of CPU devices in the life of a process.
+    cpus = _logical_cpus(count)
+    if workers == 1:
+        reduction = tf.distribute.ReductionToOneDevice()
+        return tf.distribute.MirroredStrategy(cpus, cross_device_ops=reduction)
+    with private_api.on_logical_cpus(cpus):
+        return tf.distribute.MultiWorkerMirroredStrategy()
 
 
 def _prepare_gpus() -> None:

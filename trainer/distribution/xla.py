@@ -31,7 +31,8 @@ def set_gpu_flags() -> None:
     XLA reads them once, when it first compiles.
     """
     flags = os.environ.get("XLA_FLAGS", "")
-    missing = [f"--{name}={value}" for name, value in _GPU_FLAGS.items() if name not in flags]
+    chosen = {f"--{name}": value for name, value in _GPU_FLAGS.items()}
+    missing = [f"{name}={value}" for name, value in chosen.items() if f"{name}=" not in flags]
     os.environ["XLA_FLAGS"] = " ".join([*flags.split(), *missing])
 
 

@@ -196,13 +196,16 @@ def keep_largest(activations: tf.Tensor, count: int | tf.Tensor, *, most: int) -
 
     Of equal ones the first are kept.
     """
-    # By comparisons, since XLA on a GPU would scatter a mask one element after the other.
-    unit = tf.range(activations.shape[1])
+    # By comparisons, since XLA on a GPU would scatter a mask one element after the other; of
+    # floats, since TensorFlow compares int32 on the host. A NaN is not dropped: it must be seen.
+    unit = tf.range(activations.shape[1], dtype=tf.float32)
     largest, units = tf.math.top_k(tf.stop_gradient(activations), most)  # [B, most], descending
     least_kept = tf.gather(largest, [count - 1], axis=1)
-    last_unit = tf.gather(units, [count - 1], axis=1)  # top_k sorts equal ones by their index
-    mask = (activations > least_kept) | ((activations == least_kept) & (unit <= last_unit))
-    return activations * tf.cast(mask, activations.dtype)
+    last_unit = tf.cast(tf.gather(units, [count - 1], axis=1), tf.float32)
+    # Of equal activations top_k returns the first unit first.
+    equal_but_later = (activations == least_kept) & (unit > last_unit)
+    dropped = (activations < least_kept) | equal_but_later
+    return activations * tf.cast(~dropped, activations.dtype)
 
 
 def bernoulli_kl_nats(target: float, rates: tf.Tensor) -> tf.Tensor:
