@@ -26,7 +26,7 @@ def digits_config():
     config.batch_size = 64
     config.num_epochs = 10 * 64 / 1366
     config.execution = "graph"
-    config.steps_per_call = 4
+    config.steps_per_call = 2
     config.log_every_steps = 2
     config.validate_every_steps = 5
     config.checkpoint_every_steps = 5
