@@ -12,7 +12,7 @@ from trainer.distribution import devices, private_api
 
 @contextlib.contextmanager
 def gpu_branch() -> Iterator[None]:
-    """Has tf.distribute and the trainer treat all devices as GPUs.
+    """Makes tf.distribute and the trainer treat all devices as GPUs.
 
     A MirroredStrategy then sums by collectives, without merge_call, as over NCCL.
     """
@@ -25,7 +25,7 @@ def gpu_branch() -> Iterator[None]:
 
 
 def gpu_strategy(count: int) -> tf.distribute.Strategy:
-    """The strategy of a machine with so many GPUs, on logical CPU devices."""
+    """Returns the strategy of a machine with `count` GPUs, on logical CPU devices."""
     strategy = tf.distribute.MirroredStrategy([f"CPU:{number}" for number in range(count)])
     if count == 1:
         private_api.use_merge_call(strategy)

@@ -38,12 +38,12 @@ def all_reduce(packed: tf.Tensor) -> tf.Tensor:
 
 
 def pack(tensors) -> tf.Tensor:
-    """A structure of float32 tensors, one behind the other in one tensor [n]."""
+    """Concatenates a structure of float32 tensors to one tensor [n]."""
     return tf.concat([tf.reshape(part, [-1]) for part in tf.nest.flatten(tensors)], axis=0)
 
 
 def unpack(packed: tf.Tensor, like):
-    """The structure that `pack` took, from its tensor; `like` has the structure and the shapes."""
+    """Restores the structure that `pack` took, whose shapes `like` has, from its tensor."""
     parts = tf.nest.flatten(like)
     pieces = tf.split(packed, [part.shape.num_elements() for part in parts])
     shaped = [tf.reshape(piece, part.shape) for piece, part in zip(pieces, parts, strict=True)]

@@ -53,7 +53,7 @@ def _in_whole_words(rows: np.ndarray) -> np.ndarray:
 def gather_images(
     cache: tf.Tensor, indices: tf.Tensor, image_shape: tuple[int, ...], *, by_words: bool
 ) -> tf.Tensor:
-    """The images [B, *image_shape] of these indices in a replica's copy.
+    """Returns the images [B, *image_shape] of these indices in a replica's copy.
 
     TensorFlow's gather has a GPU kernel for words but none for bytes, which XLA gathers well.
     """

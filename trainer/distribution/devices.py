@@ -54,13 +54,13 @@ def check_devices(name: str, workers: int) -> Devices:
 
 
 def describe_devices(strategy: tf.distribute.Strategy) -> str:
-    """The kind and number of the devices of all workers, as "CPU x 2"."""
+    """Returns the kind and number of the devices of all workers, as "CPU x 2"."""
     kind = tf.DeviceSpec.from_string(strategy.extended.worker_devices[0]).device_type
     return str(Devices(kind, strategy.num_replicas_in_sync))
 
 
 def on_gpus(strategy: tf.distribute.Strategy) -> bool:
-    """Whether the replicas are on GPUs."""
+    """Returns whether the replicas are on GPUs."""
     return describe_devices(strategy).startswith("GPU")
 
 

@@ -36,7 +36,7 @@ class Slice:
     first_position: tf.Tensor  # int64 [], of the first row among all examples of the run
 
     def rows(self, start: tf.Tensor | int, size: int) -> "Slice":
-        """Some consecutive ones of the rows."""
+        """Returns `size` consecutive rows."""
         images, labels = self.images, self.labels
         return Slice(
             tf.slice(images, [start, *[0] * (len(images.shape) - 1)], [size, *images.shape[1:]]),
@@ -60,7 +60,7 @@ class Gradients:
     def __call__(
         self, rows: Slice, means: tf.Tensor | None, scale: tf.Tensor
     ) -> tuple[list[tf.Tensor], dict[str, tf.Tensor]]:
-        """The gradients of the scaled loss and the unscaled terms, in a replica's context."""
+        """Computes the gradients of the scaled loss and the unscaled loss terms."""
         size = rows.images.shape[0]
         by_products = self.execution == "xla_products"
         parts = cuts(size) if by_products and self.cut_for_caches else 1
@@ -76,7 +76,7 @@ class Gradients:
         return total
 
     def statistics(self, images: tf.Tensor) -> tf.Tensor | None:
-        """The share [S] of the means over the batch that a loss term needs, or None."""
+        """Computes the share [S] of the batch means that a loss term needs, or None."""
         with self._layers():
             statistics = self.model.statistics(to_unit(images))
         if statistics is None:
@@ -108,13 +108,13 @@ class Gradients:
         return gradients, terms
 
     def _layers(self):
-        """Has convolutional layers compute in the form that suits the execution."""
+        """Returns a context in which convolutional layers take the form of the execution."""
         if self.execution == "xla_products":
             return as_matrix_products()
         return strided_max_pooling(self.execution == "xla")
 
 
 def to_unit(images: tf.Tensor) -> tf.Tensor:
-    """Images as float32 in [0, 1]; vectors as they are."""
+    """Scales images of bytes to float32 in [0, 1]; leaves vectors as they are."""
     scale = 255.0 if images.dtype == tf.uint8 else 1.0
     return tf.cast(images, tf.float32) / scale

@@ -12,7 +12,7 @@ EVALUATION_BATCH_SIZE = 512
 
 
 def model_graph(model: Autoencoder) -> tf.Graph:
-    """What the model computes of images [B, H, W, C], to be looked at."""
+    """Returns the graph of what a model computes of images [B, H, W, C]."""
     images = tf.TensorSpec((None, *model.image_shape), tf.float32)
     return tf.function(model).get_concrete_function(images).graph
 
@@ -20,9 +20,9 @@ def model_graph(model: Autoencoder) -> tf.Graph:
 def map_batches(
     function: Callable[..., tf.Tensor], rows: np.ndarray, *, noise_seed: int | None = None
 ) -> np.ndarray:
-    """A model's function of rows [B, ...] over all of them [N, ...], a batch at a time.
+    """Applies a model's function of rows [B, ...] to all rows [N, ...], a batch at a time.
 
-    With a seed, it is a function of rows and of their `Noise` in evaluation.
+    With a seed, the function also takes the `Noise` of the rows in evaluation.
     """
 
     def call(batch, first):
@@ -44,9 +44,9 @@ def map_batches(
 def in_batches(
     function: Callable[[tf.Tensor], tf.Tensor], row_shape: tuple[int, ...], size: int
 ) -> Callable[[np.ndarray], np.ndarray]:
-    """A model's function of rows [size, ...], for a stream of blocks of so many rows at most.
+    """Returns a model's function of rows [size, ...] for blocks of at most `size` rows.
 
-    A smaller block is filled up: what becomes of a row is the same bits however many come along.
+    A smaller block is filled up, so that the result for a row is the same bits in any block.
     """
     some_rows = tf.TensorSpec((size, *row_shape), tf.float32)
     compiled = tf.function(function).get_concrete_function(some_rows)

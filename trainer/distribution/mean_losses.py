@@ -33,7 +33,7 @@ class MeanLosses:
         self._statistics_compiled = tf.function(self._statistics_of_batch)
 
     def __call__(self, images: Rows) -> dict[str, float]:
-        """The means over images [N, H, W, C] of `loss` and each `loss/<term>`, exact for any N."""
+        """Computes the means of `loss` and each `loss/<term>` over images [N, H, W, C], for any N."""
         means = None
         for _, batch, weights in self._batches(images):
             sums = self._statistics_compiled(batch, weights)
@@ -50,7 +50,7 @@ class MeanLosses:
         return {name: value / len(images) for name, value in totals.items()}
 
     def _batches(self, images: Rows) -> Iterator[tuple[tf.Tensor, ...]]:
-        """Index of the first, batch of one size, and a weight for each of its rows, 0 beyond N."""
+        """Yields each batch's first index, its rows, and their weights: 1, or 0 beyond N."""
         replicas = self._strategy.num_replicas_in_sync
         size = -(-EVALUATION_BATCH_SIZE // replicas) * replicas
         own = self._slices.of_worker(size)

@@ -10,7 +10,7 @@ from tensorflow.python.distribute import collective_all_reduce_strategy
 
 
 def leave_gradients_unsummed(optimizer: keras.optimizers.Optimizer) -> None:
-    """Has a Keras optimizer take gradients that are summed over the replicas already.
+    """Makes a Keras optimizer accept gradients that are summed over the replicas already.
 
     Keras would sum after clipping, and test each replica's own share for overflow.
     """
@@ -25,8 +25,11 @@ def update_replica(
 ) -> None:
     """Updates the variables of one replica as `optimizer.apply` does, but for its `iterations`.
 
-    `apply` calls tf.distribute's merge_call, which XLA cannot compile within a replica.
+    `apply` calls tf.distribute's merge_call, which XLA cannot compile within a replica. Averaged
+    weights and constraints, which it would add, are not used here.
     """
+    assert not optimizer.use_ema
+    assert all(variable.constraint is None for variable in variables)
     gradients = optimizer._clip_gradients(list(gradients))
     base_optimizer.BaseOptimizer._apply_weight_decay(optimizer, variables)
     for gradient, variable in zip(gradients, variables, strict=True):
@@ -34,7 +37,7 @@ def update_replica(
 
 
 def use_merge_call(strategy: tf.distribute.Strategy) -> None:
-    """Has a strategy of one GPU call merge_call, as one of a CPU does.
+    """Makes a strategy of one GPU use merge_call, as a strategy of one CPU does.
 
     Without it, Keras's LossScaleOptimizer puts the update into a tf.cond, in which the
     aggregation of `iterations` asks for merge_call all the same and fails.
@@ -45,7 +48,7 @@ def use_merge_call(strategy: tf.distribute.Strategy) -> None:
 
 @contextlib.contextmanager
 def on_logical_cpus(names: list[str]) -> Iterator[None]:
-    """Has a MultiWorkerMirroredStrategy use all of these devices, not one CPU per worker."""
+    """Makes a MultiWorkerMirroredStrategy use all of these devices, not one CPU per worker."""
     extended = collective_all_reduce_strategy.CollectiveAllReduceExtended
     original = extended._initialize_local_devices
 

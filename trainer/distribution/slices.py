@@ -14,18 +14,18 @@ class Slices:
 
     @property
     def local_replicas(self) -> int:
-        """The number of this worker's replicas."""
+        """The number of replicas of this worker."""
         return len(self.strategy.extended.worker_devices)
 
     def of_worker(self, batch_size: int) -> slice:
-        """The rows of a global batch that this worker computes."""
+        """Returns the rows of a global batch that this worker computes."""
         rows = batch_size // self.strategy.num_replicas_in_sync * self.local_replicas
         return slice(self.worker * rows, (self.worker + 1) * rows)
 
     def of_replica(self, batch: tf.Tensor) -> tuple[tf.Tensor, int]:
-        """In a replica's context, its rows of the worker's batch, and the first one's global row.
+        """Returns this replica's rows of the worker's batch, and the first one's global row.
 
-        To be called while a tf.function is traced, where the replica is known.
+        The caller is in a replica's context, in a tf.function that is being traced.
         """
         replica = tf.distribute.get_replica_context().replica_id_in_sync_group
         replica = int(tf.get_static_value(replica))

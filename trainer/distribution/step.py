@@ -32,7 +32,7 @@ from trainer.distribution.xla import EXECUTIONS, norm_for_cpu, one_after_the_oth
 from trainer.errors import NonFiniteError, require, require_choice
 
 _SMALL_BATCH = 128  # whose arithmetic does not outweigh a copy of the weights
-_TIMED_CALLS = 5  # of each execution; the neighbours disturb some
+_TIMED_CALLS = 5  # of each execution, since other processes disturb some
 _MAX_SKIPPED_STEPS = 40  # halves a float16 loss scale of 2**15 to 2**-25
 
 
@@ -59,8 +59,8 @@ class Steps:
 
         `worker` is the index of this worker among those of the strategy.
         `last_step` is where the training ends, by which the kinds measure their progress.
-        `norm_every_steps`: a CPU computes the gradient norm in these steps and the last one alone,
-        unless the optimizer needs it, since it reads all gradients from memory once more.
+        `norm_every_steps`: a CPU computes the gradient norm only in these steps and the last one,
+        unless the optimizer needs it, since the norm reads all gradients from memory once more.
         `execution` says how a training step is computed, to the same result up to rounding:
         "graph" by TensorFlow's own kernels; "xla_update" too, but the optimizer's update is
         compiled where there is one replica; "xla" compiled; "xla_products" compiled, with each
@@ -132,7 +132,7 @@ class Steps:
         self._update_compiled = _compiled(self._update, self._update_by_xla and not by_xla)
 
     def cache_on_device(self, images: np.ndarray) -> bool:
-        """Copies the training images to every replica's device, or says that they do not fit."""
+        """Copies the training images to every replica's device; returns whether they fit."""
         self._device_cache = copy_to_replicas(self._strategy, images)
         self._image_shape = images.shape[1:]
         return self._device_cache is not None
@@ -235,11 +235,11 @@ class Steps:
         return time.perf_counter() - began
 
     def evaluate(self, images: Rows) -> dict[str, float]:
-        """The means over images [N, H, W, C] of `loss` and each `loss/<term>`, exact for any N."""
+        """Computes the means of `loss` and each `loss/<term>` over images [N, H, W, C]."""
         return self._mean_losses(images)
 
     def variables(self) -> dict[str, keras.Variable]:
-        """All that a run's state holds beside the step, by paths that are each one's own."""
+        """Returns the variables of a run's state by their paths; the step is not one of them."""
         slots = {f"optimizer/{variable.path}": variable for variable in self.optimizer.variables}
         assert len(slots) == len(self.optimizer.variables), "two slots share a path"
         return model_variables(self._model) | slots
@@ -279,7 +279,7 @@ class Steps:
         position = step * self._batch_size + start
         rows = Slice(self._images(own, cache), labels, step, position)
         gradients, terms = self._gradients(rows, means, loss_scale(self.optimizer))
-        self._term_names = tuple(terms)
+        self._term_names = tuple(terms)  # which `_packed_update`, traced after this, unpacks
         return pack((gradients, terms)) if self._update_in_parts else (gradients, terms)
 
     def _statistics_share(self, own, cache):

@@ -27,17 +27,17 @@ def build_optimizer(
 
 
 def scales_losses(optimizer: keras.optimizers.Optimizer) -> bool:
-    """Whether losses are scaled, so that an overflow of the gradients skips a step."""
+    """Returns whether losses are scaled, so that an overflow of the gradients skips a step."""
     return isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
 
 
 def loss_scale(optimizer: keras.optimizers.Optimizer) -> tf.Tensor:
-    """The factor of the next step's losses, float32 []."""
+    """Returns the factor of the next step's losses, float32 []."""
     return (
         tf.convert_to_tensor(optimizer.dynamic_scale) if scales_losses(optimizer) else tf.ones(())
     )
 
 
 def needs_gradient_norm(optimizer: keras.optimizers.Optimizer) -> bool:
-    """Whether every step needs the norm: to clip gradients, or to find those that overflow."""
+    """Returns whether every step needs the norm: to clip gradients, or to find an overflow."""
     return scales_losses(optimizer) or bool(optimizer.global_clipnorm)

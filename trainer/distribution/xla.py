@@ -39,7 +39,7 @@ def set_gpu_flags() -> None:
 def candidate_executions(
     strategy: tf.distribute.Strategy, model: Autoencoder, batch_size: int
 ) -> tuple[str, ...]:
-    """The executions worth a try on these devices, the usually fastest first.
+    """Returns the executions worth a try on these devices, the usually fastest first.
 
     On a CPU, convolutions with few channels go by matrix products, others by its library, and so
     do the products of large layers on large batches (measured in docs/performance.md); other nets
@@ -66,7 +66,7 @@ def candidate_executions(
 
 
 def norm_for_cpu(gradients: list[tf.Tensor]) -> tf.Tensor:
-    """The global norm of gradients, in a form that XLA on a CPU reads once, not thrice.
+    """Computes the global norm of gradients in a form that XLA on a CPU reads once, not thrice.
 
     XLA writes a sum of more than 32 terms as a tree, which keeps it from squaring on the way.
     """
@@ -80,10 +80,10 @@ def norm_for_cpu(gradients: list[tf.Tensor]) -> tf.Tensor:
 
 
 def one_after_the_other(gradients: list[tf.Tensor]) -> list[tf.Tensor]:
-    """The same gradients, each available only after the one before it in the model.
+    """Returns the gradients, each available only after the one before it in the model.
 
     No layer's weights change before the gradient has passed through them: XLA, which orders by
-    data dependence alone, would copy the weights first.
+    data dependence only, would copy the weights first.
     """
 
     def unknown_zero(gradient: tf.Tensor) -> tf.Tensor:
@@ -96,7 +96,7 @@ def one_after_the_other(gradients: list[tf.Tensor]) -> list[tf.Tensor]:
 
 
 def cuts(size: int) -> int:
-    """The fewest equal parts of a batch that suit a CPU's caches; 1 if no size divides it."""
+    """Returns the fewest equal parts of a batch that fit a CPU's caches; 1 if there are none."""
     if size <= CUT_SIZE:
         return 1
     fitting = range(CUT_SIZE // 2, CUT_SIZE + 1)

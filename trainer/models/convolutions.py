@@ -2,7 +2,7 @@
 
 XLA on a CPU compiles matrix products and shifts of maps well and convolutions badly. Inside
 `as_matrix_products()`, each layer here computes what Keras's does, from the same weights, by such
-products. Inside `strided_max_pooling()`, poolings alone do so: XLA on a GPU has no deterministic
+products. Inside `strided_max_pooling()`, only poolings do: XLA on a GPU has no deterministic
 gradient of Keras's. Padding is "same" throughout.
 """
 
@@ -129,7 +129,7 @@ class UpSampling(layers.UpSampling2D):
 
 
 def count_multiplications(networks: Iterable[keras.Sequential]) -> tuple[int, int]:
-    """Multiply-adds per image of convolutions with few channels at one end, and of all others."""
+    """Counts the multiply-adds an image of convolutions with few channels, and of all others."""
     multiplications = {True: 0, False: 0}
     for layer in (layer for network in networks for layer in network.layers):
         if isinstance(layer, Convolution | TransposedConvolution):
