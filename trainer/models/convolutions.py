@@ -129,7 +129,7 @@ class UpSampling(layers.UpSampling2D):
 
 
 def count_multiplications(networks: Iterable[keras.Sequential]) -> tuple[int, int]:
-    """Counts the multiply-adds an image of convolutions with few channels, and of all others."""
+    """Counts multiply-adds an image of convolutions with few channels, and of all others."""
     multiplications = {True: 0, False: 0}
     for layer in (layer for network in networks for layer in network.layers):
         if isinstance(layer, Convolution | TransposedConvolution):
