@@ -42,13 +42,13 @@ MAY_IMPORT = {
     },
     "data": {"errors", "examples", "positions", "sources"},
     "models": {"errors", "models", "pictures", "positions"},
-    "distribution": {"cluster", "distribution", "errors", "models", "positions"},
+    "distribution": {"cluster", "distribution", "errors", "examples", "models", "positions"},
     "cluster": {"errors"},
     "workers": {"cluster", "errors", "distribution"},
     "spikes": {"checkpoints", "errors", "files", "workdir", "workers"},
     "record": {
         *("checkpoints", "data", "errors", "examples", "goodput", "models", "pictures"),
-        *("positions", "progress", "distribution", "spikes", "summaries", "workdir"),
+        *("pace", "positions", "progress", "distribution", "spikes", "summaries", "workdir"),
     },
     "train": {
         *("checkpoints", "cluster", "data", "errors", "examples", "goodput", "models"),

@@ -33,7 +33,7 @@ class MeanLosses:
         self._statistics_compiled = tf.function(self._statistics_of_batch)
 
     def __call__(self, images: Rows) -> dict[str, float]:
-        """Computes the means of `loss` and each `loss/<term>` over images [N, H, W, C], for any N."""
+        """Computes the means of `loss` and each `loss/<term>` over images [N, H, W, C]."""
         means = None
         for _, batch, weights in self._batches(images):
             sums = self._statistics_compiled(batch, weights)
