@@ -63,6 +63,15 @@ def test_exactly_so_many_are_kept_and_they_are_the_largest(count, jit_compile):
     np.testing.assert_array_equal(kept, expected)
 
 
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_activations_that_are_nan_are_seen(jit_compile):
+    activations = np.array([[1, np.nan, 3], [1, 2, 3]], np.float32)
+    keep = tf.function(lambda rows: keep_largest(rows, 1, most=2), jit_compile=jit_compile)
+    kept = keep(activations).numpy()
+    assert np.isnan(kept[0]).any()
+    np.testing.assert_array_equal(kept[1], [0, 0, 3])
+
+
 def test_only_what_is_kept_has_a_gradient():
     activations = tf.constant([[3.0, 1.0, 2.0]])
     with tf.GradientTape() as tape:

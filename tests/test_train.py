@@ -421,12 +421,15 @@ def test_a_nan_ends_the_run_with_the_last_checkpoint_intact(digits_config, tmp_p
 
     def poisoned(self, first_step, images, count):
         unit = tf.cast(images, tf.float32) / 255
-        return original(self, first_step, unit * np.nan if first_step >= 6 else unit, count)
+        steps = first_step + np.arange(len(images)).reshape(-1, *[1] * (len(images.shape) - 1))
+        return original(self, first_step, tf.where(steps >= 8, np.nan, unit), count)
 
     monkeypatch.setattr(Steps, "train", poisoned)
     digits_config.data.placement = "host"
-    with pytest.raises(NonFiniteError, match=r"steps 6 to 7.* last good checkpoint is .*5$"):
+    digits_config.steps_per_call = 5
+    with pytest.raises(NonFiniteError, match=r"steps 8 to 9.* last good checkpoint is .*5$"):
         train(digits_config, str(tmp_path))
+    assert [row["step"] for row in logged(tmp_path) if row["part"] == "train"] == [2, 4, 6, 8]
     step, state = final_state(tmp_path)
     assert step == 5
     assert all(np.isfinite(array).all() for array in state.values())
