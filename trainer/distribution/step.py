@@ -126,7 +126,8 @@ class Steps:
         self.train_function = tf.function(self._train, jit_compile=by_xla and one_replica)
         parts = by_xla and not one_replica
         self._share_compiled = _compiled(self._share, parts)
-        self._statistics_share_compiled = _compiled(self._statistics_share, parts)
+        self._cached_images_compiled = _compiled(self._cached_images, parts)
+        self._statistics_share_compiled = _compiled(self._gradients.statistics, parts)
         self._packed_update_compiled = _compiled(self._packed_update, parts)
         self._learning_rate_compiled = _compiled(self._learning_rate, parts)
         self._update_compiled = _compiled(self._update, self._update_by_xla and not by_xla)
@@ -267,29 +268,26 @@ class Steps:
 
     def _summed_gradients(self, step, batch, cache, labels):
         """The gradients and terms of the whole batch, in a replica's context."""
-        own, start = self._slices.of_replica(batch)
+        images, start = self._slices.of_replica(batch)
+        if cache is not None:
+            images = self._cached_images_compiled(images, cache)
         own_labels = None if labels is None else self._slices.of_replica(labels)[0]
-        means = self._statistics_share_compiled(own, cache)
+        means = self._statistics_share_compiled(images)
         if means is not None:
             means = sum_over_replicas(means)
-        share = self._share_compiled(own, cache, own_labels, step, start, means)
+        share = self._share_compiled(images, own_labels, step, start, means)
         return all_reduce(share) if self._update_in_parts else sum_over_replicas(share)
 
-    def _share(self, own, cache, labels, step, start, means):
-        position = step * self._batch_size + start
-        rows = Slice(self._images(own, cache), labels, step, position)
+    def _cached_images(self, indices, cache):
+        """Gathers a replica's images in a function of its own: a step's bits are as without cache."""
+        by_words = self._on_gpus and not self._by_xla
+        return gather_images(cache, indices, self._image_shape, by_words=by_words)
+
+    def _share(self, images, labels, step, start, means):
+        rows = Slice(images, labels, step, step * self._batch_size + start)
         gradients, terms = self._gradients(rows, means, loss_scale(self.optimizer))
         self._term_names = tuple(terms)  # which `_packed_update`, traced after this, unpacks
         return pack((gradients, terms)) if self._update_in_parts else (gradients, terms)
-
-    def _statistics_share(self, own, cache):
-        return self._gradients.statistics(self._images(own, cache))
-
-    def _images(self, own, cache):
-        if cache is None:
-            return own
-        by_words = self._on_gpus and not self._by_xla
-        return gather_images(cache, own, self._image_shape, by_words=by_words)
 
     def _update(self, gradients, terms, step):
         per_replica = self._strategy.run(self._replica_update, args=(gradients, terms, step))
