@@ -279,7 +279,7 @@ class Steps:
         return all_reduce(share) if self._update_in_parts else sum_over_replicas(share)
 
     def _cached_images(self, indices, cache):
-        """Gathers a replica's images in a function of its own: a step's bits are as without cache."""
+        """Gathers the images by themselves, so that a step has the same bits without the cache."""
         by_words = self._on_gpus and not self._by_xla
         return gather_images(cache, indices, self._image_shape, by_words=by_words)
 
