@@ -30,13 +30,15 @@ def forget():
 def machine(monkeypatch):
     """A machine with such GPUs, driver and cuDNN, whose trial is a Python program."""
 
-    def pretend(*cards, driver=(12, 9), cudnn="9.28.0.42", trial=PASSES_ALL):
+    def pretend(*cards, driver=(12, 9), cudnn="9.28.0.42", trial=PASSES_ALL, hidden=()):
         devices = [SimpleNamespace(name=f"GPU:{number}") for number in range(len(cards))]
         details = {
             device.name: {"device_name": name, "compute_capability": capability}
             for device, (name, capability) in zip(devices, cards, strict=True)
         }
+        visible = [device for number, device in enumerate(devices) if number not in hidden]
         monkeypatch.setattr(tf.config, "list_physical_devices", lambda _: devices)
+        monkeypatch.setattr(tf.config, "get_visible_devices", lambda _: visible)
         monkeypatch.setattr(
             tf.config.experimental, "get_device_details", lambda device: details[device.name]
         )
@@ -52,6 +54,16 @@ def test_gpus_that_work_are_counted(machine, cards, capsys):
     machine(*cards)
     assert gpus.check_gpus() == len(cards)
     assert capsys.readouterr().err == ""
+
+
+def test_gpus_that_the_process_has_hidden_neither_count_nor_are_checked(machine):
+    machine(K80, A100, hidden=[0])
+    assert gpus.check_gpus() == 1
+    machine(A100, B200, RTX_50, hidden=[0, 1], trial="import sys; sys.exit(sys.argv[1:] != ['2'])")
+    assert gpus.check_gpus() == 1
+    machine(A100, K80, hidden=[0])
+    with pytest.raises(UserError, match="GPU 1"):
+        gpus.check_gpus()
 
 
 def test_a_gpu_of_another_maker_is_left_to_tensorflow(machine):

@@ -30,7 +30,10 @@ _DRIVER_OF_WSL = Path("/usr/lib/wsl/lib/libcuda.so.1")
 
 
 def check_gpus() -> int:
-    """Return the number of GPUs that TensorFlow lists, having checked that it can use them.
+    """Return the number of visible GPUs, having checked that TensorFlow can use them.
+
+    A GPU that `set_visible_devices` hides is neither counted nor checked. Numbers in messages are
+    positions in TensorFlow's list of physical GPUs, hidden ones included.
 
     Which generations a build can use follows from its kernels, the driver and cuDNN; for
     Blackwell, which this build has no kernels of its own for, a trial in another process decides.
@@ -38,9 +41,11 @@ def check_gpus() -> int:
     Raises:
       UserError: TensorFlow cannot use one of them; the line says why and what to do.
     """
-    gpus = tf.config.list_physical_devices("GPU")
+    visible = tf.config.get_visible_devices("GPU")
     on_trial = []
-    for number, gpu in enumerate(gpus):
+    for number, gpu in enumerate(tf.config.list_physical_devices("GPU")):
+        if gpu not in visible:
+            continue
         details = tf.config.experimental.get_device_details(gpu)
         capability = details.get("compute_capability")
         if capability is None:  # another maker's
@@ -55,7 +60,7 @@ def check_gpus() -> int:
     if on_trial:
         refusal = _refusal_of_trial(tuple(on_trial))
         require(not refusal, refusal)
-    return len(gpus)
+    return len(visible)
 
 
 def unusable_gpu_note() -> str | None:
