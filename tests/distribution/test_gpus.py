@@ -158,6 +158,7 @@ def test_a_gpu_that_cudnn_has_dropped_is_warned_of_once(machine, card, cudnn, wa
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == warned
     assert all(card[0] in line and "convolutions" in line for line in lines)
+    assert all(("cannot" in line) == (cudnn is not None) for line in lines)
 
 
 def test_a_gpu_that_tensorflow_has_no_kernels_for_is_refused(machine):

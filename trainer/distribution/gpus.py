@@ -122,8 +122,9 @@ def _check_kernels(name: str, capability: Version) -> None:
     )
     cudnn = _version(_installed(_CUDNN) or "")
     if capability < _TURING and (cudnn is None or cudnn >= _CUDNN_OF_TURING):
+        cannot = "cannot" if cudnn else "may not be able to"  # of the system's cuDNN
         _warn(
-            f"{name} cannot train models with convolutions: cuDNN "
+            f"{name} {cannot} train models with convolutions: cuDNN "
             f"{_dotted(_CUDNN_OF_TURING)} and later needs compute capability {_dotted(_TURING)}. "
             "Models of dense layers are not affected"
         )
