@@ -1,5 +1,6 @@
 """GPUs are used, warned of or refused, as the build of TensorFlow can use them; all are fakes."""
 
+import contextlib
 import os
 import re
 import shutil
@@ -21,7 +22,8 @@ PASSES_ALL = "import sys; print('\\n'.join(sys.argv[1:]))"
 
 
 @pytest.fixture(autouse=True)
-def forget():
+def forget(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     gpus._refusal_of_trial.cache_clear()
     gpus._warn.cache_clear()
 
@@ -118,6 +120,51 @@ def test_a_process_asks_for_one_trial(machine, tmp_path, status):
         else:
             gpus.check_gpus()
     assert asked.read_text() == "x"
+
+
+@pytest.fixture
+def trials(machine, tmp_path):
+    """Checks GPUs as a new process does; returns the numbers of those that were tried."""
+
+    def check(*cards, status=0, **settings):
+        tried = tmp_path / "tried"
+        tried.write_text("")
+        gpus._refusal_of_trial.cache_clear()
+        lists = f"import sys; open({str(tried)!r}, 'w').write(' '.join(sys.argv[1:]))"
+        machine(*cards, trial=f"{lists}; raise SystemExit({status})", **settings)
+        with pytest.raises(UserError) if status else contextlib.nullcontext():
+            gpus.check_gpus()
+        return [int(number) for number in tried.read_text().split()]
+
+    return check
+
+
+def test_a_kind_of_gpu_that_has_passed_is_not_tried_again_by_other_processes(trials):
+    assert trials(RTX_50, RTX_50) == [0, 1]
+    assert trials(RTX_50) == []
+    assert trials(A100, RTX_50, B200) == [2]
+    assert trials(B200, RTX_50) == []
+
+
+def test_a_trial_that_failed_is_repeated(trials):
+    assert [trials(B200, status=status) for status in (1, 1, 0)] == [[0]] * 3
+
+
+def test_another_driver_tensorflow_or_capability_is_tried(trials, monkeypatch):
+    assert trials(RTX_50) == [0]
+    assert trials(RTX_50, driver=(13, 0)) == [0]
+    assert trials((RTX_50[0], (12, 1))) == [0]
+    monkeypatch.setattr(tf, "__version__", "3.0.0")
+    assert trials(RTX_50) == [0]
+
+
+@pytest.mark.parametrize("cache", ["", "relative", "/dev/null"])
+def test_without_a_cache_each_process_tries(trials, monkeypatch, tmp_path, cache):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", cache)
+    monkeypatch.setenv("HOME", "/dev/null")
+    assert [trials(RTX_50) for _ in range(2)] == [[0], [0]]
+    assert not (tmp_path / "relative").exists()
 
 
 @pytest.mark.parametrize(("driver", "works"), [((12, 4), False), ((12, 5), True), (None, True)])

@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import tensorflow as tf
@@ -36,13 +37,14 @@ def check_gpus() -> int:
     positions in TensorFlow's list of physical GPUs, hidden ones included.
 
     Which generations a build can use follows from its kernels, the driver and cuDNN; for
-    Blackwell, which this build has no kernels of its own for, a trial in another process decides.
+    Blackwell, which this build has no kernels of its own for, a trial in another process decides,
+    once for each kind of GPU, build and driver: a file in the user's cache marks a passed one.
 
     Raises:
       UserError: TensorFlow cannot use one of them; the line says why and what to do.
     """
     visible = tf.config.get_visible_devices("GPU")
-    on_trial = []
+    on_trial, markers = [], set()
     for number, gpu in enumerate(tf.config.list_physical_devices("GPU")):
         if gpu not in visible:
             continue
@@ -53,13 +55,17 @@ def check_gpus() -> int:
         name = (
             f"GPU {number} ({details.get('device_name')}, compute capability {_dotted(capability)})"
         )
-        if capability >= _BLACKWELL:
-            on_trial.append((number, name))
-        else:
+        if capability < _BLACKWELL:
             _check_kernels(name, capability)
+            continue
+        marker = _marker_of_trial(details.get("device_name", ""), capability)
+        if not _exists(marker):
+            on_trial.append((number, name))
+            markers.add(marker)
     if on_trial:
         refusal = _refusal_of_trial(tuple(on_trial))
         require(not refusal, refusal)
+        _mark_passed(markers)
     return len(visible)
 
 
@@ -142,6 +148,36 @@ def _refusal_of_trial(gpus: tuple[tuple[int, str], ...]) -> str:
         f"this build of TensorFlow ({tf.__version__}) cannot use {name}: {reason}. {_WAY_OUT}; "
         "such a GPU needs driver 570 or later"
     )
+
+
+def _marker_of_trial(device_name: str, capability: Version) -> Path | None:
+    """Return the file that exists once such a GPU has passed its trial; None without a cache."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    if not cache.is_absolute():
+        try:
+            cache = Path.home() / ".cache"
+        except RuntimeError:  # a user without a home
+            return None
+    about = (
+        *(tf.__version__, f"cuda{_dotted(driver_cuda_version() or ())}"),
+        *(device_name, _dotted(capability)),
+    )
+    name = re.sub(r"[^\w.]+", "-", "-".join(("gpu-trial", *about)))
+    return cache / "autoencoder-trainer" / name
+
+
+def _exists(marker: Path | None) -> bool:
+    with contextlib.suppress(OSError):
+        return marker is not None and marker.exists()
+    return False
+
+
+def _mark_passed(markers: Iterable[Path | None]) -> None:
+    """Create the files that spare later processes a trial, where the cache can be written."""
+    for marker in filter(None, markers):
+        with contextlib.suppress(OSError):
+            marker.parent.mkdir(parents=True, exist_ok=True)
+            marker.touch()
 
 
 def _try_gpus(numbers: list[str]) -> tuple[int, str]:
