@@ -1,14 +1,17 @@
 """The check of a machine with GPUs: what fails, crashes, hangs or is left out stays one line."""
 
+import contextlib
 import dataclasses
 import importlib.metadata
 import json
 import math
 import subprocess
 import sys
+import time
 from pathlib import Path, PurePosixPath
 from types import SimpleNamespace
 
+import psutil
 import pytest
 
 from benchmarks import limit
@@ -45,6 +48,26 @@ def test_a_case_that_hangs_is_ended_and_the_next_one_runs():
     hung, after = run([HANG, ONE], Budget(60), case_seconds=3.0)
     assert hung.error and not hung.left_out
     assert after.value == 1
+
+
+def runs(pid):
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    return False
+
+
+@pytest.mark.parametrize("end", ["exit", "wait"])
+def test_what_a_case_has_started_ends_with_it(tmp_path, end):
+    # It holds the child's stdout, whose end is waited for.
+    file = tmp_path / "pid"
+    command = f"sh -c 'echo $$ > {file}.new; mv {file}.new {file}; exec sleep 60' & "
+    command += "wait" if end == "wait" else f"until [ -e {file} ]; do sleep 0.1; done"
+    started = Case("starts another", "os:system", {"command": command})
+    began = time.monotonic()
+    run([started], Budget(60), case_seconds=5.0)
+    while runs(int(file.read_text())):
+        assert time.monotonic() - began < 30
+        time.sleep(0.1)
 
 
 def test_a_child_ends_with_its_parent():
