@@ -16,6 +16,7 @@ import pytest
 
 from benchmarks import limit
 from benchmarks.gpu_check import children, exactness, machine, many_gpus, speed
+from benchmarks.gpu_check.__main__ import check
 from benchmarks.gpu_check.child import one_line
 from benchmarks.gpu_check.children import ROOT, Budget, Case, Outcome, run
 from benchmarks.gpu_check.plan import Plan
@@ -253,14 +254,34 @@ def test_no_installed_wheels_overwrite_each_others_libraries():
     assert machine.shared_libraries(importlib.metadata.distributions()) == {}
 
 
-def test_cards_that_tensorflow_does_not_find_are_a_failure(monkeypatch):
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+@pytest.mark.parametrize(
+    ("found", "failures"),
+    [
+        ({}, 1),
+        ({"hidden": True}, 0),
+        ({"gpus": [{"name": "A card", "capability": [9, 0]}]}, 0),
+        ({"gpus": [{"name": "A card", "capability": [12, 0]}], "refusal": "no kernels"}, 1),
+    ],
+)
+def test_cards_that_tensorflow_does_not_find_or_cannot_use_are_a_failure(found, failures):
+    section = Section("Machine")
     card = {"name": "A card", "compute_mode": "Default"}
-    gpu = {"name": "A card", "capability": [9, 0]}
-    for gpus, failures in (([], 1), ([gpu], 0)):
-        section = Section("Machine")
-        machine.fill(section, {"gpus": gpus, "build": {}}, [card])
-        assert len(section.failures) == failures
+    machine.fill(section, machine.UNKNOWN | found, [card])
+    assert len(section.failures) == failures
+
+
+@pytest.mark.parametrize("visible", ["", "-1"])
+def test_a_machine_is_described_where_its_gpus_are_hidden(visible):
+    described = Case("the machine", "benchmarks.gpu_check.machine:describe", {})
+    (outcome,) = run([described], Budget(60), environment={"CUDA_VISIBLE_DEVICES": visible})
+    assert outcome.value and outcome.value["hidden"]
+    assert set(outcome.value) == set(machine.UNKNOWN)
+
+
+def test_nothing_is_trained_on_a_gpu_that_tensorflow_cannot_use(plan):
+    found = machine.UNKNOWN | {"refusal": "no kernels"}
+    (section,) = check(plan, found, [], Outcome(found))
+    assert section.failures == ["no kernels"]
 
 
 def test_a_cards_name_makes_a_files_name():

@@ -71,7 +71,7 @@ def check_gpus() -> int:
 
 def unusable_gpu_note() -> str | None:
     """Return a line on a GPU of this machine that TensorFlow does not list, or None."""
-    if tf.config.list_physical_devices("GPU") or _hidden() or not _machine_has_gpu():
+    if tf.config.list_physical_devices("GPU") or all_hidden() or not _machine_has_gpu():
         return None
     driver = driver_cuda_version()
     needed = _cuda_of_build()
@@ -86,6 +86,12 @@ def unusable_gpu_note() -> str | None:
     else:
         way_out = "update the driver, and see what TensorFlow prints with TF_CPP_MIN_LOG_LEVEL=0"
     return f"this machine has an NVIDIA GPU that TensorFlow cannot use; {way_out}"
+
+
+def all_hidden() -> bool:
+    """Say whether CUDA_VISIBLE_DEVICES hides every GPU: CUDA ends its list at "" and "-1"."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return visible is not None and visible.split(",")[0].strip() in ("", "-1")
 
 
 def driver_cuda_version() -> Version | None:
@@ -230,12 +236,6 @@ def _machine_has_gpu() -> bool:
     except (OSError, subprocess.TimeoutExpired):
         return False
     return listed.returncode == 0 and listed.stdout.startswith("GPU ")
-
-
-def _hidden() -> bool:
-    """Say whether CUDA_VISIBLE_DEVICES hides every GPU: CUDA ends its list at "" and "-1"."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return visible is not None and visible.split(",")[0].strip() in ("", "-1")
 
 
 def _capabilities_of_build() -> list[Version]:
