@@ -196,7 +196,8 @@ def test_two_processes_that_end_with_other_bits_fail(plan):
         ({}, None),
         ({"images": ["/device:GPU:0", "/device:GPU:0"]}, "lie on"),
         ({"differing": ["model/kernel"]}, "differ between"),
-        ({"losses": [1.0, 0.6]}, "one device's"),
+        ({"losses": [1.0, 0.6]}, "one device"),
+        ({"losses": [1.0, math.nan]}, "one device"),
     ],
 )
 def test_several_gpus_each_hold_the_images_equal_weights_and_one_gpus_loss(

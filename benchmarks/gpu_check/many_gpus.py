@@ -1,8 +1,6 @@
 """Several GPUs: where the images lie, equal weights, the loss of one GPU, and the throughput."""
 
 from collections.abc import Sequence
-from functools import partial
-from typing import Any
 
 from benchmarks.gpu_check.children import Case, Outcome, run
 from benchmarks.gpu_check.plan import TRAININGS, Plan
@@ -56,8 +54,9 @@ def _fill_equality(
         section.require(
             not differing, f"{name}: {len(differing)} variables differ between the replicas"
         )
-        show = partial(_difference, section, net, all_.value, one.value)
-        difference = section.cell(f"{net} on one device", one, show)
+        difference = section.difference(
+            f"{net} on one device", one, all_.value["losses"], _TOLERANCE
+        )
         equal = "differ" if differing else "equal"
         rows.append((net, ", ".join(devices), equal, difference))
     section.lines += [
@@ -76,15 +75,6 @@ def _steps_case(plan: Plan, net: str, devices: int) -> Case:
         "cpu_devices": devices,
     }
     return Case(f"{net} on {devices} devices", f"{TRAININGS}:replicas", arguments)
-
-
-def _difference(section: Section, net: str, found: dict[str, Any], one: dict[str, Any]) -> str:
-    pairs = zip(found["losses"], one["losses"], strict=True)
-    difference = max(abs(a - b) / abs(b) for a, b in pairs)
-    section.require(
-        difference <= _TOLERANCE, f"{net}: the losses differ by {difference:.1e} of one device's"
-    )
-    return f"{difference:.1e}"
 
 
 def _fill_kinds(section: Section, plan: Plan, kinds: Sequence[str]) -> None:
@@ -109,7 +99,7 @@ def _fill_rates(
 ) -> None:
     rows = []
     for (net, batch_size), one, all_ in zip(batches, on_one, on_all, strict=True):
-        cells = [_rate(section, f"{net} at {batch_size}", outcome) for outcome in (one, all_)]
+        cells = [section.rate(f"{net} at {batch_size}", outcome) for outcome in (one, all_)]
         ratio = f"{all_.value / one.value:.2f}" if one.value and all_.value else ""
         rows.append((f"{net}, {batch_size}", *cells, ratio))
     section.lines += ["Images per second while training:", ""]
@@ -125,7 +115,3 @@ def _rate_case(plan: Plan, net: str, batch_size: int, devices: int) -> Case:
     }
     name = f"rate of {net} at {batch_size} on {devices} devices"
     return Case(name, f"{TRAININGS}:rate", arguments)
-
-
-def _rate(section: Section, name: str, outcome: Outcome) -> str:
-    return section.cell(name, outcome, lambda: f"{outcome.value:,.0f}")

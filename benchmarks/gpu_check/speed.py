@@ -72,7 +72,7 @@ def fill_peers(section: Section, plan: Plan, rates: Rates) -> None:
     rows = []
     for (net, size), found in rates.items():
         cells = [
-            _rate(section, f"{way} {net} at {size}", found[way]) if way in found else ""
+            section.rate(f"{way} {net} at {size}", found[way]) if way in found else ""
             for way in ways
         ]
         ours = found["trainer"].value if "trainer" in found else None
@@ -82,10 +82,6 @@ def fill_peers(section: Section, plan: Plan, rates: Rates) -> None:
     section.table(("net, batch", *ways, "trainer / best other"), rows)
     if torch_interpreter(plan) is None:
         section.lines += ["PyTorch was not measured: `TORCH_PYTHON` names no interpreter.", ""]
-
-
-def _rate(section: Section, name: str, outcome: Outcome) -> str:
-    return section.cell(name, outcome, lambda: f"{outcome.value:,.0f}")
 
 
 def measure_limits(plan: Plan, precisions: Sequence[str]) -> Mapping[str, Outcome]:
@@ -139,7 +135,7 @@ def fill_precisions(section: Section, plan: Plan, precisions: Sequence[str]) -> 
     ]
     outcomes = run(cases, plan.budget, environment=plan.one_gpu())
     cells = {
-        one: _rate(section, case.name, outcome)
+        one: section.rate(case.name, outcome)
         for one, case, outcome in zip(asked, cases, outcomes, strict=True)
     }
     rows = [
