@@ -235,6 +235,23 @@ def test_speed_is_set_against_the_best_peer_and_the_machines_limit(plan):
     assert len(section.failures) == 1
 
 
+def test_a_kind_without_a_net_of_the_peers_is_measured_in_the_trainer_alone(plan, monkeypatch):
+    def measured(cases, budget, **_):
+        del budget
+        return [Outcome(2.0) for _ in cases]
+
+    monkeypatch.setattr(speed, "run", measured)
+    rates = speed.measure(plan, ["sparse", "dense"])
+    assert list(rates["sparse", 128]) == ["trainer"]
+    assert set(rates["dense", 128]) > {"trainer"}
+    limits = {"float32": Outcome(limit.Machine(flops_per_second=1e12, bytes_per_second=1e11))}
+    section = Section("Limits")
+    speed.fill_limits(section, limits, rates)
+    speed.fill_peers(section, plan, rates)
+    assert not any("sparse" in line and "%" in line for line in section.lines)
+    assert any(line.startswith("| sparse, 128 | 2 |") for line in section.lines)
+
+
 def fake_distribution(name, *files):
     return SimpleNamespace(metadata={"Name": name}, files=list(map(PurePosixPath, files)))
 

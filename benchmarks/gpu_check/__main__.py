@@ -22,7 +22,7 @@ _MAX_PROCESSES = 4
 _CORES_A_PROCESS = 4
 _DESCRIBING_SECONDS = 400.0  # a trial of GPUs included, which may take 300
 _SMALL_KINDS = ("dense", "conv", "vae")
-_NETS, _MORE_NETS = ("dense", "conv"), ("deep_conv", "vae")
+_NETS, _MORE_NETS = ("dense", "conv"), ("deep_conv", "vae", "sparse")
 
 _MINUTES = flags.DEFINE_float("minutes", 10.0, "The time for the whole check.", 0.1)
 _SMALL = flags.DEFINE_bool("small", None, "The small form. Default: only where there is no GPU.")
