@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from benchmarks import limit
-from benchmarks.gpu_check import children, exactness, machine, many_gpus, speed
+from benchmarks.gpu_check import children, exactness, machine, many_gpus, speed, workers
 from benchmarks.gpu_check.__main__ import check
 from benchmarks.gpu_check.child import one_line
 from benchmarks.gpu_check.children import ROOT, Budget, Case, Outcome, run
@@ -209,13 +209,54 @@ def test_several_gpus_each_hold_the_images_equal_weights_and_one_gpus_loss(
     def measured(cases, budget, *, environment=None):
         del budget
         of_steps = one if environment else on_all
-        return [Outcome(of_steps if "steps" in case.arguments else 100.0) for case in cases]
+        return [Outcome(of_steps if "steps" in case.arguments else 10.0) for case in cases]
 
     monkeypatch.setattr(many_gpus, "run", measured)
     section = Section("Several GPUs")
     many_gpus.fill(section, plan, [], ["dense"])
     assert [words in failure for failure in section.failures] == [True] * (words is not None)
     assert any("GPU:0" in line for line in section.lines)
+
+
+@pytest.mark.parametrize(
+    ("second", "seconds", "words"),
+    [("same", 10.0, None), ("other", 10.0, "dense"), ("same", 30.5, "worker")],
+)
+def test_several_gpus_train_to_the_same_bits_twice_and_end_without_a_worker(
+    plan, monkeypatch, second, seconds, words
+):
+    steps = {"images": ["/device:GPU:0", "/device:GPU:1"], "differing": [], "losses": [1.0]}
+    workers_saw = []
+
+    def outcome(case, environment):
+        if case.call.startswith("benchmarks.gpu_check.workers"):
+            workers_saw.append(environment)
+            return Outcome(seconds)
+        if case.call.endswith(":train"):
+            again = case.arguments["folder"].endswith("again")
+            return Outcome({"sha256": second if again else "same"})
+        return Outcome(steps if "steps" in case.arguments else 100.0)
+
+    def measured(cases, budget, *, environment=None):
+        del budget
+        return [outcome(case, environment) for case in cases]
+
+    monkeypatch.setattr(many_gpus, "run", measured)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5,7")
+    section = Section("Several GPUs")
+    many_gpus.fill(section, plan, ["dense", "vae"], ["dense"])
+    assert [words in failure for failure in section.failures] == [True] * (words is not None)
+    assert workers_saw == [{"CUDA_VISIBLE_DEVICES": "3,5"}]
+    small = dataclasses.replace(plan, small=True)
+    many_gpus.fill(Section("Several GPUs"), small, ["dense"], ["dense"])
+    assert len(workers_saw) == 1
+
+
+@pytest.mark.workers
+def test_a_worker_ends_after_another_is_killed(tmp_path):
+    assert 0 < workers.seconds_to_end(str(tmp_path / "run"), {"strategy": "cpu:1"}) < 30
+    with pytest.raises(RuntimeError, match="no_such"):
+        workers.seconds_to_end(str(tmp_path / "other"), {"strategy": "no_such"})
 
 
 def test_speed_is_set_against_the_best_peer_and_the_machines_limit(plan):
