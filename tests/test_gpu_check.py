@@ -1,18 +1,22 @@
 """The check of a machine with GPUs: what fails, crashes, hangs or is left out stays one line."""
 
+import contextlib
 import dataclasses
 import importlib.metadata
 import json
 import math
 import subprocess
 import sys
+import time
 from pathlib import Path, PurePosixPath
 from types import SimpleNamespace
 
+import psutil
 import pytest
 
 from benchmarks import limit
-from benchmarks.gpu_check import children, exactness, machine, many_gpus, speed
+from benchmarks.gpu_check import children, exactness, machine, many_gpus, speed, workers
+from benchmarks.gpu_check.__main__ import check
 from benchmarks.gpu_check.child import one_line
 from benchmarks.gpu_check.children import ROOT, Budget, Case, Outcome, run
 from benchmarks.gpu_check.plan import Plan
@@ -45,6 +49,26 @@ def test_a_case_that_hangs_is_ended_and_the_next_one_runs():
     hung, after = run([HANG, ONE], Budget(60), case_seconds=3.0)
     assert hung.error and not hung.left_out
     assert after.value == 1
+
+
+def runs(pid):
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    return False
+
+
+@pytest.mark.parametrize("end", ["exit", "wait"])
+def test_what_a_case_has_started_ends_with_it(tmp_path, end):
+    # It holds the child's stdout, whose end is waited for.
+    file = tmp_path / "pid"
+    command = f"sh -c 'echo $$ > {file}.new; mv {file}.new {file}; exec sleep 60' & "
+    command += "wait" if end == "wait" else f"until [ -e {file} ]; do sleep 0.1; done"
+    started = Case("starts another", "os:system", {"command": command})
+    began = time.monotonic()
+    run([started], Budget(60), case_seconds=5.0)
+    while runs(int(file.read_text())):
+        assert time.monotonic() - began < 30
+        time.sleep(0.1)
 
 
 def test_a_child_ends_with_its_parent():
@@ -172,7 +196,8 @@ def test_two_processes_that_end_with_other_bits_fail(plan):
         ({}, None),
         ({"images": ["/device:GPU:0", "/device:GPU:0"]}, "lie on"),
         ({"differing": ["model/kernel"]}, "differ between"),
-        ({"losses": [1.0, 0.6]}, "one device's"),
+        ({"losses": [1.0, 0.6]}, "one device"),
+        ({"losses": [1.0, math.nan]}, "one device"),
     ],
 )
 def test_several_gpus_each_hold_the_images_equal_weights_and_one_gpus_loss(
@@ -184,13 +209,54 @@ def test_several_gpus_each_hold_the_images_equal_weights_and_one_gpus_loss(
     def measured(cases, budget, *, environment=None):
         del budget
         of_steps = one if environment else on_all
-        return [Outcome(of_steps if "steps" in case.arguments else 100.0) for case in cases]
+        return [Outcome(of_steps if "steps" in case.arguments else 10.0) for case in cases]
 
     monkeypatch.setattr(many_gpus, "run", measured)
     section = Section("Several GPUs")
     many_gpus.fill(section, plan, [], ["dense"])
     assert [words in failure for failure in section.failures] == [True] * (words is not None)
     assert any("GPU:0" in line for line in section.lines)
+
+
+@pytest.mark.parametrize(
+    ("second", "seconds", "words"),
+    [("same", 10.0, None), ("other", 10.0, "dense"), ("same", 30.5, "worker")],
+)
+def test_several_gpus_train_to_the_same_bits_twice_and_end_without_a_worker(
+    plan, monkeypatch, second, seconds, words
+):
+    steps = {"images": ["/device:GPU:0", "/device:GPU:1"], "differing": [], "losses": [1.0]}
+    workers_saw = []
+
+    def outcome(case, environment):
+        if case.call.startswith("benchmarks.gpu_check.workers"):
+            workers_saw.append(environment)
+            return Outcome(seconds)
+        if case.call.endswith(":train"):
+            again = case.arguments["folder"].endswith("again")
+            return Outcome({"sha256": second if again else "same"})
+        return Outcome(steps if "steps" in case.arguments else 100.0)
+
+    def measured(cases, budget, *, environment=None):
+        del budget
+        return [outcome(case, environment) for case in cases]
+
+    monkeypatch.setattr(many_gpus, "run", measured)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5,7")
+    section = Section("Several GPUs")
+    many_gpus.fill(section, plan, ["dense", "vae"], ["dense"])
+    assert [words in failure for failure in section.failures] == [True] * (words is not None)
+    assert workers_saw == [{"CUDA_VISIBLE_DEVICES": "3,5"}]
+    small = dataclasses.replace(plan, small=True)
+    many_gpus.fill(Section("Several GPUs"), small, ["dense"], ["dense"])
+    assert len(workers_saw) == 1
+
+
+@pytest.mark.workers
+def test_a_worker_ends_after_another_is_killed(tmp_path):
+    assert 0 < workers.seconds_to_end(str(tmp_path / "run"), {"strategy": "cpu:1"}) < 30
+    with pytest.raises(RuntimeError, match="no_such"):
+        workers.seconds_to_end(str(tmp_path / "other"), {"strategy": "no_such"})
 
 
 def test_speed_is_set_against_the_best_peer_and_the_machines_limit(plan):
@@ -208,6 +274,23 @@ def test_speed_is_set_against_the_best_peer_and_the_machines_limit(plan):
     speed.fill_limits(section, limits, {("dense", 128): {"trainer": Outcome(ours)}})
     assert any(line.endswith("| 25.0% |") for line in section.lines)
     assert len(section.failures) == 1
+
+
+def test_a_kind_without_a_net_of_the_peers_is_measured_in_the_trainer_alone(plan, monkeypatch):
+    def measured(cases, budget, **_):
+        del budget
+        return [Outcome(2.0) for _ in cases]
+
+    monkeypatch.setattr(speed, "run", measured)
+    rates = speed.measure(plan, ["sparse", "dense"])
+    assert list(rates["sparse", 128]) == ["trainer"]
+    assert set(rates["dense", 128]) > {"trainer"}
+    limits = {"float32": Outcome(limit.Machine(flops_per_second=1e12, bytes_per_second=1e11))}
+    section = Section("Limits")
+    speed.fill_limits(section, limits, rates)
+    speed.fill_peers(section, plan, rates)
+    assert not any("sparse" in line and "%" in line for line in section.lines)
+    assert any(line.startswith("| sparse, 128 | 2 |") for line in section.lines)
 
 
 def fake_distribution(name, *files):
@@ -230,14 +313,34 @@ def test_no_installed_wheels_overwrite_each_others_libraries():
     assert machine.shared_libraries(importlib.metadata.distributions()) == {}
 
 
-def test_cards_that_tensorflow_does_not_find_are_a_failure(monkeypatch):
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+@pytest.mark.parametrize(
+    ("found", "failures"),
+    [
+        ({}, 1),
+        ({"hidden": True}, 0),
+        ({"gpus": [{"name": "A card", "capability": [9, 0]}]}, 0),
+        ({"gpus": [{"name": "A card", "capability": [12, 0]}], "refusal": "no kernels"}, 1),
+    ],
+)
+def test_cards_that_tensorflow_does_not_find_or_cannot_use_are_a_failure(found, failures):
+    section = Section("Machine")
     card = {"name": "A card", "compute_mode": "Default"}
-    gpu = {"name": "A card", "capability": [9, 0]}
-    for gpus, failures in (([], 1), ([gpu], 0)):
-        section = Section("Machine")
-        machine.fill(section, {"gpus": gpus, "build": {}}, [card])
-        assert len(section.failures) == failures
+    machine.fill(section, machine.UNKNOWN | found, [card])
+    assert len(section.failures) == failures
+
+
+@pytest.mark.parametrize("visible", ["", "-1"])
+def test_a_machine_is_described_where_its_gpus_are_hidden(visible):
+    described = Case("the machine", "benchmarks.gpu_check.machine:describe", {})
+    (outcome,) = run([described], Budget(60), environment={"CUDA_VISIBLE_DEVICES": visible})
+    assert outcome.value and outcome.value["hidden"]
+    assert set(outcome.value) == set(machine.UNKNOWN)
+
+
+def test_nothing_is_trained_on_a_gpu_that_tensorflow_cannot_use(plan):
+    found = machine.UNKNOWN | {"refusal": "no kernels"}
+    (section,) = check(plan, found, [], Outcome(found))
+    assert section.failures == ["no kernels"]
 
 
 def test_a_cards_name_makes_a_files_name():

@@ -20,8 +20,9 @@ from trainer import config_names
 
 _MAX_PROCESSES = 4
 _CORES_A_PROCESS = 4
+_DESCRIBING_SECONDS = 400.0  # a trial of GPUs included, which may take 300
 _SMALL_KINDS = ("dense", "conv", "vae")
-_NETS, _MORE_NETS = ("dense", "conv"), ("deep_conv", "vae")
+_NETS, _MORE_NETS = ("dense", "conv"), ("deep_conv", "vae", "sparse")
 
 _MINUTES = flags.DEFINE_float("minutes", 10.0, "The time for the whole check.", 0.1)
 _SMALL = flags.DEFINE_bool("small", None, "The small form. Default: only where there is no GPU.")
@@ -37,8 +38,8 @@ def main(argv: list[str]) -> None:
     budget = Budget(60 * _MINUTES.value)
     cards = guarded_cards()
     described = Case("the machine", "benchmarks.gpu_check.machine:describe", {})
-    (outcome,) = run([described], budget)
-    found = outcome.value or {"gpus": [], "build": {}, "precisions": []}
+    (outcome,) = run([described], budget, case_seconds=_DESCRIBING_SECONDS)
+    found = outcome.value or machine.UNKNOWN
     names = sorted({gpu["name"] for gpu in found["gpus"]})
     folder = Path(tempfile.mkdtemp(prefix="gpu-check-"))
     try:
@@ -79,7 +80,7 @@ def check(
 ) -> list[Section]:
     """Run the checks, those of correctness first; return a section for each."""
     about = guarded("Machine", lambda section: machine.fill(section, found, cards))
-    if not about.succeeded("TensorFlow", described):
+    if not about.succeeded("TensorFlow", described) or found["refusal"]:
         return [about]
     kinds, precisions = _SMALL_KINDS if plan.small else all_kinds(), found["precisions"]
     nets = _NETS[:1] if plan.small else _NETS

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -65,17 +66,17 @@ class Budget:
         with self._lock:
             self._end = self._now()
             for process in self._processes:
-                process.kill()
+                _kill_group(process)
 
     @contextlib.contextmanager
     def holding(self, process: subprocess.Popen) -> Iterator[None]:
-        """Kill a process when the block ends, or by `end`."""
+        """Kill a process and those that it started when the block ends, or by `end`."""
         with self._lock:
             self._processes.add(process)
         try:
             yield
         finally:
-            process.kill()
+            _kill_group(process)
             process.wait()
             with self._lock:
                 self._processes.remove(process)
@@ -121,6 +122,20 @@ def say(budget: Budget, text: str) -> None:
     print(f"[{budget.spent_seconds():4.0f} s] {text}", file=sys.stderr, flush=True)
 
 
+def _kill_group(process: subprocess.Popen) -> None:
+    """Kill a child and what it has started, as a trial of a GPU, unless its end is known."""
+    if process.returncode is None:  # else the number may be another group's by now
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def _status(process: subprocess.Popen) -> int:
+    """Return the exit status of a child that ends by itself, and kill what it has started."""
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+    _kill_group(process)
+    return process.wait()
+
+
 def _one_process(
     cases: Sequence[Case],
     budget: Budget,
@@ -138,7 +153,7 @@ def _one_process(
             stdout=subprocess.PIPE,
             stderr=errors,
             text=True,
-            start_new_session=True,  # Ctrl-C is for the parent, which ends its children
+            start_new_session=True,  # Ctrl-C is for the parent, which ends their groups
         )
         assert process.stdin and process.stdout
         with budget.holding(process), process.stdin, process.stdout:
@@ -148,7 +163,7 @@ def _one_process(
                 process.stdin.flush()
             for _ in cases:
                 limit_seconds = min(case_seconds, budget.left_seconds())
-                killer = threading.Timer(limit_seconds, process.kill)
+                killer = threading.Timer(limit_seconds, _kill_group, [process])
                 killer.start()
                 began = time.monotonic()
                 line = next((text for text in process.stdout if text.startswith(MARK)), None)
@@ -163,5 +178,5 @@ def _one_process(
                 else:
                     errors.seek(0)
                     last = next(reversed([row for row in errors if row.strip()]), "").strip()
-                    yield Outcome(error=f"ended with status {process.wait()}: {last[:300]}")
+                    yield Outcome(error=f"ended with status {_status(process)}: {last[:300]}")
                 return

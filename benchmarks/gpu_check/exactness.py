@@ -163,8 +163,9 @@ def fill_resumed(section: Section, plan: Plan, nets: Sequence[str]) -> None:
     for net, one, other in zip(ready, here, on_cpu, strict=True):
         if not section.succeeded(f"{net}, resumed here", one):
             continue
-        show = partial(_close, section, net, one.value, other.value)
-        rows.append((net, section.cell(f"{net}, resumed on a CPU", other, show)))
+        losses = one.value["losses"]
+        name = f"{net}, resumed on a CPU"
+        rows.append((net, section.difference(name, other, losses, _RESUMED_TOLERANCE)))
     section.lines += [
         f"A checkpoint of step {plan.steps}, written by the first device, and {_RESUMED_STEPS} "
         "more steps on it and on a CPU: the largest relative difference of the logged losses.",
@@ -180,13 +181,3 @@ def _goes_on(plan: Plan, net: str, label: str, **changes: object) -> Case:
     return plan.train_case(
         net, "float32", label, steps=plan.steps + _RESUMED_STEPS, workdir=folder, **changes
     )
-
-
-def _close(section: Section, net: str, one: dict[str, Any], other: dict[str, Any]) -> str:
-    pairs = zip(one["losses"], other["losses"], strict=True)
-    difference = max(abs(a - b) / abs(a) for a, b in pairs)
-    section.require(
-        difference <= _RESUMED_TOLERANCE,
-        f"{net}: the losses on a CPU differ by {difference:.1e} of those here",
-    )
-    return f"{difference:.1e}"

@@ -1,7 +1,6 @@
 """The machine: cards, driver, CUDA, builds, and wheels that overwrite each other's libraries."""
 
 import csv
-import ctypes
 import importlib.metadata
 import os
 import platform
@@ -17,14 +16,33 @@ from benchmarks.gpu_check.report import Section
 
 _QUERY = ("name", "memory.total", "driver_version", "power.limit", "clocks.max.sm", "compute_mode")
 _PACKAGES = ("tensorflow", "keras", "numpy")
+UNKNOWN: dict[str, Any] = {  # what `describe` has not returned
+    "gpus": [],
+    "build": {},
+    "precisions": [],
+    "refusal": "",
+    "hidden": False,
+    "driver_cuda": "unknown",
+}
 
 
 def describe() -> dict[str, Any]:
-    """Return TensorFlow's GPUs and build and the trainer's precisions, in a child process."""
+    """Return TensorFlow's GPUs and build and the trainer's precisions, in a child process.
+
+    Try the GPUs whose use needs a trial; the trainings that follow then find it passed.
+    """
     import tensorflow as tf
 
+    from trainer.distribution import gpus as usable
     from trainer.distribution.strategy import PRECISIONS
+    from trainer.errors import UserError
 
+    refusal = ""
+    try:
+        usable.check_gpus()
+    except UserError as error:
+        refusal = str(error)
+    driver = usable.driver_cuda_version()
     gpus = [
         tf.config.experimental.get_device_details(gpu)
         for gpu in tf.config.list_physical_devices("GPU")
@@ -37,6 +55,9 @@ def describe() -> dict[str, Any]:
         ],
         "build": {name: build[name] for name in sorted(build) if name.startswith(("cu", "is_cu"))},
         "precisions": PRECISIONS,
+        "refusal": refusal,
+        "hidden": usable.all_hidden(),
+        "driver_cuda": ".".join(map(str, driver)) if driver else "none",
     }
 
 
@@ -48,18 +69,6 @@ def nvidia_smi() -> list[dict[str, str]]:
     answer = subprocess.run(asked, check=False, capture_output=True, text=True, timeout=60)
     rows = csv.reader(answer.stdout.splitlines(), skipinitialspace=True)
     return [dict(zip(_QUERY, row, strict=True)) for row in rows if len(row) == len(_QUERY)]
-
-
-def driver_cuda() -> str:
-    """Return the newest CUDA version that the driver supports, or "none" without a driver."""
-    try:
-        library = ctypes.CDLL("libcuda.so.1")
-    except OSError:
-        return "none"
-    version = ctypes.c_int()
-    if library.cuDriverGetVersion(ctypes.byref(version)):
-        return "unknown"
-    return f"{version.value // 1000}.{version.value % 1000 // 10}"
 
 
 def shared_libraries(
@@ -86,7 +95,7 @@ def fill(section: Section, found: Mapping[str, Any], cards: list[dict[str, str]]
         shown = f"{gpu['name']}, compute capability {capability}"
         rows.append((f"GPU {number}", f"{shown}, {'TF32' if has_tf32 else 'no TF32'}"))
     rows += [(f"nvidia-smi {n}", ", ".join(card.values())) for n, card in enumerate(cards)]
-    rows.append(("CUDA of the driver", driver_cuda()))
+    rows.append(("CUDA of the driver", found["driver_cuda"]))
     build = ", ".join(f"{name} {_words(value)}" for name, value in found["build"].items())
     rows.append(("TensorFlow's build", build or "unknown"))
     for distribution in sorted(
@@ -104,9 +113,10 @@ def fill(section: Section, found: Mapping[str, Any], cards: list[dict[str, str]]
             rows.append((name, os.environ[name]))
     section.table(("", ""), rows)
     section.require(
-        not cards or bool(found["gpus"]) or os.environ.get("CUDA_VISIBLE_DEVICES") == "",
+        not cards or bool(found["gpus"]) or found["hidden"],
         f"nvidia-smi shows {len(cards)} cards, TensorFlow none: is .[cuda] installed?",
     )
+    section.require(not found["refusal"], found["refusal"])
     conflicts = shared_libraries(importlib.metadata.distributions())
     for path, names in conflicts.items():
         section.failures.append(f"{path} is installed by {' and by '.join(names)}")

@@ -1,15 +1,15 @@
-"""Several GPUs: where the images lie, equal weights, the loss of one GPU, and the throughput."""
+"""Several GPUs: images, equal weights and bits, one GPU's loss, throughput, a worker that dies."""
 
 from collections.abc import Sequence
-from functools import partial
-from typing import Any
 
+from benchmarks.gpu_check import exactness
 from benchmarks.gpu_check.children import Case, Outcome, run
 from benchmarks.gpu_check.plan import TRAININGS, Plan
 from benchmarks.gpu_check.report import Section
 
 _TOLERANCE = 1e-3  # relative, of the losses on all devices to those on one
 _IMAGES_A_DEVICE = 256
+_LOSS_SECONDS = 30  # in which a worker's loss ends the others; then launch.local kills them
 
 
 def fill(section: Section, plan: Plan, kinds: Sequence[str], nets: Sequence[str]) -> None:
@@ -31,8 +31,10 @@ def fill(section: Section, plan: Plan, kinds: Sequence[str], nets: Sequence[str]
     count = len(nets)
     _fill_equality(section, plan, nets, on_all[:count], on_one[:count])
     if plan.gpus:
-        _fill_kinds(section, plan, kinds)
+        _fill_kinds(section, plan, kinds, nets)
     _fill_rates(section, plan, batches, on_all[count:], on_one[count:])
+    if plan.gpus and not plan.small:
+        _fill_lost_worker(section, plan)
 
 
 def _fill_equality(
@@ -56,8 +58,9 @@ def _fill_equality(
         section.require(
             not differing, f"{name}: {len(differing)} variables differ between the replicas"
         )
-        show = partial(_difference, section, net, all_.value, one.value)
-        difference = section.cell(f"{net} on one device", one, show)
+        difference = section.difference(
+            f"{net} on one device", one, all_.value["losses"], _TOLERANCE
+        )
         equal = "differ" if differing else "equal"
         rows.append((net, ", ".join(devices), equal, difference))
     section.lines += [
@@ -78,26 +81,45 @@ def _steps_case(plan: Plan, net: str, devices: int) -> Case:
     return Case(f"{net} on {devices} devices", f"{TRAININGS}:replicas", arguments)
 
 
-def _difference(section: Section, net: str, found: dict[str, Any], one: dict[str, Any]) -> str:
-    pairs = zip(found["losses"], one["losses"], strict=True)
-    difference = max(abs(a - b) / abs(b) for a, b in pairs)
-    section.require(
-        difference <= _TOLERANCE, f"{net}: the losses differ by {difference:.1e} of one device's"
-    )
-    return f"{difference:.1e}"
-
-
-def _fill_kinds(section: Section, plan: Plan, kinds: Sequence[str]) -> None:
+def _fill_kinds(section: Section, plan: Plan, kinds: Sequence[str], nets: Sequence[str]) -> None:
     # 128 images do not divide among every number of GPUs.
     batch_size = 32 * plan.devices
-    cases = [plan.train_case(kind, "float32", "all", batch_size=batch_size) for kind in kinds]
-    outcomes = run(cases, plan.budget)
+    again = [kind for kind in kinds if kind in nets]
+    first, second = (
+        run(
+            [plan.train_case(kind, "float32", label, batch_size=batch_size) for kind in trained],
+            plan.budget,
+        )
+        for label, trained in (("all", kinds), ("all-again", again))
+    )
     trained = [
         kind
-        for kind, outcome in zip(kinds, outcomes, strict=True)
+        for kind, outcome in zip(kinds, first, strict=True)
         if section.succeeded(f"{kind} on all GPUs", outcome)
     ]
     section.lines += [f"Trained on all GPUs in one process: {', '.join(trained) or 'none'}.", ""]
+    found = [
+        {(kind, "float32"): outcome for kind, outcome in zip(of, outcomes, strict=True)}
+        for of, outcomes in ((kinds, first), (again, second))
+    ]
+    exactness.fill_bits(section, plan, again, found)
+
+
+def _fill_lost_worker(section: Section, plan: Plan) -> None:
+    name = "the loss of a worker"
+    call = "benchmarks.gpu_check.workers:seconds_to_end"
+    arguments = {"folder": str(plan.folder / "workers"), "changes": {}}
+    (outcome,) = run([Case(name, call, arguments)], plan.budget, environment=plan.first_gpus(2))
+    if not section.succeeded(name, outcome):
+        return
+    seconds = outcome.value
+    section.require(
+        seconds < _LOSS_SECONDS, f"{name}: another one ended only after {seconds:.0f} s"
+    )
+    section.lines += [
+        f"Of two workers with a GPU each, one was killed: the other ended {seconds:.1f} s later.",
+        "",
+    ]
 
 
 def _fill_rates(
@@ -109,7 +131,7 @@ def _fill_rates(
 ) -> None:
     rows = []
     for (net, batch_size), one, all_ in zip(batches, on_one, on_all, strict=True):
-        cells = [_rate(section, f"{net} at {batch_size}", outcome) for outcome in (one, all_)]
+        cells = [section.rate(f"{net} at {batch_size}", outcome) for outcome in (one, all_)]
         ratio = f"{all_.value / one.value:.2f}" if one.value and all_.value else ""
         rows.append((f"{net}, {batch_size}", *cells, ratio))
     section.lines += ["Images per second while training:", ""]
@@ -125,7 +147,3 @@ def _rate_case(plan: Plan, net: str, batch_size: int, devices: int) -> Case:
     }
     name = f"rate of {net} at {batch_size} on {devices} devices"
     return Case(name, f"{TRAININGS}:rate", arguments)
-
-
-def _rate(section: Section, name: str, outcome: Outcome) -> str:
-    return section.cell(name, outcome, lambda: f"{outcome.value:,.0f}")

@@ -42,8 +42,13 @@ class Plan:
 
     def one_gpu(self) -> dict[str, str]:
         """Return the environment of a child process that sees the first GPU alone."""
-        visible = os.environ.get("CUDA_VISIBLE_DEVICES", "0").partition(",")[0]
-        return {"CUDA_VISIBLE_DEVICES": visible} if self.gpus else {}
+        return self.first_gpus(1)
+
+    def first_gpus(self, count: int) -> dict[str, str]:
+        """Return the environment of a child process that sees so many GPUs."""
+        numbers = ",".join(map(str, range(count)))
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES", numbers).split(",")
+        return {"CUDA_VISIBLE_DEVICES": ",".join(visible[:count])} if self.gpus else {}
 
     def train_case(self, net: str, precision: str, label: str, **changes: object) -> Case:
         """Return the training of a net, in a workdir named by it, the precision and the label.

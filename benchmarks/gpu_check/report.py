@@ -39,6 +39,27 @@ class Section:
             return show()
         return "left out" if outcome.left_out else "**failed**"
 
+    def rate(self, name: str, outcome: Outcome) -> str:
+        """Return the cell of a case whose value is a rate."""
+        return self.cell(name, outcome, lambda: f"{outcome.value:,.0f}")
+
+    def difference(
+        self, name: str, outcome: Outcome, expected: Sequence[float], tolerance: float
+    ) -> str:
+        """Return the cell of a case with losses: their largest relative difference to others.
+
+        Add a failure where it is above the tolerance.
+        """
+
+        def show() -> str:
+            pairs = zip(outcome.value["losses"], expected, strict=True)
+            found = [abs(loss - other) / abs(other) for loss, other in pairs]
+            close = all(difference <= tolerance for difference in found)  # NaN is not
+            self.require(close, f"{name}: the losses differ by {max(found):.1e}")
+            return f"{max(found):.1e}"
+
+        return self.cell(name, outcome, show)
+
     def table(self, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
         """Add a Markdown table, unless it has no rows."""
         body = [row_of(row) for row in rows]

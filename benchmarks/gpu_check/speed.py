@@ -8,12 +8,16 @@ from benchmarks import limit
 from benchmarks.gpu_check.children import Case, Outcome, run
 from benchmarks.gpu_check.plan import TRAININGS, Plan
 from benchmarks.gpu_check.report import Section
+from benchmarks.nets import NETS
 
 Rates = Mapping[tuple[str, int], Mapping[str, Outcome]]  # by net and batch, and by way
 
 
 def measure(plan: Plan, nets: Sequence[str]) -> Rates:
-    """Measure every way to train the nets, one framework after the other."""
+    """Measure every way to train the nets, one framework after the other.
+
+    A config that the peers have no net for, as `sparse`, is measured in the trainer alone.
+    """
     rates: dict[tuple[str, int], dict[str, Outcome]] = {
         (net, size): {} for net in nets for size in plan.batch_sizes
     }
@@ -42,6 +46,8 @@ def torch_interpreter(plan: Plan) -> str | None:
 def _ways(plan: Plan, module: str, net: str) -> Iterator[str]:
     if module == "with_trainer":
         yield "trainer"
+    elif net not in NETS:
+        return
     elif module == "with_keras":
         yield from ("fit",) if plan.small else ("fit", "fit_xla")
     else:
@@ -72,7 +78,7 @@ def fill_peers(section: Section, plan: Plan, rates: Rates) -> None:
     rows = []
     for (net, size), found in rates.items():
         cells = [
-            _rate(section, f"{way} {net} at {size}", found[way]) if way in found else ""
+            section.rate(f"{way} {net} at {size}", found[way]) if way in found else ""
             for way in ways
         ]
         ours = found["trainer"].value if "trainer" in found else None
@@ -82,10 +88,6 @@ def fill_peers(section: Section, plan: Plan, rates: Rates) -> None:
     section.table(("net, batch", *ways, "trainer / best other"), rows)
     if torch_interpreter(plan) is None:
         section.lines += ["PyTorch was not measured: `TORCH_PYTHON` names no interpreter.", ""]
-
-
-def _rate(section: Section, name: str, outcome: Outcome) -> str:
-    return section.cell(name, outcome, lambda: f"{outcome.value:,.0f}")
 
 
 def measure_limits(plan: Plan, precisions: Sequence[str]) -> Mapping[str, Outcome]:
@@ -114,7 +116,7 @@ def fill_limits(section: Section, limits: Mapping[str, Outcome], rates: Rates) -
     shares = []
     for (net, size), found in rates.items():
         ours = found.get("trainer", Outcome()).value
-        if ours:
+        if ours and net in NETS:
             bound = limit.images_per_second(net, size, machine)
             shares.append((f"{net}, {size}", f"{bound:,.0f}", f"{ours / bound:.1%}"))
     section.lines += [
@@ -139,7 +141,7 @@ def fill_precisions(section: Section, plan: Plan, precisions: Sequence[str]) -> 
     ]
     outcomes = run(cases, plan.budget, environment=plan.one_gpu())
     cells = {
-        one: _rate(section, case.name, outcome)
+        one: section.rate(case.name, outcome)
         for one, case, outcome in zip(asked, cases, outcomes, strict=True)
     }
     rows = [

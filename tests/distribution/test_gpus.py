@@ -1,5 +1,6 @@
 """GPUs are used, warned of or refused, as the build of TensorFlow can use them; all are fakes."""
 
+import contextlib
 import os
 import re
 import shutil
@@ -21,7 +22,8 @@ PASSES_ALL = "import sys; print('\\n'.join(sys.argv[1:]))"
 
 
 @pytest.fixture(autouse=True)
-def forget():
+def forget(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     gpus._refusal_of_trial.cache_clear()
     gpus._warn.cache_clear()
 
@@ -30,13 +32,15 @@ def forget():
 def machine(monkeypatch):
     """A machine with such GPUs, driver and cuDNN, whose trial is a Python program."""
 
-    def pretend(*cards, driver=(12, 9), cudnn="9.28.0.42", trial=PASSES_ALL):
+    def pretend(*cards, driver=(12, 9), cudnn="9.28.0.42", trial=PASSES_ALL, hidden=()):
         devices = [SimpleNamespace(name=f"GPU:{number}") for number in range(len(cards))]
         details = {
             device.name: {"device_name": name, "compute_capability": capability}
             for device, (name, capability) in zip(devices, cards, strict=True)
         }
+        visible = [device for number, device in enumerate(devices) if number not in hidden]
         monkeypatch.setattr(tf.config, "list_physical_devices", lambda _: devices)
+        monkeypatch.setattr(tf.config, "get_visible_devices", lambda _: visible)
         monkeypatch.setattr(
             tf.config.experimental, "get_device_details", lambda device: details[device.name]
         )
@@ -52,6 +56,16 @@ def test_gpus_that_work_are_counted(machine, cards, capsys):
     machine(*cards)
     assert gpus.check_gpus() == len(cards)
     assert capsys.readouterr().err == ""
+
+
+def test_gpus_that_the_process_has_hidden_neither_count_nor_are_checked(machine):
+    machine(K80, A100, hidden=[0])
+    assert gpus.check_gpus() == 1
+    machine(A100, B200, RTX_50, hidden=[0, 1], trial="import sys; sys.exit(sys.argv[1:] != ['2'])")
+    assert gpus.check_gpus() == 1
+    machine(A100, K80, hidden=[0])
+    with pytest.raises(UserError, match="GPU 1"):
+        gpus.check_gpus()
 
 
 def test_a_gpu_of_another_maker_is_left_to_tensorflow(machine):
@@ -108,6 +122,51 @@ def test_a_process_asks_for_one_trial(machine, tmp_path, status):
     assert asked.read_text() == "x"
 
 
+@pytest.fixture
+def trials(machine, tmp_path):
+    """Checks GPUs as a new process does; returns the numbers of those that were tried."""
+
+    def check(*cards, status=0, **settings):
+        tried = tmp_path / "tried"
+        tried.write_text("")
+        gpus._refusal_of_trial.cache_clear()
+        lists = f"import sys; open({str(tried)!r}, 'w').write(' '.join(sys.argv[1:]))"
+        machine(*cards, trial=f"{lists}; raise SystemExit({status})", **settings)
+        with pytest.raises(UserError) if status else contextlib.nullcontext():
+            gpus.check_gpus()
+        return [int(number) for number in tried.read_text().split()]
+
+    return check
+
+
+def test_a_kind_of_gpu_that_has_passed_is_not_tried_again_by_other_processes(trials):
+    assert trials(RTX_50, RTX_50) == [0, 1]
+    assert trials(RTX_50) == []
+    assert trials(A100, RTX_50, B200) == [2]
+    assert trials(B200, RTX_50) == []
+
+
+def test_a_trial_that_failed_is_repeated(trials):
+    assert [trials(B200, status=status) for status in (1, 1, 0)] == [[0]] * 3
+
+
+def test_another_driver_tensorflow_or_capability_is_tried(trials, monkeypatch):
+    assert trials(RTX_50) == [0]
+    assert trials(RTX_50, driver=(13, 0)) == [0]
+    assert trials((RTX_50[0], (12, 1))) == [0]
+    monkeypatch.setattr(tf, "__version__", "3.0.0")
+    assert trials(RTX_50) == [0]
+
+
+@pytest.mark.parametrize("cache", ["", "relative", "/dev/null"])
+def test_without_a_cache_each_process_tries(trials, monkeypatch, tmp_path, cache):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", cache)
+    monkeypatch.setenv("HOME", "/dev/null")
+    assert [trials(RTX_50) for _ in range(2)] == [[0], [0]]
+    assert not (tmp_path / "relative").exists()
+
+
 @pytest.mark.parametrize(("driver", "works"), [((12, 4), False), ((12, 5), True), (None, True)])
 def test_hopper_needs_a_driver_that_reads_this_builds_ptx(machine, driver, works):
     machine(A100, H100, driver=driver)
@@ -146,6 +205,7 @@ def test_a_gpu_that_cudnn_has_dropped_is_warned_of_once(machine, card, cudnn, wa
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == warned
     assert all(card[0] in line and "convolutions" in line for line in lines)
+    assert all(("cannot" in line) == (cudnn is not None) for line in lines)
 
 
 def test_a_gpu_that_tensorflow_has_no_kernels_for_is_refused(machine):

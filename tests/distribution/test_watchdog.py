@@ -94,18 +94,37 @@ def test_no_worker_is_lost_once_the_watchdog_is_closed(capfd):
     assert not capfd.readouterr().err
 
 
-def test_a_machine_that_does_not_answer_is_lost_in_the_stated_time(monkeypatch):
-    class Unanswered(socket.socket):
-        def connect(self, _):
-            time.sleep(watchdog.CONNECT_SECONDS)
-            raise TimeoutError
+class Silent(socket.socket):
+    """Of a machine that does not answer, but at the first so many connections."""
 
-    monkeypatch.setattr(watchdog.socket, "socket", Unanswered)
+    answers = 0
+
+    def connect(self, _):
+        if Silent.answers:
+            Silent.answers -= 1
+            return
+        time.sleep(watchdog.CONNECT_SECONDS)
+        raise TimeoutError
+
+
+def test_a_machine_that_answers_no_more_is_lost_in_the_stated_time(monkeypatch):
+    monkeypatch.setattr(watchdog.socket, "socket", Silent)
+    monkeypatch.setattr(Silent, "answers", 1)
     began = time.monotonic()
     with watched(["127.0.0.1:1", "127.0.0.1:2"]) as ended:
         assert ended.within(10)
     looks = watchdog.LOOKS * (watchdog.PAUSE_SECONDS + watchdog.CONNECT_SECONDS)
     assert time.monotonic() - began >= looks - 0.1
+
+
+def test_a_worker_that_could_never_be_reached_is_not_lost_and_the_others_are_watched():
+    workers = listening(3)
+    names = list(map(address, workers))
+    workers[1].close()
+    with watched(names) as ended:
+        assert not ended.within(0.05 * 4 * watchdog.LOOKS)
+        workers[2].close()
+        assert ended.within(10)
 
 
 @pytest.mark.parametrize("number", [errno.EMFILE, errno.EADDRNOTAVAIL])

@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import tensorflow as tf
@@ -30,17 +31,23 @@ _DRIVER_OF_WSL = Path("/usr/lib/wsl/lib/libcuda.so.1")
 
 
 def check_gpus() -> int:
-    """Return the number of GPUs that TensorFlow lists, having checked that it can use them.
+    """Return the number of visible GPUs, having checked that TensorFlow can use them.
+
+    A GPU that `set_visible_devices` hides is neither counted nor checked. Numbers in messages are
+    positions in TensorFlow's list of physical GPUs, hidden ones included.
 
     Which generations a build can use follows from its kernels, the driver and cuDNN; for
-    Blackwell, which this build has no kernels of its own for, a trial in another process decides.
+    Blackwell, which this build has no kernels of its own for, a trial in another process decides,
+    once for each kind of GPU, build and driver: a file in the user's cache marks a passed one.
 
     Raises:
       UserError: TensorFlow cannot use one of them; the line says why and what to do.
     """
-    gpus = tf.config.list_physical_devices("GPU")
-    on_trial = []
-    for number, gpu in enumerate(gpus):
+    visible = tf.config.get_visible_devices("GPU")
+    on_trial, markers = [], set()
+    for number, gpu in enumerate(tf.config.list_physical_devices("GPU")):
+        if gpu not in visible:
+            continue
         details = tf.config.experimental.get_device_details(gpu)
         capability = details.get("compute_capability")
         if capability is None:  # another maker's
@@ -48,19 +55,23 @@ def check_gpus() -> int:
         name = (
             f"GPU {number} ({details.get('device_name')}, compute capability {_dotted(capability)})"
         )
-        if capability >= _BLACKWELL:
-            on_trial.append((number, name))
-        else:
+        if capability < _BLACKWELL:
             _check_kernels(name, capability)
+            continue
+        marker = _marker_of_trial(details.get("device_name", ""), capability)
+        if not _exists(marker):
+            on_trial.append((number, name))
+            markers.add(marker)
     if on_trial:
         refusal = _refusal_of_trial(tuple(on_trial))
         require(not refusal, refusal)
-    return len(gpus)
+        _mark_passed(markers)
+    return len(visible)
 
 
 def unusable_gpu_note() -> str | None:
     """Return a line on a GPU of this machine that TensorFlow does not list, or None."""
-    if tf.config.list_physical_devices("GPU") or _hidden() or not _machine_has_gpu():
+    if tf.config.list_physical_devices("GPU") or all_hidden() or not _machine_has_gpu():
         return None
     driver = driver_cuda_version()
     needed = _cuda_of_build()
@@ -75,6 +86,12 @@ def unusable_gpu_note() -> str | None:
     else:
         way_out = "update the driver, and see what TensorFlow prints with TF_CPP_MIN_LOG_LEVEL=0"
     return f"this machine has an NVIDIA GPU that TensorFlow cannot use; {way_out}"
+
+
+def all_hidden() -> bool:
+    """Say whether CUDA_VISIBLE_DEVICES hides every GPU: CUDA ends its list at "" and "-1"."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return visible is not None and visible.split(",")[0].strip() in ("", "-1")
 
 
 def driver_cuda_version() -> Version | None:
@@ -117,8 +134,9 @@ def _check_kernels(name: str, capability: Version) -> None:
     )
     cudnn = _version(_installed(_CUDNN) or "")
     if capability < _TURING and (cudnn is None or cudnn >= _CUDNN_OF_TURING):
+        cannot = "cannot" if cudnn else "may not be able to"  # of the system's cuDNN
         _warn(
-            f"{name} cannot train models with convolutions: cuDNN "
+            f"{name} {cannot} train models with convolutions: cuDNN "
             f"{_dotted(_CUDNN_OF_TURING)} and later needs compute capability {_dotted(_TURING)}. "
             "Models of dense layers are not affected"
         )
@@ -136,6 +154,36 @@ def _refusal_of_trial(gpus: tuple[tuple[int, str], ...]) -> str:
         f"this build of TensorFlow ({tf.__version__}) cannot use {name}: {reason}. {_WAY_OUT}; "
         "such a GPU needs driver 570 or later"
     )
+
+
+def _marker_of_trial(device_name: str, capability: Version) -> Path | None:
+    """Return the file that exists once such a GPU has passed its trial; None without a cache."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    if not cache.is_absolute():
+        try:
+            cache = Path.home() / ".cache"
+        except RuntimeError:  # a user without a home
+            return None
+    about = (
+        *(tf.__version__, f"cuda{_dotted(driver_cuda_version() or ())}"),
+        *(device_name, _dotted(capability)),
+    )
+    name = re.sub(r"[^\w.]+", "-", "-".join(("gpu-trial", *about)))
+    return cache / "autoencoder-trainer" / name
+
+
+def _exists(marker: Path | None) -> bool:
+    with contextlib.suppress(OSError):
+        return marker is not None and marker.exists()
+    return False
+
+
+def _mark_passed(markers: Iterable[Path | None]) -> None:
+    """Create the files that spare later processes a trial, where the cache can be written."""
+    for marker in filter(None, markers):
+        with contextlib.suppress(OSError):
+            marker.parent.mkdir(parents=True, exist_ok=True)
+            marker.touch()
 
 
 def _try_gpus(numbers: list[str]) -> tuple[int, str]:
@@ -188,12 +236,6 @@ def _machine_has_gpu() -> bool:
     except (OSError, subprocess.TimeoutExpired):
         return False
     return listed.returncode == 0 and listed.stdout.startswith("GPU ")
-
-
-def _hidden() -> bool:
-    """Say whether CUDA_VISIBLE_DEVICES hides every GPU: CUDA ends its list at "" and "-1"."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return visible is not None and visible.split(",")[0].strip() in ("", "-1")
 
 
 def _capabilities_of_build() -> list[Version]:

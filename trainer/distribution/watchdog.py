@@ -29,7 +29,13 @@ class Watchdog:
 
     A worker is lost when its port has refused connections, or its machine has not answered, at
     eight looks in a row: some 10 seconds after its process has died, or 30 after its machine has
-    gone. A worker that only stands still, or is slow, keeps its port open and is waited for.
+    gone; where over 64 machines are gone at once, 16 seconds later for each 64 more. A worker that
+    could not be reached at the first eight looks is not watched: some networks let a worker connect
+    to a few of the others only.
+
+    A worker that stands still keeps its port open and is waited for while the system accepts
+    connections for it. The others ask for one each second, which fill the queue of gRPC's port
+    (net.core.somaxconn, by default 4096): with N workers after 4096 / (N - 1) seconds.
 
     Start it when all workers have opened their ports; close it before the first of them may leave.
     """
@@ -54,13 +60,17 @@ class Watchdog:
         addresses = self._cluster.addresses
         peers = {i: _Peer(addresses[i]) for i in range(len(addresses)) if i != self._cluster.index}
         with concurrent.futures.ThreadPoolExecutor(_CONCURRENT_CONNECTS) as pool:
-            while not self._closed.wait(PAUSE_SECONDS):
-                failed_looks = dict(zip(peers, pool.map(_Peer.look, peers.values()), strict=True))
-                lost = [index for index, looks in failed_looks.items() if looks >= LOOKS]
+            while not self._closed.is_set():
+                failed_looks = list(pool.map(_Peer.look, peers.values()))
+                gone = [i for i, looks in zip(peers, failed_looks, strict=True) if looks >= LOOKS]
+                lost = [index for index in gone if peers[index].was_reached]
                 if lost and not self._closed.is_set():
                     _say_lost(self._cluster, lost)
                     self._end(WorkersError.exit_status)
                     return
+                for index in gone:
+                    del peers[index]
+                self._closed.wait(PAUSE_SECONDS)
 
 
 class _Peer:
@@ -70,6 +80,7 @@ class _Peer:
         host, _, port = address.rpartition(":")
         self._name = host.strip("[]"), int(port)
         self._failed_looks = 0
+        self.was_reached = False
         # Looked up once: a name server that is away for a while is no reason to end.
         self._places: list[tuple[Any, ...]] = []
 
@@ -94,6 +105,7 @@ class _Peer:
                 if error.errno in _OWN_ERRORS:
                     return True
             else:
+                self.was_reached = True
                 self._places = [place]  # of a host's several, the one that its worker listens on
                 return True
         return False
