@@ -157,10 +157,10 @@ def functions_outside_xla(graph_def):
 
 
 def has_gpu_kernel(node):
-    """Whether TensorFlow has a GPU kernel of an operation for the types of a node."""
+    """Whether TensorFlow has a kernel of an operation on GPUs for the types of a node."""
     for kernel in kernels.get_registered_kernels_for_op(node.op).kernel:
         types = {limit.name: limit.allowed_values.list.type for limit in kernel.constraint}
-        if kernel.device_type == "GPU" and all(
+        if kernel.device_type in ("GPU", "DEFAULT") and all(
             node.attr[name].type in allowed for name, allowed in types.items()
         ):
             return True

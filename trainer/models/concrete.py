@@ -90,7 +90,8 @@ class Model(base.Autoencoder):
         """The error of what is decoded from the mixtures or, once settled, from the pixels."""
 
         def selected():
-            return self.encode(images)
+            # The gradient of the images would be a scatter, which XLA on a GPU does one by one.
+            return self.encode(tf.stop_gradient(images))
 
         def mixed():
             return self.mixtures(images, moment.noise, self.temperature(moment.progress))
