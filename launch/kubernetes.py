@@ -1,7 +1,7 @@
 """python -m launch.kubernetes --workers=4 --gpus=8 --image=IMAGE --volume_claim=CLAIM -- ...
 
 Prints what Kubernetes 1.31 or later starts the workers by: an Indexed Job and a headless Service,
-or a JobSet. One worker alone is of no use: when one ends, the others end within 30 seconds, and all
+or a JobSet. No worker can train by itself: when one ends, the others end within 30 seconds, and all
 are started again. That counts as a restart of the whole, unless they wrote a checkpoint (status
 75) or the cluster took the pod away; the user's mistake (status 2) ends the Job.
 """

@@ -21,7 +21,7 @@ Outcomes = Mapping[tuple[str, str], Outcome]  # by kind and precision
 def train_all(plan: Plan, kinds: Sequence[str], precisions: Sequence[str]) -> list[Outcomes]:
     """Train every kind in every precision, and in float32 a second time in another process.
 
-    Returns the outcomes of the first and of the second time. A small check trains one kind alone
+    Returns the outcomes of the first and of the second time. A small check trains only one kind
     in other precisions than float32, and a second time.
     """
     first = [
@@ -175,7 +175,7 @@ def fill_resumed(section: Section, plan: Plan, nets: Sequence[str]) -> None:
 
 
 def _goes_on(plan: Plan, net: str, label: str, **changes: object) -> Case:
-    """Return the training that goes on from a copy of the begun run."""
+    """Return the training that resumes a copy of the begun run."""
     folder = plan.folder / f"{net}-resumed-{label}"
     shutil.copytree(plan.folder / f"{net}-float32-begun", folder)
     return plan.train_case(

@@ -41,11 +41,11 @@ class Plan:
         return (128,) if self.small else (128, 1024, 8192)
 
     def one_gpu(self) -> dict[str, str]:
-        """Return the environment of a child process that sees the first GPU alone."""
+        """Return the environment of a child process that sees only the first GPU."""
         return self.first_gpus(1)
 
     def first_gpus(self, count: int) -> dict[str, str]:
-        """Return the environment of a child process that sees so many GPUs."""
+        """Return the environment of a child process that sees `count` GPUs."""
         numbers = ",".join(map(str, range(count)))
         visible = os.environ.get("CUDA_VISIBLE_DEVICES", numbers).split(",")
         return {"CUDA_VISIBLE_DEVICES": ",".join(visible[:count])} if self.gpus else {}

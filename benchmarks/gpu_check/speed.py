@@ -16,7 +16,7 @@ Rates = Mapping[tuple[str, int], Mapping[str, Outcome]]  # by net and batch, and
 def measure(plan: Plan, nets: Sequence[str]) -> Rates:
     """Measure every way to train the nets, one framework after the other.
 
-    A config that the peers have no net for, as `sparse`, is measured in the trainer alone.
+    A config that the peers have no net for, as `sparse`, is measured only in the trainer.
     """
     rates: dict[tuple[str, int], dict[str, Outcome]] = {
         (net, size): {} for net in nets for size in plan.batch_sizes

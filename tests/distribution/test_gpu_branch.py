@@ -33,8 +33,8 @@ TOLERANCE = {"float32": 1e-5, "bfloat16": 3e-2, "float16": 3e-3}  # of the losse
 def cases():
     """Every kind, execution, precision and number of replicas.
 
-    `make test` leaves out what differs from another case in its kind alone: with several replicas
-    the arithmetic is that of one, and the sums, the update and the loss scaling are of no kind.
+    `make test` leaves out cases that differ from another only in their kind: several replicas
+    compute what one does, and the sums, the update and the loss scaling do not depend on the kind.
     """
     for kind, precision in itertools.product(KINDS, TOLERANCE):
         for replicas, execution in itertools.product((1, 2), ("graph", *COMPILED)):
@@ -130,7 +130,7 @@ def test_products_are_in_tensorfloat32_where_the_precision_says_so_alone(precisi
 
 
 def training_function(steps, labels=None):
-    """The concrete function of a training call."""
+    """Returns the concrete function of a training call."""
     cache = steps._device_cache
     step = tf.constant(0, tf.int64)
     return steps.train_function.get_concrete_function(
@@ -139,7 +139,7 @@ def training_function(steps, labels=None):
 
 
 def functions_outside_xla(graph_def):
-    """The node lists of a graph and of those of its functions that XLA does not compile."""
+    """Yields the nodes of a graph and of its functions that XLA does not compile."""
     library = {function.signature.name: function for function in graph_def.library.function}
     waiting, seen = [("", graph_def.node)], set()
     while waiting:
@@ -157,7 +157,7 @@ def functions_outside_xla(graph_def):
 
 
 def has_gpu_kernel(node):
-    """Whether TensorFlow has a kernel of an operation on GPUs for the types of a node."""
+    """Returns whether TensorFlow has a kernel for GPUs of an operation and its types."""
     for kernel in kernels.get_registered_kernels_for_op(node.op).kernel:
         types = {limit.name: limit.allowed_values.list.type for limit in kernel.constraint}
         if kernel.device_type in ("GPU", "DEFAULT") and all(
@@ -168,7 +168,7 @@ def has_gpu_kernel(node):
 
 
 def is_computed(node):
-    """Whether a node is an operation with kernels, not an argument or a call."""
+    """Returns whether a node is an operation with kernels, not an argument or a call."""
     registered = kernels.get_registered_kernels_for_op(node.op).kernel
     return any(kernel.device_type == "CPU" for kernel in registered)
 
