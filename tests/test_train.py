@@ -60,8 +60,8 @@ def test_a_call_is_logged_in_windows_that_end_wherever_a_line_is_due(digits_conf
 
 
 def test_calls_grow_until_they_take_half_a_second():
-    pace = Pace(steps_per_call=0, step_bytes=2**20)
-    assert pace.most_steps == 16
+    pace = Pace(steps_per_call=0, step_bytes=2**18)
+    assert pace.most_steps == 64
     ranges = step_ranges(0, 10_000, load_config("dense"), pace)
     lengths = []
     for first, last in itertools.islice(ranges, 16):
@@ -277,7 +277,9 @@ def test_steps_that_float16_skips_are_counted(digits_config, tmp_path, monkeypat
     train(digits_config, str(tmp_path))
     rows = [row for row in logged(tmp_path) if row["part"] == "train"]
     assert rows[0]["skipped_steps"] > 0
-    assert all(np.isfinite(row["gradient_norm"]) for row in rows)
+    norms = [row["gradient_norm"] for row in rows if "gradient_norm" in row]
+    assert norms  # there is none where all steps of a row were skipped
+    assert np.isfinite(norms).all()
     assert rows[-1]["loss_scale"] < 2.0**30
 
 

@@ -9,6 +9,7 @@ from trainer.models import Autoencoder
 from trainer.positions import Noise
 
 EVALUATION_BATCH_SIZE = 512
+_ROWS_OF_A_KERNEL = 64  # a multiple of the rows that any CPU's matrix product takes at a time
 
 
 def model_graph(model: Autoencoder) -> tf.Graph:
@@ -46,13 +47,15 @@ def in_batches(
 ) -> Callable[[np.ndarray], np.ndarray]:
     """Returns a model's function of rows [size, ...] for blocks of at most `size` rows.
 
-    A smaller block is filled up, so that the result for a row is the same bits in any block.
+    A smaller block is filled up, so that the result for a row is the same bits in any block and
+    at any place in it: a matrix product's last rows, if they are few, have other kernels on a CPU.
     """
-    some_rows = tf.TensorSpec((size, *row_shape), tf.float32)
+    filled_size = -(-size // _ROWS_OF_A_KERNEL) * _ROWS_OF_A_KERNEL
+    some_rows = tf.TensorSpec((filled_size, *row_shape), tf.float32)
     compiled = tf.function(function).get_concrete_function(some_rows)
 
     def call(rows: np.ndarray) -> np.ndarray:
-        filled = np.zeros((size, *row_shape), np.float32)
+        filled = np.zeros((filled_size, *row_shape), np.float32)
         filled[: len(rows)] = rows
         return compiled(tf.constant(filled)).numpy()[: len(rows)]
 
