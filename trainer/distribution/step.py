@@ -28,7 +28,7 @@ from trainer.distribution.update import (
     scales_losses,
 )
 from trainer.distribution.variables import model_variables, values_of
-from trainer.distribution.xla import EXECUTIONS, norm_for_cpu, one_after_the_other
+from trainer.distribution.xla import EXECUTIONS, one_after_the_other, sum_of_squares_for_cpu
 from trainer.errors import NonFiniteError, require, require_choice
 
 _SMALL_BATCH = 128  # whose arithmetic does not outweigh a copy of the weights
@@ -312,13 +312,16 @@ class Steps:
 
     def _norm(self, gradients, step):
         """The global norm of the gradients, or NaN in a step that does without."""
-        compiled_for_cpu = self._update_by_xla and not self._on_gpus
-        norm_of = norm_for_cpu if compiled_for_cpu else tf.linalg.global_norm
+        if self._on_gpus:
+            return tf.linalg.global_norm(gradients)
+        square = sum_of_squares_for_cpu if self._update_by_xla else _sum_of_squares
         if self._norm_every_steps == 1:
-            return norm_of(gradients)
+            return tf.sqrt(tf.add_n([square(gradient) for gradient in gradients]))
         end = step + 1
         wanted = (end % self._norm_every_steps == 0) | (end == self._last_step)
-        return tf.cond(wanted, lambda: norm_of(gradients), lambda: tf.constant(math.nan))
+        # A branch for each, so that no gradient is kept for the last one's sake.
+        squares = [tf.cond(wanted, lambda g=g: square(g), lambda: math.nan) for g in gradients]
+        return tf.sqrt(tf.add_n(squares))
 
     def _metrics(self, terms, norm, scale):
         """The row of a step in the result of `train`, whose names are kept."""
@@ -335,6 +338,10 @@ class Steps:
         }
         self._metric_names = tuple(metrics)
         return tf.stack(list(metrics.values()))
+
+
+def _sum_of_squares(gradient):
+    return tf.reduce_sum(tf.square(gradient))
 
 
 def _compiled(function, by_xla: bool):

@@ -65,18 +65,15 @@ def candidate_executions(
     return ("xla_products", library) if by_products else (library, "xla_products")
 
 
-def norm_for_cpu(gradients: list[tf.Tensor]) -> tf.Tensor:
-    """Computes the global norm of gradients in a form that XLA on a CPU reads once, not thrice.
+def sum_of_squares_for_cpu(gradient: tf.Tensor) -> tf.Tensor:
+    """Sums the squares of a gradient in a form that XLA on a CPU reads once, not thrice.
 
     XLA writes a sum of more than 32 terms as a tree, which keeps it from squaring on the way.
     """
-
-    def eighths(gradient: tf.Tensor) -> tf.Tensor:
-        size = gradient.shape.num_elements()
-        parts = next(parts for parts in range(8, 0, -1) if size % parts == 0)
-        return tf.add_n([tf.square(p) for p in tf.split(tf.reshape(gradient, [-1]), parts)])
-
-    return tf.sqrt(tf.add_n([tf.reduce_sum(eighths(gradient)) for gradient in gradients]))
+    size = gradient.shape.num_elements()
+    parts = next(parts for parts in range(8, 0, -1) if size % parts == 0)
+    eighths = tf.add_n([tf.square(p) for p in tf.split(tf.reshape(gradient, [-1]), parts)])
+    return tf.reduce_sum(eighths)
 
 
 def one_after_the_other(gradients: list[tf.Tensor]) -> list[tf.Tensor]:
