@@ -87,7 +87,7 @@ def reference_losses(kind):
     return steps_of(kind, 1, "graph").train(0, INDICES)["loss"]
 
 
-@pytest.mark.parametrize(("kind", "execution", "precision", "replicas"), cases())
+@pytest.mark.parametrize(("kind", "execution", "precision", "replicas"), list(cases()))
 def test_every_kind_trains_in_every_execution_and_precision(kind, execution, precision, replicas):
     steps = steps_of(kind, replicas, execution, precision)
     losses = steps.train(0, INDICES)["loss"]
