@@ -84,11 +84,15 @@ def finish(launcher):
 
 
 def assert_close(run, other):
+    """Holds two runs to each other but for the rounding of sums.
+
+    Adam enlarges the rounding of a gradient near zero, which other weights then feel.
+    """
     (step, state), (other_step, other_state) = final_state(run), final_state(other)
     assert step == other_step
     assert state.keys() == other_state.keys()
     for path, array in state.items():
-        np.testing.assert_allclose(array, other_state[path], rtol=1e-5, atol=1e-5, err_msg=path)
+        np.testing.assert_allclose(array, other_state[path], rtol=1e-5, atol=1e-4, err_msg=path)
 
 
 @pytest.fixture(scope="module")
