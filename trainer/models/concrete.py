@@ -91,7 +91,7 @@ class Model(base.Autoencoder):
 
         def selected():
             # The gradient of the images would be a scatter, which XLA on a GPU does one by one.
-            return self.encode(tf.stop_gradient(images))
+            return tf.stop_gradient(self.encode(images))
 
         def mixed():
             return self.mixtures(images, moment.noise, self.temperature(moment.progress))
