@@ -7,23 +7,20 @@ Writes `module.txt` and `about.json`, which holds the batch size, the execution 
 """
 
 import argparse
-import contextlib
 import importlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
-from unittest import mock
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from tests.gpu_branch import gpu_branch
+from tests.gpu_branch import gpu_branch, gpu_strategy
 from trainer import models
-from trainer.distribution import devices, private_api, xla
-from trainer.distribution.strategy import Strategy, build_model
+from trainer.distribution import xla
+from trainer.distribution.strategy import build_model
 from trainer.finetuning import Classifier
 from trainer.train import make_steps
 from trainer.workers import Workers
@@ -37,15 +34,6 @@ _CLASSES = 10
 _BATCH_SIZES = {"deep": 64}  # other than the config's
 
 
-@contextlib.contextmanager
-def _one_gpu() -> Iterator[Strategy]:
-    """A strategy of one replica that the trainer and TensorFlow treat as one GPU's."""
-    with gpu_branch(), mock.patch.object(devices, "on_gpus", return_value=True):
-        strategy = tf.distribute.MirroredStrategy(["CPU:0"])
-        private_api.use_merge_call(strategy)
-        yield strategy
-
-
 def _take_one_step(net: str, execution: str, precision: str) -> dict[str, object]:
     """Compiles a call of the training loop and runs a step of it; returns what was run."""
     config = importlib.import_module(f"configs.{'dense' if net == FINETUNE else net}").get_config()
@@ -55,7 +43,8 @@ def _take_one_step(net: str, execution: str, precision: str) -> dict[str, object
     tf.config.experimental.enable_op_determinism()
     images = np.random.default_rng(0).integers(0, 256, (_IMAGES, *_IMAGE_SHAPE), np.uint8)
     indices = np.zeros((_STEPS, config.batch_size), np.int64)
-    with _one_gpu() as strategy:
+    with gpu_branch():
+        strategy = gpu_strategy(1)
         autoencoder = build_model(
             strategy, precision, lambda: models.create(_IMAGE_SHAPE, **config.model)
         )
