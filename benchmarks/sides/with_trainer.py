@@ -12,8 +12,7 @@ import tensorflow as tf
 from benchmarks.nets import IMAGE_SHAPE
 from benchmarks.sides import clock
 from trainer import data, models
-from trainer.distribution.gpus import pin_nccl_algorithm
-from trainer.distribution.strategy import build_model, make_strategy
+from trainer.distribution.strategy import build_model, enable_determinism, make_strategy
 from trainer.distribution.xla import candidate_executions
 from trainer.examples import empty
 from trainer.train import make_steps
@@ -56,8 +55,7 @@ class Training:
         config.update_from_flattened_dict({"batch_size": batch_size} | dict(changes or {}))
         keras.utils.set_random_seed(config.seed)
         if config.deterministic:
-            tf.config.experimental.enable_op_determinism()
-            pin_nccl_algorithm()
+            enable_determinism()
         on_gpus = bool(tf.config.list_physical_devices("GPU"))
         workers = Workers(make_strategy("auto" if on_gpus else cpu_strategy))
         strategy = workers.strategy
