@@ -34,7 +34,7 @@ test-workers: .venv/installed
 # What a run survives, in twenty minutes.  FAULTS_SEED=...: the faults of a time before.
 test-faults: .venv/installed
 	$(BIN)/python -m pytest -m faults --numprocesses=2 --dist=worksteal tests/faults \
-		$(wildcard tests/test_hostile_*.py)
+		tests/hostile
 
 # Every kind's training loop by XLA's GPU compiler, without a GPU, in about 25 minutes, where g++
 # and libhighwayhash-dev are installed.

@@ -121,7 +121,7 @@ def checkpoints(net: str) -> dict[str, float]:
     """
     from benchmarks.sides import clock
     from benchmarks.sides.with_trainer import Training
-    from trainer.checkpoints import Background
+    from trainer.run.checkpoints import Background
     from trainer.train import finite_state
 
     training = Training(net, 64, clock.images())

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from absl import app, flags
 
-from trainer.workdir import CONFIG, METRICS, is_measured, read_log, training_seconds
+from trainer.run.workdir import CONFIG, METRICS, is_measured, read_log, training_seconds
 
 _ROOT = Path(__file__).parent.parent
 _DOCS = _ROOT / "docs"

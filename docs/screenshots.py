@@ -10,7 +10,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from tests import dashboard
+from tests.monitoring import dashboard
 
 DOCS = Path(__file__).parent
 RUNS = {

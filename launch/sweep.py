@@ -15,8 +15,10 @@ from absl import flags
 from launch import command, grids
 from launch.jobs import Job, work_off
 from launch.processes import received_signals, say, shares, visible_gpus
-from trainer import comparison, places, workdir
 from trainer.errors import Preempted, UserError, require
+from trainer.evaluation import compare
+from trainer.run import workdir
+from trainer.storage import paths
 
 _MODULE = (sys.executable, "-m")
 
@@ -45,14 +47,14 @@ def main(trainer_flags: list[str]) -> int:
     on_cpu = (command.value_of(trainer_flags, "config.strategy") or "").startswith("cpu:")
     environments = shares([] if on_cpu else visible_gpus(), _PARALLEL.value, "parallel")
 
-    folder = places.path_of(command.value_of(trainer_flags, "workdir") or "")
+    folder = paths.path_of(command.value_of(trainer_flags, "workdir") or "")
     runs = {name: folder / name for name in settings}
     jobs = [Job(name, _commands(trainer_flags, runs[name], settings[name])) for name in runs]
     with received_signals() as received:
         statuses = work_off(jobs, environments, _MAX_RESTARTS.value, received)
         finished = [runs[name] for name in runs if statuses.get(name) == 0]
         if finished and not received:
-            print(comparison.compare(finished, str(folder), overwrite=True), flush=True)
+            print(compare.compare(finished, str(folder), overwrite=True), flush=True)
     if received:
         say("stopped; the same command goes on from here")
         return Preempted.exit_status

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import tensorflow as tf
 
-from trainer import checkpoints, workdir
 from trainer.distribution.step import Steps
 from trainer.errors import Preempted
+from trainer.run import checkpoints, workdir
 from trainer.train import train
 
 

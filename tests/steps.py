@@ -2,7 +2,7 @@
 
 import tensorflow as tf
 
-from trainer import optimizers
+from trainer.distribution import optimizers
 from trainer.distribution.step import Steps
 from trainer.distribution.strategy import build_model, make_strategy
 

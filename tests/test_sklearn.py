@@ -19,9 +19,10 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import trainer
 from tests.runs import assert_same_bits, stop_after
-from trainer import AutoencoderTransformer, trained
+from trainer import AutoencoderTransformer
 from trainer.distribution.inference import map_batches
 from trainer.errors import UserError
+from trainer.run import restore
 
 SHORT: dict[str, Any] = {"hidden_units": (8,), "batch_size": 16, "num_epochs": 4, "random_state": 0}
 # Compiling takes longer than these trainings; a constant rate lets them be of any length.
@@ -142,12 +143,12 @@ def test_ctrl_c_ends_a_fit_that_a_warm_start_completes(tmp_path, monkeypatch):
 
 def test_the_commands_read_its_workdir(tmp_path):
     transformer = short(workdir=tmp_path).fit(vectors())
-    run = trained.load_model(tmp_path)
+    run = restore.load_model(tmp_path)
     assert run.scaling is not None
     codes = map_batches(run.model.encode, run.scaling.apply(vectors()))
     assert transformer.transform(vectors()) == pytest.approx(codes, abs=1e-5)
     with pytest.raises(UserError, match="'memory' are vectors that a program held in memory"):
-        trained.load(tmp_path)
+        restore.load(tmp_path)
 
 
 def test_a_run_is_never_overwritten_nor_mixed_with_another(tmp_path):

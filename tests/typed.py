@@ -57,7 +57,6 @@ def main(mode):
     if mode == "run":
         import keras  # noqa: F401
 
-        from trainer import evaluation, train  # noqa: F401
     else:
         from ml_collections import config_flags  # noqa: F401
     outcomes = []

@@ -16,7 +16,7 @@ os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 def __getattr__(name: str) -> Any:
     """Imports the transformer when it is asked for: a wrong flag is answered without TensorFlow."""
     if name == "AutoencoderTransformer":
-        from trainer.quiet import import_tensorflow
+        from trainer.tensorflow_import import import_tensorflow
 
         import_tensorflow()
         from trainer.sklearn import AutoencoderTransformer

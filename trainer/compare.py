@@ -16,16 +16,17 @@ _EVALUATE = flags.DEFINE_bool(
 
 
 def main(names: list[str]) -> None:
-    from trainer import comparison, workdir
+    from trainer.evaluation import compare
+    from trainer.run import workdir
 
-    runs, others = comparison.find(names)
+    runs, others = compare.find(names)
     if others:
         print(f"left out, no runs: {', '.join(map(str, others))}")
-    comparison.place(runs, _OUTPUT.value, overwrite=_OVERWRITE.value)  # before hours of evaluation
-    status = comparison.evaluate(runs) if _EVALUATE.value else 0
+    compare.place(runs, _OUTPUT.value, overwrite=_OVERWRITE.value)  # before hours of evaluation
+    status = compare.evaluate(runs) if _EVALUATE.value else 0
     if status and all(workdir.read_metrics(run) is None for run in runs):
         sys.exit(status)  # why has been said
-    print(comparison.compare(runs, _OUTPUT.value, overwrite=_OVERWRITE.value))
+    print(compare.compare(runs, _OUTPUT.value, overwrite=_OVERWRITE.value))
     sys.exit(status)
 
 

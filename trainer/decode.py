@@ -2,7 +2,8 @@
 
 from absl import flags
 
-from trainer import cli, stream_flags
+from trainer import cli
+from trainer.cli import stream_flags
 
 _INPUT = stream_flags.input_flag("The file of the codes, as trainer.encode writes it.")
 _OUTPUT = stream_flags.output_flag()
@@ -10,7 +11,7 @@ flags.adopt_module_key_flags(stream_flags)
 
 
 def main() -> None:
-    from trainer.encoding import decode
+    from trainer.serving.stream import decode
 
     count = decode(
         stream_flags.WORKDIR.value,

@@ -5,7 +5,8 @@ Writes reconstructions: a run of any kind will do, but only the denoising kind h
 
 from absl import flags
 
-from trainer import cli, stream_flags
+from trainer import cli
+from trainer.cli import stream_flags
 
 _INPUT = stream_flags.input_flag()
 _LABEL_COLUMN = stream_flags.label_column_flag()
@@ -15,7 +16,7 @@ flags.adopt_module_key_flags(stream_flags)
 
 
 def main() -> None:
-    from trainer.encoding import denoise
+    from trainer.serving.stream import denoise
 
     count = denoise(
         stream_flags.WORKDIR.value,

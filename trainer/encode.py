@@ -2,7 +2,8 @@
 
 from absl import flags
 
-from trainer import cli, stream_flags
+from trainer import cli
+from trainer.cli import stream_flags
 
 _INPUT = stream_flags.input_flag()
 _LABEL_COLUMN = stream_flags.label_column_flag()
@@ -19,7 +20,7 @@ flags.adopt_module_key_flags(stream_flags)
 
 
 def main() -> None:
-    from trainer.encoding import encode
+    from trainer.serving.stream import encode
 
     count = encode(
         stream_flags.WORKDIR.value,

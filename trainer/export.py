@@ -4,7 +4,9 @@ import os
 
 from absl import flags
 
-from trainer import cards, cli, places
+from trainer import cli
+from trainer.serving import model_card
+from trainer.storage import paths
 
 _WORKDIR = cli.workdir_flag()
 _CHECKPOINT = cli.checkpoint_flag()
@@ -22,13 +24,13 @@ flags.adopt_module_key_flags(cli)
 
 def check() -> None:
     cli.check_run()
-    places.check_folder(_OUTPUT.value, cards.CARD, overwrite=_OVERWRITE.value)
+    paths.check_folder(_OUTPUT.value, model_card.CARD, overwrite=_OVERWRITE.value)
 
 
 def main() -> None:
     os.environ["CUDA_VISIBLE_DEVICES"] = ""  # on the CPU: a GPU rounds differently
 
-    from trainer.exporting import export, print_summary
+    from trainer.serving.export import export, print_summary
 
     card = export(
         _WORKDIR.value,

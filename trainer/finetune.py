@@ -25,7 +25,7 @@ flags.adopt_module_key_flags(cli)
 
 
 def main() -> None:
-    from trainer.finetuning import finetune, print_table
+    from trainer.evaluation.classifier import finetune, print_table
 
     metrics = finetune(
         _WORKDIR.value,

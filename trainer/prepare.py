@@ -4,8 +4,9 @@ from typing import Any
 
 from absl import flags
 
-from trainer import cli, places
+from trainer import cli
 from trainer.errors import require
+from trainer.storage import paths
 
 _DATASET = flags.DEFINE_string("dataset", None, "A data set, as data.name takes it.")
 _CONFIG = cli.config_flag("Its data are described, in place of --dataset.")
@@ -36,11 +37,11 @@ def check() -> None:
         (_DATASET.value is None) != (_CONFIG.value is None),
         "one of --dataset=NAME and --config=FILE is to be given, and not both",
     )
-    places.check_picture("--contact_sheet", _CONTACT_SHEET.value, overwrite=_OVERWRITE.value)
+    paths.check_picture("--contact_sheet", _CONTACT_SHEET.value, overwrite=_OVERWRITE.value)
 
 
 def main() -> None:
-    from trainer.preparation import prepare
+    from trainer.data.describe import prepare
 
     config = _CONFIG.value
     settings: dict[str, Any] = config.data.to_dict() if config else {"name": _DATASET.value}
@@ -49,7 +50,7 @@ def main() -> None:
     folder = _DATA_DIR.value
     description = prepare(
         settings.pop("name"),
-        None if folder is None else str(places.path_of(folder).absolute()),
+        None if folder is None else str(paths.path_of(folder).absolute()),
         from_idx=_FROM_IDX.value,
         records=_RECORDS.value,
         contact_sheet=_CONTACT_SHEET.value,

@@ -2,7 +2,9 @@
 
 from absl import flags
 
-from trainer import cli, places, workdir
+from trainer import cli
+from trainer.run import workdir
+from trainer.storage import paths
 
 _WORKDIR = cli.workdir_flag()
 _COUNT = flags.DEFINE_integer("n", 64, "The number of images to draw.", lower_bound=1)
@@ -15,11 +17,11 @@ flags.adopt_module_key_flags(cli)
 def check() -> None:
     cli.check_run()
     folder = _OUTPUT.value or _WORKDIR.value
-    places.check_files(folder, workdir.SAMPLES, overwrite=_OVERWRITE.value)
+    paths.check_files(folder, workdir.SAMPLES, overwrite=_OVERWRITE.value)
 
 
 def main() -> None:
-    from trainer.sampling import sample
+    from trainer.serving.prior_samples import sample
 
     folder = sample(
         _WORKDIR.value,

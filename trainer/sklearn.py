@@ -17,19 +17,14 @@ from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, Transfo
 from sklearn.utils import assert_all_finite, check_array, check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from trainer import (
-    checkpoints,
-    config_names,
-    data,
-    models,
-    places,
-    sources,
-    workdir,
-)
+from trainer import config_names, data, models
+from trainer.data import sources
 from trainer.distribution.inference import map_batches
 from trainer.distribution.strategy import build_model, make_inference_strategy
 from trainer.distribution.variables import model_variables
 from trainer.errors import Preempted, UserError, require
+from trainer.run import checkpoints, workdir
+from trainer.storage import paths
 from trainer.train import train
 
 _ROWS = 512  # computed at once, always: a row's code depends on no other row
@@ -163,7 +158,7 @@ class AutoencoderTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         if self.workdir is None:
             require(not self.warm_start, "warm_start=True goes on with a run; workdir must name it")
             return Path(scope.enter_context(tempfile.TemporaryDirectory(prefix="trainer-")))
-        folder = places.path_of(self.workdir)
+        folder = paths.path_of(self.workdir)
         require(
             self.warm_start or not (folder / workdir.CONFIG).exists(),
             f"{folder} holds a run; warm_start=True goes on with it, another workdir leaves it",

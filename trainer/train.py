@@ -10,38 +10,27 @@ import keras
 import numpy as np
 from ml_collections import ConfigDict
 
-from trainer import (
-    checkpoints,
-    cluster,
-    data,
-    models,
-    optimizers,
-    places,
-    settings,
-    workdir,
-)
+from trainer import data, models, settings
+from trainer.data.examples import Records
+from trainer.distribution import optimizers, rendezvous
 from trainer.distribution.devices import check_devices, describe_devices, within_memory
 from trainer.distribution.gpus import unusable_gpu_note
 from trainer.distribution.step import Steps
-from trainer.distribution.strategy import (
-    Strategy,
-    build_model,
-    enable_determinism,
-    make_strategy,
-)
+from trainer.distribution.strategy import Strategy, build_model, enable_determinism, make_strategy
 from trainer.distribution.variables import values_of
 from trainer.distribution.watchdog import Watchdog
+from trainer.distribution.workers import Workers, watched
 from trainer.distribution.xla import EXECUTIONS, candidate_executions
 from trainer.errors import NonFiniteError, Preempted, require, require_at_least, require_choice
-from trainer.examples import Records
-from trainer.goodput import Clock
-from trainer.pace import Pace, cadences, due, step_ranges
-from trainer.profiling import Profile
-from trainer.record import NoRecord, Record, words
-from trainer.spikes import Spike, Spikes, check_spikes
-from trainer.stopping import Stop
-from trainer.summaries import PARTS, forget_after
-from trainer.workers import Workers, watched
+from trainer.monitoring.goodput import Clock
+from trainer.monitoring.profiler import Profile
+from trainer.monitoring.tensorboard import PARTS, forget_after
+from trainer.run import checkpoints, workdir
+from trainer.storage import paths
+from trainer.training.logger import NoRecord, Record, words
+from trainer.training.loss_spikes import Spike, Spikes, check_spikes
+from trainer.training.signals import Stop
+from trainer.training.steps_per_call import Pace, cadences, due, step_ranges
 
 _NUMBER_BYTES = 4  # an example's number is an int32
 _LARGEST_SEED = 2**32 - 1  # that NumPy takes
@@ -80,9 +69,9 @@ def train(
         fitting.enter_context(within_memory())
 
         # 1. What needs no TensorFlow; then, before its first operation, the workers' devices.
-        run = places.path_of(folder)
+        run = paths.path_of(folder)
         _check(config)
-        others = cluster.from_environment()
+        others = rendezvous.from_environment()
         scope.enter_context(watched(others))
         workers = _make_workers(config, others, stop)
         scope.enter_context(contextlib.closing(Watchdog(others)))
@@ -264,7 +253,7 @@ def _loop(
     return last_step, losses or steps.evaluate(dataset.validation.images)
 
 
-def _make_workers(config: ConfigDict, others: cluster.Cluster | None, stop: Stop) -> Workers:
+def _make_workers(config: ConfigDict, others: rendezvous.Cluster | None, stop: Stop) -> Workers:
     """The workers of the cluster, once all have come, or this one alone; their devices."""
     count = len(others.addresses) if others else 1
     devices = check_devices(config.strategy, count)
@@ -272,10 +261,10 @@ def _make_workers(config: ConfigDict, others: cluster.Cluster | None, stop: Stop
         facts = {key: repr(value) for key, value in workdir.flat(config.to_dict()).items()}
         facts |= workdir.installed_versions()
         facts |= {"the trainer's code": workdir.code_digest(), "what each has": str(devices)}
-        cluster.meet(others, facts, config.startup_timeout_seconds, lambda: stop.requested)
+        rendezvous.meet(others, facts, config.startup_timeout_seconds, lambda: stop.requested)
     if config.deterministic:
         enable_determinism()
-    with cluster.limited(others, config.startup_timeout_seconds):
+    with rendezvous.limited(others, config.startup_timeout_seconds):
         strategy = make_strategy(config.strategy, count)
     stop.arm()  # the strategy of several workers takes SIGTERM away
     return Workers(strategy, others)

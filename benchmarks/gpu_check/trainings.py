@@ -12,7 +12,9 @@ import tensorflow as tf
 
 from benchmarks.sides import clock
 from benchmarks.sides.with_trainer import Training
-from trainer import checkpoints, config_names, goodput, workdir
+from trainer import config_names
+from trainer.monitoring import goodput
+from trainer.run import checkpoints, workdir
 from trainer.train import train as train_run
 
 _DIGITS = 1366  # training images of data.name="digits"

@@ -13,7 +13,7 @@ from typing import Any
 import psutil
 
 from benchmarks.gpu_check.children import ROOT
-from trainer import workdir
+from trainer.run import workdir
 
 _WAIT_SECONDS = 60.0
 _PAUSE_SECONDS = 0.1

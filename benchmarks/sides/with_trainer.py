@@ -12,11 +12,11 @@ import tensorflow as tf
 from benchmarks.nets import IMAGE_SHAPE
 from benchmarks.sides import clock
 from trainer import data, models
+from trainer.data.examples import empty
 from trainer.distribution.strategy import build_model, enable_determinism, make_strategy
+from trainer.distribution.workers import Workers
 from trainer.distribution.xla import candidate_executions
-from trainer.examples import empty
 from trainer.train import make_steps
-from trainer.workers import Workers
 
 _STEPS_A_CALL = 100
 _IMAGES_A_CALL = 16_384

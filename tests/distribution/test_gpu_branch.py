@@ -15,9 +15,9 @@ from tests.gpu_branch import gpu_branch, gpu_strategy
 from tests.verbs.sources import CONFIG_OF, SMALL
 from trainer import models
 from trainer.distribution.strategy import build_model, make_strategy
-from trainer.finetuning import Classifier
+from trainer.distribution.workers import Workers
+from trainer.evaluation.classifier import Classifier
 from trainer.train import make_steps
-from trainer.workers import Workers
 
 SIDE = 8
 BATCH_SIZE = 8

@@ -8,8 +8,8 @@ import time
 
 import pytest
 
-from trainer.cluster import Cluster
 from trainer.distribution import watchdog
+from trainer.distribution.rendezvous import Cluster
 from trainer.distribution.watchdog import Watchdog
 
 

@@ -13,7 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tests.faults import kills
 from tests.faults.test_kills import assert_ends_as_one_left_alone, tiny_config
 from tests.runs import charts
-from trainer.goodput import metrics
+from trainer.monitoring.goodput import metrics
 from trainer.train import train
 
 pytestmark = pytest.mark.faults

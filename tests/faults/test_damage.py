@@ -9,8 +9,8 @@ import pytest
 
 from tests.runs import assert_same_bits, charts, files_in, found, report
 from tests.verbs.refusals import contents
-from trainer import checkpoints, trained, workdir
 from trainer.errors import StorageError, UserError
+from trainer.run import checkpoints, restore, workdir
 from trainer.train import train
 
 FILES = ("state.npz", "manifest.json")
@@ -229,7 +229,7 @@ def test_a_whole_checkpoint_of_another_run_is_named_and_never_taken(
     assert [line for line in lines if line.startswith(f"FOREIGN  {named}")]
     for which in ("last", "best"):
         taken = found(run, which)
-        assert trained.load_model(run, which).step == taken.step
+        assert restore.load_model(run, which).step == taken.step
         with np.load(alone / workdir.CHECKPOINTS / taken.path.name / "state.npz") as own:
             assert all(own[path].tobytes() == a.tobytes() for path, a in taken.state().items())
     assert f"CHECKPOINT OF ANOTHER RUN: {named}" in capfd.readouterr().err
@@ -250,7 +250,7 @@ def test_checkpoints_of_another_run_alone_are_refused(digits_config, others, tmp
     before = files_in(run)
     for which in ("last", "best"):
         with pytest.raises(UserError, match="of another run"):
-            trained.load_model(run, which)
+            restore.load_model(run, which)
     with pytest.raises(UserError, match="of another run"):
         train(digits_config, str(run), others)
     assert files_in(run) == before

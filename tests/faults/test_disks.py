@@ -17,9 +17,9 @@ import pytest
 from tests.faults import kills
 from tests.faults.test_kills import tiny_config
 from tests.runs import assert_same_bits, charts, files_in, final_state, logged, report
-from trainer import checkpoints, workdir
 from trainer.distribution.step import Steps
 from trainer.errors import StorageError, UserError
+from trainer.run import checkpoints, workdir
 from trainer.train import train
 
 pytestmark = pytest.mark.faults

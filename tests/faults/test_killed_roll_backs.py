@@ -6,8 +6,9 @@ import pytest
 from tests.all_configs import load_config
 from tests.faults import kills
 from tests.faults.test_kills import KILLED, assert_ends_as_one_left_alone, ended, newest_step
-from trainer import data, positions, workdir
-from trainer.spikes import FILE
+from trainer import data, positions
+from trainer.run import workdir
+from trainer.training.loss_spikes import FILE
 
 pytestmark = pytest.mark.faults
 
@@ -56,16 +57,16 @@ def test_roll_backs_outlive_kills(tmp_path, drawn):
     assert ended(config, alone) == 0
     places = [
         *(
-            (kills.within, "trainer.goodput.Clock.go_back"),
-            (kills.within, "trainer.checkpoints.find_before"),
+            (kills.within, "trainer.monitoring.goodput.Clock.go_back"),
+            (kills.within, "trainer.run.checkpoints.find_before"),
         ),
         *(
-            (kills.within, "trainer.checkpoints.delete_after"),
-            (kills.within, "trainer.spikes.Spikes.roll_back"),
+            (kills.within, "trainer.run.checkpoints.delete_after"),
+            (kills.within, "trainer.training.loss_spikes.Spikes.roll_back"),
         ),
         # The first spike is known from here on, and the second is met.
-        (kills.within, "trainer.checkpoints.restore", 2),
-        (kills.within, "trainer.workdir.forget_metrics_after", 2),
+        (kills.within, "trainer.run.checkpoints.restore", 2),
+        (kills.within, "trainer.run.workdir.forget_metrics_after", 2),
     ]
     for kill in places:
         assert ended(config, run, *kill) in KILLED, kill

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from tests.faults import kills
-from trainer import checkpoints
+from trainer.run import checkpoints
 
 KEEP = 2
 

@@ -9,8 +9,8 @@ import pytest
 from tests.all_configs import CONFIGS, load_config
 from tests.faults import kills
 from tests.runs import assert_same_bits, charts, final_state, logged, report
-from trainer import workdir
-from trainer.evaluation import evaluate
+from trainer.evaluation.evaluate import evaluate
+from trainer.run import workdir
 from trainer.train import train
 
 pytestmark = pytest.mark.faults
@@ -81,8 +81,8 @@ def assert_no_half_is_measured(run, drawn):
     for kill in (
         (kills.at_call, int(drawn.integers(1, 21))),
         (kills.at_byte, int(drawn.integers(len(whole)))),
-        (kills.within, "trainer.evaluation.reconstruction_metrics"),
-        (kills.within, "trainer.files.write_json"),
+        (kills.within, "trainer.evaluation.evaluate.reconstruction_metrics"),
+        (kills.within, "trainer.storage.atomic.write_json"),
     ):
         assert evaluation_ended(run, *kill) in KILLED, kill
         assert path.read_text() == before, kill
@@ -133,14 +133,14 @@ def test_every_kind_outlives_kills(kind, tmp_path, drawn):
     size = whole[0].stat().st_size
     places = [
         (kills.at_call, int(drawn.integers(1, 12))),
-        (kills.within, "trainer.files.write_json"),
+        (kills.within, "trainer.storage.atomic.write_json"),
         (kills.within, "trainer.distribution.step.Steps.train", 2),
         (kills.at_byte, int(drawn.integers(size))),
         (kills.at_call, int(drawn.integers(12, 30))),
         (kills.within, "trainer.distribution.step.Steps.evaluate"),
-        (kills.within, "trainer.record.Record.validation"),
-        (kills.within, "trainer.checkpoints.restore"),
-        (kills.within, "trainer.record.Record.training", int(drawn.integers(1, 3))),
+        (kills.within, "trainer.training.logger.Record.validation"),
+        (kills.within, "trainer.run.checkpoints.restore"),
+        (kills.within, "trainer.training.logger.Record.training", int(drawn.integers(1, 3))),
     ]
     before = -1
     for kill in places:

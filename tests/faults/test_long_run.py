@@ -14,9 +14,9 @@ import psutil
 import pytest
 
 from tests.runs import charts, logged, report
-from trainer import workdir
 from trainer.errors import Preempted
-from trainer.record import is_pictured
+from trainer.run import workdir
+from trainer.training.logger import is_pictured
 
 pytestmark = pytest.mark.faults
 

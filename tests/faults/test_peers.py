@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from tests.runs import assert_same_bits, await_step, charts, logged
-from trainer import workdir
+from trainer.run import workdir
 
 pytestmark = pytest.mark.faults
 

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from tests.runs import final_state, stop_after
-from trainer import goodput, workdir
 from trainer.errors import Preempted
+from trainer.monitoring import goodput
+from trainer.run import workdir
 from trainer.train import train
 
 

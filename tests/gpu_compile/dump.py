@@ -21,9 +21,9 @@ from tests.gpu_branch import gpu_branch, gpu_strategy
 from trainer import models
 from trainer.distribution import xla
 from trainer.distribution.strategy import build_model
-from trainer.finetuning import Classifier
+from trainer.distribution.workers import Workers
+from trainer.evaluation.classifier import Classifier
 from trainer.train import make_steps
-from trainer.workers import Workers
 
 FINETUNE = "finetune"  # the classifier on the dense net's encoder
 

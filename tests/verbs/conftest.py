@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from tests.verbs.sources import SOURCES, config_of, vectors
-from trainer import pictures
+from trainer.monitoring import figures
 from trainer.train import train
 
 
@@ -39,7 +39,7 @@ def run_of(source_of, tmp_path_factory):
 @pytest.fixture(autouse=True)
 def few_columns(monkeypatch):
     """Saves a quarter of the time that so small a run takes to be measured."""
-    monkeypatch.setattr(pictures, "COLUMNS", 2)
+    monkeypatch.setattr(figures, "COLUMNS", 2)
 
 
 @pytest.fixture

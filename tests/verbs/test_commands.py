@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.test_compare import MEASURED, make_run
+from tests.evaluation.test_compare import MEASURED, make_run
 from tests.verbs.refusals import contents
 from tests.verbs.sources import vectors
 

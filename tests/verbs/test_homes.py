@@ -6,10 +6,13 @@ import shutil
 import numpy as np
 import pytest
 
-from tests.test_cli import run
+from tests.cli.test_cli import run
 from tests.verbs.sources import config_of, vectors
 from tests.verbs.test_mistakes import OF_A_RUN
-from trainer import AutoencoderTransformer, comparison, exporting, workdir
+from trainer import AutoencoderTransformer
+from trainer.evaluation import compare
+from trainer.run import workdir
+from trainer.serving import export
 from trainer.train import train
 
 
@@ -26,7 +29,7 @@ def home(tmp_path, monkeypatch):
 
 
 def test_every_verb_finds_the_run_that_a_training_left_at_home(home, source_of, aside, monkeypatch):
-    monkeypatch.setattr(exporting, "_compare", lambda *_: {"keras": {"encode": 0.0}})
+    monkeypatch.setattr(export, "_compare", lambda *_: {"keras": {"encode": 0.0}})
     train(config_of("vae", source_of("npz_vectors")), "~/run")
     assert (home / "run" / workdir.CONFIG).exists()
     for verb, call in OF_A_RUN.items():
@@ -34,7 +37,7 @@ def test_every_verb_finds_the_run_that_a_training_left_at_home(home, source_of, 
             call("~/run", aside)
     (home / "runs").mkdir()
     shutil.move(home / "run", home / "runs" / "run")
-    assert comparison.find(["~/runs"]) == ([home / "runs" / "run"], [])
+    assert compare.find(["~/runs"]) == ([home / "runs" / "run"], [])
 
 
 def test_scikit_learns_transformer_leaves_its_run_at_home(home):

@@ -22,13 +22,15 @@ from tests.verbs.sources import (
     vectors,
     write_table,
 )
-from trainer import comparison, preparation, workdir
-from trainer.checkpoints.__main__ import main as verify
-from trainer.encoding import decode, denoise, encode
-from trainer.evaluation import evaluate
-from trainer.exporting import export
-from trainer.finetuning import finetune
-from trainer.sampling import sample
+from trainer.checkpoints import main as verify
+from trainer.data import describe
+from trainer.evaluation import compare
+from trainer.evaluation.classifier import finetune
+from trainer.evaluation.evaluate import evaluate
+from trainer.run import workdir
+from trainer.serving.export import export
+from trainer.serving.prior_samples import sample
+from trainer.serving.stream import decode, denoise, encode
 from trainer.train import train
 
 # What is wrong with data, for every verb that reads a run's own.
@@ -124,7 +126,7 @@ def resumed(folder, source):
 
 def prepared(folder, source):
     settings = dict(source.settings)
-    preparation.prepare(
+    describe.prepare(
         settings.pop("name"), contact_sheet=str(folder / "sheet.png"), settings=settings
     )
 
@@ -166,7 +168,7 @@ OF_A_RUN = {
     "denoise": lambda run, aside: denoise(str(run), f"{aside}/rows.npy", f"{aside}/new/clean.npz"),
     "sample": lambda run, aside: sample(str(run), 2, output=f"{aside}/new/drawn"),
     "export": lambda run, aside: export(str(run), f"{aside}/new/out", formats=["keras"]),
-    "compare": lambda run, _: comparison.compare(comparison.find([str(run)])[0]),
+    "compare": lambda run, _: compare.compare(compare.find([str(run)])[0]),
     "verify": lambda run, _: verify(["verify", str(run)]),
 }
 NO_RUNS = {
@@ -200,7 +202,7 @@ def test_a_run_without_a_whole_checkpoint_is_told_by_every_verb(verb, run_of, tm
         OF_A_RUN[verb](run, aside)
 
 
-# What is wrong with an input, where tests/test_encode.py asks no other verb than encode.
+# What is wrong with an input, where tests/serving/test_stream.py asks no other verb than encode.
 
 
 @pytest.mark.parametrize(

@@ -5,17 +5,20 @@ import shutil
 import pytest
 
 from tests.verbs.refusals import contents, refused
-from trainer import comparison, exporting, preparation, workdir
-from trainer.encoding import decode, denoise, encode
-from trainer.evaluation import evaluate
-from trainer.exporting import export
-from trainer.sampling import sample
+from trainer.data import describe
+from trainer.evaluation import compare
+from trainer.evaluation.evaluate import evaluate
+from trainer.run import workdir
+from trainer.serving import export as exporting
+from trainer.serving.export import export
+from trainer.serving.prior_samples import sample
+from trainer.serving.stream import decode, denoise, encode
 
 
 def compared(run, output, overwrite):
     if workdir.read_metrics(run) is None:
         evaluate(str(run))
-    return comparison.compare([run], str(output), overwrite=overwrite)
+    return compare.compare([run], str(output), overwrite=overwrite)
 
 
 OUTPUTS = {  # by the verb: the file that tells, and the call
@@ -39,7 +42,7 @@ OUTPUTS = {  # by the verb: the file that tells, and the call
     "export": ("out/card.json", lambda run, aside, **over: export(
         str(run), f"{aside}/out", formats=["keras"], **over
     )),
-    "prepare": ("sheet.png", lambda _, aside, **over: preparation.prepare(
+    "prepare": ("sheet.png", lambda _, aside, **over: describe.prepare(
         "digits", contact_sheet=f"{aside}/sheet.png", **over
     )),
 }  # fmt: skip
@@ -74,8 +77,8 @@ def test_runs_are_compared_in_the_folder_that_holds_them(run_of, tmp_path):
     for name in ("a", "deep/b"):
         shutil.copytree(run_of("linear", "npz_vectors"), tmp_path / name)
         evaluate(str(tmp_path / name))
-    runs, _ = comparison.find([str(tmp_path / "a"), str(tmp_path / "deep")])
-    told = comparison.compare(runs)
+    runs, _ = compare.find([str(tmp_path / "a"), str(tmp_path / "deep")])
+    told = compare.compare(runs)
     assert f"table      {tmp_path / 'compare.md'}" in told
     assert (tmp_path / "compare.png").exists()
 

@@ -18,12 +18,16 @@ from tests.verbs.sources import (
     pixels,
     vectors,
 )
-from trainer import cards, comparison, exporting, preparation, workdir
-from trainer.encoding import decode, denoise, encode
-from trainer.evaluation import evaluate
-from trainer.exporting import export
-from trainer.finetuning import finetune
-from trainer.sampling import sample
+from trainer.data import describe
+from trainer.evaluation import compare
+from trainer.evaluation.classifier import finetune
+from trainer.evaluation.evaluate import evaluate
+from trainer.run import workdir
+from trainer.serving import export as exporting
+from trainer.serving import model_card
+from trainer.serving.export import export
+from trainer.serving.prior_samples import sample
+from trainer.serving.stream import decode, denoise, encode
 from trainer.train import train
 
 # Every kind on one source of images and one of vectors, and every source with one kind.
@@ -110,7 +114,7 @@ def walk_export(run, kind, source, aside):
     card = export(str(run), str(aside / "out"), formats=["keras"])
     assert card["kind"] == kind
     encoder, decoder = (
-        keras.models.load_model(aside / "out" / name) for name in cards.FILES["keras"]
+        keras.models.load_model(aside / "out" / name) for name in model_card.FILES["keras"]
     )
     rows = vectors() if source.of_vectors else pixels(source.shape)
     np.save(aside / "rows.npy", rows)
@@ -126,8 +130,8 @@ def walk_compare(run, kind, source, aside):
     del source
     if workdir.read_metrics(run) is None:
         evaluate(str(run))
-    assert f"| {kind} " in comparison.compare([run], str(aside))
-    assert imread(aside / comparison.PICTURE).ndim == 3
+    assert f"| {kind} " in compare.compare([run], str(aside))
+    assert imread(aside / compare.PICTURE).ndim == 3
 
 
 def walk_prepare(run, kind, source, aside):
@@ -135,7 +139,7 @@ def walk_prepare(run, kind, source, aside):
     settings = config_of(kind, source).data.to_dict()
     name = settings.pop("name")
     sheet = "" if source.of_vectors else str(aside / "sheet.png")
-    told = preparation.prepare(name, contact_sheet=sheet, settings=settings)
+    told = describe.prepare(name, contact_sheet=sheet, settings=settings)
     assert workdir.read(run).data_fingerprint in told
     assert "x".join(map(str, source.shape)) in told
 

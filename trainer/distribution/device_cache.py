@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from trainer.data.examples import empty
 from trainer.distribution import devices
-from trainer.examples import empty
 
 _ALIGNMENT_BYTES = 64  # that TensorFlow asks of memory it shares
 _WORD_BYTES = 4

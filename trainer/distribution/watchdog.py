@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from trainer.cluster import Cluster
+from trainer.distribution.rendezvous import Cluster
 from trainer.errors import WorkersError, printable
 
 LOOKS = 8  # in a row at which a worker is unreachable before it counts as lost

@@ -9,8 +9,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from trainer import pictures
 from trainer.errors import require, require_choice
+from trainer.monitoring import figures
 from trainer.positions import Noise
 
 if TYPE_CHECKING:
@@ -194,8 +194,8 @@ class Autoencoder(keras.Model):
             return None
         kernels = first.kernel.numpy().T[:_FILTERS_SHOWN].reshape(-1, *self.image_shape)
         if len(self.image_shape) > 1:
-            kernels = pictures.stretched(kernels)
-        return pictures.grid(kernels, columns=10)
+            kernels = figures.stretched(kernels)
+        return figures.grid(kernels, columns=10)
 
     def own_metrics(self, measured: Measured) -> dict[str, Any]:
         """What only this kind is asked, for `metrics.json`; nothing unless a kind says so."""

@@ -9,9 +9,9 @@ import numpy as np
 import tensorflow as tf
 from keras import layers
 
-from trainer import pictures
 from trainer.errors import require
 from trainer.models import base, networks
+from trainer.monitoring import figures
 from trainer.positions import Noise
 
 _SETTLED_ABOVE = 0.998  # the mean over the selectors of the largest probability, as the authors'
@@ -263,7 +263,7 @@ def _marked_pixels(
     rows, columns, _ = np.unravel_index(selected, mean.shape)
     marks = np.zeros(mean.shape[:2], bool)
     marks[rows, columns] = True
-    return {"selected_pixels": pictures.marked(mean, marks)}
+    return {"selected_pixels": figures.marked(mean, marks)}
 
 
 def _first(values: tf.Tensor, numbers: tf.Tensor, axis: int) -> tf.Tensor:

@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from trainer import pictures
 from trainer.errors import require, require_choice
 from trainer.models import base, networks
+from trainer.monitoring import figures
 from trainer.positions import Noise
 
 _MEASURED_IMAGES = 100  # of the test images, whose Jacobian is decomposed
@@ -115,7 +115,7 @@ class Model(base.Autoencoder):
         numbers = range(1, len(values) + 1)
         means = {"mean over test images": values}
         axes = "number, the largest first", "singular value of the encoder's Jacobian"
-        return {"singular_values": pictures.lines(numbers, means, *axes)}
+        return {"singular_values": figures.lines(numbers, means, *axes)}
 
     def _singular_values(self, measured: base.Measured, images: np.ndarray) -> np.ndarray:
         jacobians = measured.map_batches(self.jacobian, images)

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import tensorflow as tf
 
-from trainer import pictures
 from trainer.errors import require, require_choice
 from trainer.models import base, networks
+from trainer.monitoring import figures
 from trainer.positions import Noise
 
 if TYPE_CHECKING:
@@ -124,7 +124,7 @@ class Model(base.Autoencoder):
         labels = {"noisy": "corrupted", "noisy_pca": "corrupted, by PCA", "denoised": "restored"}
         errors = {label: metrics[f"{name}_mse_at_levels"] for name, label in labels.items()}
         x = f"level of the corruption ({self._corruption.replace('_', ' ')})"
-        return {"denoising_levels": pictures.lines(metrics["levels"], errors, x, "mse")}
+        return {"denoising_levels": figures.lines(metrics["levels"], errors, x, "mse")}
 
     def _measure(self, measured: base.Measured, level: float) -> dict[str, Any]:
         def corrupt(images):

@@ -14,12 +14,7 @@ import tensorflow as tf
 from keras import layers
 
 from trainer.errors import require, require_choice
-from trainer.models.convolutions import (
-    Convolution,
-    MaxPooling,
-    TransposedConvolution,
-    UpSampling,
-)
+from trainer.models.convolutions import Convolution, MaxPooling, TransposedConvolution, UpSampling
 
 Shape = tuple[int, ...]  # (H, W, C) of images; dense layers take (D,) of vectors too
 

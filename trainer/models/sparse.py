@@ -7,9 +7,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from trainer import pictures
 from trainer.errors import require, require_choice
 from trainer.models import base, networks
+from trainer.monitoring import figures
 
 _ACTIVE_ABOVE = {"k_sparse": 0.0, "kl": 0.1, "l1": 0.01}  # |activation|; only k_sparse has zeros
 _MARGIN = 1e-6  # keeps the logarithm of a mean activation finite
@@ -165,7 +165,7 @@ class Model(base.Autoencoder):
         filters = self.filters()
         assert filters is not None, "the layers are dense"
         return {
-            "activations": pictures.bars(
+            "activations": figures.bars(
                 metrics["mean_activation_edges"],
                 metrics["mean_activations"],
                 "mean activation over the test images",

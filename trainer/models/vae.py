@@ -9,9 +9,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from trainer import pictures
 from trainer.errors import require, require_choice
 from trainer.models import base, networks
+from trainer.monitoring import figures
 from trainer.positions import Noise
 
 _OUTPUTS = {"bernoulli": ("bce", "sigmoid"), "gaussian": ("mse", "linear")}
@@ -218,7 +218,7 @@ class Model(base.Autoencoder):
         samples = measured.map_noisy_batches(
             lambda _, noise: self.decode(self.prior_codes(noise)), measured.test[:_SAMPLES_SHOWN]
         )
-        shown = {"prior_samples": pictures.grid(samples, columns=math.isqrt(_SAMPLES_SHOWN))}
+        shown = {"prior_samples": figures.grid(samples, columns=math.isqrt(_SAMPLES_SHOWN))}
         if len(measured.test) > 1:
             shown["interpolations"] = self._interpolations(measured)
         if self.code_size == 2:
@@ -229,7 +229,7 @@ class Model(base.Autoencoder):
         """`prior_samples`, as many as there are images, and `manifold`, both as `own_pictures`."""
         samples = self.decode(self.prior_codes(noise)).numpy()
         shown = super().validation_pictures(images, noise)
-        shown["prior_samples"] = pictures.grid(samples, columns=math.isqrt(_SAMPLES_SHOWN))
+        shown["prior_samples"] = figures.grid(samples, columns=math.isqrt(_SAMPLES_SHOWN))
         if self.code_size == 2:
             shown["manifold"] = self._manifold()
         return shown
@@ -251,7 +251,7 @@ class Model(base.Autoencoder):
             between = self.decode((1 - share) * start + share * end)
             images = measured.test[first : first + 2]
             rows.append(np.concatenate([images[:1], between, images[1:]]))
-        return pictures.grid(np.concatenate(rows), columns=len(rows[0]))
+        return figures.grid(np.concatenate(rows), columns=len(rows[0]))
 
     def _manifold(self):
         from scipy.special import ndtri  # the inverse of the normal distribution function
@@ -259,7 +259,7 @@ class Model(base.Autoencoder):
         levels = ndtri((np.arange(_MANIFOLD_SIDE) + 0.5) / _MANIFOLD_SIDE)
         down, across = np.meshgrid(-levels, levels, indexing="ij")
         codes = np.stack([across.ravel(), down.ravel()], axis=1).astype(np.float32)
-        return pictures.grid(np.asarray(self.decode(codes)), columns=_MANIFOLD_SIDE, gap=0)
+        return figures.grid(np.asarray(self.decode(codes)), columns=_MANIFOLD_SIDE, gap=0)
 
     def _beta_at(self, progress):
         if self._beta_warmup_share == 0:

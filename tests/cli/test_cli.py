@@ -1,0 +1,153 @@
+"""What a person types, and the one line that answers a mistake."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from trainer import cli
+from trainer.errors import NonFiniteError, Preempted, UserError
+
+ROOT = Path(__file__).parents[2]
+OF_A_RUN = [
+    *("trainer.__main__", "trainer.evaluate", "trainer.export", "trainer.finetune"),
+    *("trainer.sample", "trainer.decode", "trainer.denoise", "trainer.encode"),
+]
+COMMANDS = [*OF_A_RUN, "trainer.checkpoints", "trainer.compare", "trainer.prepare"]
+
+
+def run(*arguments):
+    return subprocess.run(
+        [sys.executable, "-m", *arguments], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--config=configs/dense.py"], "--workdir=... is missing"),
+        (["--workdir=w"], "--config=... is missing"),
+        (["--config=configs/dense.py", "--workdir="], "it must name a folder"),
+        (["--config=configs/none.py", "--workdir=w"], "configs/none.py"),
+        (["--config=configs/dense.py", "--workdir=w", "--cadence=3"], "'cadence'"),
+        (["--config=configs/dense.py", "--workdir=w", "3"], "'3' is no flag"),
+        (
+            ["--config=configs/dense.py", "--workdir=w", "--config.depth=3"],
+            "'depth'; allowed: batch_size",
+        ),
+        (
+            ["--config=configs/dense.py", "--workdir=w", "--config.model.depth=3"],
+            "no key 'depth'; allowed: activation, code_activation, code_size,",
+        ),
+        (["--config=configs/dense.py", "--workdir=w", "--config.num_epoch=3"], "'num_epochs'?"),
+        (
+            ["--config=configs/dense.py", "--workdir=w", "--config.batch_size=x"],
+            "batch_size=x is not allowed; it takes a value of type int",
+        ),
+        (
+            ["--config=configs/dense.py", "--workdir=w", "--config.num_epochs=x"],
+            "num_epochs=x is not allowed; it takes a value of type float",
+        ),
+        (
+            ["--config=configs/dense.py", "--workdir=w", "--config.deterministic=perhaps"],
+            "deterministic=perhaps is not allowed; it takes a value of type bool",
+        ),
+        (["--config=tests/__init__.py", "--workdir=w"], "get_config"),
+        (["--config=LICENSE", "--workdir=w"], "LICENSE"),
+        (["--config=dens", "--workdir=w"], "config='dens' is not known; allowed: concrete"),
+        (["--config=deep-conv", "--workdir=w"], "config='deep-conv' is not known; allowed: concre"),
+    ],
+)
+def test_a_wrong_flag_gets_one_line_and_status_2(arguments, message):
+    result = run("trainer", *arguments)
+    assert result.returncode == 2
+    assert message in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+    assert not (ROOT / "w").exists()
+
+
+@pytest.mark.parametrize("workdir", ["w", "vae"])
+def test_a_config_is_found_by_its_name_from_anywhere(tmp_path, workdir):
+    (tmp_path / workdir).mkdir()  # as the run before has made it
+    command = [
+        sys.executable,
+        "-m",
+        "trainer",
+        "--config=vae",
+        "--config.data.name=none",
+        f"--workdir={workdir}",
+    ]
+    result = subprocess.run(
+        command,
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 2
+    assert result.stderr == "error: 'none' is no data set of TFDS; see tensorflow.org/datasets\n"
+
+
+@pytest.mark.parametrize("module", COMMANDS)
+def test_a_wrong_flag_needs_no_tensorflow(module):
+    script = f"import sys, {module}; assert 'tensorflow' not in sys.modules"
+    subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True)
+
+
+@pytest.mark.parametrize("module", OF_A_RUN)
+def test_help_names_the_flags(module):
+    assert "--workdir: The folder of the run" in run(module, "--help").stdout
+
+
+def test_a_workdir_without_a_run_gets_one_line_and_status_2(tmp_path):
+    result = run("trainer.evaluate", f"--workdir={tmp_path}")
+    assert result.returncode == 2
+    assert result.stderr == f"error: {tmp_path} holds no run: there is no config.json in it\n"
+
+
+@pytest.mark.parametrize(("end", "status"), [(UserError, 2), (Preempted, 75), (NonFiniteError, 1)])
+def test_every_end_has_its_status_and_its_line(end, status, capsys, monkeypatch):
+    monkeypatch.setattr(cli, "import_tensorflow", lambda: None)
+
+    def main():
+        raise end("what happened")
+
+    with pytest.raises(SystemExit) as error:
+        cli._run(main)
+    assert error.value.code == status
+    assert capsys.readouterr().err.endswith("what happened\n")
+
+
+def test_the_first_process_of_a_container_can_be_stopped_while_tensorflow_is_imported(tmp_path):
+    alone = ["unshare", "--pid", "--fork", "--kill-child"]
+    if subprocess.run([*alone, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("no namespaces can be made here")
+    command = ["trainer", "--config=configs/dense.py", f"--workdir={tmp_path / 'run'}"]
+    outside = subprocess.Popen([*alone, sys.executable, "-m", *command], cwd=ROOT)
+    while not (first := psutil.Process(outside.pid).children()):
+        time.sleep(0.01)
+    while not catches(first[0].pid, signal.SIGTERM):
+        time.sleep(0.01)
+    first[0].send_signal(signal.SIGTERM)
+    assert outside.wait(timeout=60) == Preempted.exit_status
+
+
+def catches(pid, number):
+    """Whether a process has a handler for a signal."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    caught = next(line for line in status.splitlines() if line.startswith("SigCgt"))
+    return bool(int(caught.split()[1], 16) >> (number - 1) & 1)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_workdir_without_permission_gets_one_line(tmp_path):
+    tmp_path.chmod(0o500)
+    result = run("trainer", "--config=configs/dense.py", f"--workdir={tmp_path / 'run'}")
+    assert result.returncode == 2
+    assert "cannot be written" in result.stderr

@@ -1,0 +1,68 @@
+"""Whatever an export is handed, it computes what it should, or raises."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from hypothesis import strategies as st
+
+from configs import base
+from tests.hostile.corpus import few_or_many, try_many
+from trainer import models
+from trainer.serving import export, plain_keras
+
+SHAPE = (5, 4, 1)
+VECTORS = (5,)
+CODE = 3
+ROWS = st.integers(0, 3)
+SIDES = st.lists(st.sampled_from([0, 1, 3, 4, 5]), max_size=4)
+TYPES = ["uint8", "int8", "int32", "int64", "float32", "float64", "bool", "complex64", "str"]
+REFUSALS = (TypeError, ValueError, tf.errors.InvalidArgumentError)
+
+
+@pytest.fixture(scope="module", params=[SHAPE, VECTORS], ids=["images", "vectors"])
+def exported(request, tmp_path_factory):
+    """The shape of a tiny model's examples and the functions of its SavedModel."""
+    settings = base.dense().to_dict() | {"code_size": CODE, "hidden_units": (4,)}
+    model = models.create(request.param, **settings)
+    dtype = "uint8" if request.param == SHAPE else "float32"
+    networks = plain_keras.encoder(model, None, dtype), plain_keras.decoder(model, None)
+    path = tmp_path_factory.mktemp("export") / "saved_model"
+    export._write_saved_model(path, *networks, model, seed=0)
+    loaded = tf.saved_model.load(str(path))
+    return request.param, dtype, {name: loaded.signatures[name] for name in loaded.signatures}
+
+
+@few_or_many(600)
+def test_a_signature_takes_what_it_says_and_raises_at_all_else(exported, examples):
+    shape, dtype, functions = exported
+    right = st.tuples(ROWS.map(lambda rows: (rows, *shape)), st.just(dtype))
+    right_codes = st.tuples(ROWS.map(lambda rows: (rows, CODE)), st.just("float32"))
+    any_shape = SIDES.map(tuple) | ROWS.map(lambda rows: (rows, *shape))
+    anything = right | right_codes | st.tuples(any_shape, st.sampled_from(TYPES))
+    takes = {"encode": (shape, dtype), "decode": ((CODE,), "float32")}
+    takes["reconstruct"] = takes["encode"]
+
+    def meet(drawn):
+        name, (given, kind), filler = drawn
+        wanted, its_type = takes[name]
+        tensor = tf.constant(np.full(given, filler).astype(kind))
+        (argument,) = functions[name].structured_input_signature[1]
+        fits = given[1:] == wanted and len(given) == len(wanted) + 1 and kind == its_type
+        if not fits:
+            with pytest.raises(REFUSALS):
+                functions[name](**{argument: tensor})
+            return
+        (result,) = functions[name](**{argument: tensor}).values()
+        assert result.shape == (given[0], *((CODE,) if name == "encode" else shape))
+        assert np.isfinite(result).all() or not np.isfinite(filler)
+
+    fillers = st.sampled_from([0, 1, 255, -1, 0.5, 1e30, float("nan"), float("inf")])
+    with np.errstate(all="ignore"):
+        try_many(examples, st.tuples(st.sampled_from(sorted(takes)), anything, fillers), meet)
+
+
+def test_an_argument_of_another_name_or_none_is_refused(exported):
+    *_, functions = exported
+    for given in ({}, {"x": tf.zeros((1, 5))}):
+        with pytest.raises(TypeError):
+            functions["encode"](**given)

@@ -1,0 +1,247 @@
+"""The script of launch.slurm, run by bash; what Slurm itself does with it: `make test-slurm`."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from trainer.distribution import rendezvous
+
+ROOT = Path(__file__).parents[2]
+TRAINER = ("--config=configs/conv.py", "--workdir=runs/conv")
+
+# Stand-ins for Slurm: two nodes, whose tasks run one after the other.
+SCONTROL = """#!/bin/bash
+case "$1 $2" in
+"show hostnames") printf '%s\\n' n9 n10 | head -n "$SLURM_JOB_NUM_NODES" ;;
+"show job") echo "JobId=$3 JobState=$STATE Reason=None" ;;
+*) echo "$*" >> "$RECORD/scontrol" ;;
+esac
+"""
+SRUN = """#!/bin/bash
+kill -TERM $PPID
+while [[ $1 == --* ]]; do shift; done
+highest=0
+for ((task = 0; task < SLURM_JOB_NUM_NODES; task++)); do
+    SLURM_PROCID=$task "$@"
+    status=$?
+    highest=$((status > highest ? status : highest))
+done
+exit $highest
+"""
+SBATCH = """#!/bin/bash
+echo "$*" >> "$RECORD/sbatch"
+cat > "$RECORD/submitted"
+[ -z "$REFUSAL" ] && echo 42 && exit
+echo "sbatch: error: $REFUSAL" >&2
+exit 3
+"""
+PYTHON = f"""#!{sys.executable} -S
+import json, os, sys
+from pathlib import Path
+record = Path(os.environ["RECORD"])
+with (record / "trainers").open("a") as log:
+    seen = {{"argv": sys.argv[1:], "tf_config": os.environ.get("TF_CONFIG"), "cwd": os.getcwd()}}
+    print(json.dumps(seen), file=log)
+statuses = json.loads((record / "statuses").read_text())
+(record / "statuses").write_text(json.dumps(statuses[1:]))
+sys.exit(statuses[0])
+"""
+
+
+@pytest.fixture
+def environment(tmp_path):
+    """Of a login node, and of the batch script, whose fakes record what they are asked."""
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    for name, text in {
+        "scontrol": SCONTROL,
+        "srun": SRUN,
+        "sbatch": SBATCH,
+        "a python": PYTHON,
+    }.items():
+        (programs / name).write_text(text)
+        (programs / name).chmod(0o755)
+    return os.environ | {
+        "PATH": f"{programs}:{os.environ['PATH']}",
+        "PYTHONPATH": str(ROOT),
+        "RECORD": str(tmp_path),
+        "REFUSAL": "",
+        "STATE": "RUNNING",
+        "SLURM_JOB_ID": "1230042",
+        "SLURM_JOB_NODELIST": "n[9-10]",
+        "SLURM_JOB_NUM_NODES": "1",
+        "TF_CONFIG": "left over from something else",
+    }
+
+
+def launch(environment, *arguments, trainer=TRAINER):
+    return subprocess.run(
+        [sys.executable, "-m", "launch.slurm", *arguments, "--", *trainer],
+        cwd=environment["RECORD"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def run_job(environment, statuses, *arguments, nodes=1, trainer=TRAINER):
+    """The job's exit status, its trainers and what it asks of Slurm; each trainer has a status."""
+    record = Path(environment["RECORD"])
+    python = f"--python={record / 'bin' / 'a python'}"
+    text = launch(environment, f"--nodes={nodes}", python, *arguments, trainer=trainer).stdout
+    (record / "statuses").write_text(json.dumps(statuses))
+    job = subprocess.run(
+        ["bash"],
+        input=text,
+        cwd="/",
+        env=environment | {"SLURM_JOB_NUM_NODES": str(nodes)},
+        text=True,
+        check=False,
+    )
+    trainers = [json.loads(line) for line in (record / "trainers").read_text().splitlines()]
+    asked = record / "scontrol"
+    return job.returncode, trainers, asked.read_text().splitlines() if asked.exists() else []
+
+
+def test_each_task_is_a_worker_in_the_order_of_the_nodes(environment, monkeypatch):
+    _, trainers, _ = run_job(environment, [0, 0], nodes=2)
+    for index, trainer in enumerate(trainers):
+        monkeypatch.setenv("TF_CONFIG", trainer["tf_config"])
+        expected = rendezvous.Cluster(("n9:20042", "n10:20042"), index)
+        assert rendezvous.from_environment() == expected
+    assert len(trainers) == 2
+
+
+def test_a_single_node_has_no_cluster(environment):
+    _, trainers, _ = run_job(environment, [0])
+    assert [trainer["tf_config"] for trainer in trainers] == [None]
+
+
+def test_the_trainer_gets_its_flags_as_they_were_typed_where_they_were_typed(environment):
+    flags = (*TRAINER, "--config.data.name=arrays:a $HOME/`b`'\"\\ c\n.npz", "--x=*", "--y=", "é")
+    _, trainers, _ = run_job(environment, [0], trainer=flags)
+    assert trainers[0]["argv"] == ["-m", "trainer", *flags]
+    assert trainers[0]["cwd"] == environment["RECORD"]
+
+
+@pytest.mark.parametrize(
+    ("statuses", "status", "requeued"),
+    [
+        ([0], 0, False),
+        ([2], 2, False),
+        ([75], 75, True),
+        ([1, 0], 0, False),
+        ([137, 2], 2, False),
+        ([1, 137, 75], 75, True),
+        ([1, 137, 1], 1, False),
+    ],
+)
+def test_after_each_end_comes_what_is_due(environment, statuses, status, requeued):
+    ended, trainers, asked = run_job(environment, statuses, "--max_restarts=2")
+    assert ended == status
+    assert len(trainers) == len(statuses)
+    assert asked == (["requeue 1230042"] if requeued else [])
+
+
+def test_a_crash_of_one_of_several_is_a_crash(environment):
+    ended, trainers, asked = run_job(environment, [137, 1, 75, 75], nodes=2)
+    assert (ended, len(trainers), asked) == (75, 4, ["requeue 1230042"])
+
+
+@pytest.mark.parametrize("status", [75, 143])
+def test_a_job_that_is_cancelled_is_not_started_again(environment, status):
+    ended, trainers, asked = run_job(environment | {"STATE": "COMPLETING"}, [status])
+    assert (ended, len(trainers), asked) == (status, 1, [])
+
+
+def directives(text):
+    return [line.removeprefix("#SBATCH ") for line in text.splitlines() if "#SBATCH" in line]
+
+
+def test_slurm_is_asked_for_what_the_flags_say(environment):
+    text = launch(
+        environment,
+        *("--nodes=2", "--gpus_per_node=8", "--cpus_per_task=16", "--memory_gib=64"),
+        *("--time=1-12:00:00", "--partition=gpu", "--account=lab-1", "--name=vae.7"),
+        *("--sbatch=--exclusive", "--sbatch=--output=logs/%j"),
+    ).stdout
+    assert directives(text) == [
+        *("--job-name=vae.7", "--nodes=2", "--ntasks-per-node=1", "--gpus-per-node=8"),
+        *("--cpus-per-task=16", "--mem=64G", "--time=1-12:00:00", "--partition=gpu"),
+        *("--account=lab-1", "--signal=TERM@120", "--requeue", "--output=%x-%j.log"),
+        *("--open-mode=append", "--exclusive", "--output=logs/%j"),
+    ]
+
+
+def test_what_no_flag_says_is_left_to_the_cluster(environment):
+    text = launch(environment, trainer=("--config=c.py", "--workdir=runs/a $b/")).stdout
+    assert directives(text) == [
+        *("--job-name=a__b", "--nodes=1", "--ntasks-per-node=1"),
+        *("--signal=TERM@120", "--requeue", "--output=%x-%j.log", "--open-mode=append"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("flag", "message"),
+    [
+        ("--nodes=0", "--nodes=0"),
+        ("--gpus_per_node=-1", "--gpus_per_node=-1"),
+        ("--memory_gib=1.5", "--memory_gib=1.5"),
+        ("--time=tomorrow", "--time='tomorrow'"),
+        ("--time=1:2:3:4", "hours:minutes:seconds"),
+        ("--partition=a b", "--partition='a b'"),
+        ("--name=a\n#SBATCH --x", "--name='a\\n#SBATCH --x'"),
+        ("--sbatch=exclusive", "with its dashes"),
+        ("--sbatch=--x\necho y", "--sbatch='--x\\necho y'"),
+        ("--python=", "--python="),
+        ("--output=none/job.sh", "none/job.sh cannot be written: No such file or directory"),
+    ],
+)
+def test_a_wrong_flag_gets_one_line_and_status_2(environment, flag, message):
+    result = launch(environment, flag, "--submit")
+    assert result.returncode == 2
+    assert message in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+    assert result.stdout == ""
+    assert not (Path(environment["RECORD"]) / "submitted").exists()
+
+
+def test_a_job_is_submitted_as_it_is_printed_and_written(environment):
+    record = Path(environment["RECORD"])
+    printed = launch(environment).stdout
+    result = launch(environment, "--submit", "--output=job.sh")
+    assert (result.returncode, result.stdout, result.stderr) == (0, "42\n", "")
+    assert (record / "sbatch").read_text() == "--parsable\n"
+    assert (record / "submitted").read_text() == printed
+    assert (record / "job.sh").read_text() == printed
+
+
+def test_what_sbatch_refuses_is_passed_on(environment):
+    result = launch(environment | {"REFUSAL": "invalid account"}, "--submit")
+    assert (result.returncode, result.stdout) == (3, "")
+    assert result.stderr == "sbatch: error: invalid account\n"
+
+
+def test_without_slurm_a_submission_gets_one_line_and_status_2(environment):
+    result = launch(environment | {"PATH": "/none"}, "--submit")
+    assert result.returncode == 2
+    assert result.stderr == "error: --submit: there is no sbatch here; run it where Slurm is\n"
+
+
+def test_shellcheck_finds_nothing(environment):
+    shellcheck = shutil.which("shellcheck", path=Path(sys.executable).parent)
+    assert shellcheck, "pip install '.[dev]' brings it"
+    script = Path(environment["RECORD"]) / "job.sh"
+    launch(environment, "--nodes=2", f"--output={script}", trainer=(*TRAINER, "--x=$y"))
+    subprocess.run([shellcheck, script, ROOT / "tests" / "slurm" / "run"], check=True)
+
+
+def test_the_launcher_needs_no_tensorflow():
+    script = "import sys, launch.slurm; assert 'tensorflow' not in sys.modules"
+    subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True)

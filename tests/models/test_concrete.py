@@ -1,0 +1,366 @@
+"""The concrete kind: how its selectors draw, cool, choose and settle, on any number of replicas."""
+
+import json
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from sklearn.decomposition import PCA
+
+from configs import base
+from tests.all_configs import load_config
+from tests.runs import assert_a_stop_changes_no_bit, final_state
+from tests.steps import adam_steps
+from trainer import data, models
+from trainer.distribution.strategy import build_model, make_strategy
+from trainer.errors import UserError
+from trainer.evaluation.evaluate import evaluate, print_table
+from trainer.models import Measured, Moment
+from trainer.models.concrete import distinct_choice, gumbel
+from trainer.positions import Noise
+from trainer.run import restore, workdir
+from trainer.train import train
+
+SHAPE = (6, 5, 1)
+PIXELS = 30
+BATCH = 8
+
+
+def create(image_shape=SHAPE, **settings):
+    keras.utils.set_random_seed(0)
+    small = {"code_size": 4, "hidden_units": (7,), "images_per_draw": 3}
+    return models.create(image_shape, **(base.concrete().to_dict() | small | settings))
+
+
+def choose(model, pixels, certainty=20.0):
+    """Gives each selector of a model its pixel of the flattened image."""
+    rows = np.zeros((len(pixels), model.logits.shape[1]), np.float32)
+    rows[np.arange(len(pixels)), pixels] = certainty
+    weights = model.encoder.get_layer("code").weights[0]
+    weights.assign(rows / 10.0)  # the selector_rate
+
+
+def images_like(count, shape=SHAPE, seed=0):
+    return np.random.default_rng(seed).random((count, *shape), np.float32)
+
+
+def moment(progress, *, training=True, first=0, count=BATCH):
+    return Moment(Noise(0, first, count), tf.constant(progress, tf.float32), training=training)
+
+
+@pytest.mark.parametrize("size", [1, 3, 8, 100])
+def test_positions_of_a_group_share_its_noise_whoever_draws_it(size):
+    def rows(first, count):
+        groups, own = Noise(0, first, count).shared(size)
+        return groups.uniform("x", (2,)).numpy()[own.numpy()]
+
+    whole = rows(5, 12)
+    group_of = np.arange(5, 17) // size
+    assert len(np.unique(whole, axis=0)) == len(np.unique(group_of))
+    for number in range(12):
+        same = group_of == group_of[number]
+        np.testing.assert_array_equal(
+            whole[same], np.broadcast_to(whole[number], whole[same].shape)
+        )
+    np.testing.assert_array_equal(np.concatenate([rows(5, 4), rows(9, 7), rows(16, 1)]), whole)
+
+
+def test_gumbel_numbers_are_finite_at_both_ends():
+    ends = gumbel(tf.constant([0.0, 1 - 2.0**-24])).numpy()
+    # -log(25 log 2), and -log of what log(1 - 2**-24) is but for a millionth
+    np.testing.assert_allclose(ends, [-2.8523, 24 * np.log(2)], rtol=1e-4)
+
+
+def test_a_selector_prefers_a_pixel_as_often_as_softmax_says():
+    # Each pixel's count is binomial; 5 standard deviations are exceeded once in 1.7 million.
+    logits = np.array([0.0, 1.0, -1.0, 2.0, 0.5], np.float32)
+    draws = 20_000
+    noise = gumbel(Noise(0, 0, draws).uniform("selectors", (5,)))
+    counts = np.bincount(np.argmax(logits + noise, axis=1), minlength=5)
+    expected = np.exp(logits) / np.exp(logits).sum()
+    assert (
+        np.abs(counts - draws * expected) < 5 * np.sqrt(draws * expected * (1 - expected))
+    ).all()
+
+
+@pytest.mark.parametrize(
+    ("share", "expected"),
+    # 10 * (1/1000)**.5 = 10**-.5; before a settled half, the temperature falls twice as fast.
+    [(0.0, (10, 10**-0.5, 0.01)), (0.5, (10, 0.01, 0.01))],
+)
+def test_the_temperature_falls_exponentially(share, expected):
+    model = create(settled_share=share)
+    falling = [float(model.temperature(tf.constant(progress))) for progress in (0.0, 0.5, 1.0)]
+    np.testing.assert_allclose(falling, expected, rtol=1e-5)
+
+
+def test_mixtures_are_near_the_mean_pixel_when_hot_and_single_pixels_when_cold():
+    model = create()
+    images = images_like(BATCH)
+    noise = Noise(0, 5, BATCH)
+    means = images.reshape(BATCH, -1).mean(axis=1)
+    hot = model.mixtures(images, noise, 1e6)
+    np.testing.assert_allclose(hot, np.repeat(means[:, None], 4, axis=1), atol=1e-4)
+    groups, own = noise.shared(3)
+    drawn = model.logits + gumbel(groups.uniform("selectors", (4, PIXELS)))
+    pixels = np.argmax(drawn, axis=-1)[own.numpy()]  # [B, k]
+    cold = model.mixtures(images, noise, 1e-6)
+    np.testing.assert_allclose(
+        cold, np.take_along_axis(images.reshape(BATCH, -1), pixels, axis=1), rtol=1e-6
+    )
+
+
+def hard_logits():
+    """Matrices on which an argmax of each row repeats itself, by name."""
+    random = np.random.default_rng(0)
+    row = random.normal(size=9).astype(np.float32)
+    return {
+        "equal rows": np.tile(row, (6, 1)),
+        "all equal": np.zeros((6, 9), np.float32),
+        "few values": random.integers(0, 2, (6, 9)).astype(np.float32),
+        "square": np.tile(row, (9, 1)),
+        "no order": random.normal(size=(6, 9)).astype(np.float32),
+        "huge": 1e30 * random.choice([-1, 1], (6, 9)).astype(np.float32),
+    }
+
+
+@pytest.mark.parametrize("name", hard_logits())
+def test_the_choice_is_distinct_and_the_same_compiled(name):
+    logits = hard_logits()[name]
+    eager = distinct_choice(tf.constant(logits)).numpy()
+    assert len(set(eager)) == len(logits)
+    assert set(eager) <= set(range(logits.shape[1]))
+    for jit_compile in (False, True):
+        compiled = tf.function(distinct_choice, jit_compile=jit_compile)
+        np.testing.assert_array_equal(compiled(tf.constant(logits)), eager)
+
+
+def test_the_choice_takes_the_largest_that_is_left():
+    logits = tf.constant([[5.0, 4.0, 0.0], [6.0, 1.0, 2.0], [5.5, 3.0, 2.5]])
+    # Row 1 takes column 0; of what is left row 0 has the largest, and row 2 gets the last column.
+    np.testing.assert_array_equal(distinct_choice(logits), [1, 0, 2])
+
+
+@pytest.mark.parametrize("name", hard_logits())
+def test_the_choice_is_the_greedy_one(name):
+    logits = hard_logits()[name]
+    left, expected = logits.copy(), np.zeros(len(logits), int)
+    for _ in expected:
+        row, column = np.unravel_index(left.argmax(), left.shape)
+        expected[row] = column
+        left[row], left[:, column] = -np.inf, -np.inf
+    np.testing.assert_array_equal(distinct_choice(tf.constant(logits)), expected)
+
+
+def test_rows_that_want_different_columns_have_their_argmax():
+    logits = np.random.default_rng(0).normal(size=(5, 12)).astype(np.float32)
+    logits[np.arange(5), [3, 1, 4, 11, 9]] = 8
+    np.testing.assert_array_equal(distinct_choice(tf.constant(logits)), [3, 1, 4, 11, 9])
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_the_code_is_the_pixels_and_the_reconstruction_knows_no_others(precision):
+    model = build_model(make_strategy("cpu:1"), precision, create)
+    pixels = [7, 0, 29, 13]
+    choose(model, pixels)
+    images = images_like(BATCH)
+    np.testing.assert_array_equal(model.encode(images), images.reshape(BATCH, -1)[:, pixels])
+    others = images_like(BATCH, seed=1).reshape(BATCH, -1)
+    others[:, pixels] = images.reshape(BATCH, -1)[:, pixels]
+    np.testing.assert_array_equal(model(others.reshape(images.shape)), model(images))
+    others[:, pixels[2]] += 0.5
+    assert not np.array_equal(model(others.reshape(images.shape)), model(images))
+
+
+def test_an_evaluation_and_the_settled_steps_take_the_pixels_and_draw_nothing():
+    model = create(settled_share=0.25)
+    images = images_like(BATCH)
+    expected = model.error(model.decoder(model.encode(images)), images).numpy()
+    for when in (moment(0.1, training=False), moment(0.8), moment(0.8, first=99)):
+        np.testing.assert_allclose(model.loss_terms(images, when)["mse"], expected, rtol=1e-5)
+    earlier = [model.loss_terms(images, moment(0.7, first=first))["mse"] for first in (0, 99)]
+    assert not np.allclose(earlier[0], earlier[1], rtol=1e-3)
+
+
+@pytest.mark.parametrize(("devices", "execution"), [(2, "xla"), (4, "graph")])
+def test_many_replicas_train_and_choose_as_one_does(devices, execution):
+    images = np.random.default_rng(0).integers(0, 256, (10, BATCH, *SHAPE)).astype(np.uint8)
+    runs = []
+    for count in (1, devices):
+        model, steps = adam_steps(lambda: create(settled_share=0.3), count, execution)
+        metrics = steps.train(0, images)
+        runs.append((model, steps, metrics))
+    (one, one_steps, expected), (many, many_steps, metrics) = runs
+    np.testing.assert_allclose(metrics["loss/mse"], expected["loss/mse"], rtol=1e-5)
+    np.testing.assert_allclose(many.logits, one.logits, atol=1e-5)
+    np.testing.assert_array_equal(many.selected_pixels(), one.selected_pixels())
+    losses = [steps.evaluate(images[0])["loss"] for steps in (many_steps, one_steps)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
+def test_a_settled_step_leaves_the_logits_and_teaches_the_decoder():
+    model, steps = adam_steps(lambda: create(settled_share=0.5))
+    images = np.random.default_rng(0).integers(0, 256, (1, BATCH, *SHAPE)).astype(np.uint8)
+    logits, kernel = model.logits.numpy(), model.decoder.get_layer("logits").kernel.numpy()
+    steps.train(6, images)
+    np.testing.assert_array_equal(model.logits, logits)
+    assert not np.array_equal(model.decoder.get_layer("logits").kernel, kernel)
+
+
+@pytest.mark.parametrize("rate", [10.0, 100.0])
+def test_the_logits_step_as_far_as_their_rate_says(rate):
+    # Adam's first step is the learning rate, whatever the gradient, but for an epsilon.
+    model, steps = adam_steps(lambda: create(selector_rate=rate))
+    before = model.logits.numpy()
+    assert before.std() == pytest.approx((2 / 34) ** 0.5, rel=0.2)
+    images = np.random.default_rng(0).integers(0, 256, (1, BATCH, *SHAPE)).astype(np.uint8)
+    steps.train(0, images)
+    moved = np.abs(model.logits.numpy() - before)
+    assert np.median(moved) == pytest.approx(rate * 1e-3, rel=0.1)
+    assert moved.max() <= rate * 1e-3 * 1.001
+
+
+def test_the_mean_largest_probability_is_that_of_softmax():
+    model = create(stop_when_settled=True)
+    choose(model, [0, 1, 2, 3], certainty=np.log(29.0))
+    assert model.mean_largest_probability() == pytest.approx(1 / 2)  # 29 against 29 of 1
+    assert not model.settled()
+    choose(model, [0, 1, 2, 3], certainty=20.0)
+    assert model.settled()
+    alike = create(stop_when_settled=False)
+    choose(alike, [0, 1, 2, 3], certainty=20.0)
+    assert not alike.settled()
+
+
+@pytest.fixture
+def concrete_config(digits_config):
+    digits_config.model = base.concrete()
+    digits_config.model.update({"code_size": 6, "hidden_units": (8,), "stop_when_settled": True})
+    return digits_config
+
+
+def settle_from(monkeypatch, threshold):
+    monkeypatch.setattr("trainer.models.concrete._SETTLED_ABOVE", threshold)
+
+
+def test_a_run_that_settles_ends_at_its_validation_and_stays_ended(
+    concrete_config, tmp_path, monkeypatch, capsys
+):
+    settle_from(monkeypatch, 0.0)
+    losses = train(concrete_config, str(tmp_path))
+    assert "settled at step 5: " in capsys.readouterr().out
+    step, state = final_state(tmp_path)
+    assert step == 5  # of 10: the first validation
+    assert train(concrete_config, str(tmp_path)) == pytest.approx(losses)
+    assert "settled at step 5: " in capsys.readouterr().out
+    again_step, again = final_state(tmp_path)
+    assert again_step == 5
+    assert all(again[path].tobytes() == array.tobytes() for path, array in state.items())
+    assert evaluate(str(tmp_path))["step"] == 5
+    rows = [json.loads(line) for line in (tmp_path / workdir.METRICS_LOG).open()]
+    assert [row["step"] for row in rows if row["part"] == "validation"] == [5]
+
+
+def test_a_run_stopped_between_two_validations_settles_where_it_would_have(
+    concrete_config, tmp_path, monkeypatch
+):
+    settle_from(monkeypatch, 0.0)
+    assert_a_stop_changes_no_bit(concrete_config, tmp_path, monkeypatch, calls=1, step=2)
+    assert final_state(tmp_path / "stopped")[0] == 5
+
+
+def test_a_run_that_does_not_settle_goes_to_its_end_and_is_measured(
+    concrete_config, tmp_path, capsys
+):
+    concrete_config.model.settled_share = 0.5
+    train(concrete_config, str(tmp_path))
+    assert "finished at step 10: " in capsys.readouterr().out
+    metrics = evaluate(str(tmp_path))
+    assert json.loads((tmp_path / workdir.METRICS).read_text()) == metrics
+    pixels = metrics["selected_pixels"]
+    assert len(set(pixels)) == 6
+    model = restore.load(tmp_path).model
+    images = images_like(3, (28, 28, 1))
+    np.testing.assert_array_equal(model.encode(images), images.reshape(3, -1)[:, pixels])
+    assert 0 < metrics["mean_largest_probability"] < 1
+    assert metrics["linear_readout_mse"] > metrics["pca_mse"]
+    assert metrics["pca_extra_trees_accuracy"] > 0.5
+    assert 0 < metrics["extra_trees_accuracy"] <= 1
+    picture = tmp_path / "selected_pixels.png"
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    print_table(metrics, str(tmp_path))
+    assert f"selected_pixels  {', '.join(map(str, pixels))}\n" in capsys.readouterr().out
+
+
+def measured(images, labels=None):
+    pca = PCA(4).fit(images.reshape(len(images), -1))
+    codes = np.zeros((len(images), 4), np.float32)
+    return Measured(images, images, codes, pca, None, None, labels, labels)  # type: ignore[arg-type]
+
+
+def test_a_linear_readout_of_images_that_are_linear_in_the_pixels_is_perfect():
+    model = create()
+    pixels = [7, 0, 29, 13]
+    choose(model, pixels)
+    random = np.random.default_rng(0)
+    rows = random.random((50, 4), np.float32) @ random.random((4, PIXELS), np.float32) + 0.3
+    labels = (rows[:, 13] > np.median(rows[:, 13])).astype(int)
+    images = rows.reshape(50, *SHAPE)
+    metrics = model.own_metrics(measured(images, labels))
+    assert metrics["linear_readout_mse"] == pytest.approx(0, abs=1e-8)
+    assert metrics["selected_pixels"] == pixels
+    assert metrics["extra_trees_accuracy"] == 1
+    without = model.own_metrics(measured(images))
+    assert "extra_trees_accuracy" not in without
+    assert without["linear_readout_mse"] == metrics["linear_readout_mse"]
+
+
+def test_the_selected_pixels_are_drawn_where_they_are():
+    shape = (6, 5, 3)
+    model = create(shape, code_size=3)
+    # Row 1, column 2, two of its channels; row 5, column 4, one.
+    pixels = [(1 * 5 + 2) * 3, (1 * 5 + 2) * 3 + 1, (5 * 5 + 4) * 3 + 2]
+    images = images_like(4, shape)
+    picture = model.own_pictures(measured(images), {"selected_pixels": pixels})["selected_pixels"]
+    coloured = np.ptp(picture.astype(int), axis=-1) > 0
+    assert coloured.shape == (48, 40)
+    assert {tuple(place) for place in np.argwhere(coloured[::8, ::8])} == {(1, 2), (5, 4)}
+    assert coloured.sum() == 2 * 64
+
+
+def test_the_papers_split_is_of_the_test_images_alone():
+    config = load_config("concrete_paper")
+    config.data.name = "digits"  # which bring no test images: a fifth is cut off for them
+    split = data.load(**config.data)
+    parts = (split.train, split.validation, split.test)
+    assert [len(part) for part in parts] == [130, 14, 215]
+    ordinary = data.load("digits", image_size=0, validation_fraction=0.05)
+    tested = {image.tobytes() for image in ordinary.test.read()[0]}
+    assert {image.tobytes() for part in parts for image in part.read()[0]} == tested
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.0])
+def test_a_share_that_is_none_is_refused(share):
+    with pytest.raises(UserError, match=f"data.resplit_test={share}"):
+        data.load("digits", image_size=0, validation_fraction=0.05, resplit_test=share)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"code_size": 31}, "model.code_size=31 is not allowed here; an image of 6x5x1 allows"),
+        ({"last_temperature": 0.0}, "model.last_temperature=0.0 are not allowed"),
+        ({"last_temperature": 11.0}, "model.first_temperature=10.0 and model.last_temperature=11"),
+        ({"settled_share": 1.0}, "model.settled_share=1.0"),
+        ({"settled_share": -0.1}, "model.settled_share=-0.1"),
+        ({"selector_rate": 0.0}, "model.selector_rate=0.0"),
+        ({"images_per_draw": 0}, "model.images_per_draw=0"),
+        ({"loss": "bce"}, "needs model.output_activation='sigmoid'"),
+    ],
+)
+def test_impossible_settings_are_refused_in_one_line(change, message):
+    with pytest.raises(UserError) as error:
+        create(**change)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)

@@ -1,0 +1,224 @@
+"""The encoder's Jacobian: its norm in closed form, exactly and estimated; tied weights."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from configs import base
+from tests.steps import adam_steps
+from trainer import models
+from trainer.distribution.variables import model_variables
+from trainer.errors import UserError
+from trainer.evaluation.evaluate import evaluate
+from trainer.models import Measured, Moment
+from trainer.positions import Noise
+from trainer.run import checkpoints
+from trainer.train import train
+
+SHAPE = (4, 4, 1)
+ONE_SIGMOID = {"hidden_units": (), "code_activation": "sigmoid"}
+METHODS = ["closed_form", "exact", "hutchinson"]
+
+
+def create(seed=0, **changes):
+    keras.utils.set_random_seed(seed)
+    settings = base.contractive().to_dict() | {"code_size": 5} | ONE_SIGMOID | changes
+    return models.create(SHAPE, **settings)
+
+
+def images_like(count):
+    return np.random.default_rng(0).random((count, *SHAPE), np.float32)
+
+
+def squared_norms(model, images):
+    noise = Noise(0, 0, len(images))
+    terms = model.loss_terms(images, Moment(noise, tf.constant(0.0), training=True))
+    return terms["contraction"].numpy()
+
+
+def kernels(model):
+    return [layer.kernel.numpy() for layer in model.encoder.layers if layer.weights]
+
+
+def test_the_closed_form_is_the_exact_norm_of_a_sigmoid_layer():
+    images = 4 * images_like(6)
+    closed, exact = (
+        squared_norms(create(jacobian=method, penalty_weight=0.5), images)
+        for method in ("closed_form", "exact")
+    )
+    np.testing.assert_allclose(closed, exact, rtol=1e-5)
+
+
+def test_the_norm_of_a_linear_encoder_is_that_of_its_kernel():
+    model = create(code_activation="linear", jacobian="exact", penalty_weight=1.0)
+    expected = np.square(kernels(model)[0]).sum()
+    np.testing.assert_allclose(squared_norms(model, images_like(3)), [expected] * 3, rtol=1e-5)
+
+
+def test_the_jacobian_of_two_layers_is_the_product_of_theirs():
+    # h = tanh(V^T g), g = tanh(W^T x): J = diag(1 - h^2) V^T diag(1 - g^2) W^T.
+    model = create(hidden_units=(7,), activation="tanh", code_activation="tanh")
+    images = images_like(4)
+    first, second = kernels(model)
+    hidden = np.tanh(images.reshape(4, -1) @ first)
+    codes = np.tanh(hidden @ second)
+    inner = (1 - hidden**2)[:, :, None] * first.T
+    expected = (1 - codes**2)[:, :, None] * (second.T @ inner)
+    np.testing.assert_allclose(
+        model.jacobian(images).numpy().reshape(4, 5, 16), expected, rtol=1e-4, atol=1e-6
+    )
+
+
+@pytest.mark.parametrize("probes", [1, 3])
+def test_hutchinsons_estimate_has_the_exact_mean_and_variance(probes):
+    # E v^T A v = tr A and Var = 2 (||A||_F^2 - sum_i A_ii^2), A = J J^T, v of random signs.
+    count = 4000
+    images = np.repeat(images_like(1), count, axis=0)
+    model = create(hidden_units=(7,), jacobian="hutchinson", probes=probes, penalty_weight=1.0)
+    jacobian = model.jacobian(images[:1]).numpy().reshape(5, 16).astype(np.float64)
+    product = jacobian @ jacobian.T
+    variance = 2 * (np.square(product).sum() - np.square(np.diag(product)).sum()) / probes
+    estimates = squared_norms(model, images)
+    assert abs(estimates.mean() - np.trace(product)) < 4 * np.sqrt(variance / count)
+    assert estimates.var() == pytest.approx(variance, rel=0.15)
+
+
+def test_the_penalty_is_weighted():
+    images = images_like(3)
+    once, twice = (
+        squared_norms(create(jacobian="exact", penalty_weight=weight), images)
+        for weight in (0.5, 1.0)
+    )
+    np.testing.assert_allclose(2 * once, twice, rtol=1e-6)
+
+
+def test_tied_weights_are_those_of_the_encoder():
+    model = create(hidden_units=(7,), tied_weights=True, activation="tanh")
+    for variable in model.trainable_variables:
+        variable.assign(np.random.default_rng(1).normal(size=variable.shape) / 4)
+    assert {v.path.split("/")[-1] for v in model.decoder.variables} == {"bias"}
+    assert len({v.path for v in model.variables}) == len(model.variables) == 2 * 2 + 2
+    first, second = kernels(model)
+    hidden_bias, pixel_bias = (v.numpy() for v in model.decoder.variables)
+    codes = model.encode(images_like(3)).numpy()
+    logits = np.tanh(codes @ second.T + hidden_bias) @ first.T + pixel_bias
+    expected = 1 / (1 + np.exp(-logits))
+    np.testing.assert_allclose(model.decode(codes).numpy().reshape(3, -1), expected, rtol=1e-5)
+
+
+def test_tied_weights_stay_tied_through_a_checkpoint(tmp_path):
+    settings = {"hidden_units": (7,), "tied_weights": True}
+    saved, restored = create(0, **settings), create(1, **settings)
+    images = images_like(3)
+    state = {path: v.numpy() for path, v in model_variables(saved).items()}
+    checkpoints.save(tmp_path, 3, state, validation_loss=None, keep=1)
+    found = checkpoints.find(tmp_path)
+    assert found is not None
+    checkpoints.restore(found, model_variables(restored))
+    np.testing.assert_array_equal(restored(images), saved(images))
+    before = restored(images).numpy()
+    kernel = restored.encoder.get_layer("code").kernel
+    codes = restored.encode(images)
+    kernel.assign(2 * kernel)
+    assert np.abs(restored.decode(codes) - before).max() > 1e-3
+
+
+def steps_of(settings, devices, execution, precision="float32"):
+    return adam_steps(
+        lambda: create(**settings),
+        devices,
+        execution,
+        precision=precision,
+        learning_rate=1e-2,
+        last_step=20,
+    )[1]
+
+
+@pytest.mark.parametrize("execution", ["graph", "xla"])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("jacobian", METHODS)
+def test_every_method_contracts_however_it_is_computed(jacobian, precision, execution):
+    settings = {"tied_weights": True, "penalty_weight": 1.0, "jacobian": jacobian}
+    if jacobian != "closed_form":
+        settings["hidden_units"] = (7,)
+    steps = steps_of(settings, 1, execution, precision)
+    norms = steps.train(0, np.repeat(images_like(8)[np.newaxis], 20, axis=0))["loss/contraction"]
+    assert norms[-5:].mean() < 0.9 * norms[:5].mean()
+
+
+@pytest.mark.parametrize("execution", ["graph", "xla"])
+@pytest.mark.parametrize("jacobian", METHODS)
+def test_two_replicas_contract_as_one_does(jacobian, execution):
+    images = np.random.default_rng(1).random((3, 8, *SHAPE), np.float32)
+    settings = {"tied_weights": True, "penalty_weight": 0.1, "jacobian": jacobian}
+    weights = []
+    for devices in (1, 2):
+        steps = steps_of(settings, devices, execution)
+        steps.train(0, images)
+        weights.append({path: v.numpy() for path, v in steps.variables().items()})
+    for path, expected in weights[0].items():
+        np.testing.assert_allclose(weights[1][path], expected, rtol=0, atol=1e-5, err_msg=path)
+
+
+def measured(model, images):
+    def map_batches(function, rows):
+        return function(rows).numpy()
+
+    codes = model.encode(images).numpy()
+    return Measured(images, images, codes, None, map_batches, map_batches)
+
+
+def test_a_linear_encoder_is_measured_by_its_kernel_whatever_its_scale():
+    model = create(code_activation="linear")
+    images = images_like(120)
+    kernel = kernels(model)[0]
+    metrics = model.own_metrics(measured(model, images))
+    assert metrics["jacobian_norm"] == pytest.approx(np.linalg.norm(kernel), rel=1e-5)
+    expected = np.linalg.svd(kernel, compute_uv=False)
+    np.testing.assert_allclose(metrics["singular_values"], expected, rtol=1e-4)
+    # The codes' total variance is the trace of W^T Cov(x) W.
+    covariance = np.cov(images.reshape(120, -1).T, bias=True)
+    spread = np.sqrt(np.trace(kernel.T @ covariance @ kernel))
+    ratio = np.linalg.norm(kernel) / spread
+    assert metrics["jacobian_norm_to_spread"] == pytest.approx(ratio, rel=1e-4)
+    model.encoder.get_layer("code").kernel.assign(3 * kernel)
+    scaled = model.own_metrics(measured(model, images))
+    assert scaled["jacobian_norm"] == pytest.approx(3 * metrics["jacobian_norm"], rel=1e-4)
+    assert scaled["jacobian_norm_to_spread"] == pytest.approx(ratio, rel=1e-4)
+
+
+def test_a_run_is_measured_with_its_spectrum(digits_config, tmp_path):
+    digits_config.data.name = "noise:300"
+    digits_config.model = base.contractive()
+    digits_config.model.code_size = 6
+    digits_config.model.hidden_units = (16,)
+    train(digits_config, str(tmp_path))
+    metrics = evaluate(str(tmp_path))
+    values = np.array(metrics["singular_values"])
+    assert values.shape == (6,)
+    assert (np.diff(values) <= 0).all()
+    assert metrics["jacobian_norm"] > 0
+    assert (tmp_path / "singular_values.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"jacobian": "numeric"}, "allowed: closed_form, exact, hutchinson"),
+        (
+            {"jacobian": "closed_form", "hidden_units": (7,)},
+            "model.jacobian='closed_form' needs model.hidden_units=() and "
+            "model.code_activation='sigmoid', not (7,) and 'sigmoid'",
+        ),
+        ({"jacobian": "closed_form", "code_activation": "tanh"}, "not () and 'tanh'"),
+        ({"penalty_weight": -1.0}, "model.penalty_weight=-1.0 is not allowed"),
+        ({"probes": 0}, "model.probes=0 is not allowed"),
+        ({"code_size": 0}, "model.code_size=0 is not allowed"),
+    ],
+)
+def test_impossible_settings_are_refused_in_one_line(change, message):
+    with pytest.raises(UserError) as error:
+        create(**change)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)

@@ -1,0 +1,207 @@
+"""The sparse kind: what it keeps, what it penalises, on any number of replicas."""
+
+import json
+import math
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from configs import base
+from tests.steps import adam_steps
+from trainer import models
+from trainer.errors import UserError
+from trainer.evaluation.evaluate import evaluate
+from trainer.models import Moment
+from trainer.models.sparse import bernoulli_kl_nats, keep_largest, linear_classifier_error
+from trainer.positions import Noise
+from trainer.run import workdir
+from trainer.train import train
+
+SHAPE = (6, 6, 1)
+BATCH = 8
+
+
+def create(**settings):
+    keras.utils.set_random_seed(0)
+    small = {"code_size": 60, "active_units": 5, "first_active_units": 20}
+    return models.create(SHAPE, **(base.sparse().to_dict() | small | settings))
+
+
+def kl_settings():
+    return {"sparsity": "kl", "code_activation": "sigmoid", "penalty_weight": 0.5}
+
+
+def images_like(count, seed=0):
+    return np.random.default_rng(seed).random((count, *SHAPE), np.float32)
+
+
+def moment(progress=0.5, *, training=True, means=None):
+    noise = Noise(0, 0, BATCH)
+    return Moment(noise, tf.constant(progress), training=training, batch_means=means)
+
+
+def test_the_kl_of_two_bernoulli_distributions():
+    # .1 log(.1/.4) + .9 log(.9/.6) = -.1386294 + .3649186
+    divergences = bernoulli_kl_nats(0.1, tf.constant([0.4, 0.1])).numpy()
+    np.testing.assert_allclose(divergences, [0.2262891, 0], atol=1e-6)
+    assert np.isfinite(bernoulli_kl_nats(0.1, tf.constant([0.0, 1.0]))).all()
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+@pytest.mark.parametrize("count", [1, 3, 7])
+def test_exactly_so_many_are_kept_and_they_are_the_largest(count, jit_compile):
+    random = np.random.default_rng(0)
+    # Few different values, so that there are ties, of which the first are kept; none is 0.
+    activations = random.integers(1, 5, (50, 12)).astype(np.float32)
+    activations *= random.choice([-1, 1], activations.shape)
+    keep = tf.function(lambda rows, k: keep_largest(rows, k, most=7), jit_compile=jit_compile)
+    kept = keep(activations, tf.constant(count)).numpy()
+    largest = np.argsort(-activations, axis=1, kind="stable")[:, :count]
+    expected = np.zeros_like(activations)
+    np.put_along_axis(expected, largest, np.take_along_axis(activations, largest, 1), 1)
+    np.testing.assert_array_equal(kept, expected)
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_activations_that_are_nan_are_seen(jit_compile):
+    activations = np.array([[1, np.nan, 3], [1, 2, 3]], np.float32)
+    keep = tf.function(lambda rows: keep_largest(rows, 1, most=2), jit_compile=jit_compile)
+    kept = keep(activations).numpy()
+    assert np.isnan(kept[0]).any()
+    np.testing.assert_array_equal(kept[1], [0, 0, 3])
+
+
+def test_only_what_is_kept_has_a_gradient():
+    activations = tf.constant([[3.0, 1.0, 2.0]])
+    with tf.GradientTape() as tape:
+        tape.watch(activations)
+        total = tf.reduce_sum(5 * keep_largest(activations, 2, most=2))
+    np.testing.assert_array_equal(tape.gradient(total, activations), [[5, 0, 5]])
+
+
+def test_the_kept_units_fall_to_their_number_and_stay_there():
+    model = create(annealing_share=0.5)
+    progress = (0.0, 0.25, 0.5, 0.75, 1.0)
+    kept = [int(model.kept_units(tf.constant(share))) for share in progress]
+    assert kept == [20, round(20 - 0.5 * 15), 5, 5, 5]
+    assert int(create(annealing_share=0.0).kept_units(tf.constant(0.0))) == 5
+
+
+def test_training_keeps_the_annealed_number_and_the_test_alpha_times_the_last(monkeypatch):
+    model = create(alpha=3.0)
+    images = images_like(BATCH)
+    np.testing.assert_array_equal((model.encode(images).numpy() != 0).sum(axis=1), 15)
+    kept = []
+    decoder = model.decoder
+
+    def decoded(codes):
+        kept.append(set(np.count_nonzero(codes, axis=1)))
+        return decoder(codes)
+
+    monkeypatch.setattr(model, "decoder", decoded)
+    model.loss_terms(images, moment(0.0))
+    model.loss_terms(images, moment(1.0))
+    model.loss_terms(images, moment(1.0, training=False))
+    assert kept == [{20}, {5}, {15}]
+
+
+@pytest.mark.parametrize("settings", [kl_settings(), {"sparsity": "l1"}])
+def test_a_penalty_does_not_mind_the_settings_of_k_sparse(settings):
+    assert create(**settings, code_size=10).code_size == 10  # fewer than first_active_units
+
+
+def test_l1_is_the_sum_of_the_activations():
+    model = create(sparsity="l1", penalty_weight=0.5)
+    images = images_like(BATCH)
+    expected = 0.5 * np.abs(model.encode(images)).sum(axis=1)
+    np.testing.assert_allclose(model.loss_terms(images, moment())["l1"], expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("execution", ["graph", "xla"])
+@pytest.mark.parametrize("devices", [1, 2, 4])
+def test_the_penalty_is_of_the_means_over_the_global_batch(devices, execution):
+    images = np.random.default_rng(0).integers(0, 256, (1, BATCH, *SHAPE)).astype(np.uint8)
+    unit = images[0] / np.float32(255)
+
+    def penalty(model):
+        rates = tf.reduce_mean(model.encode(unit), axis=0)  # first, and then the divergence
+        return 0.5 * tf.reduce_sum(bernoulli_kl_nats(0.1, rates))
+
+    alone = create(**kl_settings())
+    with tf.GradientTape() as tape:
+        expected = penalty(alone)
+        loss = expected + tf.reduce_mean(tf.square(alone(unit) - unit))
+    norm = tf.linalg.global_norm(tape.gradient(loss, alone.trainable_variables))
+
+    _, steps = adam_steps(lambda: create(**kl_settings()), devices, execution)
+    assert steps.evaluate(images[0])["loss/kl"] == pytest.approx(float(expected), rel=1e-5)
+    metrics = steps.train(0, images)
+    assert metrics["loss/kl"][0] == pytest.approx(float(expected), rel=1e-5)
+    assert metrics["gradient_norm"][0] == pytest.approx(float(norm), rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("settings", "tied"), [({}, True), (kl_settings(), False), ({"sparsity": "l1"}, True)]
+)
+def test_a_run_is_measured(digits_config, tmp_path, settings, tied):
+    digits_config.model = base.sparse()
+    digits_config.model.update({"code_size": 900, "tied_weights": tied} | settings)
+    train(digits_config, str(tmp_path))
+    metrics = evaluate(str(tmp_path))
+    assert json.loads((tmp_path / workdir.METRICS).read_text()) == metrics
+    assert "pca_mse" not in metrics  # PCA of 900 components would be perfect
+    assert 0 <= metrics["active_units_mean"] <= 900
+    assert 0 <= metrics["dead_units_share"] < 1
+    assert 0 < metrics["linear_classifier_error"] < 0.9
+    assert sum(metrics["mean_activations"]) == 900
+    if not settings:
+        assert metrics["active_units_mean"] == 25
+    for picture in ("activations", "filters"):
+        assert (tmp_path / f"{picture}.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_dead_and_active_units_are_counted():
+    model = create()
+    codes = np.zeros((4, 60), np.float32)
+    codes[:, 0] = 1.0
+    codes[:2, 1] = -2.0
+    unused = np.zeros((4, *SHAPE), np.float32)
+    measured = models.Measured(unused, unused, codes, None, None, None)  # type: ignore[arg-type]
+    metrics = model.own_metrics(measured)
+    assert metrics["active_units_mean"] == (2 + 2 + 1 + 1) / 4
+    assert metrics["dead_units_share"] == pytest.approx(58 / 60)
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1, 1e3])
+def test_the_classifier_tells_what_a_plane_parts_whatever_the_scale(scale):
+    random = np.random.default_rng(0)
+    labels = np.arange(600) % 3
+    codes = scale * (2 * np.eye(3)[labels] + random.normal(0, 0.2, (600, 3)))
+    assert linear_classifier_error(codes[:300], labels[:300], codes[300:], labels[300:]) == 0
+    shuffled = random.permutation(labels)
+    error = linear_classifier_error(codes[:300], shuffled[:300], codes[300:], shuffled[300:])
+    assert error == pytest.approx(2 / 3, abs=0.12)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"sparsity": "l2"}, "model.sparsity='l2' is not known; allowed: k_sparse, kl, l1"),
+        ({"active_units": 21}, "model.active_units=21 and model.first_active_units=20"),
+        ({"first_active_units": 61}, "up to model.code_size=60"),
+        ({"alpha": 0.5}, "model.alpha=0.5 is not allowed"),
+        ({"alpha": 12.5}, "allow 1 to 12"),
+        ({"annealing_share": 1.5}, "model.annealing_share=1.5"),
+        ({"target_rate": 1.0}, "model.target_rate=1.0"),
+        ({"sparsity": "kl"}, "needs model.code_activation='sigmoid', not 'linear'"),
+        ({"penalty_weight": -1.0}, "model.penalty_weight=-1.0"),
+        ({"penalty_weight": math.inf}, "model.penalty_weight=inf"),
+    ],
+)
+def test_impossible_settings_are_refused_in_one_line(change, message):
+    with pytest.raises(UserError) as error:
+        create(**change)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)

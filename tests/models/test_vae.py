@@ -1,0 +1,361 @@
+"""The variational kind against closed forms."""
+
+import json
+import math
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from configs import base
+from tests.steps import adam_steps
+from trainer import models
+from trainer.data.examples import to_unit
+from trainer.distribution.inference import map_batches
+from trainer.errors import UserError
+from trainer.evaluation.evaluate import evaluate
+from trainer.models import Measured, Moment, vae
+from trainer.monitoring.figures import grid
+from trainer.positions import Noise
+from trainer.run import restore, workdir
+from trainer.serving.prior_samples import sample
+from trainer.train import train
+
+DEVIATION = 0.3  # of the pixels in the linear Gaussian model
+
+
+def create(image_shape=(3, 3, 1), **settings):
+    keras.utils.set_random_seed(0)
+    small = {"code_size": 2, "hidden_units": (5,)}
+    return models.create(image_shape, **(base.vae().to_dict() | small | settings))
+
+
+def moment(count, first=0, progress=1.0):
+    return Moment(Noise(0, first, count), progress=tf.constant(progress), training=True)
+
+
+def images_like(count=4, image_shape=(3, 3, 1)):
+    return np.random.default_rng(0).random((count, *image_shape), np.float32)
+
+
+def loss(model, images, at):
+    return np.sum([term.numpy() for term in model.loss_terms(images, at).values()], axis=0)
+
+
+def interval(values):
+    """Four standard errors of their mean."""
+    return 4 * float(np.std(values)) / math.sqrt(len(values))
+
+
+def linear_gaussian(spread=1.0, **settings):
+    """A model x = W z + c + .3 noise whose marginal and posterior are known, and -log p(x).
+
+    With z ~ N(0, I), p(x) = N(c, W W' + .09 I) and p(z|x) = N(S W' (x - c) / .09, S) with
+    S = (I + W' W / .09)^-1, diagonal since W's columns are orthogonal. The encoder is made that
+    posterior, its standard deviations times `spread`.
+    """
+    model = create(
+        hidden_units=(),
+        likelihood="gaussian",
+        standard_deviation=DEVIATION,
+        binarisation="none",
+        **settings,
+    )
+    directions = np.array([[1, 1, 1, 1, 0, 0, 0, 0, 1], [1, -1, 1, -1, 1, 0, 1, 0, 0]]) / 4
+    assert directions[0] @ directions[1] == 0
+    offset = np.linspace(0.2, 0.8, 9)
+    precision = 1 + np.sum(directions**2, axis=1) / DEVIATION**2
+    to_mean = directions.T / DEVIATION**2 / precision
+    log_variance = 2 * math.log(spread) - np.log(precision)
+    model.decoder.get_layer("logits").set_weights([directions, offset])
+    model.encoder.get_layer("code").set_weights([
+        np.concatenate([to_mean, np.zeros((9, 2))], axis=1),
+        np.concatenate([-offset @ to_mean, log_variance]),
+    ])  # fmt: skip
+
+    def nll(images):
+        covariance = directions.T @ directions + DEVIATION**2 * np.eye(9)
+        centred = images.reshape(-1, 9) - offset
+        mahalanobis = np.sum(centred @ np.linalg.inv(covariance) * centred, axis=1)
+        return 0.5 * (mahalanobis + np.linalg.slogdet(2 * np.pi * covariance)[1])
+
+    return model, nll
+
+
+def test_the_kl_divergence_is_that_of_two_gaussians():
+    # KL(N(m, s^2) || N(0, 1)) = (m^2 + s^2 - 1) / 2 - log s, summed over the units.
+    mean = tf.constant([[0.0, 0.0], [1.0, -2.0]])
+    deviation = tf.constant([[1.0, 1.0], [0.5, 3.0]])
+    expected = [0, (1 + 0.25 - 1) / 2 + math.log(2) + (4 + 9 - 1) / 2 - math.log(3)]
+    kl = vae.kl_nats(mean, 2 * tf.math.log(deviation))
+    np.testing.assert_allclose(kl, expected, atol=1e-6)
+
+
+def test_the_kl_divergence_is_the_mean_log_ratio_of_the_densities():
+    # E_q[log q(z) - log p(z)], z = m + s e: log q = -e^2/2 - log s and log p = -z^2/2, up to the
+    # same constant.
+    mean, log_variance = tf.constant([[0.7, -1.2]]), tf.constant([[-1.0, 0.5]])
+    noise = tf.constant(np.random.default_rng(0).normal(size=(1, 100_000, 2)), tf.float32)
+    z = vae.reparametrised(mean, log_variance, noise)
+    log_ratio = 0.5 * tf.reduce_sum(z**2 - noise**2 - log_variance, axis=2)[0].numpy()
+    assert log_ratio.mean() == pytest.approx(
+        float(vae.kl_nats(mean, log_variance)[0]), abs=interval(log_ratio)
+    )
+
+
+def test_the_likelihoods_are_those_of_their_distributions():
+    logits, pixels = tf.constant([-3.0, 0.5, 40.0]), tf.constant([1.0, 0.0, 1.0])
+    probability = 1 / (1 + np.exp(-logits.numpy().astype(np.float64)))
+    expected = np.log([probability[0], 1 - probability[1], probability[2]])
+    np.testing.assert_allclose(vae.bernoulli_nats(logits, pixels), expected, atol=1e-5)
+    # N(x; m, s^2) at one standard deviation: exp(-1/2) / (s sqrt(2 pi)).
+    nats = vae.gaussian_nats(tf.constant([0.2]), tf.constant([0.3]), standard_deviation=0.1)
+    np.testing.assert_allclose(nats, -0.5 - math.log(0.1 * math.sqrt(2 * math.pi)), rtol=1e-5)
+
+
+@pytest.mark.parametrize("samples", [1, 3])
+def test_with_the_true_posterior_every_weight_is_the_likelihood(samples):
+    # p(x, z) / p(z|x) = p(x) whatever z.
+    model, nll = linear_gaussian(objective="iwae", samples=samples, nll_samples=2)
+    images = images_like()
+    np.testing.assert_allclose(loss(model, images, moment(4)), nll(images), rtol=1e-4)
+    np.testing.assert_allclose(model.nll_nats(images, Noise(0, 0, 4)), nll(images), rtol=1e-4)
+
+
+def test_importance_sampling_finds_the_likelihood_from_another_posterior():
+    model, nll = linear_gaussian(spread=1.3, nll_samples=4900)
+    images = images_like()
+    estimated = model.nll_nats(images, Noise(0, 0, 4))
+    # From N(0, v) for N(0, 1), E[w^2] = v / sqrt(2v - 1): with v = 1.69, twice, 1.20. So 4,900
+    # samples give a standard error of sqrt(.20 / 4900) = .0064 nats.
+    np.testing.assert_allclose(estimated, nll(images), atol=0.026)
+
+
+def test_the_elbo_is_the_bound_of_one_sample_in_expectation():
+    # -log w = -log p(x|z) + log q(z|x) - log p(z), whose last two average to the analytic KL.
+    settings = {"spread": 1.3, "code_size": 2}
+    elbo, _ = linear_gaussian(**settings)
+    one_sample, _ = linear_gaussian(objective="iwae", **settings)
+    images = np.repeat(images_like(1), 20_000, axis=0)
+    difference = loss(elbo, images, moment(20_000)) - loss(one_sample, images, moment(20_000))
+    assert difference.mean() == pytest.approx(0, abs=interval(difference))
+
+
+def test_the_bound_tightens_with_the_samples_and_stays_a_bound():
+    images = np.repeat(images_like(1), 5000, axis=0)
+    bounds = []
+    for samples in (1, 5, 50):
+        model, nll = linear_gaussian(spread=1.5, objective="iwae", samples=samples)
+        bounds.append(loss(model, images, moment(5000)))
+    means = [bound.mean() for bound in bounds]
+    assert means[0] - interval(bounds[0]) > means[1] + interval(bounds[1])
+    assert means[1] - interval(bounds[1]) > means[2]
+    assert means[2] + interval(bounds[2]) > nll(images[:1])[0]
+
+
+def test_samples_of_the_elbo_change_its_spread_and_not_its_mean():
+    images = np.repeat(images_like(1), 5000, axis=0)
+    one, many = (
+        loss(linear_gaussian(samples=samples)[0], images, moment(5000)) for samples in (1, 9)
+    )
+    assert many.mean() == pytest.approx(one.mean(), abs=interval(one))
+    assert many.std() == pytest.approx(one.std() / 3, rel=0.1)
+
+
+def test_dynamic_binarisation_has_the_pixel_as_its_mean_and_is_drawn_anew():
+    model = create()
+    pixels = np.array([0, 0.1, 0.5, 0.9, 1, 0.25, 0.75, 0.3, 0.6], np.float32)
+    count = 20_000
+    images = np.tile(pixels.reshape(1, 3, 3, 1), (count, 1, 1, 1))
+    drawn = model.binarised(images, Noise(0, 0, count)).numpy().reshape(count, 9)
+    assert set(np.unique(drawn)) == {0, 1}
+    error = 4 * np.sqrt(pixels * (1 - pixels) / count)
+    assert (np.abs(drawn.mean(axis=0) - pixels) <= error).all()
+    epochs = [model.binarised(images[:8], Noise(0, first, 8)).numpy() for first in (0, 0, 8)]
+    np.testing.assert_array_equal(epochs[0], epochs[1])
+    assert (epochs[0] != epochs[2]).any()
+
+
+def test_without_binarisation_the_grey_levels_are_modelled():
+    images = images_like()
+    np.testing.assert_array_equal(
+        create(binarisation="none").binarised(images, Noise(0, 0, 4)), images
+    )
+
+
+@pytest.mark.parametrize(
+    ("progress", "share", "weight"), [(0.0, 0.4, 0), (0.1, 0.4, 0.5), (0.8, 0.4, 2), (0.0, 0.0, 2)]
+)
+def test_beta_rises_linearly_over_its_share_of_the_training(progress, share, weight):
+    # beta = 2 min(1, progress / share); .1 / .4 of 2 is .5.
+    model = create(beta=2.0, beta_warmup_share=share)
+    images = images_like()
+    terms = model.loss_terms(images, moment(4, progress=progress))
+    kl = vae.kl_nats(*model.posterior(model.binarised(images, Noise(0, 0, 4))))
+    np.testing.assert_allclose(terms["kl_nats"], weight * kl, rtol=1e-5)
+
+
+def test_an_evaluation_has_the_final_beta():
+    model, steps = adam_steps(
+        lambda: create(beta_warmup_share=1.0), learning_rate=0.0, batch_size=4
+    )
+    images = images_like(4)
+    seen = model.binarised(images, Noise(0, 0, 4, stream="evaluation"))
+    kl = float(tf.reduce_mean(vae.kl_nats(*model.posterior(seen))))
+    assert steps.evaluate(images)["loss/kl_nats"] == pytest.approx(kl, rel=1e-5)
+    assert steps.train(0, images[np.newaxis])["loss/kl_nats"][0] == 0
+
+
+@pytest.mark.parametrize("network", ["dense", "conv"])
+@pytest.mark.parametrize("code_size", [1, 7])
+def test_either_network_takes_any_code_size(network, code_size):
+    model = create((9, 10, 3), network=network, code_size=code_size, stage_filters=(4, 6))
+    images = images_like(2, (9, 10, 3))
+    codes = model.encode(images)
+    assert codes.shape == (2, code_size) == (2, model.code_size)
+    assert model.decode(codes).shape == images.shape
+    assert np.isfinite(loss(model, images, moment(2))).all()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"likelihood": "poisson"}, "model.likelihood='poisson' is not known; allowed: bernoulli"),
+        ({"binarisation": "fixed"}, "'fixed' is not known; allowed: dynamic, static, none"),
+        ({"likelihood": "gaussian", "binarisation": "static"}, "binarisation='none', not 'static'"),
+        ({"likelihood": "gaussian"}, "needs model.binarisation='none', not 'dynamic'"),
+        ({"objective": "iw"}, "model.objective='iw' is not known; allowed: elbo, iwae"),
+        ({"objective": "iwae", "beta": 0.5}, "model.objective='iwae' needs model.beta=1"),
+        ({"network": "deep"}, "model.network='deep' is not known; allowed: dense, conv"),
+        ({"network": "conv", "stage_filters": (8,)}, "there are two stages"),
+        ({"standard_deviation": 0.0}, "model.standard_deviation=0.0 is not allowed"),
+        ({"beta": -1.0}, "model.beta=-1.0 is not allowed; only finite numbers of at least 0"),
+        ({"beta_warmup_share": 1.5}, "it must be at most 1"),
+        ({"samples": 0}, "model.samples=0 is not allowed"),
+    ],
+)
+def test_impossible_settings_are_refused_in_one_line(change, message):
+    with pytest.raises(UserError) as error:
+        create(**change)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def measured(model, images):
+    def map_noisy(function, rows):
+        return map_batches(function, rows, noise_seed=0)
+
+    codes = map_batches(model.encode, images)
+    return Measured(images, images, codes, None, map_batches, map_noisy)
+
+
+def test_the_measured_bound_and_likelihood_are_those_of_the_model():
+    model, nll = linear_gaussian(nll_samples=10)
+    images = images_like(600)
+    metrics = model.own_metrics(measured(model, images))
+    assert metrics["nll_nats"] == pytest.approx(nll(images).mean(), rel=1e-4)
+    # With the true posterior the bound is tight, but for the sampling of its first term.
+    assert metrics["elbo_nats"] == pytest.approx(-nll(images).mean(), abs=0.2)
+    assert metrics["elbo_nats"] == -metrics["reconstruction_nats"] - metrics["kl_nats"]
+    assert (metrics["binarisation"], metrics["nll_samples"]) == ("none", 10)
+
+
+def test_active_units_are_those_whose_mean_varies_with_the_image():
+    model, _ = linear_gaussian(nll_samples=1)
+    images = images_like(100)
+    assert model.own_metrics(measured(model, images))["active_units"] == 2
+    kernel, bias = model.encoder.get_layer("code").get_weights()
+    kernel[:, 1] *= 1e-2
+    model.encoder.get_layer("code").set_weights([kernel, bias])
+    assert model.own_metrics(measured(model, images))["active_units"] == 1
+
+
+def test_grey_levels_get_no_likelihood_from_a_bernoulli():
+    model = create(binarisation="none")
+    metrics = model.own_metrics(measured(model, images_like()))
+    assert set(metrics) == {"binarisation", "active_units", "kl_nats", "grey_cross_entropy_nats"}
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_grid_shows_each_image_in_its_place(channels):
+    images = np.arange(5, dtype=np.float32)[:, None, None, None] / 5
+    shown = grid(np.broadcast_to(images, (5, 2, 3, channels)), columns=3)
+    assert shown.shape == (4 + 2, 9 + 2 * 2, 3)
+    assert shown.dtype == np.uint8
+    assert shown[::4, ::5, 0].tolist() == [[0, 51, 102], [153, 204, 255]]
+    assert (shown[2:4] == 255).all()  # between the rows
+    close = grid(np.broadcast_to(images, (5, 2, 3, channels)), columns=3, gap=0)
+    assert close[::2, ::3, 0].tolist() == shown[::4, ::5, 0].tolist()
+
+
+@pytest.fixture
+def vae_run(tmp_path, digits_config):
+    digits_config.model = base.vae()
+    digits_config.model.update(code_size=2, hidden_units=(16,), nll_samples=20)
+    train(digits_config, str(tmp_path))
+    return tmp_path
+
+
+def test_a_run_is_measured_and_shown(vae_run):
+    metrics = evaluate(str(vae_run))
+    assert json.loads((vae_run / workdir.METRICS).read_text()) == metrics
+    assert metrics["elbo_nats"] < -metrics["nll_nats"] < 0
+    for name in ("prior_samples", "interpolations", "manifold"):
+        assert (vae_run / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_run_on_pixels_drawn_once_is_a_likelihood_of_them(tmp_path, digits_config):
+    digits_config.model = base.vae()
+    settings = {"binarisation": "static", "code_size": 2, "hidden_units": (16,), "nll_samples": 20}
+    digits_config.model.update(settings)
+    digits_config.data.update(binarise=True, image_size=8)
+    train(digits_config, str(tmp_path))
+    metrics = evaluate(str(tmp_path))
+    assert metrics["binarisation"] == "static"
+    assert metrics["elbo_nats"] < -metrics["nll_nats"] < 0
+    run = restore.load(tmp_path)
+    images = to_unit(run.dataset.test.read()[0])
+    assert set(np.unique(images)) == {0, 1}
+    for first in (0, 7):
+        seen = run.model.binarised(images, Noise(0, first, len(images)))
+        np.testing.assert_array_equal(seen, images)
+
+
+@pytest.mark.parametrize(
+    ("binarisation", "binarise"), [("static", False), ("dynamic", True), ("none", True)]
+)
+def test_the_pixels_must_be_drawn_where_the_model_says_so(
+    tmp_path, digits_config, binarisation, binarise
+):
+    digits_config.model = base.vae()
+    digits_config.model.binarisation = binarisation
+    digits_config.data.binarise = binarise
+    message = (
+        f"data.binarise=True needs model.binarisation='static', not '{binarisation}'"
+        if binarise
+        else "model.binarisation='static' needs data.binarise=True"
+    )
+    with pytest.raises(UserError, match=message):
+        train(digits_config, str(tmp_path))
+    assert not list(tmp_path.iterdir())
+
+
+def test_samples_of_the_prior_are_written_and_begin_alike(vae_run, tmp_path):
+    few, more = (
+        np.load(sample(str(vae_run), count, output=str(tmp_path / str(count))) / "samples.npz")
+        for count in (3, 600)
+    )
+    assert more["images"].shape == (600, 28, 28, 1)
+    assert more["images"].dtype == np.float32
+    assert 0 <= more["images"].min() < more["images"].max() <= 1
+    assert more["codes"].std() == pytest.approx(1, abs=0.1)
+    np.testing.assert_allclose(few["codes"], more["codes"][:3], rtol=1e-6)
+    assert (tmp_path / "3" / "samples.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_kind_without_a_prior_is_not_sampled(digits_config, tmp_path):
+    train(digits_config, str(tmp_path))
+    with pytest.raises(UserError, match="holds a 'dense', which has no prior to sample"):
+        sample(str(tmp_path), 4)
+    assert not (tmp_path / "samples.npz").exists()

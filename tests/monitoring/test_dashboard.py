@@ -1,0 +1,184 @@
+"""TensorBoard is started on finished runs, asked over HTTP and, in Chromium, looked at."""
+
+import io
+import json
+
+import numpy as np
+import pytest
+from matplotlib.image import imread
+
+from configs import base
+from tests.monitoring import dashboard
+from trainer.evaluation.evaluate import evaluate
+from trainer.monitoring import projector
+from trainer.run import workdir
+from trainer.train import train
+
+pytestmark = pytest.mark.slow
+
+TEST_IMAGES = 359  # of the embedded digits
+ALL_STATUSES = [f"STATUS_{name}" for name in ("UNKNOWN", "SUCCESS", "FAILURE", "RUNNING")]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """A finished vae, evaluated, beside a linear run."""
+    folder = tmp_path_factory.mktemp("runs")
+    for kind in (base.vae(), base.linear()):
+        config = base.get_config()
+        config.model = kind
+        config.model.code_size = 2
+        config.batch_size = 64
+        config.num_epochs = 20 * 64 / 1366
+        config.execution = "graph"
+        config.log_every_steps = 5
+        config.validate_every_steps = 10
+        if kind.name == "vae":
+            config.model.hidden_units = (32,)
+            config.model.nll_samples = 2
+        train(config, str(folder / kind.name))
+    evaluate(str(folder / "vae"))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def board(runs):
+    with dashboard.serving(runs) as served:
+        yield served
+
+
+@pytest.fixture(scope="module")
+def browser():
+    for program in (dashboard.CHROMIUM, dashboard.DRIVER):
+        if not program.exists():
+            pytest.skip(f"there is no {program}: apt-get install chromium chromium-driver")
+    with dashboard.browsing() as opened:
+        yield opened
+
+
+def final_losses(run):
+    rows = [json.loads(line) for line in (run / workdir.METRICS_LOG).open()]
+    last = [row for row in rows if row["part"] == "validation"][-1]
+    return {name: value for name, value in last.items() if name not in ("step", "part")}
+
+
+def test_losses_are_charts_of_training_beside_validation(board):
+    tags = board.get("data/plugin/scalars/tags")
+    losses = {"loss", "loss/reconstruction_nats", "loss/kl_nats"}
+    assert set(tags["vae/validation"]) == losses
+    assert losses < set(tags["vae/train"])
+    points = board.get("data/plugin/scalars/scalars", run="vae/validation", tag="loss")
+    assert [step for _, step, _ in points] == [10, 20]
+
+
+def test_every_chart_of_the_layout_has_its_tags(board):
+    layout = board.get("data/plugin/custom_scalars/layout")
+    assert [category["title"] for category in layout["category"]] == [
+        *("losses", "optimisation", "speed")
+    ]
+    for category in layout["category"]:
+        for chart in category["chart"]:
+            (tag,) = chart["multiline"]["tag"]
+            found = board.get("data/plugin/custom_scalars/scalars", run="vae/train", tag=tag)
+            assert found["tag_to_events"], chart["title"]
+            beside = board.get("data/plugin/custom_scalars/scalars", run="vae/validation", tag=tag)
+            assert bool(beside["tag_to_events"]) == (category["title"] == "losses")
+
+
+def test_each_kind_has_its_pictures_of_each_validation(board):
+    tags = board.get("data/plugin/images/tags")
+    assert {run: set(pictures) for run, pictures in tags.items()} == {
+        "vae/validation": {"reconstructions", "prior_samples", "manifold", "filters"},
+        "linear/validation": {"reconstructions", "filters"},
+    }
+    shown = board.get("data/plugin/images/images", run="vae/validation", tag="manifold", sample="0")
+    assert [picture["step"] for picture in shown] == [10, 20]
+
+
+def test_the_graph_has_encoder_and_decoder(board):
+    graph = board.read("data/plugin/graphs/graph", run="vae/train").decode()
+    assert "encoder" in graph
+    assert "decoder" in graph
+
+
+def test_config_and_metrics_can_be_read(board):
+    assert board.get("data/plugin/text/tags") == {
+        "vae/train": ["config"],
+        "vae/test": ["metrics"],
+        "linear/train": ["config"],
+    }
+    (metrics,) = board.get("data/plugin/text/text", run="vae/test", tag="metrics")
+    assert "elbo_nats" in metrics["text"]
+
+
+def test_the_table_of_runs_has_a_row_for_each_with_its_final_losses(board, runs):
+    asked = {"allowedStatuses": ALL_STATUSES, "startIndex": 0, "sliceSize": 9, "colParams": []}
+    groups = board.post("data/plugin/hparams/session_groups", asked)["sessionGroups"]
+    rows = {group["name"]: group for group in groups}
+    assert rows.keys() == {"vae/validation", "linear/validation"}
+    for kind in ("vae", "linear"):
+        row = rows[f"{kind}/validation"]
+        assert row["hparams"]["model.name"] == kind
+        assert row["hparams"]["batch_size"] == 64
+        assert "log_every_steps" not in row["hparams"]
+        assert [session["status"] for session in row["sessions"]] == ["STATUS_SUCCESS"]
+        losses = {metric["name"]["tag"]: metric["value"] for metric in row["metricValues"]}
+        assert losses == pytest.approx(final_losses(runs / kind))
+
+
+def test_the_projector_has_the_test_codes_their_labels_and_images(board):
+    assert board.get("data/plugin/projector/runs") == ["vae/test"]
+    asked = {"run": "vae/test", "name": "codes"}
+    (embedding,) = board.get("data/plugin/projector/info", run="vae/test")["embeddings"]
+    codes = np.frombuffer(board.read("data/plugin/projector/tensor", **asked), np.float32)
+    assert codes.shape == (3 * TEST_IMAGES,)
+    names, *rows = board.read("data/plugin/projector/metadata", **asked).decode().splitlines()
+    assert names.split("\t")[0] == "label"
+    assert {row.split("\t")[0] for row in rows} == set("0123456789")
+    sheet = imread(io.BytesIO(board.read("data/plugin/projector/sprite_image", **asked)))
+    side = 19  # the least whose square holds all
+    assert embedding["sprite"]["singleImageDim"] == [28, 28]
+    assert sheet.shape[:2] == (28 * side, 28 * side)
+
+
+def test_the_scalars_page_shows_the_losses(board, browser):
+    browser.open(f"{board.address}/#scalars")
+    tags = {"loss", "loss/kl_nats", "loss/reconstruction_nats", "loss/mse"}
+    dashboard.until(lambda: tags <= set(browser.texts("tf-card-heading .name, .heading-label")))
+
+
+def test_the_images_page_shows_the_pictures(board, browser):
+    browser.open(f"{board.address}/#images")
+    tags = {"filters", "manifold", "prior_samples", "reconstructions"}
+    dashboard.until(lambda: tags == {text.split("\n")[0] for text in browser.texts(".heading")})
+    dashboard.until(lambda: browser.count("img", "element.naturalWidth > 0") >= 3)
+
+
+def test_the_hparams_page_has_a_row_for_each_run(board, browser, runs):
+    browser.open(f"{board.address}/#hparams")
+    dashboard.until(lambda: "vae/validation" in browser.texts("vaadin-grid-cell-content"))
+    cells = browser.texts("vaadin-grid-cell-content")
+    assert "linear/validation" in cells
+    assert {"model.name", "loss", "loss/kl_nats"} <= set(cells)
+    shown = [float(cell) for cell in cells if cell.replace(".", "").isdigit()]
+    for kind in ("vae", "linear"):
+        loss = final_losses(runs / kind)["loss"]
+        assert any(number == pytest.approx(loss, rel=1e-3) for number in shown)
+
+
+def test_the_projector_page_shows_coloured_points_that_can_be_coloured_by_label(board, browser):
+    browser.open(f"{board.address}/#projector")
+    browser.in_frames(2)
+    dashboard.until(lambda: browser.texts(".numDataPoints") == [str(TEST_IMAGES)])
+    options = [" ".join(text.split()) for text in browser.texts("paper-item")]
+    assert "label 10 colors" in options
+    dashboard.until(lambda: drawn_colours(browser.picture()) >= 5)
+
+
+def drawn_colours(png):
+    """How many of the labels' colours are seen in the middle of a picture of the page."""
+    page = imread(io.BytesIO(png))[150:, 350:1050, :3]
+    ink = projector.sprite(np.ones((10, 1, 1, 1), np.float32), np.arange(10))[0]
+    colours = ink.reshape(-1, 3)[:10] / 255
+    near = np.abs(page[:, :, np.newaxis] - colours).max(axis=-1) < 0.05
+    return int((near.sum(axis=(0, 1)) >= 20).sum())

@@ -1,0 +1,167 @@
+"""Where the wall time goes: exact under a clock that the test moves, and over restarts."""
+
+import json
+import os
+import signal
+
+import pytest
+
+from tests.runs import final_state, stop_after
+from trainer.errors import Preempted
+from trainer.evaluation.evaluate import evaluate
+from trainer.monitoring import goodput
+from trainer.monitoring.goodput import CAUSES, FILE, Clock
+from trainer.train import train
+
+
+class Time:
+    """A clock that stands until it is moved."""
+
+    def __init__(self):
+        self.seconds = 1000.0
+
+    def __call__(self):
+        return self.seconds
+
+    def spend(self, seconds):
+        self.seconds += seconds
+
+
+def walked(time, clock, calls):
+    """Walks (first step, steps, seconds) calls, each waited for a second."""
+
+    def batches():
+        for call in calls:
+            time.spend(1)
+            yield call
+
+    for first, count, seconds in clock.waits_for(batches()):
+        with clock.spent_on_steps(first, count):
+            time.spend(seconds)
+
+
+def shares_of(seconds):
+    whole = sum(seconds.values())
+    return dict.fromkeys(CAUSES, 0.0) | {cause: spent / whole for cause, spent in seconds.items()}
+
+
+def test_each_second_counts_once_to_the_cause_that_it_was_spent_on():
+    time = Time()
+    clock = Clock(now=time, began_seconds=time() - 4)
+    time.spend(6)
+    walked(time, clock, [(0, 1, 5), (1, 10, 20), (11, 10, 30)])
+    with clock.spent_on("validation"):
+        time.spend(3)
+        with clock.spent_on("checkpoint"):
+            time.spend(2)
+        time.spend(4)
+    time.spend(23)
+    spent = {"start_up": 10, "compile": 5, "steps": 50, "data": 3, "validation": 7}
+    spent |= {"checkpoint": 2, "other": 23}
+    assert clock.shares() == shares_of(spent)
+    assert str(clock) == (
+        "goodput 50.0% of 0:01:40 in 1 start: start-up 10.0%, compiling 5.0%, "
+        "waiting for data 3.0%, checkpoints 2.0%, validation 7.0%, other 23.0%"
+    )
+
+
+def test_what_fails_is_counted_and_its_steps_are_not(tmp_path):
+    time = Time()
+    clock = Clock(now=time)
+    with pytest.raises(ZeroDivisionError), clock.spent_on_steps(0, 5):
+        time.spend(2)
+        raise ZeroDivisionError
+    assert clock.shares() == shares_of({"compile": 2})
+    clock.write(tmp_path)
+    assert json.loads((tmp_path / FILE).read_text())["step"] == 0
+
+
+def test_three_starts_tell_one_truth_and_steps_retaken_are_no_goodput(tmp_path):
+    time = Time()
+    first = Clock(now=time)
+    first.resume(tmp_path)
+    time.spend(2)
+    walked(time, first, [(0, 10, 3), (10, 10, 10), (20, 10, 10)])  # to step 30
+    first.write(tmp_path)
+    time.spend(500)  # until somebody starts it again
+
+    second = Clock(now=time)  # from a checkpoint of step 10
+    second.resume(tmp_path)
+    time.spend(2)
+    walked(time, second, [(10, 5, 3), (15, 15, 14), (30, 10, 10)])
+    second.write(tmp_path)
+
+    third = Clock(now=time)  # from one of step 20, of 40 steps taken
+    third.resume(tmp_path)
+    walked(time, third, [(20, 1, 3), (21, 19, 16), (40, 10, 10)])
+    spent = {"start_up": 4, "compile": 9, "data": 9, "steps": 40, "retaken": 30}
+    assert third.shares() == pytest.approx(shares_of(spent))
+    assert "of 0:01:32 in 3 starts" in str(third)
+    third.write(tmp_path)
+    written = goodput.metrics(tmp_path)
+    assert written.pop("wall_seconds") == 92
+    assert sum(written.values()) == pytest.approx(1)
+    assert written["goodput/steps"] == pytest.approx(40 / 92)
+
+
+def test_steps_taken_again_after_a_roll_back_are_no_goodput():
+    time = Time()
+    clock = Clock(now=time)
+    walked(time, clock, [(0, 10, 3), (10, 10, 10)])
+    clock.go_back()
+    walked(time, clock, [(5, 10, 7), (15, 5, 4), (20, 10, 10)])
+    assert clock.shares() == shares_of({"compile": 3, "steps": 20, "retaken": 11, "data": 5})
+
+
+def test_rows_that_follow_each_other_fast_do_not_each_write_the_file(tmp_path):
+    time = Time()
+    clock = Clock(now=time)
+    time.spend(1)
+    clock.write_at_times(tmp_path)
+    assert not (tmp_path / FILE).exists()
+    time.spend(60)
+    clock.write_at_times(tmp_path)
+    assert goodput.metrics(tmp_path)["wall_seconds"] == 61
+
+
+@pytest.mark.parametrize(
+    "content", ["", "{", "[]", '{"starts": 1}', '{"starts": NaN, "step": 0, "seconds": {}}']
+)
+def test_a_damaged_file_is_told_and_stops_nothing(tmp_path, capsys, content):
+    (tmp_path / FILE).write_text(content)
+    clock = Clock(now=Time())
+    clock.resume(tmp_path)
+    assert "GOODPUT DAMAGED" in capsys.readouterr().err
+    assert "in 1 start" in str(clock)
+
+
+def test_a_run_without_the_file_has_no_such_metrics(tmp_path):
+    assert goodput.metrics(tmp_path) == {}
+
+
+def test_a_run_stopped_and_crashed_tells_where_its_time_went(
+    digits_config, tmp_path, monkeypatch, capsys
+):
+    def crash():
+        raise ZeroDivisionError
+
+    with monkeypatch.context() as patch:
+        stop_after(patch, 3, crash)  # within the call from step 4 to 5, after the row of step 4
+        with pytest.raises(ZeroDivisionError):
+            train(digits_config, str(tmp_path))
+    assert json.loads((tmp_path / FILE).read_text())["step"] == 4
+    with monkeypatch.context() as patch:
+        stop_after(patch, 2, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        with pytest.raises(Preempted):
+            train(digits_config, str(tmp_path))
+    assert json.loads((tmp_path / FILE).read_text())["seconds"]["retaken"] > 0
+    assert final_state(tmp_path)[0] == 4
+    train(digits_config, str(tmp_path))
+    printed = capsys.readouterr().out.splitlines()[-1]
+    assert printed.startswith("goodput ")
+    assert "in 3 starts" in printed
+
+    measured = evaluate(str(tmp_path))
+    shares = {cause: measured[f"goodput/{cause}"] for cause in CAUSES}
+    assert sum(shares.values()) == pytest.approx(1)
+    assert all(share > 0 for share in shares.values())

@@ -1,0 +1,98 @@
+"""What a command leaves in a workdir takes the place of what was there, all of it or nothing."""
+
+import errno
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.evaluation.test_classifier import SETTINGS
+from tests.runs import files_in
+from trainer.errors import StorageError
+from trainer.evaluation.classifier import finetune
+from trainer.evaluation.evaluate import evaluate
+from trainer.monitoring import figures
+from trainer.storage import atomic
+from trainer.train import train
+
+
+def full(*_, **__):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_files_and_folders_take_the_places_of_those_before(tmp_path):
+    for number in (1, 2):
+        with atomic.replacing(tmp_path) as aside:
+            (aside / "test").mkdir()
+            (aside / "test" / str(number)).touch()
+            (aside / "metrics.json").write_text(str(number))
+            assert (tmp_path / "metrics.json").exists() == (number == 2)
+    assert {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")} == {
+        *("metrics.json", "test", "test/2")
+    }
+    assert (tmp_path / "metrics.json").read_text() == "2"
+
+
+def test_nothing_is_replaced_unless_all_is_written(tmp_path):
+    (tmp_path / "metrics.json").write_text("before")
+    with (
+        pytest.raises(StorageError, match="cannot be written: No space left"),
+        atomic.replacing(tmp_path) as aside,
+    ):
+        (aside / "metrics.json").write_text("after")
+        full()
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {
+        "metrics.json": "before"
+    }
+
+
+def test_a_folder_that_cannot_be_placed_leaves_the_one_before(tmp_path, monkeypatch):
+    (tmp_path / "test").mkdir()
+    (tmp_path / "test" / "before").touch()
+    (tmp_path / "metrics.json").write_text("before")
+    refuse_to_place(tmp_path / "test", monkeypatch)
+    with (
+        pytest.raises(StorageError, match="cannot be written: No space left"),
+        atomic.replacing(tmp_path) as aside,
+    ):
+        (aside / "test").mkdir()
+        (aside / "metrics.json").write_text("after")
+    assert [path.name for path in (tmp_path / "test").iterdir()] == ["before"]
+    assert {path.name for path in tmp_path.iterdir()} == {"test", "metrics.json"}
+    assert (tmp_path / "metrics.json").read_text() == "before"
+
+
+def refuse_to_place(place, monkeypatch):
+    """Has the system refuse, once, to move anything to a place."""
+    refused: list[Path] = []
+    for method in ("rename", "replace"):
+        original = getattr(Path, method)
+
+        def moved(path, target, original=original):
+            if Path(target) == place and not refused:
+                refused.append(path)
+                full()
+            return original(path, target)
+
+        monkeypatch.setattr(Path, method, moved)
+
+
+@pytest.mark.slow
+def test_an_evaluation_and_a_fine_tuning_that_cannot_be_written_leave_all_as_it_was(
+    digits_config, tmp_path, monkeypatch
+):
+    train(digits_config, str(tmp_path))
+    evaluate(str(tmp_path))
+    finetune(str(tmp_path), **SETTINGS)
+    before = files_in(tmp_path)
+    for module, name in ((figures, "png"), (np, "savetxt")):
+        with monkeypatch.context() as patch, pytest.raises(StorageError, match="No space left"):
+            patch.setattr(module, name, full)
+            evaluate(str(tmp_path))
+        assert files_in(tmp_path) == before
+    for module, name in ((np, "savez"), (atomic, "write_json")):
+        with monkeypatch.context() as patch, pytest.raises(StorageError, match="No space left"):
+            patch.setattr(module, name, full)
+            finetune(str(tmp_path), **SETTINGS)
+        assert files_in(tmp_path) == before

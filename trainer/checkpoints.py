@@ -1,0 +1,29 @@
+"""python -m trainer.checkpoints verify RUN ...
+
+Ends with 0 where every checkpoint of the runs is whole, with 1 where one is damaged or another's.
+"""
+
+import sys
+
+from trainer import cli
+from trainer.errors import require
+from trainer.run import checkpoints, workdir
+from trainer.storage import paths
+
+
+def main(names: list[str]) -> None:
+    verb, runs = names[:1], names[1:]
+    require(verb == ["verify"], f"verb {' '.join(verb)!r} is not known; allowed: verify")
+    require(bool(runs), "RUN is missing; write python -m trainer.checkpoints verify RUN")
+    damaged = 0
+    for run in runs:
+        folder = paths.path_of(run)
+        run_id = workdir.read(folder).run_id
+        lines, count = checkpoints.report(folder / workdir.CHECKPOINTS, run_id)
+        print(*lines, sep="\n")
+        damaged += count
+    sys.exit(damaged > 0)
+
+
+if __name__ == "__main__":
+    cli.run_on_names(main)

@@ -1,0 +1,183 @@
+"""Flags in, exit status out: what every command of this package does alike.
+
+Needs no TensorFlow to answer a wrong flag or --help.
+"""
+
+import contextlib
+import functools
+import os
+import re
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NoReturn
+
+from absl import app, flags, logging
+from ml_collections import ConfigDict, config_flags
+from ml_collections.config_flags.config_flags import ConfigFileFlagParser
+
+from trainer import config_names
+from trainer.errors import End, Preempted, UserError, printable, require_utf8
+from trainer.tensorflow_import import import_tensorflow
+
+
+@functools.cache
+def workdir_flag() -> flags.FlagHolder[str]:
+    """Defines --workdir, for the commands that make a run or read one."""
+    flag = flags.DEFINE_string(
+        "workdir", None, "The folder of the run; training resumes one that is there.", required=True
+    )
+    flags.register_validator(flag, lambda folder: folder != "", "it must name a folder.")
+    return flag
+
+
+def config_flag(help_text: str) -> flags.FlagHolder[ConfigDict]:
+    """Defines --config, for the commands that begin with one."""
+    flag = config_flags.DEFINE_config_file(
+        "config", None, f"The config file, or the name of one in configs/. {help_text}"
+    )
+    flags.FLAGS["config"].parser = _ConfigParser("config")
+    return flag
+
+
+@functools.cache
+def checkpoint_flag() -> flags.FlagHolder[str]:
+    """Defines --checkpoint, for the commands that read a trained run."""
+    return flags.DEFINE_enum(
+        "checkpoint", "last", ["last", "best"], "The newest, or the best on the validation images."
+    )
+
+
+class _ConfigParser(ConfigFileFlagParser):
+    """Takes `conv` for the file of that name, wherever the configs are installed."""
+
+    def parse(self, path: str) -> ConfigDict:
+        # A folder of that name is no config: runs are often called after theirs.
+        named = path.replace("-", "_").isidentifier() and not Path(path).is_file()
+        return super().parse(str(config_names.path(path)) if named else path)
+
+
+def check_run() -> None:
+    """Raises UserError unless --workdir holds a run; needs no TensorFlow."""
+    from trainer.run import workdir
+    from trainer.storage import paths
+
+    workdir.read(paths.path_of(workdir_flag().value))
+
+
+def run(main: Callable[[], None], check: Callable[[], None] = lambda: None) -> None:
+    """Parses the flags, runs `main` and leaves with the exit status of what became of it.
+
+    `check` runs before TensorFlow is imported, so that mistakes it finds are reported at once.
+
+    0 finished; 2 the user's mistake; 75 stopped, to be started again; 130 Ctrl-C where nothing can
+    be gone on with; 141 a closed pipe; 1 anything else.
+    """
+    app.run(lambda _: _run(main, check), flags_parser=_parse)
+
+
+def run_on_names(main: Callable[[list[str]], None]) -> None:
+    """The same for a command that takes names beside its flags, and needs no TensorFlow."""
+    flags.FLAGS.set_gnu_getopt()  # flags may follow the names
+    app.run(
+        lambda argv: _run(lambda: main(argv[1:]), needs_tensorflow=False),
+        flags_parser=functools.partial(_parse, takes_names=True),
+    )
+
+
+def _run(
+    main: Callable[[], None],
+    check: Callable[[], None] = lambda: None,
+    needs_tensorflow: bool = True,
+) -> None:
+    if not flags.FLAGS["verbosity"].present:
+        logging.set_verbosity(logging.WARNING)
+    try:
+        with _stoppable():
+            check()
+            if needs_tensorflow:
+                import_tensorflow()
+        main()
+    except End as end:  # anything else is a traceback
+        _leave(str(end), end.exit_status)
+    except KeyboardInterrupt:
+        _leave("interrupted", 128 + signal.SIGINT)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for Python's last flush
+        _leave("nobody reads the output any more", 128 + signal.SIGPIPE)
+
+
+@contextlib.contextmanager
+def _stoppable() -> Iterator[None]:
+    """Has SIGTERM end the command as one that is to be started again: nothing is done yet.
+
+    It does so to the end in the first process of a container, which no signal ends by itself.
+    """
+
+    def stop(number, frame):
+        del number, frame
+        raise Preempted("stopped before the start; start again to go on")
+
+    before = signal.signal(signal.SIGTERM, stop)
+    yield
+    if os.getpid() != 1:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _parse(argv: list[str], takes_names: bool = False) -> list[str]:
+    try:
+        require_utf8(argv)
+        rest = flags.FLAGS(argv)
+        for name in flags.FLAGS:
+            # A config file that cannot be opened raises OSError only now that it is used.
+            getattr(flags.FLAGS[name].value, "items", None)
+    except SystemExit:  # of absl's --help, with 1
+        sys.exit(0)
+    except UserError as error:
+        _leave(str(error), error.exit_status)
+    except Exception as error:  # a config file is Python: it can fail in any way
+        _leave(_in_one_line(error), UserError.exit_status)
+    if rest[1:] and not takes_names:
+        _leave(f"{rest[1]!r} is no flag; flags are written --name=value", UserError.exit_status)
+    return rest
+
+
+def _leave(message: str, exit_status: int) -> NoReturn:
+    beginning = "" if exit_status == Preempted.exit_status else "error: "
+    print(beginning + printable(message), file=sys.stderr)
+    sys.exit(exit_status)
+
+
+def _in_one_line(error: Exception) -> str:
+    """What is wrong with the flags; for an error that a config file raised, where."""
+    if isinstance(error, AttributeError | KeyError):
+        # ml_collections wraps a KeyError, whose text is escaped, in an AttributeError.
+        unknown = re.fullmatch(r"""["'\\]*(\w+)["'\\n\s]*(?:Did you mean "(\w+)".*)?""", str(error))
+        if unknown:
+            hint = f"did you mean {unknown[2]!r}?" if unknown[2] else _allowed_keys(error)
+            return f"the config has no key {unknown[1]!r}; {hint}"
+    message = (str(error).strip() or type(error).__name__).splitlines()[-1].strip()
+    if isinstance(error, OSError):
+        return re.sub(r"\[Errno \d+\] ", "", message)
+    wrong_value = re.match(r"flag --([\w.]+)=(.*?): ", message)
+    if wrong_value and wrong_value[2] == "None":
+        return f"--{wrong_value[1]}=... is missing"
+    if wrong_value and wrong_value[1].startswith("config."):
+        kind = flags.FLAGS[wrong_value[1]].flag_type()
+        return (
+            f"--{wrong_value[1]}={wrong_value[2]} is not allowed; it takes a value of type {kind}"
+        )
+    if isinstance(error, ValueError | TypeError | SyntaxError | flags.Error | UserError):
+        return message
+    frames = traceback.extract_tb(error.__traceback__)
+    where = [frame for frame in frames if "ml_collections" not in frame.filename][-1]
+    return f"{where.filename}:{where.lineno}: {type(error).__name__}: {message}"
+
+
+def _allowed_keys(error: Exception) -> str:
+    """The keys of the part of the config that was asked for another."""
+    selves = [frame.f_locals.get("self") for frame, _ in traceback.walk_tb(error.__traceback__)]
+    parts = [part for part in selves if isinstance(part, ConfigDict)]
+    return f"allowed: {', '.join(parts[-1])}" if parts else "configs/base.py lists them by kind"

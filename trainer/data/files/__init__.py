@@ -1,0 +1,1 @@
+"""Readers of data files, which training and serving share."""

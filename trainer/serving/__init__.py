@@ -1,0 +1,1 @@
+"""A trained run for others: codes, samples, exports."""

@@ -1,0 +1,1 @@
+"""Files on disk: checked paths, whole-or-nothing writes, locks between processes."""

@@ -1,0 +1,1 @@
+"""Parts of the training loop: logging, steps per call, signals, loss spikes."""
