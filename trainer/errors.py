@@ -5,7 +5,7 @@ import math
 from collections.abc import Iterable, Iterator
 
 
-class End(Exception):  # noqa: N818
+class CommandError(Exception):
     """Ends a command, which says why in one line that a terminal can show, whatever is in it."""
 
     exit_status: int
@@ -19,37 +19,37 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
-class UserError(End):
+class UserError(CommandError):
     """The user's mistake: a flag, a config, data or a workdir. Never restarted."""
 
     exit_status = 2
 
 
-class NonFiniteError(End):
+class NonFiniteError(CommandError):
     """The loss or the gradients are NaN or infinite and cannot recover by themselves."""
 
     exit_status = 1
 
 
-class WorkersError(End):
+class WorkersError(CommandError):
     """Another worker has not come or is gone; all of them are to be started again together."""
 
     exit_status = 1
 
 
-class StorageError(End):
+class StorageError(CommandError):
     """The disk is full or lost; what was whole on it still is, so start again to go on."""
 
     exit_status = 1
 
 
-class ExportError(End):
+class ExportError(CommandError):
     """What was exported does not compute what the trainer does; nothing of it is kept."""
 
     exit_status = 1
 
 
-class Preempted(End):
+class Preempted(CommandError):  # noqa: N818
     """SIGTERM or Ctrl-C: nothing is lost, start the same command again."""
 
     exit_status = 75

@@ -27,7 +27,7 @@ from trainer.monitoring.profiler import Profile
 from trainer.monitoring.tensorboard import PARTS, forget_after
 from trainer.run import checkpoints, workdir
 from trainer.storage import paths
-from trainer.training.logger import NoRecord, Record, words
+from trainer.training.logger import Logger, NullLogger, words
 from trainer.training.loss_spikes import Spike, Spikes, check_spikes
 from trainer.training.signals import Stop
 from trainer.training.steps_per_call import Pace, cadences, due, step_ranges
@@ -78,10 +78,10 @@ def train(
         # The chief of an earlier start may be dead and its lock not yet given up by a file server.
         patience_seconds = config.startup_timeout_seconds if others else 0
         lock = workdir.locked(run, patience_seconds)
-        workers.chief_does(lambda: scope.enter_context(lock))
+        workers.run_on_chief(lambda: scope.enter_context(lock))
 
         # 2. The data, which fix the shape of the images and the number of steps.
-        dataset = workers.together(lambda: data.load(**config.data, vectors=vectors))
+        dataset = workers.run_everywhere(lambda: data.load(**config.data, vectors=vectors))
         fingerprint = dataset.fingerprint()
         workers.require_alike(f"the data of data.name={config.data.name!r}", fingerprint)
         last_step = math.ceil(config.num_epochs * len(dataset.train) / config.batch_size)
@@ -107,7 +107,7 @@ def train(
         steps = make_steps(config, workers, model, last_step)
 
         # 4. The workdir: another run's is refused, this run's goes on. The chief's state is all's.
-        checkpoint = workers.chief_does(lambda: _find_run(run, config, fingerprint, last_step))
+        checkpoint = workers.run_on_chief(lambda: _find_run(run, config, fingerprint, last_step))
         _place(config, workers, steps, dataset)
         devices = describe_devices(workers.strategy)
         executions = workdir.executions(run) if workers.is_chief else {}
@@ -116,12 +116,12 @@ def train(
         executions[devices] = execution
 
         about = (config, fingerprint, executions, dataset.inputs())
-        workers.chief_does(lambda: workdir.write(run, *about))
+        workers.run_on_chief(lambda: workdir.write(run, *about))
         spikes = Spikes(config, run, workers)
         first_step = _resume(config, run, workers, steps, spikes, checkpoint)
         if checkpoint and not config.quiet:
             print(f"resuming from {checkpoint.path}")
-        end = first_step if workers.anyone(_ended(checkpoint, model)) else last_step
+        end = first_step if workers.any(_ended(checkpoint, model)) else last_step
 
         # 5. The walk to the end of the loop; after each loss spike anew, from a checkpoint before.
         if workers.is_chief:
@@ -140,7 +140,7 @@ def train(
                     clock.go_back()
                     with clock.spent_on("checkpoint"):
                         back = functools.partial(spikes.roll_back, spike)
-                        checkpoint = workers.chief_does(back)
+                        checkpoint = workers.run_on_chief(back)
                         first_step = _resume(config, run, workers, steps, spikes, checkpoint)
             workers.wait()  # none is finished before the chief has written everything
         except Preempted:
@@ -203,9 +203,9 @@ def _loop(
     losses: dict[str, float] = {}
 
     with contextlib.ExitStack() as scope:
-        record: Record | NoRecord = NoRecord()
+        record: Logger | NullLogger = NullLogger()
         if workers.is_chief:
-            record = Record(config, run, model, dataset, first_step, last_step, clock, spikes)
+            record = Logger(config, run, model, dataset, first_step, last_step, clock, spikes)
             scope.enter_context(contextlib.closing(profile))
         scope.enter_context(record)
         for first, count, drawn in clock.waits_for(batches.as_numpy_iterator()):
@@ -225,9 +225,9 @@ def _loop(
                 good = int(np.argmax(nonfinite)) if nonfinite.any() else count
                 record.steps(first, metrics, good, seconds * good / count)
                 steps.require_finite(first, metrics)
-                pace.plan(workers.of_chief(pace.wanted(count, seconds)))
+                pace.plan(workers.broadcast_int(pace.next_count(count, seconds)))
                 record.advance(step, float(metrics["loss"][-1]))
-            stopping = workers.anyone(stop.requested)  # once: a signal may come at any moment
+            stopping = workers.any(stop.requested)  # once: a signal may come at any moment
 
             validated = due(step, config.validate_every_steps, last_step)
             if validated:
@@ -246,7 +246,7 @@ def _loop(
                 with clock.spent_on("checkpoint"), spikes.non_finite_as_spike(spike):
                     state = finite_state(steps, step) | spikes.state()
                     record.checkpoint(step, state, loss, spikes.needed_step(step))
-            if validated and model.settled():
+            if validated and model.has_converged():
                 return step, losses
             if stopping and step < last_step:
                 raise Preempted(f"stopped at step {step:,} with a checkpoint; start again to go on")
@@ -261,10 +261,10 @@ def _make_workers(config: ConfigDict, others: rendezvous.Cluster | None, stop: S
         facts = {key: repr(value) for key, value in workdir.flat(config.to_dict()).items()}
         facts |= workdir.installed_versions()
         facts |= {"the trainer's code": workdir.code_digest(), "what each has": str(devices)}
-        rendezvous.meet(others, facts, config.startup_timeout_seconds, lambda: stop.requested)
+        rendezvous.rendezvous(others, facts, config.startup_timeout_seconds, lambda: stop.requested)
     if config.deterministic:
         enable_determinism()
-    with rendezvous.limited(others, config.startup_timeout_seconds):
+    with rendezvous.kill_if_startup_hangs(others, config.startup_timeout_seconds):
         strategy = make_strategy(config.strategy, count)
     stop.arm()  # the strategy of several workers takes SIGTERM away
     return Workers(strategy, others)
@@ -338,7 +338,7 @@ def _place(config: ConfigDict, workers: Workers, steps: Steps, dataset: data.Dat
     images = dataset.train.images
     if config.data.placement in ("host", "records") or not isinstance(images, np.ndarray):
         return
-    if not workers.anyone(not steps.cache_on_device(images)):
+    if not workers.any(not steps.cache_on_device(images)):
         return
     steps.release_device_cache()
     require(
@@ -359,13 +359,13 @@ def _agreed_execution(
     """How all workers compute the steps: as the chief knows of these devices, or chooses."""
     names = EXECUTIONS
     before = known.get(describe_devices(workers.strategy))
-    workers.together(
+    workers.run_everywhere(
         lambda: require_choice(f"execution in {workdir.CONFIG}", before, (None, *names))
     )
-    number = workers.of_chief(-1 if before is None else names.index(before))
+    number = workers.broadcast_int(-1 if before is None else names.index(before))
     if number < 0:
         chosen = _choose_execution(config, workers.strategy, model, steps, dataset)
-        number = workers.of_chief(names.index(chosen))
+        number = workers.broadcast_int(names.index(chosen))
     return names[number]
 
 
@@ -417,7 +417,7 @@ def _find_run(
 def _ended(checkpoint: checkpoints.Checkpoint | None, model: models.Autoencoder) -> bool:
     """Whether a run that goes on from there had ended there, before its last step."""
     validated = checkpoint is not None and checkpoint.validation_loss is not None
-    return validated and model.settled()
+    return validated and model.has_converged()
 
 
 def _resume(
@@ -429,10 +429,10 @@ def _resume(
     checkpoint: checkpoints.Checkpoint | None,
 ) -> int:
     """Has all workers go on from the chief's checkpoint, if it has one; returns its step."""
-    workers.chief_does(lambda: _begin(run, steps, checkpoint, config.keep_checkpoints))
-    workers.take_the_chiefs(steps.variables())
+    workers.run_on_chief(lambda: _begin(run, steps, checkpoint, config.keep_checkpoints))
+    workers.broadcast_variables(steps.variables())
     spikes.resume(checkpoint)
-    return workers.of_chief(checkpoint.step if checkpoint else 0)
+    return workers.broadcast_int(checkpoint.step if checkpoint else 0)
 
 
 def _begin(run: Path, steps: Steps, checkpoint: checkpoints.Checkpoint | None, keep: int) -> None:

@@ -15,7 +15,7 @@ from trainer import data, models
 from trainer.data.examples import to_unit
 from trainer.errors import UserError
 from trainer.evaluation.evaluate import PICTURE, evaluate
-from trainer.models import Moment
+from trainer.models import StepContext
 from trainer.monitoring import figures as pictures
 from trainer.positions import Noise
 from trainer.run import restore as trained
@@ -312,7 +312,7 @@ def test_a_vector_is_encoded_and_lost_as_an_image_of_its_numbers(name):
         statistics = model.statistics(images)
         means = None if statistics is None else tf.reduce_mean(statistics, axis=0)
         noise = Noise(0, 0, 3)
-        moment = Moment(noise, progress=tf.constant(0.5), training=True, batch_means=means)
+        moment = StepContext(noise, progress=tf.constant(0.5), training=True, batch_means=means)
         losses.append(model.loss_terms(images, moment))
     np.testing.assert_allclose(of_vectors.encode(rows), of_images.encode(rows.reshape(3, 2, 3, 1)))
     if name != "denoising":  # which cuts the noise of pixels alone

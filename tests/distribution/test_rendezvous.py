@@ -26,7 +26,7 @@ def meet_all(clusters, facts, timeout_seconds=20.0, stopped=lambda _: False):
 
     def worker(number):
         try:
-            rendezvous.meet(
+            rendezvous.rendezvous(
                 clusters[number], facts[number], timeout_seconds, lambda: stopped(number)
             )
         except Exception as error:
@@ -172,7 +172,9 @@ def test_whoever_does_not_come_is_named_by_each_of_the_others(
 
 def test_a_stop_ends_the_wait():
     with pytest.raises(Preempted):
-        rendezvous.meet(rendezvous.Cluster(of_this_machine(2), 0), {}, 20.0, stopped=lambda: True)
+        rendezvous.rendezvous(
+            rendezvous.Cluster(of_this_machine(2), 0), {}, 20.0, stopped=lambda: True
+        )
 
 
 @pytest.mark.parametrize("stopped", [0, 1])
@@ -191,7 +193,7 @@ def test_a_port_that_another_program_has_is_named():
     with socket.create_server(("", 0)) as taken:
         addresses = (f"127.0.0.1:{taken.getsockname()[1]}", "127.0.0.1:1")
         with pytest.raises(WorkersError, match="cannot open its port") as error:
-            rendezvous.meet(rendezvous.Cluster(addresses, 0), {}, 20.0)
+            rendezvous.rendezvous(rendezvous.Cluster(addresses, 0), {}, 20.0)
     assert addresses[0] in str(error.value)
 
 

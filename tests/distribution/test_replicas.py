@@ -13,7 +13,7 @@ from trainer.distribution.step import Steps
 from trainer.distribution.strategy import build_model, make_strategy
 from trainer.distribution.xla import candidate_executions, cuts
 from trainer.errors import NonFiniteError, UserError
-from trainer.models import Moment
+from trainer.models import StepContext
 from trainer.models.base import means_of_each
 from trainer.positions import Noise
 
@@ -23,8 +23,8 @@ BATCH = 8
 class Noisy(models.Autoencoder):
     """Adds noise to its input and its code, as the kinds that draw noise do."""
 
-    def loss_terms(self, images, moment):
-        noise = moment.noise
+    def loss_terms(self, images, context):
+        noise = context.noise
         noisy = images + 0.1 * noise.normal("corruption", self.image_shape)
         codes = tf.cast(self.encode(noisy), tf.float32) + noise.uniform("code", (self.code_size,))
         error = tf.reduce_mean(tf.square(self.decode(codes) - images), [1, 2, 3])
@@ -256,9 +256,9 @@ class MeanCode(models.Autoencoder):
     def statistics(self, images):
         return tf.cast(self.encode(images), tf.float32)
 
-    def loss_terms(self, images, moment):
-        means = means_of_each(moment.batch_means, self.statistics(images))
-        error = super().loss_terms(images, moment)
+    def loss_terms(self, images, context):
+        means = means_of_each(context.batch_means, self.statistics(images))
+        error = super().loss_terms(images, context)
         return error | {"mean": tf.reduce_sum(tf.square(means - 0.3), axis=1)}
 
 
@@ -285,8 +285,8 @@ def test_a_loss_of_batch_means_has_their_value_and_gradient(devices, execution):
 
 def test_a_kind_is_told_its_progress():
     model, steps = make_steps()
-    model.loss_terms = lambda images, moment: {
-        "progress": moment.progress + 0 * tf.reduce_sum(model(images), axis=[1, 2, 3])
+    model.loss_terms = lambda images, context: {
+        "progress": context.progress + 0 * tf.reduce_sum(model(images), axis=[1, 2, 3])
     }
     progress = steps.train(5, images_like(3, BATCH, 6, 6, 1))["loss/progress"]
     np.testing.assert_allclose(progress, np.array([5, 6, 7]) / 20)
@@ -301,8 +301,10 @@ def test_the_step_is_the_textbook_one():
     model = build_model(strategy, "float32", noisy_model)
     before = [variable.numpy() for variable in model.trainable_variables]
     with tf.GradientTape() as tape:
-        moment = Moment(Noise(3, 5 * BATCH, BATCH), progress=tf.constant(5 / 9), training=True)
-        terms = model.loss_terms(image_batch[0] / np.float32(255), moment)
+        context = StepContext(
+            Noise(3, 5 * BATCH, BATCH), progress=tf.constant(5 / 9), training=True
+        )
+        terms = model.loss_terms(image_batch[0] / np.float32(255), context)
         loss = tf.reduce_mean(terms["mse"]) + tf.reduce_mean(terms["l1"])
     gradients = tape.gradient(loss, model.trainable_variables)
     steps = Steps(
@@ -330,8 +332,8 @@ def test_the_step_is_the_textbook_one():
 @pytest.mark.parametrize("count", [1, 511, 513])
 def test_evaluation_is_the_mean_over_the_images_whatever_their_number(devices, count):
     model, steps = make_steps(devices)
-    model.loss_terms = lambda images, moment: {
-        "mean": tf.reduce_mean(images, [1, 2, 3]) + 0 * moment.noise.uniform("z", (1,))[:, 0]
+    model.loss_terms = lambda images, context: {
+        "mean": tf.reduce_mean(images, [1, 2, 3]) + 0 * context.noise.uniform("z", (1,))[:, 0]
     }
     images = images_like(count, 6, 6, 1)
     expected = images.mean() / 255
@@ -418,9 +420,9 @@ def test_gradients_that_overflow_at_every_scale_end_the_run():
     def finite_with_infinite_gradient(values):
         return values, lambda upstream: upstream * np.inf
 
-    model.loss_terms = lambda images, moment: {
+    model.loss_terms = lambda images, context: {
         name: finite_with_infinite_gradient(values)
-        for name, values in terms(images, moment).items()
+        for name, values in terms(images, context).items()
     }
     images = images_like(25, BATCH, 6, 6, 1)
     steps.require_finite(0, steps.train(0, images))

@@ -138,9 +138,9 @@ def test_every_kind_outlives_kills(kind, tmp_path, drawn):
         (kills.at_byte, int(drawn.integers(size))),
         (kills.at_call, int(drawn.integers(12, 30))),
         (kills.within, "trainer.distribution.step.Steps.evaluate"),
-        (kills.within, "trainer.training.logger.Record.validation"),
+        (kills.within, "trainer.training.logger.Logger.validation"),
         (kills.within, "trainer.run.checkpoints.restore"),
-        (kills.within, "trainer.training.logger.Record.training", int(drawn.integers(1, 3))),
+        (kills.within, "trainer.training.logger.Logger.training", int(drawn.integers(1, 3))),
     ]
     before = -1
     for kill in places:

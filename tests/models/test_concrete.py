@@ -16,7 +16,7 @@ from trainer import data, models
 from trainer.distribution.strategy import build_model, make_strategy
 from trainer.errors import UserError
 from trainer.evaluation.evaluate import evaluate, print_table
-from trainer.models import Measured, Moment
+from trainer.models import Measured, StepContext
 from trainer.models.concrete import distinct_choice, gumbel
 from trainer.positions import Noise
 from trainer.run import restore, workdir
@@ -45,8 +45,8 @@ def images_like(count, shape=SHAPE, seed=0):
     return np.random.default_rng(seed).random((count, *shape), np.float32)
 
 
-def moment(progress, *, training=True, first=0, count=BATCH):
-    return Moment(Noise(0, first, count), tf.constant(progress, tf.float32), training=training)
+def context(progress, *, training=True, first=0, count=BATCH):
+    return StepContext(Noise(0, first, count), tf.constant(progress, tf.float32), training=training)
 
 
 @pytest.mark.parametrize("size", [1, 3, 8, 100])
@@ -177,9 +177,9 @@ def test_an_evaluation_and_the_settled_steps_take_the_pixels_and_draw_nothing():
     model = create(settled_share=0.25)
     images = images_like(BATCH)
     expected = model.error(model.decoder(model.encode(images)), images).numpy()
-    for when in (moment(0.1, training=False), moment(0.8), moment(0.8, first=99)):
+    for when in (context(0.1, training=False), context(0.8), context(0.8, first=99)):
         np.testing.assert_allclose(model.loss_terms(images, when)["mse"], expected, rtol=1e-5)
-    earlier = [model.loss_terms(images, moment(0.7, first=first))["mse"] for first in (0, 99)]
+    earlier = [model.loss_terms(images, context(0.7, first=first))["mse"] for first in (0, 99)]
     assert not np.allclose(earlier[0], earlier[1], rtol=1e-3)
 
 
@@ -225,12 +225,12 @@ def test_the_mean_largest_probability_is_that_of_softmax():
     model = create(stop_when_settled=True)
     choose(model, [0, 1, 2, 3], certainty=np.log(29.0))
     assert model.mean_largest_probability() == pytest.approx(1 / 2)  # 29 against 29 of 1
-    assert not model.settled()
+    assert not model.has_converged()
     choose(model, [0, 1, 2, 3], certainty=20.0)
-    assert model.settled()
+    assert model.has_converged()
     alike = create(stop_when_settled=False)
     choose(alike, [0, 1, 2, 3], certainty=20.0)
-    assert not alike.settled()
+    assert not alike.has_converged()
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from trainer import models
 from trainer.distribution.variables import model_variables
 from trainer.errors import UserError
 from trainer.evaluation.evaluate import evaluate
-from trainer.models import Measured, Moment
+from trainer.models import Measured, StepContext
 from trainer.positions import Noise
 from trainer.run import checkpoints
 from trainer.train import train
@@ -33,7 +33,7 @@ def images_like(count):
 
 def squared_norms(model, images):
     noise = Noise(0, 0, len(images))
-    terms = model.loss_terms(images, Moment(noise, tf.constant(0.0), training=True))
+    terms = model.loss_terms(images, StepContext(noise, tf.constant(0.0), training=True))
     return terms["contraction"].numpy()
 
 

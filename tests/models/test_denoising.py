@@ -14,7 +14,7 @@ from tests.steps import adam_steps
 from trainer import models
 from trainer.errors import UserError
 from trainer.evaluation.evaluate import evaluate
-from trainer.models import Measured, Moment
+from trainer.models import Measured, StepContext
 from trainer.models.denoising import LEVELS, projection_errors
 from trainer.positions import Noise
 from trainer.train import train
@@ -85,7 +85,7 @@ def test_the_loss_is_that_of_the_corrupted_image_against_the_clean_one():
     model = create(loss="mse")
     images = images_like(4)
     noise = Noise(0, 7, 4)
-    terms = model.loss_terms(images, Moment(noise, tf.constant(0.0), training=True))
+    terms = model.loss_terms(images, StepContext(noise, tf.constant(0.0), training=True))
     restored = model(model.corrupted(images, noise)).numpy()
     assert list(terms) == ["mse"]
     np.testing.assert_allclose(terms["mse"], ((restored - images) ** 2).mean((1, 2, 3)), rtol=1e-5)

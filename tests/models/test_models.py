@@ -13,7 +13,7 @@ from configs import base
 from tests.all_configs import CONFIGS, load_config
 from trainer import models
 from trainer.errors import UserError
-from trainer.models import Measured, Moment
+from trainer.models import Measured, StepContext
 from trainer.models.linear import principal_components
 from trainer.positions import Noise
 
@@ -25,8 +25,8 @@ def create(settings, image_shape=(28, 28, 1)):
     return models.create(image_shape, **settings)
 
 
-def moment(first, count, **settings):
-    return Moment(Noise(0, first, count), progress=tf.constant(0.5), training=True, **settings)
+def context(first, count, **settings):
+    return StepContext(Noise(0, first, count), progress=tf.constant(0.5), training=True, **settings)
 
 
 def images_like(image_shape, count=3):
@@ -51,8 +51,8 @@ def test_the_loss_terms_are_float32_and_belong_to_their_examples(name):
     images = images_like(model.image_shape, 4)
     statistics = model.statistics(images)
     means = None if statistics is None else tf.reduce_mean(statistics, 0)
-    whole = model.loss_terms(images, moment(0, 4, batch_means=means))
-    parts = [model.loss_terms(images[i : i + 2], moment(i, 2, batch_means=means)) for i in (0, 2)]
+    whole = model.loss_terms(images, context(0, 4, batch_means=means))
+    parts = [model.loss_terms(images[i : i + 2], context(i, 2, batch_means=means)) for i in (0, 2)]
     for term, values in whole.items():
         assert values.shape == (4,)
         assert values.dtype == tf.float32
@@ -117,7 +117,7 @@ def test_the_loss_is_that_of_the_reconstruction(loss):
         "mse": (rebuilt - images) ** 2,
         "bce": -images * np.log(rebuilt) - (1 - images) * np.log(1 - rebuilt),
     }[loss]
-    terms = model.loss_terms(images, moment(0, 3))
+    terms = model.loss_terms(images, context(0, 3))
     assert list(terms) == [loss]
     np.testing.assert_allclose(terms[loss], expected.mean(axis=(1, 2, 3)), rtol=1e-5)
 

@@ -13,7 +13,7 @@ from tests.steps import adam_steps
 from trainer import models
 from trainer.errors import UserError
 from trainer.evaluation.evaluate import evaluate
-from trainer.models import Moment
+from trainer.models import StepContext
 from trainer.models.sparse import bernoulli_kl_nats, keep_largest, linear_classifier_error
 from trainer.positions import Noise
 from trainer.run import workdir
@@ -37,9 +37,9 @@ def images_like(count, seed=0):
     return np.random.default_rng(seed).random((count, *SHAPE), np.float32)
 
 
-def moment(progress=0.5, *, training=True, means=None):
+def context(progress=0.5, *, training=True, means=None):
     noise = Noise(0, 0, BATCH)
-    return Moment(noise, tf.constant(progress), training=training, batch_means=means)
+    return StepContext(noise, tf.constant(progress), training=training, batch_means=means)
 
 
 def test_the_kl_of_two_bernoulli_distributions():
@@ -101,9 +101,9 @@ def test_training_keeps_the_annealed_number_and_the_test_alpha_times_the_last(mo
         return decoder(codes)
 
     monkeypatch.setattr(model, "decoder", decoded)
-    model.loss_terms(images, moment(0.0))
-    model.loss_terms(images, moment(1.0))
-    model.loss_terms(images, moment(1.0, training=False))
+    model.loss_terms(images, context(0.0))
+    model.loss_terms(images, context(1.0))
+    model.loss_terms(images, context(1.0, training=False))
     assert kept == [{20}, {5}, {15}]
 
 
@@ -116,7 +116,7 @@ def test_l1_is_the_sum_of_the_activations():
     model = create(sparsity="l1", penalty_weight=0.5)
     images = images_like(BATCH)
     expected = 0.5 * np.abs(model.encode(images)).sum(axis=1)
-    np.testing.assert_allclose(model.loss_terms(images, moment())["l1"], expected, rtol=1e-5)
+    np.testing.assert_allclose(model.loss_terms(images, context())["l1"], expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize("execution", ["graph", "xla"])

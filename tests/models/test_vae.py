@@ -15,7 +15,7 @@ from trainer.data.examples import to_unit
 from trainer.distribution.inference import map_batches
 from trainer.errors import UserError
 from trainer.evaluation.evaluate import evaluate
-from trainer.models import Measured, Moment, vae
+from trainer.models import Measured, StepContext, vae
 from trainer.monitoring.figures import grid
 from trainer.positions import Noise
 from trainer.run import restore, workdir
@@ -31,8 +31,8 @@ def create(image_shape=(3, 3, 1), **settings):
     return models.create(image_shape, **(base.vae().to_dict() | small | settings))
 
 
-def moment(count, first=0, progress=1.0):
-    return Moment(Noise(0, first, count), progress=tf.constant(progress), training=True)
+def context(count, first=0, progress=1.0):
+    return StepContext(Noise(0, first, count), progress=tf.constant(progress), training=True)
 
 
 def images_like(count=4, image_shape=(3, 3, 1)):
@@ -119,7 +119,7 @@ def test_with_the_true_posterior_every_weight_is_the_likelihood(samples):
     # p(x, z) / p(z|x) = p(x) whatever z.
     model, nll = linear_gaussian(objective="iwae", samples=samples, nll_samples=2)
     images = images_like()
-    np.testing.assert_allclose(loss(model, images, moment(4)), nll(images), rtol=1e-4)
+    np.testing.assert_allclose(loss(model, images, context(4)), nll(images), rtol=1e-4)
     np.testing.assert_allclose(model.nll_nats(images, Noise(0, 0, 4)), nll(images), rtol=1e-4)
 
 
@@ -138,7 +138,7 @@ def test_the_elbo_is_the_bound_of_one_sample_in_expectation():
     elbo, _ = linear_gaussian(**settings)
     one_sample, _ = linear_gaussian(objective="iwae", **settings)
     images = np.repeat(images_like(1), 20_000, axis=0)
-    difference = loss(elbo, images, moment(20_000)) - loss(one_sample, images, moment(20_000))
+    difference = loss(elbo, images, context(20_000)) - loss(one_sample, images, context(20_000))
     assert difference.mean() == pytest.approx(0, abs=interval(difference))
 
 
@@ -147,7 +147,7 @@ def test_the_bound_tightens_with_the_samples_and_stays_a_bound():
     bounds = []
     for samples in (1, 5, 50):
         model, nll = linear_gaussian(spread=1.5, objective="iwae", samples=samples)
-        bounds.append(loss(model, images, moment(5000)))
+        bounds.append(loss(model, images, context(5000)))
     means = [bound.mean() for bound in bounds]
     assert means[0] - interval(bounds[0]) > means[1] + interval(bounds[1])
     assert means[1] - interval(bounds[1]) > means[2]
@@ -157,7 +157,7 @@ def test_the_bound_tightens_with_the_samples_and_stays_a_bound():
 def test_samples_of_the_elbo_change_its_spread_and_not_its_mean():
     images = np.repeat(images_like(1), 5000, axis=0)
     one, many = (
-        loss(linear_gaussian(samples=samples)[0], images, moment(5000)) for samples in (1, 9)
+        loss(linear_gaussian(samples=samples)[0], images, context(5000)) for samples in (1, 9)
     )
     assert many.mean() == pytest.approx(one.mean(), abs=interval(one))
     assert many.std() == pytest.approx(one.std() / 3, rel=0.1)
@@ -191,7 +191,7 @@ def test_beta_rises_linearly_over_its_share_of_the_training(progress, share, wei
     # beta = 2 min(1, progress / share); .1 / .4 of 2 is .5.
     model = create(beta=2.0, beta_warmup_share=share)
     images = images_like()
-    terms = model.loss_terms(images, moment(4, progress=progress))
+    terms = model.loss_terms(images, context(4, progress=progress))
     kl = vae.kl_nats(*model.posterior(model.binarised(images, Noise(0, 0, 4))))
     np.testing.assert_allclose(terms["kl_nats"], weight * kl, rtol=1e-5)
 
@@ -215,7 +215,7 @@ def test_either_network_takes_any_code_size(network, code_size):
     codes = model.encode(images)
     assert codes.shape == (2, code_size) == (2, model.code_size)
     assert model.decode(codes).shape == images.shape
-    assert np.isfinite(loss(model, images, moment(2))).all()
+    assert np.isfinite(loss(model, images, context(2))).all()
 
 
 @pytest.mark.parametrize(

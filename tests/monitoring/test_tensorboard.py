@@ -18,7 +18,7 @@ from trainer.errors import NonFiniteError, Preempted
 from trainer.monitoring.goodput import Clock
 from trainer.monitoring.tensorboard import PARTS, Summaries, forget_after
 from trainer.train import train
-from trainer.training.logger import Record, is_pictured
+from trainer.training.logger import Logger, is_pictured
 from trainer.training.loss_spikes import Spikes
 
 
@@ -131,7 +131,7 @@ def test_a_run_says_how_it_ended_unless_it_goes_on_later(tmp_path, digits_config
     spikes = Spikes(digits_config, tmp_path, workers)
     with (
         contextlib.suppress(NonFiniteError, Preempted),
-        Record(digits_config, tmp_path, model, dataset, 0, 10, Clock(), spikes),
+        Logger(digits_config, tmp_path, model, dataset, 0, 10, Clock(), spikes),
     ):
         if error:
             raise error

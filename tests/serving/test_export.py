@@ -80,7 +80,7 @@ def test_of_equal_activations_the_first_are_kept_as_the_model_keeps_them():
     settings = base.sparse().to_dict() | SMALL["sparse"]
     model = models.create((4, 4, 1), **settings)
     inputs = keras.Input((20,))
-    kept = keras.Model(inputs, model.stock_code(inputs))
+    kept = keras.Model(inputs, model.plain_keras_code(inputs))
     rows = np.tile(np.array([[1, 0.5, 1, 2, 2]], np.float32), 4)
     np.testing.assert_array_equal(kept(rows), keep_largest(tf.constant(rows), 3, most=3))
 

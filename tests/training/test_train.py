@@ -69,13 +69,13 @@ def test_calls_grow_until_they_take_half_a_second():
     for first, last in itertools.islice(ranges, 16):
         lengths.append(last - first)
         # The first call compiles; a step takes 0.02 seconds. Plans are made four calls ahead.
-        pace.plan(pace.wanted(last - first, 5.0 if first == 0 else 0.02 * (last - first)))
+        pace.plan(pace.next_count(last - first, 5.0 if first == 0 else 0.02 * (last - first)))
     assert lengths == [1, 1, 1, 1, 1, 4, 4, 4, 4, 16, 16, 16, 16, 25, 25, 25]
 
 
 def test_calls_of_a_given_length_stay_so():
     pace = Pace(steps_per_call=7, step_bytes=1)
-    assert (pace.steps(9), pace.wanted(7, 100.0), pace.most_steps) == (7, 7, 7)
+    assert (pace.steps(9), pace.next_count(7, 100.0), pace.most_steps) == (7, 7, 7)
 
 
 def test_a_call_beyond_the_plan_is_an_error_and_never_a_guess():

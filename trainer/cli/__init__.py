@@ -19,7 +19,7 @@ from ml_collections import ConfigDict, config_flags
 from ml_collections.config_flags.config_flags import ConfigFileFlagParser
 
 from trainer import config_names
-from trainer.errors import End, Preempted, UserError, printable, require_utf8
+from trainer.errors import CommandError, Preempted, UserError, printable, require_utf8
 from trainer.tensorflow_import import import_tensorflow
 
 
@@ -100,7 +100,7 @@ def _run(
             if needs_tensorflow:
                 import_tensorflow()
         main()
-    except End as end:  # anything else is a traceback
+    except CommandError as end:  # anything else is a traceback
         _leave(str(end), end.exit_status)
     except KeyboardInterrupt:
         _leave("interrupted", 128 + signal.SIGINT)

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import tensorflow as tf
 
 from trainer.distribution.xla import cuts
-from trainer.models import Moment
+from trainer.models import StepContext
 from trainer.models.convolutions import as_matrix_products, strided_max_pooling
 from trainer.positions import Noise
 
@@ -21,7 +21,7 @@ class Learner(Protocol):
     variables: Any
     trainable_variables: Any
 
-    def loss_terms(self, images: tf.Tensor, moment: Moment, /) -> dict[str, tf.Tensor]: ...
+    def loss_terms(self, images: tf.Tensor, context: StepContext, /) -> dict[str, tf.Tensor]: ...
 
     def statistics(self, images: tf.Tensor, /) -> tf.Tensor | None: ...
 
@@ -84,7 +84,7 @@ class Gradients:
         return tf.reduce_sum(statistics, axis=0) / self.batch_size
 
     def _of_part(self, rows, means, scale):
-        moment = Moment(
+        context = StepContext(
             Noise(self.seed, rows.first_position, rows.images.shape[0]),
             progress=tf.cast(rows.step, tf.float32) / self.last_step,
             training=True,
@@ -94,7 +94,7 @@ class Gradients:
         with self._layers(), tf.GradientTape() as tape:
             terms = {
                 f"loss/{name}": tf.reduce_sum(term) / self.batch_size
-                for name, term in self.model.loss_terms(to_unit(rows.images), moment).items()
+                for name, term in self.model.loss_terms(to_unit(rows.images), context).items()
             }
             scaled_loss = scale * tf.add_n(list(terms.values()))
         variables = self.model.trainable_variables

@@ -9,7 +9,7 @@ import tensorflow as tf
 from trainer.distribution.gradients import Learner, to_unit
 from trainer.distribution.inference import EVALUATION_BATCH_SIZE
 from trainer.distribution.slices import Slices
-from trainer.models import Moment
+from trainer.models import StepContext
 from trainer.positions import Noise
 
 
@@ -78,13 +78,13 @@ class MeanLosses:
     def _losses_of_batch(self, first_position, images, weights, means):
         def replica_sums():
             own, start = self._slices.of_replica(images)
-            moment = Moment(
+            context = StepContext(
                 Noise(self._seed, first_position + start, own.shape[0], stream="evaluation"),
                 progress=tf.constant(1.0),
                 training=False,
                 batch_means=means,
             )
-            terms = self._model.loss_terms(to_unit(own), moment)
+            terms = self._model.loss_terms(to_unit(own), context)
             own_weights, _ = self._slices.of_replica(weights)
             sums = {
                 f"loss/{name}": tf.reduce_sum(term * own_weights) for name, term in terms.items()

@@ -45,7 +45,7 @@ class Cluster:
         """A worker as a person is told of it."""
         return f"worker {index} ({self.addresses[index]})"
 
-    def lost(self) -> list[int]:
+    def unreachable_workers(self) -> list[int]:
         """The other workers on whose address nobody listens, now or some seconds later."""
         others = [index for index in range(len(self.addresses)) if index != self.index]
         deadline = time.monotonic() + _UNWINDING_SECONDS
@@ -97,7 +97,7 @@ def from_environment() -> Cluster | None:
     return Cluster(addresses, index) if len(addresses) > 1 else None
 
 
-def meet(
+def rendezvous(
     cluster: Cluster,
     facts: Mapping[str, str],
     timeout_seconds: float,
@@ -130,7 +130,7 @@ def meet(
 
 
 @contextlib.contextmanager
-def limited(cluster: Cluster | None, timeout_seconds: float) -> Iterator[None]:
+def kill_if_startup_hangs(cluster: Cluster | None, timeout_seconds: float) -> Iterator[None]:
     """Kills this process where TensorFlow's own start waits so long for a worker that is lost.
 
     Another process does so: that start lets no thread of Python's run, nor any signal be handled.
@@ -151,7 +151,9 @@ def watch(pid: int, timeout_seconds: float) -> None:
     time.sleep(timeout_seconds)
     cluster = from_environment()
     assert cluster is not None
-    names = ", ".join(cluster.name(index) for index in cluster.lost()) or "the others"
+    names = (
+        ", ".join(cluster.name(index) for index in cluster.unreachable_workers()) or "the others"
+    )
     if os.getppid() == pid:
         own = cluster.name(cluster.index)
         print(f"error: {own} waited in vain for {names} to start", file=sys.stderr, flush=True)

@@ -38,17 +38,17 @@ class Workers:
         self.count = len(cluster.addresses) if cluster else 1
         self.is_chief = self.index == 0
 
-    def of_chief(self, number: int) -> int:
+    def broadcast_int(self, number: int) -> int:
         """The chief's number, whatever the others hand in."""
         return int(self._sum(np.array([number if self.is_chief else 0]))[0])
 
-    def anyone(self, asked: bool) -> bool:
+    def any(self, asked: bool) -> bool:
         """Whether one of the workers says so."""
         return bool(self._sum(np.array([int(asked)]))[0])
 
     def wait(self) -> None:
         """Returns once all of them have come so far."""
-        self.anyone(False)
+        self.any(False)
 
     def texts(self, own: str) -> list[str]:
         """What each of them has to say."""
@@ -58,7 +58,7 @@ class Workers:
         all_rows = self._sum(rows.ravel()).reshape(rows.shape).astype(np.uint8)
         return [row.tobytes().rstrip(b"\0").decode(errors="replace") for row in all_rows]
 
-    def together(self, stage: Callable[[], _T]) -> _T:
+    def run_everywhere(self, stage: Callable[[], _T]) -> _T:
         """Does something on every worker, and ends all of them where one cannot go on.
 
         Raises:
@@ -73,13 +73,13 @@ class Workers:
             require(not mistake, f"worker {index}: {mistake}")
         return result
 
-    def chief_does(self, stage: Callable[[], _T]) -> _T | None:
+    def run_on_chief(self, stage: Callable[[], _T]) -> _T | None:
         """Does something on the chief alone, and ends all workers where it cannot go on.
 
         Raises:
-          UserError: as `together`.
+          UserError: as `run_everywhere`.
         """
-        return self.together(lambda: stage() if self.is_chief else None)
+        return self.run_everywhere(lambda: stage() if self.is_chief else None)
 
     def require_alike(self, what: str, own: str) -> None:
         """Raises UserError on all workers unless each has the same to say of it."""
@@ -87,7 +87,7 @@ class Workers:
         differing = [f"worker {index}" for index, its in enumerate(said) if its != said[0]]
         require(not differing, f"{what} differ between worker 0 and {', '.join(differing)}")
 
-    def take_the_chiefs(self, variables: Mapping[str, Any]) -> None:
+    def broadcast_variables(self, variables: Mapping[str, Any]) -> None:
         """Assigns the chief's values, to the bit, to the variables of all workers."""
         if self.count == 1:
             return
@@ -114,7 +114,7 @@ def watched(cluster: Cluster | None) -> Iterator[None]:
     except (*_LOST_WORKER_ERRORS, tf.errors.InternalError) as error:
         if cluster is None:
             raise
-        gone = [cluster.name(index) for index in cluster.lost()]
+        gone = [cluster.name(index) for index in cluster.unreachable_workers()]
         if not gone and not isinstance(error, _LOST_WORKER_ERRORS):
             raise
         who = (

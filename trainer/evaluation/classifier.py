@@ -51,9 +51,9 @@ class Classifier(keras.Model):
         """Images [B, H, W, C] to logits, float32 [B, classes]."""
         return self.softmax(self._encode(images))
 
-    def loss_terms(self, images: tf.Tensor, moment: models.Moment) -> dict[str, tf.Tensor]:
+    def loss_terms(self, images: tf.Tensor, context: models.StepContext) -> dict[str, tf.Tensor]:
         """The `cross_entropy` of the labels, in nats."""
-        return {"cross_entropy": _cross_entropy_nats(self(images), moment.labels)}
+        return {"cross_entropy": _cross_entropy_nats(self(images), context.labels)}
 
     def statistics(self, images: tf.Tensor) -> None:
         """Nothing that needs means over the batch."""

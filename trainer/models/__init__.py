@@ -10,12 +10,12 @@ from typing import Any
 import keras
 
 from trainer.errors import UserError, require, require_choice, require_kind
-from trainer.models.base import Autoencoder, Measured, Moment, in_unit_interval, mean_bce_nats
+from trainer.models.base import Autoencoder, Measured, StepContext, in_unit_interval, mean_bce_nats
 
 __all__ = [
     "Autoencoder",
     "Measured",
-    "Moment",
+    "StepContext",
     "create",
     "in_unit_interval",
     "kinds",

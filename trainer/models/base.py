@@ -23,7 +23,7 @@ _PROBABILITY_MARGIN = 1e-7  # keeps the logarithm of a reconstruction finite
 
 
 @dataclasses.dataclass(frozen=True)
-class Moment:
+class StepContext:
     """When in a run a loss is asked for."""
 
     noise: Noise  # a row for each example, that belongs to its position
@@ -103,19 +103,19 @@ class Autoencoder(keras.Model):
         """Images to reconstructions, both [B, H, W, C]."""
         return self.decode(self.encode(images))
 
-    def stock_code(self, encoded: keras.KerasTensor) -> keras.KerasTensor:
+    def plain_keras_code(self, encoded: keras.KerasTensor) -> keras.KerasTensor:
         """The code of what `encoder` gives, as `encode` has it, by Keras's own operations.
 
         On symbolic tensors, for a network that loads without this project.
         """
         return encoded
 
-    def loss_terms(self, images: tf.Tensor, moment: Moment) -> dict[str, tf.Tensor]:
+    def loss_terms(self, images: tf.Tensor, context: StepContext) -> dict[str, tf.Tensor]:
         """What training minimises the sum of: each term float32 [B].
 
         Here the reconstruction error alone, under the name of the loss.
         """
-        del moment
+        del context
         return {self._loss: self.error(self.decoder(self.encode(images)), images)}
 
     def error(self, logits: tf.Tensor, images: tf.Tensor) -> tf.Tensor:
@@ -144,7 +144,7 @@ class Autoencoder(keras.Model):
     def statistics(self, images: tf.Tensor) -> tf.Tensor | None:
         """What a loss term needs the mean of over the global batch, float32 [B, S]; or nothing.
 
-        The means come back as `Moment.batch_means`, for `means_of_each`.
+        The means come back as `StepContext.batch_means`, for `means_of_each`.
         """
         del images
         return None
@@ -159,7 +159,7 @@ class Autoencoder(keras.Model):
         del noise
         return None
 
-    def settled(self) -> bool:
+    def has_converged(self) -> bool:
         """Whether nothing is left to learn, so that a training may end here, where it validates.
 
         A function of the weights alone, or a run that is started again would end elsewhere.

@@ -86,7 +86,7 @@ class Model(base.Autoencoder):
         """Those of the selectors, float32 [k, D]."""
         return self.encoder.get_layer("code").logits
 
-    def loss_terms(self, images: tf.Tensor, moment: base.Moment) -> dict[str, tf.Tensor]:
+    def loss_terms(self, images: tf.Tensor, context: base.StepContext) -> dict[str, tf.Tensor]:
         """The error of what is decoded from the mixtures or, once settled, from the pixels."""
 
         def selected():
@@ -94,14 +94,14 @@ class Model(base.Autoencoder):
             return tf.stop_gradient(self.encode(images))
 
         def mixed():
-            return self.mixtures(images, moment.noise, self.temperature(moment.progress))
+            return self.mixtures(images, context.noise, self.temperature(context.progress))
 
-        if not moment.training:
+        if not context.training:
             codes = selected()
         elif self._settled_share == 0:
             codes = mixed()
         else:
-            codes = tf.cond(moment.progress < 1 - self._settled_share, mixed, selected)
+            codes = tf.cond(context.progress < 1 - self._settled_share, mixed, selected)
         return {self._loss: self.error(self.decoder(codes), images)}
 
     def temperature(self, progress: tf.Tensor) -> tf.Tensor:
@@ -134,7 +134,7 @@ class Model(base.Autoencoder):
         """
         return float(tf.reduce_mean(tf.reduce_max(tf.nn.softmax(self.logits), axis=-1)))
 
-    def settled(self) -> bool:
+    def has_converged(self) -> bool:
         """Whether `stop_when_settled`, and the mean largest probability is above 0.998."""
         return self._stop_when_settled and self.mean_largest_probability() > _SETTLED_ABOVE
 
@@ -214,7 +214,7 @@ class Selectors(layers.Layer):
     def call(self, rows):
         return tf.gather(rows, distinct_choice(self.logits), axis=1)
 
-    def stock(self, rows: keras.KerasTensor) -> keras.KerasTensor:
+    def plain_keras(self, rows: keras.KerasTensor) -> keras.KerasTensor:
         """What `call` gives, by Keras's own operation: the chosen columns are constants of it."""
         return keras.ops.take(rows, distinct_choice(self.logits).numpy().tolist(), axis=1)
 

@@ -66,13 +66,13 @@ class Model(base.Autoencoder):
         self._probes = probes
         self._squared_norm = squared_norms[jacobian]
 
-    def loss_terms(self, images: tf.Tensor, moment: base.Moment) -> dict[str, tf.Tensor]:
+    def loss_terms(self, images: tf.Tensor, context: base.StepContext) -> dict[str, tf.Tensor]:
         """The reconstruction error, and `contraction`, the weighted squared norm."""
         images = tf.convert_to_tensor(images)
         with tf.GradientTape(persistent=True) as tape:
             tape.watch(images)
             codes = self.encode(images)
-        squared_norm = self._squared_norm(tape, images, codes, moment.noise)
+        squared_norm = self._squared_norm(tape, images, codes, context.noise)
         return {
             self._loss: self.error(self.decoder(codes), images),
             "contraction": self._penalty_weight * squared_norm,

@@ -121,7 +121,7 @@ class UpSampling(layers.UpSampling2D):
         )
         return tf.reshape(spread, [batch, 2 * height, 2 * width, channels])
 
-    def stock(self, inputs: keras.KerasTensor) -> keras.KerasTensor:
+    def plain_keras(self, inputs: keras.KerasTensor) -> keras.KerasTensor:
         """What `call` gives, by Keras's own layers; LiteRT's converter has to be told the shape."""
         outputs = layers.UpSampling2D(2, name=self.name, dtype="float32")(inputs)
         told = layers.Reshape(outputs.shape[1:], name=f"{self.name}_shape", dtype="float32")

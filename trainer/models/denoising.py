@@ -98,9 +98,9 @@ class Model(base.Autoencoder):
             setting = "model.corruption='salt_and_pepper'"
             base.require_unit_interval(setting, lowest, highest, others)
 
-    def loss_terms(self, images: tf.Tensor, moment: base.Moment) -> dict[str, tf.Tensor]:
+    def loss_terms(self, images: tf.Tensor, context: base.StepContext) -> dict[str, tf.Tensor]:
         """The error of what is restored from the corrupted images, against the clean ones."""
-        codes = self.encode(self.corrupted(images, moment.noise))
+        codes = self.encode(self.corrupted(images, context.noise))
         return {self._loss: self.error(self.decoder(codes), images)}
 
     def own_metrics(self, measured: base.Measured) -> dict[str, Any]:

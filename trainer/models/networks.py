@@ -127,7 +127,7 @@ class TransposedDense(layers.Layer):
         outputs = tf.matmul(inputs, kernel, transpose_b=True)
         return self._activation(outputs + tf.cast(self.bias, outputs.dtype))
 
-    def stock(self, inputs: keras.KerasTensor) -> keras.KerasTensor:
+    def plain_keras(self, inputs: keras.KerasTensor) -> keras.KerasTensor:
         """What `call` gives, by a dense layer of Keras's with a copy of the kernel, in float32."""
         kernel, bias = (weights.numpy() for weights in (self._kernel(), self.bias))
         dense = layers.Dense(len(bias), self._activation, name=self.name, dtype="float32")

@@ -92,7 +92,7 @@ class Model(base.Autoencoder):
             return activations
         return keep_largest(activations, self._test_units, most=self._test_units)
 
-    def stock_code(self, encoded: keras.KerasTensor) -> keras.KerasTensor:
+    def plain_keras_code(self, encoded: keras.KerasTensor) -> keras.KerasTensor:
         """The activations that `encode` keeps; of equal ones the first, too."""
         if self._sparsity != "k_sparse":
             return encoded
@@ -103,16 +103,16 @@ class Model(base.Autoencoder):
         """The activations of "kl", float32 [B, K]."""
         return self.encoder(images) if self._sparsity == "kl" else None
 
-    def loss_terms(self, images: tf.Tensor, moment: base.Moment) -> dict[str, tf.Tensor]:
+    def loss_terms(self, images: tf.Tensor, context: base.StepContext) -> dict[str, tf.Tensor]:
         """The reconstruction error and, of "kl" and "l1", the weighted penalty under that name."""
-        if self._sparsity == "k_sparse" and moment.training:
-            kept = self.kept_units(moment.progress)
+        if self._sparsity == "k_sparse" and context.training:
+            kept = self.kept_units(context.progress)
             codes = keep_largest(self.encoder(images), kept, most=self._first_active_units)
         else:
             codes = self.encode(images)
         terms = {self._loss: self.error(self.decoder(codes), images)}
         if self._sparsity == "kl":
-            rates = base.means_of_each(moment.batch_means, codes)
+            rates = base.means_of_each(context.batch_means, codes)
             penalty = tf.reduce_sum(bernoulli_kl_nats(self._target_rate, rates), axis=1)
             terms["kl"] = self._penalty_weight * penalty
         elif self._sparsity == "l1":

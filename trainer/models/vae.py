@@ -118,7 +118,7 @@ class Model(base.Autoencoder):
         """Images [B, H, W, C] to the means of their codes, float32 [B, K]."""
         return self.posterior(images)[0]
 
-    def stock_code(self, encoded: keras.KerasTensor) -> keras.KerasTensor:
+    def plain_keras_code(self, encoded: keras.KerasTensor) -> keras.KerasTensor:
         """The mean alone."""
         return keras.ops.split(encoded, 2, axis=-1)[0]
 
@@ -131,7 +131,7 @@ class Model(base.Autoencoder):
         """Codes of z ~ N(0, I), float32 [B, K]."""
         return noise.normal("prior", (self.code_size,))
 
-    def loss_terms(self, images: tf.Tensor, moment: base.Moment) -> dict[str, tf.Tensor]:
+    def loss_terms(self, images: tf.Tensor, context: base.StepContext) -> dict[str, tf.Tensor]:
         """What bounds -log p(x) from above, in nats, summed over the pixels.
 
         "elbo": `reconstruction_nats`, -log p(x|z) averaged over the samples of z, and `kl_nats`,
@@ -139,15 +139,15 @@ class Model(base.Autoencoder):
         until its warm-up ends; an evaluation, which comes at progress 1, has the final one.
         "iwae": `iwae_nats`, -log 1/k sum_i p(x, z_i) / q(z_i|x) of k samples (Burda et al. 2016).
         """
-        seen = self.binarised(images, moment.noise)
+        seen = self.binarised(images, context.noise)
         mean, log_variance = self.posterior(seen)
-        noise = moment.noise.normal("code", (self._samples, self.code_size))
+        noise = context.noise.normal("code", (self._samples, self.code_size))
         if self._objective == "iwae":
             log_weights = self._log_weights(seen, mean, log_variance, noise)
             return {"iwae_nats": -log_mean_exp(log_weights)}
         return {
             "reconstruction_nats": self._reconstruction_nats(seen, mean, log_variance, noise),
-            "kl_nats": self._beta_at(moment.progress) * kl_nats(mean, log_variance),
+            "kl_nats": self._beta_at(context.progress) * kl_nats(mean, log_variance),
         }
 
     def binarised(self, images: tf.Tensor, noise: Noise) -> tf.Tensor:

@@ -30,7 +30,7 @@ def encoder(model: models.Autoencoder, scaling: data.Scaling | None, dtype: str)
         outputs = _rescaled(outputs, 1 / scaling.deviation, left, "standardise")
     for layer in model.encoder.layers:
         outputs = _applied(layer, outputs)
-    return keras.Model(inputs, model.stock_code(outputs), name="encoder")
+    return keras.Model(inputs, model.plain_keras_code(outputs), name="encoder")
 
 
 def decoder(model: models.Autoencoder, scaling: data.Scaling | None) -> keras.Model:
@@ -61,7 +61,7 @@ def _rescaled(
 def _applied(layer: layers.Layer, inputs: keras.KerasTensor) -> keras.KerasTensor:
     """A layer's outputs, by the layer of Keras's that it is or that it says."""
     if hasattr(layer, "stock"):
-        return layer.stock(inputs)
+        return layer.plain_keras(inputs)
     kinds: tuple[Any, ...] = type(layer).__mro__
     of_keras = next(kind for kind in kinds if kind.__module__.startswith("keras."))
     copy = of_keras.from_config(layer.get_config() | {"dtype": "float32"})

@@ -100,7 +100,7 @@ def examples(
     """
     expected = _Expected(image_shape, "vectors" if len(image_shape) == 1 else "images")
     suffix = path.suffix.lower()
-    paths.require_there(path)
+    paths.require_exists(path)
     of_pictures = path.is_dir() or image_folders.is_image(path.name)
     require(
         of_pictures or suffix in _FILE_SUFFIXES,
@@ -132,7 +132,7 @@ def codes(path: Path, code_size: int, *, array: str = "") -> Input:
     """
     expected = _Expected((code_size,), "codes")
     suffix = path.suffix.lower()
-    paths.require_there(path)
+    paths.require_exists(path)
     require(
         suffix in _FILE_SUFFIXES and not path.is_dir(),
         f"input={str(path)!r} is not known; allowed: a file of codes that ends in "

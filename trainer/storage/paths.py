@@ -36,7 +36,7 @@ def suffix(output: str) -> str:
     return FOLDER if output.endswith("/") else Path(output).suffix.lower() or FOLDER
 
 
-def require_there(source: Path) -> None:
+def require_exists(source: Path) -> None:
     """Raises UserError unless there is such an input."""
     require(os.path.lexists(source), f"input={str(source)!r} is not there")
 
@@ -52,14 +52,14 @@ def check_stream(source: str, output: str, *, overwrite: bool) -> None:
     require(source != "", "input='' is not allowed; it must name a file or folder")
     require(output != "", "output='' is not allowed; it must name a file or folder")
     path, is_folder = path_of(output), suffix(output) == FOLDER
-    require_free(path, f"output={output!r}", overwrite=overwrite)
+    require_absent(path, f"output={output!r}", overwrite=overwrite)
     if source not in PARTS:
         read, written = path_of(source).resolve(), path.resolve()
         require(
             read != written and read not in written.parents and written not in read.parents,
             f"output={output!r} and input={source!r} lie one in the other",
         )
-        require_there(path_of(source))
+        require_exists(path_of(source))
     if not os.path.lexists(path):
         return
     require(
@@ -96,7 +96,7 @@ def check_files(folder: str | Path, names: Sequence[str], *, overwrite: bool) ->
         f"output={str(path)!r} is a file; it must name a folder",
     )
     for name in names:
-        require_free(path / name, str(path / name), overwrite=overwrite)
+        require_absent(path / name, str(path / name), overwrite=overwrite)
         require(
             not os.path.lexists(path / name) or not (path / name).is_dir(),
             f"{path / name} is a folder, and is not replaced",
@@ -111,7 +111,7 @@ def check_folder(output: str, mark: str, *, overwrite: bool) -> Path:
       UserError: it is there, or it is no such folder.
     """
     path = path_of(output).absolute()
-    require_free(path, f"output={str(path)!r}", overwrite=overwrite)
+    require_absent(path, f"output={str(path)!r}", overwrite=overwrite)
     require(
         not os.path.lexists(path) or (path / mark).is_file(),
         f"output={str(path)!r} is no export: there is no {mark} in it; it is not replaced",
@@ -140,11 +140,11 @@ def check_picture(flag: str, output: str, *, overwrite: bool) -> None:
         return
     path = path_of(output)
     require(suffix(output) == ".png", f"{flag}={output} is not allowed; it must end in .png")
-    require_free(path, f"{flag}={output}", overwrite=overwrite)
+    require_absent(path, f"{flag}={output}", overwrite=overwrite)
     require(path.parent.is_dir(), f"{flag}={output}: {path.parent} is no folder")
 
 
-def require_free(path: Path, name: str, *, overwrite: bool) -> None:
+def require_absent(path: Path, name: str, *, overwrite: bool) -> None:
     """Raises UserError if the path exists and may not be replaced.
 
     `name` is what the message calls it.

@@ -28,7 +28,7 @@ _MOST_SHOWN_NUMBERS = 2**20  # in all of these together
 _PICTURED = 64  # validations, each time that their number doubles
 
 
-class Window:
+class MetricsWindow:
     """The steps since the last log or checkpoint; `compiles`: the first call of them does."""
 
     def __init__(self, compiles: bool = False) -> None:
@@ -69,7 +69,7 @@ class Window:
         return row
 
 
-class Record:
+class Logger:
     """The chief's record of the steps from the first to the last."""
 
     def __init__(
@@ -93,7 +93,7 @@ class Record:
         self._saver = checkpoints.Background()
         self._clock = clock
         self._spikes = spikes
-        self._window = Window(compiles=True)
+        self._window = MetricsWindow(compiles=True)
         self._last_step = last_step
         if first_step == 0:
             self._summaries.text("train", 0, "config", f"```\n{config}```")
@@ -136,7 +136,7 @@ class Record:
             if due_now and not self._window.is_empty:
                 row = self._window.summarise(self._config.batch_size) | self._spikes.row(step)
                 self._training(step, row | {"goodput": self._clock.shares()["steps"]})
-                self._window = Window()
+                self._window = MetricsWindow()
 
     def _training(self, step: int, row: Mapping[str, float]) -> None:
         self._summaries.scalars("train", step, {_chart(name): row[name] for name in row})
@@ -170,7 +170,7 @@ class Record:
 
         The training may go back to `needed_step`.
         """
-        self._window = Window()  # a run that resumes here begins a window too
+        self._window = MetricsWindow()  # a run that resumes here begins a window too
         self._summaries.flush()
         self._saver.save(
             self._run / workdir.CHECKPOINTS,
@@ -205,7 +205,7 @@ class Record:
         return positions.Noise(self._config.seed, 0, count, stream="evaluation")
 
 
-class NoRecord:
+class NullLogger:
     """That of the workers who are not the chief: nothing."""
 
     def __enter__(self) -> Self:

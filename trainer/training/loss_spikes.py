@@ -64,12 +64,12 @@ class Spikes:
         Raises:
           UserError: the chief cannot read that.
         """
-        of_chief = self._workers.of_chief
-        notes = self._workers.chief_does(self._read) or []
+        broadcast_int = self._workers.broadcast_int
+        notes = self._workers.run_on_chief(self._read) or []
         pairs = [(note["first_skipped"], note["last_skipped"]) for note in notes]
-        count = of_chief(len(pairs))
+        count = broadcast_int(len(pairs))
         pairs = pairs or [(0, 0)] * count
-        self._skipped = [(of_chief(first), of_chief(last)) for first, last in pairs]
+        self._skipped = [(broadcast_int(first), broadcast_int(last)) for first, last in pairs]
         state = checkpoint.state() if checkpoint and self._on else {}
         self._loss_statistics = state.get(_LOSS_STATISTICS, np.zeros(3))
 
@@ -96,7 +96,7 @@ class Spikes:
         step, why = -1, _FOLLOWED
         if self._workers.is_chief:
             step, why = self._find(first_step, losses, broken)
-        step = self._workers.of_chief(step)
+        step = self._workers.broadcast_int(step)
         if step >= 0:
             self._raise(step, why)
 

@@ -34,7 +34,7 @@ class Pace:
         """The steps of a call, counted from 0; no more than `_CALLS_AHEAD` beyond those planned."""
         return self._planned[call] if self._adapts else self.most_steps
 
-    def wanted(self, steps: int, seconds: float) -> int:
+    def next_count(self, steps: int, seconds: float) -> int:
         """What a call that took so long says of the next; with care, as the first ones compile."""
         if not self._adapts:
             return self.most_steps
