@@ -13,7 +13,7 @@ FILES = sorted(TRAINER.rglob("*.py"))
 # A room imports from its own layer or from a lower one; rooms of one layer don't import each other.
 LAYERS = (
     ("errors", "positions", "tensorflow_import"),
-    ("config_names",),
+    ("config", "config_names"),
     ("storage",),
     ("monitoring",),
     ("data", "models"),
