@@ -23,7 +23,7 @@ from trainer.distribution.inference import map_batches
 from trainer.distribution.strategy import build_model, make_inference_strategy
 from trainer.distribution.variables import model_variables
 from trainer.errors import Preempted, UserError, require
-from trainer.run import checkpoints, workdir
+from trainer.run import workdir
 from trainer.storage import paths
 from trainer.train import train
 
@@ -109,13 +109,13 @@ class AutoencoderTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
             config = self._resolved(len(rows), self._seed(folder))
             losses = train(config, str(folder), rows)
             run = workdir.read(folder)
-            last = checkpoints.find(folder / workdir.CHECKPOINTS, run_id=run.run_id)
+            last = run.checkpoints.find()
             assert last is not None, "a training that ends has a checkpoint"
             self.config_ = config
             self.weights_ = {
                 path: array for path, array in last.state().items() if path.startswith("model/")
             }
-            self.scaling_ = data.scaling_of(run.inputs or {})
+            self.scaling_ = data.scaling_of(run.inputs)
             self.validation_loss_ = losses["loss"]
             self._n_features_out = self._model().code_size
         return self

@@ -16,7 +16,7 @@ from trainer.data.examples import empty
 from trainer.distribution.strategy import build_model, enable_determinism, make_strategy
 from trainer.distribution.workers import Workers
 from trainer.distribution.xla import candidate_executions
-from trainer.train import make_steps
+from trainer.training.setup import make_steps
 
 _STEPS_A_CALL = 100
 _IMAGES_A_CALL = 16_384

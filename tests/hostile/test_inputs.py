@@ -169,7 +169,7 @@ def run(tmp_path):
     config = dense.get_config()
     workdir.write(tmp_path, config, "0123abcd", {"CPU x 1": "graph"}, {"image_shape": [28, 28, 1]})
     for step in (2, 4):
-        row = {"step": step, "part": "train", "loss": 0.5, "images_per_second": 1e4}
+        row = {"step": step, "split": "train", "loss": 0.5, "images_per_second": 1e4}
         workdir.append_metrics(tmp_path, row)
         state = {"model/kernel": np.ones(3, np.float32)}
         folder, run_id = tmp_path / workdir.CHECKPOINTS, workdir.run_id(tmp_path)

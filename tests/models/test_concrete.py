@@ -259,7 +259,7 @@ def test_a_run_that_settles_ends_at_its_validation_and_stays_ended(
     assert all(again[path].tobytes() == array.tobytes() for path, array in state.items())
     assert evaluate(str(tmp_path))["step"] == 5
     rows = [json.loads(line) for line in (tmp_path / workdir.METRICS_LOG).open()]
-    assert [row["step"] for row in rows if row["part"] == "validation"] == [5]
+    assert [row["step"] for row in rows if row["split"] == "validation"] == [5]
 
 
 def test_a_run_stopped_between_two_validations_settles_where_it_would_have(

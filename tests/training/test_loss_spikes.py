@@ -69,7 +69,7 @@ def vectors_with(config, absurd_by_step, file=None):
 
 
 def losses(run):
-    return [(row["part"], row["step"], row["loss"], row.get("rollbacks")) for row in logged(run)]
+    return [(row["split"], row["step"], row["loss"], row.get("rollbacks")) for row in logged(run)]
 
 
 def assert_same_record(run, other):
@@ -126,7 +126,7 @@ def test_a_spike_leaves_the_bits_of_a_run_without_these_steps(
 
     train_without(config, tmp_path / "without", vectors, {11, 12, 13}, monkeypatch)
     assert_same_weights(tmp_path / "run", tmp_path / "without")
-    rows = [row for row in logged(tmp_path / "run") if row["part"] == "train"]
+    rows = [row for row in logged(tmp_path / "run") if row["split"] == "train"]
     steps = [step for step in range(2, 25, 2) if step != 14]  # before which none was taken
     assert [(row["step"], row["rollbacks"]) for row in rows] == [(s, s > 14) for s in steps]
     assert charts(tmp_path / "run", "train")["training/rollbacks"] == steps
@@ -310,7 +310,7 @@ def test_float16_overflows_are_no_spikes_and_a_lost_loss_is_one(config, tmp_path
     config.precision = "float16"
     vectors = vectors_with(config, {SPIKE_STEP: 1e30})
     train(config, str(tmp_path / "run"), vectors)
-    rows = [row for row in logged(tmp_path / "run") if row["part"] == "train"]
+    rows = [row for row in logged(tmp_path / "run") if row["split"] == "train"]
     assert rows[0]["skipped_steps"] > 0
     assert notes(tmp_path / "run") == [(11, 13, 8)]
     train_without(config, tmp_path / "without", vectors, {11, 12, 13}, monkeypatch)

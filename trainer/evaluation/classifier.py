@@ -23,7 +23,7 @@ from trainer.distribution.variables import model_variables
 from trainer.distribution.xla import EXECUTIONS, candidate_executions
 from trainer.errors import require, require_at_least
 from trainer.evaluation import evaluate
-from trainer.run import checkpoints, restore, workdir
+from trainer.run import checkpoints, restore
 from trainer.storage import atomic, paths
 
 FINETUNED = "finetuned"  # names of the files, without their endings
@@ -122,7 +122,7 @@ def finetune(
         batch_size=batch_size,
         seed=config.seed,
         last_step=ends[-1],
-        execution=_execution(path, run, batch_size),
+        execution=_execution(run, batch_size),
     )
     if isinstance(train.images, np.ndarray) and config.data.get("placement") != "host":
         steps.cache_on_device(train.images)
@@ -205,7 +205,7 @@ def _check(num_epochs: int, learning_rate: float, patience_epochs: int, labels: 
     )
 
 
-def _count_classes(run: restore.Trained) -> int:
+def _count_classes(run: restore.TrainedRun) -> int:
     """One more than the largest label."""
     parts = (run.dataset.train, run.dataset.validation, run.dataset.test)
     labels = [part.labels[:] for part in parts if part.labels is not None]
@@ -245,14 +245,14 @@ def _labelled(part: Images, count: int) -> Images:
     return Images(images, labels)
 
 
-def _read(run: restore.Trained, part: Images) -> tuple[np.ndarray, np.ndarray]:
+def _read(run: restore.TrainedRun, part: Images) -> tuple[np.ndarray, np.ndarray]:
     """Images and their labels, as `evaluation.read` gives them."""
     images, labels = evaluate.read(run, part)
     assert labels is not None
     return images, labels
 
 
-def _with_first_weights(run: restore.Trained) -> models.Autoencoder:
+def _with_first_weights(run: restore.TrainedRun) -> models.Autoencoder:
     """The autoencoder as its training began."""
     keras.utils.set_random_seed(run.config.seed)
     return build_model(
@@ -273,9 +273,9 @@ def _frozen_error(
     return 1 - evaluate.probe_accuracy(train_codes, train_labels, test_codes, test_labels)
 
 
-def _execution(path: Path, run: restore.Trained, batch_size: int) -> str:
+def _execution(run: restore.TrainedRun, batch_size: int) -> str:
     """How the run computes its own steps on these devices, or would."""
-    chosen = workdir.executions(path).get(describe_devices(run.strategy))
+    chosen = run.run.executions.get(describe_devices(run.strategy))
     if chosen is None and run.config.execution in EXECUTIONS:
         chosen = run.config.execution
     return chosen or candidate_executions(run.strategy, run.model, batch_size)[0]

@@ -98,7 +98,7 @@ def evaluate(folder: str, which: str = "last") -> dict[str, Any]:
     return metrics
 
 
-def read(run: restore.Trained, part: Images) -> tuple[np.ndarray, np.ndarray | None]:
+def read(run: restore.TrainedRun, part: Images) -> tuple[np.ndarray, np.ndarray | None]:
     """Images as float32 in [0, 1], and labels: all of them, or as many as are to be measured.
 
     So many, evenly spread, as fit the memory beside what is made of them; 200,000 at most.

@@ -91,7 +91,7 @@ def export(
             kept = [name for name in FORMATS if name in formats]
             reference = _reference(run, model, dtype)
             differences = _compare(made, reference, kept, aside)
-            card = _card(run, workdir.read(path), metrics, model, dtype, differences)
+            card = _card(run, run.run, metrics, model, dtype, differences)
             atomic.write_json(made / model_card.CARD, card)
             (made / model_card.README).write_text(model_card.readme(card))
             atomic.put(made, target, aside / "before")
