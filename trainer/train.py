@@ -10,7 +10,8 @@ import keras
 import numpy as np
 from ml_collections import ConfigDict
 
-from trainer import data, models, settings
+from trainer import data, models
+from trainer.config import EXECUTIONS, Config, flat, parse
 from trainer.data.examples import Records
 from trainer.distribution import optimizers, rendezvous
 from trainer.distribution.devices import check_devices, describe_devices, within_memory
@@ -20,26 +21,26 @@ from trainer.distribution.strategy import Strategy, build_model, enable_determin
 from trainer.distribution.variables import values_of
 from trainer.distribution.watchdog import Watchdog
 from trainer.distribution.workers import Workers, watched
-from trainer.distribution.xla import EXECUTIONS, candidate_executions
-from trainer.errors import NonFiniteError, Preempted, require, require_at_least, require_choice
+from trainer.distribution.xla import candidate_executions
+from trainer.errors import NonFiniteError, Preempted, require, require_choice
+from trainer.models.base import Autoencoder
 from trainer.monitoring.goodput import Clock
 from trainer.monitoring.profiler import Profile
 from trainer.monitoring.tensorboard import PARTS, forget_after
 from trainer.run import checkpoints, workdir
 from trainer.storage import paths
 from trainer.training.logger import Logger, NullLogger, words
-from trainer.training.loss_spikes import Spike, Spikes, check_spikes
+from trainer.training.loss_spikes import Spike, Spikes
 from trainer.training.signals import Stop
 from trainer.training.steps_per_call import Pace, cadences, due, step_ranges
 
 _NUMBER_BYTES = 4  # an example's number is an int32
-_LARGEST_SEED = 2**32 - 1  # that NumPy takes
 _MOST_POSITIONS = 2**62  # which are int64
 _MEASURED_IMAGES = 2048  # that each execution trains on when they are measured
 
 
 def train(
-    config: ConfigDict,
+    config: Config | ConfigDict,
     folder: str,
     vectors: np.ndarray | None = None,
     began_seconds: float | None = None,
@@ -60,6 +61,7 @@ def train(
       StorageError: the workdir cannot be written any more; the last checkpoint is intact.
     """
     clock = Clock(began_seconds)
+    config = parse(config)
     with contextlib.ExitStack() as scope:
         stop = scope.enter_context(contextlib.closing(Stop()))
         stop.arm()
@@ -70,7 +72,6 @@ def train(
 
         # 1. What needs no TensorFlow; then, before its first operation, the workers' devices.
         run = paths.path_of(folder)
-        _check(config)
         others = rendezvous.from_environment()
         scope.enter_context(watched(others))
         workers = _make_workers(config, others, stop)
@@ -81,7 +82,7 @@ def train(
         workers.run_on_chief(lambda: scope.enter_context(lock))
 
         # 2. The data, which fix the shape of the images and the number of steps.
-        dataset = workers.run_everywhere(lambda: data.load(**config.data, vectors=vectors))
+        dataset = workers.run_everywhere(lambda: data.load(**vars(config.data), vectors=vectors))
         fingerprint = dataset.fingerprint()
         workers.require_alike(f"the data of data.name={config.data.name!r}", fingerprint)
         last_step = math.ceil(config.num_epochs * len(dataset.train) / config.batch_size)
@@ -101,9 +102,9 @@ def train(
         model = build_model(
             workers.strategy,
             config.precision,
-            lambda: models.create(dataset.image_shape, **config.model),
+            lambda: models.create(dataset.image_shape, config.model),
         )
-        model.check_data(*_range(dataset), binarised=config.data.binarise)
+        model.check_data(*_range(dataset))
         steps = make_steps(config, workers, model, last_step)
 
         # 4. The workdir: another run's is refused, this run's goes on. The chief's state is all's.
@@ -161,11 +162,11 @@ def train(
 
 
 def _loop(
-    config: ConfigDict,
+    config: Config,
     run: Path,
     workers: Workers,
     steps: Steps,
-    model: models.Autoencoder,
+    model: Autoencoder,
     dataset: data.Dataset,
     spikes: Spikes,
     first_step: int,
@@ -253,12 +254,12 @@ def _loop(
     return last_step, losses or steps.evaluate(dataset.validation.images)
 
 
-def _make_workers(config: ConfigDict, others: rendezvous.Cluster | None, stop: Stop) -> Workers:
+def _make_workers(config: Config, others: rendezvous.Cluster | None, stop: Stop) -> Workers:
     """The workers of the cluster, once all have come, or this one alone; their devices."""
     count = len(others.addresses) if others else 1
     devices = check_devices(config.strategy, count)
     if others:
-        facts = {key: repr(value) for key, value in workdir.flat(config.to_dict()).items()}
+        facts = {key: repr(value) for key, value in flat(config.to_dict()).items()}
         facts |= workdir.installed_versions()
         facts |= {"the trainer's code": workdir.code_digest(), "what each has": str(devices)}
         rendezvous.rendezvous(others, facts, config.startup_timeout_seconds, lambda: stop.requested)
@@ -268,30 +269,6 @@ def _make_workers(config: ConfigDict, others: rendezvous.Cluster | None, stop: S
         strategy = make_strategy(config.strategy, count)
     stop.arm()  # the strategy of several workers takes SIGTERM away
     return Workers(strategy, others)
-
-
-def _check(config: ConfigDict) -> None:
-    settings.check(config)
-    require(
-        config.num_epochs > 0,
-        f"num_epochs={config.num_epochs} is not allowed; it must be above 0",
-    )
-    require(
-        0 <= config.seed <= _LARGEST_SEED,
-        f"seed={config.seed} is not allowed; it must be from 0 to {_LARGEST_SEED}",
-    )
-    for key in ("batch_size", "log_every_steps", "keep_checkpoints"):
-        require_at_least(key, config[key], 1)
-    for key in ("steps_per_call", "validate_every_steps", "checkpoint_every_steps"):
-        require_at_least(key, config[key], 0)
-    require(
-        config.startup_timeout_seconds > 0,
-        f"startup_timeout_seconds={config.startup_timeout_seconds} is not allowed; "
-        "it must be above 0",
-    )
-    require_choice("execution", config.execution, ("auto", "measure", *EXECUTIONS))
-    check_spikes(config.spikes)
-    Profile(config.profile, Path())
 
 
 def _range(dataset: data.Dataset) -> tuple[float, float]:
@@ -305,9 +282,9 @@ def _range(dataset: data.Dataset) -> tuple[float, float]:
 
 
 def make_steps(
-    config: ConfigDict,
+    config: Config,
     workers: Workers,
-    model: models.Autoencoder,
+    model: Autoencoder,
     last_step: int,
 ) -> Steps:
     """The training steps that a config asks for."""
@@ -333,7 +310,7 @@ def make_steps(
     )
 
 
-def _place(config: ConfigDict, workers: Workers, steps: Steps, dataset: data.Dataset) -> None:
+def _place(config: Config, workers: Workers, steps: Steps, dataset: data.Dataset) -> None:
     """Puts the training images on the devices, where they are to lie there and fit on all."""
     images = dataset.train.images
     if config.data.placement in ("host", "records") or not isinstance(images, np.ndarray):
@@ -349,9 +326,9 @@ def _place(config: ConfigDict, workers: Workers, steps: Steps, dataset: data.Dat
 
 
 def _agreed_execution(
-    config: ConfigDict,
+    config: Config,
     workers: Workers,
-    model: models.Autoencoder,
+    model: Autoencoder,
     steps: Steps,
     dataset: data.Dataset,
     known: dict[str, str],
@@ -370,9 +347,9 @@ def _agreed_execution(
 
 
 def _choose_execution(
-    config: ConfigDict,
+    config: Config,
     strategy: Strategy,
-    model: models.Autoencoder,
+    model: Autoencoder,
     steps: Steps,
     dataset: data.Dataset,
 ) -> str:
@@ -396,7 +373,7 @@ def _choose_execution(
 
 
 def _find_run(
-    run: Path, config: ConfigDict, fingerprint: str, last_step: int
+    run: Path, config: Config, fingerprint: str, last_step: int
 ) -> checkpoints.Checkpoint | None:
     """The checkpoint to go on from; a run that is new has none, since each begins with one."""
     workdir.check(run, config, fingerprint)
@@ -414,14 +391,14 @@ def _find_run(
     return checkpoint
 
 
-def _ended(checkpoint: checkpoints.Checkpoint | None, model: models.Autoencoder) -> bool:
+def _ended(checkpoint: checkpoints.Checkpoint | None, model: Autoencoder) -> bool:
     """Whether a run that goes on from there had ended there, before its last step."""
     validated = checkpoint is not None and checkpoint.validation_loss is not None
     return validated and model.has_converged()
 
 
 def _resume(
-    config: ConfigDict,
+    config: Config,
     run: Path,
     workers: Workers,
     steps: Steps,

@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 from tests.all_configs import CONFIGS, load_config
 from tests.hostile.corpus import TEXTS, assert_one_line, few_or_many, try_many
 from trainer import train as training
+from trainer.config import flat
 from trainer.errors import UserError
-from trainer.run import workdir
 from trainer.train import train
 
 NUMBERS = st.sampled_from(
@@ -39,7 +39,7 @@ def tiny_config(name):
     return config
 
 
-CHANGES = [(name, key) for name in CONFIGS for key in workdir.flat(tiny_config(name).to_dict())]
+CHANGES = [(name, key) for name in CONFIGS for key in flat(tiny_config(name).to_dict())]
 
 
 def change(config, key, what):

@@ -13,8 +13,8 @@ from tests.steps import adam_steps
 from trainer import models
 from trainer.errors import UserError
 from trainer.evaluation.evaluate import evaluate
-from trainer.models import StepContext
-from trainer.models.sparse import bernoulli_kl_nats, keep_largest, linear_classifier_error
+from trainer.models.base import StepContext
+from trainer.models.sparse.model import bernoulli_kl_nats, keep_largest, linear_classifier_error
 from trainer.positions import Noise
 from trainer.run import workdir
 from trainer.train import train

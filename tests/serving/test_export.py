@@ -19,7 +19,7 @@ from trainer import data, models
 from trainer.data.examples import to_unit
 from trainer.errors import ExportError, UserError
 from trainer.evaluation.evaluate import evaluate
-from trainer.models.sparse import keep_largest
+from trainer.models.sparse.model import keep_largest
 from trainer.run import workdir
 from trainer.serving import export as exporting
 from trainer.serving import model_card, plain_keras

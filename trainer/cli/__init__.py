@@ -18,7 +18,7 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 from ml_collections.config_flags.config_flags import ConfigFileFlagParser
 
-from trainer import config_names
+from trainer.config import config_path, parse
 from trainer.errors import CommandError, Preempted, UserError, printable, require_utf8
 from trainer.tensorflow_import import import_tensorflow
 
@@ -56,7 +56,12 @@ class _ConfigParser(ConfigFileFlagParser):
     def parse(self, path: str) -> ConfigDict:
         # A folder of that name is no config: runs are often called after theirs.
         named = path.replace("-", "_").isidentifier() and not Path(path).is_file()
-        return super().parse(str(config_names.path(path)) if named else path)
+        return super().parse(str(config_path(path)) if named else path)
+
+
+def check_config(config: ConfigDict) -> None:
+    """Raises UserError unless a training may begin with the config; needs no TensorFlow."""
+    parse(config)
 
 
 def check_run() -> None:

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-from ml_collections import ConfigDict
 
-from trainer import data, models, settings
+from trainer import data, models
+from trainer.config import Config
 from trainer.distribution.strategy import (
     Strategy,
     build_model,
@@ -17,6 +17,7 @@ from trainer.distribution.strategy import (
 )
 from trainer.distribution.variables import model_variables
 from trainer.errors import UserError, require
+from trainer.models.base import Autoencoder
 from trainer.run import checkpoints, workdir
 from trainer.storage import paths
 
@@ -26,9 +27,9 @@ class TrainedModel:
     """A model with the weights of a checkpoint; needs none of the data of its run."""
 
     strategy: Strategy  # that the model is on
-    config: ConfigDict
+    config: Config
     step: int  # that the checkpoint was taken at
-    model: models.Autoencoder
+    model: Autoencoder
     scaling: data.Scaling | None  # from a user's vectors to those that the model sees
     feature_names: tuple[str, ...]  # of the columns of a table, in the model's order
     fill: np.ndarray | None  # float64 [D], in a user's units, what stands for missing numbers
@@ -59,10 +60,8 @@ def load(folder: str | Path, which: str = "last") -> Trained:
     """
     path = paths.path_of(folder)
     run = workdir.read(path)
-    with workdir.of_another_version(path / workdir.CONFIG):
-        settings.check_data(run.config.data)
     model = _model_of(run, path, which)
-    dataset = data.load(**run.config.data)
+    dataset = data.load(**vars(run.config.data))
     require(
         dataset.fingerprint() == run.data_fingerprint,
         f"the data of {run.config.data.name!r} are not those that {path} was trained on",
@@ -93,7 +92,7 @@ def _model_of(run: workdir.Run, folder: Path, which: str) -> TrainedModel:
         model = build_model(
             strategy,
             run.config.precision,
-            lambda: models.create(image_shape, **run.config.model),
+            lambda: models.create(image_shape, run.config.model),
         )
     checkpoints.restore(checkpoint, model_variables(model))
     return TrainedModel(

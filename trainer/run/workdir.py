@@ -13,9 +13,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
-from ml_collections import ConfigDict
-
-from trainer.errors import UserError, require, require_kind, writing
+from trainer.config import Config, differences, parse
+from trainer.errors import UserError, require, writing
 from trainer.storage import atomic, locks
 
 CONFIG = "config.json"
@@ -24,42 +23,14 @@ METRICS_LOG = "metrics.jsonl"
 METRICS = "metrics.json"
 SAMPLES = ("samples.npz", "samples.png")
 
-# What may change when a run is started again: its length, its cadence, where its data lie, its
-# devices, and what it does about loss spikes.
-_FREE_KEYS = (
-    "num_epochs",
-    "data.placement",
-    "data.memory_gib",
-    "data.cache_dir",
-    "strategy",
-    "startup_timeout_seconds",
-    "profile",
-    "spikes.loss_ratio",
-    "spikes.skip_steps",
-    "spikes.max_rollbacks",
-    "steps_per_call",
-    "log_every_steps",
-    "validate_every_steps",
-    "checkpoint_every_steps",
-    "keep_checkpoints",
-    "histograms",
-    "pictures",
-    "quiet",
-)
 _PACKAGES = ("tensorflow", "keras", "numpy", "tensorflow-datasets", "scikit-learn")
-# Of a config, what is needed to read its run.
-_NEEDED = {
-    **dict.fromkeys(("seed", "batch_size"), int),
-    **dict.fromkeys(("precision", "execution", "model.name", "data.name"), str),
-    "deterministic": bool,
-}
 
 
 @dataclasses.dataclass(frozen=True)
 class Run:
     """What `config.json` says of a run."""
 
-    config: ConfigDict
+    config: Config
     data_fingerprint: str
     versions: Mapping[str, str]
     executions: Mapping[str, str]  # how its steps are computed, by the devices they are on
@@ -67,7 +38,7 @@ class Run:
     run_id: str | None  # its checkpoints bear it, and so do copies of the workdir; None likewise
 
 
-def check(workdir: Path, config: ConfigDict, data_fingerprint: str) -> None:
+def check(workdir: Path, config: Config, data_fingerprint: str) -> None:
     """Makes sure that a workdir is empty or holds a run of this config on these data.
 
     Raises:
@@ -80,19 +51,8 @@ def check(workdir: Path, config: ConfigDict, data_fingerprint: str) -> None:
         )
         return
     run = read(workdir)
-    before, now = (flat(c.to_dict()) for c in (run.config, config))
-    differing = [
-        key
-        for key in sorted(before.keys() | now.keys())
-        # JSON knows no tuples.
-        if json.dumps(before.get(key)) != json.dumps(now.get(key)) and key not in _FREE_KEYS
-    ]
-    kinds = {str(names.get("data.name")).partition(":")[0] for names in (before, now)}
-    if len(kinds) == 1 and kinds <= {"arrays", "images", "table"}:
-        differing = [key for key in differing if key != "data.name"]  # wherever they lie now
-    if "model.name" in differing:  # the other keys of two kinds are not comparable
-        differing = [key for key in differing if key == "model.name" or key[:6] != "model."]
-    changes = "; ".join(f"{key} was {before.get(key)!r}, is {now.get(key)!r}" for key in differing)
+    differing = differences(run.config, config)
+    changes = "; ".join(f"{key} was {old!r}, is {new!r}" for key, (old, new) in differing.items())
     require(
         not differing,
         f"{workdir} holds a run of another config: {changes}; "
@@ -102,17 +62,6 @@ def check(workdir: Path, config: ConfigDict, data_fingerprint: str) -> None:
         run.data_fingerprint == data_fingerprint,
         f"{workdir} holds a run on other data: those of {config.data.name!r} have changed",
     )
-
-
-def hyperparameters(config: ConfigDict) -> dict[str, Any]:
-    """What runs are compared by, of their dotted keys: all that the weights depend on."""
-    values = flat(config.to_dict())
-    weighty = ("num_epochs", "spikes.")  # though they may change
-    return {
-        key: value
-        for key, value in values.items()
-        if key not in _FREE_KEYS or key.startswith(weighty)
-    }
 
 
 def executions(workdir: Path) -> dict[str, str]:
@@ -127,7 +76,7 @@ def run_id(workdir: Path) -> str | None:
 
 def write(
     workdir: Path,
-    config: ConfigDict,
+    config: Config,
     data_fingerprint: str,
     executions: Mapping[str, str],
     inputs: Mapping[str, list],
@@ -175,8 +124,8 @@ def read(workdir: Path) -> Run:
     try:
         require(path.exists(), f"{workdir} holds no run: there is no {CONFIG} in it")
         description = json.loads(path.read_text())
-        config = ConfigDict(description["config"]).lock()
-        _check_needed(path, config)
+        with of_another_version(path):
+            config = parse(dict(description["config"]))
         return Run(
             config,
             _text(description["data_fingerprint"]),
@@ -187,14 +136,6 @@ def read(workdir: Path) -> Run:
         )
     except (OSError, *atomic.JSON_ERRORS) as error:
         raise UserError(f"{path} cannot be read ({type(error).__name__}: {error})") from error
-
-
-def _check_needed(path: Path, config: ConfigDict) -> None:
-    values = flat(config.to_dict())
-    with of_another_version(path):
-        for key, kind in _NEEDED.items():
-            require(key in values, f"there is no {key} in it")
-            require_kind(key, values[key], kind)
 
 
 @contextlib.contextmanager
@@ -335,14 +276,3 @@ def _step_of(line: str) -> float:
         return int(json.loads(line)["step"])
     except atomic.JSON_ERRORS:  # a line cut short by a kill
         return float("inf")
-
-
-def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """A config's values by their dotted keys."""
-    values: dict[str, Any] = {}
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            values |= flat(value, f"{prefix}{key}.")
-        else:
-            values[prefix + key] = value
-    return values

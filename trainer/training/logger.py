@@ -8,13 +8,14 @@ from types import TracebackType
 from typing import Self
 
 import numpy as np
-from ml_collections import ConfigDict
 
-from trainer import data, models, positions
+from trainer import data, positions
+from trainer.config import Config, hyperparameters
 from trainer.data.examples import to_unit
 from trainer.distribution.inference import model_graph
 from trainer.distribution.variables import model_variables, values_of
 from trainer.errors import Preempted
+from trainer.models.base import Autoencoder
 from trainer.monitoring import figures
 from trainer.monitoring.goodput import Clock
 from trainer.monitoring.progress import Progress
@@ -74,9 +75,9 @@ class Logger:
 
     def __init__(
         self,
-        config: ConfigDict,
+        config: Config,
         run: Path,
-        model: models.Autoencoder,
+        model: Autoencoder,
         dataset: data.Dataset,
         first_step: int,
         last_step: int,
@@ -99,7 +100,7 @@ class Logger:
             self._summaries.text("train", 0, "config", f"```\n{config}```")
             self._summaries.layout()
             self._summaries.graph(model_graph(model))
-        self._summaries.begin(workdir.hyperparameters(config))
+        self._summaries.begin(hyperparameters(config))
 
     def __enter__(self) -> Self:
         return self

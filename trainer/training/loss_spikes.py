@@ -12,10 +12,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from ml_collections import ConfigDict
 
+from trainer.config import Config
 from trainer.distribution.workers import Workers
-from trainer.errors import NonFiniteError, UserError, require, require_at_least, writing
+from trainer.errors import NonFiniteError, UserError, writing
 from trainer.run import checkpoints, workdir
 from trainer.storage import atomic
 
@@ -34,23 +34,13 @@ class Spike(Exception):  # noqa: N818
         self.why = why
 
 
-def check_spikes(settings: ConfigDict) -> None:
-    """Raises UserError unless these can be a config's `spikes`."""
-    require(
-        settings.loss_ratio == 0 or settings.loss_ratio > 1,
-        f"spikes.loss_ratio={settings.loss_ratio} is not allowed; it must be above 1, or 0: never",
-    )
-    for key in ("skip_steps", "max_rollbacks"):
-        require_at_least(f"spikes.{key}", settings[key], 1)
-
-
 class Spikes:
     """Detects loss spikes and knows the steps that are skipped because of them.
 
     All workers call the same methods; the chief decides.
     """
 
-    def __init__(self, config: ConfigDict, run: Path, workers: Workers):
+    def __init__(self, config: Config, run: Path, workers: Workers):
         self._settings = config.spikes
         self._on = config.spikes.loss_ratio > 0
         self._run = run

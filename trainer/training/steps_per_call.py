@@ -3,7 +3,7 @@
 import itertools
 from collections.abc import Iterator
 
-from ml_collections import ConfigDict
+from trainer.config import Config
 
 _SECONDS_PER_CALL = 0.5
 _CALLS_AHEAD = 4  # one more than the pipeline draws before it is asked for them
@@ -54,7 +54,7 @@ def due(step: int, every_steps: int, last_step: int) -> bool:
 def step_ranges(
     first_step: int,
     last_step: int,
-    config: ConfigDict,
+    config: Config,
     pace: Pace,
     borders: tuple[int, ...] = (),
 ) -> Iterator[tuple[int, int]]:
@@ -73,7 +73,7 @@ def step_ranges(
         step = stop
 
 
-def cadences(config: ConfigDict) -> list[int]:
+def cadences(config: Config) -> list[int]:
     """The numbers of steps after which the weights are needed: validations and checkpoints.
 
     Log lines need none: a call returns the metrics of each of its steps.
@@ -83,7 +83,7 @@ def cadences(config: ConfigDict) -> list[int]:
 
 
 def log_windows(
-    first_step: int, last_step: int, config: ConfigDict, end_step: int
+    first_step: int, last_step: int, config: Config, end_step: int
 ) -> Iterator[tuple[int, int]]:
     """Cuts the steps of a call wherever a log line is due, of a run that ends at `end_step`."""
     first = first_step
