@@ -30,7 +30,7 @@ from trainer.config.parsing import (
     source_of,
     source_settings,
 )
-from trainer.config.schema import Group, Key, key, keys
+from trainer.config.schema import Group, Key, defaults_of, key, keys
 
 __all__ = [
     "EXECUTIONS",
@@ -44,6 +44,7 @@ __all__ = [
     "config_path",
     "data_settings",
     "defaults",
+    "defaults_of",
     "differences",
     "flat",
     "hyperparameters",
