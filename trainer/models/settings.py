@@ -7,13 +7,13 @@ from typing import Any, ClassVar
 from trainer.config import ModelSettings, key
 from trainer.errors import require
 
-# Names of keras.activations that keep the shape of a layer's outputs.
+# Names of keras.activations, but for those that change the shape or need arguments.
 ACTIVATIONS = (
     *("celu", "elu", "exponential", "gelu", "hard_shrink", "hard_sigmoid", "hard_silu"),
     *("hard_swish", "hard_tanh", "leaky_relu", "linear", "log_sigmoid", "log_softmax", "mish"),
     *("relu", "relu6", "selu", "sigmoid", "silu", "soft_shrink", "softmax", "softplus"),
     *("softsign", "sparse_plus", "sparse_sigmoid", "sparsemax", "squareplus", "swish", "tanh"),
-    *("tanh_shrink", "threshold"),
+    "tanh_shrink",
 )
 
 
