@@ -168,7 +168,7 @@ def test_dead_and_active_units_are_counted():
     codes[:, 0] = 1.0
     codes[:2, 1] = -2.0
     unused = np.zeros((4, *SHAPE), np.float32)
-    measured = models.Measured(unused, unused, codes, None, None, None)  # type: ignore[arg-type]
+    measured = models.Measured(unused, unused, codes, None, None, None)
     metrics = model.own_metrics(measured)
     assert metrics["active_units_mean"] == (2 + 2 + 1 + 1) / 4
     assert metrics["dead_units_share"] == pytest.approx(58 / 60)

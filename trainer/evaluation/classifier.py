@@ -126,7 +126,7 @@ def finetune(
         last_step=ends[-1],
         execution=_execution(path, run, batch_size),
     )
-    if isinstance(train.images, np.ndarray) and config.data.get("placement") != "host":
+    if isinstance(train.images, np.ndarray) and config.data.placement != "host":
         steps.cache_on_device(train.images)
 
     # 3. What is told from the codes as they are; the epochs, of which the best is kept.
