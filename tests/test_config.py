@@ -36,7 +36,7 @@ from trainer.config import (
     source_settings,
 )
 from trainer.distribution import optimizers, strategy
-from trainer.errors import UserError
+from trainer.errors import UserError, printable
 from trainer.models.settings import ACTIVATIONS
 
 NAME_OF = {
@@ -147,11 +147,10 @@ def impossible(kind, key):
     return st.one_of(outside)
 
 
-@pytest.mark.parametrize("kind", kinds())
 @FEW
 @given(data=st.data())
-def test_any_config_within_its_ranges_is_taken(kind, data):
-    source = data.draw(st.sampled_from(sorted(NAME_OF)))
+def test_any_config_within_its_ranges_is_taken(data):
+    kind, source = data.draw(st.sampled_from(kinds())), data.draw(st.sampled_from(sorted(NAME_OF)))
     drawn = {}
     for prefix, group in groups(kind, source).items():
         drawn[prefix] = {
@@ -186,7 +185,10 @@ def test_one_bad_value_of_any_key_is_refused_with_the_key_and_the_value(data):
     told = str(error.value)
     assert_one_line(told)
     assert f"{name}=" in told
-    assert repr(bad).strip("'\"") in told or str(bad) in told or float(bad) == float(bad)
+    shown = {printable(repr(bad))}
+    if type(bad) in (int, float) and abs(bad) < sys.float_info.max:
+        shown.add(str(float(bad)))  # of a float key
+    assert any(value in told for value in shown)
 
 
 @pytest.mark.parametrize("prefix", ["", "optimizer.", "spikes.", "data.", "model."])
