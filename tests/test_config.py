@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from docs import configuration
 from tests.all_configs import CONFIG_OF, load_config, tiny
 from tests.hostile.corpus import assert_one_line
+from trainer import models
 from trainer.config import (
     EXECUTIONS,
     Config,
@@ -340,3 +341,22 @@ def test_a_choice_is_one_that_tensorflow_and_keras_know():
 
 def test_the_documented_tables_are_current():
     assert configuration.PAGE.read_text() == configuration.page()
+
+
+def test_a_kind_is_a_package_and_nothing_more(tmp_path, monkeypatch):
+    (tmp_path / "cubist").mkdir()
+    (tmp_path / "cubist" / "__init__.py").write_text(
+        "import dataclasses\n"
+        "from trainer.config import key\n"
+        "from trainer.models import settings\n"
+        "@dataclasses.dataclass(frozen=True)\n"
+        "class Settings(settings.CodeSize):\n"
+        "    code_size: int = 7\n"
+        "    cubes: int = key(3, 'Cubes in a picture.', at_least=1)\n"
+    )
+    monkeypatch.setattr(models, "__path__", [*models.__path__, str(tmp_path)])
+    config = parse(defaults("cubist"))
+    assert config.to_dict()["model"] == {"name": "cubist", "code_size": 7, "cubes": 3}
+    with pytest.raises(UserError, match=r"model\.cubes=0 is not allowed; it must be at least 1"):
+        parse(changed(config, {"model.cubes": 0}))
+    assert "`model.cubes`" in configuration.page()
