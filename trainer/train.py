@@ -9,6 +9,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from trainer import data
+from trainer.config import Config, parse
 from trainer.data.examples import Records
 from trainer.distribution.devices import describe_devices, within_memory
 from trainer.distribution.gpus import unusable_gpu_note
@@ -26,7 +27,7 @@ _INDEX_BYTES = 4  # an example's index is an int32
 
 
 def train(
-    config: ConfigDict,
+    config: Config | ConfigDict,
     workdir: str,
     vectors: np.ndarray | None = None,
     began_seconds: float | None = None,
@@ -46,6 +47,7 @@ def train(
       StorageError: the workdir cannot be written any more; the last checkpoint is intact.
     """
     clock = Clock(began_seconds)
+    config = parse(config)
     with contextlib.ExitStack() as scope:
         # A device that is too small shows by the first validation; later, other programs fill it.
         memory_check = scope.enter_context(contextlib.ExitStack())

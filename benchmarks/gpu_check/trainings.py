@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from benchmarks.sides import clock
 from benchmarks.sides.with_trainer import Training
-from trainer import config_names
+from trainer.config import load_config
 from trainer.monitoring import goodput
 from trainer.run import workdir
 from trainer.train import train as train_run
@@ -26,7 +26,7 @@ def train(net: str, folder: str, steps: int, changes: Mapping[str, Any]) -> dict
     Returns the logged losses, the SHA-256 of all weights and slots, and whether float32 products
     used TF32.
     """
-    config = config_names.load(net)
+    config = load_config(net)
     settings = {
         "data.name": "digits",
         "batch_size": 128,
@@ -85,7 +85,7 @@ def logged_rate(net: str, folder: str, steps: int, changes: Mapping[str, Any]) -
 
     The start-up, the compilation, validations and checkpoints do not count.
     """
-    config = config_names.load(net)
+    config = load_config(net)
     config.update_from_flattened_dict(
         {
             "data.name": f"noise:{clock.IMAGES}",

@@ -12,6 +12,7 @@ import tensorflow as tf
 from benchmarks.nets import IMAGE_SHAPE
 from benchmarks.sides import clock
 from trainer import data, models
+from trainer.config import parse
 from trainer.data.examples import empty
 from trainer.distribution.strategy import build_model, enable_determinism, make_strategy
 from trainer.distribution.workers import Workers
@@ -60,7 +61,7 @@ class Training:
         workers = Workers(make_strategy("auto" if on_gpus else cpu_strategy))
         strategy = workers.strategy
         model = build_model(
-            strategy, config.precision, lambda: models.create(IMAGE_SHAPE, **config.model)
+            strategy, config.precision, lambda: models.create(IMAGE_SHAPE, parse(config).model)
         )
         self.steps = make_steps(config, workers, model, last_step=10**6)
         self.steps.cache_on_device(images)

@@ -35,6 +35,7 @@ from tests.hostile.corpus import (
 )
 from tests.runs import found
 from trainer import cli, data
+from trainer.config import flat
 from trainer.data.files import idx, images, numpy_files, tables
 from trainer.errors import UserError
 from trainer.monitoring.goodput import FILE as GOODPUT
@@ -460,7 +461,7 @@ def test_every_load_of_arrays_forbids_pickles_and_nothing_evaluates_text():
 
 # The command line.
 
-KEYS = sorted(workdir.flat(dense.get_config().to_dict()))
+KEYS = sorted(flat(dense.get_config().to_dict()))
 
 
 @few_or_many(MANY)

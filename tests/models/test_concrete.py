@@ -16,8 +16,8 @@ from trainer import data, models
 from trainer.distribution.strategy import build_model, make_strategy
 from trainer.errors import UserError
 from trainer.evaluation.evaluate import evaluate, print_table
-from trainer.models import Measured, StepContext
-from trainer.models.concrete import distinct_choice, gumbel
+from trainer.models.base import Measured, StepContext
+from trainer.models.concrete.model import distinct_choice, gumbel
 from trainer.positions import Noise
 from trainer.run import restore, workdir
 from trainer.train import train
@@ -241,7 +241,7 @@ def concrete_config(digits_config):
 
 
 def settle_from(monkeypatch, threshold):
-    monkeypatch.setattr("trainer.models.concrete._SETTLED_ABOVE", threshold)
+    monkeypatch.setattr("trainer.models.concrete.model._SETTLED_ABOVE", threshold)
 
 
 def test_a_run_that_settles_ends_at_its_validation_and_stays_ended(

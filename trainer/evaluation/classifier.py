@@ -13,6 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from trainer import data, models, positions
+from trainer.config import EXECUTIONS
 from trainer.data.examples import Images
 from trainer.distribution import optimizers
 from trainer.distribution.devices import describe_devices
@@ -20,9 +21,10 @@ from trainer.distribution.inference import map_batches
 from trainer.distribution.step import Steps
 from trainer.distribution.strategy import build_model, enable_determinism
 from trainer.distribution.variables import model_variables
-from trainer.distribution.xla import EXECUTIONS, candidate_executions
+from trainer.distribution.xla import candidate_executions
 from trainer.errors import require, require_at_least
 from trainer.evaluation import evaluate
+from trainer.models.base import Autoencoder, StepContext
 from trainer.run import checkpoints, restore
 from trainer.storage import atomic, paths
 
@@ -39,7 +41,7 @@ class Classifier(keras.Model):
     So Vincent et al. 2010 and Rifai et al. 2011 measure what an encoder has learnt.
     """
 
-    def __init__(self, autoencoder: models.Autoencoder, classes: int):
+    def __init__(self, autoencoder: Autoencoder, classes: int):
         super().__init__()
         self.encoder = autoencoder.encoder
         self._encode = autoencoder.encode  # which may do more than its encoder
@@ -51,7 +53,7 @@ class Classifier(keras.Model):
         """Images [B, H, W, C] to logits, float32 [B, classes]."""
         return self.softmax(self._encode(images))
 
-    def loss_terms(self, images: tf.Tensor, context: models.StepContext) -> dict[str, tf.Tensor]:
+    def loss_terms(self, images: tf.Tensor, context: StepContext) -> dict[str, tf.Tensor]:
         """The `cross_entropy` of the labels, in nats."""
         return {"cross_entropy": _cross_entropy_nats(self(images), context.labels)}
 
@@ -124,7 +126,7 @@ def finetune(
         last_step=ends[-1],
         execution=_execution(run, batch_size),
     )
-    if isinstance(train.images, np.ndarray) and config.data.get("placement") != "host":
+    if isinstance(train.images, np.ndarray) and config.data.placement != "host":
         steps.cache_on_device(train.images)
 
     # 3. What is told from the codes as they are; the epochs, of which the best is kept.
@@ -252,18 +254,18 @@ def _read(run: restore.TrainedRun, part: Images) -> tuple[np.ndarray, np.ndarray
     return images, labels
 
 
-def _with_first_weights(run: restore.TrainedRun) -> models.Autoencoder:
+def _with_first_weights(run: restore.TrainedRun) -> Autoencoder:
     """The autoencoder as its training began."""
     keras.utils.set_random_seed(run.config.seed)
     return build_model(
         run.strategy,
         run.config.precision,
-        lambda: models.create(run.dataset.image_shape, **run.config.model),
+        lambda: models.create(run.dataset.image_shape, run.config.model),
     )
 
 
 def _frozen_error(
-    autoencoder: models.Autoencoder,
+    autoencoder: Autoencoder,
     train: np.ndarray,
     train_labels: np.ndarray,
     test: np.ndarray,

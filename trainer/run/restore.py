@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-from ml_collections import ConfigDict
 
-from trainer import data, models, settings
+from trainer import data, models
+from trainer.config import Config
 from trainer.distribution.strategy import (
     Strategy,
     build_model,
@@ -17,6 +17,7 @@ from trainer.distribution.strategy import (
 )
 from trainer.distribution.variables import model_variables
 from trainer.errors import UserError, require
+from trainer.models.base import Autoencoder
 from trainer.run import workdir
 from trainer.storage import paths
 
@@ -28,13 +29,13 @@ class TrainedModel:
     run: workdir.Run
     strategy: Strategy  # on whose devices the model is
     step: int  # of the checkpoint
-    model: models.Autoencoder
+    model: Autoencoder
     scaling: data.Scaling | None  # from a user's vectors to the model's
     feature_names: tuple[str, ...]  # the columns of a table, in the model's order
     fill: np.ndarray | None  # float64 [D], in a user's units, in the place of missing numbers
 
     @property
-    def config(self) -> ConfigDict:
+    def config(self) -> Config:
         """The config of the run."""
         return self.run.config
 
@@ -64,10 +65,8 @@ def load(folder: str | Path, checkpoint: str = "last") -> TrainedRun:
       UserError: as `load_model`, or the data are not what the run was trained on.
     """
     run = workdir.read(paths.path_of(folder))
-    with workdir.as_damaged_config(run.workdir):
-        settings.check_data(run.config.data)
     trained = _restore(run, checkpoint)
-    dataset = data.load(**run.config.data)
+    dataset = data.load(**vars(run.config.data))
     require(
         dataset.fingerprint() == run.data_fingerprint,
         f"the data of {run.config.data.name!r} are not those that {run.workdir} was trained on",
@@ -87,7 +86,7 @@ def _restore(run: workdir.Run, checkpoint: str) -> TrainedModel:
         model = build_model(
             strategy,
             run.config.precision,
-            lambda: models.create(image_shape, **run.config.model),
+            lambda: models.create(image_shape, run.config.model),
         )
     found.restore(model_variables(model))
     return TrainedModel(run, strategy, found.step, model, scaling, feature_names, fill)

@@ -11,9 +11,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
-from ml_collections import ConfigDict
-
-from trainer.errors import UserError, require, require_kind, writing
+from trainer.config import Config, differences, parse
+from trainer.errors import UserError, require, writing
 from trainer.run.checkpoints import Checkpoints
 from trainer.run.metrics_log import MetricsLog, step_of
 from trainer.storage import atomic, locks
@@ -24,35 +23,7 @@ METRICS_LOG = "metrics.jsonl"
 METRICS = "metrics.json"
 SAMPLES = ("samples.npz", "samples.png")
 
-# What may change when a run is started again: its length, its cadence, where its data lie, its
-# devices, and what it does about loss spikes.
-_FREE_KEYS = (
-    "num_epochs",
-    "data.placement",
-    "data.memory_gib",
-    "data.cache_dir",
-    "strategy",
-    "startup_timeout_seconds",
-    "profile",
-    "spikes.loss_ratio",
-    "spikes.skip_steps",
-    "spikes.max_rollbacks",
-    "steps_per_call",
-    "log_every_steps",
-    "validate_every_steps",
-    "checkpoint_every_steps",
-    "keep_checkpoints",
-    "histograms",
-    "pictures",
-    "quiet",
-)
 _PACKAGES = ("tensorflow", "keras", "numpy", "tensorflow-datasets", "scikit-learn")
-# Of a config, what is needed to read its run.
-_NEEDED = {
-    **dict.fromkeys(("seed", "batch_size"), int),
-    **dict.fromkeys(("precision", "execution", "model.name", "data.name"), str),
-    "deterministic": bool,
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +31,7 @@ class Run:
     """A run: its workdir, and what `config.json` there says."""
 
     workdir: Path
-    config: ConfigDict
+    config: Config
     data_fingerprint: str
     inputs: Mapping[str, list]  # shape, scaling and names of the inputs: `Dataset.inputs`
     versions: Mapping[str, str]  # of the packages that the run began with
@@ -91,7 +62,7 @@ class Run:
 
 
 def open_run(
-    workdir: Path, config: ConfigDict, data_fingerprint: str, inputs: Mapping[str, list]
+    workdir: Path, config: Config, data_fingerprint: str, inputs: Mapping[str, list]
 ) -> Run:
     """Returns the run of this config on these data: that of the workdir, or a new one.
 
@@ -108,44 +79,18 @@ def open_run(
         run_id, versions = uuid.uuid4().hex, installed_versions()
         return Run(workdir, config, data_fingerprint, inputs, versions, run_id, {})
     run = read(workdir)
-    _require_same_config(workdir, run.config, config)
-    require(
-        run.data_fingerprint == data_fingerprint,
-        f"{workdir} holds a run on other data: those of {config.data.name!r} have changed",
-    )
-    return dataclasses.replace(run, config=config, inputs=inputs)
-
-
-def _require_same_config(workdir: Path, old: ConfigDict, new: ConfigDict) -> None:
-    before, now = (flat(c.to_dict()) for c in (old, new))
-    differing = [
-        key
-        for key in sorted(before.keys() | now.keys())
-        # JSON knows no tuples.
-        if json.dumps(before.get(key)) != json.dumps(now.get(key)) and key not in _FREE_KEYS
-    ]
-    kinds = {str(names.get("data.name")).partition(":")[0] for names in (before, now)}
-    if len(kinds) == 1 and kinds <= {"arrays", "images", "table"}:
-        differing = [key for key in differing if key != "data.name"]  # wherever they lie now
-    if "model.name" in differing:  # the other keys of two kinds are not comparable
-        differing = [key for key in differing if key == "model.name" or key[:6] != "model."]
-    changes = "; ".join(f"{key} was {before.get(key)!r}, is {now.get(key)!r}" for key in differing)
+    differing = differences(run.config, config)
+    changes = "; ".join(f"{key} was {old!r}, is {new!r}" for key, (old, new) in differing.items())
     require(
         not differing,
         f"{workdir} holds a run of another config: {changes}; "
         "take another --workdir, or the old values",
     )
-
-
-def hyperparameters(config: ConfigDict) -> dict[str, Any]:
-    """What runs are compared by, of their dotted keys: all that the weights depend on."""
-    values = flat(config.to_dict())
-    weighty = ("num_epochs", "spikes.")  # though they may change
-    return {
-        key: value
-        for key, value in values.items()
-        if key not in _FREE_KEYS or key.startswith(weighty)
-    }
+    require(
+        run.data_fingerprint == data_fingerprint,
+        f"{workdir} holds a run on other data: those of {config.data.name!r} have changed",
+    )
+    return dataclasses.replace(run, config=config, inputs=inputs)
 
 
 def installed_versions() -> dict[str, str]:
@@ -173,8 +118,8 @@ def read(workdir: Path) -> Run:
     require(path.exists(), f"{workdir} holds no run: there is no {CONFIG} in it")
     try:
         description = json.loads(path.read_text())
-        config = ConfigDict(description["config"]).lock()
-        _check_needed(workdir, config)
+        with as_damaged_config(workdir):
+            config = parse(dict(description["config"]))
         return Run(
             workdir,
             config,
@@ -186,14 +131,6 @@ def read(workdir: Path) -> Run:
         )
     except (OSError, *atomic.JSON_ERRORS) as error:
         raise UserError(f"{path} cannot be read ({type(error).__name__}: {error})") from error
-
-
-def _check_needed(workdir: Path, config: ConfigDict) -> None:
-    values = flat(config.to_dict())
-    with as_damaged_config(workdir):
-        for key, kind in _NEEDED.items():
-            require(key in values, f"there is no {key} in it")
-            require_kind(key, values[key], kind)
 
 
 @contextlib.contextmanager
@@ -274,14 +211,3 @@ def is_measured(workdir: Path, metrics: str = METRICS) -> bool:
         and path.exists()
         and step_of(path.read_text(errors="replace")) == rows[-1]["step"]
     )
-
-
-def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """A config's values by their dotted keys."""
-    values: dict[str, Any] = {}
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            values |= flat(value, f"{prefix}{key}.")
-        else:
-            values[prefix + key] = value
-    return values

@@ -9,6 +9,7 @@ from typing import Self
 import numpy as np
 
 from trainer import positions
+from trainer.config import hyperparameters
 from trainer.data.examples import to_unit
 from trainer.distribution.inference import model_graph
 from trainer.distribution.variables import model_variables, values_of
@@ -17,7 +18,6 @@ from trainer.monitoring import figures
 from trainer.monitoring.goodput import Clock
 from trainer.monitoring.progress import Progress
 from trainer.monitoring.tensorboard import Summaries
-from trainer.run import workdir
 from trainer.run.background import BackgroundSaver
 from trainer.training.loss_spikes import LossSpikes, Spike
 from trainer.training.setup import Setup
@@ -96,7 +96,7 @@ class Logger:
             self._summaries.text("train", 0, "config", f"```\n{config}```")
             self._summaries.layout()
             self._summaries.graph(model_graph(setup.model))
-        self._summaries.begin(workdir.hyperparameters(config))
+        self._summaries.begin(hyperparameters(config))
 
     def __enter__(self) -> Self:
         return self

@@ -10,10 +10,10 @@ import sys
 from collections.abc import Iterator
 
 import numpy as np
-from ml_collections import ConfigDict
 
+from trainer.config import LossSpikes as Settings
 from trainer.distribution.workers import Workers
-from trainer.errors import NonFiniteError, require, require_at_least
+from trainer.errors import NonFiniteError
 from trainer.run.checkpoints import Checkpoint, Checkpoints
 
 _MEAN_STEPS = 100  # time constant of the running mean
@@ -30,23 +30,13 @@ class Spike(Exception):  # noqa: N818
         self.reason = reason
 
 
-def check_spikes(settings: ConfigDict) -> None:
-    """Raises UserError unless a config may have these `spikes`."""
-    require(
-        settings.loss_ratio == 0 or settings.loss_ratio > 1,
-        f"spikes.loss_ratio={settings.loss_ratio} is not allowed; it must be above 1, or 0: never",
-    )
-    for key in ("skip_steps", "max_rollbacks"):
-        require_at_least(f"spikes.{key}", settings[key], 1)
-
-
 class LossSpikes:
     """Detects loss spikes, and knows the steps to skip because of them.
 
     All workers call the same methods in the same order; the chief decides.
     """
 
-    def __init__(self, settings: ConfigDict, workers: Workers):
+    def __init__(self, settings: Settings, workers: Workers):
         self._settings = settings
         self._enabled = settings.loss_ratio > 0
         self._workers = workers

@@ -8,25 +8,24 @@ from pathlib import Path
 
 import keras
 import numpy as np
-from ml_collections import ConfigDict
 
-from trainer import data, models, settings
+from trainer import data, models
+from trainer.config import EXECUTIONS, Config, flat
 from trainer.distribution import optimizers, rendezvous
 from trainer.distribution.devices import check_devices, describe_devices
 from trainer.distribution.step import Steps
 from trainer.distribution.strategy import build_model, enable_determinism, make_strategy
 from trainer.distribution.watchdog import Watchdog
 from trainer.distribution.workers import Workers, watched
-from trainer.distribution.xla import EXECUTIONS, candidate_executions
-from trainer.errors import require, require_at_least, require_choice
+from trainer.distribution.xla import candidate_executions
+from trainer.errors import require, require_choice
+from trainer.models.base import Autoencoder
 from trainer.monitoring.profiler import Profile
 from trainer.run import workdir
 from trainer.run.workdir import Run
 from trainer.storage import paths
-from trainer.training.loss_spikes import check_spikes
 from trainer.training.signals import Stop
 
-_MAX_SEED = 2**32 - 1  # of NumPy
 _MAX_POSITION = 2**62  # positions are int64
 _MEASURED_IMAGES = 2048  # on which each execution trains when executions are timed
 
@@ -35,19 +34,19 @@ _MEASURED_IMAGES = 2048  # on which each execution trains when executions are ti
 class Setup:
     """What one start of a run works with."""
 
-    config: ConfigDict
+    config: Config
     workdir: Path
     run: Run | None  # the chief's
     workers: Workers
     dataset: data.Dataset
-    model: models.Autoencoder
+    model: Autoencoder
     steps: Steps
     last_step: int
     stop: Stop
 
 
 @contextlib.contextmanager
-def set_up(config: ConfigDict, folder: str, vectors: np.ndarray | None = None) -> Iterator[Setup]:
+def set_up(config: Config, folder: str, vectors: np.ndarray | None = None) -> Iterator[Setup]:
     """Sets up a start of the run in a workdir; writes nothing but the workdir's lock.
 
     Raises:
@@ -56,7 +55,6 @@ def set_up(config: ConfigDict, folder: str, vectors: np.ndarray | None = None) -
       WorkersError: another worker has not come.
     """
     path = paths.path_of(folder)
-    _check(config)
     with contextlib.ExitStack() as scope:
         # The workers and their devices, before TensorFlow's first operation.
         stop = scope.enter_context(contextlib.closing(Stop()))
@@ -71,7 +69,7 @@ def set_up(config: ConfigDict, folder: str, vectors: np.ndarray | None = None) -
         workers.run_on_chief(lambda: scope.enter_context(lock))
 
         # The data fix the shape of the model's inputs and the number of steps.
-        dataset = workers.run_everywhere(lambda: data.load(**config.data, vectors=vectors))
+        dataset = workers.run_everywhere(lambda: data.load(**vars(config.data), vectors=vectors))
         fingerprint = dataset.fingerprint()
         workers.require_alike(f"the data of data.name={config.data.name!r}", fingerprint)
         last_step = _last_step(config, len(dataset.train))
@@ -81,9 +79,9 @@ def set_up(config: ConfigDict, folder: str, vectors: np.ndarray | None = None) -
         model = build_model(
             workers.strategy,
             config.precision,
-            lambda: models.create(dataset.image_shape, **config.model),
+            lambda: models.create(dataset.image_shape, config.model),
         )
-        model.check_data(*_range(dataset), binarised=config.data.binarise)
+        model.check_data(*_range(dataset))
         steps = make_steps(config, workers, model, last_step)
         run = workers.run_on_chief(
             lambda: workdir.open_run(path, config, fingerprint, dataset.inputs())
@@ -91,9 +89,7 @@ def set_up(config: ConfigDict, folder: str, vectors: np.ndarray | None = None) -
         yield Setup(config, path, run, workers, dataset, model, steps, last_step, stop)
 
 
-def make_steps(
-    config: ConfigDict, workers: Workers, model: models.Autoencoder, last_step: int
-) -> Steps:
+def make_steps(config: Config, workers: Workers, model: Autoencoder, last_step: int) -> Steps:
     """Makes the training steps that a config asks for."""
     optimizer = config.optimizer
     return Steps(
@@ -171,12 +167,12 @@ def _choose_execution(setup: Setup) -> str:
     return steps.fastest(candidates, next(batches.as_numpy_iterator())[2])
 
 
-def _make_workers(config: ConfigDict, cluster: rendezvous.Cluster | None, stop: Stop) -> Workers:
+def _make_workers(config: Config, cluster: rendezvous.Cluster | None, stop: Stop) -> Workers:
     """Waits for the other workers of a cluster; makes the strategy on the devices of all."""
     count = len(cluster.addresses) if cluster else 1
     devices = check_devices(config.strategy, count)
     if cluster:
-        facts = {key: repr(value) for key, value in workdir.flat(config.to_dict()).items()}
+        facts = {key: repr(value) for key, value in flat(config.to_dict()).items()}
         facts |= workdir.installed_versions()
         facts |= {"the trainer's code": workdir.code_digest(), "what each has": str(devices)}
         rendezvous.rendezvous(
@@ -190,7 +186,7 @@ def _make_workers(config: ConfigDict, cluster: rendezvous.Cluster | None, stop: 
     return Workers(strategy, cluster)
 
 
-def _last_step(config: ConfigDict, examples: int) -> int:
+def _last_step(config: Config, examples: int) -> int:
     last_step = math.ceil(config.num_epochs * examples / config.batch_size)
     require(
         last_step * config.batch_size <= _MAX_POSITION,
@@ -212,27 +208,3 @@ def _range(dataset: data.Dataset) -> tuple[float, float]:
     arrays = [split.images for split in splits if isinstance(split.images, np.ndarray)]
     rows = [array for array in arrays if len(array)]
     return min(row.min() for row in rows), max(row.max() for row in rows)
-
-
-def _check(config: ConfigDict) -> None:
-    settings.check(config)
-    require(
-        config.num_epochs > 0,
-        f"num_epochs={config.num_epochs} is not allowed; it must be above 0",
-    )
-    require(
-        0 <= config.seed <= _MAX_SEED,
-        f"seed={config.seed} is not allowed; it must be from 0 to {_MAX_SEED}",
-    )
-    for key in ("batch_size", "log_every_steps", "keep_checkpoints"):
-        require_at_least(key, config[key], 1)
-    for key in ("steps_per_call", "validate_every_steps", "checkpoint_every_steps"):
-        require_at_least(key, config[key], 0)
-    require(
-        config.startup_timeout_seconds > 0,
-        f"startup_timeout_seconds={config.startup_timeout_seconds} is not allowed; "
-        "it must be above 0",
-    )
-    require_choice("execution", config.execution, ("auto", "measure", *EXECUTIONS))
-    check_spikes(config.spikes)
-    Profile(config.profile, Path())

@@ -3,7 +3,7 @@
 import itertools
 from collections.abc import Iterator
 
-from ml_collections import ConfigDict
+from trainer.config import Config
 
 _SECONDS_PER_CALL = 0.5
 _CALLS_AHEAD = 4  # one more than the pipeline draws in advance
@@ -59,7 +59,7 @@ def due(step: int, every_steps: int, last_step: int) -> bool:
 def step_ranges(
     first_step: int,
     last_step: int,
-    config: ConfigDict,
+    config: Config,
     pace: StepsPerCall,
     borders: tuple[int, ...] = (),
 ) -> Iterator[tuple[int, int]]:
@@ -78,7 +78,7 @@ def step_ranges(
         step = stop
 
 
-def cadences(config: ConfigDict) -> list[int]:
+def cadences(config: Config) -> list[int]:
     """Returns the cadences of validations and checkpoints, which need the weights.
 
     Log rows do not: a call returns the metrics of each of its steps.
@@ -88,7 +88,7 @@ def cadences(config: ConfigDict) -> list[int]:
 
 
 def log_windows(
-    first_step: int, last_step: int, config: ConfigDict, end_step: int
+    first_step: int, last_step: int, config: Config, end_step: int
 ) -> Iterator[tuple[int, int]]:
     """Cuts the steps of a call wherever a log row is due, in a run that ends at `end_step`."""
     first = first_step

@@ -1,13 +1,12 @@
-"""Restores clean images from corrupted ones (Vincent et al. 2008, 2010)."""
+"""The denoising kind: its networks, its noise and its loss."""
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import tensorflow as tf
 
-from trainer.errors import require, require_choice
 from trainer.models import base, networks
+from trainer.models.denoising import Settings
 from trainer.monitoring import figures
 from trainer.positions import Noise
 
@@ -44,55 +43,28 @@ _CORRUPTIONS = {
 
 
 class Model(base.Autoencoder):
-    """Sees an image through new noise each time, and is measured by the clean one.
+    """Implements the kind that `trainer.models.denoising` describes."""
 
-    "masking" sets a share of the pixels to 0, "salt_and_pepper" to 0 or 1 with equal chance;
-    "gaussian" adds noise of that standard deviation and cuts to [0, 1]; it does not cut vectors,
-    whose numbers may be any. Each channel of a pixel has its own chance. `encode` knows no noise:
-    the features are those of clean images. The code may be larger than the image, since the
-    identity restores nothing.
-    """
-
-    def __init__(
-        self,
-        image_shape: tuple[int, ...],
-        *,
-        network: str,
-        layer_sizes: Sequence[int],
-        corruption: str,
-        corruption_level: float,
-        activation: str,
-        code_activation: str,
-        loss: str,
-        output_activation: str,
-    ):
-        require_choice("model.network", network, tuple(_NETWORKS))
-        require_choice("model.corruption", corruption, tuple(_CORRUPTIONS))
-        require(
-            len(layer_sizes) > 0,
-            f"model.layer_sizes={tuple(layer_sizes)} is not allowed; the last one is the code's",
-        )
-        require(
-            0 <= corruption_level <= 1,
-            f"model.corruption_level={corruption_level} is not allowed; it must be in [0, 1]",
-        )
+    def __init__(self, image_shape: tuple[int, ...], settings: Settings):
         super().__init__(
             image_shape,
-            *_NETWORKS[network](image_shape, layer_sizes, activation, code_activation),
-            loss=loss,
-            output_activation=output_activation,
+            *_NETWORKS[settings.network](
+                image_shape, settings.layer_sizes, settings.activation, settings.code_activation
+            ),
+            loss=settings.loss,
+            output_activation=settings.output_activation,
         )
-        self._corruption = corruption
-        self._corruption_level = corruption_level
+        self._corruption = settings.corruption
+        self._corruption_level = settings.corruption_level
 
     def corrupted(self, images: tf.Tensor, noise: Noise, level: float | None = None) -> tf.Tensor:
         """Images [B, H, W, C] corrupted, at the level of the training unless another is given."""
         level = self._corruption_level if level is None else level
         return _CORRUPTIONS[self._corruption](images, noise, level)
 
-    def check_data(self, lowest: float, highest: float, *, binarised: bool) -> None:
-        """Salt and pepper are 0 and 1."""
-        super().check_data(lowest, highest, binarised=binarised)
+    def check_data(self, lowest: float, highest: float) -> None:
+        """Raises UserError if salt and pepper, 0 and 1, are not the ends of the data's range."""
+        super().check_data(lowest, highest)
         if self._corruption == "salt_and_pepper":
             others = "model.corruption='gaussian' or 'masking'"
             setting = "model.corruption='salt_and_pepper'"

@@ -1,4 +1,4 @@
-"""One linear map down, one up: PCA, learnt by gradient descent."""
+"""The linear kind: its networks."""
 
 import math
 from typing import Any
@@ -6,21 +6,19 @@ from typing import Any
 import numpy as np
 
 from trainer.models import base, networks
+from trainer.models.linear import Settings
 
 
 class Model(base.Autoencoder):
-    """x̂ = U (V x + b) + c, trained on the squared error.
+    """Implements the kind that `trainer.models.linear` describes."""
 
-    Its error has no local minimum but the global one, where the columns of U span the principal
-    subspace (Baldi & Hornik 1989); they need not be the components themselves (Plaut 2018).
-    """
-
-    def __init__(self, image_shape: tuple[int, ...], *, code_size: int):
-        base.require_undercomplete(code_size, image_shape)
+    def __init__(self, image_shape: tuple[int, ...], settings: Settings):
+        size = settings.code_size
+        base.require_undercomplete(size, image_shape)
         super().__init__(
             image_shape,
-            networks.dense_encoder(image_shape, (), code_size, "linear", "linear"),
-            networks.dense_decoder(image_shape, (), code_size, "linear"),
+            networks.dense_encoder(image_shape, (), size, "linear", "linear"),
+            networks.dense_decoder(image_shape, (), size, "linear"),
             loss="mse",
             output_activation="linear",
         )
