@@ -76,7 +76,7 @@ def data_size(case: str) -> dict[str, float]:
     from benchmarks.sides.with_trainer import Training
     from trainer import data
 
-    images = data.load(f"noise:{case}", image_size=0, validation_fraction=0.01).train.images
+    images = data.load(data.settings(f"noise:{case}", validation_fraction=0.01)).train.images
     assert isinstance(images, np.ndarray)
     training = Training("dense", 64, images)
     rate = training.rate(_SECONDS.value)

@@ -11,7 +11,8 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from trainer import data, models, settings
-from trainer.data.examples import Records
+from trainer.data.batches import training_batches
+from trainer.data.dataset import Records
 from trainer.distribution import optimizers, rendezvous
 from trainer.distribution.devices import check_devices, describe_devices, within_memory
 from trainer.distribution.gpus import unusable_gpu_note
@@ -81,7 +82,7 @@ def train(
         workers.run_on_chief(lambda: scope.enter_context(lock))
 
         # 2. The data, which fix the shape of the images and the number of steps.
-        dataset = workers.run_everywhere(lambda: data.load(**config.data, vectors=vectors))
+        dataset = workers.run_everywhere(lambda: data.load(config.data, vectors=vectors))
         fingerprint = dataset.fingerprint()
         workers.require_alike(f"the data of data.name={config.data.name!r}", fingerprint)
         last_step = math.ceil(config.num_epochs * len(dataset.train) / config.batch_size)
@@ -191,14 +192,14 @@ def _loop(
     drawn_bytes = _NUMBER_BYTES if steps.images_on_device else image_bytes
     longest = min([last_step, *cadences(config)])
     pace = Pace(config.steps_per_call, config.batch_size * drawn_bytes, longest)
-    batches = data.batches(
+    batches = training_batches(
         images,
         step_ranges(first_step, last_step, config, pace, profile.borders + spikes.borders),
         pace.most_steps,
         config.batch_size,
         config.seed,
-        numbers=steps.images_on_device,
-        own=steps.local_rows(),
+        as_indices=steps.images_on_device,
+        local_rows=steps.local_rows(),
     )
     losses: dict[str, float] = {}
 
@@ -383,14 +384,14 @@ def _choose_execution(
     if config.execution != "measure":
         return config.execution
     count = max(1, _MEASURED_IMAGES // config.batch_size)
-    batches = data.batches(
+    batches = training_batches(
         dataset.train.images,
         [(0, count)],
         count,
         config.batch_size,
         config.seed,
-        numbers=steps.images_on_device,
-        own=steps.local_rows(),
+        as_indices=steps.images_on_device,
+        local_rows=steps.local_rows(),
     )
     return steps.fastest(candidates, next(batches.as_numpy_iterator())[2])
 

@@ -31,7 +31,7 @@ def prepared(whole, tmp_path, monkeypatch):
 
 
 def load():
-    return data.load("tiny_colour", image_size=6, validation_fraction=0.25)
+    return data.load(data.settings("tiny_colour", image_size=6, validation_fraction=0.25))
 
 
 @pytest.mark.parametrize("name", FILES)

@@ -125,7 +125,7 @@ def test_a_picture_has_no_more_pixels_than_is_useful(tmp_path, shape, expected):
     ],
 )
 def test_a_run_says_how_it_ended_unless_it_goes_on_later(tmp_path, digits_config, error, statuses):
-    dataset = data.load("digits", image_size=0, validation_fraction=0.05)
+    dataset = data.load(data.settings("digits"))
     model = models.create(dataset.image_shape, **digits_config.model)
     workers = Workers(make_strategy("cpu:1"))
     spikes = Spikes(digits_config, tmp_path, workers)

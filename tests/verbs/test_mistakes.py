@@ -22,6 +22,7 @@ from tests.verbs.sources import (
     vectors,
     write_table,
 )
+from trainer import data
 from trainer.checkpoints import main as verify
 from trainer.data import describe
 from trainer.evaluation import compare
@@ -125,10 +126,7 @@ def resumed(folder, source):
 
 
 def prepared(folder, source):
-    settings = dict(source.settings)
-    describe.prepare(
-        settings.pop("name"), contact_sheet=str(folder / "sheet.png"), settings=settings
-    )
+    describe.prepare(data.settings(**source.settings), contact_sheet=str(folder / "sheet.png"))
 
 
 OF_DATA = {

@@ -62,7 +62,7 @@ def load(folder: str | Path, which: str = "last") -> Trained:
     with workdir.of_another_version(path / workdir.CONFIG):
         settings.check_data(run.config.data)
     model = _model_of(run, path, which)
-    dataset = data.load(**run.config.data)
+    dataset = data.load(run.config.data)
     require(
         dataset.fingerprint() == run.data_fingerprint,
         f"the data of {run.config.data.name!r} are not those that {path} was trained on",

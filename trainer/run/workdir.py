@@ -15,6 +15,7 @@ from typing import IO, Any
 
 from ml_collections import ConfigDict
 
+from trainer.data import sources
 from trainer.errors import UserError, require, require_kind, writing
 from trainer.storage import atomic, locks
 
@@ -87,9 +88,8 @@ def check(workdir: Path, config: ConfigDict, data_fingerprint: str) -> None:
         # JSON knows no tuples.
         if json.dumps(before.get(key)) != json.dumps(now.get(key)) and key not in _FREE_KEYS
     ]
-    kinds = {str(names.get("data.name")).partition(":")[0] for names in (before, now)}
-    if len(kinds) == 1 and kinds <= {"arrays", "images", "table"}:
-        differing = [key for key in differing if key != "data.name"]  # wherever they lie now
+    if sources.path_may_move(str(before.get("data.name")), str(now.get("data.name"))):
+        differing = [key for key in differing if key != "data.name"]
     if "model.name" in differing:  # the other keys of two kinds are not comparable
         differing = [key for key in differing if key == "model.name" or key[:6] != "model."]
     changes = "; ".join(f"{key} was {before.get(key)!r}, is {now.get(key)!r}" for key in differing)
