@@ -391,6 +391,6 @@ class _Labels:
         unknown = sorted(set(self.words) - set(class_names))
         require(
             not unknown,
-            f"{self.path} has the label {unknown[0] if unknown else ''!r}, {first} has not",
+            f"{self.path} has the label {unknown[0] if unknown else ''!r}, which {first} has not",
         )
         return np.array([class_names.index(word) for word in self.words], np.int64)[self.values]
