@@ -40,7 +40,7 @@ def config_with_spikes(folder):
     )
     numbers = np.arange(500, dtype=np.float32)[:, np.newaxis].repeat(6, axis=1)
     np.savez(folder / "own.npz", train=numbers)
-    rows = data.load(**config.data).train.images
+    rows = data.load(config.data).train.images
     assert len(rows) == 20 * BATCH_SIZE
     vectors = np.random.default_rng(0).normal(size=numbers.shape).astype(np.float32)
     for step in SPIKES:

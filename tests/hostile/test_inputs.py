@@ -35,7 +35,7 @@ from tests.hostile.corpus import (
 )
 from tests.runs import found
 from trainer import cli, data
-from trainer.config import flat
+from trainer.config import flat, make_data
 from trainer.data.files import idx, images, numpy_files, tables
 from trainer.errors import UserError
 from trainer.monitoring.goodput import FILE as GOODPUT
@@ -113,7 +113,7 @@ def train_on(path):
     if path.suffix in (".npy", ".npz"):
         numpy_files.read(path, MOST_BYTES)
     elif path.suffix in tables.SUFFIXES:
-        tables.read([path], label_column="label", keep_missing=True, most_bytes=MOST_BYTES)
+        tables.read([path], label_column="label", keep_missing=True, allowed_bytes=MOST_BYTES)
     else:
         images.Decoder()(path)
 
@@ -499,7 +499,7 @@ def test_any_name_of_data_is_known_or_refused(tmp_path, monkeypatch, examples):
     def meet(drawn):
         kind, rest = drawn
         with refused_in_one_line():
-            data.load(f"{kind}{rest}", image_size=0, validation_fraction=0.05)
+            data.load(make_data(f"{kind}{rest}"))
         assert list(tmp_path.iterdir()) == []
 
     names = TEXTS | st.sampled_from([".", "..", "/", "~", "1.0.0", "x/a=b"])
@@ -513,4 +513,4 @@ def test_tfds_is_not_asked_for_what_others_have_written(monkeypatch, name):
 
     monkeypatch.setattr(tfds, "builder", fetch)
     with pytest.raises(UserError, match=f"'{name}' is not known; allowed before a colon"):
-        data.load(name, image_size=0, validation_fraction=0.05)
+        data.load(make_data(name))

@@ -11,7 +11,7 @@ import tensorflow as tf
 from configs import base
 from tests.steps import adam_steps
 from trainer import models
-from trainer.data.examples import to_unit
+from trainer.data.dataset import to_unit
 from trainer.distribution.inference import map_batches
 from trainer.errors import UserError
 from trainer.evaluation.evaluate import evaluate

@@ -59,7 +59,7 @@ def vectors_with(config, absurd_by_step, file=None):
     numbers = np.arange(500, dtype=np.float32)[:, np.newaxis].repeat(6, axis=1)
     if file:
         np.savez(file, train=numbers)
-    rows = data.load(**config.data, vectors=None if file else numbers).train.images
+    rows = data.load(config.data, vectors=None if file else numbers).train.images
     drawn = positions.examples(config.seed, 0, LAST_STEP * BATCH_SIZE, len(rows))
     for step, absurd in absurd_by_step.items():
         vectors[int(rows[drawn[step * BATCH_SIZE + 5]][0])] = absurd

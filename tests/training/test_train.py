@@ -175,7 +175,7 @@ def test_vectors_in_memory_are_trained_on_and_left_as_they_are(digits_config, tm
     assert np.array_equal(vectors, before)
     assert (workdir.read(tmp_path).inputs or {})["image_shape"] == [6]
     with pytest.raises(UserError, match="'memory' are vectors that a program held"):
-        data.load(**digits_config.data)
+        data.load(digits_config.data)
 
 
 def test_a_finished_run_started_again_changes_nothing(digits_config, tmp_path):
@@ -235,7 +235,7 @@ def test_an_epoch_sees_each_example_once_whatever_crashes(digits_config, tmp_pat
             with pytest.raises(ZeroDivisionError):
                 train(digits_config, str(tmp_path))
     train(digits_config, str(tmp_path))
-    images, _ = data.load(**digits_config.data).train.read()
+    images, _ = data.load(digits_config.data).train.read()
     walk = np.concatenate([seen[step] for step in sorted(seen)]).reshape(-1, 28 * 28)
     assert len(walk) == 22 * 64
     epoch = walk[: len(images)]

@@ -12,9 +12,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from trainer import data, models, positions
+from trainer import models, positions
 from trainer.config import EXECUTIONS
-from trainer.data.examples import Images
+from trainer.data.batches import training_batches
+from trainer.data.dataset import Split
 from trainer.distribution import optimizers
 from trainer.distribution.devices import describe_devices
 from trainer.distribution.inference import map_batches
@@ -227,7 +228,7 @@ def _count_classes(run: restore.TrainedRun) -> int:
     return 1 + largest
 
 
-def _labelled(part: Images, count: int) -> Images:
+def _labelled(part: Split, count: int) -> Split:
     """So many random ones of the images, or all (0), their labels in memory.
 
     A larger number of them has those of a smaller one.
@@ -244,10 +245,10 @@ def _labelled(part: Images, count: int) -> Images:
         len(np.unique(labels)) > 1,
         f"the {len(labels)} labelled images are of one class; there is nothing to tell",
     )
-    return Images(images, labels)
+    return Split(images, labels)
 
 
-def _read(run: restore.TrainedRun, part: Images) -> tuple[np.ndarray, np.ndarray]:
+def _read(run: restore.TrainedRun, part: Split) -> tuple[np.ndarray, np.ndarray]:
     """Images and their labels, as `evaluation.read` gives them."""
     images, labels = evaluate.read(run, part)
     assert labels is not None
@@ -284,7 +285,7 @@ def _execution(run: restore.TrainedRun, batch_size: int) -> str:
 
 
 def _losses(
-    steps: Steps, train: Images, ends: Sequence[int], batch_size: int, seed: int
+    steps: Steps, train: Split, ends: Sequence[int], batch_size: int, seed: int
 ) -> Iterator[float]:
     """Trains from each step of `ends` to the next; gives the mean loss of these steps."""
     images, labels = train.images, train.labels
@@ -296,7 +297,7 @@ def _losses(
         for start, end in itertools.pairwise(ends)
         for first in range(start, end, most_steps)
     )
-    calls = data.batches(images, ranges, most_steps, batch_size, seed, numbers=True)
+    calls = training_batches(images, ranges, most_steps, batch_size, seed, as_indices=True)
     losses: list[np.ndarray] = []
     for first, count, numbers in calls.as_numpy_iterator():
         drawn = numbers

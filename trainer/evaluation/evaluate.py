@@ -14,7 +14,8 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from trainer.data.examples import Images, allowed_bytes, to_unit
+from trainer.data.dataset import Split, to_unit
+from trainer.data.memory import allowed_bytes
 from trainer.distribution.inference import map_batches
 from trainer.models.base import Measured, in_unit_interval, mean_bce_nats
 from trainer.monitoring import figures, goodput, projector
@@ -98,7 +99,7 @@ def evaluate(folder: str, which: str = "last") -> dict[str, Any]:
     return metrics
 
 
-def read(run: restore.TrainedRun, part: Images) -> tuple[np.ndarray, np.ndarray | None]:
+def read(run: restore.TrainedRun, part: Split) -> tuple[np.ndarray, np.ndarray | None]:
     """Images as float32 in [0, 1], and labels: all of them, or as many as are to be measured.
 
     So many, evenly spread, as fit the memory beside what is made of them; 200,000 at most.

@@ -26,9 +26,9 @@ def encoder(model: Autoencoder, scaling: data.Scaling | None, dtype: str) -> ker
     if scaling is not None:
         # The mean of large numbers that vary little has more digits than a float32.
         most = scaling.mean.astype(np.float32).astype(np.float64)
-        left = (most - scaling.mean) / scaling.deviation
+        left = (most - scaling.mean) / scaling.std
         outputs = _rescaled(outputs, np.ones_like(most), -most, "centre")
-        outputs = _rescaled(outputs, 1 / scaling.deviation, left, "standardise")
+        outputs = _rescaled(outputs, 1 / scaling.std, left, "standardise")
     for layer in model.encoder.layers:
         outputs = _applied(layer, outputs)
     return keras.Model(inputs, model.plain_keras_code(outputs), name="encoder")
@@ -42,7 +42,7 @@ def decoder(model: Autoencoder, scaling: data.Scaling | None) -> keras.Model:
         outputs = _applied(layer, outputs)
     outputs = layers.Activation(model.output_activation, dtype="float32", name="output")(outputs)
     if scaling is not None:
-        outputs = _rescaled(outputs, scaling.deviation, scaling.mean, "to_units")
+        outputs = _rescaled(outputs, scaling.std, scaling.mean, "to_units")
     return keras.Model(inputs, outputs, name="decoder")
 
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from trainer import data, models
 from trainer.config import EXECUTIONS, Config, flat
+from trainer.data.batches import training_batches
 from trainer.distribution import optimizers, rendezvous
 from trainer.distribution.devices import check_devices, describe_devices
 from trainer.distribution.step import Steps
@@ -69,7 +70,7 @@ def set_up(config: Config, folder: str, vectors: np.ndarray | None = None) -> It
         workers.run_on_chief(lambda: scope.enter_context(lock))
 
         # The data fix the shape of the model's inputs and the number of steps.
-        dataset = workers.run_everywhere(lambda: data.load(**vars(config.data), vectors=vectors))
+        dataset = workers.run_everywhere(lambda: data.load(config.data, vectors=vectors))
         fingerprint = dataset.fingerprint()
         workers.require_alike(f"the data of data.name={config.data.name!r}", fingerprint)
         last_step = _last_step(config, len(dataset.train))
@@ -155,14 +156,14 @@ def _choose_execution(setup: Setup) -> str:
     if config.execution != "measure":
         return config.execution
     count = max(1, _MEASURED_IMAGES // config.batch_size)
-    batches = data.batches(
+    batches = training_batches(
         setup.dataset.train.images,
         [(0, count)],
         count,
         config.batch_size,
         config.seed,
-        numbers=steps.images_on_device,
-        own=steps.local_rows(),
+        as_indices=steps.images_on_device,
+        local_rows=steps.local_rows(),
     )
     return steps.fastest(candidates, next(batches.as_numpy_iterator())[2])
 
