@@ -8,7 +8,7 @@ import dataclasses
 import functools
 import importlib
 import pkgutil
-from typing import Any, Generic, Protocol, TypeVar, cast
+from typing import Generic, Protocol, TypeVar, cast
 
 import numpy as np
 
