@@ -49,7 +49,7 @@ mutation-check: .venv/installed
 
 # Line and branch coverage of each room by make test, in some 20 minutes.
 coverage: .venv/installed
-	$(BIN)/python -m tests.coverage $(ARGS)
+	$(BIN)/python -m tests.coverage_by_room $(ARGS)
 
 # The job of launch.slurm on a real Slurm, in two minutes, as root where slurm-wlm is installed.
 test-slurm: .venv/installed

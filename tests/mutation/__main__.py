@@ -91,15 +91,14 @@ class Results:
 
 
 def baseline(tree: Tree, name: str, tests: list[str], results: Results) -> dict:
-    """Runs a target's tests without a fault: how long each takes, and which fail already."""
+    """Runs a target's tests without a fault: how long they take, and which fail already."""
     key = f"{name} {tree.digest(tests)}"
     known = results.get(key)
     if known is None:
         began = time.monotonic()
-        outcome = warm.run_tests(tree.copy, tests, {}, stop=False, seconds=3600)
+        outcome = warm.run_tests(tree.copy, tests, [], stop=False, seconds=3600)
         seconds = round(time.monotonic() - began, 1)
-        durations, failed = outcome.durations, outcome.failed
-        known = results.add(key, seconds=seconds, durations=durations, failed=failed)
+        known = results.add(key, seconds=seconds, failed=outcome.failed)
     if known["failed"]:
         print(f"{name}: left out, since they fail without a fault: {known['failed']}", flush=True)
     return known
@@ -112,10 +111,8 @@ def check(tree: Tree, fault: Fault, tests: list[str], unchanged: dict) -> dict:
     began = time.monotonic()
     seconds = _SLOWER * unchanged["seconds"] + _SPARE_SECONDS
     try:
-        outcome = warm.run_tests(
-            tree.copy, tests, unchanged["durations"], stop=True, seconds=seconds,
-            left_out=unchanged["failed"],
-        )  # fmt: skip
+        left_out = unchanged["failed"]
+        outcome = warm.run_tests(tree.copy, tests, left_out, stop=True, seconds=seconds)
     finally:
         path.write_text(tree.text(fault.path))
     return {

@@ -29,51 +29,46 @@ _SLOW_IMPORTS = (
     *("scipy.linalg", "scipy.stats", "hypothesis", "pyarrow", "PIL.Image"),
 )
 _OWN = ("trainer", "tests", "configs", "launch", "benchmarks", "docs")
-_LONG = 1e6  # seconds, of a test that was not timed
 
 
 @dataclasses.dataclass
 class Outcome:
     """What a run of tests came to."""
 
-    durations: dict[str, float] = dataclasses.field(default_factory=dict)  # seconds a test took
     failed: list[str] = dataclasses.field(default_factory=list)
     found_by: str = ""  # the first test that failed, or how the process ended
 
 
 class _Recorder:
-    """Orders the tests by what they took before, and records what they take and which fail."""
+    """Puts the tests marked slow last, leaves some out, and records which fail.
 
-    def __init__(self, durations: dict[str, float], left_out: list[str]):
-        self._order = durations
+    A fault must meet the tests in the order in which they passed without one, since some depend on
+    what TensorFlow was asked before.
+    """
+
+    def __init__(self, left_out: list[str]):
         self._left_out = left_out
         self.outcome = Outcome()
 
     def pytest_collection_modifyitems(self, items):
         items[:] = [item for item in items if item.nodeid not in self._left_out]
-        items.sort(key=lambda item: self._order.get(item.nodeid, _LONG))
+        items.sort(key=lambda item: bool(item.get_closest_marker("slow")))
 
     def pytest_collectreport(self, report):
-        if report.failed:
-            self.outcome.failed.append(report.nodeid)
+        self._keep(report)
 
     def pytest_runtest_logreport(self, report):
-        spent = self.outcome.durations.get(report.nodeid, 0.0) + report.duration
-        self.outcome.durations[report.nodeid] = round(spent, 3)
+        self._keep(report)
+
+    def _keep(self, report):
         if report.failed and report.nodeid not in self.outcome.failed:
             self.outcome.failed.append(report.nodeid)
 
 
 def run_tests(
-    root: Path,
-    tests: list[str],
-    durations: dict[str, float],
-    *,
-    stop: bool,
-    seconds: float,
-    left_out: list[str] | None = None,
+    root: Path, tests: list[str], left_out: list[str], *, stop: bool, seconds: float
 ) -> Outcome:
-    """Runs the tests of a tree, the quickest first, to the first that fails if told to stop."""
+    """Runs the tests of a tree, to the first that fails if told to stop."""
     for name in _SLOW_IMPORTS:
         importlib.import_module(name)
     with tempfile.TemporaryDirectory() as folder:
@@ -81,7 +76,7 @@ def run_tests(
         pid = os.fork()
         if pid == 0:
             os.setsid()
-            recorder = _Recorder(durations, left_out or [])
+            recorder = _Recorder(left_out)
             flags = ["-q", "--no-header", "-p", "no:cacheprovider", f"--basetemp={folder}/tmp"]
             status = 3
             try:
