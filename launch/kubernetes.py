@@ -16,7 +16,7 @@ from typing import Any
 import yaml
 from absl import flags
 
-from launch import command
+from launch import arguments
 from trainer.errors import Preempted, UserError, require
 
 _IMAGE = flags.DEFINE_string("image", "", "The container image; its ENTRYPOINT is not used.")
@@ -91,7 +91,7 @@ def _workdir(trainer_flags: list[str]) -> PurePosixPath:
         mount.is_absolute() and ".." not in mount.parts and len(mount.parts) > 1,
         f"--mount={mount} is not allowed; it must be an absolute path below /",
     )
-    workdir = PurePosixPath(command.value_of(trainer_flags, "workdir") or "")
+    workdir = PurePosixPath(arguments.flag_value(trainer_flags, "workdir") or "")
     require(
         mount in workdir.parents and ".." not in workdir.parts,
         f"--workdir={workdir} is not allowed; it must lie under --mount={mount}, "
@@ -335,4 +335,4 @@ class _Dumper(yaml.SafeDumper):
 _Dumper.add_representer(str, _Dumper.text)
 
 if __name__ == "__main__":
-    command.run(main)
+    arguments.run(main)

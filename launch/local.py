@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 
 from absl import flags
 
-from launch import command
+from launch import arguments
 from launch.processes import (
     LEAVING_SECONDS,
     TURN_SECONDS,
@@ -41,7 +41,7 @@ _MAX_RESTARTS = flags.DEFINE_integer("max_restarts", 3, "Times that all start ag
 
 def main(trainer_flags: list[str]) -> int:
     """Trains on the workers; returns what they leave with."""
-    on_cpu = (command.value_of(trainer_flags, "config.strategy") or "").startswith("cpu:")
+    on_cpu = (arguments.flag_value(trainer_flags, "config.strategy") or "").startswith("cpu:")
     environments = shares([] if on_cpu else visible_gpus(), _WORKERS.value)
     trainer = [sys.executable, "-m", "trainer", *trainer_flags]
     return supervise(trainer, environments, _MAX_RESTARTS.value)
@@ -139,4 +139,4 @@ def _of_all(statuses: Sequence[int]) -> int:
 
 
 if __name__ == "__main__":
-    command.run(main)
+    arguments.run(main)

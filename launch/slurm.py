@@ -15,7 +15,7 @@ from pathlib import Path
 
 from absl import flags
 
-from launch import command
+from launch import arguments
 from trainer.errors import UserError, require
 
 _NODES = flags.DEFINE_integer("nodes", 1, "Nodes, one trainer on each.", lower_bound=1)
@@ -142,7 +142,7 @@ def script(trainer_flags: list[str]) -> str:
 
 def _options(trainer_flags: list[str]) -> Iterator[str]:
     """What sbatch is asked for; the last of several that set the same thing counts."""
-    folder = Path(command.value_of(trainer_flags, "workdir") or "").absolute()
+    folder = Path(arguments.flag_value(trainer_flags, "workdir") or "").absolute()
     yield "--job-name=" + (_NAME.value or re.sub(r"[^\w.,+-]", "_", folder.name))
     yield f"--nodes={_NODES.value}"
     yield "--ntasks-per-node=1"
@@ -198,4 +198,4 @@ def _submit(text: str) -> int:
 
 
 if __name__ == "__main__":
-    command.run(main)
+    arguments.run(main)

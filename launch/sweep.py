@@ -12,7 +12,7 @@ from pathlib import Path
 
 from absl import flags
 
-from launch import command, grids
+from launch import arguments, grids
 from launch.jobs import Job, work_off
 from launch.processes import received_signals, say, shares, visible_gpus
 from trainer.errors import Preempted, UserError, require
@@ -41,13 +41,13 @@ def main(trainer_flags: list[str]) -> int:
     require(bool(_GRID.value), "--grid=config.KEY=VALUE,VALUE,... is missing")
     grid = grids.read(_GRID.value)
     for key in grid:
-        given = command.value_of(trainer_flags, key)
+        given = arguments.flag_value(trainer_flags, key)
         require(given is None, f"{key} is in --grid, and {given} after --; allowed: one of them")
     settings = grids.product(grid)
-    on_cpu = (command.value_of(trainer_flags, "config.strategy") or "").startswith("cpu:")
+    on_cpu = (arguments.flag_value(trainer_flags, "config.strategy") or "").startswith("cpu:")
     environments = shares([] if on_cpu else visible_gpus(), _PARALLEL.value, "parallel")
 
-    folder = paths.path_of(command.value_of(trainer_flags, "workdir") or "")
+    folder = paths.path_of(arguments.flag_value(trainer_flags, "workdir") or "")
     runs = {name: folder / name for name in settings}
     jobs = [Job(name, _commands(trainer_flags, runs[name], settings[name])) for name in runs]
     with received_signals() as received:
@@ -91,4 +91,4 @@ def _of_all(failed: Mapping[str, int]) -> int:
 
 
 if __name__ == "__main__":
-    command.run(main)
+    arguments.run(main)

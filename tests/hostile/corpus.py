@@ -89,7 +89,7 @@ def parse(module, argv):
     if argv is None:
         return sorted(name for name in flags.FLAGS if name not in ("help", "helpfull", "helpshort"))
     own = importlib.import_module(
-        "launch.command" if module.startswith("launch.") else "trainer.cli"
+        "launch.arguments" if module.startswith("launch.") else "trainer.cli"
     )
     flags.FLAGS.unparse_flags()
     for name in flags.FLAGS:

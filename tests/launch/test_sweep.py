@@ -55,7 +55,7 @@ class Sweep:
     def start(self, *flags, gpus="", behaviours=None):
         module = (sys.executable, str(self._folder / "standin.py"), str(self._folder / "template"))
         driver = (
-            f"from launch import command, sweep\nsweep._MODULE = {module}\ncommand.run(sweep.main)"
+            f"from launch import arguments, sweep\nsweep._MODULE = {module}\narguments.run(sweep.main)"
         )
         return subprocess.Popen(
             [
