@@ -151,11 +151,11 @@ def test_a_worker_that_is_killed_is_named_and_all_start_again(killed, alone, tmp
         signal_worker(launcher, killed, signal.SIGKILL)
         status, _, err = finish(launcher)
     assert status == 0, err
-    assert f"launch: worker {killed} was ended by SIGKILL" in err
+    assert f"launch: [{killed}] was ended by SIGKILL" in err
     other = 1 - killed
     assert re.search(rf"^\[{other}\] error: worker {other} .* since worker {killed} \(", err, re.M)
     assert "does not end" not in err  # by itself, without the launcher's help
-    assert "launch: all start again, restart 1 of 1" in err
+    assert "launch: restarting all workers, restart 1 of 1" in err
     assert_same_bits(run, alone)
 
 

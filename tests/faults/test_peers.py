@@ -174,7 +174,7 @@ def test_a_worker_that_stands_still_for_a_while(who, seconds, restarts, alone, t
         with contextlib.suppress(psutil.NoSuchProcess):
             stopped.send_signal(signal.SIGCONT)
         assert launched.end() == 0, launched.said()
-        assert launched.said().count("all start again") == restarts
+        assert launched.said().count("restarting all workers") == restarts
         if restarts:
             line = f"worker {1 - who} .* ends, since another has ended or does not answer"
             assert re.search(line, launched.said())

@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from launch import local
+from launch import gpus, local, supervisor
 from trainer.errors import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -27,7 +27,7 @@ number = len(list(folder.glob(f"start-*-{index}")))
 
 def supervise(folder, program, *, workers=2, max_restarts=2):
     command_line = [sys.executable, "-c", BEGINNING + program, str(folder)]
-    return local.supervise(command_line, local.shares([], workers), max_restarts)
+    return local.run_workers(command_line, gpus.share([], "workers", workers), max_restarts)
 
 
 def starts(folder, index=0):
@@ -72,14 +72,14 @@ def test_all_start_again_on_new_ports_where_one_dies(tmp_path, capfd):
     assert first["cluster"] != second["cluster"]
     assert len(starts(tmp_path, 1)) == 2
     said = capfd.readouterr().err
-    assert "launch: worker 1 was ended by SIGKILL" in said
-    assert "launch: all start again, restart 1 of 2" in said
+    assert "launch: [1] was ended by SIGKILL" in said
+    assert "launch: restarting all workers, restart 1 of 2" in said
 
 
 def test_restarts_are_bounded(tmp_path, capfd):
     assert supervise(tmp_path, "sys.exit(9 if index else 0)") == 9
     assert len(starts(tmp_path)) == 3
-    assert "launch: given up after 2 restarts" in capfd.readouterr().err
+    assert "launch: giving up on all workers after 2 restarts" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -91,10 +91,10 @@ def test_a_mistake_and_a_preemption_are_not_started_again(tmp_path, statuses, ex
 
 
 def test_a_worker_that_outlives_another_is_killed(tmp_path, capfd, monkeypatch):
-    monkeypatch.setattr(local, "_DYING_SECONDS", 0.5)
+    monkeypatch.setattr(supervisor, "_CRASH_SECONDS", 0.5)
     program = "sys.exit(1) if index else time.sleep(60)"
     assert supervise(tmp_path, program, max_restarts=0) == 1
-    assert "launch: worker 0 does not end, now that another has" in capfd.readouterr().err
+    assert "launch: [0] does not end" in capfd.readouterr().err
 
 
 @pytest.fixture
@@ -197,27 +197,27 @@ def test_a_worker_that_a_signal_ends_is_not_started_again(tmp_path):
 
 
 def test_gpus_are_shared_out_evenly():
-    assert local.shares([], 2) == [{"CUDA_VISIBLE_DEVICES": ""}] * 2
-    shared = local.shares(["0", "1", "GPU-ab", "3"], 2)
+    assert gpus.share([], "workers", 2) == [{"CUDA_VISIBLE_DEVICES": ""}] * 2
+    shared = gpus.share(["0", "1", "GPU-ab", "3"], "workers", 2)
     assert [share["CUDA_VISIBLE_DEVICES"] for share in shared] == ["0,1", "GPU-ab,3"]
     with pytest.raises(UserError, match="workers=2 cannot share 3 GPUs evenly"):
-        local.shares(["0", "1", "2"], 2)
+        gpus.share(["0", "1", "2"], "workers", 2)
 
 
 def test_the_gpus_are_those_that_are_allowed_or_that_the_driver_lists(tmp_path, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,3")
-    assert local.visible_gpus() == ["2", "3"]
+    assert gpus.visible_gpus() == ["2", "3"]
     for hidden in ("", "-1"):
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", hidden)
-        assert local.visible_gpus() == []
+        assert gpus.visible_gpus() == []
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert local.visible_gpus() == []
+    assert gpus.visible_gpus() == []
     (tmp_path / "nvidia-smi").write_text("#!/bin/sh\necho 0\necho 1\n")
     (tmp_path / "nvidia-smi").chmod(0o755)
-    assert local.visible_gpus() == ["0", "1"]
+    assert gpus.visible_gpus() == ["0", "1"]
     (tmp_path / "nvidia-smi").write_text("#!/bin/sh\necho NVIDIA-SMI has failed\nexit 9\n")
-    assert local.visible_gpus() == []
+    assert gpus.visible_gpus() == []
 
 
 def test_free_ports_are_free_and_differ():

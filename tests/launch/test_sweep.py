@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from launch import grids, jobs
+from launch import grids, supervisor
 from tests.evaluation.test_compare import MEASURED, cells, make_run
 from tests.runs import final_state
 from trainer.errors import UserError
@@ -54,9 +54,8 @@ class Sweep:
 
     def start(self, *flags, gpus="", behaviours=None):
         module = (sys.executable, str(self._folder / "standin.py"), str(self._folder / "template"))
-        driver = (
-            f"from launch import arguments, sweep\nsweep._MODULE = {module}\narguments.run(sweep.main)"
-        )
+        driver = f"from launch import arguments, sweep\nsweep._MODULE = {module}\n"
+        driver += "arguments.run(sweep.main)"
         return subprocess.Popen(
             [
                 *(sys.executable, "-c", driver, *flags, "--"),
@@ -92,7 +91,7 @@ def finish(process):
 
 def test_a_grid_is_every_combination_of_its_values():
     grid = grids.read(["config.model.code_size=2,8", "config.optimizer.learning_rate=1e-3,3e-3"])
-    assert list(grids.product(grid).items())[1:3] == [
+    assert list(grids.combinations(grid).items())[1:3] == [
         (
             "code_size=2,learning_rate=3e-3",
             {"config.model.code_size": "2", "config.optimizer.learning_rate": "3e-3"},
@@ -102,19 +101,19 @@ def test_a_grid_is_every_combination_of_its_values():
             {"config.model.code_size": "8", "config.optimizer.learning_rate": "1e-3"},
         ),
     ]
-    assert len(grids.product(grid)) == 4
+    assert len(grids.combinations(grid)) == 4
 
 
 def test_names_are_short_safe_and_tell_keys_apart():
     grid = {"config.model.name": ["vae"], "config.data.name": ["arrays:a/b c.npz"]}
-    assert list(grids.product(grid)) == ["model.name=vae,data.name=arrays_a_b_c.npz"]
-    assert list(grids.product({"config.seed": ["-1"]})) == ["seed=-1"]
+    assert list(grids.combinations(grid)) == ["model.name=vae,data.name=arrays_a_b_c.npz"]
+    assert list(grids.combinations({"config.seed": ["-1"]})) == ["seed=-1"]
 
 
 def test_the_commas_of_a_tuple_are_part_of_it():
     grid = grids.read(["config.model.hidden_units=(128,64),(64,)"])
     assert grid == {"config.model.hidden_units": ["(128,64)", "(64,)"]}
-    assert list(grids.product(grid)) == ["hidden_units=128_64", "hidden_units=64"]
+    assert list(grids.combinations(grid)) == ["hidden_units=128_64", "hidden_units=64"]
 
 
 @pytest.mark.parametrize(
@@ -131,7 +130,7 @@ def test_the_commas_of_a_tuple_are_part_of_it():
 )
 def test_a_grid_that_makes_no_sweep_is_refused(texts, message):
     with pytest.raises(UserError) as error:
-        grids.product(grids.read(texts))
+        grids.combinations(grids.read(texts))
     assert str(error.value).startswith(message)
 
 
@@ -253,8 +252,8 @@ def test_a_run_that_crashes_is_started_again_a_bounded_number_of_times(sweep):
     assert len(sweep.seen("trainer", "seed=0")) == 2
     assert len(sweep.seen("trainer", "seed=1")) == 3
     assert err.splitlines()[-1] == "launch: 1 of 2 runs did not finish: seed=1 with status 137"
-    assert "launch: seed=1 was ended by SIGKILL" in err
-    assert "launch: seed=1 starts again, restart 2 of 2" in err
+    assert "launch: [seed=1] was ended by SIGKILL" in err
+    assert "launch: restarting seed=1, restart 2 of 2" in err
 
 
 def test_a_run_that_alone_is_preempted_is_not_started_again(sweep):
@@ -285,7 +284,7 @@ sys.exit(75)
     process.send_signal(number)
     status, _, err = finish(process)
     assert status == 75
-    assert err == "launch: stopped; the same command goes on from here\n"
+    assert err == "launch: stopped; start the same command again to go on\n"
     told = [(sweep.traces / f"told-seed={seed}").read_text() for seed in (0, 1)]
     assert told == [number.name] * 2
     assert not sweep.seen("trainer", "seed=2")
@@ -293,7 +292,7 @@ sys.exit(75)
 
 
 def test_what_does_not_end_after_a_signal_is_killed(tmp_path, capfd, monkeypatch):
-    monkeypatch.setattr(jobs, "LEAVING_SECONDS", 0.2)
+    monkeypatch.setattr(supervisor, "_EXIT_SECONDS", 0.2)
     ready = tmp_path / "ready"
     deaf = f"""
 import pathlib, signal
@@ -309,10 +308,14 @@ signal.pause()
         received.append(signal.SIGTERM)
 
     threading.Thread(target=receive_once_ready).start()
-    both = [jobs.Job(name, iter([[sys.executable, "-c", deaf]])) for name in "ab"]
-    ended = jobs.work_off(both, [{}], 1, received)
+    command = (sys.executable, "-c", deaf)
+    jobs = [
+        supervisor.Job(name, iter([lambda env: [supervisor.Command("a", command, env)]]))
+        for name in "ab"
+    ]
+    ended = supervisor.supervise(jobs, [{}], 1, received)
     assert ended == {"a": 128 + signal.SIGKILL}
-    assert "launch: a does not end; it is killed" in capfd.readouterr().err
+    assert "launch: [a] does not end and is killed" in capfd.readouterr().err
 
 
 def test_a_key_that_the_config_does_not_have_is_told_by_the_trainer(tmp_path):
