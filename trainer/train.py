@@ -12,14 +12,14 @@ from ml_collections import ConfigDict
 
 from trainer import data, models, settings
 from trainer.data.examples import Records
-from trainer.distribution import optimizers, rendezvous
+from trainer.distribution import cluster, optimizers, rendezvous
 from trainer.distribution.devices import check_devices, describe_devices, within_memory
 from trainer.distribution.gpus import unusable_gpu_note
 from trainer.distribution.step import Steps
 from trainer.distribution.strategy import Strategy, build_model, enable_determinism, make_strategy
 from trainer.distribution.variables import values_of
-from trainer.distribution.watchdog import Watchdog
-from trainer.distribution.workers import Workers, watched
+from trainer.distribution.watchdog import Watchdog, kill_if_startup_hangs
+from trainer.distribution.workers import Workers, lost_workers_as_errors
 from trainer.distribution.xla import EXECUTIONS, candidate_executions
 from trainer.errors import NonFiniteError, Preempted, require, require_at_least, require_choice
 from trainer.monitoring.goodput import Clock
@@ -71,8 +71,8 @@ def train(
         # 1. What needs no TensorFlow; then, before its first operation, the workers' devices.
         run = paths.path_of(folder)
         _check(config)
-        others = rendezvous.from_environment()
-        scope.enter_context(watched(others))
+        others = cluster.from_tf_config()
+        scope.enter_context(lost_workers_as_errors(others))
         workers = _make_workers(config, others, stop)
         scope.enter_context(contextlib.closing(Watchdog(others)))
         # The chief of an earlier start may be dead and its lock not yet given up by a file server.
@@ -83,7 +83,7 @@ def train(
         # 2. The data, which fix the shape of the images and the number of steps.
         dataset = workers.run_everywhere(lambda: data.load(**config.data, vectors=vectors))
         fingerprint = dataset.fingerprint()
-        workers.require_alike(f"the data of data.name={config.data.name!r}", fingerprint)
+        workers.require_equal_on_all(f"the data of data.name={config.data.name!r}", fingerprint)
         last_step = math.ceil(config.num_epochs * len(dataset.train) / config.batch_size)
         require(
             last_step * config.batch_size <= _MOST_POSITIONS,
@@ -142,12 +142,12 @@ def train(
                         back = functools.partial(spikes.roll_back, spike)
                         checkpoint = workers.run_on_chief(back)
                         first_step = _resume(config, run, workers, steps, spikes, checkpoint)
-            workers.wait()  # none is finished before the chief has written everything
+            workers.barrier()  # none is finished before the chief has written everything
         except Preempted:
-            workers.wait()  # nor has any left before it has
+            workers.barrier()  # nor has any left before it has
             raise
         except NonFiniteError as error:
-            workers.wait()
+            workers.barrier()
             if not workers.is_chief:
                 raise
             kept = checkpoints.find(run / workdir.CHECKPOINTS, run_id=workdir.run_id(run))
@@ -253,7 +253,7 @@ def _loop(
     return last_step, losses or steps.evaluate(dataset.validation.images)
 
 
-def _make_workers(config: ConfigDict, others: rendezvous.Cluster | None, stop: Stop) -> Workers:
+def _make_workers(config: ConfigDict, others: cluster.Cluster | None, stop: Stop) -> Workers:
     """The workers of the cluster, once all have come, or this one alone; their devices."""
     count = len(others.addresses) if others else 1
     devices = check_devices(config.strategy, count)
@@ -264,7 +264,7 @@ def _make_workers(config: ConfigDict, others: rendezvous.Cluster | None, stop: S
         rendezvous.rendezvous(others, facts, config.startup_timeout_seconds, lambda: stop.requested)
     if config.deterministic:
         enable_determinism()
-    with rendezvous.kill_if_startup_hangs(others, config.startup_timeout_seconds):
+    with kill_if_startup_hangs(others, config.startup_timeout_seconds):
         strategy = make_strategy(config.strategy, count)
     stop.arm()  # the strategy of several workers takes SIGTERM away
     return Workers(strategy, others)

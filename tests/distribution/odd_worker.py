@@ -62,7 +62,7 @@ def slow():
 
     with (
         mock.patch.object(checkpoints, "write_arrays", write_slowly),
-        mock.patch.object(watchdog, "LOOKS", 2),
+        mock.patch.object(watchdog, "ATTEMPTS", 2),
     ):
         yield
 

@@ -9,7 +9,7 @@ import time
 import pytest
 
 from trainer.distribution import watchdog
-from trainer.distribution.rendezvous import Cluster
+from trainer.distribution.cluster import Cluster
 from trainer.distribution.watchdog import Watchdog
 
 
@@ -72,7 +72,7 @@ def test_a_port_that_is_closed_for_fewer_looks_is_forgiven():
     with watched(names) as ended:
         for _ in range(4):
             workers[1].close()
-            time.sleep(0.05 * (watchdog.LOOKS - 4))
+            time.sleep(0.05 * (watchdog.ATTEMPTS - 4))
             workers[1] = socket.create_server(port, backlog=128)
             time.sleep(0.2)
         assert not ended.statuses
@@ -82,7 +82,7 @@ def test_a_worker_that_accepts_no_connection_is_waited_for():
     # The system does it for a process that stands still.
     workers = listening(2)
     with watched(map(address, workers)) as ended:
-        assert not ended.within(0.05 * 4 * watchdog.LOOKS)
+        assert not ended.within(0.05 * 4 * watchdog.ATTEMPTS)
 
 
 def test_no_worker_is_lost_once_the_watchdog_is_closed(capfd):
@@ -90,7 +90,7 @@ def test_no_worker_is_lost_once_the_watchdog_is_closed(capfd):
     with watched(map(address, workers)) as ended:
         time.sleep(0.2)
     workers[1].close()
-    assert not ended.within(0.05 * 4 * watchdog.LOOKS)
+    assert not ended.within(0.05 * 4 * watchdog.ATTEMPTS)
     assert not capfd.readouterr().err
 
 
@@ -113,7 +113,7 @@ def test_a_machine_that_answers_no_more_is_lost_in_the_stated_time(monkeypatch):
     began = time.monotonic()
     with watched(["127.0.0.1:1", "127.0.0.1:2"]) as ended:
         assert ended.within(10)
-    looks = watchdog.LOOKS * (watchdog.PAUSE_SECONDS + watchdog.CONNECT_SECONDS)
+    looks = watchdog.ATTEMPTS * (watchdog.PAUSE_SECONDS + watchdog.CONNECT_SECONDS)
     assert time.monotonic() - began >= looks - 0.1
 
 
@@ -122,7 +122,7 @@ def test_a_worker_that_could_never_be_reached_is_not_lost_and_the_others_are_wat
     names = list(map(address, workers))
     workers[1].close()
     with watched(names) as ended:
-        assert not ended.within(0.05 * 4 * watchdog.LOOKS)
+        assert not ended.within(0.05 * 4 * watchdog.ATTEMPTS)
         workers[2].close()
         assert ended.within(10)
 
@@ -135,7 +135,7 @@ def test_a_shortage_of_this_process_is_no_lost_worker(monkeypatch, number):
 
     monkeypatch.setattr(watchdog.socket, "socket", Short)
     with watched(["127.0.0.1:1", "127.0.0.1:2"]) as ended:
-        assert not ended.within(0.05 * 4 * watchdog.LOOKS)
+        assert not ended.within(0.05 * 4 * watchdog.ATTEMPTS)
 
 
 def test_names_are_looked_up_once(monkeypatch):
@@ -151,7 +151,7 @@ def test_names_are_looked_up_once(monkeypatch):
 
     monkeypatch.setattr(watchdog.socket, "getaddrinfo", look_up)
     with watched(["here:1", f"there:{port}"]) as ended:
-        assert not ended.within(0.05 * 4 * watchdog.LOOKS)
+        assert not ended.within(0.05 * 4 * watchdog.ATTEMPTS)
         worker.close()
         assert ended.within(10)
     assert asked == ["there", "there"]

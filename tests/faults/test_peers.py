@@ -176,6 +176,6 @@ def test_a_worker_that_stands_still_for_a_while(who, seconds, restarts, alone, t
         assert launched.end() == 0, launched.said()
         assert launched.said().count("restarting all workers") == restarts
         if restarts:
-            line = f"worker {1 - who} .* ends, since another has ended or does not answer"
+            line = f"worker {1 - who} .* ends, since another worker has ended or does not answer"
             assert re.search(line, launched.said())
     assert_ends_alike(run, alone[0])

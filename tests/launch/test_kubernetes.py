@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from tests.runs import final_state
-from trainer.distribution import rendezvous
+from trainer.distribution import cluster
 
 ROOT = Path(__file__).parents[2]
 NEEDED = ("--image=registry/trainer:1", "--volume_claim=runs")
@@ -132,7 +132,7 @@ def test_each_pod_knows_its_number_and_the_names_of_all(flags, python_that_tells
     for index in range(3):
         told = started(pod, python_that_tells, index).communicate()[0]
         monkeypatch.setenv("TF_CONFIG", json.loads(told)[1]["TF_CONFIG"])
-        workers = rendezvous.from_environment()
+        workers = cluster.from_tf_config()
         assert workers is not None
         assert workers.index == index
         assert workers.addresses == tuple(f"{host.format(i)}:3333" for i in range(3))

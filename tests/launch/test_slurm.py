@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from trainer.distribution import rendezvous
+from trainer.distribution import cluster
 
 ROOT = Path(__file__).parents[2]
 TRAINER = ("--config=configs/conv.py", "--workdir=runs/conv")
@@ -113,8 +113,8 @@ def test_each_task_is_a_worker_in_the_order_of_the_nodes(environment, monkeypatc
     _, trainers, _ = run_job(environment, [0, 0], nodes=2)
     for index, trainer in enumerate(trainers):
         monkeypatch.setenv("TF_CONFIG", trainer["tf_config"])
-        expected = rendezvous.Cluster(("n9:20042", "n10:20042"), index)
-        assert rendezvous.from_environment() == expected
+        expected = cluster.Cluster(("n9:20042", "n10:20042"), index)
+        assert cluster.from_tf_config() == expected
     assert len(trainers) == 2
 
 
