@@ -1,14 +1,20 @@
-"""Run jobs of one or more processes on this machine, restart what crashes, pass signals on."""
+"""Run jobs of one or more processes on this machine, restart what crashes, pass signals on.
 
+A launcher has a single thread: Linux sends PR_SET_PDEATHSIG at the end of each thread of a parent,
+and a trainer that gets a second SIGTERM does not wait for its checkpoint.
+"""
+
+import codecs
 import collections
 import contextlib
 import ctypes
+import io
 import math
 import os
+import select
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import IO, NamedTuple
@@ -18,6 +24,7 @@ from trainer.errors import Preempted, UserError
 _EXIT_SECONDS = 300  # for a process to write a checkpoint and exit, once signalled or left alone
 _CRASH_SECONDS = 30  # for the other processes to notice a crash of one of them and to report it
 _POLL_SECONDS = 0.1
+_READ_BYTES = 2**16  # of a process's output at a time
 _PR_SET_PDEATHSIG = 1  # of <sys/prctl.h>
 _LIBC = ctypes.CDLL(None)
 
@@ -207,20 +214,21 @@ class _Process:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            text=True,
-            errors="replace",
+            bufsize=0,
             start_new_session=True,  # otherwise Ctrl-C in a terminal would reach it twice
             preexec_fn=_terminate_with_launcher,
         )
+        assert self._popen.stdout is not None
+        assert self._popen.stderr is not None
         self._relays = [
-            threading.Thread(target=_relay, args=(source, f"[{self.name}] ", sink))
-            for source, sink in ((self._popen.stdout, sys.stdout), (self._popen.stderr, sys.stderr))
+            _Relay(self._popen.stdout, f"[{self.name}] ", sys.stdout),
+            _Relay(self._popen.stderr, f"[{self.name}] ", sys.stderr),
         ]
-        for relay in self._relays:
-            relay.start()
 
     def poll(self) -> int | None:
-        """Return the exit status, negative if a signal ended the process; None while it runs."""
+        """Relay output; return the exit status, negative for a signal, or None while it runs."""
+        for relay in self._relays:
+            relay.copy()
         return self._popen.poll()
 
     def send(self, number: int) -> None:
@@ -233,21 +241,56 @@ class _Process:
             os.killpg(self._popen.pid, signal.SIGKILL)
         self._popen.wait()
         for relay in self._relays:
-            relay.join()
+            relay.close()
+
+
+class _Relay:
+    """Copies the lines of a process to a stream of the launcher, after a prefix."""
+
+    def __init__(self, source: IO[bytes], prefix: str, sink: IO[str]):
+        os.set_blocking(source.fileno(), False)
+        self._source = source
+        self._prefix = prefix
+        self._sink = sink
+        utf8 = codecs.getincrementaldecoder("utf-8")("replace")
+        self._decoder = io.IncrementalNewlineDecoder(utf8, translate=True)
+        self._lines: collections.deque[str] = collections.deque()
+        self._rest = ""  # of which the end of the line is missing
+
+    def copy(self) -> None:
+        """Copy what has been written, as far as the stream takes it without waiting."""
+        if not self._lines:
+            self._read()
+        while self._lines and select.select([], [self._sink], [], 0)[1]:
+            self._write(self._lines.popleft())
+
+    def close(self) -> None:
+        """Copy everything else, with a last line that lacks its line break."""
+        while self._read():
+            pass
+        for line in (*self._lines, *([self._rest] if self._rest else [])):
+            self._write(line)
+        self._source.close()
+
+    def _read(self) -> bool:
+        """Return whether there was anything to read."""
+        data = None if self._source.closed else self._source.read(_READ_BYTES)
+        if data:
+            *lines, self._rest = (self._rest + self._decoder.decode(data)).split("\n")
+            self._lines.extend(lines)
+        return bool(data)
+
+    def _write(self, line: str) -> None:
+        try:
+            print(f"{self._prefix}{line.rstrip()}", file=self._sink, flush=True)
+        except OSError:  # nobody reads the stream: the process is to notice
+            self._source.close()
 
 
 def _terminate_with_launcher() -> None:
     """Have Linux send this process SIGTERM when the launcher dies, even by SIGKILL."""
     if sys.platform == "linux":
         _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-
-
-def _relay(source: IO[str], prefix: str, sink: IO[str]) -> None:
-    # If nobody reads the sink, closing the source lets the process know.
-    with source, contextlib.suppress(BrokenPipeError):
-        for line in source:  # the last may lack its line break
-            sink.write(f"{prefix}{line.rstrip()}\n")
-            sink.flush()
 
 
 def _report_signal(name: str, status: int) -> None:
