@@ -215,3 +215,13 @@ def test_processes_get_sigterm_when_their_launcher_is_killed(tmp_path):
         while not (seen := tmp_path / f"seen-w{index}").exists() or not seen.read_text():
             time.sleep(0.01)
         assert seen.read_text() == "SIGTERM"
+
+
+@pytest.mark.parametrize("module", ["local", "sweep", "slurm", "kubernetes"])
+def test_a_launcher_needs_neither_tensorflow_nor_threads(module):
+    code = (
+        f"import os, sys, launch.{module}\n"
+        "assert not {'keras', 'tensorflow'} & set(sys.modules)\n"
+        "assert len(os.listdir('/proc/self/task')) == 1"  # for PR_SET_PDEATHSIG
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
