@@ -33,24 +33,25 @@ _NAME = flags.DEFINE_string("name", "", "Name of the Job. Default: the workdir's
 _WORKERS = flags.DEFINE_integer(
     "workers", 1, "Number of pods, each of which runs one worker.", lower_bound=1
 )
-_GPUS = flags.DEFINE_integer(
-    "gpus", 1, "NVIDIA GPUs of each pod; with 0 it trains on CPUs.", lower_bound=0
-)
+_GPUS = flags.DEFINE_integer("gpus", 1, "NVIDIA GPUs of each pod; 0: train on CPUs.", lower_bound=0)
 _CPUS = flags.DEFINE_integer(
-    "cpus", 0, "CPUs to request for each pod. Default: no request.", lower_bound=0
+    "cpus", 0, "CPUs to request for each pod; 0: no request.", lower_bound=0
 )
 _MEMORY_GIB = flags.DEFINE_integer(
-    "memory_gib", 0, "Memory to request for each pod, in GiB. Default: no request.", lower_bound=0
+    "memory_gib", 0, "GiB of memory to request for each pod; 0: no request.", lower_bound=0
 )
 _SHM_GIB = flags.DEFINE_integer(
-    "shm_gib", 8, "Size limit of /dev/shm, which NCCL uses, in GiB of that memory.", lower_bound=1
+    "shm_gib",
+    8,
+    "Size limit of /dev/shm, which NCCL uses, in GiB; it is part of the memory.",
+    lower_bound=1,
 )
 _RUNTIME_CLASS = flags.DEFINE_string(
-    "runtime_class", "", "RuntimeClass of the pods: nvidia, where that is not the default runtime."
+    "runtime_class",
+    "",
+    "RuntimeClass of the pods; nvidia, if that is not the cluster's default runtime.",
 )
-_ENV = flags.DEFINE_multi_string(
-    "env", [], "Environment variable of the pods, NAME=VALUE. Can be repeated."
-)
+_ENV = flags.DEFINE_multi_string("env", [], "Environment variable of the pods, NAME=VALUE")
 _PORT = flags.DEFINE_integer(
     "port", 2222, "TCP port on which the workers connect.", lower_bound=1024, upper_bound=65535
 )
@@ -58,7 +59,10 @@ _MAX_RESTARTS = flags.DEFINE_integer(
     "max_restarts", 3, "How often all workers are restarted after crashes.", lower_bound=0
 )
 _GRACE_SECONDS = flags.DEFINE_integer(
-    "grace_seconds", 120, "Seconds from SIGTERM to SIGKILL, to write a checkpoint.", lower_bound=1
+    "grace_seconds",
+    120,
+    "Seconds that a pod has after SIGTERM to write a checkpoint.",
+    lower_bound=1,
 )
 _JOBSET = flags.DEFINE_bool("jobset", False, "Make a JobSet instead of a Job.")
 _TENSORBOARD = flags.DEFINE_bool("tensorboard", False, "Start TensorBoard, on the same volume.")

@@ -24,13 +24,13 @@ _GPUS = flags.DEFINE_integer("gpus_per_node", 0, "GPUs to request on each node."
 _CPUS = flags.DEFINE_integer(
     "cpus_per_task",
     0,
-    "CPUs to request for each trainer. Default: the cluster's, often one.",
+    "CPUs to request for each trainer; 0: the cluster's default, often one.",
     lower_bound=0,
 )
 _MEMORY = flags.DEFINE_integer(
     "memory_gib",
     0,
-    "Memory to request on each node, in GiB. Default: the cluster's.",
+    "GiB of memory to request on each node; 0: the cluster's default.",
     lower_bound=0,
 )
 _TIME = flags.DEFINE_string(
@@ -47,7 +47,7 @@ _MAX_RESTARTS = flags.DEFINE_integer(
     "max_restarts", 3, "Restarts after crashes, between two preemptions.", lower_bound=0
 )
 _SBATCH = flags.DEFINE_multi_string(
-    "sbatch", [], "Another option of sbatch, such as --sbatch=--exclusive. Can be repeated."
+    "sbatch", [], "Another option of sbatch, such as --sbatch=--exclusive"
 )
 _PYTHON = flags.DEFINE_string("python", sys.executable, "Python interpreter to use on every node.")
 _OUTPUT = flags.DEFINE_string("output", None, "File to write the script to. Default: stdout.")

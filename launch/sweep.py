@@ -24,11 +24,14 @@ _MODULE = (sys.executable, "-m")
 _GRID = flags.DEFINE_multi_string(
     "grid",
     [],
-    "Values to try of one key of the config: config.KEY=VALUE,VALUE,... "
-    "Repeat the flag for every combination of several keys' values.",
+    "Values to try for a key of the config, config.KEY=VALUE,VALUE,... Several keys make a run for "
+    "each combination of their values",
 )
 _PARALLEL = flags.DEFINE_integer(
-    "parallel", 1, "Runs that train at a time, each on an equal share of the GPUs.", lower_bound=1
+    "parallel",
+    1,
+    "Number of runs that train at a time, each on an equal share of the GPUs.",
+    lower_bound=1,
 )
 _MAX_RESTARTS = flags.DEFINE_integer(
     "max_restarts", 1, "How often a run is restarted after crashes.", lower_bound=0
