@@ -86,12 +86,12 @@ def train(
                     with clock.spent_on("checkpoint"):
                         checkpoints = setup.run.checkpoints if setup.run else None
                         first_step = resume.restore(setup, spikes.roll_back(spike, checkpoints))
-            workers.wait()  # until the chief has written everything
+            workers.barrier()  # until the chief has written everything
         except Preempted:
-            workers.wait()
+            workers.barrier()
             raise
         except NonFiniteError as error:
-            workers.wait()
+            workers.barrier()
             if setup.run is None:
                 raise
             kept = setup.run.checkpoints.find()
