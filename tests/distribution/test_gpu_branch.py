@@ -16,7 +16,7 @@ from trainer import models
 from trainer.distribution.strategy import build_model, make_strategy
 from trainer.distribution.workers import Workers
 from trainer.evaluation.classifier import Classifier
-from trainer.train import make_steps
+from trainer.training.setup import make_steps
 
 SIDE = 8
 BATCH_SIZE = 8
