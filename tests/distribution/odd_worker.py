@@ -17,6 +17,7 @@ from tensorflow.python.eager import context
 from trainer import __main__, cli
 from trainer.distribution import watchdog
 from trainer.run import checkpoints
+from trainer.training import setup
 
 ODDITY = flags.DEFINE_enum("oddity", None, ["stuck", "slow"], "What is odd.", required=True)
 STEPPING_CALLS = 2  # before the operation that does not end

@@ -19,7 +19,9 @@ from tests.faults.test_kills import tiny_config
 from tests.runs import assert_same_bits, charts, files_in, final_state, logged, report
 from trainer.distribution.step import Steps
 from trainer.errors import StorageError, UserError
-from trainer.run import workdir
+from trainer.run import background, workdir
+from trainer.run.background import BackgroundSaver
+from trainer.run.metrics_log import MetricsLog
 from trainer.train import train
 
 pytestmark = pytest.mark.faults
