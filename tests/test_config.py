@@ -253,7 +253,7 @@ def test_keys_that_contradict_each_other_are_named(kind, changes):
 
 
 def test_a_source_whose_examples_keep_their_shape_takes_no_size():
-    with pytest.raises(UserError, match="data.image_size=8 is not allowed with 'memory'"):
+    with pytest.raises(UserError, match=r"data\.image_size=8 is not allowed with 'memory'"):
         parse(changed(config_of("dense", "memory"), {"data.image_size": 8}))
 
 
