@@ -3,7 +3,7 @@
 import tensorflow as tf
 
 from trainer.distribution import optimizers
-from trainer.distribution.step import Steps
+from trainer.distribution.step import Steps, StepSettings
 from trainer.distribution.strategy import build_model, make_strategy
 
 
@@ -25,10 +25,7 @@ def adam_steps(
         model,
         lambda: optimizers.create("adam", clip_norm=0.0, weight_decay=0.0),
         lambda _: tf.constant(learning_rate),
-        precision=precision,
-        batch_size=batch_size,
-        seed=0,
-        last_step=last_step,
+        StepSettings(precision, batch_size, seed=0, last_step=last_step),
         execution=execution,
     )
     return model, steps

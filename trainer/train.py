@@ -15,7 +15,7 @@ from trainer.data.examples import Records
 from trainer.distribution import optimizers, rendezvous
 from trainer.distribution.devices import check_devices, describe_devices, within_memory
 from trainer.distribution.gpus import unusable_gpu_note
-from trainer.distribution.step import Steps
+from trainer.distribution.step import Steps, StepSettings
 from trainer.distribution.strategy import Strategy, build_model, enable_determinism, make_strategy
 from trainer.distribution.variables import values_of
 from trainer.distribution.watchdog import Watchdog
@@ -324,12 +324,14 @@ def make_steps(
             warmup_steps=chosen.warmup_steps,
             last_step=last_step,
         ),
-        precision=config.precision,
-        batch_size=config.batch_size,
-        seed=config.seed,
-        last_step=last_step,
+        StepSettings(
+            precision=config.precision,
+            batch_size=config.batch_size,
+            seed=config.seed,
+            last_step=last_step,
+            norm_every_steps=1 if config.spikes.loss_ratio else config.log_every_steps,
+        ),
         worker=workers.index,
-        norm_every_steps=1 if config.spikes.loss_ratio else config.log_every_steps,
     )
 
 

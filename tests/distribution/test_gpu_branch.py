@@ -14,6 +14,7 @@ from tests.all_configs import load_config
 from tests.gpu_branch import gpu_branch, gpu_strategy
 from tests.verbs.sources import CONFIG_OF, SMALL
 from trainer import models
+from trainer.distribution.device_cache import DeviceCache
 from trainer.distribution.strategy import build_model, make_strategy
 from trainer.distribution.workers import Workers
 from trainer.evaluation.classifier import Classifier
@@ -107,19 +108,17 @@ def test_networks_of_different_sizes_train_one_after_the_other_in_a_process():
 @pytest.mark.parametrize("shape", [(8, 8, 1), (5, 5, 1), (7,)])
 @pytest.mark.parametrize("by", ["graph", "xla"])
 def test_cached_images_are_on_each_replicas_device_and_gathered_whole(shape, by):
-    from trainer.distribution.device_cache import copy_to_replicas, gather_images
-
     images = np.random.default_rng(0).integers(0, 256, (20, *shape), np.uint8)
     images[0] = 255  # words of these bytes are NaN
     indices = np.array([3, 0, 19, 3])
-    caches = strategy_of(2).experimental_local_results(copy_to_replicas(strategy_of(2), images))
-    assert [cache.device[-5:] for cache in caches] == ["CPU:0", "CPU:1"]
-    for cache in caches:
-        gather = tf.function(
-            lambda cache: gather_images(cache, indices, shape, by_words=by == "graph"),
-            jit_compile=by == "xla",
-        )
-        np.testing.assert_array_equal(gather(cache).numpy(), images[indices])
+    cache = DeviceCache(strategy_of(2))
+    assert cache.fill(images)
+    copies = strategy_of(2).experimental_local_results(cache.copies)
+    assert [device[-5:] for device in cache.devices()] == ["CPU:0", "CPU:1"]
+    gather = tf.function(cache.gather, jit_compile=by == "xla")
+    for copy in copies:
+        gathered = gather(copy, indices, by_words=by == "graph")
+        np.testing.assert_array_equal(gathered.numpy(), images[indices])
 
 
 @pytest.mark.parametrize("precision", ["float32", "tensorfloat32", "bfloat16"])
@@ -131,7 +130,7 @@ def test_products_are_in_tensorfloat32_where_the_precision_says_so_alone(precisi
 
 def training_function(steps, labels=None):
     """Returns the concrete function of a training call."""
-    cache = steps._device_cache
+    cache = steps._cache.copies
     step = tf.constant(0, tf.int64)
     return steps.train_function.get_concrete_function(
         step, tf.constant(2), tf.constant(INDICES), cache, labels
@@ -218,7 +217,7 @@ def test_no_kind_scatters(kind):
     else:
         steps, labels = steps_of(kind, 1, "xla"), None
     hlo = steps.train_function.experimental_get_compiler_ir(
-        tf.constant(0, tf.int64), tf.constant(2), tf.constant(INDICES), steps._device_cache, labels
+        tf.constant(0, tf.int64), tf.constant(2), tf.constant(INDICES), steps._cache.copies, labels
     )(stage="hlo")
     assert "dot(" in hlo or "convolution(" in hlo
     assert " scatter(" not in hlo

@@ -9,7 +9,7 @@ from tests.all_configs import CONFIGS, load_config
 from trainer import models
 from trainer.distribution import optimizers, xla
 from trainer.distribution.inference import map_batches
-from trainer.distribution.step import Steps
+from trainer.distribution.step import Steps, StepSettings
 from trainer.distribution.strategy import build_model, make_strategy
 from trainer.distribution.xla import candidate_executions, cuts
 from trainer.errors import NonFiniteError, UserError
@@ -66,12 +66,8 @@ def make_steps(
         model,
         lambda: optimizers.create("adam", clip_norm=clip_norm, weight_decay=0.0),
         schedule,
-        precision=precision,
-        batch_size=batch_size,
-        seed=3,
-        last_step=20,
+        StepSettings(precision, batch_size, seed=3, last_step=20, **settings),
         execution=execution,
-        **settings,
     )
     return model, steps
 
@@ -314,11 +310,7 @@ def test_the_step_is_the_textbook_one():
         optimizers.learning_rate_schedule(
             "constant", learning_rate=0.5, warmup_steps=0, last_step=9
         ),
-        precision="float32",
-        batch_size=BATCH,
-        seed=3,
-        last_step=9,
-        execution="graph",
+        StepSettings("float32", BATCH, seed=3, last_step=9),
     )
     metrics = steps.train(5, image_batch)
     assert metrics["loss"][0] == pytest.approx(float(loss), rel=1e-5)

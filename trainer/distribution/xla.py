@@ -1,17 +1,20 @@
-"""How training steps are computed, and what XLA needs for it."""
+"""How training steps are executed: what XLA compiles of them, and what it needs for that."""
 
+import dataclasses
 import itertools
 import os
+from collections.abc import Callable
 
 import tensorflow as tf
 
-from trainer.distribution import devices
+from trainer.distribution import devices, xla_layers
+from trainer.errors import require_choice
 from trainer.models import Autoencoder
-from trainer.models.convolutions import count_multiplications
 
 EXECUTIONS = ("graph", "xla_update", "xla", "xla_products")
 
 CUT_SIZE = 128  # images at a time where convolutions are matrix products on a CPU
+_SMALL_BATCH = 128  # whose arithmetic does not outweigh a copy of the weights
 _LARGE_PRODUCTS = 4e9  # multiply-adds a step of dense layers, on a CPU
 _LAUNCH_BOUND = 2e9  # multiply-adds a step of convolutions, which a GPU does while it launches them
 _GPU_FLAGS = {
@@ -23,6 +26,64 @@ _GPU_FLAGS = {
     "xla_gpu_enable_command_buffer": "+WHILE,+CONDITIONAL",
     "xla_gpu_graph_min_graph_size": "2",
 }
+
+
+@dataclasses.dataclass(frozen=True)
+class Execution:
+    """A way to execute training steps; all have the same result up to rounding.
+
+    There are three: by TensorFlow's own kernels; on one replica, by a loop over the steps that XLA
+    compiles; on several, by parts of a step that XLA compiles, between two sums over the replicas.
+    """
+
+    mode: str  # of `EXECUTIONS`
+    on_gpus: bool
+    loop_by_xla: bool  # one replica: the loop over the steps is compiled
+    parts_by_xla: bool  # several: what each computes between two sums is compiled
+    update_by_xla: bool  # one replica: the optimizer's update is compiled, alone or in the loop
+    layer_kinds: tuple[type, ...]  # the layers of Keras that take forms for XLA
+    cuts_batch: bool  # a large batch's gradients are computed a cut at a time
+    gathers_words: bool  # images of bytes are read from a GPU's cache as words
+    orders_gradients: bool  # see `one_after_the_other`
+
+    def part(self, function: Callable) -> Callable:
+        """Returns a function of one replica, compiled where those of several replicas are."""
+        return tf.function(function, jit_compile=True) if self.parts_by_xla else function
+
+    def update(self, function: Callable) -> Callable:
+        """Returns a function that updates all replicas, compiled where it alone is to be."""
+        alone = self.update_by_xla and not self.loop_by_xla
+        return tf.function(function, jit_compile=True) if alone else function
+
+
+def make_execution(mode: str, strategy: tf.distribute.Strategy, batch_size: int) -> Execution:
+    """Returns how steps of a global batch are executed on a strategy's replicas.
+
+    The modes are "graph", by TensorFlow's own kernels; "xla_update", the same, but the optimizer's
+    update is compiled where there is one replica; "xla", compiled; and "xla_products", compiled
+    with each convolution as matrix products, for which a CPU cuts a large batch to fit its caches.
+
+    Raises:
+      UserError: the mode is not known.
+    """
+    require_choice("execution", mode, EXECUTIONS)
+    compiled = mode in ("xla", "xla_products")
+    one_replica = strategy.num_replicas_in_sync == 1
+    on_gpus = devices.on_gpus(strategy)
+    layer_kinds = {"xla": xla_layers.MAX_POOLING, "xla_products": xla_layers.ALL}
+    return Execution(
+        mode=mode,
+        on_gpus=on_gpus,
+        loop_by_xla=compiled and one_replica,
+        parts_by_xla=compiled and not one_replica,
+        update_by_xla=mode != "graph" and one_replica,
+        layer_kinds=layer_kinds.get(mode, ()),
+        cuts_batch=mode == "xla_products" and not on_gpus,
+        gathers_words=on_gpus and not compiled,
+        orders_gradients=(
+            mode == "xla" and one_replica and not on_gpus and batch_size <= _SMALL_BATCH
+        ),
+    )
 
 
 def set_gpu_flags() -> None:
@@ -48,7 +109,7 @@ def candidate_executions(
     launch of its own, where the rest of the step is part of one CUDA graph.
     """
     one_replica = strategy.num_replicas_in_sync == 1
-    few_channels, many_channels = count_multiplications([model.encoder, model.decoder])
+    few_channels, many_channels = xla_layers.count_multiplications(model)
     library = "xla_update" if one_replica else "graph"
     convolves = few_channels + many_channels > 0
     by_products = few_channels > many_channels

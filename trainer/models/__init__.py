@@ -21,7 +21,7 @@ __all__ = [
     "kinds",
     "mean_bce_nats",
 ]
-_NOT_KINDS = ("base", "convolutions", "networks")
+_NOT_KINDS = ("base", "networks")
 
 
 def kinds() -> tuple[str, ...]:

@@ -8,13 +8,13 @@ between, codes and logits are computed in float32.
 import itertools
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import keras
 import tensorflow as tf
 from keras import layers
 
 from trainer.errors import require, require_choice
-from trainer.models.convolutions import Convolution, MaxPooling, TransposedConvolution, UpSampling
 
 Shape = tuple[int, ...]  # (H, W, C) of images; dense layers take (D,) of vectors too
 
@@ -163,10 +163,10 @@ def conv_pair(
     decoder = _network("decoder", encoder.output_shape[1:], [
         layers.Reshape((rows, columns, layer_sizes[-1]), name="map"),
         *(
-            TransposedConvolution(channels, 3, 2, activation=activation, name=f"conv_{number}")
+            _transposed_conv(channels, activation=activation, name=f"conv_{number}")
             for number, channels in enumerate(layer_sizes[::-1], start=1)
         ),
-        Convolution(image_channels, 3, name="logits", dtype="float32"),
+        _conv(image_channels, name="logits", dtype="float32"),
         *_crop((2**times * rows, 2**times * columns), (height, width)),
     ])  # fmt: skip
     return encoder, decoder
@@ -188,15 +188,13 @@ def pooled_encoder(
     return _network("encoder", image_shape, [
         *itertools.chain.from_iterable(
             (
-                Convolution(channels, 3, activation=activation, name=f"conv_{number}"),
-                MaxPooling(name=f"pool_{number}"),
+                _conv(channels, activation=activation, name=f"conv_{number}"),
+                _max_pooling(name=f"pool_{number}"),
             )
             for number, channels in hidden
         ),
-        Convolution(
-            code_channels, 3, activation=code_activation, name=f"conv_{last}", dtype="float32"
-        ),
-        MaxPooling(name=f"pool_{last}", dtype="float32"),
+        _conv(code_channels, activation=code_activation, name=f"conv_{last}", dtype="float32"),
+        _max_pooling(name=f"pool_{last}", dtype="float32"),
         layers.Flatten(name="code", dtype="float32"),
     ])  # fmt: skip
 
@@ -212,13 +210,11 @@ def pooled_decoder(
     rows, columns = _halved(image_shape, 2)
     return _network("decoder", (rows * columns * code_channels,), [
         layers.Reshape((rows, columns, code_channels), name="map"),
-        Convolution(
-            code_channels, 3, activation=activation, name="conv_1"
-        ),
-        UpSampling(name="up_1"),
-        Convolution(filters, 3, activation=activation, name="conv_2"),
-        UpSampling(name="up_2"),
-        Convolution(channels, 3, name="logits", dtype="float32"),
+        _conv(code_channels, activation=activation, name="conv_1"),
+        layers.UpSampling2D(name="up_1"),
+        _conv(filters, activation=activation, name="conv_2"),
+        layers.UpSampling2D(name="up_2"),
+        _conv(channels, name="logits", dtype="float32"),
         *_crop((4 * rows, 4 * columns), (height, width)),
     ])  # fmt: skip
 
@@ -237,8 +233,8 @@ def strided_encoder(
         f"model.stage_filters={tuple(filters)} is not allowed; there are two stages",
     )
     return _network("encoder", image_shape, [
-        Convolution(filters[0], 3, 2, activation=activation, name="conv_1"),
-        Convolution(filters[1], 3, 2, activation=activation, name="conv_2"),
+        _conv(filters[0], strides=2, activation=activation, name="conv_1"),
+        _conv(filters[1], strides=2, activation=activation, name="conv_2"),
         layers.Flatten(name="flatten"),
         layers.Dense(dense_units, activation, name="hidden"),
         layers.Dense(code_size, name="code", dtype="float32"),
@@ -255,8 +251,8 @@ def strided_decoder(
         layers.Dense(dense_units, activation, name="hidden"),
         layers.Dense(rows * columns * filters[1], activation, name="widen"),
         layers.Reshape((rows, columns, filters[1]), name="map"),
-        TransposedConvolution(filters[0], 3, 2, activation=activation, name="conv_1"),
-        TransposedConvolution(channels, 3, 2, name="logits", dtype="float32"),
+        _transposed_conv(filters[0], activation=activation, name="conv_1"),
+        _transposed_conv(channels, name="logits", dtype="float32"),
         *_crop((4 * rows, 4 * columns), (height, width)),
     ])  # fmt: skip
 
@@ -280,6 +276,18 @@ def _dense_layers(units: Sequence[int], activation: str) -> list[layers.Layer]:
         layers.Dense(size, activation, name=f"hidden_{number}")
         for number, size in enumerate(units, start=1)
     ]
+
+
+def _conv(filters: int, **settings: Any) -> layers.Layer:
+    return layers.Conv2D(filters, 3, padding="same", **settings)
+
+
+def _transposed_conv(filters: int, **settings: Any) -> layers.Layer:
+    return layers.Conv2DTranspose(filters, 3, strides=2, padding="same", **settings)
+
+
+def _max_pooling(**settings: Any) -> layers.Layer:
+    return layers.MaxPooling2D(2, padding="same", **settings)
 
 
 def _halved(image_shape: Shape, times: int) -> tuple[int, int]:
