@@ -13,7 +13,6 @@ import dataclasses
 import json
 import os
 import re
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterable
@@ -25,15 +24,14 @@ from tests.gpu_compile.compiler import (
     build,
     compile_module,
     missing_tool,
+    run,
 )
 from tests.gpu_compile.counts import Counts, count
 
-ROOT = Path(__file__).parent.parent.parent
-DOCUMENT = ROOT / "docs" / "performance.md"
+DOCUMENT = Path(__file__).parents[2] / "docs" / "performance.md"
 SHOWN = ("a100", "h100")  # the devices whose counts are shown
 
 _BEGIN, _END = "<!-- gpu_compile -->\n", "<!-- /gpu_compile -->\n"
-_TIMEOUT_SECONDS = 900
 _NETS = (
     *("linear", "dense", "deep", "conv", "deep_conv", "denoising", "sparse", "sparse_kl"),
     *("contractive", "concrete", "vae", "iwae", "finetune"),
@@ -158,17 +156,7 @@ def _dump(case: Case, folder: Path) -> dict:
         *(f"--execution={case.execution}", f"--precision={case.precision}", f"--folder={folder}"),
     ]
     without_gpu = os.environ | {"CUDA_VISIBLE_DEVICES": "", "TF_CPP_MIN_LOG_LEVEL": "3"}
-    done = subprocess.run(
-        command,
-        cwd=ROOT,
-        env=without_gpu,
-        capture_output=True,
-        text=True,
-        timeout=_TIMEOUT_SECONDS,
-        check=False,
-    )
-    if done.returncode != 0:
-        raise CompilerError(done.stderr.strip().splitlines()[-1])
+    run(command, without_gpu)
     return json.loads((folder / "about.json").read_text())
 
 

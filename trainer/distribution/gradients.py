@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from trainer.distribution import xla_layers
 from trainer.distribution.xla import Execution, cuts
-from trainer.models import StepContext
+from trainer.models.base import StepContext
 from trainer.positions import Noise
 
 

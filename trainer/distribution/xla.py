@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from trainer.distribution import devices, xla_layers
 from trainer.errors import require_choice
-from trainer.models import Autoencoder
+from trainer.models.base import Autoencoder
 
 EXECUTIONS = ("graph", "xla_update", "xla", "xla_products")
 
@@ -87,9 +87,9 @@ def make_execution(mode: str, strategy: tf.distribute.Strategy, batch_size: int)
 
 
 def set_gpu_flags() -> None:
-    """Sets XLA's flags for GPUs in XLA_FLAGS, but those that it names already.
+    """Adds XLA's flags for GPUs to XLA_FLAGS, but for those that it holds already.
 
-    XLA reads them once, when it first compiles.
+    XLA reads the variable once, when it first compiles.
     """
     flags = os.environ.get("XLA_FLAGS", "")
     chosen = {f"--{name}": value for name, value in _GPU_FLAGS.items()}
@@ -127,9 +127,9 @@ def candidate_executions(
 
 
 def sum_of_squares_for_cpu(gradient: tf.Tensor) -> tf.Tensor:
-    """Sums the squares of a gradient in a form that XLA on a CPU reads once, not thrice.
+    """Sums the squares of a gradient, which XLA on a CPU then reads from memory once, not thrice.
 
-    XLA writes a sum of more than 32 terms as a tree, which keeps it from squaring on the way.
+    XLA splits a sum of more than 32 terms into a tree, and then no longer squares while it sums.
     """
     size = gradient.shape.num_elements()
     parts = next(parts for parts in range(8, 0, -1) if size % parts == 0)
@@ -138,10 +138,10 @@ def sum_of_squares_for_cpu(gradient: tf.Tensor) -> tf.Tensor:
 
 
 def one_after_the_other(gradients: list[tf.Tensor]) -> list[tf.Tensor]:
-    """Returns the gradients, each available only after the one before it in the model.
+    """Returns the same gradients, each of which depends on the one before it in the model.
 
-    No layer's weights change before the gradient has passed through them: XLA, which orders by
-    data dependence only, would copy the weights first.
+    So a layer's weights change only once the backward pass is through with them. XLA, which orders
+    by data dependence only, would otherwise copy the weights first.
     """
 
     def unknown_zero(gradient: tf.Tensor) -> tf.Tensor:
