@@ -32,7 +32,7 @@ class CompilerError(Exception):
 
 
 def missing_tool() -> str | None:
-    """Which of the required tools is missing, in one line, or None."""
+    """Returns a line on a required tool that is missing, or None."""
     if shutil.which("g++") is None:
         return "g++ is not installed"
     if not _HIGHWAYHASH.exists():
@@ -98,7 +98,7 @@ def compile_module(program: Path, module: Path, device: str, flags: str, folder:
 
 
 def _cuda_folder() -> Path | None:
-    """The folder of ptxas and libdevice in NVIDIA's package."""
+    """Returns the folder of ptxas and libdevice in NVIDIA's package."""
     try:
         found = importlib.metadata.distribution(_NVCC).locate_file("nvidia/cuda_nvcc")
     except importlib.metadata.PackageNotFoundError:
@@ -113,7 +113,7 @@ def _only(folder: Path, pattern: str) -> Path | None:
 
 
 def run(command: list[str], environment: dict[str, str] | None = None) -> None:
-    """Runs a command in the project; raises CompilerError with the line of its error if it fails."""
+    """Runs a command in the project; raises CompilerError with its line of error if it fails."""
     done = subprocess.run(
         command,
         cwd=HERE.parents[1],
