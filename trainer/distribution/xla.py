@@ -30,28 +30,28 @@ _GPU_FLAGS = {
 
 @dataclasses.dataclass(frozen=True)
 class Execution:
-    """A way to execute training steps; all have the same result up to rounding.
+    """How training steps are executed; every way has the same result up to rounding.
 
-    There are three: by TensorFlow's own kernels; on one replica, by a loop over the steps that XLA
-    compiles; on several, by parts of a step that XLA compiles, between two sums over the replicas.
+    There are three: TensorFlow's own kernels; on one replica, a loop over the steps that XLA has
+    compiled; on several, parts of a step that XLA has compiled, with sums over replicas in between.
     """
 
     mode: str  # of `EXECUTIONS`
     on_gpus: bool
-    loop_by_xla: bool  # one replica: the loop over the steps is compiled
-    parts_by_xla: bool  # several: what each computes between two sums is compiled
-    update_by_xla: bool  # one replica: the optimizer's update is compiled, alone or in the loop
+    loop_by_xla: bool  # on one replica
+    parts_by_xla: bool  # on several
+    update_by_xla: bool  # on one replica: alone or in the loop
     layer_kinds: tuple[type, ...]  # the layers of Keras that take forms for XLA
-    cuts_batch: bool  # a large batch's gradients are computed a cut at a time
-    gathers_words: bool  # images of bytes are read from a GPU's cache as words
-    orders_gradients: bool  # see `one_after_the_other`
+    cuts_batch: bool  # into parts that fit a CPU's caches
+    gathers_words: bool  # rather than bytes from the device cache
+    orders_gradients: bool  # by `one_after_the_other`
 
     def part(self, function: Callable) -> Callable:
-        """Returns a function of one replica, compiled where those of several replicas are."""
+        """Returns a function that one replica computes, compiled where parts are."""
         return tf.function(function, jit_compile=True) if self.parts_by_xla else function
 
     def update(self, function: Callable) -> Callable:
-        """Returns a function that updates all replicas, compiled where it alone is to be."""
+        """Returns the function that updates all replicas, compiled where the loop is not."""
         alone = self.update_by_xla and not self.loop_by_xla
         return tf.function(function, jit_compile=True) if alone else function
 
@@ -59,9 +59,9 @@ class Execution:
 def make_execution(mode: str, strategy: tf.distribute.Strategy, batch_size: int) -> Execution:
     """Returns how steps of a global batch are executed on a strategy's replicas.
 
-    The modes are "graph", by TensorFlow's own kernels; "xla_update", the same, but the optimizer's
-    update is compiled where there is one replica; "xla", compiled; and "xla_products", compiled
-    with each convolution as matrix products, for which a CPU cuts a large batch to fit its caches.
+    Modes: "graph", TensorFlow's own kernels; "xla_update", the same, but the optimizer's update is
+    compiled on one replica; "xla", compiled; "xla_products", compiled, each convolution as matrix
+    products, for which a CPU cuts a large batch to fit its caches.
 
     Raises:
       UserError: the mode is not known.
@@ -154,7 +154,7 @@ def one_after_the_other(gradients: list[tf.Tensor]) -> list[tf.Tensor]:
 
 
 def cuts(size: int) -> int:
-    """Returns the fewest equal parts of a batch that fit a CPU's caches; 1 if there are none."""
+    """Returns into how few equal parts a batch is cut that fit a CPU's caches; 1 if none do."""
     if size <= CUT_SIZE:
         return 1
     fitting = range(CUT_SIZE // 2, CUT_SIZE + 1)

@@ -5,10 +5,10 @@ ends in logits, to which the model applies the output activation. Codes and logi
 float32, whatever the precision of the layers between.
 """
 
+import functools
 import itertools
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import keras
 import tensorflow as tf
@@ -17,6 +17,12 @@ from keras import layers
 from trainer.errors import require, require_choice
 
 Shape = tuple[int, ...]  # (H, W, C) of images; dense layers take (D,) of vectors too
+
+_conv = functools.partial(layers.Conv2D, kernel_size=3, padding="same")
+_transposed_conv = functools.partial(
+    layers.Conv2DTranspose, kernel_size=3, strides=2, padding="same"
+)
+_max_pooling = functools.partial(layers.MaxPooling2D, padding="same")
 
 
 def create(
@@ -282,18 +288,6 @@ def _dense_layers(units: Sequence[int], activation: str) -> list[layers.Layer]:
         layers.Dense(size, activation, name=f"hidden_{number}")
         for number, size in enumerate(units, start=1)
     ]
-
-
-def _conv(filters: int, **settings: Any) -> layers.Layer:
-    return layers.Conv2D(filters, 3, padding="same", **settings)
-
-
-def _transposed_conv(filters: int, **settings: Any) -> layers.Layer:
-    return layers.Conv2DTranspose(filters, 3, strides=2, padding="same", **settings)
-
-
-def _max_pooling(**settings: Any) -> layers.Layer:
-    return layers.MaxPooling2D(2, padding="same", **settings)
 
 
 def _halved(image_shape: Shape, times: int) -> tuple[int, int]:
