@@ -10,15 +10,14 @@ import pytest
 import tensorflow as tf
 from tensorflow.python.framework import kernels
 
-from tests.all_configs import load_config
+from tests.all_configs import CONFIG_OF, load_config, tiny
 from tests.gpu_branch import gpu_branch, gpu_strategy
-from tests.verbs.sources import CONFIG_OF, SMALL
 from trainer import models
 from trainer.distribution.device_cache import DeviceCache
 from trainer.distribution.strategy import build_model
 from trainer.distribution.workers import Workers
 from trainer.evaluation.classifier import Classifier
-from trainer.train import make_steps
+from trainer.training.setup import make_steps
 
 SIDE = 8
 BATCH_SIZE = 8
@@ -68,7 +67,7 @@ def strategy_of(replicas):
 def steps_of(kind, replicas, execution, precision="float32", *, wrap=lambda model: model):
     """Steps of a tiny model of a kind, whose images are cached on the devices."""
     config = load_config(CONFIG_OF[kind])
-    config.model.update(SMALL[kind])
+    config.model.update(tiny(kind))
     if kind == "conv":
         config.model.code_activation = "linear"  # of one channel, which relu may leave at 0
     config.batch_size = BATCH_SIZE

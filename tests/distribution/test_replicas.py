@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.all_configs import load_config
+from tests.all_configs import CONFIG_OF, load_config, tiny
 from tests.steps import adam_steps
-from tests.verbs.sources import CONFIG_OF, SMALL
 from trainer import models
+from trainer.config import EXECUTIONS
 from trainer.distribution import optimizers, xla
 from trainer.distribution.finite import FiniteCheck
 from trainer.distribution.inference import map_batches
@@ -16,15 +16,14 @@ from trainer.distribution.step import Steps, StepSettings
 from trainer.distribution.strategy import build_model, make_strategy
 from trainer.distribution.xla import candidate_executions, cuts
 from trainer.errors import NonFiniteError, UserError
-from trainer.models import StepContext
-from trainer.models.base import means_of_each
+from trainer.models.base import Autoencoder, StepContext, means_of_each
 from trainer.positions import Noise
 
 BATCH = 8
 SHAPE = (6, 6, 1)
 
 
-class Noisy(models.Autoencoder):
+class Noisy(Autoencoder):
     """Adds noise to its input and its code, as the kinds that draw noise do."""
 
     def loss_terms(self, images, context):
@@ -35,7 +34,7 @@ class Noisy(models.Autoencoder):
         return {"mse": error, "l1": 1e-3 * tf.reduce_sum(tf.abs(codes), axis=1)}
 
 
-class MeanCode(models.Autoencoder):
+class MeanCode(Autoencoder):
     """Pulls the mean of each code unit over the global batch to .3."""
 
     def statistics(self, images):
@@ -104,7 +103,7 @@ def test_many_replicas_train_as_one_does(devices, execution, clip_norm):
 @pytest.mark.parametrize("name", [*CONFIG_OF.values(), "sparse_kl"])
 def test_two_replicas_train_every_kind_as_one_does(name):
     settings = load_config(name).model
-    settings.update(SMALL[settings.name])
+    settings.update(tiny(settings.name))
     images = images_like(3, BATCH, 8, 8, 1)
     weights = []
     for devices in (1, 2):
@@ -118,7 +117,7 @@ def test_two_replicas_train_every_kind_as_one_does(name):
 @pytest.mark.parametrize(
     ("devices", "execution"),
     [
-        *((1, execution) for execution in xla.EXECUTIONS),
+        *((1, execution) for execution in EXECUTIONS),
         *((2, execution) for execution in ("graph", "xla")),
     ],
 )

@@ -7,11 +7,10 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
+from trainer.config import EXECUTIONS
 from trainer.distribution import devices, xla_layers
 from trainer.errors import require_choice
 from trainer.models.base import Autoencoder
-
-EXECUTIONS = ("graph", "xla_update", "xla", "xla_products")
 
 CUT_SIZE = 128  # images at a time where convolutions are matrix products on a CPU
 _SMALL_BATCH = 128  # whose arithmetic does not outweigh a copy of the weights

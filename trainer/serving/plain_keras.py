@@ -10,10 +10,11 @@ import keras
 import numpy as np
 from keras import layers
 
-from trainer import data, models
+from trainer import data
+from trainer.models.base import Autoencoder
 
 
-def encoder(model: models.Autoencoder, scaling: data.Scaling | None, dtype: str) -> keras.Model:
+def encoder(model: Autoencoder, scaling: data.Scaling | None, dtype: str) -> keras.Model:
     """Images [B, H, W, C], of 0 to 255 or, unless the dtype is uint8, in [0, 1], to codes [B, K].
 
     Or vectors, float32 [B, D].
@@ -25,15 +26,15 @@ def encoder(model: models.Autoencoder, scaling: data.Scaling | None, dtype: str)
     if scaling is not None:
         # The mean of large numbers that vary little has more digits than a float32.
         most = scaling.mean.astype(np.float32).astype(np.float64)
-        left = (most - scaling.mean) / scaling.deviation
+        left = (most - scaling.mean) / scaling.std
         outputs = _rescaled(outputs, np.ones_like(most), -most, "centre")
-        outputs = _rescaled(outputs, 1 / scaling.deviation, left, "standardise")
+        outputs = _rescaled(outputs, 1 / scaling.std, left, "standardise")
     for layer in model.encoder.layers:
         outputs = _applied(layer, outputs)
     return keras.Model(inputs, model.plain_keras_code(outputs), name="encoder")
 
 
-def decoder(model: models.Autoencoder, scaling: data.Scaling | None) -> keras.Model:
+def decoder(model: Autoencoder, scaling: data.Scaling | None) -> keras.Model:
     """Codes [B, K] to images [B, H, W, C], as `decode` gives them, or to vectors [B, D]."""
     inputs = keras.Input((model.code_size,), name="codes")
     outputs = inputs
@@ -41,11 +42,11 @@ def decoder(model: models.Autoencoder, scaling: data.Scaling | None) -> keras.Mo
         outputs = _applied(layer, outputs)
     outputs = layers.Activation(model.output_activation, dtype="float32", name="output")(outputs)
     if scaling is not None:
-        outputs = _rescaled(outputs, scaling.deviation, scaling.mean, "to_units")
+        outputs = _rescaled(outputs, scaling.std, scaling.mean, "to_units")
     return keras.Model(inputs, outputs, name="decoder")
 
 
-def input_name(model: models.Autoencoder) -> str:
+def input_name(model: Autoencoder) -> str:
     """What the rows are called that a model takes and gives back."""
     return "images" if len(model.image_shape) > 1 else "vectors"
 
