@@ -13,6 +13,7 @@ from tensorflow.python.framework import kernels
 from tests.all_configs import CONFIG_OF, load_config, tiny
 from tests.gpu_branch import gpu_branch, gpu_strategy
 from trainer import models
+from trainer.config import parse
 from trainer.distribution.device_cache import DeviceCache
 from trainer.distribution.strategy import build_model
 from trainer.distribution.workers import Workers
@@ -66,15 +67,16 @@ def strategy_of(replicas):
 
 def steps_of(kind, replicas, execution, precision="float32", *, wrap=lambda model: model):
     """Steps of a tiny model of a kind, whose images are cached on the devices."""
-    config = load_config(CONFIG_OF[kind])
-    config.model.update(tiny(kind))
+    keys = load_config(CONFIG_OF[kind])
+    keys.model.update(tiny(kind))
     if kind == "conv":
-        config.model.code_activation = "linear"  # of one channel, which relu may leave at 0
-    config.batch_size = BATCH_SIZE
-    config.precision = precision
+        keys.model.code_activation = "linear"  # of one channel, which relu may leave at 0
+    keys.batch_size = BATCH_SIZE
+    keys.precision = precision
+    config = parse(keys)
     keras.utils.set_random_seed(0)
     strategy = strategy_of(replicas)
-    create = lambda: wrap(models.create((SIDE, SIDE, 1), **config.model))  # noqa: E731
+    create = lambda: wrap(models.create((SIDE, SIDE, 1), config.model))  # noqa: E731
     model = build_model(strategy, precision, create)
     steps = make_steps(config, Workers(strategy), model, last_step=10)
     steps.set_execution(execution)
@@ -220,7 +222,6 @@ def test_cached_images_are_on_each_replicas_device_and_gathered_whole(shape):
 
 @pytest.mark.parametrize("precision", ["float32", "tensorfloat32", "bfloat16"])
 def test_products_are_in_tensorfloat32_where_the_precision_says_so_alone(precision):
-    create = lambda: models.create((SIDE, SIDE, 1), **load_config("linear").model)  # noqa: E731
-    build_model(strategy_of(1), precision, create)
+    build_model(strategy_of(1), precision, lambda: keras.layers.Dense(1))
     enabled = tf.config.experimental.tensor_float_32_execution_enabled()
     assert enabled == (precision == "tensorfloat32")

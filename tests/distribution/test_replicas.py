@@ -1,5 +1,7 @@
 """One replica or many, any execution and precision: the same step."""
 
+import functools
+
 import keras
 import numpy as np
 import pytest
@@ -8,7 +10,7 @@ import tensorflow as tf
 from tests.all_configs import CONFIG_OF, load_config, tiny
 from tests.steps import adam_steps
 from trainer import models
-from trainer.config import EXECUTIONS
+from trainer.config import EXECUTIONS, parse_model
 from trainer.distribution import optimizers, xla
 from trainer.distribution.finite import FiniteCheck
 from trainer.distribution.inference import map_batches
@@ -59,10 +61,14 @@ def small(kind=Noisy):
     )
 
 
+def model_of(name, shape=(28, 28, 1), **changes):
+    settings = load_config(name).model.to_dict() | changes
+    return models.create(shape, parse_model(settings))
+
+
 def small_conv():
-    settings = load_config("conv").model
-    settings.code_activation = "linear"  # of one channel, which relu may leave at 0
-    return models.create((12, 12, 1), **settings)
+    # The code has one channel, which relu may leave at 0.
+    return model_of("conv", (12, 12, 1), code_activation="linear")
 
 
 def make_steps(devices=1, execution="graph", *, create=small, **settings):
@@ -102,12 +108,11 @@ def test_many_replicas_train_as_one_does(devices, execution, clip_norm):
 
 @pytest.mark.parametrize("name", [*CONFIG_OF.values(), "sparse_kl"])
 def test_two_replicas_train_every_kind_as_one_does(name):
-    settings = load_config(name).model
-    settings.update(tiny(settings.name))
+    changes = tiny(load_config(name).model.name)
     images = images_like(3, BATCH, 8, 8, 1)
     weights = []
     for devices in (1, 2):
-        create = lambda: models.create((8, 8, 1), **settings)  # noqa: E731
+        create = lambda: model_of(name, (8, 8, 1), **changes)  # noqa: E731
         _, steps = make_steps(devices, create=create, learning_rate=1e-3)
         steps.train(0, images)
         weights.append(weights_of(steps))
@@ -161,7 +166,7 @@ def test_a_batch_is_cut_into_parts_that_suit_the_caches_or_not_at_all():
 @pytest.mark.parametrize("name", ["conv", "deep_conv", "denoising"])
 def test_convolutions_as_matrix_products_train_as_they_are(name):
     images = images_like(2, BATCH, 28, 28, 1)
-    create = lambda: models.create((28, 28, 1), **load_config(name).model)  # noqa: E731
+    create = functools.partial(model_of, name)
     weights = []
     for execution in ("graph", "xla_products"):
         _, steps = make_steps(execution=execution, create=create, learning_rate=1e-3)
@@ -183,8 +188,7 @@ def test_convolutions_as_matrix_products_train_as_they_are(name):
 )
 def test_the_execution_suits_the_net_the_devices_and_the_batch(name, devices, batch_size, fastest):
     strategy = make_strategy(f"cpu:{devices}")
-    model = models.create((28, 28, 1), **load_config(name).model)
-    assert candidate_executions(strategy, model, batch_size)[0] == fastest
+    assert candidate_executions(strategy, model_of(name), batch_size)[0] == fastest
 
 
 def test_the_fastest_execution_is_found_without_a_trace():
@@ -316,9 +320,7 @@ def test_every_precision_trains_with_float32_weights(precision, devices, executi
 
 @pytest.mark.parametrize("name", CONFIG_OF.values())
 def test_codes_and_logits_are_computed_in_float32_whatever_the_precision(name):
-    settings = load_config(name).model
-    create = lambda: models.create((28, 28, 1), **settings)  # noqa: E731
-    model = build_model(make_strategy("cpu:1"), "bfloat16", create)
+    model = build_model(make_strategy("cpu:1"), "bfloat16", lambda: model_of(name))
     images = images_like(2, 28, 28, 1) / np.float32(255)
     for network, rows in ((model.encoder, images), (model.decoder, model.encode(images))):
         assert network(rows).dtype == tf.float32
