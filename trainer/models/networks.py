@@ -15,7 +15,7 @@ import tensorflow as tf
 from keras import layers
 
 from trainer.errors import require
-from trainer.models.settings import Network
+from trainer.models.settings import DenseNetwork, Network
 
 Shape = tuple[int, ...]  # (H, W, C) of images; dense layers take (D,) of vectors too
 
@@ -78,22 +78,17 @@ def dense_decoder(
 
 
 def dense_autoencoder(
-    image_shape: Shape,
-    hidden_units: Sequence[int],
-    code_size: int,
-    activation: str,
-    code_activation: str,
-    *,
-    tied: bool,
+    image_shape: Shape, settings: DenseNetwork, *, tied: bool = False
 ) -> tuple[keras.Sequential, keras.Sequential]:
-    """Builds a dense encoder of `hidden_units` and its mirror image.
+    """Builds a dense encoder and its mirror image.
 
     The decoder is `tied` to the encoder's kernels, or has kernels of its own.
     """
-    encoder = dense_encoder(image_shape, hidden_units, code_size, activation, code_activation)
+    units, code_size, activation = settings.hidden_units, settings.code_size, settings.activation
+    encoder = dense_encoder(image_shape, units, code_size, activation, settings.code_activation)
     if tied:
         return encoder, tied_decoder(encoder, image_shape, activation)
-    return encoder, dense_decoder(image_shape, hidden_units[::-1], code_size, activation)
+    return encoder, dense_decoder(image_shape, units[::-1], code_size, activation)
 
 
 def tied_decoder(
@@ -145,8 +140,9 @@ def dense_pair(
 ) -> tuple[keras.Sequential, keras.Sequential]:
     """Builds dense layers of `layer_sizes`, whose last is the code, and their mirror image."""
     *hidden_units, code_size = layer_sizes
-    return dense_autoencoder(
-        image_shape, hidden_units, code_size, activation, code_activation, tied=False
+    return (
+        dense_encoder(image_shape, hidden_units, code_size, activation, code_activation),
+        dense_decoder(image_shape, hidden_units[::-1], code_size, activation),
     )
 
 
