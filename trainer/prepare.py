@@ -39,17 +39,17 @@ def check() -> None:
 
 
 def main() -> None:
-    from trainer import data
+    from trainer.config import make_data
     from trainer.data.describe import prepare
 
-    settings = _CONFIG.value.data if _CONFIG.value else data.settings(_DATASET.value)
+    settings = _CONFIG.value.data.to_dict() if _CONFIG.value else {"name": _DATASET.value}
     if _IMAGE_SIZE.value:
-        settings.image_size = _IMAGE_SIZE.value
+        settings["image_size"] = _IMAGE_SIZE.value
     if _RECORDS.value:
-        settings.placement = "records"
+        settings["placement"] = "records"
     folder = _DATA_DIR.value
     description = prepare(
-        settings,
+        make_data(**settings),
         None if folder is None else str(paths.path_of(folder).absolute()),
         from_idx=_FROM_IDX.value,
         contact_sheet=_CONTACT_SHEET.value,

@@ -5,6 +5,7 @@ import pytest
 
 from tests.tiny_colour import TinyColour
 from trainer import data
+from trainer.config import make_data
 
 
 @pytest.fixture
@@ -12,7 +13,7 @@ def load():
     """Loads a data set by data keys."""
 
     def load(name, **keys):
-        return data.load(data.settings(name, **keys))
+        return data.load(make_data(name, **keys))
 
     return load
 

@@ -9,6 +9,7 @@ import pytest
 from matplotlib.image import imread, imsave
 
 from trainer import data
+from trainer.config import make_data
 from trainer.data.describe import prepare
 
 ROOT = Path(__file__).parents[2]
@@ -26,7 +27,7 @@ def test_a_folder_of_images_is_described_and_shown(tmp_path):
         imsave(path, np.full((8, 8, 3), 10 * number, np.uint8))
     sheet = tmp_path / "sheet.png"
     name = f"images:{tmp_path / 'own'}"
-    settings = data.settings(name, image_size=4, channels=1)
+    settings = make_data(name, image_size=4, channels=1)
     description = rows_of(prepare(settings, contact_sheet=str(sheet)))
     dataset = data.load(settings)
     assert description == {
@@ -49,7 +50,7 @@ def test_a_folder_of_images_is_described_and_shown(tmp_path):
 
 def test_large_images_are_shown_small(tmp_path, save):
     sheet = tmp_path / "sheet.png"
-    settings = data.settings(save(train=np.zeros((20, 1000, 300), np.uint8)))
+    settings = make_data(save(train=np.zeros((20, 1000, 300), np.uint8)))
     prepare(settings, contact_sheet=str(sheet))
     assert imread(sheet).shape[:2] == (2 * 125 + 2, 10 * 38 + 9 * 2)
 
@@ -57,7 +58,7 @@ def test_large_images_are_shown_small(tmp_path, save):
 def test_a_table_is_described(tmp_path):
     rows = "".join(f"{number},7,{'xy'[number % 2]}\n" for number in range(20))
     (tmp_path / "own.csv").write_text("a,b,kind\n" + rows)
-    settings = data.settings(f"table:{tmp_path / 'own.csv'}", label_column="kind")
+    settings = make_data(f"table:{tmp_path / 'own.csv'}", label_column="kind")
     description = rows_of(prepare(settings))
     assert description.pop("fingerprint") == data.load(settings).fingerprint()
     del description["data set"]
@@ -73,7 +74,7 @@ def test_a_table_is_described(tmp_path):
 
 def test_only_the_first_of_many_names_are_shown(save):
     name = save(train=np.ones((50, 20)), train_labels=np.arange(50))
-    description = rows_of(prepare(data.settings(name)))
+    description = rows_of(prepare(make_data(name)))
     assert description["constant"] == "0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11 and 8 more"
     assert description["labels"].endswith("11: 1 and 38 more")
 
@@ -88,7 +89,7 @@ def test_only_the_first_of_many_names_are_shown(save):
     ],
 )
 def test_a_contact_sheet_that_cannot_be_drawn_is_refused(tmp_path, save, refused, sheet, named):
-    settings = data.settings(save(train=np.ones((20, 3))))
+    settings = make_data(save(train=np.ones((20, 3))))
     (tmp_path / "there.png").touch()
     before = sorted(tmp_path.iterdir())
     assert named in refused(prepare, settings, contact_sheet=str(tmp_path / sheet))

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from trainer import data
+from trainer.config import make_data
 from trainer.data.dataset import Records
 from trainer.data.files import image_cache, images
 from trainer.data.files.images import Decoder
@@ -40,7 +41,7 @@ def save(path, array, **keys):
 def load():
     def load(folder, **keys):
         keys = {"validation_fraction": 0.1} | keys
-        return data.load(data.settings(f"images:{folder}", **keys))
+        return data.load(make_data(f"images:{folder}", **keys))
 
     return load
 

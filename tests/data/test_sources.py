@@ -9,7 +9,7 @@ import pytest
 import tensorflow_datasets as tfds
 
 from trainer import data
-from trainer.config import keys
+from trainer.config import make_data, source_of, source_settings
 from trainer.data import sources
 
 ROOT = Path(__file__).parents[2]
@@ -25,16 +25,17 @@ NAMES = {
 
 
 def test_every_source_is_found_by_its_name():
-    assert sources.names() == tuple(NAMES)
+    assert source_settings().keys() == NAMES.keys()
     for source, name in NAMES.items():
-        assert sources.source_name(name) == source
-    assert sources.source_name("mnist:3.0.1") == "tfds"
+        assert source_of(name) == source
+        assert isinstance(sources.find(name).EXAMPLE, str)
+    assert source_of("mnist:3.0.1") == "tfds"
 
 
 def test_sources_and_load_are_imported_without_tensorflow():
     code = (
-        "import sys; from trainer import data; from trainer.data import sources\n"
-        "data.settings('digits')\n"
+        "import sys; from trainer import data; from trainer.config import make_data\n"
+        "make_data('digits')\n"
         "print({'tensorflow', 'pyarrow', 'sklearn', 'PIL'} & sys.modules.keys())"
     )
     command = [sys.executable, "-c", code]
@@ -42,15 +43,9 @@ def test_sources_and_load_are_imported_without_tensorflow():
     assert result.stdout == "set()\n"
 
 
-def test_a_moved_file_is_the_same_data_and_another_data_set_is_not():
-    for one, other in (("arrays:a.npz", "arrays:b.npy"), ("images:a", "images:b")):
-        assert sources.path_may_move(one, other)
-    for one, other in (
-        ("arrays:a.npz", "table:a.csv"),
-        ("mnist", "kmnist"),
-        ("noise:3", "noise:4"),
-    ):
-        assert not sources.path_may_move(one, other)
+def test_only_data_of_a_users_files_may_be_found_at_another_path():
+    movable = {source for source, name in NAMES.items() if sources.find(name).PATH_MAY_MOVE}
+    assert movable == {"arrays", "images", "table"}
 
 
 def test_digits_can_have_another_size(load):
@@ -70,7 +65,7 @@ def test_noise_is_as_large_as_it_is_asked_to_be(load):
 
 def test_vectors_of_a_program_are_copied_and_none_held_out_to_test():
     vectors = np.random.default_rng(0).normal(size=(40, 3))
-    own = data.load(data.settings("memory"), vectors=vectors)
+    own = data.load(make_data("memory"), vectors=vectors)
     assert [len(own.train), len(own.validation), len(own.test)] == [38, 2, 0]
     rows = np.concatenate([own.train.images, own.validation.images])
     np.testing.assert_array_equal(np.sort(rows[:, 0]), np.sort(vectors[:, 0].astype(np.float32)))
@@ -150,9 +145,3 @@ def test_tfds_is_not_asked_for_what_others_have_written(load, refused, monkeypat
 
     monkeypatch.setattr(tfds, "builder", fetch)
     assert f"{name!r} is not known" in refused(load, name)
-
-
-def test_every_key_of_the_data_has_a_default_and_a_comment():
-    groups = [data.Data, *(sources.find(name).Settings for name in NAMES.values())]
-    declared = [name for group in groups for name in keys(group)]
-    assert sorted(declared) == sorted(vars(data.settings("digits")))

@@ -19,6 +19,7 @@ from tensorflow_datasets.image_classification import mnist
 from tests.runs import final_state
 from tests.tiny_colour import TinyColour
 from trainer import data
+from trainer.config import make_data
 from trainer.data.dataset import Records
 from trainer.data.describe import prepare
 from trainer.data.files import idx, tfds_prepare
@@ -114,7 +115,7 @@ def test_a_folder_of_mnist_that_is_not_there_is_refused(tmp_path, refused):
 @pytest.mark.parametrize("placement", ["auto", "records"])
 def test_mnist_is_prepared_from_its_files_once(files, tmp_path, placement):
     folder = tmp_path / "data"
-    settings = data.settings("mnist", placement=placement)
+    settings = make_data("mnist", placement=placement)
     description = prepare(settings, str(folder), from_idx=str(files))
     rows = {line[:12].strip(): line[13:] for line in description.splitlines()}
     assert rows["data set"] == "mnist 3.0.1, prepared"
@@ -146,7 +147,7 @@ def test_a_preparation_that_breaks_off_leaves_nothing_and_can_be_repeated(
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    arguments = (data.settings("mnist"), str(tmp_path / "data"))
+    arguments = (make_data("mnist"), str(tmp_path / "data"))
     with monkeypatch.context() as patch:
         patch.setattr(mnist, "_extract_mnist_labels", full)
         assert "No space left" in refused(prepare, *arguments, from_idx=str(files))
@@ -174,7 +175,7 @@ def test_a_part_of_a_data_set_is_refused(tmp_path, refused, left):
     ],
 )
 def test_what_cannot_be_prepared_is_refused_at_once(tmp_path, refused, name, flags, named):
-    assert named in refused(prepare, data.settings(name), str(tmp_path / "data"), **flags)
+    assert named in refused(prepare, make_data(name), str(tmp_path / "data"), **flags)
     assert not (tmp_path / "data").exists()
 
 
@@ -225,7 +226,7 @@ def test_both_formats_hold_the_same(tfds_folder, prepared, load):
     tfds_folder("tfrecord")
     folder = str(prepared["array_record"])
     ours, theirs = (
-        data.load(data.settings("tiny_colour", **COLOUR), folder=folder),
+        data.load(make_data("tiny_colour", **COLOUR), folder=folder),
         load("tiny_colour", **COLOUR),
     )
     for split in ("train", "test"):
@@ -276,7 +277,7 @@ def test_a_server_that_does_not_answer_is_not_waited_for(tmp_path, refused, monk
 
     monkeypatch.setattr(urllib.request, "urlopen", say_nothing)
     monkeypatch.setattr(tfds_prepare, "_TIMEOUT_SECONDS", 0.1)
-    line = refused(prepare, data.settings("mnist"), str(tmp_path / "data"))
+    line = refused(prepare, make_data("mnist"), str(tmp_path / "data"))
     silence.set()
     for named in ("no answer", "trainer.prepare --dataset=mnist", "--from_idx=FILES"):
         assert named in line
@@ -359,7 +360,7 @@ def test_of_two_processes_at_once_one_prepares(tmp_path):
 @pytest.mark.slow
 @pytest.mark.skipif(not SHARED.exists(), reason=f"MNIST is not in {SHARED}")
 def test_mnist_from_its_files_is_what_tfds_makes_of_it(tmp_path):
-    settings = data.settings("mnist")
+    settings = make_data("mnist")
     description = prepare(settings, str(tmp_path), from_idx=str(SHARED / "idx"))
     theirs = data.load(settings, folder=str(SHARED / "tfds"))
     assert f"fingerprint  {theirs.fingerprint()}" in description

@@ -22,8 +22,8 @@ from tests.verbs.sources import (
     vectors,
     write_table,
 )
-from trainer import data
 from trainer.checkpoints import main as verify
+from trainer.config import make_data
 from trainer.data import describe
 from trainer.evaluation import compare
 from trainer.evaluation.classifier import finetune
@@ -126,7 +126,7 @@ def resumed(folder, source):
 
 
 def prepared(folder, source):
-    describe.prepare(data.settings(**source.settings), contact_sheet=str(folder / "sheet.png"))
+    describe.prepare(make_data(**source.settings), contact_sheet=str(folder / "sheet.png"))
 
 
 OF_DATA = {

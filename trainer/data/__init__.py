@@ -1,31 +1,27 @@
 """config.data -> Dataset -> batches: sources, readers of files, splits, preprocessing."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from ml_collections import ConfigDict
 
+from trainer.config import Data, parse_data
 from trainer.data.dataset import Dataset, Records, Scaling, Split, fill_in, scaling_of
-from trainer.data.keys import Data, parse
-from trainer.data.sources import settings
 
-__all__ = [
-    "Data",
-    "Dataset",
-    "Records",
-    "Scaling",
-    "Split",
-    "fill_in",
-    "load",
-    "scaling_of",
-    "settings",
-]
+__all__ = ["Dataset", "Records", "Scaling", "Split", "fill_in", "load", "scaling_of"]
 
 
-def load(settings: Any, *, folder: str | None = None, vectors: np.ndarray | None = None) -> Dataset:
+def load(
+    settings: Data | ConfigDict | Mapping[str, Any],
+    *,
+    folder: str | None = None,
+    vectors: np.ndarray | None = None,
+) -> Dataset:
     """Reads a data set into memory, or opens it where it stays in files, and preprocesses it.
 
     Args:
-      settings: `config.data`, or another object whose attributes are its keys.
+      settings: `config.data`.
       folder: of data sets of TFDS, instead of TFDS_DATA_DIR. One that is not there is downloaded,
         by the first process that asks for it.
       vectors: finite numbers [N, D], copied: the training examples of the source "memory".
@@ -35,5 +31,5 @@ def load(settings: Any, *, folder: str | None = None, vectors: np.ndarray | None
     """
     from trainer.data import preprocess, sources
 
-    splits = sources.read(settings, folder, vectors)
-    return preprocess.make_dataset(splits, parse(Data, settings))
+    keys = parse_data(settings)
+    return preprocess.make_dataset(sources.read(keys, folder, vectors), keys)

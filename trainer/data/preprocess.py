@@ -9,9 +9,9 @@ import dataclasses
 import numpy as np
 
 from trainer import positions
+from trainer.config import Data
 from trainer.data import sources
 from trainer.data.dataset import Dataset, Records, Scaling, Split, fill_in, to_unit
-from trainer.data.keys import Data
 from trainer.data.memory import BLOCK_ROWS, aligned_empty, blocks
 from trainer.errors import UserError, require
 

@@ -5,22 +5,17 @@ module is that of a TFDS data set. To add a source, add a module with what `Sour
 """
 
 import dataclasses
-import functools
 import importlib
-import pkgutil
-from types import SimpleNamespace
-from typing import Any, Generic, Protocol, TypeVar, cast
+from typing import Generic, Protocol, TypeVar, cast
 
 import numpy as np
 
-from trainer.config import Group, keys
+from trainer.config import Data, Group, source_of
 from trainer.data.dataset import Split
-from trainer.data.keys import Data, parse
 from trainer.data.memory import allowed_bytes
 from trainer.errors import require
 
 MEMORY = "memory"  # the source of vectors that a program passes to `data.load`
-_TFDS = "tfds"
 _Settings = TypeVar("_Settings", bound=Group)
 
 
@@ -71,71 +66,31 @@ class Source(Protocol):
         """
 
 
-def names() -> tuple[str, ...]:
-    """Returns the names of the modules."""
-    return tuple(module.name for module in pkgutil.iter_modules(__path__))
-
-
-def source_name(name: str) -> str:
-    """Returns the name of the module that reads this `data.name`."""
-    before_colon = name.partition(":")[0]
-    return before_colon if before_colon in names() else _TFDS
-
-
 def find(name: str) -> Source:
     """Returns the source of this `data.name`."""
-    return _module(source_name(name))
+    return cast(Source, importlib.import_module(f"{__name__}.{source_of(name)}"))
 
 
-def path_may_move(name: str, other_name: str) -> bool:
-    """Whether the data of both names may be the same, at two paths."""
-    return source_name(name) == source_name(other_name) and find(name).PATH_MAY_MOVE
-
-
-def settings(name: str, **values: Any) -> SimpleNamespace:
-    """Returns all data keys as attributes: those given, and the others' defaults."""
-    defaults: dict[str, Any] = {}
-    for group in (Data, *(_module(source).Settings for source in names())):
-        defaults |= {key: getattr(group, key) for key in keys(group)}
-    unknown = sorted(values.keys() - defaults.keys())
-    require(not unknown, f"there are no data keys {', '.join(unknown)}")
-    return SimpleNamespace(**defaults | {"name": name} | values)
-
-
-def read(settings: Any, folder: str | None, vectors: np.ndarray | None) -> Splits:
+def read(settings: Data, folder: str | None, vectors: np.ndarray | None) -> Splits:
     """Reads a source's examples; see `data.load`."""
-    common = parse(Data, settings)
-    name, source = common.name, find(common.name)
-    own = keys(source.Settings)
-    for other in map(_module, names()):
-        for key in keys(other.Settings):
-            value = getattr(settings, key, getattr(other.Settings, key))
-            require(
-                key in own or value == getattr(other.Settings, key),
-                f"data.{key}={value!r} is not allowed with {name!r}; {other.EXAMPLE} takes it",
-            )
+    name, source = settings.name, find(settings.name)
     require(
-        source.RESIZES or common.image_size == 0,
-        f"data.image_size={common.image_size} is not allowed with {name!r}; "
+        source.RESIZES or settings.image_size == 0,
+        f"data.image_size={settings.image_size} is not allowed with {name!r}; "
         f"examples of {source.EXAMPLE} keep their shape",
     )
     require(
-        source.STAYS_IN_FILES or common.placement != "records",
+        source.STAYS_IN_FILES or settings.placement != "records",
         f"data.placement='records' is not allowed with {name!r}; "
         f"examples of {source.EXAMPLE} are held in memory",
     )
     request = Request(
-        parse(source.Settings, settings),
+        settings,
         name,
-        common.image_size,
-        common.placement,
-        allowed_bytes(common.memory_gib),
+        settings.image_size,
+        settings.placement,
+        allowed_bytes(settings.memory_gib),
         folder,
         vectors,
     )
     return source.read(request)
-
-
-@functools.cache
-def _module(name: str) -> Source:
-    return cast(Source, importlib.import_module(f"{__name__}.{name}"))
