@@ -1,4 +1,7 @@
 import shutil
+import subprocess
+import sys
+import threading
 
 import numpy as np
 import pytest
@@ -6,6 +9,30 @@ import pytest
 from tests.tiny_colour import TinyColour
 from trainer import data
 from trainer.config import make_data
+
+HOLDER = """
+import fcntl, sys, time
+lock = open(sys.argv[1], "w")
+fcntl.flock(lock, fcntl.LOCK_EX)
+print(flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.fixture
+def hold_lock():
+    """Has another process hold a lock, and die a second later, once a function has been called."""
+    holders = []
+
+    def hold(path, at_last):
+        holder = subprocess.Popen([sys.executable, "-c", HOLDER, path], stdout=subprocess.PIPE)
+        holder.stdout.readline()
+        holders.append(holder)
+        threading.Timer(1, lambda: (at_last(), holder.kill())).start()
+
+    yield hold
+    for holder in holders:
+        holder.communicate()
 
 
 @pytest.fixture

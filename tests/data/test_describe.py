@@ -1,5 +1,6 @@
 """A data set is described and shown before a long run, as the run will read it."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -48,6 +49,13 @@ def test_a_folder_of_images_is_described_and_shown(tmp_path):
     np.testing.assert_allclose(np.sort(cells[: len(of_cats)]), of_cats, atol=1e-3)
 
 
+def test_only_the_first_of_many_names_are_shown(save):
+    name = save(train=np.ones((50, 20)), train_labels=np.arange(50))
+    description = rows_of(prepare(make_data(name)))
+    assert description["constant"] == "0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11 and 8 more"
+    assert description["labels"].endswith("11: 1 and 38 more")
+
+
 def test_large_images_are_shown_small(tmp_path, save):
     sheet = tmp_path / "sheet.png"
     settings = make_data(save(train=np.zeros((20, 1000, 300), np.uint8)))
@@ -72,13 +80,6 @@ def test_a_table_is_described(tmp_path):
     }
 
 
-def test_only_the_first_of_many_names_are_shown(save):
-    name = save(train=np.ones((50, 20)), train_labels=np.arange(50))
-    description = rows_of(prepare(make_data(name)))
-    assert description["constant"] == "0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11 and 8 more"
-    assert description["labels"].endswith("11: 1 and 38 more")
-
-
 @pytest.mark.parametrize(
     ("sheet", "named"),
     [
@@ -96,24 +97,22 @@ def test_a_contact_sheet_that_cannot_be_drawn_is_refused(tmp_path, save, refused
     assert sorted(tmp_path.iterdir()) == before
 
 
-def run_command(*flags):
-    command = [sys.executable, "-m", "trainer.prepare", *flags]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-
-
 @pytest.mark.slow
-def test_the_command_describes_a_data_set_or_the_data_of_a_config(tmp_path):
+@pytest.mark.parametrize(
+    ("flags", "named"),
+    [
+        (["--config=dense", "--config.data.name=table:{}", "--config.data.drop_columns=b"], "a"),
+        (["--dataset=table:{}"], "a, b"),
+        ([], None),
+    ],
+)
+def test_the_command_wants_a_data_set_or_a_config(tmp_path, flags, named):
     (tmp_path / "own.csv").write_text("a,b\n" + "1,2\n3,4\n" * 10)
-    flags = [f"--config.data.name=table:{tmp_path / 'own.csv'}", "--config.data.drop_columns=b"]
-    of_config = run_command("--config=dense", *flags)
-    assert rows_of(of_config.stdout)["features"] == "a"
-    of_name = run_command("--dataset=digits", "--image_size=8")
-    assert rows_of(of_name.stdout)["images"] == "8x8x1"
-
-
-@pytest.mark.slow
-def test_the_command_wants_a_data_set_or_a_config():
-    result = run_command()
-    assert result.returncode == 2
-    assert "--dataset" in result.stderr
-    assert "--config" in result.stderr
+    flags = [flag.format(tmp_path / "own.csv") for flag in flags]
+    command = [sys.executable, "-m", "trainer.prepare", *flags]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    if named:
+        assert rows_of(result.stdout)["features"] == named
+    else:
+        assert result.returncode == 2
+        assert {"--dataset", "--config"} <= set(re.findall(r"--\w+", result.stderr))

@@ -2,8 +2,6 @@
 
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +16,7 @@ from trainer.config import make_data
 from trainer.data.dataset import Records
 from trainer.data.files import image_cache, images
 from trainer.data.files.images import Decoder
-from trainer.errors import UserError
-from trainer.evaluation.evaluate import evaluate
-from trainer.run import workdir
-from trainer.train import train
 
-ROOT = Path(__file__).parents[2]
 COUNT = 60
 SIDE = 6
 
@@ -68,12 +61,14 @@ def cached(folder):
     return [path.name for path in (folder / image_cache.FOLDER).iterdir()]
 
 
-@pytest.mark.parametrize("placement", ["auto", "records"])
-def test_a_folder_is_read_with_its_splits_labels_and_names(load, folder, placement):
-    own = load(folder, placement=placement)
-    assert own.image_shape == (SIDE, SIDE, 1)
+@pytest.mark.parametrize(
+    ("settings", "rows"),
+    [({}, np.ndarray), ({"placement": "records"}, Records), ({"memory_gib": 1e-9}, Records)],
+)
+def test_a_folder_is_read_with_its_splits_labels_and_names(load, folder, settings, rows):
+    own = load(folder, **settings)
+    assert isinstance(own.train.images, rows)
     assert [len(own.train), len(own.validation), len(own.test)] == [49, 5, 6]
-    assert own.class_names == ("cat", "dog")
     for split in (own.train, own.validation, own.test):
         for image, label, name in zip(split.images[:], split.labels, split.file_names, strict=True):
             number = int(Path(name).stem)
@@ -81,16 +76,11 @@ def test_a_folder_is_read_with_its_splits_labels_and_names(load, folder, placeme
             assert Path(name).parts[1] == own.class_names[label] == ("dog", "cat")[number % 2]
             assert (Path(name).parts[0] == "test") == (split is own.test)
     assert own.inputs() == {"image_shape": [SIDE, SIDE, 1], "class_names": ["cat", "dog"]}
+    assert own.fingerprint() == load(folder).fingerprint()
 
 
-def test_images_in_their_file_are_the_same_as_in_memory(load, folder):
-    memory, file = load(folder), load(folder, placement="records")
-    assert isinstance(memory.train.images, np.ndarray)
-    assert isinstance(file.train.images, Records)
-    assert file.fingerprint() == memory.fingerprint()
-    assert isinstance(load(folder, memory_gib=1e-9).train.images, Records)
-    with pytest.raises(UserError, match=r"placement='device'.*auto leaves"):
-        load(folder, memory_gib=1e-9, placement="device")
+def test_a_folder_that_must_fit_the_memory_and_does_not_is_refused(load, folder, refused):
+    assert "auto leaves" in refused(load, folder, memory_gib=1e-9, placement="device")
 
 
 def test_a_folder_without_splits_is_trained_on_and_tested_on_a_share(load, tmp_path):
@@ -113,15 +103,35 @@ def test_a_subfolder_of_a_class_is_of_that_class(tmp_path):
     assert listing.labels.tolist() == [0, 0, 1]
 
 
-def test_nothing_is_decoded_twice(load, folder, forbid_decoding, capsys):
-    first = load(folder)
-    assert "decoding 60 images" in capsys.readouterr().out
+def test_each_way_to_decode_is_cached_and_nothing_is_decoded_twice(
+    load, folder, forbid_decoding, capsys
+):
+    ways: list[dict[str, Any]] = [
+        {},
+        {"image_size": 4},
+        {"image_size": 4, "fit": "crop"},
+        {"channels": 3},
+    ]
+    fingerprints = [load(folder, **way).fingerprint() for way in ways]
+    assert len(set(fingerprints)) == 4
+    assert capsys.readouterr().out.count("decoding 60 images") == 4
     forbid_decoding()
-    assert load(folder).fingerprint() == first.fingerprint()
+    assert [load(folder, **way).fingerprint() for way in ways] == fingerprints
     assert capsys.readouterr().out == ""
 
 
-def test_a_changed_folder_is_decoded_again_and_takes_the_place_of_the_old(load, folder):
+def test_a_process_waits_for_another_and_does_not_decode_again(
+    load, folder, hold_lock, forbid_decoding
+):
+    first = load(folder)
+    (path,) = (folder / image_cache.FOLDER).glob("*.npy")
+    elsewhere = path.rename(folder.parent / "cache.npy")
+    hold_lock(path.with_name(".lock"), lambda: elsewhere.rename(path))
+    forbid_decoding()
+    assert load(folder).fingerprint() == first.fingerprint()
+
+
+def test_a_changed_folder_or_cache_is_decoded_again_in_place_of_the_old(load, folder):
     first, before = load(folder), cached(folder)
     path = folder / "train" / "dog" / "000.png"
     save(path, pixels((SIDE, SIDE), 1000))
@@ -131,27 +141,11 @@ def test_a_changed_folder_is_decoded_again_and_takes_the_place_of_the_old(load, 
     assert load(folder).fingerprint() == first.fingerprint()
     assert len(cached(folder)) == len(before) == 2  # with the lock
     assert cached(folder) != before
+    (cache,) = (folder / image_cache.FOLDER).glob("*.npy")
+    cache.write_bytes(cache.read_bytes()[:-1])
+    assert load(folder).fingerprint() == first.fingerprint()
     path.unlink()
     assert len(load(folder).train) < len(first.train)
-
-
-def test_a_cut_cache_is_decoded_again(load, folder):
-    first = load(folder)
-    (path,) = (folder / image_cache.FOLDER).glob("*.npy")
-    path.write_bytes(path.read_bytes()[:-1])
-    assert load(folder).fingerprint() == first.fingerprint()
-
-
-def test_each_way_to_decode_is_cached_beside_the_others(load, folder, forbid_decoding):
-    ways: list[dict[str, Any]] = [
-        {},
-        {"image_size": 4},
-        {"image_size": 4, "fit": "crop"},
-        {"channels": 3},
-    ]
-    fingerprints = [load(folder, **way).fingerprint() for way in ways]
-    forbid_decoding()
-    assert [load(folder, **way).fingerprint() for way in ways] == fingerprints
 
 
 def test_two_folders_can_have_their_caches_in_one_place(load, folder, tmp_path, forbid_decoding):
@@ -170,16 +164,14 @@ def test_a_cache_that_cannot_be_written_is_refused(load, folder, tmp_path, refus
     assert "data.cache_dir=DIR" in refused(load, folder, cache_dir=str(tmp_path / "file"))
 
 
-def test_a_full_disk_is_told_and_leaves_nothing(load, folder, refused, monkeypatch):
+def test_a_decoding_that_fails_leaves_nothing(load, folder, refused, monkeypatch):
     def full(_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(os, "fsync", full)
-    assert "No space left on device" in refused(load, folder)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        assert "No space left on device" in refused(load, folder)
     assert cached(folder) == [".lock"]
-
-
-def test_an_image_that_cannot_be_read_leaves_nothing(load, folder, refused):
     path = folder / "train" / "dog" / "040.png"
     path.write_bytes(path.read_bytes()[:60])
     assert f"{path} cannot be read as an image" in refused(load, folder)
@@ -324,47 +316,3 @@ def test_the_cache_equals_what_is_decoded(tmp_path_factory, sizes, image_size, c
     found = image_cache.read(folder, decoder)
     for name, image in zip(found.files, found.images, strict=True):
         np.testing.assert_array_equal(image, decoder(folder / name))
-
-
-RACER = """
-import sys
-from pathlib import Path
-from trainer.data.files.image_cache import read
-from trainer.data.files.images import Decoder
-print(read(Path(sys.argv[1]), Decoder()).images.sum())
-"""
-
-
-@pytest.mark.slow
-def test_of_two_processes_at_once_one_decodes(folder):
-    command = [sys.executable, "-c", RACER, folder]
-    racers = [
-        subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) for _ in range(2)
-    ]
-    outputs = [racer.communicate()[0] for racer in racers]
-    assert [racer.returncode for racer in racers] == [0, 0]
-    assert sum("decoding" in output for output in outputs) == 1
-    assert outputs[0].splitlines()[-1] == outputs[1].splitlines()[-1]
-
-
-@pytest.mark.slow
-def test_a_run_on_a_folder_is_trained_measured_and_found_again_elsewhere(
-    digits_config, folder, tmp_path
-):
-    digits_config.data.name = f"images:{folder}"
-    digits_config.num_epochs = 1.0
-    run = tmp_path / "run"
-    train(digits_config, str(run))
-    metrics = evaluate(str(run))
-    assert {"mse", "ssim", "probe_accuracy"} <= metrics.keys()
-    inputs = workdir.read(run).inputs
-    assert inputs is not None
-    assert inputs["class_names"] == ["cat", "dog"]
-    moved = folder.rename(tmp_path / "moved")
-    digits_config.data.name = f"images:{moved}"
-    digits_config.data.cache_dir = str(tmp_path / "cache")
-    digits_config.num_epochs = 2.0
-    train(digits_config, str(run))
-    save(moved / "train" / "dog" / "000.png", pixels((SIDE, SIDE), 1000))
-    with pytest.raises(UserError, match="other data"):
-        train(digits_config, str(run))

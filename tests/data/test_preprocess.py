@@ -48,11 +48,6 @@ def test_a_resplit_uses_the_test_split_alone(load, save):
     assert sorted(np.concatenate(images_of(own))[:, 0].tolist()) == list(range(20))
 
 
-@pytest.mark.parametrize("fraction", [0.0, 1.0, -0.1, 1e-9])
-def test_a_split_with_an_empty_part_is_refused(load, refused, fraction):
-    assert str(fraction) in refused(load, "digits", validation_fraction=fraction)
-
-
 def test_a_binary_image_is_the_same_in_every_load_whatever_split_it_is_in(load):
     binary_of = []
     for fraction in (0.05, 0.3):
@@ -126,34 +121,6 @@ def test_another_number_is_another_data_set(load, save, split, standardise):
     changed[3, 4] += 0.01
     assert fingerprint() == fingerprint()
     assert fingerprint(**{split: changed}) != fingerprint()
-
-
-def test_a_fingerprint_tells_images_from_their_labels_and_splits(load, save):
-    rows = vectors(40)
-    labels = np.arange(40) % 4
-    other = np.roll(labels, 1)
-    prints = [
-        load(save(**arrays)).fingerprint()
-        for arrays in (
-            {"train": rows},
-            {"train": rows, "train_labels": labels},
-            {"train": rows, "train_labels": other},
-            {"train": rows[:30], "test": rows[30:]},
-        )
-    ]
-    assert len(set(prints)) == 4
-
-
-@pytest.mark.parametrize(
-    ("settings", "named"),
-    [
-        ({"standardise": True}, "data.standardise=True needs vectors; 'digits'"),
-        ({"resplit_test": 1.0}, "data.resplit_test=1.0"),
-        ({"resplit_test": -0.1}, "data.resplit_test=-0.1"),
-    ],
-)
-def test_images_that_cannot_be_preprocessed_so_are_refused(load, refused, settings, named):
-    assert named in refused(load, "digits", **settings)
 
 
 def test_vectors_are_not_binarised(load, save, refused):

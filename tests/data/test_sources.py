@@ -80,8 +80,8 @@ REFUSED_KEYS = [
         for name in ("arrays", "digits", "memory", "noise", "table")
     ),
     *((name, {"channels": 3}) for name in ("arrays", "digits", "table", "tfds")),
-    *(("tfds", keys) for keys in ({"fit": "pad"}, {"cache_dir": "x"}, {"impute": "mean"})),
-    *(("images", keys) for keys in ({"label_column": "a"}, {"drop_columns": "a"})),
+    *(("tfds", keys) for keys in ({"fit": "pad"}, {"cache_dir": "x"})),
+    *(("images", keys) for keys in ({"label_column": "a"}, {"impute": "mean"})),
 ]
 
 
@@ -99,6 +99,12 @@ def test_a_key_of_another_source_is_refused(load, refused, source, settings):
         ("digits", {"memory_gib": -1.0}, "data.memory_gib=-1.0"),
         ("digits", {"memory_gib": 1e-6}, "GiB of memory"),
         ("digits", {"image_size": 2**20}, "data.image_size=1048576"),
+        ("digits", {"standardise": True}, "data.standardise=True needs vectors"),
+        ("digits", {"resplit_test": 1.0}, "data.resplit_test=1.0"),
+        ("digits", {"resplit_test": -0.1}, "data.resplit_test=-0.1"),
+        ("digits", {"validation_fraction": 0.0}, "data.validation_fraction=0.0"),
+        ("digits", {"validation_fraction": 1.0}, "data.validation_fraction=1.0"),
+        ("digits", {"validation_fraction": 1e-9}, "1e-09"),
         ("digits:x", {}, "'digits:x' is not known"),
         ("noise:many", {}, "'noise:many'"),
         ("noise:2", {}, "'noise:2'"),

@@ -7,8 +7,6 @@ import pyarrow.parquet
 import pytest
 
 from trainer.data.files import tables
-from trainer.run import restore, workdir
-from trainer.train import train
 
 COUNT = 60
 NAMES = ("height", "weight", "age")
@@ -233,22 +231,13 @@ def test_numbers_of_every_type_of_parquet_are_taken(write):
     np.testing.assert_array_equal(table.rows, [[1, 0.5, 1, 1], [2, 1.5, 0, 2]])
 
 
-def test_a_run_on_a_table_knows_its_columns(digits_config, write, tmp_path):
+def test_the_inputs_of_a_run_tell_of_its_columns(write, load):
     content = columns() | {"kind": [["rose", "iris"][number % 2] for number in range(COUNT)]}
-    digits_config.data.name = f"table:{write(content)}"
-    digits_config.data.update({"label_column": "kind", "impute": "mean", "standardise": True})
-    digits_config.model.output_activation = "linear"
-    digits_config.model.code_size = 2
-    digits_config.batch_size = 8
-    digits_config.num_epochs = 1.0
-    run = tmp_path / "run"
-    train(digits_config, str(run))
-    inputs = workdir.read(run).inputs
-    assert inputs is not None
+    keys = {"label_column": "kind", "impute": "mean", "standardise": True}
+    inputs = load(f"table:{write(content)}", **keys).inputs()
     assert inputs["feature_names"] == list(NAMES)
     assert inputs["class_names"] == ["iris", "rose"]
     assert inputs["fill"] == pytest.approx(inputs["mean"], rel=1e-6)
-    assert restore.load(run).dataset.feature_names == NAMES
 
 
 def test_names_of_columns_stand_between_commas():

@@ -6,8 +6,7 @@ import functools
 import gzip
 import hashlib
 import os
-import subprocess
-import sys
+import shutil
 import threading
 import urllib.request
 from pathlib import Path
@@ -105,10 +104,6 @@ def test_a_wrong_file_of_mnist_is_refused(files, refused, name, damage, named):
     line = refused(idx.read, files, originals())
     assert named in line
     assert name in line
-
-
-def test_a_folder_of_mnist_that_is_not_there_is_refused(tmp_path, refused):
-    assert f"'{tmp_path}/none' is no folder" in refused(idx.read, tmp_path / "none")
 
 
 @pytest.mark.usefixtures("of_tiny_mnist")
@@ -222,22 +217,6 @@ def test_a_set_larger_than_the_memory_stays_in_its_files_and_is_the_same(
             np.testing.assert_array_equal(read, expected)
 
 
-def test_both_formats_hold_the_same(tfds_folder, prepared, load):
-    tfds_folder("tfrecord")
-    folder = str(prepared["array_record"])
-    ours, theirs = (
-        data.load(make_data("tiny_colour", **COLOUR), folder=folder),
-        load("tiny_colour", **COLOUR),
-    )
-    for split in ("train", "test"):
-        pairs = [
-            dict(zip(getattr(of, split).labels.tolist(), getattr(of, split).images, strict=True))
-            for of in (ours, theirs)
-        ]
-        for label in pairs[0].keys() & pairs[1].keys():
-            np.testing.assert_array_equal(pairs[0][label], pairs[1][label])
-
-
 def test_images_in_files_are_not_binarised(tfds_folder, load, refused):
     tfds_folder("array_record")
     keys = COLOUR | {"placement": "records", "binarise": True}
@@ -257,54 +236,39 @@ def test_training_from_files_is_the_same_bits(tfds_folder, digits_config, tmp_pa
     assert states[0] == states[1]
 
 
-def test_a_server_that_refuses_says_what_to_do(tmp_path, refused, load, monkeypatch):
-    def refuse(request, **_):
-        raise OSError(f"{request.full_url}: no network")
-
-    monkeypatch.setattr(urllib.request, "urlopen", refuse)
-    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
-    line = refused(load, "fashion_mnist")
-    assert f"is not in {tmp_path}" in line
-    assert "set TFDS_DATA_DIR" in line
-
-
-def test_a_server_that_does_not_answer_is_not_waited_for(tmp_path, refused, monkeypatch):
+def test_a_server_that_is_out_of_reach_is_not_waited_for(tmp_path, refused, monkeypatch):
     silence = threading.Event()
 
     def say_nothing(*_, **__):
         silence.wait()
         raise OSError("broken off")
 
-    monkeypatch.setattr(urllib.request, "urlopen", say_nothing)
+    def refuse(request, **_):
+        raise OSError(f"{request.full_url}: no network")
+
     monkeypatch.setattr(tfds_prepare, "_TIMEOUT_SECONDS", 0.1)
-    line = refused(prepare, make_data("mnist"), str(tmp_path / "data"))
+    for answer, named in ((refuse, "no network"), (say_nothing, "no answer")):
+        monkeypatch.setattr(urllib.request, "urlopen", answer)
+        line = refused(prepare, make_data("mnist"), str(tmp_path / "data"))
+        for text in (named, "trainer.prepare --dataset=mnist", "--from_idx=FILES"):
+            assert text in line
     silence.set()
-    for named in ("no answer", "trainer.prepare --dataset=mnist", "--from_idx=FILES"):
-        assert named in line
     assert not (tmp_path / "data").exists()
 
 
-HOLDER = """
-import fcntl, sys, time
-lock = open(sys.argv[1], "w")
-fcntl.flock(lock, fcntl.LOCK_EX)
-print(flush=True)
-time.sleep(60)
-"""
+def test_a_process_waits_for_another_and_does_not_prepare_again(
+    tmp_path, prepared, hold_lock, monkeypatch, capsys
+):
+    def prepare_again(*_, **__):
+        raise AssertionError("another process has prepared the data set")
 
-
-def test_a_process_waits_for_another_and_not_for_a_dead_one(tmp_path, capsys):
-    path = tmp_path / f".{TinyColour.name}.lock"
-    holder = subprocess.Popen([sys.executable, "-c", HOLDER, path], stdout=subprocess.PIPE)
-    assert holder.stdout is not None
-    holder.stdout.readline()
-    killing = threading.Timer(1, holder.kill)
-    killing.start()
-    tfds_prepare.download("tiny_colour", str(tmp_path))
-    assert holder.wait() < 0
-    holder.stdout.close()
-    assert str(path) in capsys.readouterr().out
-    assert tfds_prepare.is_prepared(tfds_prepare.find("tiny_colour", str(tmp_path)))
+    name = TinyColour.name
+    lock = tmp_path / f".{name}.lock"
+    hold_lock(lock, lambda: shutil.copytree(prepared["tfrecord"] / name, tmp_path / name))
+    monkeypatch.setattr(TinyColour, "download_and_prepare", prepare_again)
+    tfds_prepare.download(name, str(tmp_path))
+    assert str(lock) in capsys.readouterr().out
+    assert tfds_prepare.is_prepared(tfds_prepare.find(name, str(tmp_path)))
 
 
 def test_a_folder_that_cannot_be_locked_or_written_is_refused(tmp_path, refused, monkeypatch):
@@ -318,43 +282,6 @@ def test_a_folder_that_cannot_be_locked_or_written_is_refused(tmp_path, refused,
     line = refused(tfds_prepare.download, "tiny_colour", str(tmp_path))
     assert "cannot be locked" in line
     assert "prepare tiny_colour in another folder" in line
-
-
-# Starts once the other is there too, and leaves a mark where it prepares.
-RACER = """
-import os, sys, time
-from pathlib import Path
-from tests.tiny_colour import TinyColour
-from trainer.data.files import tfds_prepare
-folder, marks = map(Path, sys.argv[1:])
-original = TinyColour._generate_examples
-
-def marked(self):
-    (marks / f"prepared by {os.getpid()}").touch()
-    time.sleep(1)
-    return original(self)
-
-TinyColour._generate_examples = marked
-(marks / f"here {os.getpid()}").touch()
-while len(list(marks.glob("here *"))) < 2:
-    time.sleep(0.01)
-tfds_prepare.download("tiny_colour", str(folder), "array_record")
-"""
-
-
-@pytest.mark.slow
-def test_of_two_processes_at_once_one_prepares(tmp_path):
-    folder, marks = tmp_path / "data", tmp_path / "marks"
-    marks.mkdir()
-    command = [sys.executable, "-c", RACER, folder, marks]
-    racers = [
-        subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) for _ in range(2)
-    ]
-    outputs = [racer.communicate()[0] for racer in racers]
-    assert [racer.returncode for racer in racers] == [0, 0]
-    assert len(list(marks.glob("prepared by *"))) == 1
-    assert sum("waiting" in output for output in outputs) == 1
-    assert tfds_prepare.is_prepared(tfds_prepare.find("tiny_colour", str(folder)))
 
 
 @pytest.mark.slow
