@@ -18,7 +18,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
-import tensorflow_datasets as tfds
 from absl import flags
 from hypothesis import strategies as st
 from ml_collections import config_flags
@@ -411,7 +410,7 @@ def test_an_idx_file_that_unpacks_to_gigabytes_is_read_up_to_its_right_size(tmp_
     (tmp_path / "tiny-idx3-ubyte.gz").write_bytes(block * 64)
     tracemalloc.start()
     try:
-        with pytest.raises(UserError, match="begins with 00000000"):
+        with pytest.raises(UserError, match="holds more bytes"):
             idx.read(tmp_path, {"tiny-idx3-ubyte": original})
         assert tracemalloc.get_traced_memory()[1] < MOST_BYTES
     finally:
@@ -504,13 +503,3 @@ def test_any_name_of_data_is_known_or_refused(tmp_path, monkeypatch, examples):
 
     names = TEXTS | st.sampled_from([".", "..", "/", "~", "1.0.0", "x/a=b"])
     try_many(examples, st.tuples(kinds, names), meet)
-
-
-@pytest.mark.parametrize("name", ["huggingface:mnist", "kubric:movi", "robotics:x/y:1.0.0"])
-def test_tfds_is_not_asked_for_what_others_have_written(monkeypatch, name):
-    def fetch(*_, **__):
-        raise AssertionError("TFDS would fetch its code")
-
-    monkeypatch.setattr(tfds, "builder", fetch)
-    with pytest.raises(UserError, match=f"'{name}' is not known; allowed before a colon"):
-        data.load(make_data(name))
