@@ -48,7 +48,7 @@ TARGETS = {
     ),
     "mean_losses": Target(("trainer/distribution/mean_losses.py",), 5, _STEP),
     "checkpoints": Target(
-        ("trainer/run/checkpoint*.py",), 8, ("tests/run/test_checkpoint*.py", "tests/run/test_*.py")
+        ("trainer/run/checkpoints.py", "trainer/run/background.py"), 8, ("tests/run/test_*.py",)
     ),
     "loss_spikes": Target(
         ("trainer/training/loss_spikes.py",), 7, ("tests/training/test_loss_spikes.py",)
@@ -57,7 +57,7 @@ TARGETS = {
         ("trainer/data/batches.py", "trainer/data/__init__.py"),
         4,
         ("tests/data/test_batches.py", "tests/data/test_data.py", "tests/training/test_train.py"),
-        ("batches",),
+        ("training_batches", "batches"),
     ),
     "loss_of_every_kind": Target(
         ("trainer/models/base.py",), 4, (*_EVERY_KIND, "tests/models/test_sparse*.py", *_STEP), LOSS
