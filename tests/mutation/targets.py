@@ -41,7 +41,11 @@ TARGETS = {
     "positions": Target(
         ("trainer/positions.py",), 8, ("tests/test_positions.py", "tests/models/test_concrete*.py")
     ),
-    "step": Target(("trainer/distribution/step.py",), 8, (*_STEP, "tests/training/test_train.py")),
+    "step": Target(
+        ("trainer/distribution/step.py", "trainer/distribution/finite.py"),
+        8,
+        (*_STEP, "tests/training/test_train.py"),
+    ),
     "gradients": Target(("trainer/distribution/gradients.py",), 5, _STEP),
     "update": Target(
         ("trainer/distribution/update.py",), 3, ("tests/distribution/test_optimizers.py", *_STEP)
