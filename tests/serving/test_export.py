@@ -225,7 +225,7 @@ def test_what_differs_from_the_trainer_is_refused_and_the_export_before_it_stays
     folder = tmp_path / "out"
     folder.mkdir()
     (folder / model_card.CARD).write_text("{}")
-    monkeypatch.setattr(models.Autoencoder, "stock_code", lambda _, encoded: encoded + 0.5)
+    monkeypatch.setattr(models.Autoencoder, "plain_keras_code", lambda _, encoded: encoded + 0.5)
     with pytest.raises(ExportError, match=r"encode of keras differs from the trainer by \d"):
         export(str(make_run("dense")), str(folder), formats=["keras"], overwrite=True)
     assert [path.name for path in tmp_path.rglob("*")] == ["out", model_card.CARD]

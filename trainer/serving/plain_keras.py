@@ -60,7 +60,7 @@ def _rescaled(
 
 def _applied(layer: layers.Layer, inputs: keras.KerasTensor) -> keras.KerasTensor:
     """A layer's outputs, by the layer of Keras's that it is or that it says."""
-    if hasattr(layer, "stock"):
+    if hasattr(layer, "plain_keras"):
         return layer.plain_keras(inputs)
     kinds: tuple[Any, ...] = type(layer).__mro__
     of_keras = next(kind for kind in kinds if kind.__module__.startswith("keras."))
