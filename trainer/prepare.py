@@ -37,7 +37,7 @@ def check() -> None:
         (_DATASET.value is None) != (_CONFIG.value is None),
         "one of --dataset=NAME and --config=FILE is to be given, and not both",
     )
-    paths.check_picture("--contact_sheet", _CONTACT_SHEET.value, overwrite=_OVERWRITE.value)
+    paths.check_output_image("--contact_sheet", _CONTACT_SHEET.value, overwrite=_OVERWRITE.value)
 
 
 def main() -> None:

@@ -262,7 +262,7 @@ def test_many_names_are_not_all_told(tmp_path):
     ("sheet", "message"),
     [
         ("sheet.jpg", "sheet.jpg is not allowed; it must end in .png"),
-        ("there.png", "there.png is there; --overwrite replaces it"),
+        ("there.png", "there.png exists; --overwrite replaces it"),
         ("none/sheet.png", "none is no folder"),
         ("sheet.png", "--contact_sheet needs images; 'arrays:{}/own.npy' holds vectors"),
     ],

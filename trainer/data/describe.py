@@ -48,7 +48,7 @@ def prepare(
       UserError: it cannot be had, or not be read; one of the files is not what it should be; there
         is a contact sheet already, or it cannot be drawn.
     """
-    paths.check_picture("--contact_sheet", contact_sheet, overwrite=overwrite)
+    paths.check_output_image("--contact_sheet", contact_sheet, overwrite=overwrite)
     settings = {"image_size": 0, "validation_fraction": _VALIDATION_FRACTION} | dict(settings or {})
     of_tfds = name.partition(":")[0] not in _OWN_KINDS
     for flag, value in {"data_dir": folder, "from_idx": from_idx, "records": records}.items():

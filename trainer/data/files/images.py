@@ -18,7 +18,7 @@ from tqdm import tqdm
 from trainer.errors import UserError, in_one_line, require, require_choice
 from trainer.storage import locks, paths
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif")
+SUFFIXES = paths.IMAGE_SUFFIXES
 FITS = ("stretch", "crop", "pad")
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # of images, as Pillow calls them, by their channels
 CACHE = ".decoded"  # in the folder itself, unless another is told

@@ -10,8 +10,9 @@ from typing import IO
 import numpy as np
 
 from trainer.errors import UserError, in_one_line, require
+from trainer.storage import paths
 
-SUFFIXES = (".npy", ".npz")
+SUFFIXES = paths.ARRAY_SUFFIXES
 _NAMES = ("train", "test", "train_labels", "test_labels")
 _SHAPES = "vectors are [N, D], images [N, H, W] or [N, H, W, C]"
 _NPY = b"\x93NUMPY"  # that such a file begins with

@@ -18,8 +18,9 @@ import pyarrow.csv
 import pyarrow.parquet
 
 from trainer.errors import UserError, in_one_line, require
+from trainer.storage import paths
 
-SUFFIXES = (".csv", ".tsv", ".parquet")
+SUFFIXES = paths.TABLE_SUFFIXES
 SEPARATORS = {".csv": ",", ".tsv": "\t"}
 _ROWS = 16_384  # of Parquet, read at a time, at most
 _BLOCK_BYTES = 2**22  # likewise, of any table
