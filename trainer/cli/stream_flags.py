@@ -1,60 +1,86 @@
-"""The flags of encode, decode and denoise, which stream examples through a trained model."""
+"""Flags of encode, decode and denoise, which stream examples or codes through a trained model."""
+
+from typing import Any
 
 from absl import flags
 
 from trainer import cli
-from trainer.storage import paths
 
-_EXAMPLES = (
-    "A folder of pictures (.png, .jpg, .jpeg, .bmp, .gif), one picture, arrays (.npz, .npy) or a "
-    "table (.csv, .tsv, .parquet); or train, validation or test: that part of the run's own data "
-    "(./test is a folder)."
+_WORKDIR = cli.workdir_flag()
+_CHECKPOINT = cli.checkpoint_flag()
+_ARRAY = flags.DEFINE_string(
+    "array", "", "Name of the array to read from an .npz file that holds several."
 )
-_DECODED = (
-    "A folder for pictures; or arrays: .npz, .npy (no labels, no names); of vectors also a table: "
-    ".parquet, .csv or .tsv."
-)
-
-WORKDIR = cli.workdir_flag()
-CHECKPOINT = cli.checkpoint_flag()
-ARRAY = flags.DEFINE_string("array", "", "Which array of an .npz file, where it holds several.")
-BATCH_SIZE = flags.DEFINE_integer(
+_BATCH_SIZE = flags.DEFINE_integer(
     "batch_size",
     512,
-    "Examples at a time; fewer take less memory.",
+    "Examples computed at a time; fewer need less memory.",
     lower_bound=1,
     upper_bound=2**16,
 )
-OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replaces an output that is there.")
+_OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace an existing output.")
 flags.adopt_module_key_flags(cli)
 
 
-def check(source: str, output: str) -> None:
-    """Raises UserError where run, input or output will not do; needs no TensorFlow to see it."""
-    cli.check_run()
-    paths.check_stream(source, output, overwrite=OVERWRITE.value)
-
-
-def input_flag(read: str = _EXAMPLES) -> flags.FlagHolder[str]:
-    """Defines --input."""
-    return flags.DEFINE_string("input", None, read, required=True)
-
-
-def output_flag(written: str = _DECODED) -> flags.FlagHolder[str]:
-    """Defines --output."""
-    return flags.DEFINE_string("output", None, written, required=True)
-
-
-def label_column_flag() -> flags.FlagHolder[str]:
-    """Defines --label_column."""
-    return flags.DEFINE_string("label_column", "", "The column of a table that is the label.")
-
-
-def resize_flag() -> flags.FlagHolder[bool]:
-    """Defines --resize."""
-    return flags.DEFINE_bool(
+def define_examples_input() -> None:
+    """Defines --input, --label_column and --resize, for a verb that reads examples."""
+    flags.DEFINE_string(
+        "input",
+        None,
+        "Folder of images (.png, .jpg, .jpeg, .bmp, .gif), one image, arrays (.npz, .npy) or a "
+        "table (.csv, .tsv, .parquet); or train, validation or test, a split of the run's own data "
+        "(./test is a folder).",
+        required=True,
+    )
+    flags.DEFINE_string("label_column", "", "Column of a table that holds the labels.")
+    flags.DEFINE_bool(
         "resize",
         False,
-        "Brings pictures to the size of the model's images, by the run's data.fit; what comes out "
-        "is so.",
+        "Scale images to the size of the model's images, as the run's data.fit says; images in the "
+        "output have this size.",
     )
+
+
+def define_codes_input() -> None:
+    """Defines --input, for a verb that reads codes."""
+    flags.DEFINE_string("input", None, "File of codes, as trainer.encode writes it.", required=True)
+
+
+def define_codes_output() -> None:
+    """Defines --output, for a verb that writes codes."""
+    flags.DEFINE_string(
+        "output",
+        None,
+        "File of the codes: .npz, .npy (without labels and file names), .parquet, .csv or .tsv.",
+        required=True,
+    )
+
+
+def define_examples_output() -> None:
+    """Defines --output, for a verb that writes examples."""
+    flags.DEFINE_string(
+        "output",
+        None,
+        "Folder of images; or arrays: .npz, .npy (without labels and file names); vectors also as "
+        "a table: .parquet, .csv or .tsv.",
+        required=True,
+    )
+
+
+def arguments() -> tuple[Any, ...]:
+    """Returns workdir, input, output and options, as the functions of `serving.stream` take them.
+
+    Imports no TensorFlow.
+    """
+    from trainer.serving.options import StreamOptions
+
+    values = flags.FLAGS.flag_values_dict()
+    options = StreamOptions(
+        checkpoint=_CHECKPOINT.value,
+        array=_ARRAY.value,
+        label_column=values.get("label_column", ""),
+        resize=values.get("resize", False),
+        batch_size=_BATCH_SIZE.value,
+        overwrite=_OVERWRITE.value,
+    )
+    return _WORKDIR.value, values["input"], values["output"], options
