@@ -8,15 +8,8 @@ from absl import flags
 from trainer import cli
 from trainer.cli import stream_flags
 
-stream_flags.define_examples_input()
-stream_flags.define_examples_output()
+_check = stream_flags.define(reads="examples", writes="examples")
 flags.adopt_module_key_flags(stream_flags)
-
-
-def check() -> None:
-    from trainer.serving.options import check_denoise
-
-    check_denoise(*stream_flags.arguments())
 
 
 def main() -> None:
@@ -28,4 +21,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main, check)
+    cli.run(main, _check)

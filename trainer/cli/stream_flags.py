@@ -1,86 +1,70 @@
 """Flags of encode, decode and denoise, which stream examples or codes through a trained model."""
 
+from collections.abc import Callable
 from typing import Any
 
 from absl import flags
 
 from trainer import cli
 
-_WORKDIR = cli.workdir_flag()
-_CHECKPOINT = cli.checkpoint_flag()
-_ARRAY = flags.DEFINE_string(
-    "array", "", "Name of the array to read from an .npz file that holds several."
-)
-_BATCH_SIZE = flags.DEFINE_integer(
-    "batch_size",
-    512,
-    "Examples computed at a time; fewer need less memory.",
-    lower_bound=1,
-    upper_bound=2**16,
-)
-_OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace an existing output.")
-flags.adopt_module_key_flags(cli)
+_INPUTS = {
+    "examples": "Folder of images (.png, .jpg, .jpeg, .bmp, .gif), one image, arrays (.npz, .npy) "
+    "or a table (.csv, .tsv, .parquet); or train, validation or test, a split of the run's own "
+    "data (./test is a folder).",
+    "codes": "File of codes, as trainer.encode writes it.",
+}
+_OUTPUTS = {
+    "examples": "Folder of images; or arrays: .npz, .npy (without labels and file names); vectors "
+    "also as a table: .parquet, .csv or .tsv.",
+    "codes": "File of the codes: .npz, .npy (without labels and file names), .parquet, .csv or "
+    ".tsv.",
+}
 
 
-def define_examples_input() -> None:
-    """Defines --input, --label_column and --resize, for a verb that reads examples."""
-    flags.DEFINE_string(
-        "input",
-        None,
-        "Folder of images (.png, .jpg, .jpeg, .bmp, .gif), one image, arrays (.npz, .npy) or a "
-        "table (.csv, .tsv, .parquet); or train, validation or test, a split of the run's own data "
-        "(./test is a folder).",
-        required=True,
+def define(reads: str, writes: str) -> Callable[[], None]:
+    """Defines the flags of a verb that reads and writes "examples" or "codes".
+
+    Returns a function that raises UserError if the flags are wrong, without TensorFlow.
+    """
+    cli.workdir_flag()
+    cli.checkpoint_flag()
+    flags.DEFINE_string("input", None, _INPUTS[reads], required=True)
+    flags.DEFINE_string("output", None, _OUTPUTS[writes], required=True)
+    flags.DEFINE_string("array", "", "Array to read from an .npz file that holds several.")
+    flags.DEFINE_integer(
+        "batch_size",
+        512,
+        "Examples computed at a time; fewer need less memory.",
+        lower_bound=1,
+        upper_bound=2**16,
     )
-    flags.DEFINE_string("label_column", "", "Column of a table that holds the labels.")
-    flags.DEFINE_bool(
-        "resize",
-        False,
-        "Scale images to the size of the model's images, as the run's data.fit says; images in the "
-        "output have this size.",
-    )
+    flags.DEFINE_bool("overwrite", False, "Replace an existing output.")
+    if reads == "examples":
+        flags.DEFINE_string("label_column", "", "Column of a table that holds the labels.")
+        flags.DEFINE_bool(
+            "resize", False, "Scale images to the model's size, as the run's data.fit says."
+        )
+    if writes == "codes":
+        flags.DEFINE_bool(
+            "errors",
+            False,
+            "Also write the mean squared error of each reconstruction: unusual examples have large "
+            "ones.",
+        )
+    flags.adopt_module_key_flags(cli)
 
+    def check() -> None:
+        from trainer.serving.options import check_stream
 
-def define_codes_input() -> None:
-    """Defines --input, for a verb that reads codes."""
-    flags.DEFINE_string("input", None, "File of codes, as trainer.encode writes it.", required=True)
+        check_stream(*arguments(), reads=reads, writes=writes)
 
-
-def define_codes_output() -> None:
-    """Defines --output, for a verb that writes codes."""
-    flags.DEFINE_string(
-        "output",
-        None,
-        "File of the codes: .npz, .npy (without labels and file names), .parquet, .csv or .tsv.",
-        required=True,
-    )
-
-
-def define_examples_output() -> None:
-    """Defines --output, for a verb that writes examples."""
-    flags.DEFINE_string(
-        "output",
-        None,
-        "Folder of images; or arrays: .npz, .npy (without labels and file names); vectors also as "
-        "a table: .parquet, .csv or .tsv.",
-        required=True,
-    )
+    return check
 
 
 def arguments() -> tuple[Any, ...]:
-    """Returns workdir, input, output and options, as the functions of `serving.stream` take them.
-
-    Imports no TensorFlow.
-    """
+    """Returns the arguments of a function of `serving.stream`: workdir, source, output, options."""
     from trainer.serving.options import StreamOptions
 
     values = flags.FLAGS.flag_values_dict()
-    options = StreamOptions(
-        checkpoint=_CHECKPOINT.value,
-        array=_ARRAY.value,
-        label_column=values.get("label_column", ""),
-        resize=values.get("resize", False),
-        batch_size=_BATCH_SIZE.value,
-        overwrite=_OVERWRITE.value,
-    )
-    return _WORKDIR.value, values["input"], values["output"], options
+    options = {name: values[name] for name in vars(StreamOptions()) if name in values}
+    return values["workdir"], values["input"], values["output"], StreamOptions(**options)

@@ -14,7 +14,6 @@ from trainer.storage import paths
 FORMATS = tuple(model_card.FILES)
 IMAGE_CHANNELS = (1, 3, 4)  # grey, RGB, RGBA
 _ROW_SUFFIXES = (*paths.ARRAY_SUFFIXES, *paths.TABLE_SUFFIXES)  # for codes and vectors
-_IMAGE_OUTPUTS = (paths.FOLDER, *paths.ARRAY_SUFFIXES)
 _ONNX_PACKAGES = ("tf2onnx", "onnx", "onnxruntime")
 
 
@@ -26,6 +25,7 @@ class StreamOptions:
     array: str = ""  # to read from an .npz file that holds several
     label_column: str = ""  # of a table
     resize: bool = False  # image files to the size of the model's images
+    errors: bool = False  # encode also writes the mean squared error of each reconstruction
     batch_size: int = 512
     overwrite: bool = False
 
@@ -33,39 +33,35 @@ class StreamOptions:
 DEFAULTS = StreamOptions()
 
 
-def check_encode(
-    workdir: str, source: str, output: str, options: StreamOptions, *, errors: bool = False
+def check_stream(
+    workdir: str, source: str, output: str, options: StreamOptions, *, reads: str, writes: str
 ) -> None:
-    """Raises UserError if the input cannot be one of examples, or the output one of codes."""
+    """Raises UserError unless the input and the output can hold "examples" or "codes" of the run.
+
+    `reads` and `writes` are the content of the input and of the output.
+    """
     shape = example_shape(workdir)
     paths.check_input_and_output(source, output, overwrite=options.overwrite)
-    paths.require_suffix(output, _ROW_SUFFIXES, "codes")
+    if writes == "codes":
+        paths.require_suffix(output, _ROW_SUFFIXES, "codes")
+    elif len(shape) == 1:
+        paths.require_suffix(output, _ROW_SUFFIXES, "vectors")
+    elif shape[-1] in IMAGE_CHANNELS:
+        paths.require_suffix(output, (paths.FOLDER, *paths.ARRAY_SUFFIXES), "images")
+    else:
+        paths.require_suffix(output, paths.ARRAY_SUFFIXES, f"images of {shape[-1]} channels")
     require(
-        not errors or paths.suffix(output) != ".npy",
+        not options.errors or paths.suffix(output) != ".npy",
         f"errors=True is not for output={output!r}: an .npy file holds the codes alone",
     )
-    _check_examples(source, shape, options)
-
-
-def check_decode(workdir: str, source: str, output: str, options: StreamOptions) -> None:
-    """Raises UserError if the input cannot be one of codes, or the output one of examples."""
-    shape = example_shape(workdir)
-    paths.check_input_and_output(source, output, overwrite=options.overwrite)
-    _require_examples_suffix(output, shape)
-    path = paths.path_of(source)
-    require(
-        path.suffix.lower() in _ROW_SUFFIXES and not path.is_dir(),
-        f"input={source!r} is not allowed; codes are read from {', '.join(_ROW_SUFFIXES)}",
-    )
-    _require_npz(path, options.array)
-
-
-def check_denoise(workdir: str, source: str, output: str, options: StreamOptions) -> None:
-    """Raises UserError if the input or the output cannot be one of examples."""
-    shape = example_shape(workdir)
-    paths.check_input_and_output(source, output, overwrite=options.overwrite)
-    _require_examples_suffix(output, shape)
-    _check_examples(source, shape, options)
+    if reads == "codes":
+        _check_codes(paths.path_of(source), options)
+    elif source in paths.SPLITS:
+        for name in ("array", "label_column", "resize"):
+            value = getattr(options, name)
+            require(not value, f"{name}={value!r} is not for input={source!r}, a split of the run")
+    else:
+        _check_examples(paths.path_of(source), shape, options)
 
 
 def check_sample(workdir: str, count: int, output: str, *, overwrite: bool) -> Path:
@@ -110,23 +106,22 @@ def describe(shape: tuple[int, ...], content: str = "") -> str:
     return f"{content} of {'x'.join(map(str, shape))}"
 
 
-def _check_examples(source: str, shape: tuple[int, ...], options: StreamOptions) -> None:
-    if source in paths.SPLITS:
-        for name in ("array", "label_column", "resize"):
-            value = getattr(options, name)
-            require(
-                not value,
-                f"{name}={value!r} is not for input={source!r}, a split of the run's own data",
-            )
-        return
-    path = paths.path_of(source)
+def _check_codes(path: Path, options: StreamOptions) -> None:
+    require(
+        path.suffix.lower() in _ROW_SUFFIXES and not path.is_dir(),
+        f"input={str(path)!r} is not allowed; codes are read from {', '.join(_ROW_SUFFIXES)}",
+    )
+    _require_npz(path, options.array)
+
+
+def _check_examples(path: Path, shape: tuple[int, ...], options: StreamOptions) -> None:
     suffix = path.suffix.lower()
     is_images = path.is_dir() or suffix in paths.IMAGE_SUFFIXES
     is_table = suffix in paths.TABLE_SUFFIXES and not is_images
     require(
         is_images or suffix in _ROW_SUFFIXES,
-        f"input={source!r} is not allowed; allowed: {', '.join(paths.SPLITS)}, a folder of images, "
-        f"or a file that ends in {', '.join((*paths.IMAGE_SUFFIXES, *_ROW_SUFFIXES))}",
+        f"input={str(path)!r} is not allowed; allowed: {', '.join(paths.SPLITS)}, a folder of "
+        f"images, or a file that ends in {', '.join((*paths.IMAGE_SUFFIXES, *_ROW_SUFFIXES))}",
     )
     _require_npz(path, options.array)
     require(
@@ -140,10 +135,8 @@ def _check_examples(source: str, shape: tuple[int, ...], options: StreamOptions)
     takes = f"but the model takes {describe(shape)}"
     if is_images:
         require(len(shape) > 1, f"{path} holds images, {takes}")
-        require(
-            shape[-1] in IMAGE_CHANNELS,
-            f"{path} holds images of {', '.join(map(str, IMAGE_CHANNELS))} channels, {takes}",
-        )
+        channels = ", ".join(map(str, IMAGE_CHANNELS))
+        require(shape[-1] in IMAGE_CHANNELS, f"{path} holds images of {channels} channels, {takes}")
     require(len(shape) == 1 or not is_table, f"{path} is a table, {takes}")
 
 
@@ -152,13 +145,3 @@ def _require_npz(path: Path, array: str) -> None:
         array == "" or path.suffix.lower() == ".npz",
         f"array={array!r} is for .npz files only, not {path}",
     )
-
-
-def _require_examples_suffix(output: str, shape: tuple[int, ...]) -> None:
-    """Raises UserError unless an output with this suffix can hold examples of this shape."""
-    if len(shape) == 1:
-        paths.require_suffix(output, _ROW_SUFFIXES, "vectors")
-    elif shape[-1] in IMAGE_CHANNELS:
-        paths.require_suffix(output, _IMAGE_OUTPUTS, "images")
-    else:
-        paths.require_suffix(output, paths.ARRAY_SUFFIXES, f"images of {shape[-1]} channels")

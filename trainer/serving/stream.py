@@ -11,73 +11,48 @@ from trainer.distribution.inference import in_batches
 from trainer.monitoring import progress
 from trainer.run import restore
 from trainer.serving import readers, writers
-from trainer.serving.options import (
-    DEFAULTS,
-    StreamOptions,
-    check_decode,
-    check_denoise,
-    check_encode,
-)
+from trainer.serving.options import DEFAULTS, StreamOptions, check_stream
 from trainer.storage import paths
 
 _Columns: TypeAlias = dict[str, np.ndarray]
 
 
-def encode(
-    workdir: str,
-    source: str,
-    output: str,
-    options: StreamOptions = DEFAULTS,
-    *,
-    errors: bool = False,
-) -> int:
-    """Writes the codes of images or vectors.
+def encode(workdir: str, source: str, output: str, options: StreamOptions = DEFAULTS) -> int:
+    """Writes the codes of images or vectors; returns their number N.
 
-    Args:
-      workdir: the folder of the trained run.
-      source: a file or folder as `readers.examples` takes it, or a split of the run's own data.
-      output: a file that gets `codes`, float32 [N, K], with the `labels` and `files` that the
-        examples have. An .npy file gets the codes alone.
-      options: see `StreamOptions`.
-      errors: also write `errors`, float32 [N], the mean squared error of each reconstruction, of
-        pixels in [0, 1] or of vectors in the user's units.
-
-    Returns:
-      N, the number of examples.
+    The source is a file or folder as `readers.examples` takes it, or a split of the run's own data.
+    The output gets `codes`, float32 [N, K], with the `labels` and `files` that the examples have;
+    and with `options.errors` also `errors`, float32 [N], the mean squared error of each
+    reconstruction, of pixels in [0, 1] or of vectors in the user's units. An .npy file gets the
+    codes alone.
 
     Raises:
-      UserError: the run, the input or the output cannot be used; the output is unchanged.
+      UserError: the run, the source or the output cannot be used; the output is unchanged.
     """
-    check_encode(workdir, source, output, options, errors=errors)
+    check_stream(workdir, source, output, options, reads="examples", writes="codes")
     run, examples = _open_examples(workdir, source, options)
     model = _BatchedModel(run, examples, options.batch_size)
 
     def compute(rows: np.ndarray) -> _Columns:
         inputs = model.preprocess(rows)
         codes = model.encode(inputs)
-        return {"codes": codes} | ({"errors": model.errors(inputs, codes)} if errors else {})
+        errors = {"errors": model.errors(inputs, codes)} if options.errors else {}
+        return {"codes": codes} | errors
 
     return _stream("encoding", examples, output, model.batch_size, compute)
 
 
 def decode(workdir: str, source: str, output: str, options: StreamOptions = DEFAULTS) -> int:
-    """Writes the examples that codes stand for.
+    """Writes the examples that codes stand for; returns their number N.
 
-    Args:
-      workdir: the folder of the trained run.
-      source: a file of codes as `encode` writes it.
-      output: a folder, which gets one PNG for each code, named as the code's file or by number; or
-        a file, which gets `images`, float32 [N, H, W, C] in [0, 1], or `vectors`, float32 [N, D] in
-        the user's units, with the `labels` and `files` of the codes.
-      options: see `StreamOptions`; `label_column` and `resize` have no effect.
-
-    Returns:
-      N, the number of codes.
+    The source is a file of codes as `encode` writes it. An output folder gets a PNG for each code,
+    named as the code's file or by its number. A file gets `images`, float32 [N, H, W, C] in [0, 1],
+    or `vectors`, float32 [N, D] in the user's units, with the `labels` and `files` of the codes.
 
     Raises:
       UserError: as `encode`.
     """
-    check_decode(workdir, source, output, options)
+    check_stream(workdir, source, output, options, reads="codes", writes="examples")
     run = restore.load_model(workdir, options.checkpoint)
     codes = readers.codes(paths.path_of(source), run.model.code_size, options)
     model = _BatchedModel(run, codes, options.batch_size)
@@ -89,21 +64,14 @@ def decode(workdir: str, source: str, output: str, options: StreamOptions = DEFA
 
 
 def denoise(workdir: str, source: str, output: str, options: StreamOptions = DEFAULTS) -> int:
-    """Writes the reconstructions of images or vectors; a denoising model removes their noise.
+    """Writes reconstructions of images or vectors; a model of kind denoising removes their noise.
 
-    Args:
-      workdir: the folder of the trained run.
-      source: as for `encode`.
-      output: as for `decode`.
-      options: see `StreamOptions`.
-
-    Returns:
-      N, the number of examples.
+    The source is as for `encode`, the output as for `decode`. Returns the number of examples.
 
     Raises:
       UserError: as `encode`.
     """
-    check_denoise(workdir, source, output, options)
+    check_stream(workdir, source, output, options, reads="examples", writes="examples")
     run, examples = _open_examples(workdir, source, options)
     model = _BatchedModel(run, examples, options.batch_size)
 
