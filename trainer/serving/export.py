@@ -87,9 +87,8 @@ def export(
                 "files": {name: list(model_card.FILES[name]) for name in formats},
                 "tolerance": _TOLERANCE,
                 "differences": differences,
-                "trained_in": trained.config.precision,
                 "precision_difference": _precision_difference(trained.model, run.model),
-                "metrics": dict(metrics) if metrics.get("step") == run.step else {},
+                "metrics": metrics if metrics.get("step") == run.step else {},
                 **_origin(read_run(path)),
             }
             atomic.write_json(folder / model_card.CARD, card)
@@ -296,6 +295,7 @@ def _describe(run: restore.TrainedModel, dtype: str) -> dict[str, Any]:
     return {
         "kind": run.config.model.name,
         "step": run.step,
+        "trained_in": run.config.precision,
         "code_size": run.model.code_size,
         "inputs": {
             "name": plain_keras.input_name(run.model),
