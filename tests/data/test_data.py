@@ -6,16 +6,17 @@ import pytest
 from tests.runs import final_state
 from tests.tiny_colour import TinyColour
 from trainer import data, positions
-from trainer.data.examples import Records, to_unit
-from trainer.data.files import tfds_sets
+from trainer.config import make_data
+from trainer.data.batches import training_batches
+from trainer.data.dataset import Records, to_unit
+from trainer.data.files import tfds_prepare
 from trainer.errors import UserError
 from trainer.train import train
 
 
 def load(name="digits", image_size=0, validation_fraction=0.05, **settings):
-    return data.load(
-        name, image_size=image_size, validation_fraction=validation_fraction, **settings
-    )
+    common = {"image_size": image_size, "validation_fraction": validation_fraction}
+    return data.load(make_data(name, **common, **settings))
 
 
 def test_digits_are_split_into_three_parts_that_share_no_image():
@@ -48,7 +49,7 @@ def test_a_split_with_an_empty_part_is_refused(fraction):
 def test_batches_hold_the_examples_of_their_positions(numbers):
     images = np.arange(10, dtype=np.uint8).reshape(10, 1, 1, 1)
     ranges = [(0, 3), (3, 4)]
-    drawn = data.batches(images, ranges, most_steps=3, batch_size=4, seed=7, numbers=numbers)
+    drawn = training_batches(images, ranges, max_steps=3, batch_size=4, seed=7, as_indices=numbers)
     elements = list(drawn.as_numpy_iterator())
     assert [(first, count) for first, count, _ in elements] == [(0, 3), (3, 1)]
     assert {rows.shape for *_, rows in elements} == {(3, 4) if numbers else (3, 4, 1, 1, 1)}
@@ -62,14 +63,14 @@ def test_the_workers_together_draw_each_position_once(workers):
     size = 4 // workers
     shares = []
     for worker in range(workers):
-        drawn = data.batches(
+        drawn = training_batches(
             images,
             [(0, 3)],
-            most_steps=3,
+            max_steps=3,
             batch_size=4,
             seed=7,
-            numbers=True,
-            own=slice(worker * size, (worker + 1) * size),
+            as_indices=True,
+            local_rows=slice(worker * size, (worker + 1) * size),
         )
         shares.append(next(drawn.as_numpy_iterator())[2])
     np.testing.assert_array_equal(np.hstack(shares).ravel(), positions.examples(7, 0, 12, 10))
@@ -97,7 +98,7 @@ def test_a_data_set_that_cannot_be_had_says_what_to_do(monkeypatch, tmp_path):
     def refuse(url):
         raise OSError(f"{url}: no network")
 
-    monkeypatch.setattr(tfds_sets, "_reach", refuse)
+    monkeypatch.setattr(tfds_prepare, "_reach", refuse)
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
     with pytest.raises(UserError, match=f"not in {tmp_path}.*set TFDS_DATA_DIR") as error:
         load("fashion_mnist")

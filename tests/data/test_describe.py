@@ -20,8 +20,9 @@ from tensorflow_datasets.image_classification import mnist
 from configs import base
 from tests.tiny_colour import TinyColour
 from trainer import data
+from trainer.config import make_data
 from trainer.data import describe
-from trainer.data.files import idx, tfds_sets
+from trainer.data.files import idx, tfds_prepare
 from trainer.errors import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -116,7 +117,8 @@ def test_files_that_are_nowhere_get_one_line(tmp_path):
 @pytest.mark.parametrize("records", [False, True])
 def test_mnist_is_prepared_from_its_files_once(files, tmp_path, records):
     folder = tmp_path / "data"
-    told = describe.prepare("mnist", str(folder), from_idx=str(files), records=records)
+    settings = make_data("mnist", placement="records" if records else "auto")
+    told = describe.prepare(settings, str(folder), from_idx=str(files))
     lines = dict(line.split(maxsplit=1) for line in told.replace("data set", "set").splitlines())
     assert lines["set"] == "mnist 3.0.1, prepared"
     assert lines["splits"] == "train 40, test 10"
@@ -124,10 +126,7 @@ def test_mnist_is_prepared_from_its_files_once(files, tmp_path, records):
     assert told.endswith(f"TFDS_DATA_DIR={folder}")
     assert sorted(path.name for path in folder.iterdir()) == [".mnist.lock", "mnist"]
 
-    placement = "records" if records else "auto"
-    dataset = data.load(
-        "mnist", image_size=0, validation_fraction=0.05, placement=placement, folder=str(folder)
-    )
+    dataset = data.load(settings, folder=str(folder))
     assert lines["fingerprint"] == dataset.fingerprint()
     images, labels = dataset.test.read()
     expected = np.frombuffer(tiny_mnist()["t10k-images-idx3-ubyte"][16:], np.uint8)
@@ -138,7 +137,7 @@ def test_mnist_is_prepared_from_its_files_once(files, tmp_path, records):
 
     # Again, of a folder that nothing may be written to: neither files nor lock are asked for.
     (folder / ".mnist.lock").unlink()
-    again = describe.prepare("mnist", str(folder), from_idx="none", records=records)
+    again = describe.prepare(settings, str(folder), from_idx="none")
     assert again == told.replace(", prepared\n", ", was there already\n")
     assert [path.name for path in folder.iterdir()] == ["mnist"]
 
@@ -153,9 +152,11 @@ def test_a_preparation_that_breaks_off_leaves_nothing_and_can_be_repeated(
     with monkeypatch.context() as patch:
         patch.setattr(mnist, "_extract_mnist_labels", full)
         with pytest.raises(UserError, match=r"mnist/3\.0\.1 cannot be prepared .*No space left"):
-            describe.prepare("mnist", str(tmp_path / "data"), from_idx=str(files))
+            describe.prepare(make_data("mnist"), str(tmp_path / "data"), from_idx=str(files))
     assert not list((tmp_path / "data").glob("mnist/*"))
-    assert "prepared" in describe.prepare("mnist", str(tmp_path / "data"), from_idx=str(files))
+    assert "prepared" in describe.prepare(
+        make_data("mnist"), str(tmp_path / "data"), from_idx=str(files)
+    )
 
 
 @pytest.mark.parametrize(
@@ -171,7 +172,7 @@ def test_a_part_of_a_data_set_is_told(tmp_path, left, message):
     for name, text in left.items():
         (folder / name).write_text(text)
     with pytest.raises(UserError, match=message):
-        tfds_sets.find("mnist", str(tmp_path))
+        tfds_prepare.find("mnist", str(tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -184,7 +185,7 @@ def test_a_part_of_a_data_set_is_told(tmp_path, left, message):
 )
 def test_what_is_not_to_be_prepared_is_refused_at_once(tmp_path, name, settings, message):
     with pytest.raises(UserError, match=message):
-        describe.prepare(name, str(tmp_path / "data"), **settings)
+        describe.prepare(make_data(name), str(tmp_path / "data"), **settings)
     assert not (tmp_path / "data").exists()
 
 
@@ -194,8 +195,8 @@ def rows_of(description):
 
 
 def test_the_fingerprint_told_is_that_of_a_run_of_the_base_config():
-    read = data.load(**base.get_config().data.to_dict() | {"name": "digits"})
-    assert read.fingerprint() in describe.prepare("digits")
+    read = data.load(base.get_config().data)
+    assert read.fingerprint() in describe.prepare(make_data("digits"))
 
 
 def test_a_folder_of_images_is_described_and_shown(tmp_path):
@@ -204,14 +205,15 @@ def test_a_folder_of_images_is_described_and_shown(tmp_path):
         path.parent.mkdir(parents=True, exist_ok=True)
         imsave(path, np.full((8, 8, 3), 10 * number, np.uint8))
     sheet = tmp_path / "sheet.png"
-    name, settings = f"images:{tmp_path / 'own'}", {"image_size": 4, "channels": 1}
-    told = rows_of(describe.prepare(name, contact_sheet=str(sheet), settings=settings))
-    dataset = data.load(name, image_size=4, channels=1, validation_fraction=0.05)
+    name = f"images:{tmp_path / 'own'}"
+    settings = make_data(name, image_size=4, channels=1)
+    told = rows_of(describe.prepare(settings, contact_sheet=str(sheet)))
+    dataset = data.load(settings)
     assert told == {
         "data set": name,
         "images": "4x4x1",
-        "parts": "15 to train on, 1 to validate, 4 to test",
-        "numbers": "uint8 from 0 to 190, mean 95, deviation 57.66",
+        "examples": "15 to train, 1 to validate, 4 to test",
+        "numbers": "uint8 from 0 to 190, mean 95, std 57.66",
         "labels": "cat: 15, dog: 5",
         "fingerprint": dataset.fingerprint(),
         "sheet": str(sheet),
@@ -224,27 +226,27 @@ def test_a_folder_of_images_is_described_and_shown(tmp_path):
     of_cats = np.sort(dataset.train.images[:, 0, 0, 0][dataset.train.labels == 0])
     cells = 255 * drawn[::6, ::6, 0].ravel()
     np.testing.assert_allclose(np.sort(cells[: len(of_cats)]), of_cats, atol=1e-3)
-    again = describe.prepare(name, settings=settings)
+    again = describe.prepare(settings)
     assert rows_of(again) == {key: told[key] for key in told if key != "sheet"}
 
 
 def test_large_images_are_shown_small(tmp_path):
     np.savez(tmp_path / "own.npz", train=np.zeros((20, 1000, 300), np.uint8))
     sheet = tmp_path / "sheet.png"
-    describe.prepare(f"arrays:{tmp_path / 'own.npz'}", contact_sheet=str(sheet))
+    describe.prepare(make_data(f"arrays:{tmp_path / 'own.npz'}"), contact_sheet=str(sheet))
     assert imread(sheet).shape[:2] == (2 * 125 + 2, 10 * 38 + 9 * 2)
 
 
 def test_a_table_is_described(tmp_path):
     rows = "".join(f"{number},7,{'xy'[number % 2]}\n" for number in range(20))
     (tmp_path / "own.csv").write_text("a,b,kind\n" + rows)
-    settings = {"label_column": "kind"}
-    told = rows_of(describe.prepare(f"table:{tmp_path / 'own.csv'}", settings=settings))
+    settings = make_data(f"table:{tmp_path / 'own.csv'}", label_column="kind")
+    told = rows_of(describe.prepare(settings))
     del told["data set"], told["fingerprint"]
     assert told == {
         "vectors": "2",
-        "parts": "15 to train on, 1 to validate, 4 to test",
-        "numbers": "float32 from 0 to 19, mean 8.25, deviation 4.265",
+        "examples": "15 to train, 1 to validate, 4 to test",
+        "numbers": "float32 from 0 to 19, mean 8.25, std 4.265",
         "features": "a, b",
         "constant": "b",
         "labels": "x: 10, y: 10",
@@ -253,7 +255,7 @@ def test_a_table_is_described(tmp_path):
 
 def test_many_names_are_not_all_told(tmp_path):
     np.savez(tmp_path / "own.npz", train=np.ones((50, 20)), train_labels=np.arange(50))
-    told = rows_of(describe.prepare(f"arrays:{tmp_path / 'own.npz'}"))
+    told = rows_of(describe.prepare(make_data(f"arrays:{tmp_path / 'own.npz'}")))
     assert told["constant"] == "0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11 and 8 more"
     assert told["labels"].endswith("11: 1 and 38 more")
 
@@ -272,7 +274,9 @@ def test_a_contact_sheet_that_cannot_be_drawn_is_refused(tmp_path, sheet, messag
     (tmp_path / "there.png").touch()
     before = sorted(tmp_path.iterdir())
     with pytest.raises(UserError) as error:
-        describe.prepare(f"arrays:{tmp_path / 'own.npy'}", contact_sheet=str(tmp_path / sheet))
+        describe.prepare(
+            make_data(f"arrays:{tmp_path / 'own.npy'}"), contact_sheet=str(tmp_path / sheet)
+        )
     assert message.format(tmp_path) in str(error.value)
     assert sorted(tmp_path.iterdir()) == before
 
@@ -304,10 +308,10 @@ def test_a_server_that_does_not_answer_is_not_waited_for(tmp_path, monkeypatch):
         raise OSError("broken off")
 
     monkeypatch.setattr(urllib.request, "urlopen", say_nothing)
-    monkeypatch.setattr(tfds_sets, "_REACH_SECONDS", 0.1)
+    monkeypatch.setattr(tfds_prepare, "_REACH_SECONDS", 0.1)
     message = r"no answer.*trainer\.prepare --dataset=mnist .* --from_idx=FILES.* TFDS_DATA_DIR"
     with pytest.raises(UserError, match=message):
-        describe.prepare("mnist", str(tmp_path / "data"))
+        describe.prepare(make_data("mnist"), str(tmp_path / "data"))
     silence.set()
     assert not (tmp_path / "data").exists()
 
@@ -328,11 +332,11 @@ def test_one_waits_for_another_and_not_for_the_dead(tmp_path, capsys):
     holder.stdout.readline()
     killing = threading.Timer(1, holder.kill)
     killing.start()
-    tfds_sets.download("tiny_colour", str(tmp_path))
+    tfds_prepare.download("tiny_colour", str(tmp_path))
     assert holder.wait() < 0
     holder.stdout.close()
     assert f"waiting for the process that holds {path}" in capsys.readouterr().out
-    assert tfds_sets.is_prepared(tfds_sets.find("tiny_colour", str(tmp_path)))
+    assert tfds_prepare.is_prepared(tfds_prepare.find("tiny_colour", str(tmp_path)))
 
 
 def test_a_file_system_that_cannot_lock_is_told(tmp_path, monkeypatch):
@@ -341,7 +345,7 @@ def test_a_file_system_that_cannot_lock_is_told(tmp_path, monkeypatch):
 
     monkeypatch.setattr(fcntl, "flock", refuse)
     with pytest.raises(UserError, match=r"cannot be locked \(.*\); prepare tiny_colour in another"):
-        tfds_sets.download("tiny_colour", str(tmp_path))
+        tfds_prepare.download("tiny_colour", str(tmp_path))
 
 
 def test_a_folder_that_cannot_be_written_is_told(tmp_path):
@@ -349,7 +353,7 @@ def test_a_folder_that_cannot_be_written_is_told(tmp_path):
     with pytest.raises(
         UserError, match=r"cannot be written \(.*\); prepare tiny_colour in another"
     ):
-        tfds_sets.download("tiny_colour", str(tmp_path / "file"))
+        tfds_prepare.download("tiny_colour", str(tmp_path / "file"))
 
 
 # Starts once the other is there too, and leaves a mark where it prepares.
@@ -357,7 +361,7 @@ RACER = """
 import os, sys, time
 from pathlib import Path
 from tests.tiny_colour import TinyColour
-from trainer import tfds_sets
+from trainer.data.files import tfds_prepare
 folder, marks = map(Path, sys.argv[1:])
 original = TinyColour._generate_examples
 
@@ -370,7 +374,7 @@ TinyColour._generate_examples = marked
 (marks / f"here {os.getpid()}").touch()
 while len(list(marks.glob("here *"))) < 2:
     time.sleep(0.01)
-tfds_sets.download("tiny_colour", str(folder), "array_record")
+tfds_prepare.download("tiny_colour", str(folder), "array_record")
 """
 
 
@@ -386,12 +390,12 @@ def test_of_two_processes_at_once_one_prepares(tmp_path):
     assert [racer.returncode for racer in racers] == [0, 0]
     assert len(list(marks.glob("prepared by *"))) == 1
     assert sum("waiting" in output for output in outputs) == 1
-    assert tfds_sets.is_prepared(tfds_sets.find("tiny_colour", str(folder)))
+    assert tfds_prepare.is_prepared(tfds_prepare.find("tiny_colour", str(folder)))
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not SHARED.exists(), reason=f"MNIST is not in {SHARED}")
 def test_mnist_from_its_files_is_what_tfds_makes_of_it(tmp_path):
-    told = describe.prepare("mnist", str(tmp_path), from_idx=str(SHARED / "idx"))
-    theirs = data.load("mnist", image_size=0, validation_fraction=0.05, folder=str(SHARED / "tfds"))
+    told = describe.prepare(make_data("mnist"), str(tmp_path), from_idx=str(SHARED / "idx"))
+    theirs = data.load(make_data("mnist"), folder=str(SHARED / "tfds"))
     assert f"fingerprint  {theirs.fingerprint()}" in told

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from trainer import data
-from trainer.data.examples import Records
-from trainer.data.files import images
+from trainer.config import make_data
+from trainer.data.dataset import Records
+from trainer.data.files import image_cache, images
 from trainer.data.files.images import Decoder
 from trainer.errors import UserError
 from trainer.evaluation.evaluate import evaluate
@@ -37,12 +38,8 @@ def save(path, array, **settings):
 
 
 def load(folder, *, validation_fraction=0.1, image_size=0, **settings):
-    return data.load(
-        f"images:{folder}",
-        image_size=image_size,
-        validation_fraction=validation_fraction,
-        **settings,
-    )
+    common = {"image_size": image_size, "validation_fraction": validation_fraction}
+    return data.load(make_data(f"images:{folder}", **common, **settings))
 
 
 @pytest.fixture
@@ -109,7 +106,6 @@ def test_a_folder_without_parts_is_trained_on_and_tested_on_a_share(tmp_path):
     assert [len(own.train), len(own.validation), len(own.test)] == [14, 2, 4]
     assert own.train.labels is None
     assert own.class_names == ()
-    assert images.scan(tmp_path).others == 1
 
 
 def test_what_lies_deeper_in_a_class_is_of_that_class(tmp_path):
@@ -140,14 +136,14 @@ def test_nothing_is_decoded_twice(folder, nothing_is_decoded, capsys):
 
 def test_a_changed_folder_is_decoded_anew_and_takes_the_place_of_the_old(folder):
     first = load(folder)
-    kept = list((folder / images.CACHE).glob("*.npy"))
+    kept = list((folder / image_cache.FOLDER).glob("*.npy"))
     path = folder / "train" / "dog" / "000.png"
     save(path, pixels((SIDE, SIDE), 1000))
     assert load(folder).fingerprint() != first.fingerprint()
     save(path, pixels((SIDE, SIDE), 0))
     os.utime(path, ns=(1, 1))
     assert load(folder).fingerprint() == first.fingerprint()
-    now = list((folder / images.CACHE).glob("*.npy"))
+    now = list((folder / image_cache.FOLDER).glob("*.npy"))
     assert len(now) == len(kept) == 1
     assert now != kept
     path.unlink()
@@ -156,7 +152,7 @@ def test_a_changed_folder_is_decoded_anew_and_takes_the_place_of_the_old(folder)
 
 def test_a_file_that_was_cut_is_made_anew(folder):
     first = load(folder)
-    (kept,) = (folder / images.CACHE).glob("*.npy")
+    (kept,) = (folder / image_cache.FOLDER).glob("*.npy")
     kept.write_bytes(kept.read_bytes()[:-1])
     assert load(folder).fingerprint() == first.fingerprint()
 
@@ -179,7 +175,7 @@ def test_what_is_decoded_can_be_kept_elsewhere(folder, tmp_path, nothing_is_deco
     cache = str(tmp_path / "cache")
     fingerprints = [load(one, cache_dir=cache).fingerprint() for one in (folder, other)]
     assert fingerprints[0] != fingerprints[1]
-    assert not (folder / images.CACHE).exists()
+    assert not (folder / image_cache.FOLDER).exists()
     nothing_is_decoded()
     assert [load(one, cache_dir=cache).fingerprint() for one in (folder, other)] == fingerprints
 
@@ -195,7 +191,7 @@ def test_an_image_that_cannot_be_read_leaves_nothing_behind(folder):
     path.write_bytes(path.read_bytes()[:60])
     with pytest.raises(UserError, match=r"dog/100\.png cannot be read as an image \(.+\)$"):
         load(folder)
-    assert [kept.name for kept in (folder / images.CACHE).iterdir()] == [".lock"]
+    assert [kept.name for kept in (folder / image_cache.FOLDER).iterdir()] == [".lock"]
 
 
 @pytest.mark.parametrize("content", [b"", b"<html>", b"\x89PNG\r\n\x1a\n"])
@@ -274,7 +270,7 @@ def test_a_folder_that_does_not_serve_is_told_in_one_line(tmp_path, make, messag
 )
 def test_settings_that_images_cannot_have_are_refused(name, settings, message):
     with pytest.raises(UserError, match=message):
-        data.load(name, **{"image_size": 0, "validation_fraction": 0.1} | settings)
+        data.load(make_data(name, **settings))
 
 
 def test_pictures_become_grey_or_colour_as_told(tmp_path):
@@ -345,7 +341,8 @@ def test_what_is_kept_equals_what_is_decoded(tmp_path_factory, sizes, image_size
 RACER = """
 import sys
 from pathlib import Path
-from trainer.image_folders import Decoder, read
+from trainer.data.files.images import Decoder
+from trainer.data.files.image_cache import read
 print(read(Path(sys.argv[1]), Decoder()).images.sum())
 """
 
@@ -392,4 +389,4 @@ def test_a_full_disk_is_told_and_leaves_nothing(folder, monkeypatch):
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(UserError, match=r"cannot be written \(No space left on device\)"):
         load(folder)
-    assert [kept.name for kept in (folder / images.CACHE).iterdir()] == [".lock"]
+    assert [kept.name for kept in (folder / image_cache.FOLDER).iterdir()] == [".lock"]

@@ -12,10 +12,11 @@ from configs import base
 from tests.all_configs import CONFIGS, CONVOLUTIONAL, load_config
 from tests.runs import assert_a_stop_changes_no_bit
 from trainer import data, models
-from trainer.data.examples import to_unit
+from trainer.config import make_data
+from trainer.data.dataset import to_unit
 from trainer.errors import UserError
 from trainer.evaluation.evaluate import PICTURE, evaluate
-from trainer.models import StepContext
+from trainer.models.base import StepContext
 from trainer.monitoring import figures as pictures
 from trainer.positions import Noise
 from trainer.run import restore as trained
@@ -34,8 +35,7 @@ def vectors(count=COUNT, seed=0):
 
 
 def load(name, validation_fraction=0.1, **settings):
-    settings = {"image_size": 0} | settings
-    return data.load(name, validation_fraction=validation_fraction, **settings)
+    return data.load(make_data(name, validation_fraction=validation_fraction, **settings))
 
 
 def in_order(*arrays):
@@ -122,11 +122,11 @@ def test_features_are_standardised_by_the_training_part_alone(save):
     before, after = load(name), load(name, standardise=True)
     trained, _ = before.train.read()
     mean = trained.mean(axis=0, dtype=np.float64)
-    deviation = trained.std(axis=0, dtype=np.float64)
-    deviation[2] = 1
+    std = trained.std(axis=0, dtype=np.float64)
+    std[2] = 1
     for part in ("train", "validation", "test"):
         rows, expected = getattr(after, part).images, getattr(before, part).images
-        np.testing.assert_allclose(rows, (expected - mean) / deviation, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(rows, (expected - mean) / std, rtol=1e-5, atol=1e-6)
     kept = np.arange(FEATURES) != 2
     np.testing.assert_allclose(after.train.images[:, kept].mean(axis=0), 0, atol=1e-6)
     np.testing.assert_allclose(after.train.images[:, kept].std(axis=0), 1, rtol=1e-6)
@@ -461,7 +461,7 @@ def test_a_picture_of_vectors_shows_their_numbers():
 
 def test_a_run_on_vectors_notes_how_they_were_standardised(vectors_config, tmp_path):
     train(vectors_config, str(tmp_path / "run"))
-    dataset = data.load(**vectors_config.data)
+    dataset = data.load(vectors_config.data)
     found = trained.load_model(tmp_path / "run")
     assert found.model.image_shape == dataset.image_shape
     assert found.scaling is not None

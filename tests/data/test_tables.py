@@ -9,6 +9,7 @@ import pyarrow.parquet
 import pytest
 
 from trainer import data
+from trainer.config import make_data
 from trainer.data.files import tables
 from trainer.errors import UserError
 from trainer.run import restore, workdir
@@ -43,9 +44,8 @@ def save(tmp_path):
 
 
 def load(name, *, validation_fraction=0.1, image_size=0, **settings):
-    return data.load(
-        name, image_size=image_size, validation_fraction=validation_fraction, **settings
-    )
+    common = {"image_size": image_size, "validation_fraction": validation_fraction}
+    return data.load(make_data(name, **common, **settings))
 
 
 def in_order(dataset):
@@ -102,11 +102,11 @@ def test_columns_can_be_left_out(save):
 
 def test_a_table_larger_than_a_block_is_read_whole(save, monkeypatch):
     monkeypatch.setattr(tables, "_BLOCK_BYTES", 100)
-    monkeypatch.setattr(tables, "_ROWS", 7)
+    monkeypatch.setattr(tables, "_PARQUET_ROWS", 7)
     content = columns()
     rows = np.stack(list(content.values()), axis=1)
     for file in ("own.csv", "own.parquet"):
-        (part,) = tables.read([save_path(save(content, file))]).parts
+        (part,) = tables.read([save_path(save(content, file))]).tables
         np.testing.assert_array_equal(part.rows, rows)
         found = [block for block, _ in tables.blocks(save_path(save(content, file)), NAMES[1:])]
         assert len(found) > 5
@@ -247,7 +247,7 @@ def test_a_damaged_or_unfit_parquet_file_is_told_in_one_line(save):
 
 def test_numbers_are_taken_as_people_write_them(save):
     name = save('a,b,c\n1, 2.5 ,"3"\n+1,-2e3,.5\n\n0,00,1.\n')
-    (part,) = tables.read([save_path(name)]).parts
+    (part,) = tables.read([save_path(name)]).tables
     np.testing.assert_array_equal(part.rows, [[1, 2.5, 3], [1, -2000, 0.5], [0, 0, 1]])
 
 
@@ -258,7 +258,7 @@ def test_numbers_of_every_type_of_parquet_are_taken(save):
         "truth": pa.array([True, False]),
         "money": pa.array([1, 2]).cast(pa.decimal128(21, 2)),
     }
-    (part,) = tables.read([save_path(save(content, "own.parquet"))]).parts
+    (part,) = tables.read([save_path(save(content, "own.parquet"))]).tables
     np.testing.assert_array_equal(part.rows, [[1, 0.5, 1, 1], [2, 1.5, 0, 2]])
 
 

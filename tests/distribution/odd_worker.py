@@ -1,9 +1,8 @@
-"""A worker of a training in which something is out of the ordinary; else `python -m trainer`.
+"""`python -m trainer` as a worker with a fault that a CPU does not have by itself.
 
-`--oddity=stuck`: nothing in TensorFlow notices when another worker is gone. After its first steps
-each one waits for ever in an operation, as in a collective over NCCL whose peer has died; one over
-gRPC, which CPUs have, would fail.
-`--oddity=slow`: a checkpoint takes longer than the watchdog waits for a lost worker.
+`--oddity=stuck`: after its first steps each worker waits for ever in an operation, as in an
+all-reduce by NCCL with a worker that has died; one by gRPC, as on CPUs, would fail.
+`--oddity=slow`: writing a checkpoint takes longer than the watchdog waits for a lost worker.
 """
 
 import contextlib
@@ -62,7 +61,7 @@ def slow():
 
     with (
         mock.patch.object(checkpoints, "write_arrays", write_slowly),
-        mock.patch.object(watchdog, "LOOKS", 2),
+        mock.patch.object(watchdog, "ATTEMPTS", 2),
     ):
         yield
 

@@ -40,7 +40,7 @@ def config_with_spikes(folder):
     )
     numbers = np.arange(500, dtype=np.float32)[:, np.newaxis].repeat(6, axis=1)
     np.savez(folder / "own.npz", train=numbers)
-    rows = data.load(**config.data).train.images
+    rows = data.load(config.data).train.images
     assert len(rows) == 20 * BATCH_SIZE
     vectors = np.random.default_rng(0).normal(size=numbers.shape).astype(np.float32)
     for step in SPIKES:
@@ -76,4 +76,4 @@ def test_roll_backs_outlive_kills(tmp_path, drawn):
     assert ended(config, run) == 0
     assert_ends_as_one_left_alone(alone, run)
     assert (run / FILE).read_bytes() == (alone / FILE).read_bytes()
-    assert [row["rollbacks"] for row in workdir.read_log(run) if row["part"] == "train"][-1] == 3
+    assert [row["rollbacks"] for row in workdir.read_log(run) if row["split"] == "train"][-1] == 3

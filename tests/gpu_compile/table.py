@@ -1,7 +1,7 @@
-"""The table of docs/performance.md on what GPUs run in a step, by XLA's compiler.
+"""The table of kernels.md on what GPUs run in a step, by XLA's compiler.
 
     python -m tests.gpu_compile.table          prints it
-    python -m tests.gpu_compile.table --write  writes it into docs/performance.md
+    python -m tests.gpu_compile.table --write  writes it into kernels.md
 
 Both take about 25 minutes on two busy cores, without a GPU. The table is the baseline of
 `make test-gpu-compile`.
@@ -29,7 +29,7 @@ from tests.gpu_compile.compiler import (
 from tests.gpu_compile.counts import Counts, count
 
 ROOT = Path(__file__).parent.parent.parent
-DOCUMENT = ROOT / "docs" / "performance.md"
+DOCUMENT = Path(__file__).with_name("kernels.md")
 SHOWN = ("a100", "h100")  # the devices whose counts are shown
 
 _BEGIN, _END = "<!-- gpu_compile -->\n", "<!-- /gpu_compile -->\n"
@@ -265,7 +265,7 @@ def _line(cells: Iterable[str]) -> str:
 def main() -> None:
     """Prints or writes the table."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--write", action="store_true", help="write it into docs/performance.md")
+    parser.add_argument("--write", action="store_true", help="write it into kernels.md")
     arguments = parser.parse_args()
     missing = missing_tool()
     if missing:

@@ -35,6 +35,7 @@ from tests.hostile.corpus import (
 )
 from tests.runs import found
 from trainer import cli, data
+from trainer.config import flat, make_data
 from trainer.data.files import idx, images, numpy_files, tables
 from trainer.errors import UserError
 from trainer.monitoring.goodput import FILE as GOODPUT
@@ -113,7 +114,7 @@ def train_on(path):
     if path.suffix in (".npy", ".npz"):
         numpy_files.read(path, MOST_BYTES)
     elif path.suffix in tables.SUFFIXES:
-        tables.read([path], label_column="label", keep_missing=True, most_bytes=MOST_BYTES)
+        tables.read([path], label_column="label", keep_missing=True, allowed_bytes=MOST_BYTES)
     else:
         images.Decoder()(path)
 
@@ -169,7 +170,7 @@ def run(tmp_path):
     config = dense.get_config()
     workdir.write(tmp_path, config, "0123abcd", {"CPU x 1": "graph"}, {"image_shape": [28, 28, 1]})
     for step in (2, 4):
-        row = {"step": step, "part": "train", "loss": 0.5, "images_per_second": 1e4}
+        row = {"step": step, "split": "train", "loss": 0.5, "images_per_second": 1e4}
         workdir.append_metrics(tmp_path, row)
         state = {"model/kernel": np.ones(3, np.float32)}
         folder, run_id = tmp_path / workdir.CHECKPOINTS, workdir.run_id(tmp_path)
@@ -460,7 +461,7 @@ def test_every_load_of_arrays_forbids_pickles_and_nothing_evaluates_text():
 
 # The command line.
 
-KEYS = sorted(workdir.flat(dense.get_config().to_dict()))
+KEYS = sorted(flat(dense.get_config().to_dict()))
 
 
 @few_or_many(MANY)
@@ -498,7 +499,7 @@ def test_any_name_of_data_is_known_or_refused(tmp_path, monkeypatch, examples):
     def meet(drawn):
         kind, rest = drawn
         with refused_in_one_line():
-            data.load(f"{kind}{rest}", image_size=0, validation_fraction=0.05)
+            data.load(make_data(f"{kind}{rest}"))
         assert list(tmp_path.iterdir()) == []
 
     names = TEXTS | st.sampled_from([".", "..", "/", "~", "1.0.0", "x/a=b"])
@@ -512,4 +513,4 @@ def test_tfds_is_not_asked_for_what_others_have_written(monkeypatch, name):
 
     monkeypatch.setattr(tfds, "builder", fetch)
     with pytest.raises(UserError, match=f"'{name}' is not known; allowed before a colon"):
-        data.load(name, image_size=0, validation_fraction=0.05)
+        data.load(make_data(name))

@@ -11,7 +11,7 @@ from trainer import models
 from trainer.distribution.variables import model_variables
 from trainer.errors import UserError
 from trainer.evaluation.evaluate import evaluate
-from trainer.models import Measured, StepContext
+from trainer.models.base import Measured, StepContext
 from trainer.positions import Noise
 from trainer.run import checkpoints
 from trainer.train import train

@@ -13,8 +13,8 @@ from configs import base
 from tests.all_configs import CONFIGS, load_config
 from trainer import models
 from trainer.errors import UserError
-from trainer.models import Measured, StepContext
-from trainer.models.linear import principal_components
+from trainer.models.base import Measured, StepContext
+from trainer.models.linear.model import principal_components
 from trainer.positions import Noise
 
 SHAPES = [(28, 28, 1), (30, 27, 3)]

@@ -12,6 +12,7 @@ from tensorboard.plugins.hparams.metadata import parse_session_end_info_plugin_d
 
 from tests.runs import stop_after
 from trainer import data, models
+from trainer.config import make_data
 from trainer.distribution.strategy import make_strategy
 from trainer.distribution.workers import Workers
 from trainer.errors import NonFiniteError, Preempted
@@ -125,7 +126,7 @@ def test_a_picture_has_no_more_pixels_than_is_useful(tmp_path, shape, expected):
     ],
 )
 def test_a_run_says_how_it_ended_unless_it_goes_on_later(tmp_path, digits_config, error, statuses):
-    dataset = data.load("digits", image_size=0, validation_fraction=0.05)
+    dataset = data.load(make_data("digits"))
     model = models.create(dataset.image_shape, **digits_config.model)
     workers = Workers(make_strategy("cpu:1"))
     spikes = Spikes(digits_config, tmp_path, workers)

@@ -12,15 +12,16 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.all_configs import load_config
+from tests.all_configs import CONFIG_OF, KINDS, load_config, tiny
 from tests.storage.test_atomic import refuse_to_place
 from tests.verbs.refusals import contents, refused
-from tests.verbs.sources import CONFIG_OF, SIDE, SMALL, Source, config_of, pixels
+from tests.verbs.sources import SIDE, Source, config_of, pixels
 from trainer import data, models
-from trainer.data.examples import to_unit
+from trainer.config import parse
+from trainer.data.dataset import to_unit
 from trainer.errors import ExportError
 from trainer.evaluation.evaluate import evaluate
-from trainer.models.sparse import keep_largest
+from trainer.models.sparse.model import keep_largest
 from trainer.run import workdir
 from trainer.serving import export as exporting
 from trainer.serving import model_card, plain_keras
@@ -34,7 +35,9 @@ ODD_SHAPE = (14, 11, 3)  # neither side can be halved twice
 
 
 def model_settings(kind):
-    return load_config(CONFIG_OF[kind]).model.to_dict() | SMALL[kind]
+    config = load_config(CONFIG_OF[kind])
+    config.model.update(tiny(kind))
+    return parse(config).model
 
 
 def scattered(model):
@@ -56,9 +59,9 @@ def classes(config):
             yield from classes(part)
 
 
-@pytest.mark.parametrize("kind", models.kinds())
+@pytest.mark.parametrize("kind", KINDS)
 def test_keras_own_layers_compute_what_the_model_does(kind):
-    model = scattered(models.create(ODD_SHAPE, **model_settings(kind)))
+    model = scattered(models.create(ODD_SHAPE, model_settings(kind)))
     images = pixels(ODD_SHAPE, 4)
     encoder = plain_keras.encoder(model, None, "uint8")
     decoder = plain_keras.decoder(model, None)
@@ -72,7 +75,7 @@ def test_keras_own_layers_compute_what_the_model_does(kind):
 
 
 def test_of_equal_activations_the_first_are_kept_as_the_model_keeps_them():
-    model = models.create((4, 4, 1), **model_settings("sparse"))
+    model = models.create((4, 4, 1), model_settings("sparse"))
     inputs = keras.Input((20,))
     kept = keras.Model(inputs, model.plain_keras_code(inputs))
     rows = np.tile(np.array([[1, 0.5, 1, 2, 2]], np.float32), 4)
@@ -81,7 +84,7 @@ def test_of_equal_activations_the_first_are_kept_as_the_model_keeps_them():
 
 def test_vectors_of_any_units_are_standardised_inside_the_networks():
     scaling = data.Scaling(np.array([1e6, -3.0, 0.0, 2e-9]), np.array([0.5, 1e9, 1.0, 1e-10]))
-    model = scattered(models.create((4,), **model_settings("linear")))
+    model = scattered(models.create((4,), model_settings("linear")))
     standardised = np.random.default_rng(0).normal(size=(50, 4)).astype(np.float32)
     vectors = scaling.undo(standardised)
     codes = model.encode(scaling.apply(vectors))
@@ -90,15 +93,24 @@ def test_vectors_of_any_units_are_standardised_inside_the_networks():
     found = plain_keras.decoder(model, scaling)(codes).numpy()
     expected = scaling.undo(model.decode(codes).numpy())
     error = np.abs(found - expected) - 2 * np.spacing(np.abs(expected))
-    assert np.all(error <= 1e-5 * scaling.deviation)
+    assert np.all(error <= 1e-5 * scaling.std)
 
 
 @pytest.fixture(scope="module")
 def make_run(tmp_path_factory):
-    """Trains a small net of a kind on digits of 8x8 pixels, with changes of its config; once."""
+    """Trains a small net of a kind, with changes of its config; once.
+
+    The contractive kind gets standardised vectors of several units, the others digits of 8x8.
+    """
+    random = np.random.default_rng(0)
+    vectors = random.normal([1000.0, -3, 0, 0.5, 8], [1.0, 1e3, 1e-3, 2, 5], (200, 5))
+    path = tmp_path_factory.mktemp("vectors") / "own.npz"
+    np.savez(path, train=vectors)
+    digits = Source({"name": "digits", "image_size": SIDE}, (SIDE, SIDE, 1), True, "")
+    of_vectors = Source({"name": f"arrays:{path}", "standardise": True}, (5,), False, "")
 
     def make(kind, changes=()):
-        config = config_of(kind, Source({"name": "digits", "image_size": SIDE}, (), True, ""))
+        config = config_of(kind, of_vectors if kind == "contractive" else digits)
         config.update_from_flattened_dict(dict(changes))
         folder = tmp_path_factory.mktemp(kind)
         train(config, str(folder))
@@ -109,23 +121,11 @@ def make_run(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def make_export(tmp_path_factory, make_run):
-    """Exports a run of a kind in every format, compared in another process; returns the folder.
-
-    The contractive kind gets standardised vectors of several units.
-    """
-    random = np.random.default_rng(0)
-    vectors = random.normal([1000.0, -3, 0, 0.5, 8], [1.0, 1e3, 1e-3, 2, 5], (200, 5))
-    path = tmp_path_factory.mktemp("vectors") / "own.npz"
-    np.savez(path, train=vectors)
-    of_vectors = (
-        *(("data.name", f"arrays:{path}"), ("data.image_size", 0), ("data.standardise", True)),
-        *(("model.output_activation", "linear"), ("model.loss", "mse")),
-    )
+    """Exports a run of a kind in every format, compared in another process; returns the folder."""
 
     def make(kind):
-        run = make_run(kind, of_vectors if kind == "contractive" else ())
         folder = tmp_path_factory.mktemp("export") / kind
-        export(str(run), str(folder), formats=FORMATS)
+        export(str(make_run(kind)), str(folder), formats=FORMATS)
         return folder
 
     return functools.cache(make)
@@ -158,7 +158,7 @@ def run_card(folder):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", models.kinds())
+@pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_loads_without_the_trainer_in_every_format(kind, make_export):
     folder = make_export(kind)
     card = card_of(folder)

@@ -10,7 +10,7 @@ from tests.serving.conftest import vectors
 from tests.serving.files import array_of, names_in, read_table, save_images, write
 from tests.verbs.refusals import contents, refused
 from tests.verbs.sources import FEATURES, SIDE, Source, config_of, pixels
-from trainer.data.examples import to_unit
+from trainer.data.dataset import to_unit
 from trainer.distribution.inference import map_batches
 from trainer.errors import UserError
 from trainer.run import restore

@@ -142,8 +142,8 @@ def test_a_run_leaves_its_config_its_metrics_and_its_checkpoints(digits_config, 
         json.dumps(digits_config.to_dict())
     )
     rows = logged(tmp_path)
-    assert [row["step"] for row in rows if row["part"] == "train"] == [2, 4, 6, 8, 10]
-    validated = [row for row in rows if row["part"] == "validation"]
+    assert [row["step"] for row in rows if row["split"] == "train"] == [2, 4, 6, 8, 10]
+    validated = [row for row in rows if row["split"] == "validation"]
     assert [row["step"] for row in validated] == [5, 10]
     assert validated[-1]["loss"] == losses["loss"]
     assert charts(tmp_path, "train")["loss/mse"] == [2, 4, 6, 8, 10]
@@ -175,7 +175,7 @@ def test_vectors_in_memory_are_trained_on_and_left_as_they_are(digits_config, tm
     assert np.array_equal(vectors, before)
     assert (workdir.read(tmp_path).inputs or {})["image_shape"] == [6]
     with pytest.raises(UserError, match="'memory' are vectors that a program held"):
-        data.load(**digits_config.data)
+        data.load(digits_config.data)
 
 
 def test_a_finished_run_started_again_changes_nothing(digits_config, tmp_path):
@@ -208,7 +208,7 @@ def test_a_crash_between_checkpoints_leaves_no_trace(digits_config, tmp_path, mo
     for part in ("train", "validation"):
         assert charts(tmp_path / "crashed", part) == charts(tmp_path / "alone", part)
     rows = [
-        [(row["part"], row["step"], row["loss"]) for row in logged(tmp_path / run)]
+        [(row["split"], row["step"], row["loss"]) for row in logged(tmp_path / run)]
         for run in ("alone", "crashed")
     ]
     assert rows[0] == rows[1]
@@ -235,7 +235,7 @@ def test_an_epoch_sees_each_example_once_whatever_crashes(digits_config, tmp_pat
             with pytest.raises(ZeroDivisionError):
                 train(digits_config, str(tmp_path))
     train(digits_config, str(tmp_path))
-    images, _ = data.load(**digits_config.data).train.read()
+    images, _ = data.load(digits_config.data).train.read()
     walk = np.concatenate([seen[step] for step in sorted(seen)]).reshape(-1, 28 * 28)
     assert len(walk) == 22 * 64
     epoch = walk[: len(images)]
@@ -277,7 +277,7 @@ def test_steps_that_float16_skips_are_counted(digits_config, tmp_path, monkeypat
     monkeypatch.setattr(Steps, "__init__", with_a_scale_too_high)
     digits_config.precision = "float16"
     train(digits_config, str(tmp_path))
-    rows = [row for row in logged(tmp_path) if row["part"] == "train"]
+    rows = [row for row in logged(tmp_path) if row["split"] == "train"]
     assert rows[0]["skipped_steps"] > 0
     norms = [row["gradient_norm"] for row in rows if "gradient_norm" in row]
     assert norms  # there is none where all steps of a row were skipped
@@ -433,7 +433,7 @@ def test_a_nan_ends_the_run_with_the_last_checkpoint_intact(digits_config, tmp_p
     digits_config.steps_per_call = 5
     with pytest.raises(NonFiniteError, match=r"steps 8 to 9.* last good checkpoint is .*5$"):
         train(digits_config, str(tmp_path))
-    assert [row["step"] for row in logged(tmp_path) if row["part"] == "train"] == [2, 4, 6, 8]
+    assert [row["step"] for row in logged(tmp_path) if row["split"] == "train"] == [2, 4, 6, 8]
     step, state = final_state(tmp_path)
     assert step == 5
     assert all(np.isfinite(array).all() for array in state.values())
@@ -446,7 +446,7 @@ def test_the_best_on_validation_is_kept_whatever_the_cadence(digits_config, tmp_
     digits_config.optimizer.schedule = "constant"
     digits_config.optimizer.learning_rate = 0.1  # so high that the last step is not the best
     train(digits_config, str(tmp_path))
-    validated = [row for row in logged(tmp_path) if row["part"] == "validation"]
+    validated = [row for row in logged(tmp_path) if row["split"] == "validation"]
     best = min(validated, key=lambda row: row["loss"])
     kept = found(tmp_path, "best")
     assert (kept.step, kept.validation_loss) == (best["step"], best["loss"])

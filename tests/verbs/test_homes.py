@@ -6,7 +6,6 @@ import shutil
 import numpy as np
 import pytest
 
-from tests.cli.test_cli import run
 from tests.verbs.sources import config_of, vectors
 from tests.verbs.verbs import VERBS
 from trainer import AutoencoderTransformer
@@ -45,8 +44,3 @@ def test_the_scikit_learn_transformer_keeps_its_run_in_the_home_folder(home):
     )
     assert np.isfinite(transformer.fit_transform(vectors())).all()
     assert (home / "run" / workdir.CONFIG).exists()
-
-
-def test_a_command_looks_for_a_run_in_the_home_folder(home):
-    done = run("trainer.evaluate", "--workdir=~/none")
-    assert done.stderr == f"error: {home}/none holds no run: there is no config.json in it\n"

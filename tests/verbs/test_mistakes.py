@@ -19,6 +19,7 @@ from tests.verbs.sources import (
     write_table,
 )
 from tests.verbs.verbs import VERBS
+from trainer.config import make_data
 from trainer.data import describe
 from trainer.evaluation.classifier import finetune
 from trainer.evaluation.evaluate import evaluate
@@ -118,10 +119,7 @@ def resumed(folder, source):
 
 
 def prepared(folder, source):
-    settings = dict(source.settings)
-    describe.prepare(
-        settings.pop("name"), contact_sheet=str(folder / "sheet.png"), settings=settings
-    )
+    describe.prepare(make_data(**source.settings), contact_sheet=str(folder / "sheet.png"))
 
 
 OF_DATA = {

@@ -6,6 +6,7 @@ import pytest
 
 from tests.verbs.refusals import contents, refused
 from tests.verbs.verbs import VERBS
+from trainer.config import make_data
 from trainer.data import describe
 from trainer.evaluation import compare
 from trainer.evaluation.evaluate import evaluate
@@ -48,7 +49,7 @@ def test_an_output_is_replaced_only_on_request(verb, run, inputs, tmp_path):
         (compare.PICTURE, lambda run, out: compare.compare([run], str(out))),
         (
             "sheet.png",
-            lambda _, out: describe.prepare("digits", contact_sheet=f"{out}/sheet.png"),
+            lambda _, out: describe.prepare(make_data("digits"), contact_sheet=f"{out}/sheet.png"),
         ),
     ],
 )

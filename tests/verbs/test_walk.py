@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from tests.all_configs import CONVOLUTIONAL
+from tests.all_configs import CONFIG_OF, CONVOLUTIONAL
 from tests.runs import final_state, report
 from tests.verbs.refusals import refused
-from tests.verbs.sources import CONFIG_OF, FINETUNING, SOURCES, config_of, pixels, vectors
+from tests.verbs.sources import FINETUNING, SOURCES, config_of, pixels, vectors
 from trainer.data import describe
 from trainer.evaluation import compare
 from trainer.evaluation.classifier import finetune
@@ -154,9 +154,8 @@ def test_a_run_is_compared(kind, case, tmp_path):
 @pytest.mark.parametrize(("kind", "source"), EVERY_SOURCE)
 def test_prepare_describes_the_data_that_a_run_is_trained_on(kind, case, tmp_path):
     run, source = case
-    settings = config_of(kind, source).data.to_dict()
-    name = settings.pop("name")
+    settings = config_of(kind, source).data
     sheet = "" if source.of_vectors else str(tmp_path / "sheet.png")
-    description = describe.prepare(name, contact_sheet=sheet, settings=settings)
+    description = describe.prepare(settings, contact_sheet=sheet)
     assert workdir.read(run).data_fingerprint in description
     assert "x".join(map(str, source.shape)) in description

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from trainer.data.examples import empty
+from trainer.data.memory import aligned_empty
 from trainer.distribution import devices
 
 _ALIGNMENT_BYTES = 64  # that TensorFlow asks of memory it shares
@@ -44,7 +44,7 @@ def _in_whole_words(rows: np.ndarray) -> np.ndarray:
     missing = -rows.shape[1] % _WORD_BYTES
     if missing == 0:
         return rows
-    filled = empty((len(rows), rows.shape[1] + missing))
+    filled = aligned_empty((len(rows), rows.shape[1] + missing))
     filled[:, : rows.shape[1]] = rows
     filled[:, rows.shape[1] :] = 0
     return filled

@@ -19,15 +19,16 @@ import tensorflow as tf
 from keras.export import ExportArchive
 
 from trainer import models
-from trainer.data.examples import to_unit
+from trainer.config import flat
+from trainer.data.dataset import to_unit
 from trainer.distribution.inference import map_batches
 from trainer.distribution.strategy import build_model
 from trainer.distribution.variables import model_variables, values_of
 from trainer.errors import ExportError, UserError
+from trainer.models.base import Autoencoder
 from trainer.positions import Noise
 from trainer.run import restore
-from trainer.run.workdir import Run, flat, installed_versions, read_metrics
-from trainer.run.workdir import read as read_run
+from trainer.run.workdir import installed_versions, read_metrics
 from trainer.serving import check_export, model_card, options, plain_keras
 from trainer.storage import atomic, paths
 from trainer.tensorflow_import import muted_stderr
@@ -71,25 +72,23 @@ def export(
     """
     target = options.check_export(workdir, output, formats, overwrite=overwrite)
     formats = [name for name in options.FORMATS if name in formats]
-    path = paths.path_of(workdir)
     trained = restore.load_model(workdir, checkpoint)
-    metrics = read_metrics(path) or {}
-    run = _in_float32(trained)
-    dtype = images if len(run.model.image_shape) > 1 else "float32"
+    metrics = read_metrics(paths.path_of(workdir)) or {}
+    exported = _in_float32(trained)
+    dtype = images if len(exported.model.image_shape) > 1 else "float32"
     try:
         with atomic.temporary_sibling(target) as tmp:
             folder = tmp / "export"
             folder.mkdir()
-            _write(folder, run, dtype, formats)
-            differences = compare(folder, _reference(run, dtype), formats)
+            _write(folder, exported, dtype, formats)
+            differences = compare(folder, _reference(exported, dtype), formats)
             card = {
-                **_describe(run, dtype),
+                **_describe(exported, dtype),
                 "files": {name: list(model_card.FILES[name]) for name in formats},
                 "tolerance": _TOLERANCE,
                 "differences": differences,
-                "precision_difference": _precision_difference(trained.model, run.model),
-                "metrics": metrics if metrics.get("step") == run.step else {},
-                **_origin(read_run(path)),
+                "precision_difference": _precision_difference(trained.model, exported.model),
+                "metrics": metrics if metrics.get("step") == exported.step else {},
             }
             atomic.write_json(folder / model_card.CARD, card)
             (folder / model_card.README).write_text(model_card.readme(card))
@@ -118,7 +117,7 @@ def write_saved_model(
     path: Path,
     encoder: keras.Model,
     decoder: keras.Model,
-    model: models.Autoencoder,
+    model: Autoencoder,
     seed: int,
 ) -> None:
     """Writes a SavedModel of the functions encode, decode, reconstruct and, of a prior, sample.
@@ -188,26 +187,28 @@ def compare(
     return differences
 
 
-def _in_float32(run: restore.TrainedModel) -> restore.TrainedModel:
+def _in_float32(trained: restore.TrainedModel) -> restore.TrainedModel:
     """Returns the run with a model of the same weights that computes in float32."""
-    if run.config.precision == "float32":
-        return run
+    if trained.config.precision == "float32":
+        return trained
     model = build_model(
-        run.strategy,
+        trained.strategy,
         "float32",
-        lambda: models.create(run.model.image_shape, **run.config.model),
+        lambda: models.create(trained.model.image_shape, trained.config.model),
     )
-    values = values_of(model_variables(run.model))
+    values = values_of(model_variables(trained.model))
     for path, variable in model_variables(model).items():
         variable.assign(values[path])
-    return dataclasses.replace(run, model=model)
+    return dataclasses.replace(trained, model=model)
 
 
-def _write(folder: Path, run: restore.TrainedModel, dtype: str, formats: Sequence[str]) -> None:
-    encoder = plain_keras.encoder(run.model, run.scaling, dtype)
-    decoder = plain_keras.decoder(run.model, run.scaling)
+def _write(folder: Path, trained: restore.TrainedModel, dtype: str, formats: Sequence[str]) -> None:
+    encoder = plain_keras.encoder(trained.model, trained.scaling, dtype)
+    decoder = plain_keras.decoder(trained.model, trained.scaling)
     if "saved_model" in formats:
-        write_saved_model(folder / "saved_model", encoder, decoder, run.model, run.config.seed)
+        write_saved_model(
+            folder / "saved_model", encoder, decoder, trained.model, trained.config.seed
+        )
     for network in (encoder, decoder):
         if "keras" in formats:
             network.save(folder / f"{network.name}.keras")
@@ -240,18 +241,18 @@ def _convert(network: keras.Model, path: Path, name: str, **settings: Any) -> No
         raise UserError(f"formats={name} cannot hold this model ({line}); leave it out") from error
 
 
-def _reference(run: restore.TrainedModel, dtype: str) -> dict[str, np.ndarray]:
+def _reference(trained: restore.TrainedModel, dtype: str) -> dict[str, np.ndarray]:
     """Returns inputs of each function, the trainer's outputs, and the units of differences."""
-    model, scaling = run.model, run.scaling
-    rows = _test_inputs(run, dtype)
-    codes = map_batches(model.encode, _model_inputs(run, rows))
+    model, scaling = trained.model, trained.scaling
+    rows = _test_inputs(trained, dtype)
+    codes = map_batches(model.encode, _model_inputs(trained, rows))
     reconstructions = map_batches(model.decode, codes)
     calls = {
         "encode": (rows, codes),
         "decode": (codes, reconstructions),
         "reconstruct": (rows, reconstructions),
     }
-    samples = model.prior_codes(Noise(run.config.seed, 0, _FIRST_SAMPLE + _ROWS, "evaluation"))
+    samples = model.prior_codes(Noise(trained.config.seed, 0, _FIRST_SAMPLE + _ROWS, "evaluation"))
     if samples is not None:
         positions = np.arange(_FIRST_SAMPLE, _FIRST_SAMPLE + _ROWS)
         calls["sample"] = positions, map_batches(model.decode, samples.numpy()[_FIRST_SAMPLE:])
@@ -260,61 +261,56 @@ def _reference(run: restore.TrainedModel, dtype: str) -> dict[str, np.ndarray]:
         units = np.full(outputs.shape[1:], max(1.0, float(np.abs(outputs).max())))
         if scaling is not None and name != "encode":
             outputs = scaling.undo(outputs)
-            units = units * scaling.deviation
+            units = units * scaling.std
         rounding = _MAX_ROUNDINGS * np.spacing(np.abs(outputs)) / _TOLERANCE
         arrays = {"inputs": inputs, "outputs": outputs, "units": units + rounding}
         reference |= {f"{name}/{key}": array for key, array in arrays.items()}
     return reference
 
 
-def _model_inputs(run: restore.TrainedModel, rows: np.ndarray) -> np.ndarray:
-    return to_unit(rows if run.scaling is None else run.scaling.apply(rows))
+def _model_inputs(trained: restore.TrainedModel, rows: np.ndarray) -> np.ndarray:
+    return to_unit(rows if trained.scaling is None else trained.scaling.apply(rows))
 
 
-def _test_inputs(run: restore.TrainedModel, dtype: str) -> np.ndarray:
+def _test_inputs(trained: restore.TrainedModel, dtype: str) -> np.ndarray:
     """Returns random rows whose codes change least when the inputs change by rounding errors.
 
     Where two units of a k-sparse code are almost equal, rounding decides which one is kept.
     """
     generator = np.random.default_rng(_SEED)
-    shape = (_CANDIDATE_ROWS, *run.model.image_shape)
-    if len(run.model.image_shape) == 1:
+    shape = (_CANDIDATE_ROWS, *trained.model.image_shape)
+    if len(trained.model.image_shape) == 1:
         rows = generator.normal(size=shape).astype(np.float32)
-        rows = rows if run.scaling is None else run.scaling.undo(rows)
+        rows = rows if trained.scaling is None else trained.scaling.undo(rows)
     else:
         rows = generator.integers(0, 256, shape, np.uint8)
         rows = rows if dtype == "uint8" else to_unit(rows)
-    inputs = _model_inputs(run, rows)
+    inputs = _model_inputs(trained, rows)
     perturbed = inputs * (1 + _PERTURBATION * generator.normal(size=shape)).astype(np.float32)
-    codes, other_codes = (map_batches(run.model.encode, x) for x in (inputs, perturbed))
+    codes, other_codes = (map_batches(trained.model.encode, x) for x in (inputs, perturbed))
     change = np.abs(other_codes - codes).max(axis=1)
     return rows[np.argsort(change, kind="stable")[:_ROWS]]
 
 
-def _describe(run: restore.TrainedModel, dtype: str) -> dict[str, Any]:
+def _describe(trained: restore.TrainedModel, dtype: str) -> dict[str, Any]:
     return {
-        "kind": run.config.model.name,
-        "step": run.step,
-        "trained_in": run.config.precision,
-        "code_size": run.model.code_size,
+        "kind": trained.config.model.name,
+        "step": trained.step,
+        "trained_in": trained.config.precision,
+        "code_size": trained.model.code_size,
         "inputs": {
-            "name": plain_keras.input_name(run.model),
+            "name": plain_keras.input_name(trained.model),
             "dtype": dtype,
-            "shape": list(run.model.image_shape),
+            "shape": list(trained.model.image_shape),
         },
-    }
-
-
-def _origin(run: Run) -> dict[str, Any]:
-    return {
-        "data": {"name": run.config.data.name, "fingerprint": run.data_fingerprint},
-        "config": flat(run.config.to_dict()),
-        "trained_with": dict(run.versions),
+        "data": {"name": trained.config.data.name, "fingerprint": trained.run.data_fingerprint},
+        "config": flat(trained.config.to_dict()),
+        "trained_with": dict(trained.run.versions),
         "exported_with": installed_versions(),
     }
 
 
-def _precision_difference(trained: models.Autoencoder, exported: models.Autoencoder) -> float:
+def _precision_difference(trained: Autoencoder, exported: Autoencoder) -> float:
     """Returns the largest difference of two models' reconstructions of random inputs."""
     if exported is trained:
         return 0.0

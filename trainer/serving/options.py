@@ -93,7 +93,7 @@ def example_shape(workdir: str) -> tuple[int, ...]:
       UserError: the workdir holds no run, or its config.json is damaged.
     """
     path = paths.path_of(workdir)
-    inputs = read_run(path).inputs or {}
+    inputs = read_run(path).inputs
     try:
         return tuple(map(int, inputs["image_shape"]))
     except (KeyError, TypeError, ValueError) as error:

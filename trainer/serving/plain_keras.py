@@ -10,10 +10,11 @@ import keras
 import numpy as np
 from keras import layers
 
-from trainer import data, models
+from trainer import data
+from trainer.models.base import Autoencoder
 
 
-def encoder(model: models.Autoencoder, scaling: data.Scaling | None, dtype: str) -> keras.Model:
+def encoder(model: Autoencoder, scaling: data.Scaling | None, dtype: str) -> keras.Model:
     """Returns the network from examples to codes [B, K].
 
     It takes images [B, H, W, C], of 0 to 255 if the dtype is "uint8", else in [0, 1]; or vectors,
@@ -27,15 +28,15 @@ def encoder(model: models.Autoencoder, scaling: data.Scaling | None, dtype: str)
         # A float32 cannot hold all digits of the mean of large numbers that vary little: the
         # rounded mean is subtracted first, and the rest after the division by the std.
         rounded = scaling.mean.astype(np.float32).astype(np.float64)
-        rest = (rounded - scaling.mean) / scaling.deviation
+        rest = (rounded - scaling.mean) / scaling.std
         outputs = _rescale(outputs, np.ones_like(rounded), -rounded, "centre")
-        outputs = _rescale(outputs, 1 / scaling.deviation, rest, "standardise")
+        outputs = _rescale(outputs, 1 / scaling.std, rest, "standardise")
     for layer in model.encoder.layers:
         outputs = _apply(layer, outputs)
     return keras.Model(inputs, model.plain_keras_code(outputs), name="encoder")
 
 
-def decoder(model: models.Autoencoder, scaling: data.Scaling | None) -> keras.Model:
+def decoder(model: Autoencoder, scaling: data.Scaling | None) -> keras.Model:
     """Returns the network from codes [B, K] to images [B, H, W, C] or vectors [B, D]."""
     inputs = keras.Input((model.code_size,), name="codes")
     outputs = inputs
@@ -43,11 +44,11 @@ def decoder(model: models.Autoencoder, scaling: data.Scaling | None) -> keras.Mo
         outputs = _apply(layer, outputs)
     outputs = layers.Activation(model.output_activation, dtype="float32", name="output")(outputs)
     if scaling is not None:
-        outputs = _rescale(outputs, scaling.deviation, scaling.mean, "to_units")
+        outputs = _rescale(outputs, scaling.std, scaling.mean, "to_units")
     return keras.Model(inputs, outputs, name="decoder")
 
 
-def input_name(model: models.Autoencoder) -> str:
+def input_name(model: Autoencoder) -> str:
     """Returns "images" or "vectors", the name of the encoder's input."""
     return "images" if len(model.image_shape) > 1 else "vectors"
 

@@ -47,17 +47,17 @@ def sample(
         than the free space of the disk or cannot be written.
     """
     folder = check_sample(workdir, count, output, overwrite=overwrite)
-    run = restore.load_model(workdir, checkpoint)
-    if run.model.prior_codes(Noise(run.config.seed, 0, 1, stream="evaluation")) is None:
+    trained = restore.load_model(workdir, checkpoint)
+    if trained.model.prior_codes(Noise(trained.config.seed, 0, 1, stream="evaluation")) is None:
         raise UserError(
-            f"{workdir} holds a {run.config.model.name!r}, which has no prior to sample from"
+            f"{workdir} holds a {trained.config.model.name!r}, which has no prior to sample from"
         )
-    row_bytes = _NUMBER_BYTES * (run.model.code_size + math.prod(run.model.image_shape))
+    row_bytes = _NUMBER_BYTES * (trained.model.code_size + math.prod(trained.model.image_shape))
     paths.require_disk_space(f"n={count}", folder, count * row_bytes)
     arrays, figure = (str(folder / name) for name in SAMPLES)
     shown: list[np.ndarray] = []
     with writers.create(arrays) as write, progress.bar("sampling", count) as bar:
-        for columns in _blocks(run, count):
+        for columns in _blocks(trained, count):
             write(columns)
             *_, rows = columns.values()
             shown += [*rows[: _MAX_SHOWN - len(shown)]]
@@ -68,17 +68,17 @@ def sample(
     return folder
 
 
-def _blocks(run: restore.TrainedModel, count: int) -> Iterator[dict[str, np.ndarray]]:
+def _blocks(trained: restore.TrainedModel, count: int) -> Iterator[dict[str, np.ndarray]]:
     """Yields codes and their mean images or vectors, up to _BLOCK_ROWS at a time."""
-    model = run.model
+    model = trained.model
     size = min(_BLOCK_ROWS, count)
     decode = in_batches(model.decode, (model.code_size,), size)
     for first in range(0, count, size):
-        noise = Noise(run.config.seed, first, min(size, count - first), stream="evaluation")
+        noise = Noise(trained.config.seed, first, min(size, count - first), stream="evaluation")
         codes = np.asarray(model.prior_codes(noise))
         rows = decode(codes)
         if rows.ndim > 2:
             yield {"codes": codes, "images": np.clip(rows, 0, 1)}
         else:
-            vectors = rows if run.scaling is None else run.scaling.undo(rows)
+            vectors = rows if trained.scaling is None else trained.scaling.undo(rows)
             yield {"codes": codes, "vectors": vectors}

@@ -2,18 +2,17 @@
 
 import contextlib
 import dataclasses
-import math
-import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
 from trainer import data
-from trainer.data.examples import Images, allowed_bytes
+from trainer.data.dataset import Split
 from trainer.data.files import images, numpy_files, tables
+from trainer.data.memory import allowed_bytes
 from trainer.errors import UserError, in_one_line, require
 from trainer.serving.options import DEFAULTS, StreamOptions, describe
 from trainer.storage import paths
@@ -21,7 +20,6 @@ from trainer.storage import paths
 _CODE_PREFIX = "code_"  # of a table's columns of codes
 _LABEL_KINDS = "biufU"  # NumPy's kinds of types for numbers and text
 _CHARACTER_BYTES = 4  # of NumPy's text
-_GIB = 2**30
 _OTHER_ARRAYS = ("labels", "files", "errors")  # of an .npz file, that are no examples
 
 
@@ -67,7 +65,7 @@ class _Expected:
 
 def split(dataset: data.Dataset, name: str) -> Input:
     """Returns a split of the run's own data, by its name in `paths.SPLITS`."""
-    examples: Images = getattr(dataset, name)
+    examples: Split = getattr(dataset, name)
 
     def blocks(size: int) -> Iterator[Block]:
         for start in range(0, len(examples), size):
@@ -121,7 +119,7 @@ def _images(path: Path, shape: tuple[int, ...], fit: str, options: StreamOptions
         decoder = images.Decoder((height, width), channels, fit)
 
     def blocks(size: int) -> Iterator[Block]:
-        decoded = images.decoded(folder, files, decoder)
+        decoded = images.decode(folder, files, decoder)
         for start in range(0, len(files), size):
             names = files[start : start + size]
             rows = np.empty((len(names), *shape), np.uint8)
@@ -139,99 +137,41 @@ def _images(path: Path, shape: tuple[int, ...], fit: str, options: StreamOptions
 
 def _arrays(path: Path, expected: _Expected, options: StreamOptions) -> Input:
     """Opens the array of an .npy file, or one of an .npz file with its labels and file names."""
-    with _readable(path):
-        arrays = _open_arrays(path)
+    arrays = numpy_files.open_arrays(path)
     name = _choose(list(arrays), expected, options.array, path)
-    rows, title = arrays[name], f"{name!r} in {path}" if name else str(path)
-    _check_array(rows, expected, title)
-    labels = arrays.get(f"{name}_labels") or arrays.get("labels")
-    columns = [labels, arrays.get("files")]
+    stored = arrays[name]
+    is_images = expected.content == "images"
+    numpy_files.check_examples(stored, images=is_images)
+    shapes = [expected.shape]
+    if is_images and expected.shape[-1] == 1:
+        shapes.append(expected.shape[:-1])
+    require(
+        stored.shape[1:] in shapes,
+        f"{stored} has the shape {stored.shape}, but the model takes {expected}",
+    )
+    columns = [arrays.get(f"{name}_labels") or arrays.get("labels"), arrays.get("files")]
     for column in columns:
         require(
             column is None
             or (
-                column.shape == rows.shape[:1]
+                column.shape == stored.shape[:1]
                 and column.dtype.kind in _LABEL_KINDS
-                and column.dtype.itemsize <= _CHARACTER_BYTES * tables.LONGEST_TEXT
+                and column.dtype.itemsize <= _CHARACTER_BYTES * tables.MAX_TEXT_BYTES
             ),
-            f"{path} has {rows.shape[0]} rows; labels and file names must be as many numbers or "
-            f"texts of at most {tables.LONGEST_TEXT:,} characters",
+            f"{path} has {stored.shape[0]} rows; labels and file names must be as many numbers or "
+            f"texts of at most {tables.MAX_TEXT_BYTES:,} characters",
         )
 
     def blocks(size: int) -> Iterator[Block]:
-        others = [None if column is None else column.blocks(size) for column in columns]
-        first_row = 0
-        for given in rows.blocks(size):
-            block = _as_inputs(given, expected, first_row, title)
+        memory = allowed_bytes(0)
+        others = [None if column is None else column.blocks(size, memory) for column in columns]
+        for rows in numpy_files.example_blocks(stored, size, memory, images=is_images):
             yield Block(
-                block.reshape(-1, *expected.shape),
+                rows.reshape(-1, *expected.shape),
                 *(None if column is None else next(column) for column in others),
             )
-            first_row += len(given)
 
-    return Input(rows.shape[0], blocks)
-
-
-class _ArrayFile:
-    """An array in an .npy file, or in a member of an .npz file, read from its begin to its end."""
-
-    def __init__(self, path: Path, name: str = ""):
-        self._path = path
-        self._name = name  # "" of an .npy file
-        with self._open() as file:
-            self.shape, self._is_fortran, self.dtype = numpy_files.header(file)
-
-    def blocks(self, size: int) -> Iterator[np.ndarray]:
-        """Yields the rows, `size` at a time, in the machine's byte order."""
-        count, *row_shape = self.shape
-        row_bytes = self.dtype.itemsize * math.prod(row_shape)
-        native = self.dtype.newbyteorder("=")
-        with _readable(self._path), self._open() as file:
-            if self._is_fortran and row_shape:  # the numbers of a row are far apart
-                whole = self._read_whole(file)
-                yield from (whole[start : start + size] for start in range(0, count, size))
-                return
-            numpy_files.header(file)
-            for start in range(0, count, size):
-                rows = min(size, count - start)
-                content = file.read(rows * row_bytes)
-                if len(content) < rows * row_bytes:
-                    raise EOFError("it ends too early")
-                yield np.frombuffer(content, self.dtype).reshape(rows, *row_shape).astype(native)
-
-    def _read_whole(self, file: IO[bytes]) -> np.ndarray:
-        """Returns all rows: mapped from an .npy file, else in memory if they fit."""
-        if not self._name:
-            return np.load(self._path, mmap_mode="r", allow_pickle=False)
-        size = self.dtype.itemsize * math.prod(self.shape)
-        with zipfile.ZipFile(self._path) as archive:
-            if size > archive.getinfo(f"{self._name}.npy").file_size:
-                raise ValueError(f"it ends too early for its shape {self.shape}")
-        allowed = allowed_bytes(0)
-        require(
-            size <= allowed,
-            f"{self._name!r} in {self._path} is in Fortran order and takes {size / _GIB:.1f} GiB, "
-            f"but only {allowed / _GIB:.1f} GiB of memory may be filled; "
-            "numpy.ascontiguousarray changes the order, so that it is read block by block",
-        )
-        return np.lib.format.read_array(file, allow_pickle=False)
-
-    @contextlib.contextmanager
-    def _open(self) -> Iterator[IO[bytes]]:
-        if not self._name:
-            with self._path.open("rb") as file:
-                yield file
-        else:
-            with zipfile.ZipFile(self._path) as archive, archive.open(f"{self._name}.npy") as file:
-                yield file
-
-
-def _open_arrays(path: Path) -> dict[str, _ArrayFile]:
-    if path.suffix.lower() == ".npy":
-        return {"": _ArrayFile(path)}
-    with zipfile.ZipFile(path) as archive:
-        names = [Path(file).stem for file in archive.namelist() if file.endswith(".npy")]
-    return {name: _ArrayFile(path, name) for name in names}
+    return Input(stored.shape[0], blocks)
 
 
 def _choose(names: list[str], expected: _Expected, chosen: str, path: Path) -> str:
@@ -245,40 +185,6 @@ def _choose(names: list[str], expected: _Expected, chosen: str, path: Path) -> s
     found = [name for name in names if name not in _OTHER_ARRAYS and not name.endswith("_labels")]
     require(len(found) == 1, f"{path} holds {listed}; --array names the one to read")
     return found[0]
-
-
-def _check_array(rows: _ArrayFile, expected: _Expected, title: str) -> None:
-    dtype, shape = rows.dtype, rows.shape
-    if expected.content == "images":
-        kinds, allowed = "bf", "uint8, or floats in [0, 1]"
-    else:
-        kinds, allowed = "biuf", "real numbers"
-    require(
-        dtype.kind in kinds or dtype == np.uint8,
-        f"{title} has the dtype {dtype}; {expected.content} must be {allowed}",
-    )
-    shapes = [expected.shape]
-    if expected.content == "images" and expected.shape[-1] == 1:
-        shapes.append(expected.shape[:-1])
-    require(shape[1:] in shapes, f"{title} has the shape {shape}, but the model takes {expected}")
-    require(shape[0] > 0, f"{title} has the shape {shape}: it holds no example")
-
-
-def _as_inputs(given: np.ndarray, expected: _Expected, first_row: int, title: str) -> np.ndarray:
-    """Returns images of uint8 as they are, and all else as finite float32."""
-    is_images = expected.content == "images"
-    if is_images and given.dtype == np.uint8:
-        return given
-    with np.errstate(over="ignore"):  # infinite numbers are refused below
-        rows = given.astype(np.float32)
-    numpy_files.require_finite(rows, given, first_row, title)
-    if is_images:
-        lowest, highest = rows.min(), rows.max()
-        require(
-            bool(lowest >= 0 and highest <= 1),
-            f"{title} reaches from {lowest:g} to {highest:g}; images of floats must be in [0, 1]",
-        )
-    return rows
 
 
 def _table_of_vectors(path: Path, training: TrainingData, label_column: str) -> Input:
@@ -333,7 +239,7 @@ def _rows(
     """Yields a table's rows with the columns of `others`, which maps fields of Block to names."""
     types = {"files": pa.string()}
     for rows, given in tables.blocks(
-        path, features, beside=list(others.values()), keep_missing=fill is not None
+        path, features, extra=list(others.values()), keep_missing=fill is not None
     ):
         if fill is not None:
             data.fill_in(rows, fill)
@@ -371,14 +277,3 @@ def _column(path: Path, name: str, column: pa.Array, kind: pa.DataType) -> np.nd
         f"the column {name!r} of {path} is of type {column.type}; labels are numbers or text",
     )
     return values
-
-
-@contextlib.contextmanager
-def _readable(path: Path) -> Iterator[None]:
-    """Raises UserError where the body raises what a damaged or missing file makes it raise."""
-    try:
-        yield
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror or in_one_line(error)}") from error
-    except numpy_files.DAMAGE_ERRORS as error:
-        raise UserError(f"{path} cannot be read ({in_one_line(error)})") from error

@@ -5,8 +5,8 @@ from typing import TypeAlias
 
 import numpy as np
 
-from trainer.data import sources
-from trainer.data.examples import to_unit
+from trainer.data.dataset import to_unit
+from trainer.data.files.tables import split_names
 from trainer.distribution.inference import in_batches
 from trainer.monitoring import progress
 from trainer.run import restore
@@ -30,8 +30,8 @@ def encode(workdir: str, source: str, output: str, options: StreamOptions = DEFA
       UserError: the run, the source or the output cannot be used; the output is unchanged.
     """
     check_stream(workdir, source, output, options, reads="examples", writes="codes")
-    run, examples = _open_examples(workdir, source, options)
-    model = _BatchedModel(run, examples, options.batch_size)
+    trained, examples = _open_examples(workdir, source, options)
+    model = _BatchedModel(trained, examples, options.batch_size)
 
     def compute(rows: np.ndarray) -> _Columns:
         inputs = model.preprocess(rows)
@@ -53,9 +53,9 @@ def decode(workdir: str, source: str, output: str, options: StreamOptions = DEFA
       UserError: as `encode`.
     """
     check_stream(workdir, source, output, options, reads="codes", writes="examples")
-    run = restore.load_model(workdir, options.checkpoint)
-    codes = readers.codes(paths.path_of(source), run.model.code_size, options)
-    model = _BatchedModel(run, codes, options.batch_size)
+    trained = restore.load_model(workdir, options.checkpoint)
+    codes = readers.codes(paths.path_of(source), trained.model.code_size, options)
+    model = _BatchedModel(trained, codes, options.batch_size)
 
     def compute(rows: np.ndarray) -> _Columns:
         return model.postprocess(model.decode(rows))
@@ -72,8 +72,8 @@ def denoise(workdir: str, source: str, output: str, options: StreamOptions = DEF
       UserError: as `encode`.
     """
     check_stream(workdir, source, output, options, reads="examples", writes="examples")
-    run, examples = _open_examples(workdir, source, options)
-    model = _BatchedModel(run, examples, options.batch_size)
+    trained, examples = _open_examples(workdir, source, options)
+    model = _BatchedModel(trained, examples, options.batch_size)
 
     def compute(rows: np.ndarray) -> _Columns:
         return model.postprocess(model.decode(model.encode(model.preprocess(rows))))
@@ -84,15 +84,15 @@ def denoise(workdir: str, source: str, output: str, options: StreamOptions = DEF
 class _BatchedModel:
     """A trained model that takes examples as users have them, in batches of one size."""
 
-    def __init__(self, run: restore.TrainedModel, rows: readers.Input, batch_size: int):
+    def __init__(self, trained: restore.TrainedModel, rows: readers.Input, batch_size: int):
         # A batch is at most as large as the input, but never smaller than the default size where
         # that is allowed: all small inputs share one size, so their rows get the same bits.
         count = batch_size if rows.count is None else rows.count
         self.batch_size = min(batch_size, max(count, DEFAULTS.batch_size))
-        self._scaling = run.scaling
+        self._scaling = trained.scaling
         self._is_standardised = rows.is_standardised
-        self.encode = in_batches(run.model.encode, run.model.image_shape, self.batch_size)
-        self.decode = in_batches(run.model.decode, (run.model.code_size,), self.batch_size)
+        self.encode = in_batches(trained.model.encode, trained.model.image_shape, self.batch_size)
+        self.decode = in_batches(trained.model.decode, (trained.model.code_size,), self.batch_size)
 
     def preprocess(self, rows: np.ndarray) -> np.ndarray:
         """Returns the model's inputs: pixels in [0, 1] or standardised vectors, float32."""
@@ -110,7 +110,7 @@ class _BatchedModel:
         """Returns the mean squared error of each reconstruction in the user's units [B]."""
         differences = self.decode(codes) - inputs
         if self._scaling is not None:
-            differences = differences * self._scaling.deviation
+            differences = differences * self._scaling.std
         squares = np.square(differences, dtype=np.float64)
         return squares.mean(axis=tuple(range(1, squares.ndim))).astype(np.float32)
 
@@ -119,19 +119,19 @@ def _open_examples(
     workdir: str, source: str, options: StreamOptions
 ) -> tuple[restore.TrainedModel, readers.Input]:
     if source in paths.SPLITS:
-        trained = restore.load(workdir, options.checkpoint)
-        return trained, readers.split(trained.dataset, source)
-    run = restore.load_model(workdir, options.checkpoint)
-    data = run.config.data
+        trained_run = restore.load(workdir, options.checkpoint)
+        return trained_run, readers.split(trained_run.dataset, source)
+    trained = restore.load_model(workdir, options.checkpoint)
+    settings = vars(trained.config.data)
     training = readers.TrainingData(
-        run.model.image_shape,
-        fit=data.get("fit", "stretch"),
-        feature_names=run.feature_names,
-        label_column=data.get("label_column", ""),
-        drop_columns=tuple(sources.names_in(data.get("drop_columns", ""))),
-        fill=run.fill,
+        trained.model.image_shape,
+        fit=settings.get("fit", "stretch"),
+        feature_names=trained.feature_names,
+        label_column=settings.get("label_column", ""),
+        drop_columns=tuple(split_names(settings.get("drop_columns", ""))),
+        fill=trained.fill,
     )
-    return run, readers.examples(paths.path_of(source), training, options)
+    return trained, readers.examples(paths.path_of(source), training, options)
 
 
 def _stream(
