@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.all_configs import CONFIG_OF, KINDS, load_config, tiny
+from tests.all_configs import KINDS, tiny
 from tests.storage.test_atomic import refuse_to_place
 from tests.verbs.refusals import contents, refused
 from tests.verbs.sources import SIDE, Source, config_of, pixels
 from trainer import data, models
-from trainer.config import parse
+from trainer.config import defaults, parse_model
 from trainer.data.dataset import to_unit
 from trainer.errors import ExportError
 from trainer.evaluation.evaluate import evaluate
@@ -35,9 +35,7 @@ ODD_SHAPE = (14, 11, 3)  # neither side can be halved twice
 
 
 def model_settings(kind):
-    config = load_config(CONFIG_OF[kind])
-    config.model.update(tiny(kind))
-    return parse(config).model
+    return parse_model(defaults(kind).model.to_dict() | tiny(kind))
 
 
 def scattered(model):
