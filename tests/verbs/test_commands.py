@@ -49,7 +49,7 @@ MISTAKES = [  # as typed beside rows.npy, a run of vectors, and a folder `made` 
     ("evaluate", "--workdir=... is missing"),
     ("finetune", "--workdir=... is missing"),
     ("sample", "--workdir=... is missing"),
-    ("prepare", "one of --dataset=NAME and --config=FILE is to be given"),
+    ("prepare", "give either --dataset=NAME or --config=FILE"),
     ("evaluate --workdir=none", "holds no run"),
     ("finetune --workdir=none", "holds no run"),
     ("sample --workdir=none", "holds no run"),
