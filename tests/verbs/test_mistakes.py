@@ -121,7 +121,7 @@ def test_a_run_without_a_whole_checkpoint_is_refused_by_every_verb(verb, run_of,
     shutil.copytree(run_of("vae", "npz_vectors"), run)
     for state in run.glob("checkpoints/*/state.npz"):
         state.write_bytes(b"")
-    with refused("checkpoints is whole; put one back from a copy", tmp_path):
+    with refused("is whole; put one back from a copy", tmp_path):
         VERBS[verb].call(run, inputs, tmp_path / "new")
     shutil.rmtree(run / "checkpoints")
     with refused("holds no checkpoint", tmp_path):
