@@ -1,7 +1,6 @@
 """The loop: its walk, its files, and that an interruption leaves no trace."""
 
 import itertools
-import json
 import os
 import random
 import signal
@@ -22,6 +21,7 @@ from tests.runs import (
     stop_after,
 )
 from trainer import data
+from trainer.config import parse
 from trainer.distribution.step import Steps
 from trainer.errors import NonFiniteError, Preempted, UserError
 from trainer.run import workdir
@@ -126,9 +126,9 @@ def test_a_window_of_steps_is_traced(digits_config, tmp_path):
 def test_what_the_data_draw_on_their_way_changes_no_weight(digits_config, tmp_path, monkeypatch):
     load = data.load
 
-    def drawing(**settings):
+    def drawing(*arguments, **settings):
         random.random()  # as a download does
-        return load(**settings)
+        return load(*arguments, **settings)
 
     train(digits_config, str(tmp_path / "prepared"))
     monkeypatch.setattr(data, "load", drawing)
@@ -139,9 +139,7 @@ def test_what_the_data_draw_on_their_way_changes_no_weight(digits_config, tmp_pa
 def test_a_run_leaves_its_config_its_metrics_and_its_checkpoints(digits_config, tmp_path):
     digits_config.histograms = True
     losses = train(digits_config, str(tmp_path))
-    assert workdir.read(tmp_path).config.to_dict() == json.loads(
-        json.dumps(digits_config.to_dict())
-    )
+    assert workdir.read(tmp_path).config == parse(digits_config)
     rows = logged(tmp_path)
     assert [row["step"] for row in rows if row["split"] == "train"] == [2, 4, 6, 8, 10]
     validated = [row for row in rows if row["split"] == "validation"]
