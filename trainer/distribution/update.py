@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-from collections.abc import Sequence
 
 import keras
 import tensorflow as tf
@@ -11,8 +10,6 @@ from trainer.distribution import private_api
 from trainer.distribution.gradients import Learner
 from trainer.distribution.optimizers import loss_scale, scales_losses
 from trainer.distribution.xla import Execution, one_after_the_other, sum_of_squares_for_cpu
-
-Gradients = Sequence[tf.Tensor]  # one for each trainable variable
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,7 +23,7 @@ class Update:
     last_step: int
 
     def __call__(
-        self, gradients: Gradients, terms: dict[str, tf.Tensor], step: tf.Tensor
+        self, gradients: list[tf.Tensor], terms: dict[str, tf.Tensor], step: tf.Tensor
     ) -> dict[str, tf.Tensor]:
         """Updates as Keras does, which brings the replicas together to count the iterations."""
         scale = loss_scale(self.optimizer)
@@ -37,7 +34,7 @@ class Update:
         return self._metrics(terms, norm, scale)
 
     def of_one_replica(
-        self, gradients: Gradients, terms: dict[str, tf.Tensor], step: tf.Tensor
+        self, gradients: list[tf.Tensor], terms: dict[str, tf.Tensor], step: tf.Tensor
     ) -> dict[str, tf.Tensor]:
         """Updates without the other replicas, as XLA compiles it; counts no iteration."""
         norm = self._norm(gradients, step)

@@ -5,9 +5,7 @@ module is that of a TFDS data set. To add a source, add a module with what `Sour
 """
 
 import dataclasses
-import functools
 import importlib
-import pkgutil
 from typing import Generic, Protocol, TypeVar, cast
 
 import numpy as np
@@ -67,14 +65,9 @@ class Source(Protocol):
         """
 
 
-def names() -> tuple[str, ...]:
-    """Returns the names of the modules."""
-    return tuple(module.name for module in pkgutil.iter_modules(__path__))
-
-
 def find(name: str) -> Source:
     """Returns the source of this `data.name`."""
-    return _module(source_of(name))
+    return cast(Source, importlib.import_module(f"{__name__}.{source_of(name)}"))
 
 
 def read(settings: Data, folder: str | None, vectors: np.ndarray | None) -> Splits:
@@ -89,8 +82,3 @@ def read(settings: Data, folder: str | None, vectors: np.ndarray | None) -> Spli
         vectors,
     )
     return find(settings.name).read(request)
-
-
-@functools.cache
-def _module(name: str) -> Source:
-    return cast(Source, importlib.import_module(f"{__name__}.{name}"))
