@@ -36,7 +36,7 @@ def check() -> None:
         (_DATASET.value is None) != (_CONFIG.value is None),
         "give either --dataset=NAME or --config=FILE",
     )
-    paths.check_picture("--contact_sheet", _CONTACT_SHEET.value, overwrite=_OVERWRITE.value)
+    paths.check_output_image("--contact_sheet", _CONTACT_SHEET.value, overwrite=_OVERWRITE.value)
     _settings()
 
 

@@ -116,7 +116,9 @@ def place(workdirs: Sequence[Path], output: str = "", *, overwrite: bool = False
     Raises:
       UserError: one of them is there.
     """
-    return paths.check_files(output or _shared(workdirs), (TABLE, PICTURE), overwrite=overwrite)
+    return paths.check_output_files(
+        output or _shared(workdirs), (TABLE, PICTURE), overwrite=overwrite
+    )
 
 
 def compare(workdirs: Sequence[Path], output: str = "", *, overwrite: bool = False) -> str:

@@ -13,8 +13,9 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from trainer.errors import UserError, in_one_line, require
+from trainer.storage import paths
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif")
+SUFFIXES = paths.IMAGE_SUFFIXES
 FITS = ("stretch", "crop", "pad")
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # Pillow's modes, by the number of channels
 _FORMATS = ("PNG", "JPEG", "BMP", "GIF")
