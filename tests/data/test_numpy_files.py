@@ -14,7 +14,7 @@ from tests.runs import assert_a_stop_changes_no_bit
 from trainer import data, models
 from trainer.data.examples import to_unit
 from trainer.errors import UserError
-from trainer.evaluation.evaluate import PICTURE, evaluate
+from trainer.evaluation.evaluate import evaluate
 from trainer.models import StepContext
 from trainer.monitoring import figures as pictures
 from trainer.positions import Noise
@@ -421,7 +421,7 @@ def test_a_run_on_vectors_is_measured_and_shown(
     assert np.isfinite(metrics["mse"])
     assert figures < metrics.keys()
     assert not {"psnr_db", "ssim", "bce", "denoised_bce"} & metrics.keys()
-    for name in (*shown, PICTURE.removesuffix(".png")):
+    for name in (*shown, "reconstructions"):
         assert (tmp_path / "run" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
 
 

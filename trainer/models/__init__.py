@@ -10,17 +10,9 @@ from typing import Any
 import keras
 
 from trainer.errors import UserError, require, require_choice, require_kind
-from trainer.models.base import Autoencoder, Measured, StepContext, in_unit_interval, mean_bce_nats
+from trainer.models.base import Autoencoder, ImageGrid, StepContext
 
-__all__ = [
-    "Autoencoder",
-    "Measured",
-    "StepContext",
-    "create",
-    "in_unit_interval",
-    "kinds",
-    "mean_bce_nats",
-]
+__all__ = ["Autoencoder", "ImageGrid", "StepContext", "create", "kinds"]
 _NOT_KINDS = ("base", "convolutions", "networks")
 
 
