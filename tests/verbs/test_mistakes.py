@@ -25,7 +25,7 @@ from tests.verbs.sources import (
 from trainer.checkpoints import main as verify
 from trainer.data import describe
 from trainer.evaluation import compare
-from trainer.evaluation.classifier import finetune
+from trainer.evaluation.classifier import FineTuning, finetune
 from trainer.evaluation.evaluate import evaluate
 from trainer.run import workdir
 from trainer.serving.export import export
@@ -136,7 +136,7 @@ OF_DATA = {
     "resume": resumed,
     "prepare": prepared,
     "evaluate": lambda folder, _: evaluate(str(folder / "run")),
-    "finetune": lambda folder, _: finetune(str(folder / "run"), **FINETUNING),
+    "finetune": lambda folder, _: finetune(str(folder / "run"), FineTuning(**FINETUNING)),
     "encode": lambda folder, _: encode(str(folder / "run"), "test", f"{folder}/new/codes.npz"),
     "denoise": lambda folder, _: denoise(str(folder / "run"), "test", f"{folder}/new/clean.npz"),
 }
@@ -162,7 +162,7 @@ def test_data_that_are_others_now_are_told(verb, spoilt):
 # What is wrong with a workdir, for every verb that reads one; each is given all else that it needs.
 OF_A_RUN = {
     "evaluate": lambda run, _: evaluate(str(run)),
-    "finetune": lambda run, _: finetune(str(run), **FINETUNING),
+    "finetune": lambda run, _: finetune(str(run), FineTuning(**FINETUNING)),
     "encode": lambda run, aside: encode(str(run), f"{aside}/rows.npy", f"{aside}/new/codes.npz"),
     "decode": lambda run, aside: decode(str(run), f"{aside}/codes.npy", f"{aside}/new/back.npz"),
     "denoise": lambda run, aside: denoise(str(run), f"{aside}/rows.npy", f"{aside}/new/clean.npz"),

@@ -20,7 +20,7 @@ from tests.verbs.sources import (
 )
 from trainer.data import describe
 from trainer.evaluation import compare
-from trainer.evaluation.classifier import finetune
+from trainer.evaluation.classifier import FineTuning, finetune
 from trainer.evaluation.evaluate import evaluate
 from trainer.run import workdir
 from trainer.serving import export as exporting
@@ -103,9 +103,9 @@ def walk_finetune(run, kind, source, aside):
     del kind, aside
     if not source.labelled:
         with refused("has no labels from 0 up to learn from", run):
-            finetune(str(run), **FINETUNING)
+            finetune(str(run), FineTuning(**FINETUNING))
         return
-    metrics = finetune(str(run), **FINETUNING)
+    metrics = finetune(str(run), FineTuning(**FINETUNING))
     assert json.loads((run / "finetuned.json").read_text()) == metrics
     assert 0 <= metrics["finetuned_test_error"] <= 1
 
@@ -131,7 +131,7 @@ def walk_compare(run, kind, source, aside):
     if workdir.read_metrics(run) is None:
         evaluate(str(run))
     assert f"| {kind} " in compare.compare([run], str(aside))
-    assert imread(aside / compare.PICTURE).ndim == 3
+    assert imread(aside / compare.FIGURE).ndim == 3
 
 
 def walk_prepare(run, kind, source, aside):
