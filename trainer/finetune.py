@@ -1,27 +1,32 @@
 """python -m trainer.finetune --workdir=runs/contractive"""
 
+import math
+
 from absl import flags
 
 from trainer import cli
 
 _WORKDIR = cli.workdir_flag()
 _CHECKPOINT = cli.checkpoint_flag()
-_NUM_EPOCHS = flags.DEFINE_integer("num_epochs", 20, "Passes over the labelled images, at most.")
-_BATCH_SIZE = flags.DEFINE_integer("batch_size", 100, "Images a step, over all replicas together.")
+_NUM_EPOCHS = flags.DEFINE_integer("num_epochs", 20, "Passes over the labelled images, at most.", 1)
+_BATCH_SIZE = flags.DEFINE_integer("batch_size", 100, "Images a step, over all replicas.", 1)
 _LEARNING_RATE = flags.DEFINE_float("learning_rate", 3e-3, "Adam's, the highest of the schedule.")
 _SCHEDULE = flags.DEFINE_enum(
     "schedule", "cosine", ["constant", "cosine"], "Cosine falls to 0 at the end of num_epochs."
 )
 _PATIENCE_EPOCHS = flags.DEFINE_integer(
-    "patience_epochs", 10, "Ends after so many epochs without a better validation error."
+    "patience_epochs", 10, "Ends after so many epochs without a better validation error.", 1
 )
 _LABELS = flags.DEFINE_integer(
-    "labels", 0, "Learns from so many labelled images, drawn at random; 0: from all."
+    "labels", 0, "Learns from so many labelled images, drawn at random; 0: from all.", 0
 )
 _FROM_SCRATCH = flags.DEFINE_bool(
     "from_scratch", False, "Begins with the initial weights: how good is it without the run?"
 )
 flags.adopt_module_key_flags(cli)
+flags.register_validator(
+    "learning_rate", lambda rate: 0 < rate < math.inf, "it must be above 0 and finite."
+)
 
 
 def main() -> None:

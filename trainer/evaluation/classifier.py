@@ -21,7 +21,7 @@ from trainer.distribution.step import Steps
 from trainer.distribution.strategy import build_model, enable_determinism
 from trainer.distribution.variables import model_variables
 from trainer.distribution.xla import EXECUTIONS, candidate_executions
-from trainer.errors import require, require_at_least
+from trainer.errors import require
 from trainer.evaluation.evaluate import read
 from trainer.evaluation.evaluators.probe import probe_accuracy
 from trainer.run import checkpoints, restore
@@ -47,16 +47,6 @@ class FineTuning:
     patience_epochs: int  # ends after so many epochs without a better validation error
     labels: int = 0  # learns from so many labelled images, drawn at random; 0: from all
     from_scratch: bool = False  # begins with the weights that the run began with
-
-    def check(self) -> None:
-        """Raises UserError where a value is out of its range."""
-        require_at_least("num_epochs", self.num_epochs, 1)
-        require_at_least("patience_epochs", self.patience_epochs, 1)
-        require_at_least("labels", self.labels, 0)
-        require(
-            0 < self.learning_rate < math.inf,
-            f"learning_rate={self.learning_rate} is not allowed; it must be above 0 and finite",
-        )
 
     @property
     def name(self) -> str:
@@ -128,8 +118,6 @@ def finetune(workdir: str, settings: FineTuning, checkpoint: str = "last") -> di
       NonFiniteError: a loss was not finite; nothing is written.
       StorageError: the workdir cannot be written; what was there before still is.
     """
-    settings.check()
-
     # 1. The run and its labelled images.
     path = paths.path_of(workdir)
     run = restore.load(path, checkpoint)

@@ -122,7 +122,7 @@ def compare(workdirs: Sequence[Path], output: str = "", *, overwrite: bool = Fal
         f"no run is evaluated, which --evaluate does: {'; '.join(map(_progress, others))}",
     )
     text = _text(groups, others)
-    plots = compare_plots.draw({_heading(group): group for group in groups})
+    plots = compare_plots.draw([(_heading(group), group) for group in groups])
     try:
         folder.mkdir(parents=True, exist_ok=True)
         atomic.write_bytes(folder / FIGURE, plots)

@@ -3,7 +3,7 @@
 import io
 import itertools
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -21,19 +21,19 @@ _MAX_TICKS = 8  # code sizes that fit below a plot
 _LOG_RATIO = 5  # of the largest value to the smallest, from which a scale is logarithmic
 
 
-def draw(groups: Mapping[str, Sequence["ComparedRun"]]) -> bytes:
-    """Draws a row of plots for each group of runs, by the groups' headings; returns a PNG."""
+def draw(groups: Sequence[tuple[str, Sequence["ComparedRun"]]]) -> bytes:
+    """Draws a row of plots for each group of runs, under its heading; returns a PNG."""
     # Here, since it takes a second that a mistake should not wait for.
     from matplotlib.figure import Figure
 
-    entries = [len(group) + 1 for group in groups.values()]
+    entries = [len(group) + 1 for _, group in groups]
     heights = [max(4.2, 1 + _LEGEND_LINE_INCHES * min(count, _LEGEND_LINES)) for count in entries]
-    longest = max(len(run.name) for group in groups.values() for run in group)
+    longest = max(len(run.name) for _, group in groups for run in group)
     legend_width = (0.8 + _LETTER_INCHES * longest) * _legend_columns(max(entries))
     size = (15 + legend_width, sum(heights))
     figure = Figure(figsize=size, dpi=100, layout="constrained")
     rows = figure.subfigures(len(groups), 1, squeeze=False, height_ratios=heights)
-    for row, (heading, group) in zip(rows[:, 0], groups.items(), strict=True):
+    for row, (heading, group) in zip(rows[:, 0], groups, strict=True):
         draw_row(row, heading, group)
     png = io.BytesIO()
     figure.savefig(png, format="png")

@@ -79,27 +79,20 @@ class EvaluatedModel:
         """Whether the code has fewer numbers than an image."""
         return self.model.code_size < self.test[0].size
 
-    @property
-    def has_prior(self) -> bool:
-        """Whether codes can be drawn from a prior."""
-        return self.model.prior_codes(self.noise(1)) is not None
-
     def noise(self, count: int) -> "Noise":
         """Returns the noise of the first test images."""
         from trainer.positions import Noise
 
         return Noise(self.seed, 0, count, stream="evaluation")
 
-    def map(self, function: "Callable[[tf.Tensor], tf.Tensor]", rows: np.ndarray) -> np.ndarray:
-        """Applies a function of rows [B, ...] to all rows [N, ...], a batch at a time."""
-        from trainer.distribution.inference import map_batches
-
-        return map_batches(function, rows)
-
-    def map_with_noise(
-        self, function: "Callable[[tf.Tensor, Noise], tf.Tensor]", rows: np.ndarray
+    def map(
+        self,
+        function: "Callable[..., tf.Tensor]",
+        rows: np.ndarray,
+        *,
+        with_noise: bool = False,
     ) -> np.ndarray:
-        """Applies a function of rows [B, ...] and their noise to all rows [N, ...]."""
+        """Applies a function of rows [B, ...], and perhaps their `Noise`, to all rows [N, ...]."""
         from trainer.distribution.inference import map_batches
 
-        return map_batches(function, rows, noise_seed=self.seed)
+        return map_batches(function, rows, noise_seed=self.seed if with_noise else None)

@@ -58,13 +58,13 @@ def projection_errors(pca: "PCA", images: np.ndarray, noisy: np.ndarray) -> np.n
 
 def _measure_level(evaluated: EvaluatedModel, level: float) -> dict[str, Any]:
     def corrupt(images):
-        return evaluated.map_with_noise(
-            lambda batch, noise: evaluated.model.corrupted(batch, noise, level), images
+        return evaluated.map(
+            lambda batch, noise: model.corrupted(batch, noise, level), images, with_noise=True
         )
 
-    test, pca = evaluated.test, evaluated.pca
+    model, test, pca = evaluated.model, evaluated.test, evaluated.pca
     noisy = corrupt(test)
-    denoised = evaluated.map(evaluated.model, noisy)
+    denoised = evaluated.map(model, noisy)
     some = evaluated.train[:_PCA_IMAGES]
     components = int(projection_errors(pca, some, corrupt(some)).argmin())
     metrics: dict[str, Any] = {"denoised_mse": _mse(test, denoised)}

@@ -1,5 +1,7 @@
 """The likelihood of the test images, and the variational bound on it."""
 
+from typing import Any
+
 import numpy as np
 
 from trainer.evaluation.evaluators import EvaluatedModel, Result
@@ -30,23 +32,14 @@ def measure(evaluated: EvaluatedModel) -> Result:
         reconstruction, kl, mean = model.elbo_terms(images, noise)
         return tf.concat([tf.stack([reconstruction, kl], axis=1), mean], axis=1)  # [B, 2 + K]
 
-    rows = evaluated.map_with_noise(terms_and_mean, evaluated.test)
+    rows = evaluated.map(terms_and_mean, evaluated.test, with_noise=True)
     reconstruction, kl = rows[:, :2].mean(axis=0, dtype=np.float64).tolist()
     active = rows[:, 2:].var(axis=0) > _ACTIVE_VARIANCE
-    metrics = {
-        "binarisation": model.binarisation,
-        "active_units": int(active.sum()),
-        "kl_nats": kl,
-    }
+    metrics: dict[str, Any] = {"binarisation": model.binarisation}
+    metrics |= {"active_units": int(active.sum()), "kl_nats": kl}
     if not model.has_likelihood:
         return Result(metrics | {"grey_cross_entropy_nats": reconstruction})
-    nll = evaluated.map_with_noise(model.nll_nats, evaluated.test)
-    return Result(
-        metrics
-        | {
-            "reconstruction_nats": reconstruction,
-            "elbo_nats": -reconstruction - kl,
-            "nll_nats": float(nll.mean(dtype=np.float64)),
-            "nll_samples": model.nll_samples,
-        }
-    )
+    nll = evaluated.map(model.nll_nats, evaluated.test, with_noise=True)
+    metrics |= {"reconstruction_nats": reconstruction, "elbo_nats": -reconstruction - kl}
+    metrics |= {"nll_nats": float(nll.mean(dtype=np.float64)), "nll_samples": model.nll_samples}
+    return Result(metrics)
