@@ -121,26 +121,27 @@ def checkpoints(net: str) -> dict[str, float]:
     """
     from benchmarks.sides import clock
     from benchmarks.sides.with_trainer import Training
-    from trainer.run.checkpoints import Background
-    from trainer.train import finite_state
+    from trainer.run.background import BackgroundSaver
+    from trainer.run.checkpoints import Checkpoints
+    from trainer.training.resume import finite_state
 
     training = Training(net, 64, clock.images())
-    saver = Background()
     training.call()
     seconds: dict[bool, list[float]] = {False: [], True: []}
-    with tempfile.TemporaryDirectory() as run:
+    with tempfile.TemporaryDirectory() as folder:
+        saver = BackgroundSaver(Checkpoints(Path(folder), run_id="benchmark"))
         calls = _calls_in(training.call, _SECONDS.value)
         for number in range(10):
             saves = number % 2 == 1
             began = time.perf_counter()
             if saves:
                 state = finite_state(training.steps, number)
-                saver.save(Path(run), number, state, validation_loss=None, keep=1)
+                saver.save(number, state, validation_loss=None, keep=1)
             for _ in range(calls):
                 training.call()
             seconds[saves].append(time.perf_counter() - began)
             saver.wait()
-    saver.close()
+        saver.close()
     lost = statistics.median(seconds[True]) - statistics.median(seconds[False])
     return {"seconds_lost": lost, "share_at_one_a_minute": lost / _CHECKPOINT_EVERY_SECONDS}
 

@@ -13,11 +13,10 @@ FILES = sorted(TRAINER.rglob("*.py"))
 # A room imports from its own layer or from a lower one; rooms of one layer don't import each other.
 LAYERS = (
     ("errors", "positions", "tensorflow_import"),
-    ("config", "config_names"),
+    ("config",),
     ("storage",),
     ("monitoring",),
     ("data", "models"),
-    ("settings",),
     ("distribution",),
     ("run",),
     ("training", "evaluation", "serving"),

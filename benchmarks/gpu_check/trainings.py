@@ -12,9 +12,9 @@ import tensorflow as tf
 
 from benchmarks.sides import clock
 from benchmarks.sides.with_trainer import Training
-from trainer import config_names
+from trainer.config import load_config
 from trainer.monitoring import goodput
-from trainer.run import checkpoints, workdir
+from trainer.run import workdir
 from trainer.train import train as train_run
 
 _DIGITS = 1366  # training images of data.name="digits"
@@ -26,7 +26,7 @@ def train(net: str, folder: str, steps: int, changes: Mapping[str, Any]) -> dict
     Returns the logged losses, the SHA-256 of all weights and slots, and whether float32 products
     used TF32.
     """
-    config = config_names.load(net)
+    config = load_config(net)
     settings = {
         "data.name": "digits",
         "batch_size": 128,
@@ -42,14 +42,14 @@ def train(net: str, folder: str, steps: int, changes: Mapping[str, Any]) -> dict
     config.update_from_flattened_dict(settings | dict(changes))
     began = time.perf_counter()
     train_run(config, folder)
-    run = Path(folder)
-    rows = [row for row in workdir.read_log(run) if row["part"] == "train"]
+    run = workdir.read(Path(folder))
+    rows = [row for row in run.log.rows() if row["split"] == "train"]
     return {
         "seconds": time.perf_counter() - began,
         "losses": [row["loss"] for row in rows],
         "sha256": _digest(run),
         "tf32": tf.config.experimental.tensor_float_32_execution_enabled(),
-        "execution": next(iter(workdir.executions(run).values())),
+        "execution": next(iter(run.executions.values())),
     }
 
 
@@ -85,7 +85,7 @@ def logged_rate(net: str, folder: str, steps: int, changes: Mapping[str, Any]) -
 
     The start-up, the compilation, validations and checkpoints do not count.
     """
-    config = config_names.load(net)
+    config = load_config(net)
     config.update_from_flattened_dict(
         {
             "data.name": f"noise:{clock.IMAGES}",
@@ -100,7 +100,7 @@ def logged_rate(net: str, folder: str, steps: int, changes: Mapping[str, Any]) -
     )
     train_run(config, folder)
     seconds = json.loads((Path(folder) / goodput.FILE).read_text())["seconds"]
-    rows = [row for row in workdir.read_log(Path(folder)) if row["part"] == "train"]
+    rows = [row for row in workdir.read(Path(folder)).log.rows() if row["split"] == "train"]
     wall = sum(seconds[cause] for cause in ("steps", "data", "other"))
     return {
         "images_per_second": (rows[-1]["step"] - rows[0]["step"]) * 128 / wall,
@@ -108,9 +108,9 @@ def logged_rate(net: str, folder: str, steps: int, changes: Mapping[str, Any]) -
     }
 
 
-def _digest(run: Path) -> str:
+def _digest(run: workdir.Run) -> str:
     """Return the SHA-256 of a run's newest checkpoint: names, shapes, types and bytes."""
-    checkpoint = checkpoints.find(run / workdir.CHECKPOINTS, run_id=workdir.run_id(run))
+    checkpoint = run.checkpoints.find()
     assert checkpoint is not None
     digest = hashlib.sha256()
     for name, array in sorted(checkpoint.state().items()):

@@ -13,7 +13,8 @@ from typing import Any
 import psutil
 
 from benchmarks.gpu_check.children import ROOT
-from trainer.run import workdir
+from trainer.run.metrics_log import MetricsLog
+from trainer.run.workdir import METRICS_LOG
 
 _WAIT_SECONDS = 60.0
 _PAUSE_SECONDS = 0.1
@@ -65,7 +66,7 @@ def _launched(folder: str, settings: Mapping[str, Any]) -> Iterator[psutil.Proce
 
 
 def _has_logged(run: Path) -> bool:
-    return any(row["part"] == "train" for row in workdir.read_log(run))
+    return any(row["split"] == "train" for row in MetricsLog(run / METRICS_LOG).rows())
 
 
 def _workers(launcher: psutil.Process) -> list[psutil.Process]:

@@ -12,11 +12,12 @@ import tensorflow as tf
 from benchmarks.nets import IMAGE_SHAPE
 from benchmarks.sides import clock
 from trainer import data, models
+from trainer.config import parse
 from trainer.data.examples import empty
 from trainer.distribution.strategy import build_model, enable_determinism, make_strategy
 from trainer.distribution.workers import Workers
 from trainer.distribution.xla import candidate_executions
-from trainer.train import make_steps
+from trainer.training.setup import make_steps
 
 _STEPS_A_CALL = 100
 _IMAGES_A_CALL = 16_384
@@ -60,7 +61,7 @@ class Training:
         workers = Workers(make_strategy("auto" if on_gpus else cpu_strategy))
         strategy = workers.strategy
         model = build_model(
-            strategy, config.precision, lambda: models.create(IMAGE_SHAPE, **config.model)
+            strategy, config.precision, lambda: models.create(IMAGE_SHAPE, parse(config).model)
         )
         self.steps = make_steps(config, workers, model, last_step=10**6)
         self.steps.cache_on_device(images)

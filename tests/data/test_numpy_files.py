@@ -15,7 +15,7 @@ from trainer import data, models
 from trainer.data.examples import to_unit
 from trainer.errors import UserError
 from trainer.evaluation.evaluate import evaluate
-from trainer.models import StepContext
+from trainer.models.base import StepContext
 from trainer.monitoring import figures as pictures
 from trainer.positions import Noise
 from trainer.run import restore as trained

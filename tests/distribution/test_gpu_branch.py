@@ -10,9 +10,8 @@ import pytest
 import tensorflow as tf
 from tensorflow.python.framework import kernels
 
-from tests.all_configs import load_config
+from tests.all_configs import CONFIG_OF, load_config, tiny
 from tests.gpu_branch import gpu_branch, gpu_strategy
-from tests.verbs.sources import CONFIG_OF, SMALL
 from trainer import models
 from trainer.distribution.strategy import build_model, make_strategy
 from trainer.distribution.workers import Workers
@@ -64,7 +63,7 @@ def strategy_of(replicas):
 def steps_of(kind, replicas, execution, precision="float32", *, wrap=lambda model: model):
     """Steps of a tiny model of a kind, whose images are cached on the devices."""
     config = load_config(CONFIG_OF[kind])
-    config.model.update(SMALL[kind])
+    config.model.update(tiny(kind))
     config.batch_size = BATCH_SIZE
     config.precision = precision
     keras.utils.set_random_seed(0)

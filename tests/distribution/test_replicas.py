@@ -13,8 +13,7 @@ from trainer.distribution.step import Steps
 from trainer.distribution.strategy import build_model, make_strategy
 from trainer.distribution.xla import candidate_executions, cuts
 from trainer.errors import NonFiniteError, UserError
-from trainer.models import StepContext
-from trainer.models.base import means_of_each
+from trainer.models.base import StepContext, means_of_each
 from trainer.positions import Noise
 
 BATCH = 8

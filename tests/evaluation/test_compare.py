@@ -9,9 +9,11 @@ from matplotlib.figure import Figure
 from matplotlib.image import imread
 
 from configs import base
+from trainer.config import parse
 from trainer.errors import UserError
 from trainer.evaluation import compare as comparison
 from trainer.evaluation import compare_plots, evaluators
+from trainer.run import workdir
 
 ROOT = Path(__file__).parents[2]
 MEASURED = {
@@ -33,14 +35,15 @@ def make_run(folder, metrics=None, *, data="digits", fingerprint="a" * 64, steps
     config = base.get_config().to_dict()
     config["data"]["name"] = data
     config["batch_size"] = 50
-    described = {"config": config, "data_fingerprint": fingerprint, "versions": {}}
-    (folder / "config.json").write_text(json.dumps(described | {"executions": {"CPU x 1": "xla"}}))
+    inputs = {"image_shape": [28, 28, 1]}
+    run = (folder, parse(config), fingerprint, inputs, {}, "0" * 32, {"CPU x 1": "xla"})
+    workdir.Run(*run).write()
     rows = []
     if steps:
         rows = [
-            {"step": 10, "part": "train", "loss": 0.3, "images_per_second": 1000.0},
-            {"step": steps, "part": "train", "loss": 0.2, "images_per_second": 250.0},
-            {"step": steps, "part": "validation", "loss": 0.125},
+            {"step": 10, "split": "train", "loss": 0.3, "images_per_second": 1000.0},
+            {"step": steps, "split": "train", "loss": 0.2, "images_per_second": 250.0},
+            {"step": steps, "split": "validation", "loss": 0.125},
         ]
     log = "".join(json.dumps(row) + "\n" for row in rows)
     (folder / "metrics.jsonl").write_text(log + '{"step": 2')  # a line under way

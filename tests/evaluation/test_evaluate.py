@@ -63,7 +63,7 @@ def test_no_more_images_are_measured_than_memory_takes(tmp_path, digits_config):
 
 def test_the_best_checkpoint_can_be_measured(linear_run):
     rows = [json.loads(line) for line in (linear_run / workdir.METRICS_LOG).open()]
-    validated = {row["step"]: row["loss"] for row in rows if row["part"] == "validation"}
+    validated = {row["step"]: row["loss"] for row in rows if row["split"] == "validation"}
     assert evaluate(str(linear_run), "best")["step"] == min(validated, key=validated.__getitem__)
 
 

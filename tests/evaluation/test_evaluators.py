@@ -12,9 +12,10 @@ import tensorflow as tf
 from sklearn.decomposition import PCA
 
 from configs import base
+from tests.all_configs import KINDS, tiny
 from tests.models.test_vae import linear_gaussian
-from tests.verbs.sources import SMALL
 from trainer import models
+from trainer.config import parse_model
 from trainer.evaluation import evaluators
 from trainer.evaluation.evaluators import (
     EvaluatedModel,
@@ -34,8 +35,8 @@ from trainer.positions import Noise
 
 def create(kind, image_shape, **settings):
     keras.utils.set_random_seed(0)
-    defaults = getattr(base, kind)().to_dict() | SMALL[kind]
-    return models.create(image_shape, **(defaults | settings))
+    keys = base.get_config(kind).model.to_dict() | tiny(kind) | settings
+    return models.create(image_shape, parse_model(keys))
 
 
 def images_like(count, image_shape):
@@ -86,7 +87,7 @@ OWN = {
 }
 
 
-@pytest.mark.parametrize("kind", models.kinds())
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_kind_is_asked_what_it_can_answer(kind):
     images = images_like(30, (8, 8, 1))
     inputs = evaluated(create(kind, images.shape[1:]), images, np.arange(30) % 3)

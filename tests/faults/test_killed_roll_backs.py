@@ -76,4 +76,4 @@ def test_roll_backs_outlive_kills(tmp_path, drawn):
     assert ended(config, run) == 0
     assert_ends_as_one_left_alone(alone, run)
     assert (run / FILE).read_bytes() == (alone / FILE).read_bytes()
-    assert [row["rollbacks"] for row in workdir.read_log(run) if row["part"] == "train"][-1] == 3
+    assert [row["rollbacks"] for row in workdir.read_log(run) if row["split"] == "train"][-1] == 3

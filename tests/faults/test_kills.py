@@ -112,7 +112,7 @@ def newest_step(run):
 
 
 def losses(run):
-    return [(row["part"], row["step"], row["loss"]) for row in logged(run)]
+    return [(row["split"], row["step"], row["loss"]) for row in logged(run)]
 
 
 def assert_ends_as_one_left_alone(alone, killed):

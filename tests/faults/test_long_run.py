@@ -66,7 +66,7 @@ def test_a_long_run_takes_no_more_than_a_short_one(tmp_path):
     warm, last = (np.median(quarter, axis=0) for quarter in (quarters[1], quarters[3]))
     most_files, most_threads = quarters[1].max(axis=0)[1:]
     rows = logged(run)
-    validations = sum(row["part"] == "validation" for row in rows)
+    validations = sum(row["split"] == "validation" for row in rows)
     print(
         f"{rows[-1]['step']:,} steps, {validations:,} validations; memory {warm[0] / 2**20:.0f} MiB"
         f" then {last[0] / 2**20:.0f}; files {most_files:.0f} then {quarters[3].max(axis=0)[1]}; "

@@ -109,7 +109,7 @@ def await_moment(moment, run, launched, start_seconds, random):
     while moment == "validation":  # its row follows that of training at the same step
         assert launched.poll() is None
         row = logged(run)[-1]
-        if row["part"] == "train" and row["step"] % EVERY_STEPS == 0:
+        if row["split"] == "train" and row["step"] % EVERY_STEPS == 0:
             return
     while moment == "save" and not list((run / workdir.CHECKPOINTS).glob(".writing-*")):
         assert launched.poll() is None

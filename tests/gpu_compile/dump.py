@@ -23,7 +23,7 @@ from trainer.distribution import xla
 from trainer.distribution.strategy import build_model
 from trainer.distribution.workers import Workers
 from trainer.evaluation.classifier import Classifier
-from trainer.train import make_steps
+from trainer.training.setup import make_steps
 
 FINETUNE = "finetune"  # the classifier on the dense net's encoder
 

@@ -35,6 +35,7 @@ from tests.hostile.corpus import (
 )
 from tests.runs import found
 from trainer import cli, data
+from trainer.config import flat
 from trainer.data.files import idx, images, numpy_files, tables
 from trainer.errors import UserError
 from trainer.monitoring.goodput import FILE as GOODPUT
@@ -169,7 +170,7 @@ def run(tmp_path):
     config = dense.get_config()
     workdir.write(tmp_path, config, "0123abcd", {"CPU x 1": "graph"}, {"image_shape": [28, 28, 1]})
     for step in (2, 4):
-        row = {"step": step, "part": "train", "loss": 0.5, "images_per_second": 1e4}
+        row = {"step": step, "split": "train", "loss": 0.5, "images_per_second": 1e4}
         workdir.append_metrics(tmp_path, row)
         state = {"model/kernel": np.ones(3, np.float32)}
         folder, run_id = tmp_path / workdir.CHECKPOINTS, workdir.run_id(tmp_path)
@@ -460,7 +461,7 @@ def test_every_load_of_arrays_forbids_pickles_and_nothing_evaluates_text():
 
 # The command line.
 
-KEYS = sorted(workdir.flat(dense.get_config().to_dict()))
+KEYS = sorted(flat(dense.get_config().to_dict()))
 
 
 @few_or_many(MANY)

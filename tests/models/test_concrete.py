@@ -14,8 +14,8 @@ from tests.steps import adam_steps
 from trainer import data, models
 from trainer.distribution.strategy import build_model, make_strategy
 from trainer.errors import UserError
-from trainer.models import StepContext
-from trainer.models.concrete import distinct_choice, gumbel
+from trainer.models.base import StepContext
+from trainer.models.concrete.model import distinct_choice, gumbel
 from trainer.positions import Noise
 from trainer.run import workdir
 from trainer.train import train
@@ -239,7 +239,7 @@ def concrete_config(digits_config):
 
 
 def settle_from(monkeypatch, threshold):
-    monkeypatch.setattr("trainer.models.concrete._SETTLED_ABOVE", threshold)
+    monkeypatch.setattr("trainer.models.concrete.model._SETTLED_ABOVE", threshold)
 
 
 def test_a_run_that_settles_ends_at_its_validation_and_stays_ended(
@@ -256,7 +256,7 @@ def test_a_run_that_settles_ends_at_its_validation_and_stays_ended(
     assert again_step == 5
     assert all(again[path].tobytes() == array.tobytes() for path, array in state.items())
     rows = [json.loads(line) for line in (tmp_path / workdir.METRICS_LOG).open()]
-    assert [row["step"] for row in rows if row["part"] == "validation"] == [5]
+    assert [row["step"] for row in rows if row["split"] == "validation"] == [5]
 
 
 def test_a_run_stopped_between_two_validations_settles_where_it_would_have(

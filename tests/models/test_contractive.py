@@ -10,7 +10,7 @@ from tests.steps import adam_steps
 from trainer import models
 from trainer.distribution.variables import model_variables
 from trainer.errors import UserError
-from trainer.models import StepContext
+from trainer.models.base import StepContext
 from trainer.positions import Noise
 from trainer.run import checkpoints
 

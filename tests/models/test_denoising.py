@@ -12,7 +12,7 @@ from tests.all_configs import load_config
 from tests.steps import adam_steps
 from trainer import models
 from trainer.errors import UserError
-from trainer.models import StepContext
+from trainer.models.base import StepContext
 from trainer.positions import Noise
 
 SHAPE = (6, 6, 1)

@@ -11,7 +11,7 @@ from configs import base
 from tests.all_configs import CONFIGS, load_config
 from trainer import models
 from trainer.errors import UserError
-from trainer.models import StepContext
+from trainer.models.base import StepContext
 from trainer.monitoring import figures
 from trainer.positions import Noise
 

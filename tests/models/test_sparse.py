@@ -11,8 +11,8 @@ from configs import base
 from tests.steps import adam_steps
 from trainer import models
 from trainer.errors import UserError
-from trainer.models import StepContext
-from trainer.models.sparse import bernoulli_kl_nats, keep_largest
+from trainer.models.base import StepContext
+from trainer.models.sparse.model import bernoulli_kl_nats, keep_largest
 from trainer.positions import Noise
 
 SHAPE = (6, 6, 1)

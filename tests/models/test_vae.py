@@ -12,7 +12,8 @@ from tests.steps import adam_steps
 from trainer import models
 from trainer.data.examples import to_unit
 from trainer.errors import UserError
-from trainer.models import StepContext, vae
+from trainer.models.base import StepContext
+from trainer.models.vae import model as vae
 from trainer.positions import Noise
 from trainer.run import restore
 from trainer.serving.prior_samples import sample

@@ -58,8 +58,8 @@ def browser():
 
 def final_losses(run):
     rows = [json.loads(line) for line in (run / workdir.METRICS_LOG).open()]
-    last = [row for row in rows if row["part"] == "validation"][-1]
-    return {name: value for name, value in last.items() if name not in ("step", "part")}
+    last = [row for row in rows if row["split"] == "validation"][-1]
+    return {name: value for name, value in last.items() if name not in ("step", "split")}
 
 
 def test_losses_are_charts_of_training_beside_validation(board):

@@ -13,13 +13,13 @@ import pytest
 import tensorflow as tf
 
 from configs import base
-from tests.all_configs import CONFIGS, load_config
+from tests.all_configs import CONFIGS, load_config, tiny
 from tests.storage.test_atomic import refuse_to_place
 from trainer import data, models
 from trainer.data.examples import to_unit
 from trainer.errors import ExportError, UserError
 from trainer.evaluation.evaluate import evaluate
-from trainer.models.sparse import keep_largest
+from trainer.models.sparse.model import keep_largest
 from trainer.run import workdir
 from trainer.serving import export as exporting
 from trainer.serving import model_card, plain_keras
@@ -29,17 +29,6 @@ from trainer.storage import atomic as files
 from trainer.train import train
 
 ODD_SHAPE = (14, 11, 3)  # neither side halves twice without a rest
-SMALL = {
-    "linear": {"code_size": 3},
-    "dense": {"code_size": 3, "hidden_units": (8,)},
-    "conv": {"filters": 2},
-    "deep_conv": {"code_size": 3, "stage_filters": (2, 3), "dense_units": 8},
-    "denoising": {"network": "conv", "layer_sizes": (4, 2)},
-    "sparse": {"code_size": 20, "active_units": 3, "first_active_units": 9, "tied_weights": True},
-    "contractive": {"code_size": 4, "hidden_units": (8,), "tied_weights": True},
-    "concrete": {"code_size": 5, "hidden_units": (8,)},
-    "vae": {"code_size": 2, "hidden_units": (8,)},
-}
 
 
 def scattered(model):
@@ -77,7 +66,7 @@ def test_keras_own_layers_compute_what_the_model_does(name):
 
 
 def test_of_equal_activations_the_first_are_kept_as_the_model_keeps_them():
-    settings = base.sparse().to_dict() | SMALL["sparse"]
+    settings = base.sparse().to_dict() | tiny("sparse")
     model = models.create((4, 4, 1), **settings)
     inputs = keras.Input((20,))
     kept = keras.Model(inputs, model.plain_keras_code(inputs))
@@ -106,7 +95,7 @@ def make_run(tmp_path_factory):
     def make(kind, changes=()):
         config = load_config("dense")
         config.model = getattr(base, kind)()
-        config.model.update(SMALL.get(kind, {}))
+        config.model.update(tiny(kind))
         config.data.name = "digits"
         config.data.image_size = 8
         config.batch_size = 64

@@ -142,8 +142,8 @@ def test_a_run_leaves_its_config_its_metrics_and_its_checkpoints(digits_config, 
         json.dumps(digits_config.to_dict())
     )
     rows = logged(tmp_path)
-    assert [row["step"] for row in rows if row["part"] == "train"] == [2, 4, 6, 8, 10]
-    validated = [row for row in rows if row["part"] == "validation"]
+    assert [row["step"] for row in rows if row["split"] == "train"] == [2, 4, 6, 8, 10]
+    validated = [row for row in rows if row["split"] == "validation"]
     assert [row["step"] for row in validated] == [5, 10]
     assert validated[-1]["loss"] == losses["loss"]
     assert charts(tmp_path, "train")["loss/mse"] == [2, 4, 6, 8, 10]
@@ -208,7 +208,7 @@ def test_a_crash_between_checkpoints_leaves_no_trace(digits_config, tmp_path, mo
     for part in ("train", "validation"):
         assert charts(tmp_path / "crashed", part) == charts(tmp_path / "alone", part)
     rows = [
-        [(row["part"], row["step"], row["loss"]) for row in logged(tmp_path / run)]
+        [(row["split"], row["step"], row["loss"]) for row in logged(tmp_path / run)]
         for run in ("alone", "crashed")
     ]
     assert rows[0] == rows[1]
@@ -277,7 +277,7 @@ def test_steps_that_float16_skips_are_counted(digits_config, tmp_path, monkeypat
     monkeypatch.setattr(Steps, "__init__", with_a_scale_too_high)
     digits_config.precision = "float16"
     train(digits_config, str(tmp_path))
-    rows = [row for row in logged(tmp_path) if row["part"] == "train"]
+    rows = [row for row in logged(tmp_path) if row["split"] == "train"]
     assert rows[0]["skipped_steps"] > 0
     norms = [row["gradient_norm"] for row in rows if "gradient_norm" in row]
     assert norms  # there is none where all steps of a row were skipped
@@ -433,7 +433,7 @@ def test_a_nan_ends_the_run_with_the_last_checkpoint_intact(digits_config, tmp_p
     digits_config.steps_per_call = 5
     with pytest.raises(NonFiniteError, match=r"steps 8 to 9.* last good checkpoint is .*5$"):
         train(digits_config, str(tmp_path))
-    assert [row["step"] for row in logged(tmp_path) if row["part"] == "train"] == [2, 4, 6, 8]
+    assert [row["step"] for row in logged(tmp_path) if row["split"] == "train"] == [2, 4, 6, 8]
     step, state = final_state(tmp_path)
     assert step == 5
     assert all(np.isfinite(array).all() for array in state.values())
@@ -446,7 +446,7 @@ def test_the_best_on_validation_is_kept_whatever_the_cadence(digits_config, tmp_
     digits_config.optimizer.schedule = "constant"
     digits_config.optimizer.learning_rate = 0.1  # so high that the last step is not the best
     train(digits_config, str(tmp_path))
-    validated = [row for row in logged(tmp_path) if row["part"] == "validation"]
+    validated = [row for row in logged(tmp_path) if row["split"] == "validation"]
     best = min(validated, key=lambda row: row["loss"])
     kept = found(tmp_path, "best")
     assert (kept.step, kept.validation_loss) == (best["step"], best["loss"])

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import tensorflow as tf
 
 from trainer.distribution.xla import cuts
-from trainer.models import StepContext
+from trainer.models.base import StepContext
 from trainer.models.convolutions import as_matrix_products, strided_max_pooling
 from trainer.positions import Noise
 

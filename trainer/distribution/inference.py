@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow as tf
 
-from trainer.models import Autoencoder
+from trainer.models.base import Autoencoder
 from trainer.positions import Noise
 
 EVALUATION_BATCH_SIZE = 512

@@ -9,7 +9,7 @@ import tensorflow as tf
 from trainer.distribution.gradients import Learner, to_unit
 from trainer.distribution.inference import EVALUATION_BATCH_SIZE
 from trainer.distribution.slices import Slices
-from trainer.models import StepContext
+from trainer.models.base import StepContext
 from trainer.positions import Noise
 
 

@@ -14,6 +14,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from trainer.config import EXECUTIONS
 from trainer.distribution import devices, private_api
 from trainer.distribution.collectives import all_reduce, pack, sum_over_replicas, unpack
 from trainer.distribution.device_cache import copy_to_replicas, gather_images
@@ -28,7 +29,7 @@ from trainer.distribution.update import (
     scales_losses,
 )
 from trainer.distribution.variables import model_variables, values_of
-from trainer.distribution.xla import EXECUTIONS, one_after_the_other, sum_of_squares_for_cpu
+from trainer.distribution.xla import one_after_the_other, sum_of_squares_for_cpu
 from trainer.errors import NonFiniteError, require, require_choice
 
 _SMALL_BATCH = 128  # whose arithmetic does not outweigh a copy of the weights

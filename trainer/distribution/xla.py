@@ -6,10 +6,8 @@ import os
 import tensorflow as tf
 
 from trainer.distribution import devices
-from trainer.models import Autoencoder
+from trainer.models.base import Autoencoder
 from trainer.models.convolutions import count_multiplications
-
-EXECUTIONS = ("graph", "xla_update", "xla", "xla_products")
 
 CUT_SIZE = 128  # images at a time where convolutions are matrix products on a CPU
 _LARGE_PRODUCTS = 4e9  # multiply-adds a step of dense layers, on a CPU

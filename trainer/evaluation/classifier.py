@@ -13,6 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from trainer import data, models, positions
+from trainer.config import EXECUTIONS
 from trainer.data.examples import Images
 from trainer.distribution import optimizers
 from trainer.distribution.devices import describe_devices
@@ -20,12 +21,12 @@ from trainer.distribution.inference import map_batches
 from trainer.distribution.step import Steps
 from trainer.distribution.strategy import build_model, enable_determinism
 from trainer.distribution.variables import model_variables
-from trainer.distribution.xla import EXECUTIONS, candidate_executions
+from trainer.distribution.xla import candidate_executions
 from trainer.errors import require
 from trainer.evaluation.evaluate import read
 from trainer.evaluation.evaluators.probe import probe_accuracy
+from trainer.models.base import Autoencoder, StepContext
 from trainer.run import checkpoints, restore
-from trainer.run.workdir import executions
 from trainer.storage import atomic, paths
 
 FINETUNED = "finetuned"  # the files' names without their suffixes
@@ -60,7 +61,7 @@ class Classifier(keras.Model):
     Vincent et al. 2010 and Rifai et al. 2011 measure so what an encoder has learnt.
     """
 
-    def __init__(self, autoencoder: models.Autoencoder, classes: int):
+    def __init__(self, autoencoder: Autoencoder, classes: int):
         super().__init__()
         self.encoder = autoencoder.encoder
         self._encode = autoencoder.encode  # may do more than the encoder
@@ -72,7 +73,7 @@ class Classifier(keras.Model):
         """Returns the logits of images [B, H, W, C], float32 [B, classes]."""
         return self.softmax(self._encode(images))
 
-    def loss_terms(self, images: tf.Tensor, context: models.StepContext) -> dict[str, tf.Tensor]:
+    def loss_terms(self, images: tf.Tensor, context: StepContext) -> dict[str, tf.Tensor]:
         """Returns the `cross_entropy` of the labels in nats, float32 [B]."""
         return {"cross_entropy": _cross_entropy_nats(self(images), context.labels)}
 
@@ -139,8 +140,8 @@ def finetune(workdir: str, settings: FineTuning, checkpoint: str = "last") -> di
     )
     epochs = range(settings.num_epochs + 1)
     ends = [math.ceil(epoch * len(train) / settings.batch_size) for epoch in epochs]
-    steps = _steps(run, classifier, settings, ends[-1], _execution(path, run, settings.batch_size))
-    if isinstance(train.images, np.ndarray) and run.config.data.get("placement") != "host":
+    steps = _steps(run, classifier, settings, ends[-1], _execution(run, settings.batch_size))
+    if isinstance(train.images, np.ndarray) and run.config.data.placement != "host":
         steps.cache_on_device(train.images)
 
     # 3. The error of the codes as they are; then the epochs.
@@ -219,17 +220,17 @@ def labelled(split: Images, count: int) -> Images:
     return Images(images, labels)
 
 
-def initial_model(run: restore.Trained) -> models.Autoencoder:
+def initial_model(run: restore.TrainedRun) -> Autoencoder:
     """Builds the autoencoder of a run with the weights that the training began with."""
     keras.utils.set_random_seed(run.config.seed)
     return build_model(
         run.strategy,
         run.config.precision,
-        lambda: models.create(run.dataset.image_shape, **run.config.model),
+        lambda: models.create(run.dataset.image_shape, run.config.model),
     )
 
 
-def _count_classes(run: restore.Trained) -> int:
+def _count_classes(run: restore.TrainedRun) -> int:
     """Returns one more than the largest label."""
     splits = (run.dataset.train, run.dataset.validation, run.dataset.test)
     labels = [split.labels[:] for split in splits if split.labels is not None]
@@ -251,7 +252,7 @@ def _count_classes(run: restore.Trained) -> int:
 
 
 def _steps(
-    run: restore.Trained,
+    run: restore.TrainedRun,
     classifier: Classifier,
     settings: FineTuning,
     last_step: int,
@@ -275,9 +276,9 @@ def _steps(
     )
 
 
-def _execution(path: Path, run: restore.Trained, batch_size: int) -> str:
+def _execution(run: restore.TrainedRun, batch_size: int) -> str:
     """Returns how the run computes its own steps on these devices, or would."""
-    chosen = executions(path).get(describe_devices(run.strategy))
+    chosen = run.run.executions.get(describe_devices(run.strategy))
     if chosen is None and run.config.execution in EXECUTIONS:
         chosen = run.config.execution
     return chosen or candidate_executions(run.strategy, run.model, batch_size)[0]
@@ -311,13 +312,13 @@ def _losses(
             losses = []
 
 
-def _read(run: restore.Trained, split: Images) -> _Labelled:
+def _read(run: restore.TrainedRun, split: Images) -> _Labelled:
     images, labels = read(run, split)
     assert labels is not None
     return images, labels
 
 
-def _frozen_error(autoencoder: models.Autoencoder, train: _Labelled, test: _Labelled) -> float:
+def _frozen_error(autoencoder: Autoencoder, train: _Labelled, test: _Labelled) -> float:
     codes, test_codes = (map_batches(autoencoder.encode, images) for images, _ in (train, test))
     return 1 - probe_accuracy(codes, test_codes, train[1], test[1])
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from trainer.errors import UserError, require
 from trainer.evaluation import compare_plots, evaluators
 from trainer.run import workdir
+from trainer.run.metrics_log import training_seconds
 from trainer.storage import atomic, paths
 
 TABLE = "compare.md"
@@ -142,18 +143,18 @@ def _common_folder(workdirs: Sequence[Path]) -> Path:
 
 
 def _read(folder: Path, name: str) -> ComparedRun:
-    described, rows = workdir.read(folder), workdir.read_log(folder)
-    config = described.config
-    seconds = workdir.training_seconds(rows, config.batch_size)
-    timed_steps = max((row["step"] for row in rows if row["part"] == "train"), default=0)
-    losses = [row["loss"] for row in rows if row["part"] == "validation"]
+    run = workdir.read(folder)
+    config, rows = run.config, run.log.rows()
+    seconds = training_seconds(rows, config.batch_size)
+    timed_steps = max((row["step"] for row in rows if row["split"] == "train"), default=0)
+    losses = [row["loss"] for row in rows if row["split"] == "validation"]
     return ComparedRun(
         workdir=folder,
         name=name,
         kind=config.model.name,
         data=config.data.name,
-        data_fingerprint=described.data_fingerprint,
-        devices=", ".join(described.executions),
+        data_fingerprint=run.data_fingerprint,
+        devices=", ".join(run.executions),
         last_step=rows[-1]["step"] if rows else 0,
         validation_loss=losses[-1] if losses else math.nan,
         images_per_second=timed_steps * config.batch_size / seconds if seconds else math.nan,

@@ -61,14 +61,14 @@ def evaluate(workdir: str, checkpoint: str = "last") -> dict[str, Any]:
     return metrics
 
 
-def read(run: restore.Trained, split: Images) -> tuple[np.ndarray, np.ndarray | None]:
+def read(run: restore.TrainedRun, split: Images) -> tuple[np.ndarray, np.ndarray | None]:
     """Reads the images of a split as float32 in [0, 1], and the labels.
 
     Reads all of them or, evenly spread, as many as fit the memory with what is made of them;
     200,000 at most.
     """
     row_bytes = np.dtype(np.float32).itemsize * math.prod(run.dataset.image_shape)
-    allowed = allowed_bytes(run.config.data.get("memory_gib", 0.0))
+    allowed = allowed_bytes(run.config.data.memory_gib)
     fitting = int(_MEMORY_SHARE * allowed / row_bytes)
     images, labels = split.read(max(1, min(_MAX_IMAGES, fitting)))
     return to_unit(images), labels

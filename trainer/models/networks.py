@@ -13,44 +13,36 @@ import keras
 import tensorflow as tf
 from keras import layers
 
-from trainer.errors import require, require_choice
+from trainer.errors import require
 from trainer.models.convolutions import Convolution, MaxPooling, TransposedConvolution, UpSampling
+from trainer.models.settings import Network
 
 Shape = tuple[int, ...]  # (H, W, C) of images; dense layers take (D,) of vectors too
 
 
 def create(
-    network: str,
-    image_shape: Shape,
-    code_size: int,
-    *,
-    hidden_units: Sequence[int],
-    stage_filters: tuple[int, int],
-    dense_units: int,
-    activation: str,
-    numbers_of_each: int = 1,
+    image_shape: Shape, settings: Network, numbers_of_each: int = 1
 ) -> tuple[keras.Sequential, keras.Sequential]:
-    """An encoder and a decoder, "dense" of `hidden_units`, or "conv" of the two other settings.
+    """Builds an encoder and a decoder of the network that the settings choose.
 
-    The encoder gives so many numbers of each in the code, [B, numbers_of_each * code_size]; the
-    decoder takes the code.
+    The encoder gives [B, numbers_of_each * code_size]; the decoder takes [B, code_size].
 
     Raises:
-      UserError: the network is not known, or what its functions raise.
+      UserError: convolutions are asked of vectors.
     """
+    activation, code_size = settings.activation, settings.code_size
     encoded = numbers_of_each * code_size
-    networks = {
-        "dense": lambda: (
-            dense_encoder(image_shape, hidden_units, encoded, activation, "linear"),
-            dense_decoder(image_shape, hidden_units[::-1], code_size, activation),
-        ),
-        "conv": lambda: (
-            strided_encoder(image_shape, stage_filters, dense_units, encoded, activation),
-            strided_decoder(image_shape, stage_filters, dense_units, code_size, activation),
-        ),
-    }
-    require_choice("model.network", network, tuple(networks))
-    return networks[network]()
+    if settings.network == "conv":
+        stages = settings.stage_filters, settings.dense_units
+        return (
+            strided_encoder(image_shape, *stages, encoded, activation),
+            strided_decoder(image_shape, *stages, code_size, activation),
+        )
+    units = settings.hidden_units
+    return (
+        dense_encoder(image_shape, units, encoded, activation, "linear"),
+        dense_decoder(image_shape, units[::-1], code_size, activation),
+    )
 
 
 def dense_encoder(
@@ -224,18 +216,14 @@ def pooled_decoder(
 
 
 def strided_encoder(
-    image_shape: Shape, filters: tuple[int, int], dense_units: int, code_size: int, activation: str
+    image_shape: Shape, filters: Sequence[int], dense_units: int, code_size: int, activation: str
 ) -> keras.Sequential:
     """Two 3x3 convolutions of stride 2, a dense layer, a linear code [B, code_size].
 
     Raises:
-      UserError: there are not two numbers of filters, or the shape is one of vectors.
+      UserError: the shape is one of vectors.
     """
     _require_image(image_shape)
-    require(
-        len(filters) == 2,
-        f"model.stage_filters={tuple(filters)} is not allowed; there are two stages",
-    )
     return _network("encoder", image_shape, [
         Convolution(filters[0], 3, 2, activation=activation, name="conv_1"),
         Convolution(filters[1], 3, 2, activation=activation, name="conv_2"),
@@ -246,7 +234,7 @@ def strided_encoder(
 
 
 def strided_decoder(
-    image_shape: Shape, filters: tuple[int, int], dense_units: int, code_size: int, activation: str
+    image_shape: Shape, filters: Sequence[int], dense_units: int, code_size: int, activation: str
 ) -> keras.Sequential:
     """`strided_encoder` mirrored, with transposed convolutions: a code to logits [B, H, W, C]."""
     height, width, channels = image_shape

@@ -19,11 +19,13 @@ import tensorflow as tf
 from keras.export import ExportArchive
 
 from trainer import data, models
+from trainer.config import flat
 from trainer.data.examples import to_unit
 from trainer.distribution.inference import map_batches
 from trainer.distribution.strategy import build_model
 from trainer.distribution.variables import model_variables, values_of
 from trainer.errors import ExportError, UserError, require, require_choice
+from trainer.models.base import Autoencoder
 from trainer.positions import Noise
 from trainer.run import restore, workdir
 from trainer.serving import check_export, model_card, plain_keras
@@ -91,7 +93,7 @@ def export(
             kept = [name for name in FORMATS if name in formats]
             reference = _reference(run, model, dtype)
             differences = _compare(made, reference, kept, aside)
-            card = _card(run, workdir.read(path), metrics, model, dtype, differences)
+            card = _card(run, run.run, metrics, model, dtype, differences)
             atomic.write_json(made / model_card.CARD, card)
             (made / model_card.README).write_text(model_card.readme(card))
             atomic.put(made, target, aside / "before")
@@ -115,12 +117,12 @@ def print_summary(card: dict[str, Any], output: str) -> None:
     print(f"\nexport     {output}\ncard       {Path(output) / model_card.README}")
 
 
-def _in_float32(run: restore.TrainedModel) -> models.Autoencoder:
+def _in_float32(run: restore.TrainedModel) -> Autoencoder:
     """The same weights, computed with in float32."""
     model = build_model(
         run.strategy,
         "float32",
-        lambda: models.create(run.model.image_shape, **run.config.model),
+        lambda: models.create(run.model.image_shape, run.config.model),
     )
     values = values_of(model_variables(run.model))
     for path, variable in model_variables(model).items():
@@ -133,7 +135,7 @@ def _write(
     aside: Path,
     formats: Sequence[str],
     networks: tuple[keras.Model, keras.Model],
-    model: models.Autoencoder,
+    model: Autoencoder,
     seed: int,
 ) -> None:
     """Writes the formats into a folder; the SavedModel beside it where only LiteRT needs one."""
@@ -153,7 +155,7 @@ def _write_saved_model(
     path: Path,
     encoder: keras.Model,
     decoder: keras.Model,
-    model: models.Autoencoder,
+    model: Autoencoder,
     seed: int,
 ) -> None:
     rows = plain_keras.input_name(model)
@@ -185,7 +187,7 @@ def _spec(network: keras.Model) -> tf.TensorSpec:
     return tf.TensorSpec(inputs.shape, inputs.dtype, inputs.name)
 
 
-def _has_prior(model: models.Autoencoder) -> bool:
+def _has_prior(model: Autoencoder) -> bool:
     return model.prior_codes(Noise(0, 0, 1)) is not None
 
 
@@ -220,9 +222,7 @@ def _line(error: Exception) -> str:
     return str(error).strip().splitlines()[0]
 
 
-def _reference(
-    run: restore.TrainedModel, model: models.Autoencoder, dtype: str
-) -> dict[str, np.ndarray]:
+def _reference(run: restore.TrainedModel, model: Autoencoder, dtype: str) -> dict[str, np.ndarray]:
     """Inputs of each function, the trainer's outputs, and the units of their differences."""
     rows = _inputs(model, run.scaling, dtype)
     seen = rows if run.scaling is None else run.scaling.apply(rows)
@@ -251,7 +251,7 @@ def _reference(
     return reference
 
 
-def _inputs(model: models.Autoencoder, scaling: data.Scaling | None, dtype: str) -> np.ndarray:
+def _inputs(model: Autoencoder, scaling: data.Scaling | None, dtype: str) -> np.ndarray:
     """Random rows, of those that are no test of an export: where rounding alone decides the code.
 
     So it does where two units of a k-sparse code are all but equal.
@@ -297,7 +297,7 @@ def _card(
     run: restore.TrainedModel,
     described: workdir.Run,
     metrics: Mapping[str, Any],
-    model: models.Autoencoder,
+    model: Autoencoder,
     dtype: str,
     differences: dict[str, dict[str, float]],
 ) -> dict[str, Any]:
@@ -317,13 +317,13 @@ def _card(
         "precision_difference": _precision_difference(run, model),
         "metrics": dict(metrics) if metrics.get("step") == run.step else {},
         "data": {"name": run.config.data.name, "fingerprint": described.data_fingerprint},
-        "config": workdir.flat(run.config.to_dict()),
+        "config": flat(run.config.to_dict()),
         "trained_with": dict(described.versions),
         "exported_with": workdir.installed_versions(),
     }
 
 
-def _precision_difference(run: restore.TrainedModel, model: models.Autoencoder) -> float:
+def _precision_difference(run: restore.TrainedModel, model: Autoencoder) -> float:
     """How far the run's own precision is from float32, in reconstructions of random inputs."""
     if model is run.model:
         return 0.0

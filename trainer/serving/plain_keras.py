@@ -10,10 +10,11 @@ import keras
 import numpy as np
 from keras import layers
 
-from trainer import data, models
+from trainer import data
+from trainer.models.base import Autoencoder
 
 
-def encoder(model: models.Autoencoder, scaling: data.Scaling | None, dtype: str) -> keras.Model:
+def encoder(model: Autoencoder, scaling: data.Scaling | None, dtype: str) -> keras.Model:
     """Images [B, H, W, C], of 0 to 255 or, unless the dtype is uint8, in [0, 1], to codes [B, K].
 
     Or vectors, float32 [B, D].
@@ -33,7 +34,7 @@ def encoder(model: models.Autoencoder, scaling: data.Scaling | None, dtype: str)
     return keras.Model(inputs, model.plain_keras_code(outputs), name="encoder")
 
 
-def decoder(model: models.Autoencoder, scaling: data.Scaling | None) -> keras.Model:
+def decoder(model: Autoencoder, scaling: data.Scaling | None) -> keras.Model:
     """Codes [B, K] to images [B, H, W, C], as `decode` gives them, or to vectors [B, D]."""
     inputs = keras.Input((model.code_size,), name="codes")
     outputs = inputs
@@ -45,7 +46,7 @@ def decoder(model: models.Autoencoder, scaling: data.Scaling | None) -> keras.Mo
     return keras.Model(inputs, outputs, name="decoder")
 
 
-def input_name(model: models.Autoencoder) -> str:
+def input_name(model: Autoencoder) -> str:
     """What the rows are called that a model takes and gives back."""
     return "images" if len(model.image_shape) > 1 else "vectors"
 

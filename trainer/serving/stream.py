@@ -5,12 +5,12 @@ from typing import TypeAlias
 
 import numpy as np
 
-from trainer import models
 from trainer.data import sources
 from trainer.data.examples import to_unit
 from trainer.data.files import images, numpy_files, tables
 from trainer.distribution.inference import in_batches
 from trainer.errors import require
+from trainer.models.base import Autoencoder
 from trainer.monitoring import progress
 from trainer.run import restore
 from trainer.serving import readers, writers
@@ -157,10 +157,10 @@ def _open(
     run = restore.load_model(folder, which)
     own = run.config.data
     training = readers.Training(
-        own.get("fit", "stretch"),
+        getattr(own, "fit", "stretch"),
         run.feature_names,
-        own.get("label_column", ""),
-        tuple(sources.names_in(own.get("drop_columns", ""))),
+        getattr(own, "label_column", ""),
+        tuple(sources.names_in(getattr(own, "drop_columns", ""))),
         run.fill,
     )
     return run, readers.examples(
@@ -182,7 +182,7 @@ def _block_size(batch_size: int, examples: readers.Input) -> int:
     return min(batch_size, max(count, _BATCH_SIZE))
 
 
-def _networks(model: models.Autoencoder, size: int) -> tuple[_Network, _Network]:
+def _networks(model: Autoencoder, size: int) -> tuple[_Network, _Network]:
     """Examples [N, ...] to codes [N, K], and codes to examples, both as the model sees them."""
     return (
         in_batches(model.encode, model.image_shape, size),

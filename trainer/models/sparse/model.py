@@ -1,84 +1,40 @@
-"""Sparse: a code of more units than the image has pixels, few of them active at a time."""
-
-from collections.abc import Sequence
+"""The sparse kind: its networks and its loss."""
 
 import keras
 import tensorflow as tf
 
-from trainer.errors import require, require_choice
 from trainer.models import base, networks
+from trainer.models.sparse import Settings
 
 _ACTIVE_ABOVE = {"k_sparse": 0.0, "kl": 0.1, "l1": 0.01}  # |activation|; only k_sparse has zeros
 _MARGIN = 1e-6  # keeps the logarithm of a mean activation finite
 
 
 class Model(base.Autoencoder):
-    """A reconstruction error from a sparse code; `sparsity` says what makes it so.
+    """Implements the kind that `trainer.models.sparse` describes."""
 
-    - "k_sparse": the k largest activations of an image are kept, the others set to 0 (Makhzani &
-      Frey 2013). In training k falls linearly from `first_active_units` to `active_units` over the
-      `annealing_share` of the steps, since units die where it begins small; at test time
-      `alpha * active_units` are kept.
-    - "kl": penalty_weight * sum_j KL(target_rate || the mean of unit j over the global batch)
-      between Bernoulli distributions (Ng 2011, CS294A).
-    - "l1": penalty_weight * sum_j |h_j| of each image.
-    """
-
-    def __init__(
-        self,
-        image_shape: tuple[int, ...],
-        *,
-        code_size: int,
-        hidden_units: Sequence[int],
-        tied_weights: bool,
-        sparsity: str,
-        active_units: int,
-        first_active_units: int,
-        annealing_share: float,
-        alpha: float,
-        target_rate: float,
-        penalty_weight: float,
-        activation: str,
-        code_activation: str,
-        loss: str,
-        output_activation: str,
-    ):
-        require_choice("model.sparsity", sparsity, tuple(_ACTIVE_ABOVE))
-        require(
-            sparsity != "k_sparse" or active_units <= first_active_units <= code_size,
-            f"model.active_units={active_units} and model.first_active_units={first_active_units} "
-            f"are not allowed; they rise in this order up to model.code_size={code_size}",
-        )
-        require(
-            sparsity != "k_sparse" or 1 <= alpha <= code_size / active_units,
-            f"model.alpha={alpha} is not allowed; model.active_units={active_units} of "
-            f"{code_size} allow 1 to {code_size / active_units:g}",
-        )
-        require(
-            annealing_share <= 1,
-            f"model.annealing_share={annealing_share} is not allowed; it must be at most 1",
-        )
-        require(
-            0 < target_rate < 1,
-            f"model.target_rate={target_rate} is not allowed; it lies between 0 and 1",
-        )
-        require(
-            sparsity != "kl" or code_activation == "sigmoid",
-            f"model.sparsity='kl' needs model.code_activation='sigmoid', not {code_activation!r}",
-        )
-        encoder, decoder = networks.dense_autoencoder(
-            image_shape, hidden_units, code_size, activation, code_activation, tied=tied_weights
-        )
+    def __init__(self, image_shape: tuple[int, ...], settings: Settings):
         super().__init__(
-            image_shape, encoder, decoder, loss=loss, output_activation=output_activation
+            image_shape,
+            *networks.dense_autoencoder(
+                image_shape,
+                settings.hidden_units,
+                settings.code_size,
+                settings.activation,
+                settings.code_activation,
+                tied=settings.tied_weights,
+            ),
+            loss=settings.loss,
+            output_activation=settings.output_activation,
         )
-        self._sparsity = sparsity
-        self._active_units = active_units
-        self._first_active_units = first_active_units
-        self._annealing_share = annealing_share
-        self._test_units = round(alpha * active_units)
-        self._target_rate = target_rate
-        self._penalty_weight = penalty_weight
+        self._sparsity = settings.sparsity
+        self.active_above = _ACTIVE_ABOVE[settings.sparsity]
+        self._active_units = settings.active_units
+        self._first_active_units = settings.first_active_units
+        self._annealing_share = settings.annealing_share
+        self._test_units = round(settings.alpha * settings.active_units)
+        self._target_rate = settings.target_rate
+        self._penalty_weight = settings.penalty_weight
 
     def encode(self, images: tf.Tensor) -> tf.Tensor:
         """Images [B, H, W, C] to the codes of test time, float32 [B, K]."""
@@ -121,11 +77,6 @@ class Model(base.Autoencoder):
         done = tf.minimum(progress / self._annealing_share, 1.0)
         fall = self._first_active_units - self._active_units
         return tf.cast(tf.round(self._first_active_units - done * fall), tf.int32)
-
-    @property
-    def active_above(self) -> float:
-        """The |activation| above which a unit counts as active."""
-        return _ACTIVE_ABOVE[self._sparsity]
 
 
 def keep_largest(activations: tf.Tensor, count: int | tf.Tensor, *, most: int) -> tf.Tensor:

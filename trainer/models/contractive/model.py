@@ -1,64 +1,36 @@
-"""Contractive: the code is made to hold still around each image (Rifai et al. 2011)."""
-
-from collections.abc import Sequence
+"""The contractive kind: its networks and its loss."""
 
 import tensorflow as tf
 
-from trainer.errors import require, require_choice
 from trainer.models import base, networks
+from trainer.models.contractive import Settings
 from trainer.positions import Noise
 
 
 class Model(base.Autoencoder):
-    """A reconstruction error + penalty_weight * ||J||_F^2, J = dh/dx [K, H*W*C] of the encoder.
+    """Implements the kind that `trainer.models.contractive` describes."""
 
-    `jacobian` says how the norm is found:
-
-    - "closed_form", for one layer h = sigmoid(W x + b): sum_i (h_i (1 - h_i))^2 sum_j W_ij^2;
-    - "exact", for any encoder, at a cost that grows with K;
-    - "hutchinson", an estimate without bias: the mean of ||J^T v||^2 over `probes` vectors v of
-      random signs (Hutchinson 1989), at the cost of one more pass backwards for each.
-
-    Without `tied_weights` an encoder can shrink its code for nothing, since the decoder grows it
-    back.
-    """
-
-    def __init__(
-        self,
-        image_shape: tuple[int, ...],
-        *,
-        code_size: int,
-        hidden_units: Sequence[int],
-        tied_weights: bool,
-        penalty_weight: float,
-        jacobian: str,
-        probes: int,
-        activation: str,
-        code_activation: str,
-        loss: str,
-        output_activation: str,
-    ):
-        squared_norms = {
+    def __init__(self, image_shape: tuple[int, ...], settings: Settings):
+        super().__init__(
+            image_shape,
+            *networks.dense_autoencoder(
+                image_shape,
+                settings.hidden_units,
+                settings.code_size,
+                settings.activation,
+                settings.code_activation,
+                tied=settings.tied_weights,
+            ),
+            loss=settings.loss,
+            output_activation=settings.output_activation,
+        )
+        self._penalty_weight = settings.penalty_weight
+        self._probes = settings.probes
+        self._squared_norm = {
             "closed_form": self._closed_form,
             "exact": self._exact,
             "hutchinson": self._hutchinson,
-        }
-        require_choice("model.jacobian", jacobian, tuple(squared_norms))
-        require(
-            jacobian != "closed_form" or (not hidden_units and code_activation == "sigmoid"),
-            "model.jacobian='closed_form' needs model.hidden_units=() and "
-            f"model.code_activation='sigmoid', not {tuple(hidden_units)} and {code_activation!r}; "
-            "exact and hutchinson take any",
-        )
-        encoder, decoder = networks.dense_autoencoder(
-            image_shape, hidden_units, code_size, activation, code_activation, tied=tied_weights
-        )
-        super().__init__(
-            image_shape, encoder, decoder, loss=loss, output_activation=output_activation
-        )
-        self._penalty_weight = penalty_weight
-        self._probes = probes
-        self._squared_norm = squared_norms[jacobian]
+        }[settings.jacobian]
 
     def loss_terms(self, images: tf.Tensor, context: base.StepContext) -> dict[str, tf.Tensor]:
         """The reconstruction error, and `contraction`, the weighted squared norm."""

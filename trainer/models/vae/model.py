@@ -1,15 +1,15 @@
-"""The variational autoencoder, and the importance-weighted one."""
+"""The vae kind: its networks, its bounds and its likelihood."""
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from trainer.errors import require, require_choice
 from trainer.models import base, networks
+from trainer.models.vae import Settings
 from trainer.positions import Noise
 
 _OUTPUTS = {"bernoulli": ("bce", "sigmoid"), "gaussian": ("mse", "linear")}
@@ -18,93 +18,31 @@ _MANIFOLD_SIDE = 20
 
 
 class Model(base.Autoencoder):
-    """p(x|z) p(z) with z ~ N(0, I), and q(z|x) = N(mean(x), diag(variance(x))).
+    """Implements the kind that `trainer.models.vae` describes."""
 
-    Kingma & Welling 2014. The encoder ends in mean and log variance, [B, 2K]; the code is the mean.
-    p(x|z) is "bernoulli", its logits decoded, or "gaussian" of a fixed standard deviation, its mean
-    decoded. With binarisation "dynamic" x is binary, each pixel drawn with its intensity as the
-    probability, anew whenever an example is seen (Burda et al. 2016). With "static" the images are
-    such a draw already, the same each time, and taken as they are. With "none" x is the grey levels
-    themselves, of which a "bernoulli" is no likelihood.
-    """
-
-    def __init__(
-        self,
-        image_shape: tuple[int, ...],
-        *,
-        code_size: int,
-        network: str,
-        hidden_units: Sequence[int],
-        stage_filters: tuple[int, int],
-        dense_units: int,
-        activation: str,
-        likelihood: str,
-        standard_deviation: float,
-        binarisation: str,
-        objective: str,
-        samples: int,
-        beta: float,
-        beta_warmup_share: float,
-        nll_samples: int,
-    ):
-        require_choice("model.likelihood", likelihood, tuple(_OUTPUTS))
-        require_choice("model.binarisation", binarisation, ("dynamic", "static", "none"))
-        require_choice("model.objective", objective, ("elbo", "iwae"))
-        require(
-            likelihood == "bernoulli" or binarisation == "none",
-            f"model.likelihood={likelihood!r} needs model.binarisation='none', "
-            f"not {binarisation!r}",
-        )
-        require(
-            standard_deviation > 0,
-            f"model.standard_deviation={standard_deviation} is not allowed; it must be above 0",
-        )
-        require(
-            beta_warmup_share <= 1,
-            f"model.beta_warmup_share={beta_warmup_share} is not allowed; it must be at most 1",
-        )
-        require(
-            objective == "elbo" or (beta, beta_warmup_share) == (1, 0),
-            f"model.objective={objective!r} needs model.beta=1 and model.beta_warmup_share=0, "
-            f"not {beta} and {beta_warmup_share}",
-        )
-        encoder, decoder = networks.create(
-            network,
-            image_shape,
-            code_size,
-            hidden_units=hidden_units,
-            stage_filters=stage_filters,
-            dense_units=dense_units,
-            activation=activation,
-            numbers_of_each=2,
-        )
-        loss, output_activation = _OUTPUTS[likelihood]
+    def __init__(self, image_shape: tuple[int, ...], settings: Settings):
+        encoder, decoder = networks.create(image_shape, settings, numbers_of_each=2)
+        loss, output_activation = _OUTPUTS[settings.likelihood]
         super().__init__(
             image_shape, encoder, decoder, loss=loss, output_activation=output_activation
         )
         log_likelihoods: dict[str, Callable[[tf.Tensor, tf.Tensor], tf.Tensor]] = {
             "bernoulli": bernoulli_nats,
-            "gaussian": functools.partial(gaussian_nats, standard_deviation=standard_deviation),
+            "gaussian": functools.partial(
+                gaussian_nats, standard_deviation=settings.standard_deviation
+            ),
         }
-        self._likelihood = likelihood
-        self._pixel_log_likelihood = log_likelihoods[likelihood]
-        self._binarisation = binarisation
-        self._objective = objective
-        self._samples = samples
-        self._beta = beta
-        self._beta_warmup_share = beta_warmup_share
-        self._nll_samples = nll_samples
+        self._likelihood = settings.likelihood
+        self._pixel_log_likelihood = log_likelihoods[settings.likelihood]
+        self.binarisation = settings.binarisation
+        self._objective = settings.objective
+        self._samples = settings.samples
+        self._beta = settings.beta
+        self._beta_warmup_share = settings.beta_warmup_share
+        self.nll_samples = settings.nll_samples
 
-    def check_data(self, lowest: float, highest: float, *, binarised: bool) -> None:
-        """A Bernoulli likelihood is of pixels; static ones are drawn with the data."""
-        require(
-            binarised or self._binarisation != "static",
-            "model.binarisation='static' needs data.binarise=True",
-        )
-        require(
-            not binarised or self._binarisation == "static",
-            f"data.binarise=True needs model.binarisation='static', not {self._binarisation!r}",
-        )
+    def check_data(self, lowest: float, highest: float) -> None:
+        """Raises UserError if a Bernoulli likelihood is asked of numbers outside [0, 1]."""
         if self._likelihood == "bernoulli":
             others = "model.likelihood='gaussian' and model.binarisation='none'"
             base.require_unit_interval("model.likelihood='bernoulli'", lowest, highest, others)
@@ -147,7 +85,7 @@ class Model(base.Autoencoder):
 
     def binarised(self, images: tf.Tensor, noise: Noise) -> tf.Tensor:
         """The x that is modelled: float32 of 0 and 1, or the images unless it is drawn anew."""
-        if self._binarisation != "dynamic":
+        if self.binarisation != "dynamic":
             return images
         return tf.cast(noise.uniform("binarisation", self.image_shape) < images, tf.float32)
 
@@ -161,7 +99,7 @@ class Model(base.Autoencoder):
         mean, log_variance = self.posterior(seen)
 
         def nll_of(row):
-            its_noise = noise.of(row).normal("importance", (self._nll_samples, self.code_size))
+            its_noise = noise.of(row).normal("importance", (self.nll_samples, self.code_size))
             image, its_mean, its_log_variance = (
                 tf.gather(part, [row]) for part in (seen, mean, log_variance)
             )
@@ -172,26 +110,16 @@ class Model(base.Autoencoder):
                     its_log_variance,
                     its_noise[:, first : first + _SAMPLES_AT_ONCE],
                 )
-                for first in range(0, self._nll_samples, _SAMPLES_AT_ONCE)
+                for first in range(0, self.nll_samples, _SAMPLES_AT_ONCE)
             ]
             return -log_mean_exp(tf.concat(log_weights, axis=1))[0]
 
         return tf.map_fn(nll_of, tf.range(tf.shape(images)[0]), fn_output_signature=tf.float32)
 
     @property
-    def binarisation(self) -> str:
-        """The setting of that name."""
-        return self._binarisation
-
-    @property
-    def nll_samples(self) -> int:
-        """The importance samples of an image in `nll_nats`."""
-        return self._nll_samples
-
-    @property
     def has_likelihood(self) -> bool:
         """Whether p(x|z) is a distribution of the images; a "bernoulli" is none of grey levels."""
-        return self._likelihood != "bernoulli" or self._binarisation != "none"
+        return self._likelihood != "bernoulli" or self.binarisation != "none"
 
     def elbo_terms(self, images: tf.Tensor, noise: Noise) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         """Returns -log p(x|z) averaged over samples of z, the KL, and the posterior mean.

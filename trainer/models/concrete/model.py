@@ -1,15 +1,14 @@
-"""The concrete autoencoder: the code is k of the image's own pixels (Abid et al. 2019)."""
+"""The concrete kind: its selectors, its decoder and its loss."""
 
 import math
-from collections.abc import Sequence
 
 import keras
 import numpy as np
 import tensorflow as tf
 from keras import layers
 
-from trainer.errors import require
 from trainer.models import base, networks
+from trainer.models.concrete import Settings
 from trainer.positions import Noise
 
 _SETTLED_ABOVE = 0.998  # the mean over the selectors of the largest probability, as the authors'
@@ -17,66 +16,31 @@ _SMALLEST_UNIFORM = 2.0**-25  # in the place of 0, whose logarithm is infinite
 
 
 class Model(base.Autoencoder):
-    """k selectors over the D numbers of an image, and a dense decoder of what they select.
+    """Implements the kind that `trainer.models.concrete` describes."""
 
-    In training selector j takes the mixture of pixels m_j = softmax((logits_j + Gumbel) / T), a
-    sample of the concrete distribution (Maddison et al. 2017, Jang et al. 2017), while T falls
-    exponentially. In the `settled_share` of the steps that comes last, in evaluation and in
-    `encode` it takes one pixel, by `distinct_choice` of the logits: k pixels, no two the same, and
-    the reconstruction knows no others.
-    """
-
-    def __init__(
-        self,
-        image_shape: tuple[int, ...],
-        *,
-        code_size: int,
-        hidden_units: Sequence[int],
-        first_temperature: float,
-        last_temperature: float,
-        settled_share: float,
-        stop_when_settled: bool,
-        selector_rate: float,
-        images_per_draw: int,
-        activation: str,
-        loss: str,
-        output_activation: str,
-    ):
-        base.require_undercomplete(code_size, image_shape)
-        require(
-            0 < last_temperature <= first_temperature,
-            f"model.first_temperature={first_temperature} and "
-            f"model.last_temperature={last_temperature} are not allowed; the temperature falls "
-            "and stays above 0",
-        )
-        require(
-            settled_share < 1,
-            f"model.settled_share={settled_share} is not allowed; it must be below 1",
-        )
-        require(
-            selector_rate > 0,
-            f"model.selector_rate={selector_rate} is not allowed; it must be above 0",
-        )
+    def __init__(self, image_shape: tuple[int, ...], settings: Settings):
+        size = settings.code_size
+        base.require_undercomplete(size, image_shape)
         encoder = keras.Sequential(
             [
                 keras.Input(image_shape),
                 layers.Flatten(name="flatten", dtype="float32"),
-                Selectors(code_size, selector_rate, name="code", dtype="float32"),
+                Selectors(size, settings.selector_rate, name="code", dtype="float32"),
             ],
             name="encoder",
         )
         super().__init__(
             image_shape,
             encoder,
-            networks.dense_decoder(image_shape, hidden_units, code_size, activation),
-            loss=loss,
-            output_activation=output_activation,
+            networks.dense_decoder(image_shape, settings.hidden_units, size, settings.activation),
+            loss=settings.loss,
+            output_activation=settings.output_activation,
         )
-        self._first_temperature = first_temperature
-        self._last_temperature = last_temperature
-        self._settled_share = settled_share
-        self._stop_when_settled = stop_when_settled
-        self._images_per_draw = images_per_draw
+        self._first_temperature = settings.first_temperature
+        self._last_temperature = settings.last_temperature
+        self._settled_share = settings.settled_share
+        self._stop_when_settled = settings.stop_when_settled
+        self._images_per_draw = settings.images_per_draw
 
     @property
     def logits(self) -> tf.Tensor:
