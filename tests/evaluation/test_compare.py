@@ -36,8 +36,8 @@ def make_run(folder, metrics=None, *, data="digits", fingerprint="a" * 64, steps
     config["data"]["name"] = data
     config["batch_size"] = 50
     inputs = {"image_shape": [28, 28, 1]}
-    run = (folder, parse(config), fingerprint, inputs, {}, "0" * 32, {"CPU x 1": "xla"})
-    workdir.Run(*run).write()
+    executions = {"CPU x 1": "xla"}
+    workdir.Run(folder, parse(config), fingerprint, inputs, {}, "0" * 32, executions).write()
     rows = []
     if steps:
         rows = [

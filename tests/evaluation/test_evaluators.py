@@ -4,6 +4,7 @@ import math
 import subprocess
 import sys
 from types import SimpleNamespace
+from typing import Any
 
 import keras
 import numpy as np
@@ -25,11 +26,11 @@ from trainer.evaluation.evaluators import (
     likelihood,
     pca_subspace,
     probe,
+    reconstruction,
     samples,
     selected_features,
     sparsity,
 )
-from trainer.evaluation.evaluators.reconstruction import reconstruction_metrics
 from trainer.positions import Noise
 
 
@@ -49,7 +50,7 @@ def evaluated(model, images, labels=None):
 
 def encoding_as_is(codes, labels=None, **abilities):
     """A model of vectors whose codes are these vectors."""
-    model = SimpleNamespace(encode=tf.identity, code_size=codes.shape[1], **abilities)
+    model: Any = SimpleNamespace(encode=tf.identity, code_size=codes.shape[1], **abilities)
     codes = codes.astype(np.float32)
     halves = np.arange(len(codes)) % 2 == 0
     train, test = (None if labels is None else labels[half] for half in (halves, ~halves))
@@ -105,8 +106,7 @@ def test_a_kind_is_asked_what_it_can_answer(kind):
 def test_without_classes_or_a_smaller_code_there_is_no_probe_and_no_pca(labels):
     images = images_like(30, (3,))
     inputs = evaluated(create("dense", (3,), code_size=3), images, labels)
-    names = [one.__name__.split(".")[-1] for one in evaluators.load() if one.applies(inputs)]
-    assert names == ["reconstruction"]
+    assert [one for one in evaluators.load() if one.applies(inputs)] == [reconstruction]
 
 
 def test_the_columns_are_read_without_tensorflow_and_scikit_learn():
@@ -119,7 +119,7 @@ def test_the_columns_are_read_without_tensorflow_and_scikit_learn():
 def test_a_reconstruction_off_by_a_tenth_has_its_metrics():
     # mse = .1^2; psnr = 10 log10(1 / .01) = 20 dB; bce = -(.5 log .6 + .5 log .4).
     images = np.full((2, 16, 16, 1), 0.5, np.float32)
-    metrics = reconstruction_metrics(images, images + np.float32(0.1))
+    metrics = reconstruction.reconstruction_metrics(images, images + np.float32(0.1))
     assert metrics["mse"] == pytest.approx(0.01, rel=1e-5)
     assert metrics["psnr_db"] == pytest.approx(20, rel=1e-5)
     assert metrics["bce"] == pytest.approx(-0.5 * math.log(0.6 * 0.4), rel=1e-5)
@@ -129,15 +129,17 @@ def test_ssim_of_flat_images_is_that_of_their_means():
     # Without variance SSIM = (2 ab + c) / (a^2 + b^2 + c), c = .01^2 (Wang et al. 2004).
     images = np.full((1, 16, 16, 1), 0.5, np.float32)
     expected = (2 * 0.5 * 0.7 + 1e-4) / (0.5**2 + 0.7**2 + 1e-4)
-    metrics = reconstruction_metrics(images, np.full_like(images, 0.7))
+    metrics = reconstruction.reconstruction_metrics(images, np.full_like(images, 0.7))
     assert metrics["ssim"] == pytest.approx(expected, rel=1e-3)
-    assert reconstruction_metrics(images, images)["ssim"] == pytest.approx(1, abs=1e-6)
+    assert reconstruction.reconstruction_metrics(images, images)["ssim"] == pytest.approx(
+        1, abs=1e-6
+    )
 
 
 def test_psnr_is_the_mean_over_images_and_mse_that_over_pixels():
     images = np.zeros((2, 16, 16, 1), np.float32)
     rebuilt = images + np.array([0.1, 0.01], np.float32)[:, None, None, None]
-    metrics = reconstruction_metrics(images, rebuilt)
+    metrics = reconstruction.reconstruction_metrics(images, rebuilt)
     assert metrics["psnr_db"] == pytest.approx((20 + 40) / 2, rel=1e-5)
     assert metrics["mse"] == pytest.approx((1e-2 + 1e-4) / 2, rel=1e-5)
 
@@ -145,9 +147,9 @@ def test_psnr_is_the_mean_over_images_and_mse_that_over_pixels():
 def test_reconstructions_outside_0_and_1_have_a_finite_bce_and_other_vectors_none():
     images = np.zeros((1, 12, 12, 1), np.float32)
     for rebuilt in (images + 2, images - 2):
-        assert math.isfinite(reconstruction_metrics(images, rebuilt)["bce"])
+        assert math.isfinite(reconstruction.reconstruction_metrics(images, rebuilt)["bce"])
     vectors = np.full((2, 3), 5, np.float32)
-    assert reconstruction_metrics(vectors, vectors) == {"mse": 0}
+    assert reconstruction.reconstruction_metrics(vectors, vectors) == {"mse": 0}
 
 
 def test_classifiers_find_classes_that_the_codes_hold_and_no_others():

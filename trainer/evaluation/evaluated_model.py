@@ -12,7 +12,7 @@ if TYPE_CHECKING:  # seconds of imports that those who only ask for columns do n
     import tensorflow as tf
     from sklearn.decomposition import PCA
 
-    from trainer import models
+    from trainer.models.base import Autoencoder
     from trainer.positions import Noise
 
 _MAX_EXACT_PCA = 4096  # numbers in an image, whose covariance is decomposed in seconds
@@ -25,7 +25,7 @@ class EvaluatedModel:
     Images are float32 [N, H, W, C] in [0, 1], or vectors [N, D] of any numbers.
     """
 
-    model: "models.Autoencoder"
+    model: "Autoencoder"
     train: np.ndarray
     test: np.ndarray
     train_labels: np.ndarray | None = None  # [N]
@@ -71,8 +71,8 @@ class EvaluatedModel:
     @property
     def has_classes(self) -> bool:
         """Whether both splits have labels, and the training images more than one."""
-        labels = self.train_labels, self.test_labels
-        return all(some is not None for some in labels) and np.ptp(self.train_labels) > 0
+        train, test = self.train_labels, self.test_labels
+        return train is not None and test is not None and bool(np.ptp(train) > 0)
 
     @property
     def is_undercomplete(self) -> bool:

@@ -57,12 +57,14 @@ def projection_errors(pca: "PCA", images: np.ndarray, noisy: np.ndarray) -> np.n
 
 
 def _measure_level(evaluated: EvaluatedModel, level: float) -> dict[str, Any]:
+    model: Any = evaluated.model  # whose `corrupted` takes a level
+    test, pca = evaluated.test, evaluated.pca
+
     def corrupt(images):
         return evaluated.map(
             lambda batch, noise: model.corrupted(batch, noise, level), images, with_noise=True
         )
 
-    model, test, pca = evaluated.model, evaluated.test, evaluated.pca
     noisy = corrupt(test)
     denoised = evaluated.map(model, noisy)
     some = evaluated.train[:_PCA_IMAGES]
