@@ -30,7 +30,7 @@ def test_the_table_shows_lists_by_what_they_hold(capsys):
 
 @pytest.fixture
 def linear_run(tmp_path, digits_config):
-    digits_config.model = base.linear()
+    digits_config.model = base.get_config("linear").model
     digits_config.model.code_size = 4
     train(digits_config, str(tmp_path))
     return tmp_path
