@@ -75,8 +75,9 @@ def data_size(case: str) -> dict[str, float]:
     """Images per second of the dense net at batch 64 on so many images, and the peak memory."""
     from benchmarks.sides.with_trainer import Training
     from trainer import data
+    from trainer.config import make_data
 
-    images = data.load(f"noise:{case}", image_size=0, validation_fraction=0.01).train.images
+    images = data.load(make_data(f"noise:{case}", validation_fraction=0.01)).train.images
     assert isinstance(images, np.ndarray)
     training = Training("dense", 64, images)
     rate = training.rate(_SECONDS.value)

@@ -8,9 +8,9 @@ import time
 import numpy as np
 from ml_collections import ConfigDict
 
-from trainer import data
 from trainer.config import Config, parse
-from trainer.data.examples import Records
+from trainer.data.batches import training_batches
+from trainer.data.dataset import Records
 from trainer.distribution.devices import describe_devices, within_memory
 from trainer.distribution.gpus import unusable_gpu_note
 from trainer.errors import NonFiniteError, Preempted
@@ -86,12 +86,12 @@ def train(
                     with clock.spent_on("checkpoint"):
                         checkpoints = setup.run.checkpoints if setup.run else None
                         first_step = resume.restore(setup, spikes.roll_back(spike, checkpoints))
-            workers.wait()  # until the chief has written everything
+            workers.barrier()  # until the chief has written everything
         except Preempted:
-            workers.wait()
+            workers.barrier()
             raise
         except NonFiniteError as error:
-            workers.wait()
+            workers.barrier()
             if setup.run is None:
                 raise
             kept = setup.run.checkpoints.find()
@@ -167,14 +167,14 @@ class _Loop:
     def _batches(self, first_step: int):
         """Draws the batches of each call of steps: first step, count, and rows [K, B, ...]."""
         setup, borders = self._setup, self._profile.borders + self._spikes.borders
-        return data.batches(
+        return training_batches(
             setup.dataset.train.images,
             step_ranges(first_step, self._end, self._config, self._pace, borders),
             self._pace.max_steps,
             self._config.batch_size,
             self._config.seed,
-            numbers=setup.steps.images_on_device,
-            own=setup.steps.local_rows(),
+            as_indices=setup.steps.images_on_device,
+            local_rows=setup.steps.local_rows(),
         ).as_numpy_iterator()
 
     def _take_steps(self, first: int, count: int, rows: np.ndarray) -> None:

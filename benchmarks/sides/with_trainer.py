@@ -11,9 +11,10 @@ import tensorflow as tf
 
 from benchmarks.nets import IMAGE_SHAPE
 from benchmarks.sides import clock
-from trainer import data, models
+from trainer import models
 from trainer.config import parse
-from trainer.data.examples import empty
+from trainer.data.batches import training_batches
+from trainer.data.memory import aligned_empty
 from trainer.distribution.strategy import build_model, enable_determinism, make_strategy
 from trainer.distribution.workers import Workers
 from trainer.distribution.xla import candidate_executions
@@ -29,7 +30,7 @@ _NUMBER_BYTES = 4
 
 def measure(way: str, net: str, batch_size: int, seconds: float) -> float:
     """Images per second of `trainer`, or of one of its executions where the way names it."""
-    images = empty((clock.IMAGES, *IMAGE_SHAPE))
+    images = aligned_empty((clock.IMAGES, *IMAGE_SHAPE))
     images[:] = clock.images()
     training = Training(net, batch_size, images, execution=way.partition("_")[2])
     return training.rate(seconds)
@@ -72,9 +73,9 @@ class Training:
         if on_gpus:
             number_bytes = batch_size * _NUMBER_BYTES
             self._most = max(1, min(_MAX_STEPS_A_GPU_CALL, _MAX_BYTES_A_GPU_CALL // number_bytes))
-        batches = data.batches(
+        batches = training_batches(
             *(images, self._ranges(), self._most, batch_size, config.seed),
-            numbers=self.steps.images_on_device,
+            as_indices=self.steps.images_on_device,
         )
         self._calls = batches.as_numpy_iterator()
 

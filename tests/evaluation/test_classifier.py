@@ -19,7 +19,7 @@ from tests.runs import final_state
 from tests.steps import adam_steps
 from trainer import models
 from trainer.config import parse
-from trainer.data.examples import Images, to_unit
+from trainer.data.dataset import Split, to_unit
 from trainer.distribution import xla
 from trainer.distribution.variables import model_variables
 from trainer.errors import UserError
@@ -77,7 +77,7 @@ def toy_images(count=200, first_label=0):
     labels = np.arange(count) % 3
     images = random.integers(0, 40, (count, 6, 6, 1)).astype(np.uint8)
     images[np.arange(count), 2 * labels, labels, 0] = random.integers(120, 256, count)
-    return Images(images, labels + first_label)
+    return Split(images, labels + first_label)
 
 
 def train_on_toys(config, folder, first_label=0):

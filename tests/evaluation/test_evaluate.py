@@ -8,7 +8,8 @@ from sklearn.decomposition import PCA
 
 from configs import base
 from trainer import data
-from trainer.data.examples import to_unit
+from trainer.config import make_data
+from trainer.data.dataset import to_unit
 from trainer.errors import UserError
 from trainer.evaluation.evaluate import evaluate, print_table
 from trainer.evaluation.evaluators.probe import probe_accuracy
@@ -40,7 +41,7 @@ def test_a_run_is_measured_with_pca_on_its_own_images(linear_run):
     metrics = evaluate(str(linear_run))
     assert json.loads((linear_run / workdir.METRICS).read_text()) == metrics
     assert (linear_run / "reconstructions.png").read_bytes().startswith(b"\x89PNG")
-    digits = data.load("digits", image_size=0, validation_fraction=0.05)
+    digits = data.load(make_data("digits"))
     (images, labels), (test_images, test_labels) = digits.train.read(), digits.test.read()
     rows, test_rows = (to_unit(some).reshape(len(some), -1) for some in (images, test_images))
     pca = PCA(4).fit(rows)

@@ -12,6 +12,7 @@ from tests.all_configs import load_config
 from tests.runs import assert_a_stop_changes_no_bit, final_state
 from tests.steps import adam_steps
 from trainer import data, models
+from trainer.config import make_data
 from trainer.distribution.strategy import build_model, make_strategy
 from trainer.errors import UserError
 from trainer.models.base import StepContext
@@ -288,10 +289,10 @@ def test_the_selected_pixels_are_marked_where_they_are():
 def test_the_papers_split_is_of_the_test_images_alone():
     config = load_config("concrete_paper")
     config.data.name = "digits"  # which bring no test images: a fifth is cut off for them
-    split = data.load(**config.data)
+    split = data.load(config.data)
     parts = (split.train, split.validation, split.test)
     assert [len(part) for part in parts] == [130, 14, 215]
-    ordinary = data.load("digits", image_size=0, validation_fraction=0.05)
+    ordinary = data.load(make_data("digits"))
     tested = {image.tobytes() for image in ordinary.test.read()[0]}
     assert {image.tobytes() for part in parts for image in part.read()[0]} == tested
 
@@ -299,7 +300,7 @@ def test_the_papers_split_is_of_the_test_images_alone():
 @pytest.mark.parametrize("share", [-0.1, 1.0])
 def test_a_share_that_is_none_is_refused(share):
     with pytest.raises(UserError, match=f"data.resplit_test={share}"):
-        data.load("digits", image_size=0, validation_fraction=0.05, resplit_test=share)
+        data.load(make_data("digits", resplit_test=share))
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import tensorflow as tf
 from configs import base
 from tests.steps import adam_steps
 from trainer import models
-from trainer.data.examples import to_unit
+from trainer.data.dataset import to_unit
 from trainer.errors import UserError
 from trainer.models.base import StepContext
 from trainer.models.vae import model as vae

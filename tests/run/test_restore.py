@@ -12,8 +12,8 @@ from trainer.train import train
 MALFORMED = [
     *({}, [], 5, {"image_shape": None}, {"image_shape": []}, {"image_shape": ["8", 8, 1]}),
     *({"image_shape": [8, 8]}, {"image_shape": [-8, 8, 1]}, {"image_shape": [8.0, 8, 1]}),
-    *({"mean": [0.0]}, {"mean": 0.0, "deviation": [1.0]}, {"fill": ["a"]}, {"fill": {}}),
-    *({"feature_names": 5}, {"feature_names": ["a"]}, {"mean": None, "deviation": None}),
+    *({"mean": [0.0]}, {"mean": 0.0, "std": [1.0]}, {"fill": ["a"]}, {"fill": {}}),
+    *({"feature_names": 5}, {"feature_names": ["a"]}, {"mean": None, "std": None}),
 ]
 
 

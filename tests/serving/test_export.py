@@ -16,7 +16,7 @@ from configs import base
 from tests.all_configs import CONFIGS, load_config, tiny
 from tests.storage.test_atomic import refuse_to_place
 from trainer import data, models
-from trainer.data.examples import to_unit
+from trainer.data.dataset import to_unit
 from trainer.errors import ExportError, UserError
 from trainer.evaluation.evaluate import evaluate
 from trainer.models.sparse.model import keep_largest
@@ -85,7 +85,7 @@ def test_vectors_of_any_units_are_standardised_inside_and_given_back_in_them():
     found = plain_keras.decoder(model, scaling)(codes).numpy()
     expected = scaling.undo(model.decode(codes).numpy())
     error = np.abs(found - expected) - 2 * np.spacing(np.abs(expected))
-    assert np.all(error <= 1e-5 * scaling.deviation)
+    assert np.all(error <= 1e-5 * scaling.std)
 
 
 @pytest.fixture(scope="module")

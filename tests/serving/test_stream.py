@@ -14,7 +14,7 @@ from PIL import Image
 
 from configs import base
 from tests.all_configs import CONFIGS, load_config
-from trainer.data.examples import to_unit
+from trainer.data.dataset import to_unit
 from trainer.data.files import tables
 from trainer.distribution.inference import map_batches
 from trainer.errors import UserError

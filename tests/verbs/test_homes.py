@@ -6,7 +6,6 @@ import shutil
 import numpy as np
 import pytest
 
-from tests.cli.test_cli import run
 from tests.verbs.sources import config_of, vectors
 from tests.verbs.test_mistakes import OF_A_RUN
 from trainer import AutoencoderTransformer
@@ -46,8 +45,3 @@ def test_scikit_learns_transformer_leaves_its_run_at_home(home):
     )
     assert np.isfinite(transformer.fit_transform(vectors())).all()
     assert (home / "run" / workdir.CONFIG).exists()
-
-
-def test_a_command_looks_for_a_run_at_home(home):
-    done = run("trainer.evaluate", "--workdir=~/none")
-    assert done.stderr == f"error: {home}/none holds no run: there is no config.json in it\n"

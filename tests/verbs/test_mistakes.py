@@ -23,6 +23,7 @@ from tests.verbs.sources import (
     write_table,
 )
 from trainer.checkpoints import main as verify
+from trainer.config import make_data
 from trainer.data import describe
 from trainer.evaluation import compare
 from trainer.evaluation.classifier import FineTuning, finetune
@@ -125,10 +126,7 @@ def resumed(folder, source):
 
 
 def prepared(folder, source):
-    settings = dict(source.settings)
-    describe.prepare(
-        settings.pop("name"), contact_sheet=str(folder / "sheet.png"), settings=settings
-    )
+    describe.prepare(make_data(**source.settings), contact_sheet=str(folder / "sheet.png"))
 
 
 OF_DATA = {

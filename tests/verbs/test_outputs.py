@@ -5,6 +5,7 @@ import shutil
 import pytest
 
 from tests.verbs.refusals import contents, refused
+from trainer.config import make_data
 from trainer.data import describe
 from trainer.evaluation import compare
 from trainer.evaluation.evaluate import evaluate
@@ -43,7 +44,7 @@ OUTPUTS = {  # by the verb: the file that tells, and the call
         str(run), f"{aside}/out", formats=["keras"], **over
     )),
     "prepare": ("sheet.png", lambda _, aside, **over: describe.prepare(
-        "digits", contact_sheet=f"{aside}/sheet.png", **over
+        make_data("digits"), contact_sheet=f"{aside}/sheet.png", **over
     )),
 }  # fmt: skip
 

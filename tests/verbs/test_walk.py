@@ -136,10 +136,9 @@ def walk_compare(run, kind, source, aside):
 
 def walk_prepare(run, kind, source, aside):
     """What is told of the data is what the run was trained on."""
-    settings = config_of(kind, source).data.to_dict()
-    name = settings.pop("name")
+    settings = config_of(kind, source).data
     sheet = "" if source.of_vectors else str(aside / "sheet.png")
-    told = describe.prepare(name, contact_sheet=sheet, settings=settings)
+    told = describe.prepare(settings, contact_sheet=sheet)
     assert workdir.read(run).data_fingerprint in told
     assert "x".join(map(str, source.shape)) in told
 

@@ -11,51 +11,13 @@ from typing import Any, TypeVar
 from ml_collections import ConfigDict
 
 from trainer.config.groups import Config, Data, LossSpikes, ModelSettings, Optimizer
-from trainer.config.schema import Group, Key, defaults_of, key, keys
+from trainer.config.schema import Group, Key, defaults_of, keys
 from trainer.errors import require, require_choice, require_kind
 
-_CONFIGS, _KINDS = "configs", "trainer.models"  # packages that are searched at run time
+# Packages that are searched at run time.
+_CONFIGS, _KINDS, _SOURCES = "configs", "trainer.models", "trainer.data.sources"
 
 _Group = TypeVar("_Group", bound=Group)
-
-
-# Until the sources declare these themselves.
-@dataclasses.dataclass(frozen=True)
-class Images(Group):
-    """Keys."""
-
-    fit: str = key(
-        "stretch",
-        "How an image becomes a square of image_size: stretched, cropped to its middle, or padded.",
-        choices=("stretch", "crop", "pad"),
-    )
-    channels: int = key(
-        0, "Channels of the images: 1 grey, 3 colour; 0: as they all are.", choices=(0, 1, 3)
-    )
-    cache_dir: str = key(
-        "", 'Folder where decoded images are kept; "": .decoded in their own.', may_change=True
-    )
-
-
-@dataclasses.dataclass(frozen=True)
-class Table(Group):
-    """Keys."""
-
-    label_column: str = key("", 'Column of the labels, whole numbers or words; "": none.')
-    drop_columns: str = key("", "Columns to leave out, separated by commas.")
-    impute: str = key(
-        "",
-        'Fill in missing numbers by this statistic of the training split; "": refuse them.',
-        choices=("", "mean", "median"),
-    )
-
-
-_SOURCES: dict[str, type[Group]] = {
-    **dict.fromkeys(("digits", "noise", "memory", "arrays", "tfds"), Group),
-    "images": Images,
-    "table": Table,
-}
-_MOVABLE = ("arrays", "images", "table")  # sources of files, wherever they lie
 
 
 def kinds() -> tuple[str, ...]:
@@ -74,9 +36,11 @@ def kind_settings(kind: str) -> type[ModelSettings]:
     return importlib.import_module(f"{_KINDS}.{kind}").Settings
 
 
+@functools.cache
 def source_settings() -> dict[str, type[Group]]:
     """Returns the keys that a data source takes besides those of `Data`, by source."""
-    return _SOURCES
+    path = importlib.import_module(_SOURCES).__path__
+    return {module.name: _source(module.name).Settings for module in pkgutil.iter_modules(path)}
 
 
 def source_of(name: str) -> str:
@@ -134,23 +98,48 @@ def parse_model(values: Mapping[str, Any]) -> ModelSettings:
     return _parse("model.", kind_settings(values["name"]), values)
 
 
-def parse_data(values: Mapping[str, Any]) -> Data:
+def make_data(name: str, **values: Any) -> Data:
+    """Returns the keys of the data of a source: the values, and the defaults of other keys.
+
+    Raises:
+      UserError: as `parse`.
+    """
+    data = defaults_of(Data)
+    for group in source_settings().values():
+        data |= defaults_of(group)
+    return parse_data(data | values | {"name": name})
+
+
+def parse_data(values: Data | ConfigDict | Mapping[str, Any]) -> Data:
     """Checks the keys of the data, as `parse` does."""
-    require("name" in values, "the config has no data.name")
-    require_kind("data.name", values["name"], str)
-    source = source_of(values["name"])
+    if isinstance(values, Data):
+        return values
+    kept = dict(values.to_dict() if isinstance(values, ConfigDict) else values)
+    require("name" in kept, "the config has no data.name")
+    name = kept["name"]
+    require_kind("data.name", name, str)
+    source = source_of(name)
     own = data_settings(source)
-    kept = dict(values)
     for other, group in source_settings().items():
-        for name, default in defaults_of(group).items():
-            if name not in keys(own) and name in kept:
-                value = kept.pop(name)
-                require(
-                    type(value) is type(default) and value == default,
-                    f"data.{name}={value!r} is not allowed with {values['name']!r}; "
-                    f"data of {other} alone take it",
-                )
-    return _parse("data.", own, kept)
+        for key, default in defaults_of(group).items():
+            value = default if key in keys(own) else kept.pop(key, default)
+            require(
+                type(value) is type(default) and value == default,
+                f"data.{key}={value!r} is not allowed with {name!r}; data of {other} alone take it",
+            )
+    data = _parse("data.", own, kept)
+    module = _source(source)
+    require(
+        module.RESIZES or data.image_size == 0,
+        f"data.image_size={data.image_size} is not allowed with {name!r}; examples of "
+        f"{module.EXAMPLE} keep their shape",
+    )
+    require(
+        module.STAYS_IN_FILES or data.placement != "records",
+        f"data.placement='records' is not allowed with {name!r}; examples of {module.EXAMPLE} are "
+        "held in memory",
+    )
+    return data
 
 
 def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -182,7 +171,8 @@ def differences(before: Config, after: Config) -> dict[str, tuple[Any, Any]]:
     ignored = {name for name, (key, _) in new.items() if key.may_change}
     if type(before.model) is not type(after.model):
         ignored |= {name for name in new if name.startswith("model.")} - {"model.name"}
-    if source_of(before.data.name) == source_of(after.data.name) in _MOVABLE:
+    source = source_of(before.data.name)
+    if source == source_of(after.data.name) and _source(source).PATH_MAY_MOVE:
         ignored.add("data.name")
     pairs = {name: (old[name][1], new[name][1]) for name in sorted(old.keys() & new.keys())}
     return {name: p for name, p in pairs.items() if name not in ignored and p[0] != p[1]}
@@ -207,6 +197,10 @@ def load_config(name: str) -> ConfigDict:
       UserError: no config has this name.
     """
     return importlib.import_module(f"{_CONFIGS}.{config_path(name).stem}").get_config()
+
+
+def _source(name: str) -> Any:
+    return importlib.import_module(f"{_SOURCES}.{name}")
 
 
 def _group(values: dict[str, Any], name: str) -> Mapping[str, Any]:

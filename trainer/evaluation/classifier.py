@@ -12,13 +12,14 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from trainer import data, models, positions
+from trainer import models, positions
 from trainer.config import EXECUTIONS
-from trainer.data.examples import Images
+from trainer.data.batches import training_batches
+from trainer.data.dataset import Split
 from trainer.distribution import optimizers
 from trainer.distribution.devices import describe_devices
 from trainer.distribution.inference import map_batches
-from trainer.distribution.step import Steps
+from trainer.distribution.step import Steps, StepSettings
 from trainer.distribution.strategy import build_model, enable_determinism
 from trainer.distribution.variables import model_variables
 from trainer.distribution.xla import candidate_executions
@@ -196,7 +197,7 @@ metrics    {Path(workdir) / name}.json
 weights    {Path(workdir) / name}.npz""")
 
 
-def labelled(split: Images, count: int) -> Images:
+def labelled(split: Split, count: int) -> Split:
     """Returns `count` random images of a split, or all (0), with the labels in memory.
 
     A larger count has the images of a smaller one, and more.
@@ -217,7 +218,7 @@ def labelled(split: Images, count: int) -> Images:
         len(np.unique(labels)) > 1,
         f"the {len(labels)} labelled images are of one class; a classifier needs two",
     )
-    return Images(images, labels)
+    return Split(images, labels)
 
 
 def initial_model(run: restore.TrainedRun) -> Autoencoder:
@@ -268,10 +269,7 @@ def _steps(
             warmup_steps=0,
             last_step=last_step,
         ),
-        precision=run.config.precision,
-        batch_size=settings.batch_size,
-        seed=run.config.seed,
-        last_step=last_step,
+        StepSettings(run.config.precision, settings.batch_size, run.config.seed, last_step),
         execution=execution,
     )
 
@@ -285,7 +283,7 @@ def _execution(run: restore.TrainedRun, batch_size: int) -> str:
 
 
 def _losses(
-    steps: Steps, train: Images, ends: Sequence[int], settings: FineTuning, seed: int
+    steps: Steps, train: Split, ends: Sequence[int], settings: FineTuning, seed: int
 ) -> Iterator[float]:
     """Trains from each step of `ends` to the next; yields the mean loss of these steps."""
     images, labels = train.images, train.labels
@@ -297,7 +295,7 @@ def _losses(
         for start, end in itertools.pairwise(ends)
         for first in range(start, end, max_steps)
     )
-    calls = data.batches(images, ranges, max_steps, settings.batch_size, seed, numbers=True)
+    calls = training_batches(images, ranges, max_steps, settings.batch_size, seed, as_indices=True)
     losses: list[np.ndarray] = []
     for first, count, indices in calls.as_numpy_iterator():
         batches = indices
@@ -312,7 +310,7 @@ def _losses(
             losses = []
 
 
-def _read(run: restore.TrainedRun, split: Images) -> _Labelled:
+def _read(run: restore.TrainedRun, split: Split) -> _Labelled:
     images, labels = read(run, split)
     assert labels is not None
     return images, labels

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from trainer.data.examples import Images, allowed_bytes, to_unit
+from trainer.data.dataset import Split, to_unit
+from trainer.data.memory import allowed_bytes
 from trainer.evaluation import evaluators
 from trainer.evaluation.evaluators import EvaluatedModel
 from trainer.monitoring import figures, projector
@@ -61,7 +62,7 @@ def evaluate(workdir: str, checkpoint: str = "last") -> dict[str, Any]:
     return metrics
 
 
-def read(run: restore.TrainedRun, split: Images) -> tuple[np.ndarray, np.ndarray | None]:
+def read(run: restore.TrainedRun, split: Split) -> tuple[np.ndarray, np.ndarray | None]:
     """Reads the images of a split as float32 in [0, 1], and the labels.
 
     Reads all of them or, evenly spread, as many as fit the memory with what is made of them;

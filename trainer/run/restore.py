@@ -66,7 +66,7 @@ def load(folder: str | Path, checkpoint: str = "last") -> TrainedRun:
     """
     run = workdir.read(paths.path_of(folder))
     trained = _restore(run, checkpoint)
-    dataset = data.load(**vars(run.config.data))
+    dataset = data.load(run.config.data)
     require(
         dataset.fingerprint() == run.data_fingerprint,
         f"the data of {run.config.data.name!r} are not those that {run.workdir} was trained on",

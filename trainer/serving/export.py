@@ -20,7 +20,7 @@ from keras.export import ExportArchive
 
 from trainer import data, models
 from trainer.config import flat
-from trainer.data.examples import to_unit
+from trainer.data.dataset import to_unit
 from trainer.distribution.inference import map_batches
 from trainer.distribution.strategy import build_model
 from trainer.distribution.variables import model_variables, values_of
@@ -244,7 +244,7 @@ def _reference(run: restore.TrainedModel, model: Autoencoder, dtype: str) -> dic
         units = np.full(given.shape[1:], max(1.0, float(np.abs(given).max())))
         if run.scaling is not None and name != "encode":
             given = run.scaling.undo(given)
-            units = units * run.scaling.deviation
+            units = units * run.scaling.std
         rounding = _ROUNDINGS * np.spacing(np.abs(given)) / _TOLERANCE
         parts = {"inputs": inputs, "outputs": given, "units": units + rounding}
         reference |= {f"{name}/{part}": array for part, array in parts.items()}

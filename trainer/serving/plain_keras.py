@@ -26,9 +26,9 @@ def encoder(model: Autoencoder, scaling: data.Scaling | None, dtype: str) -> ker
     if scaling is not None:
         # The mean of large numbers that vary little has more digits than a float32.
         most = scaling.mean.astype(np.float32).astype(np.float64)
-        left = (most - scaling.mean) / scaling.deviation
+        left = (most - scaling.mean) / scaling.std
         outputs = _rescaled(outputs, np.ones_like(most), -most, "centre")
-        outputs = _rescaled(outputs, 1 / scaling.deviation, left, "standardise")
+        outputs = _rescaled(outputs, 1 / scaling.std, left, "standardise")
     for layer in model.encoder.layers:
         outputs = _applied(layer, outputs)
     return keras.Model(inputs, model.plain_keras_code(outputs), name="encoder")
@@ -42,7 +42,7 @@ def decoder(model: Autoencoder, scaling: data.Scaling | None) -> keras.Model:
         outputs = _applied(layer, outputs)
     outputs = layers.Activation(model.output_activation, dtype="float32", name="output")(outputs)
     if scaling is not None:
-        outputs = _rescaled(outputs, scaling.deviation, scaling.mean, "to_units")
+        outputs = _rescaled(outputs, scaling.std, scaling.mean, "to_units")
     return keras.Model(inputs, outputs, name="decoder")
 
 
@@ -61,11 +61,14 @@ def _rescaled(
 
 def _applied(layer: layers.Layer, inputs: keras.KerasTensor) -> keras.KerasTensor:
     """A layer's outputs, by the layer of Keras's that it is or that it says."""
-    if hasattr(layer, "stock"):
+    if hasattr(layer, "plain_keras"):
         return layer.plain_keras(inputs)
     kinds: tuple[Any, ...] = type(layer).__mro__
     of_keras = next(kind for kind in kinds if kind.__module__.startswith("keras."))
     copy = of_keras.from_config(layer.get_config() | {"dtype": "float32"})
     outputs = copy(inputs)
     copy.set_weights(layer.get_weights())
+    if isinstance(layer, layers.UpSampling2D):  # LiteRT's converter does not infer its shape
+        shape = layers.Reshape(outputs.shape[1:], name=f"{layer.name}_shape", dtype="float32")
+        outputs = shape(outputs)
     return outputs

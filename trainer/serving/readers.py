@@ -2,19 +2,18 @@
 
 import contextlib
 import dataclasses
-import math
-import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
 from trainer import data
-from trainer.data.examples import Images, allowed_bytes
+from trainer.data.dataset import Split
 from trainer.data.files import images as image_folders
 from trainer.data.files import numpy_files, tables
+from trainer.data.memory import allowed_bytes
 from trainer.errors import UserError, in_one_line, require
 from trainer.storage import paths
 
@@ -22,7 +21,6 @@ _FILE_SUFFIXES = (*numpy_files.SUFFIXES, *tables.SUFFIXES)
 _CODE = "code_"  # how the columns of codes in a table begin
 _LABEL_KINDS = "biufU"  # of NumPy's types: numbers or text
 _CHARACTER_BYTES = 4  # of NumPy's text
-_GIB = 2**30
 _ASIDE = ("labels", "files", "errors")  # arrays that go along with the examples
 
 
@@ -67,7 +65,7 @@ class _Expected:
 
 def of_part(dataset: data.Dataset, name: str) -> Input:
     """A part of the run's own data, by its name in `places.PARTS`."""
-    part: Images = getattr(dataset, name)
+    part: Split = getattr(dataset, name)
 
     def blocks(size: int) -> Iterator[Block]:
         for start in range(0, len(part), size):
@@ -165,7 +163,7 @@ def _pictures(path: Path, expected: _Expected, resize: bool, fit: str) -> Input:
         decoder = image_folders.Decoder((height, width), channels, fit)
 
     def blocks(size: int) -> Iterator[Block]:
-        images = image_folders.decoded(folder, files, decoder)
+        images = image_folders.decode(folder, files, decoder)
         for start in range(0, len(files), size):
             some = files[start : start + size]
             rows = np.empty((len(some), *expected.shape), np.uint8)
@@ -183,17 +181,10 @@ def _pictures(path: Path, expected: _Expected, resize: bool, fit: str) -> Input:
 
 def _arrays(path: Path, expected: _Expected, chosen: str) -> Input:
     """The rows of an .npy file, or of an array in an .npz file with its labels and file names."""
-    with _readable(path):
-        if path.suffix.lower() == ".npy":
-            members = {"": _Member(path)}
-        else:
-            with zipfile.ZipFile(path) as archive:
-                stored = [Path(name) for name in archive.namelist() if name.endswith(".npy")]
-            members = {file.stem: _Member(path, file.stem) for file in stored}
+    members = numpy_files.open_arrays(path)
     name = _chosen(list(members), expected, chosen, path)
     rows = members[name]
-    said = f"{name!r} in {path}" if name else str(path)
-    _check_array(rows, expected, said)
+    _check_array(rows, expected)
     labels = members.get(f"{name}_labels") or members.get("labels")
     files = members.get("files")
     for column in (labels, files):
@@ -202,85 +193,25 @@ def _arrays(path: Path, expected: _Expected, chosen: str) -> Input:
             or (
                 column.shape == rows.shape[:1]
                 and column.dtype.kind in _LABEL_KINDS
-                and column.dtype.itemsize <= _CHARACTER_BYTES * tables.LONGEST_TEXT
+                and column.dtype.itemsize <= _CHARACTER_BYTES * tables.MAX_TEXT_BYTES
             ),
             f"{path} has {rows.shape[0]} rows, but not as many labels or file names of numbers or "
-            f"text of at most {tables.LONGEST_TEXT:,} characters",
+            f"text of at most {tables.MAX_TEXT_BYTES:,} characters",
         )
 
     def blocks(size: int) -> Iterator[Block]:
-        along = [None if column is None else column.blocks(size) for column in (labels, files)]
-        first_row = 0
-        for some in rows.blocks(size):
-            block = _as_float(some, expected)
-            if block.dtype != np.uint8:
-                numpy_files.require_finite(block, some, first_row, said)
-                if expected.what == "images":
-                    _require_unit(block, said)
+        allowed = allowed_bytes(0)
+        along = [
+            None if column is None else column.blocks(size, allowed) for column in (labels, files)
+        ]
+        images = expected.what == "images"
+        for block in numpy_files.example_blocks(rows, size, allowed, images=images):
             yield Block(
                 block.reshape(-1, *expected.shape),
                 *(None if column is None else next(column) for column in along),
             )
-            first_row += len(some)
 
     return Input(rows.shape[0], blocks)
-
-
-class _Member:
-    """An array in a file of NumPy's, alone or one of many, read from its beginning to its end."""
-
-    def __init__(self, path: Path, name: str = ""):
-        self._path = path
-        self._name = name
-        with self._opened() as file:
-            self.shape, self._by_columns, self.dtype = numpy_files.header(file)
-        self._stored_bytes = 0
-        if name:
-            with zipfile.ZipFile(path) as archive:
-                self._stored_bytes = archive.getinfo(f"{name}.npy").file_size
-
-    def blocks(self, size: int) -> Iterator[np.ndarray]:
-        """Its rows, so many at a time."""
-        count, *row_shape = self.shape
-        row_bytes = self.dtype.itemsize * int(np.prod(row_shape, dtype=int))
-        native = self.dtype.newbyteorder("=")
-        with _readable(self._path), self._opened() as file:
-            if self._by_columns and row_shape:  # its rows lie nowhere together
-                whole = self._whole(file)
-                yield from (whole[start : start + size] for start in range(0, count, size))
-                return
-            numpy_files.header(file)
-            for start in range(0, count, size):
-                some = min(size, count - start)
-                read = file.read(some * row_bytes)
-                if len(read) < some * row_bytes:
-                    raise EOFError("it ends too early")
-                yield np.frombuffer(read, self.dtype).reshape(some, *row_shape).astype(native)
-
-    def _whole(self, file: IO[bytes]) -> np.ndarray:
-        """All rows at once: of a file of their own without reading it, else in memory."""
-        if not self._name:
-            return np.load(self._path, mmap_mode="r", allow_pickle=False)
-        size = self.dtype.itemsize * math.prod(self.shape)
-        if size > self._stored_bytes:
-            raise ValueError(f"it ends too early for its shape {self.shape}")
-        allowed = allowed_bytes(0)
-        require(
-            size <= allowed,
-            f"{self._name!r} in {self._path} is stored by columns, {size / _GIB:.1f} GiB of "
-            f"{allowed / _GIB:.1f} GiB of memory; numpy.ascontiguousarray stores it by rows, which "
-            "are read a block at a time",
-        )
-        return np.lib.format.read_array(file, allow_pickle=False)
-
-    @contextlib.contextmanager
-    def _opened(self) -> Iterator[IO[bytes]]:
-        if not self._name:
-            with self._path.open("rb") as file:
-                yield file
-        else:
-            with zipfile.ZipFile(self._path) as archive, archive.open(f"{self._name}.npy") as file:
-                yield file
 
 
 def _chosen(names: list[str], expected: _Expected, chosen: str, path: Path) -> str:
@@ -296,35 +227,12 @@ def _chosen(names: list[str], expected: _Expected, chosen: str, path: Path) -> s
     return candidates[0]
 
 
-def _check_array(rows: _Member, expected: _Expected, said: str) -> None:
-    dtype, shape = rows.dtype, rows.shape
-    kinds = "biuf" if len(expected.shape) == 1 else "bf"
-    require(
-        dtype.kind in kinds or dtype == np.uint8,
-        f"{said} is of type {dtype}; {expected.what} must be "
-        + ("real numbers" if len(expected.shape) == 1 else "uint8, or floats in [0, 1]"),
-    )
+def _check_array(rows: numpy_files.StoredArray, expected: _Expected) -> None:
+    numpy_files.check_examples(rows, images=expected.what == "images")
     grey = len(expected.shape) == 3 and expected.shape[-1] == 1
     require(
-        shape[1:] == expected.shape or (grey and shape[1:] == expected.shape[:-1]),
-        f"{said} has the shape {shape}, but the model takes {expected}",
-    )
-    require(shape[0] > 0, f"{said} has the shape {shape}, in which there is no example")
-
-
-def _as_float(rows: np.ndarray, expected: _Expected) -> np.ndarray:
-    """Float32, but images of bytes as they are."""
-    if len(expected.shape) > 1 and rows.dtype == np.uint8:
-        return rows
-    with np.errstate(over="ignore"):  # what is too large for float32 is told
-        return rows.astype(np.float32)
-
-
-def _require_unit(rows: np.ndarray, said: str) -> None:
-    lowest, highest = rows.min(), rows.max()
-    require(
-        bool(lowest >= 0 and highest <= 1),
-        f"the images {said} reach from {lowest:g} to {highest:g}; floats must lie in [0, 1]",
+        rows.shape[1:] == expected.shape or (grey and rows.shape[1:] == expected.shape[:-1]),
+        f"{rows} has the shape {rows.shape}, but the model takes {expected}",
     )
 
 
@@ -381,7 +289,7 @@ def _rows(
     """The rows of a table with the columns that go `along`, so many at a time."""
     kinds = {"files": pa.string()}
     for rows, beside in tables.blocks(
-        path, features, beside=list(along.values()), keep_missing=fill is not None
+        path, features, extra=list(along.values()), keep_missing=fill is not None
     ):
         if fill is not None:
             data.fill_in(rows, fill)
@@ -419,17 +327,6 @@ def _column(path: Path, name: str, column: pa.Array, kind: pa.DataType) -> np.nd
         f"the column {name!r} of {path} is of type {column.type}; labels are numbers or text",
     )
     return taken
-
-
-@contextlib.contextmanager
-def _readable(path: Path) -> Iterator[None]:
-    """Turns what a reader raises into one line."""
-    try:
-        yield
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror or in_one_line(error)}") from error
-    except numpy_files.DAMAGE_ERRORS as error:
-        raise UserError(f"{path} cannot be read ({in_one_line(error)})") from error
 
 
 def _times(shape: tuple[int, ...]) -> str:

@@ -5,8 +5,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from trainer.data import sources
-from trainer.data.examples import to_unit
+from trainer.data.dataset import to_unit
 from trainer.data.files import images, numpy_files, tables
 from trainer.distribution.inference import in_batches
 from trainer.errors import require
@@ -65,7 +64,7 @@ def encode(
             return {"codes": codes}
         wrong = to_examples(codes) - seen
         if run.scaling is not None:
-            wrong = wrong * run.scaling.deviation
+            wrong = wrong * run.scaling.std
         squares = np.square(wrong, dtype=np.float64).mean(axis=tuple(range(1, wrong.ndim)))
         return {"codes": codes, "errors": squares.astype(np.float32)}
 
@@ -160,7 +159,7 @@ def _open(
         getattr(own, "fit", "stretch"),
         run.feature_names,
         getattr(own, "label_column", ""),
-        tuple(sources.names_in(getattr(own, "drop_columns", ""))),
+        tuple(tables.split_names(getattr(own, "drop_columns", ""))),
         run.fill,
     )
     return run, readers.examples(

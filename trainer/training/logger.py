@@ -10,7 +10,7 @@ import numpy as np
 
 from trainer import positions
 from trainer.config import hyperparameters
-from trainer.data.examples import to_unit
+from trainer.data.dataset import to_unit
 from trainer.distribution.inference import model_graph
 from trainer.distribution.variables import model_variables, values_of
 from trainer.errors import Preempted

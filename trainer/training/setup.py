@@ -11,12 +11,15 @@ import numpy as np
 
 from trainer import data, models
 from trainer.config import EXECUTIONS, Config, flat
-from trainer.distribution import optimizers, rendezvous
+from trainer.data.batches import training_batches
+from trainer.distribution import optimizers
+from trainer.distribution.cluster import Cluster, from_tf_config
 from trainer.distribution.devices import check_devices, describe_devices
-from trainer.distribution.step import Steps
+from trainer.distribution.rendezvous import rendezvous
+from trainer.distribution.step import Steps, StepSettings
 from trainer.distribution.strategy import build_model, enable_determinism, make_strategy
-from trainer.distribution.watchdog import Watchdog
-from trainer.distribution.workers import Workers, watched
+from trainer.distribution.watchdog import Watchdog, kill_if_startup_hangs
+from trainer.distribution.workers import Workers, lost_workers_as_errors
 from trainer.distribution.xla import candidate_executions
 from trainer.errors import require, require_choice
 from trainer.models.base import Autoencoder
@@ -59,8 +62,8 @@ def set_up(config: Config, folder: str, vectors: np.ndarray | None = None) -> It
         # The workers and their devices, before TensorFlow's first operation.
         stop = scope.enter_context(contextlib.closing(Stop()))
         stop.arm()
-        cluster = rendezvous.from_environment()
-        scope.enter_context(watched(cluster))
+        cluster = from_tf_config()
+        scope.enter_context(lost_workers_as_errors(cluster))
         workers = _make_workers(config, cluster, stop)
         scope.enter_context(contextlib.closing(Watchdog(cluster)))
         # A dead chief's lock may not yet be released by a file server.
@@ -69,9 +72,9 @@ def set_up(config: Config, folder: str, vectors: np.ndarray | None = None) -> It
         workers.run_on_chief(lambda: scope.enter_context(lock))
 
         # The data fix the shape of the model's inputs and the number of steps.
-        dataset = workers.run_everywhere(lambda: data.load(**vars(config.data), vectors=vectors))
+        dataset = workers.run_everywhere(lambda: data.load(config.data, vectors=vectors))
         fingerprint = dataset.fingerprint()
-        workers.require_alike(f"the data of data.name={config.data.name!r}", fingerprint)
+        workers.require_equal_on_all(f"the data of data.name={config.data.name!r}", fingerprint)
         last_step = _last_step(config, len(dataset.train))
 
         # A download draws from Python's random numbers, from which Keras takes its seeds.
@@ -104,12 +107,14 @@ def make_steps(config: Config, workers: Workers, model: Autoencoder, last_step: 
             warmup_steps=optimizer.warmup_steps,
             last_step=last_step,
         ),
-        precision=config.precision,
-        batch_size=config.batch_size,
-        seed=config.seed,
-        last_step=last_step,
+        StepSettings(
+            precision=config.precision,
+            batch_size=config.batch_size,
+            seed=config.seed,
+            last_step=last_step,
+            norm_every_steps=1 if config.spikes.loss_ratio else config.log_every_steps,
+        ),
         worker=workers.index,
-        norm_every_steps=1 if config.spikes.loss_ratio else config.log_every_steps,
     )
 
 
@@ -155,19 +160,19 @@ def _choose_execution(setup: Setup) -> str:
     if config.execution != "measure":
         return config.execution
     count = max(1, _MEASURED_IMAGES // config.batch_size)
-    batches = data.batches(
+    batches = training_batches(
         setup.dataset.train.images,
         [(0, count)],
         count,
         config.batch_size,
         config.seed,
-        numbers=steps.images_on_device,
-        own=steps.local_rows(),
+        as_indices=steps.images_on_device,
+        local_rows=steps.local_rows(),
     )
     return steps.fastest(candidates, next(batches.as_numpy_iterator())[2])
 
 
-def _make_workers(config: Config, cluster: rendezvous.Cluster | None, stop: Stop) -> Workers:
+def _make_workers(config: Config, cluster: Cluster | None, stop: Stop) -> Workers:
     """Waits for the other workers of a cluster; makes the strategy on the devices of all."""
     count = len(cluster.addresses) if cluster else 1
     devices = check_devices(config.strategy, count)
@@ -175,12 +180,10 @@ def _make_workers(config: Config, cluster: rendezvous.Cluster | None, stop: Stop
         facts = {key: repr(value) for key, value in flat(config.to_dict()).items()}
         facts |= workdir.installed_versions()
         facts |= {"the trainer's code": workdir.code_digest(), "what each has": str(devices)}
-        rendezvous.rendezvous(
-            cluster, facts, config.startup_timeout_seconds, lambda: stop.requested
-        )
+        rendezvous(cluster, facts, config.startup_timeout_seconds, lambda: stop.requested)
     if config.deterministic:
         enable_determinism()
-    with rendezvous.kill_if_startup_hangs(cluster, config.startup_timeout_seconds):
+    with kill_if_startup_hangs(cluster, config.startup_timeout_seconds):
         strategy = make_strategy(config.strategy, count)
     stop.arm()  # the strategy of several workers takes SIGTERM away
     return Workers(strategy, cluster)

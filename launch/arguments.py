@@ -1,4 +1,4 @@
-"""Flags in, exit status out: a launcher's flags stand before `--`, the trainer's after it."""
+"""Parse a launcher's command line: its own flags stand before `--`, the trainer's after it."""
 
 import itertools
 import sys
@@ -9,37 +9,37 @@ from absl import app, flags
 
 from trainer.errors import UserError, printable, require, require_utf8
 
-_NEEDED = ("config", "workdir")
+_REQUIRED = ("config", "workdir")
 
 
 def run(main: Callable[[list[str]], int]) -> None:
-    """Parses the launcher's flags, hands `main` the trainer's and leaves with what it returns.
+    """Parse the launcher's flags, call `main` with the trainer's and exit with what it returns.
 
-    2 where the user is mistaken, told in one line.
+    A mistake of the user is told in one line, with exit status 2.
     """
     app.run(lambda argv: _run(main, argv), flags_parser=_parse)
 
 
-def value_of(trainer_flags: list[str], name: str) -> str | None:
-    """What the trainer's flags give as `--name=value` or `--name value`; the last if several."""
+def flag_value(trainer_flags: list[str], name: str) -> str | None:
+    """Return the value of `--name=value` or `--name value`, the last where it is repeated."""
     value = None
     for flag, following in itertools.zip_longest(trainer_flags, trainer_flags[1:], fillvalue=""):
-        given, has_value, its_value = flag.lstrip("-").partition("=")
+        given, has_value, own_value = flag.lstrip("-").partition("=")
         if flag.startswith("-") and given == name:
-            value = its_value if has_value else following
+            value = own_value if has_value else following
     return value
 
 
 def _run(main: Callable[[list[str]], int], trainer_flags: list[str]) -> None:
     try:
-        for name in _NEEDED:
+        for name in _REQUIRED:
             require(
-                bool(value_of(trainer_flags, name)),
+                bool(flag_value(trainer_flags, name)),
                 f"the trainer's --{name}=... is missing; its flags follow the launcher's after --",
             )
         sys.exit(main(trainer_flags))
     except UserError as error:
-        _leave(str(error))
+        _exit(str(error))
 
 
 def _parse(argv: list[str]) -> list[str]:
@@ -47,17 +47,17 @@ def _parse(argv: list[str]) -> list[str]:
     try:
         require_utf8(argv)
         rest = flags.FLAGS(argv[:end])
-    except SystemExit:  # of absl's --help, with 1
+    except SystemExit:  # absl exits with 1 after --help
         sys.exit(0)
     except UserError as error:
-        _leave(str(error))
-    except (flags.Error, ValueError) as error:  # absl raises both of a value
-        _leave(f"{error}; the trainer's flags stand after --")
+        _exit(str(error))
+    except (flags.Error, ValueError) as error:  # absl raises either for a bad value
+        _exit(f"{error}; the trainer's flags stand after --")
     if rest[1:]:
-        _leave(f"{rest[1]!r} is no flag; flags are written --name=value, the trainer's after --")
+        _exit(f"{rest[1]!r} is no flag; flags are written --name=value, the trainer's after --")
     return argv[end + 1 :]
 
 
-def _leave(message: str) -> NoReturn:
+def _exit(message: str) -> NoReturn:
     print(f"error: {printable(message)}", file=sys.stderr)
     sys.exit(UserError.exit_status)
