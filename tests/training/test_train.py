@@ -1,6 +1,7 @@
 """The loop: its walk, its files, and that an interruption leaves no trace."""
 
 import itertools
+import json
 import os
 import random
 import signal

@@ -27,6 +27,6 @@ def create(
 
 
 def __getattr__(name: str) -> Any:  # BRIDGE: until all callers import from trainer.models.base
-    if name not in ("Autoencoder", "ImageGrid", "Measured", "StepContext"):
+    if name not in ("Autoencoder", "ImageGrid", "StepContext"):
         raise AttributeError(name)
     return getattr(importlib.import_module(f"{__name__}.base"), name)

@@ -2,22 +2,15 @@
 
 import dataclasses
 import math
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
 from trainer.errors import require
-from trainer.monitoring import figures
 from trainer.positions import Noise
 
-if TYPE_CHECKING:
-    from sklearn.decomposition import PCA  # a second of start-up that training does not need
-
-_FILTERS_SHOWN = 100
-_PROBABILITY_MARGIN = 1e-7  # keeps the logarithm of a reconstruction finite
+_MAX_FILTERS = 100
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,19 +25,17 @@ class StepContext:
 
 
 @dataclasses.dataclass(frozen=True)
-class Measured:
-    """What a trained model is measured on; images float32 [N, H, W, C] in [0, 1], or vectors."""
+class ImageGrid:
+    """Images to be drawn side by side: [N, H, W, C] in [0, 1], or vectors [N, D] of any numbers.
 
-    train: np.ndarray
-    test: np.ndarray
-    test_codes: np.ndarray  # float32 [N, K]
-    pca: "PCA"  # of K components, fitted on the training images
-    # A function of rows [B, ...], or of them and their `Noise`, over all [N, ...], batch by batch.
-    map_batches: Callable[[Callable[..., tf.Tensor], np.ndarray], np.ndarray]
-    map_noisy_batches: Callable[[Callable[..., tf.Tensor], np.ndarray], np.ndarray]
-    train_labels: np.ndarray | None = None  # [N]
-    test_labels: np.ndarray | None = None
-    train_codes: np.ndarray | None = None  # float32 [N, K], where there are labels to tell apart
+    The fields are the arguments of `trainer.monitoring.figures.grid`.
+    """
+
+    images: np.ndarray
+    columns: int = 10
+    gap: int = 2  # white pixels between two images
+    stretch: bool = False  # draws the least number of each image black and its largest white
+    marks: np.ndarray | None = None  # bool [N, H, W], the pixels to be marked
 
 
 class Autoencoder(keras.Model):
@@ -150,46 +141,45 @@ class Autoencoder(keras.Model):
         """
         return False
 
-    def rows(self, images: np.ndarray, noise: Noise) -> dict[str, np.ndarray]:
-        """What a picture of the model shows of images [B, H, W, C], by the names of its rows."""
+    def manifold(self) -> ImageGrid | None:
+        """Returns images of codes spread over a prior of two numbers; None: there is no such."""
+        return None
+
+    def filters(self) -> ImageGrid | None:
+        """Returns the weights of the first units that see an image; None: they are convolutions."""
+        first = next(layer for layer in self.encoder.layers if layer.weights)
+        if not isinstance(first, keras.layers.Dense):
+            return None
+        kernels = first.kernel.numpy().T[:_MAX_FILTERS].reshape(-1, *self.image_shape)
+        return ImageGrid(kernels, stretch=True)
+
+    def reconstruction_rows(self, images: np.ndarray, noise: Noise) -> dict[str, np.ndarray]:
+        """Returns images [N, H, W, C] and what becomes of them, by the titles of a figure's rows.
+
+        The rows are `original`, `corrupted` where the kind corrupts, `code` and `reconstruction`.
+        """
         corrupted = self.corrupted(images, noise)
         codes = self.encode(images if corrupted is None else corrupted)
         rows = {"original": images, "corrupted": corrupted, "code": codes}
         rows["reconstruction"] = self.decode(codes)
         return {name: np.asarray(row) for name, row in rows.items() if row is not None}
 
-    def validation_pictures(self, images: np.ndarray, noise: Noise) -> dict[str, np.ndarray]:
-        """What is watched while the kind learns, uint8 [H, W, 3] by tag; to be had in no time.
+    def validation_images(self, images: np.ndarray, noise: Noise) -> dict[str, ImageGrid]:
+        """Returns what a training shows at a validation, by TensorBoard's tags; must be quick.
 
-        Here `filters`, where dense units see the images. Takes some validation images [N, H, W, C]
-        in [0, 1] and the noise of as many.
+        Takes some validation images [N, H, W, C] in [0, 1] and the noise of N examples. Here:
+        `filters` where dense units see the images, `prior_samples` where there is a prior, and
+        `manifold` where there is one.
         """
-        del images, noise
-        filters = self.filters()
-        return {} if filters is None else {"filters": filters}
-
-    def filters(self) -> np.ndarray | None:
-        """What the first units that see an image look at, uint8 [H, W, 3]; None: they convolve.
-
-        Each is stretched, black its least weight and white its largest.
-        """
-        first = next(layer for layer in self.encoder.layers if layer.weights)
-        if not isinstance(first, keras.layers.Dense):
-            return None
-        kernels = first.kernel.numpy().T[:_FILTERS_SHOWN].reshape(-1, *self.image_shape)
-        if len(self.image_shape) > 1:
-            kernels = figures.stretched(kernels)
-        return figures.grid(kernels, columns=10)
-
-    def own_metrics(self, measured: Measured) -> dict[str, Any]:
-        """What only this kind is asked, for `metrics.json`; nothing unless a kind says so."""
-        del measured
-        return {}
-
-    def own_pictures(self, measured: Measured, metrics: dict[str, Any]) -> dict[str, np.ndarray]:
-        """What only this kind has to show, uint8 [H, W, 3] by the name of the file."""
-        del measured, metrics
-        return {}
+        del images
+        codes = self.prior_codes(noise)
+        samples = None if codes is None else ImageGrid(np.asarray(self.decode(codes)))
+        grids = {
+            "filters": self.filters(),
+            "prior_samples": samples,
+            "manifold": self.manifold(),
+        }
+        return {tag: grid for tag, grid in grids.items() if grid is not None}
 
     def _output(self, logits: tf.Tensor) -> tf.Tensor:
         return tf.sigmoid(logits) if self.output_activation == "sigmoid" else logits
@@ -213,17 +203,6 @@ def require_unit_interval(setting: str, lowest: float, highest: float, instead: 
         f"{setting} needs numbers in [0, 1], but the data reach from {lowest:g} to {highest:g}; "
         f"these take {instead}",
     )
-
-
-def in_unit_interval(rows: np.ndarray) -> bool:
-    """Whether all numbers lie in [0, 1], as pixels do."""
-    return bool(rows.min() >= 0 and rows.max() <= 1)
-
-
-def mean_bce_nats(images: np.ndarray, rebuilt: np.ndarray) -> float:
-    """The mean binary cross-entropy of a pixel of reconstructions cut to [0, 1], both [N, ...]."""
-    inside = np.clip(rebuilt.astype(np.float64), _PROBABILITY_MARGIN, 1 - _PROBABILITY_MARGIN)
-    return float(-np.mean(images * np.log(inside) + (1 - images) * np.log1p(-inside)))
 
 
 def means_of_each(batch_means: tf.Tensor, statistics: tf.Tensor) -> tf.Tensor:

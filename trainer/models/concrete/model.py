@@ -1,8 +1,6 @@
 """The concrete kind: its selectors, its decoder and its loss."""
 
 import math
-from collections.abc import Sequence
-from typing import Any
 
 import keras
 import numpy as np
@@ -11,12 +9,10 @@ from keras import layers
 
 from trainer.models import base, networks
 from trainer.models.concrete import Settings
-from trainer.monitoring import figures
 from trainer.positions import Noise
 
 _SETTLED_ABOVE = 0.998  # the mean over the selectors of the largest probability, as the authors'
 _SMALLEST_UNIFORM = 2.0**-25  # in the place of 0, whose logarithm is infinite
-_TREES = 50  # as the paper's
 
 
 class Model(base.Autoencoder):
@@ -107,49 +103,21 @@ class Model(base.Autoencoder):
         """The selectors' pixels, all distinct, int [k]: (row * W + column) * C + channel."""
         return distinct_choice(self.logits).numpy()
 
-    def own_metrics(self, measured: base.Measured) -> dict[str, Any]:
-        """Which pixels were selected, and what others make of them.
+    def marked_pixels(self, images: np.ndarray) -> base.ImageGrid | None:
+        """Returns the mean of images [N, H, W, C], the selected pixels marked; None of vectors."""
+        mean = images.mean(axis=0)
+        if mean.ndim == 1:
+            return None
+        rows, columns, _ = np.unravel_index(self.selected_pixels(), mean.shape)
+        marks = np.zeros((1, *mean.shape[:2]), bool)
+        marks[0, rows, columns] = True
+        return base.ImageGrid(mean[np.newaxis], columns=1, gap=0, marks=marks)
 
-        `selected_pixels`, in the order of the code; `mean_largest_probability`. Learned from the
-        training images, and measured on the test images: `linear_readout_mse`, of a linear
-        regression of all pixels on the selected ones, and, where there are labels,
-        `extra_trees_accuracy`, by 50 extremely randomised trees on the selected ones. Of PCA with k
-        components, the first is its `pca_mse`; the second is `pca_extra_trees_accuracy`.
-        """
-        from sklearn.linear_model import LinearRegression  # a second that training does not need
-
-        pixels = self.selected_pixels()
-        train, test = (
-            images.reshape(len(images), -1) for images in (measured.train, measured.test)
-        )
-        readout = LinearRegression().fit(train[:, pixels], train)
-        error = np.square(readout.predict(test[:, pixels]) - test).mean(dtype=np.float64)
-        own = {
-            "selected_pixels": pixels.tolist(),
-            "mean_largest_probability": self.mean_largest_probability(),
-            "linear_readout_mse": float(error),
-        }
-        if measured.train_labels is None or measured.test_labels is None:
-            return own
-        labels = measured.train_labels, measured.test_labels
-        pca = measured.pca
-        return own | {
-            "extra_trees_accuracy": _trees_accuracy(train[:, pixels], test[:, pixels], *labels),
-            "pca_extra_trees_accuracy": _trees_accuracy(
-                pca.transform(train), pca.transform(test), *labels
-            ),
-        }
-
-    def own_pictures(
-        self, measured: base.Measured, metrics: dict[str, Any]
-    ) -> dict[str, np.ndarray]:
-        """Where the selected pixels are, on the mean of the training images; nothing of vectors."""
-        return _marked_pixels(measured.train, metrics["selected_pixels"])
-
-    def validation_pictures(self, images: np.ndarray, noise: Noise) -> dict[str, np.ndarray]:
-        """Where the pixels are that the selectors would take now."""
-        del noise
-        return _marked_pixels(images, self.selected_pixels())
+    def validation_images(self, images: np.ndarray, noise: Noise) -> dict[str, base.ImageGrid]:
+        """Returns `selected_pixels` too, those that the selectors would take now."""
+        marked = self.marked_pixels(images)
+        own = {} if marked is None else {"selected_pixels": marked}
+        return super().validation_images(images, noise) | own
 
 
 class Selectors(layers.Layer):
@@ -218,29 +186,7 @@ def distinct_choice(logits: tf.Tensor) -> tf.Tensor:
     return chosen
 
 
-def _marked_pixels(
-    images: np.ndarray, selected: Sequence[int] | np.ndarray
-) -> dict[str, np.ndarray]:
-    """The selected pixels on the mean of images [N, H, W, C], as a picture; of vectors none."""
-    mean = images.mean(axis=0)
-    if mean.ndim == 1:
-        return {}
-    rows, columns, _ = np.unravel_index(selected, mean.shape)
-    marks = np.zeros(mean.shape[:2], bool)
-    marks[rows, columns] = True
-    return {"selected_pixels": figures.marked(mean, marks)}
-
-
 def _first(values: tf.Tensor, numbers: tf.Tensor, axis: int) -> tf.Tensor:
     """The argmax along an axis; which of equal values that takes is the device's choice."""
     largest = tf.equal(values, tf.reduce_max(values, axis, keepdims=True))
     return tf.reduce_min(tf.where(largest, numbers, 0x7FFFFFFF), axis)
-
-
-def _trees_accuracy(
-    train: np.ndarray, test: np.ndarray, train_labels: np.ndarray, test_labels: np.ndarray
-) -> float:
-    from sklearn.ensemble import ExtraTreesClassifier
-
-    trees = ExtraTreesClassifier(_TREES, random_state=0, n_jobs=-1)
-    return float(trees.fit(train, train_labels).score(test, test_labels))

@@ -1,19 +1,13 @@
 """The sparse kind: its networks and its loss."""
 
-from typing import Any
-
 import keras
-import numpy as np
 import tensorflow as tf
 
 from trainer.models import base, networks
 from trainer.models.sparse import Settings
-from trainer.monitoring import figures
 
 _ACTIVE_ABOVE = {"k_sparse": 0.0, "kl": 0.1, "l1": 0.01}  # |activation|; only k_sparse has zeros
 _MARGIN = 1e-6  # keeps the logarithm of a mean activation finite
-_PENALTY_SHARE = 600  # of the classifier: mean loss + |w|^2 / (2 * 600); chosen by validation
-_BINS = 50
 
 
 class Model(base.Autoencoder):
@@ -27,6 +21,7 @@ class Model(base.Autoencoder):
             output_activation=settings.output_activation,
         )
         self._sparsity = settings.sparsity
+        self.active_above = _ACTIVE_ABOVE[settings.sparsity]
         self._active_units = settings.active_units
         self._first_active_units = settings.first_active_units
         self._annealing_share = settings.annealing_share
@@ -75,69 +70,6 @@ class Model(base.Autoencoder):
         done = tf.minimum(progress / self._annealing_share, 1.0)
         fall = self._first_active_units - self._active_units
         return tf.cast(tf.round(self._first_active_units - done * fall), tf.int32)
-
-    def own_metrics(self, measured: base.Measured) -> dict[str, Any]:
-        """How sparse the codes of the test images are.
-
-        A unit is active where its |activation| is above `active_above`. `active_units_mean`: of an
-        image; `dead_units_share`: of the units, those active in no test image;
-        `mean_activations`: how many units have their mean |activation| over the images between
-        each two of `mean_activation_edges`. Where there are labels to tell apart,
-        `linear_classifier_error` is the share of test images told wrong from the frozen codes by
-        logistic regression, as the function of that name says.
-        """
-        sizes = np.abs(measured.test_codes)
-        active = sizes > _ACTIVE_ABOVE[self._sparsity]
-        counts, edges = np.histogram(sizes.mean(axis=0), bins=_BINS)
-        own = {
-            "active_above": _ACTIVE_ABOVE[self._sparsity],
-            "active_units_mean": float(active.sum(axis=1).mean()),
-            "dead_units_share": float(1 - active.any(axis=0).mean()),
-            "mean_activations": counts.tolist(),
-            "mean_activation_edges": edges.tolist(),
-        }
-        codes, labels, test_labels = (
-            measured.train_codes,
-            measured.train_labels,
-            measured.test_labels,
-        )
-        if codes is None or labels is None or test_labels is None:
-            return own
-        error = linear_classifier_error(codes, labels, measured.test_codes, test_labels)
-        return own | {"linear_classifier_error": error}
-
-    def own_pictures(
-        self, measured: base.Measured, metrics: dict[str, Any]
-    ) -> dict[str, np.ndarray]:
-        """The histogram of the units' mean activations, and what the first units look at."""
-        del measured
-        filters = self.filters()
-        assert filters is not None, "the layers are dense"
-        return {
-            "activations": figures.bars(
-                metrics["mean_activation_edges"],
-                metrics["mean_activations"],
-                "mean activation over the test images",
-                "units",
-            ),
-            "filters": filters,
-        }
-
-
-def linear_classifier_error(
-    codes: np.ndarray, labels: np.ndarray, test_codes: np.ndarray, test_labels: np.ndarray
-) -> float:
-    """The share of test codes [N, K] that logistic regression on the others tells wrong.
-
-    All units have one scale, that of the codes' root mean square: each by its own, as other codes
-    are taken, the rarest would count the most. It is penalised, since 1,000 units tell all of the
-    training images from each other.
-    """
-    from sklearn.linear_model import LogisticRegression  # a second that training does not need
-
-    scale = max(float(np.sqrt(np.square(codes).mean())), np.finfo(np.float32).tiny)
-    classifier = LogisticRegression(C=_PENALTY_SHARE / len(codes), max_iter=1000, tol=2e-4)
-    return 1 - float(classifier.fit(codes / scale, labels).score(test_codes / scale, test_labels))
 
 
 def keep_largest(activations: tf.Tensor, count: int | tf.Tensor, *, most: int) -> tf.Tensor:

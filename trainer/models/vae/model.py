@@ -3,7 +3,6 @@
 import functools
 import math
 from collections.abc import Callable
-from typing import Any
 
 import keras
 import numpy as np
@@ -11,14 +10,10 @@ import tensorflow as tf
 
 from trainer.models import base, networks
 from trainer.models.vae import Settings
-from trainer.monitoring import figures
 from trainer.positions import Noise
 
 _OUTPUTS = {"bernoulli": ("bce", "sigmoid"), "gaussian": ("mse", "linear")}
-_ACTIVE_VARIANCE = 0.01  # of a unit's posterior mean over the images (Burda et al. 2016)
 _SAMPLES_AT_ONCE = 500  # of an image's code, of the thousands that tell its likelihood
-_SAMPLES_SHOWN = 100
-_PAIRS_SHOWN = 10
 _MANIFOLD_SIDE = 20
 
 
@@ -39,12 +34,12 @@ class Model(base.Autoencoder):
         }
         self._likelihood = settings.likelihood
         self._pixel_log_likelihood = log_likelihoods[settings.likelihood]
-        self._binarisation = settings.binarisation
+        self.binarisation = settings.binarisation
         self._objective = settings.objective
         self._samples = settings.samples
         self._beta = settings.beta
         self._beta_warmup_share = settings.beta_warmup_share
-        self._nll_samples = settings.nll_samples
+        self.nll_samples = settings.nll_samples
 
     def check_data(self, lowest: float, highest: float) -> None:
         """Raises UserError if a Bernoulli likelihood is asked of numbers outside [0, 1]."""
@@ -90,7 +85,7 @@ class Model(base.Autoencoder):
 
     def binarised(self, images: tf.Tensor, noise: Noise) -> tf.Tensor:
         """The x that is modelled: float32 of 0 and 1, or the images unless it is drawn anew."""
-        if self._binarisation != "dynamic":
+        if self.binarisation != "dynamic":
             return images
         return tf.cast(noise.uniform("binarisation", self.image_shape) < images, tf.float32)
 
@@ -104,7 +99,7 @@ class Model(base.Autoencoder):
         mean, log_variance = self.posterior(seen)
 
         def nll_of(row):
-            its_noise = noise.of(row).normal("importance", (self._nll_samples, self.code_size))
+            its_noise = noise.of(row).normal("importance", (self.nll_samples, self.code_size))
             image, its_mean, its_log_variance = (
                 tf.gather(part, [row]) for part in (seen, mean, log_variance)
             )
@@ -115,89 +110,41 @@ class Model(base.Autoencoder):
                     its_log_variance,
                     its_noise[:, first : first + _SAMPLES_AT_ONCE],
                 )
-                for first in range(0, self._nll_samples, _SAMPLES_AT_ONCE)
+                for first in range(0, self.nll_samples, _SAMPLES_AT_ONCE)
             ]
             return -log_mean_exp(tf.concat(log_weights, axis=1))[0]
 
         return tf.map_fn(nll_of, tf.range(tf.shape(images)[0]), fn_output_signature=tf.float32)
 
-    def own_metrics(self, measured: base.Measured) -> dict[str, Any]:
-        """The bound and the likelihood of the test images, in nats an image.
+    @property
+    def has_likelihood(self) -> bool:
+        """Whether p(x|z) is a distribution of the images; a "bernoulli" is none of grey levels."""
+        return self._likelihood != "bernoulli" or self.binarisation != "none"
 
-        `elbo_nats` is -`reconstruction_nats` - `kl_nats`, whatever the objective and beta;
-        `nll_nats` is -log p(x) by `nll_samples` importance samples. The images are binarised as
-        `binarisation` says. `active_units` counts the code's units whose posterior mean has a
-        variance above 0.01 over the images. Of grey levels that a "bernoulli" models there is no
-        likelihood, but `grey_cross_entropy_nats` in the place of the reconstruction.
+    def elbo_terms(self, images: tf.Tensor, noise: Noise) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """Returns -log p(x|z) averaged over samples of z, the KL, and the posterior mean.
+
+        The first two are float32 [B], in nats; the mean is float32 [B, K].
         """
-        rows = measured.map_noisy_batches(self._bound_and_means, measured.test)
-        reconstruction, kl = rows[:, :2].mean(axis=0, dtype=np.float64).tolist()
-        active = rows[:, 2:].var(axis=0) > _ACTIVE_VARIANCE
-        own = {"binarisation": self._binarisation, "active_units": int(active.sum()), "kl_nats": kl}
-        if self._likelihood == "bernoulli" and self._binarisation == "none":
-            return own | {"grey_cross_entropy_nats": reconstruction}
-        nll = measured.map_noisy_batches(self.nll_nats, measured.test)
-        return own | {
-            "reconstruction_nats": reconstruction,
-            "elbo_nats": -reconstruction - kl,
-            "nll_nats": float(nll.mean(dtype=np.float64)),
-            "nll_samples": self._nll_samples,
-        }
-
-    def own_pictures(
-        self, measured: base.Measured, metrics: dict[str, Any]
-    ) -> dict[str, np.ndarray]:
-        """`prior_samples`; `interpolations`; `manifold` of a code of two numbers.
-
-        Each row of the interpolations leads from a test image to another by equal steps between
-        their codes. The manifold decodes the quantiles of the prior, evenly spread in probability.
-        """
-        del metrics
-        samples = measured.map_noisy_batches(
-            lambda _, noise: self.decode(self.prior_codes(noise)), measured.test[:_SAMPLES_SHOWN]
-        )
-        shown = {"prior_samples": figures.grid(samples, columns=math.isqrt(_SAMPLES_SHOWN))}
-        if len(measured.test) > 1:
-            shown["interpolations"] = self._interpolations(measured)
-        if self.code_size == 2:
-            shown["manifold"] = self._manifold()
-        return shown
-
-    def validation_pictures(self, images: np.ndarray, noise: Noise) -> dict[str, np.ndarray]:
-        """`prior_samples`, as many as there are images, and `manifold`, both as `own_pictures`."""
-        samples = self.decode(self.prior_codes(noise)).numpy()
-        shown = super().validation_pictures(images, noise)
-        shown["prior_samples"] = figures.grid(samples, columns=math.isqrt(_SAMPLES_SHOWN))
-        if self.code_size == 2:
-            shown["manifold"] = self._manifold()
-        return shown
-
-    def _bound_and_means(self, images, noise):
-        """Reconstruction and KL in nats, and the posterior mean: [B, 2 + K]."""
         seen = self.binarised(images, noise)
         mean, log_variance = self.posterior(seen)
         code_noise = noise.normal("code", (self._samples, self.code_size))
         reconstruction = self._reconstruction_nats(seen, mean, log_variance, code_noise)
-        terms = tf.stack([reconstruction, kl_nats(mean, log_variance)], axis=1)
-        return tf.concat([terms, mean], axis=1)
+        return reconstruction, kl_nats(mean, log_variance), mean
 
-    def _interpolations(self, measured):
-        share = np.linspace(0, 1, 10, dtype=np.float32)[:, np.newaxis]
-        rows = []
-        for first in range(0, min(2 * _PAIRS_SHOWN, len(measured.test) - 1), 2):
-            start, end = measured.test_codes[first : first + 2]
-            between = self.decode((1 - share) * start + share * end)
-            images = measured.test[first : first + 2]
-            rows.append(np.concatenate([images[:1], between, images[1:]]))
-        return figures.grid(np.concatenate(rows), columns=len(rows[0]))
+    def manifold(self) -> base.ImageGrid | None:
+        """Returns the images of a code of two numbers at quantiles of the prior.
 
-    def _manifold(self):
+        The quantiles are evenly spread in probability; None: the code has another size.
+        """
         from scipy.special import ndtri  # the inverse of the normal distribution function
 
+        if self.code_size != 2:
+            return None
         levels = ndtri((np.arange(_MANIFOLD_SIDE) + 0.5) / _MANIFOLD_SIDE)
         down, across = np.meshgrid(-levels, levels, indexing="ij")
         codes = np.stack([across.ravel(), down.ravel()], axis=1).astype(np.float32)
-        return figures.grid(np.asarray(self.decode(codes)), columns=_MANIFOLD_SIDE, gap=0)
+        return base.ImageGrid(np.asarray(self.decode(codes)), columns=_MANIFOLD_SIDE, gap=0)
 
     def _beta_at(self, progress):
         if self._beta_warmup_share == 0:
