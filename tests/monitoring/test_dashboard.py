@@ -24,7 +24,7 @@ ALL_STATUSES = [f"STATUS_{name}" for name in ("UNKNOWN", "SUCCESS", "FAILURE", "
 def runs(tmp_path_factory):
     """A finished vae, evaluated, beside a linear run."""
     folder = tmp_path_factory.mktemp("runs")
-    for kind in (base.vae(), base.linear()):
+    for kind in (base.get_config("vae").model, base.get_config("linear").model):
         config = base.get_config()
         config.model = kind
         config.model.code_size = 2

@@ -21,6 +21,7 @@ from trainer.config import defaults, parse_model
 from trainer.data.dataset import to_unit
 from trainer.errors import ExportError
 from trainer.evaluation.evaluate import evaluate
+from trainer.models.base import Autoencoder
 from trainer.models.sparse.model import keep_largest
 from trainer.run import workdir
 from trainer.serving import export as exporting
@@ -215,7 +216,7 @@ def test_an_export_that_differs_from_the_trainer_is_refused_and_the_one_before_i
     folder = tmp_path / "out"
     folder.mkdir()
     (folder / model_card.CARD).write_text("{}")
-    monkeypatch.setattr(models.Autoencoder, "plain_keras_code", lambda _, encoded: encoded + 0.5)
+    monkeypatch.setattr(Autoencoder, "plain_keras_code", lambda _, encoded: encoded + 0.5)
     with pytest.raises(ExportError, match=r"encode of keras differs from the trainer by \d"):
         export(str(make_run("dense")), str(folder), formats=["keras"], overwrite=True)
     assert [path.name for path in tmp_path.rglob("*")] == ["out", model_card.CARD]

@@ -72,24 +72,6 @@ def bars(edges: Sequence[float], counts: Sequence[float], xlabel: str, ylabel: s
     return _drawn(figure)
 
 
-def stretched(images: np.ndarray) -> np.ndarray:
-    """Images [N, ...] of any numbers, each stretched so that they reach from 0 to 1."""
-    axes = tuple(range(1, images.ndim))
-    lowest, highest = images.min(axes, keepdims=True), images.max(axes, keepdims=True)
-    return (images - lowest) / np.maximum(highest - lowest, np.finfo(images.dtype).tiny)
-
-
-def marked(image: np.ndarray, marks: np.ndarray) -> np.ndarray:
-    """An image [H, W, C] in [0, 1] in grey, the pixels of a mask [H, W] red, enlarged: RGB uint8.
-
-    Each pixel becomes a square of 8 x 8.
-    """
-    drawn = np.repeat(np.clip(image.mean(axis=-1), 0, 1)[..., np.newaxis], 3, axis=-1)
-    drawn[marks] = _MARK
-    pixels = np.round(255 * drawn).astype(np.uint8)
-    return pixels.repeat(_ENLARGED, axis=0).repeat(_ENLARGED, axis=1)
-
-
 def png(pixels: np.ndarray) -> bytes:
     """Pixels, uint8 [H, W, 1] of grey or [H, W, C] of RGB or RGBA, as the content of a PNG file."""
     content = io.BytesIO()
@@ -124,14 +106,26 @@ def _drawn(figure: "Figure") -> np.ndarray:
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 
-def grid(images: np.ndarray, columns: int, gap: int = _GAP) -> np.ndarray:
-    """Images [N, H, W, C] in [0, 1] side by side in rows of so many, as uint8 RGB [H', W', 3].
+def grid(
+    images: np.ndarray,
+    columns: int,
+    gap: int = _GAP,
+    stretch: bool = False,
+    marks: np.ndarray | None = None,
+) -> np.ndarray:
+    """Draws images [N, H, W, C] in [0, 1] in rows of `columns`, as uint8 RGB [H', W', 3].
 
-    So many pixels between them and what is missing of the last row are white. Vectors [N, D] of
-    any numbers become one map instead, a line for each.
+    Two images are `gap` white pixels apart; what is missing of the last row is white. `stretch`
+    draws the least number of each image black and its largest white. `marks` [N, H, W] draws the
+    images in grey, the marked pixels red, and each pixel as a square of 8 x 8. Vectors [N, D] of
+    any numbers become one map instead, a line each.
     """
     if images.ndim == 2:
         return _map(images)
+    if stretch:
+        images = _stretched(images)
+    if marks is not None:
+        images = _marked(images, marks)
     count, height, width, channels = images.shape
     rows = -(-count // columns)
     down, across = height + gap, width + gap
@@ -141,6 +135,18 @@ def grid(images: np.ndarray, columns: int, gap: int = _GAP) -> np.ndarray:
     lines = cells.reshape(rows, columns, down, across, 3).swapaxes(1, 2)
     whole = lines.reshape(rows * down, columns * across, 3)
     return whole[: len(whole) - gap, : columns * across - gap]
+
+
+def _stretched(images: np.ndarray) -> np.ndarray:
+    axes = tuple(range(1, images.ndim))
+    lowest, highest = images.min(axes, keepdims=True), images.max(axes, keepdims=True)
+    return (images - lowest) / np.maximum(highest - lowest, np.finfo(images.dtype).tiny)
+
+
+def _marked(images: np.ndarray, marks: np.ndarray) -> np.ndarray:
+    marked = np.clip(images.mean(axis=-1, keepdims=True), 0, 1).repeat(3, axis=-1)
+    marked[marks] = _MARK
+    return marked.repeat(_ENLARGED, axis=1).repeat(_ENLARGED, axis=2)
 
 
 def _map(vectors: np.ndarray) -> np.ndarray:
