@@ -71,13 +71,29 @@ def open_run(
     Raises:
       UserError: the workdir holds a run of another config or other data, or no run of the trainer.
     """
+    run = check_config(workdir, config)
+    if run is None:
+        run_id, versions = uuid.uuid4().hex, installed_versions()
+        return Run(workdir, config, data_fingerprint, inputs, versions, run_id, {})
+    require(
+        run.data_fingerprint == data_fingerprint,
+        f"{workdir} holds a run on other data: those of {config.data.name!r} have changed",
+    )
+    return dataclasses.replace(run, config=config, inputs=inputs)
+
+
+def check_config(workdir: Path, config: Config) -> Run | None:
+    """Returns the run that a training by this config would resume; None: it would begin one.
+
+    Raises:
+      UserError: the workdir holds a run of another config, or no run of the trainer.
+    """
     if not (workdir / CONFIG).exists():
         require(
             not (workdir / CHECKPOINTS).exists(),
             f"{workdir} holds checkpoints but no {CONFIG}; it is no run of this trainer",
         )
-        run_id, versions = uuid.uuid4().hex, installed_versions()
-        return Run(workdir, config, data_fingerprint, inputs, versions, run_id, {})
+        return None
     run = read(workdir)
     differing = differences(run.config, config)
     changes = "; ".join(f"{key} was {old!r}, is {new!r}" for key, (old, new) in differing.items())
@@ -86,11 +102,7 @@ def open_run(
         f"{workdir} holds a run of another config: {changes}; "
         "take another --workdir, or the old values",
     )
-    require(
-        run.data_fingerprint == data_fingerprint,
-        f"{workdir} holds a run on other data: those of {config.data.name!r} have changed",
-    )
-    return dataclasses.replace(run, config=config, inputs=inputs)
+    return run
 
 
 def installed_versions() -> dict[str, str]:

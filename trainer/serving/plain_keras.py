@@ -61,11 +61,14 @@ def _rescaled(
 
 def _applied(layer: layers.Layer, inputs: keras.KerasTensor) -> keras.KerasTensor:
     """A layer's outputs, by the layer of Keras's that it is or that it says."""
-    if hasattr(layer, "stock"):
+    if hasattr(layer, "plain_keras"):
         return layer.plain_keras(inputs)
     kinds: tuple[Any, ...] = type(layer).__mro__
     of_keras = next(kind for kind in kinds if kind.__module__.startswith("keras."))
     copy = of_keras.from_config(layer.get_config() | {"dtype": "float32"})
     outputs = copy(inputs)
     copy.set_weights(layer.get_weights())
+    if isinstance(layer, layers.UpSampling2D):  # LiteRT's converter does not infer its shape
+        shape = layers.Reshape(outputs.shape[1:], name=f"{layer.name}_shape", dtype="float32")
+        outputs = shape(outputs)
     return outputs

@@ -13,7 +13,6 @@ import numpy as np
 from trainer.config import Data, Group, source_of
 from trainer.data.dataset import Split
 from trainer.data.memory import allowed_bytes
-from trainer.errors import require
 
 MEMORY = "memory"  # the source of vectors that a program passes to `data.load`
 _Settings = TypeVar("_Settings", bound=Group)
@@ -73,24 +72,13 @@ def find(name: str) -> Source:
 
 def read(settings: Data, folder: str | None, vectors: np.ndarray | None) -> Splits:
     """Reads a source's examples; see `data.load`."""
-    name, source = settings.name, find(settings.name)
-    require(
-        source.RESIZES or settings.image_size == 0,
-        f"data.image_size={settings.image_size} is not allowed with {name!r}; "
-        f"examples of {source.EXAMPLE} keep their shape",
-    )
-    require(
-        source.STAYS_IN_FILES or settings.placement != "records",
-        f"data.placement='records' is not allowed with {name!r}; "
-        f"examples of {source.EXAMPLE} are held in memory",
-    )
     request = Request(
         settings,
-        name,
+        settings.name,
         settings.image_size,
         settings.placement,
         allowed_bytes(settings.memory_gib),
         folder,
         vectors,
     )
-    return source.read(request)
+    return find(settings.name).read(request)
