@@ -160,6 +160,10 @@ def test_any_config_within_its_ranges_is_taken(data):
             if prefix + name not in NAMED
         }
     drawn["data."]["name"], drawn["model."]["name"] = NAME_OF[source], kind
+    if not (module := importlib.import_module(f"trainer.data.sources.{source}")).RESIZES:
+        drawn["data."]["image_size"] = 0
+    if not module.STAYS_IN_FILES:
+        drawn["data."]["placement"] = "auto"
     drawn[""] |= {"strategy": "cpu:2", "profile": "3:5"}
     made = {
         prefix.removesuffix("."): group(**drawn[prefix])
@@ -210,7 +214,6 @@ def test_a_value_in_the_place_of_a_group_is_refused(name, value):
         parse(changed(config_of(), {name: value}))
 
 
-STATIC = "model.binarisation"
 CONTRADICTIONS = [
     ("dense", {"model.loss": "bce", "model.output_activation": "linear"}),
     ("deep_conv", {"model.stage_filters": (8,)}),
@@ -234,6 +237,7 @@ CONTRADICTIONS = [
     ("dense", {"profile": "x"}),
     ("dense", {"strategy": "cpu:0"}),
     ("dense", {"strategy": "mirrored:2"}),
+    ("dense", {"data.placement": "records"}),
     ("dense", {"data.fit": "crop"}),
     ("dense", {"data.impute": "mean"}),
 ]
@@ -246,6 +250,11 @@ def test_keys_that_contradict_each_other_are_named(kind, changes):
     assert_one_line(str(error.value))
     for name in changes:
         assert name in str(error.value)
+
+
+def test_a_source_whose_examples_keep_their_shape_takes_no_size():
+    with pytest.raises(UserError, match=r"data\.image_size=8 is not allowed with 'memory'"):
+        parse(changed(config_of("dense", "memory"), {"data.image_size": 8}))
 
 
 def test_what_contradictions_leave_is_taken():

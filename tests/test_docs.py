@@ -5,11 +5,14 @@ import importlib.util
 import json
 import os
 import re
+import runpy
 import shlex
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 ROOT = Path(__file__).parent.parent
@@ -126,6 +129,23 @@ def test_every_config_has_a_command_in_the_description_of_the_kinds():
     kinds = (ROOT / "docs/kinds.md").read_text()
     for config in (ROOT / "configs").glob("[!_]*.py"):
         assert config.stem == "base" or f"configs/{config.name}" in kinds
+
+
+def test_the_examples_of_contributing_work(tmp_path):
+    images = np.ones((2, 4, 4, 1), np.float32)
+    np.savez(tmp_path / "a.npz", images=images, labels=[0, 1])
+    examples = []
+    for language, text in FENCED.findall((ROOT / "CONTRIBUTING.md").read_text()):
+        if language == "python":
+            (tmp_path / "example.py").write_text(text)
+            examples.append(SimpleNamespace(**runpy.run_path(str(tmp_path / "example.py"))))
+    kind, network, source, metric = examples
+    model = network.Model(images.shape[1:], kind.Settings(**kind.TINY))
+    assert model.loss_terms(images, None)["penalty"].shape == (2,)
+    request = SimpleNamespace(argument=tmp_path / "a.npz")
+    assert source.read(request).train.images.shape == images.shape
+    evaluated = SimpleNamespace(codes=np.array([[3.0, 4.0]]))
+    assert metric.measure(evaluated).metrics == {"code_norm": 5}
 
 
 @pytest.mark.slow

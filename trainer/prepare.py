@@ -3,6 +3,7 @@
 from absl import flags
 
 from trainer import cli
+from trainer.config import Data, make_data
 from trainer.errors import require
 from trainer.storage import paths
 
@@ -36,20 +37,25 @@ def check() -> None:
         "give either --dataset=NAME or --config=FILE",
     )
     paths.check_output_image("--contact_sheet", _CONTACT_SHEET.value, overwrite=_OVERWRITE.value)
+    _settings()
+
+
+def _settings() -> Data:
+    """Returns the keys of the data that the flags name."""
+    keys = _CONFIG.value.data.to_dict() if _CONFIG.value else {"name": _DATASET.value}
+    if _IMAGE_SIZE.value:
+        keys["image_size"] = _IMAGE_SIZE.value
+    if _RECORDS.value:
+        keys["placement"] = "records"
+    return make_data(**keys)
 
 
 def main() -> None:
-    from trainer.config import make_data
     from trainer.data.describe import prepare
 
-    settings = _CONFIG.value.data.to_dict() if _CONFIG.value else {"name": _DATASET.value}
-    if _IMAGE_SIZE.value:
-        settings["image_size"] = _IMAGE_SIZE.value
-    if _RECORDS.value:
-        settings["placement"] = "records"
     folder = _DATA_DIR.value
     description = prepare(
-        make_data(**settings),
+        _settings(),
         None if folder is None else str(paths.path_of(folder).absolute()),
         from_idx=_FROM_IDX.value,
         contact_sheet=_CONTACT_SHEET.value,

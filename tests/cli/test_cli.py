@@ -1,16 +1,19 @@
 """What a person types, and the one line that answers a mistake."""
 
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 
 from trainer import cli
+from trainer.config import load_config, parse
 from trainer.errors import NonFiniteError, Preempted, UserError
 
 ROOT = Path(__file__).parents[2]
@@ -72,13 +75,49 @@ DENSE = ["--config=configs/dense.py", "--workdir=w"]
         ),
     ],
 )
-def test_a_mistake_gets_one_line_and_status_2_without_tensorflow(arguments, message):
-    command = [sys.executable, "-c", NO_TENSORFLOW, "trainer", *arguments]
+def test_a_mistake_of_a_training_is_told_without_tensorflow(arguments, message):
+    assert_told_without_tensorflow(["trainer", *arguments], message)
+    assert not (ROOT / "w").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "give either --dataset=NAME or --config=FILE"),
+        (["--dataset=digits", "--records"], "data.placement='records' is not allowed with 'digi"),
+        (["--dataset=arrays:a.npz", "--image_size=8"], "data.image_size=8 is not allowed with 'ar"),
+        (["--dataset=digits", "--image_size=-1"], "image_size=-1"),
+        (["--config=dense", "--config.data.channels=2"], "data.channels=2 is not allowed with 'mn"),
+        (
+            ["--config=dense", "--config.data.resplit_test=1"],
+            "data.resplit_test=1.0 is not",
+        ),
+    ],
+)
+def test_a_mistake_about_data_is_told_without_tensorflow(arguments, message):
+    assert_told_without_tensorflow(["trainer.prepare", *arguments], message)
+
+
+def test_another_config_than_the_runs_is_told_without_tensorflow(tmp_path):
+    run: dict[str, Any] = {
+        "data_fingerprint": "",
+        "inputs": {},
+        "versions": {},
+        "run_id": "",
+        "executions": {},
+    }
+    run["config"] = parse(load_config("dense")).to_dict()
+    (tmp_path / "config.json").write_text(json.dumps(run))
+    arguments = ["--config=dense", f"--workdir={tmp_path}", "--config.batch_size=3"]
+    assert_told_without_tensorflow(["trainer", *arguments], "batch_size was 128, is 3")
+
+
+def assert_told_without_tensorflow(arguments, message):
+    command = [sys.executable, "-c", NO_TENSORFLOW, *arguments]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert result.returncode == 2, result.stderr
     assert message in result.stderr
     assert len(result.stderr.splitlines()) == 1
-    assert not (ROOT / "w").exists()
 
 
 @pytest.mark.parametrize("workdir", ["w", "vae"])
@@ -89,7 +128,7 @@ def test_a_config_is_found_by_its_name_from_anywhere(tmp_path, workdir):
         "-m",
         "trainer",
         "--config=vae",
-        "--config.data.name=none",
+        "--config.num_epochs=-1",
         f"--workdir={workdir}",
     ]
     result = subprocess.run(
@@ -101,7 +140,7 @@ def test_a_config_is_found_by_its_name_from_anywhere(tmp_path, workdir):
         check=False,
     )
     assert result.returncode == 2
-    assert result.stderr == "error: 'none' is no data set of TFDS; see tensorflow.org/datasets\n"
+    assert result.stderr == "error: num_epochs=-1.0 is not allowed; it must be above 0\n"
 
 
 @pytest.mark.parametrize("module", COMMANDS)

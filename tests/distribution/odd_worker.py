@@ -14,9 +14,10 @@ from absl import flags
 from tensorflow.python.distribute import collective_all_reduce_strategy
 from tensorflow.python.eager import context
 
-from trainer import __main__, cli, train
+from trainer import __main__, cli
 from trainer.distribution import watchdog
 from trainer.run import checkpoints
+from trainer.training import setup
 
 ODDITY = flags.DEFINE_enum("oddity", None, ["stuck", "slow"], "What is odd.", required=True)
 STEPPING_CALLS = 2  # before the operation that does not end
@@ -25,7 +26,7 @@ SAVE_SECONDS = 8
 
 @contextlib.contextmanager
 def stuck():
-    make_steps = train.make_steps
+    make_steps = setup.make_steps
 
     def make_stuck_steps(*arguments, **keywords):
         steps = make_steps(*arguments, **keywords)
@@ -42,7 +43,7 @@ def stuck():
 
     extended = collective_all_reduce_strategy.CollectiveAllReduceExtended
     with (
-        mock.patch.object(train, "make_steps", make_stuck_steps),
+        mock.patch.object(setup, "make_steps", make_stuck_steps),
         # Both health checks: it starts no coordination service where it sees one that is set.
         mock.patch.object(extended, "_enable_check_health", False),
         mock.patch.object(context.Context, "coordination_service", "another"),

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from tests.hostile.corpus import TEXTS, few_or_many, refused_in_one_line, try_many
 from trainer.errors import UserError
-from trainer.run import checkpoints
+from trainer.run.checkpoints import Checkpoints
 from trainer.serving import writers
 from trainer.storage import paths
 
@@ -95,11 +95,11 @@ def test_a_name_that_no_table_can_hold_is_refused(tmp_path, suffix):
 def test_a_link_in_the_place_of_an_old_checkpoint_is_removed_and_not_followed(tmp_path):
     folder, elsewhere = tmp_path / "checkpoints", tmp_path / "elsewhere"
     state = {"model/kernel": np.ones(3, np.float32)}
-    checkpoints.save(folder, 1, state, validation_loss=None, keep=1)
+    Checkpoints(folder, "own").save(1, state, validation_loss=None, keep=1)
     (folder / "step-0000000001").rename(elsewhere)
     (folder / "step-0000000001").symlink_to(elsewhere)
     (folder / ".writing-step-0000000002").symlink_to(elsewhere)
     before = everything(elsewhere)
-    checkpoints.save(folder, 2, state, validation_loss=None, keep=1)
+    Checkpoints(folder, "own").save(2, state, validation_loss=None, keep=1)
     assert [path.name for path in folder.iterdir()] == ["step-0000000002"]
     assert everything(elsewhere) == before

@@ -11,16 +11,14 @@ from tensorboard.plugins.hparams import api_pb2
 from tensorboard.plugins.hparams.metadata import parse_session_end_info_plugin_data
 
 from tests.runs import stop_after
-from trainer import data, models
-from trainer.config import make_data
-from trainer.distribution.strategy import make_strategy
-from trainer.distribution.workers import Workers
+from trainer.config import parse
 from trainer.errors import NonFiniteError, Preempted
 from trainer.monitoring.goodput import Clock
 from trainer.monitoring.tensorboard import PARTS, Summaries, forget_after
 from trainer.train import train
-from trainer.training.logger import Logger, is_pictured
-from trainer.training.loss_spikes import Spikes
+from trainer.training.logger import Logger, has_figures
+from trainer.training.loss_spikes import LossSpikes
+from trainer.training.setup import set_up
 
 
 def write(run: Path, steps):
@@ -73,7 +71,7 @@ def test_a_workdir_without_event_files_has_nothing_to_forget(tmp_path):
 
 
 def test_a_longer_run_has_hardly_more_pictures():
-    shown = [number for number in range(1, 2**20) if is_pictured(number)]
+    shown = [number for number in range(1, 2**20) if has_figures(number)]
     assert shown[:127] == list(range(1, 128))
     for doubling in range(7, 19):
         assert sum(2**doubling <= number < 2 ** (doubling + 1) for number in shown) == 64
@@ -126,13 +124,12 @@ def test_a_picture_has_no_more_pixels_than_is_useful(tmp_path, shape, expected):
     ],
 )
 def test_a_run_says_how_it_ended_unless_it_goes_on_later(tmp_path, digits_config, error, statuses):
-    dataset = data.load(make_data("digits"))
-    model = models.create(dataset.image_shape, **digits_config.model)
-    workers = Workers(make_strategy("cpu:1"))
-    spikes = Spikes(digits_config, tmp_path, workers)
+    digits_config.strategy = "cpu:1"
+    config = parse(digits_config)
     with (
+        set_up(config, str(tmp_path)) as setup,
         contextlib.suppress(NonFiniteError, Preempted),
-        Logger(digits_config, tmp_path, model, dataset, 0, 10, Clock(), spikes),
+        Logger(setup, LossSpikes(config.spikes, setup.workers), Clock(), 0, 10),
     ):
         if error:
             raise error

@@ -41,14 +41,18 @@ TARGETS = {
     "positions": Target(
         ("trainer/positions.py",), 8, ("tests/test_positions.py", "tests/models/test_concrete*.py")
     ),
-    "step": Target(("trainer/distribution/step.py",), 8, (*_STEP, "tests/training/test_train.py")),
+    "step": Target(
+        ("trainer/distribution/step.py", "trainer/distribution/finite.py"),
+        8,
+        (*_STEP, "tests/training/test_train.py"),
+    ),
     "gradients": Target(("trainer/distribution/gradients.py",), 5, _STEP),
     "update": Target(
         ("trainer/distribution/update.py",), 3, ("tests/distribution/test_optimizers.py", *_STEP)
     ),
     "mean_losses": Target(("trainer/distribution/mean_losses.py",), 5, _STEP),
     "checkpoints": Target(
-        ("trainer/run/checkpoint*.py",), 8, ("tests/run/test_checkpoint*.py", "tests/run/test_*.py")
+        ("trainer/run/checkpoints.py", "trainer/run/background.py"), 8, ("tests/run/test_*.py",)
     ),
     "loss_spikes": Target(
         ("trainer/training/loss_spikes.py",), 7, ("tests/training/test_loss_spikes.py",)
@@ -57,7 +61,7 @@ TARGETS = {
         ("trainer/data/batches.py", "trainer/data/__init__.py"),
         4,
         ("tests/data/test_batches.py", "tests/data/test_data.py", "tests/training/test_train.py"),
-        ("batches",),
+        ("training_batches", "batches"),
     ),
     "loss_of_every_kind": Target(
         ("trainer/models/base.py",), 4, (*_EVERY_KIND, "tests/models/test_sparse*.py", *_STEP), LOSS

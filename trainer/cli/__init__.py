@@ -60,8 +60,11 @@ class _ConfigParser(ConfigFileFlagParser):
 
 
 def check_config(config: ConfigDict) -> None:
-    """Raises UserError if a training would refuse the config; needs no TensorFlow."""
-    parse(config)
+    """Raises UserError if --workdir or a training would refuse the config; needs no TensorFlow."""
+    from trainer.run import workdir
+    from trainer.storage import paths
+
+    workdir.check_config(paths.path_of(workdir_flag().value), parse(config))
 
 
 def check_run() -> None:

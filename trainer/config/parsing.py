@@ -114,23 +114,32 @@ def parse_data(values: Data | ConfigDict | Mapping[str, Any]) -> Data:
     """Checks the keys of the data, as `parse` does."""
     if isinstance(values, Data):
         return values
-    if isinstance(values, ConfigDict):
-        values = values.to_dict()
-    require("name" in values, "the config has no data.name")
-    require_kind("data.name", values["name"], str)
-    source = source_of(values["name"])
+    kept = dict(values.to_dict() if isinstance(values, ConfigDict) else values)
+    require("name" in kept, "the config has no data.name")
+    name = kept["name"]
+    require_kind("data.name", name, str)
+    source = source_of(name)
     own = data_settings(source)
-    kept = dict(values)
     for other, group in source_settings().items():
-        for name, default in defaults_of(group).items():
-            if name not in keys(own) and name in kept:
-                value = kept.pop(name)
-                require(
-                    type(value) is type(default) and value == default,
-                    f"data.{name}={value!r} is not allowed with {values['name']!r}; "
-                    f"data of {other} alone take it",
-                )
-    return _parse("data.", own, kept)
+        for key, default in defaults_of(group).items():
+            value = default if key in keys(own) else kept.pop(key, default)
+            require(
+                type(value) is type(default) and value == default,
+                f"data.{key}={value!r} is not allowed with {name!r}; data of {other} alone take it",
+            )
+    data = _parse("data.", own, kept)
+    module = _source(source)
+    require(
+        module.RESIZES or data.image_size == 0,
+        f"data.image_size={data.image_size} is not allowed with {name!r}; examples of "
+        f"{module.EXAMPLE} keep their shape",
+    )
+    require(
+        module.STAYS_IN_FILES or data.placement != "records",
+        f"data.placement='records' is not allowed with {name!r}; examples of {module.EXAMPLE} are "
+        "held in memory",
+    )
+    return data
 
 
 def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

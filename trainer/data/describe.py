@@ -4,12 +4,11 @@ import math
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from trainer import data
-from trainer.config import source_of
+from trainer.config import Data, source_of
 from trainer.data.dataset import Split, to_unit
 from trainer.data.files import idx, tfds_prepare
 from trainer.data.memory import blocks
@@ -24,7 +23,7 @@ _MAX_NAMES = 12
 
 
 def prepare(
-    settings: Any,
+    settings: Data,
     folder: str | None = None,
     *,
     from_idx: str = "",
@@ -34,7 +33,7 @@ def prepare(
     """Reads a data set as a training would, and returns a description for a person.
 
     Args:
-      settings: data keys, as `data.load` takes them. With the placement "records" a data set of
+      settings: `config.data`. With the placement "records" a data set of
         TFDS is prepared as ArrayRecord files, from which images can be read as they are drawn.
       folder: to prepare a data set of TFDS in, unless it is there; None: TFDS_DATA_DIR.
       from_idx: the folder of MNIST's four original files, which replace a download.
@@ -68,7 +67,7 @@ def prepare(
     return "\n".join(f"{key:<12} {value}" for key, value in rows.items())
 
 
-def _prepare(settings: Any, folder: str | None, from_idx: str) -> str:
+def _prepare(settings: Data, folder: str | None, from_idx: str) -> str:
     """Prepares MNIST from its files; says whether `data.load` finds or prepares a data set."""
     builder = tfds_prepare.find(settings.name, folder)
     require(

@@ -92,7 +92,8 @@ def _binarise(split: Split, split_name: str, name: str) -> Split:
 def _impute(splits: tuple[Split, ...], feature_names: tuple[str, ...], how: str) -> np.ndarray:
     """Replaces missing numbers, NaN, by the feature's mean or median in the training split.
 
-    Not scikit-learn's SimpleImputer, which sums float32 columns in float32.
+    Not by scikit-learn's SimpleImputer, which sums float32 numbers in float32: around 1e6, the mean
+    of 20,000 numbers is wrong by 200.
     """
     rows = splits[0].images[:]
     without = [feature_names[column] for column in np.flatnonzero(np.isnan(rows).all(axis=0))]
@@ -110,9 +111,10 @@ def _impute(splits: tuple[Split, ...], feature_names: tuple[str, ...], how: str)
 
 
 def _standardise(splits: tuple[Split, ...], name: str) -> Scaling:
-    """Scales vectors by the mean and standard deviation of the training split; constants have 1.
+    """Scales vectors by the mean and std of the training split; a constant feature is shifted only.
 
-    Not scikit-learn's StandardScaler, which takes a second copy of the data, of float64.
+    Not by scikit-learn's StandardScaler, which scales float32 numbers in float32: where the mean is
+    1e6 stds, the third digit is wrong.
     """
     rows = splits[0].images
     if isinstance(rows, Records) or rows.ndim > 2:

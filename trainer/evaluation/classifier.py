@@ -19,7 +19,7 @@ from trainer.data.dataset import Split
 from trainer.distribution import optimizers
 from trainer.distribution.devices import describe_devices
 from trainer.distribution.inference import map_batches
-from trainer.distribution.step import Steps
+from trainer.distribution.step import Steps, StepSettings
 from trainer.distribution.strategy import build_model, enable_determinism
 from trainer.distribution.variables import model_variables
 from trainer.distribution.xla import candidate_executions
@@ -121,10 +121,7 @@ def finetune(
         optimizers.learning_rate_schedule(
             schedule, learning_rate=learning_rate, warmup_steps=0, last_step=ends[-1]
         ),
-        precision=config.precision,
-        batch_size=batch_size,
-        seed=config.seed,
-        last_step=ends[-1],
+        StepSettings(config.precision, batch_size, config.seed, last_step=ends[-1]),
         execution=_execution(run, batch_size),
     )
     if isinstance(train.images, np.ndarray) and config.data.placement != "host":

@@ -1,4 +1,4 @@
-"""The workdir is the run: its config, its metrics, and the refusal to mix two runs in one."""
+"""A run is its workdir: `config.json`, the lock, the metrics; two runs never share a workdir."""
 
 import contextlib
 import dataclasses
@@ -71,13 +71,29 @@ def open_run(
     Raises:
       UserError: the workdir holds a run of another config or other data, or no run of the trainer.
     """
+    run = check_config(workdir, config)
+    if run is None:
+        run_id, versions = uuid.uuid4().hex, installed_versions()
+        return Run(workdir, config, data_fingerprint, inputs, versions, run_id, {})
+    require(
+        run.data_fingerprint == data_fingerprint,
+        f"{workdir} holds a run on other data: those of {config.data.name!r} have changed",
+    )
+    return dataclasses.replace(run, config=config, inputs=inputs)
+
+
+def check_config(workdir: Path, config: Config) -> Run | None:
+    """Returns the run that a training by this config would resume; None: it would begin one.
+
+    Raises:
+      UserError: the workdir holds a run of another config, or no run of the trainer.
+    """
     if not (workdir / CONFIG).exists():
         require(
             not (workdir / CHECKPOINTS).exists(),
             f"{workdir} holds checkpoints but no {CONFIG}; it is no run of this trainer",
         )
-        run_id, versions = uuid.uuid4().hex, installed_versions()
-        return Run(workdir, config, data_fingerprint, inputs, versions, run_id, {})
+        return None
     run = read(workdir)
     differing = differences(run.config, config)
     changes = "; ".join(f"{key} was {old!r}, is {new!r}" for key, (old, new) in differing.items())
@@ -86,21 +102,17 @@ def open_run(
         f"{workdir} holds a run of another config: {changes}; "
         "take another --workdir, or the old values",
     )
-    require(
-        run.data_fingerprint == data_fingerprint,
-        f"{workdir} holds a run on other data: those of {config.data.name!r} have changed",
-    )
-    return dataclasses.replace(run, config=config, inputs=inputs)
+    return run
 
 
 def installed_versions() -> dict[str, str]:
-    """Of Python and the packages that decide what a run computes."""
+    """Returns the versions of Python and of the packages that a run's numbers depend on."""
     packages = {name: importlib.metadata.version(name) for name in _PACKAGES}
     return packages | {"python": platform.python_version()}
 
 
 def code_digest() -> str:
-    """Of the sources of this package."""
+    """Returns a digest of the source code of this package."""
     digest = hashlib.sha256()
     root = Path(__file__).parents[1]
     for path in sorted(root.rglob("*.py")):
@@ -150,11 +162,13 @@ def _text(value: object) -> str:
 
 @contextlib.contextmanager
 def locked(workdir: Path, patience_seconds: float = 0) -> Iterator[None]:
-    """Makes the folder, and keeps every other trainer out of it for as long as this one lives.
+    """Creates a workdir, and locks it against other trainers.
+
+    Waits up to `patience_seconds` for a trainer that holds the lock. A workdir in which nothing was
+    written is removed at the end.
 
     Raises:
-      UserError: it cannot be made, written or locked, or another trainer is at work in it, and
-        still is after so long.
+      UserError: the workdir cannot be created, written or locked, or another trainer holds the lock.
     """
     path = workdir / ".lock"
     try:
@@ -168,7 +182,7 @@ def locked(workdir: Path, patience_seconds: float = 0) -> Iterator[None]:
         try:
             yield
         finally:
-            if list(workdir.iterdir()) == [path]:  # a start that was refused leaves nothing
+            if list(workdir.iterdir()) == [path]:  # the start was refused
                 path.unlink()
                 if made:
                     workdir.rmdir()

@@ -70,4 +70,7 @@ def _apply(layer: layers.Layer, inputs: keras.KerasTensor) -> keras.KerasTensor:
     copy = keras_layer.from_config(layer.get_config() | {"dtype": "float32"})
     outputs = copy(inputs)
     copy.set_weights(layer.get_weights())
+    if isinstance(layer, layers.UpSampling2D):  # LiteRT's converter does not infer its shape
+        shape = layers.Reshape(outputs.shape[1:], name=f"{layer.name}_shape", dtype="float32")
+        outputs = shape(outputs)
     return outputs

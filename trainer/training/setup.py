@@ -16,7 +16,7 @@ from trainer.distribution import optimizers
 from trainer.distribution.cluster import Cluster, from_tf_config
 from trainer.distribution.devices import check_devices, describe_devices
 from trainer.distribution.rendezvous import rendezvous
-from trainer.distribution.step import Steps
+from trainer.distribution.step import Steps, StepSettings
 from trainer.distribution.strategy import build_model, enable_determinism, make_strategy
 from trainer.distribution.watchdog import Watchdog, kill_if_startup_hangs
 from trainer.distribution.workers import Workers, lost_workers_as_errors
@@ -107,12 +107,14 @@ def make_steps(config: Config, workers: Workers, model: Autoencoder, last_step: 
             warmup_steps=optimizer.warmup_steps,
             last_step=last_step,
         ),
-        precision=config.precision,
-        batch_size=config.batch_size,
-        seed=config.seed,
-        last_step=last_step,
+        StepSettings(
+            precision=config.precision,
+            batch_size=config.batch_size,
+            seed=config.seed,
+            last_step=last_step,
+            norm_every_steps=1 if config.spikes.loss_ratio else config.log_every_steps,
+        ),
         worker=workers.index,
-        norm_every_steps=1 if config.spikes.loss_ratio else config.log_every_steps,
     )
 
 

@@ -5,9 +5,7 @@ module is that of a TFDS data set. To add a source, add a module with what `Sour
 """
 
 import dataclasses
-import functools
 import importlib
-import pkgutil
 from typing import Generic, Protocol, TypeVar, cast
 
 import numpy as np
@@ -15,10 +13,8 @@ import numpy as np
 from trainer.config import Data, Group, source_of
 from trainer.data.dataset import Split
 from trainer.data.memory import allowed_bytes
-from trainer.errors import require
 
 MEMORY = "memory"  # the source of vectors that a program passes to `data.load`
-_TFDS = "tfds"
 _Settings = TypeVar("_Settings", bound=Group)
 
 
@@ -69,41 +65,20 @@ class Source(Protocol):
         """
 
 
-def names() -> tuple[str, ...]:
-    """Returns the names of the modules."""
-    return tuple(module.name for module in pkgutil.iter_modules(__path__))
-
-
 def find(name: str) -> Source:
     """Returns the source of this `data.name`."""
-    return _module(source_of(name))
+    return cast(Source, importlib.import_module(f"{__name__}.{source_of(name)}"))
 
 
 def read(settings: Data, folder: str | None, vectors: np.ndarray | None) -> Splits:
     """Reads a source's examples; see `data.load`."""
-    name, source = settings.name, find(settings.name)
-    require(
-        source.RESIZES or settings.image_size == 0,
-        f"data.image_size={settings.image_size} is not allowed with {name!r}; "
-        f"examples of {source.EXAMPLE} keep their shape",
-    )
-    require(
-        source.STAYS_IN_FILES or settings.placement != "records",
-        f"data.placement='records' is not allowed with {name!r}; "
-        f"examples of {source.EXAMPLE} are held in memory",
-    )
     request = Request(
         settings,
-        name,
+        settings.name,
         settings.image_size,
         settings.placement,
         allowed_bytes(settings.memory_gib),
         folder,
         vectors,
     )
-    return source.read(request)
-
-
-@functools.cache
-def _module(name: str) -> Source:
-    return cast(Source, importlib.import_module(f"{__name__}.{name}"))
+    return find(settings.name).read(request)

@@ -20,14 +20,7 @@ class Model(base.Autoencoder):
     def __init__(self, image_shape: tuple[int, ...], settings: Settings):
         super().__init__(
             image_shape,
-            *networks.dense_autoencoder(
-                image_shape,
-                settings.hidden_units,
-                settings.code_size,
-                settings.activation,
-                settings.code_activation,
-                tied=settings.tied_weights,
-            ),
+            *networks.dense_autoencoder(image_shape, settings, tied=settings.tied_weights),
             loss=settings.loss,
             output_activation=settings.output_activation,
         )

@@ -11,14 +11,7 @@ class Model(base.Autoencoder):
         base.require_undercomplete(settings.code_size, image_shape)
         super().__init__(
             image_shape,
-            *networks.dense_autoencoder(
-                image_shape,
-                settings.hidden_units,
-                settings.code_size,
-                settings.activation,
-                settings.code_activation,
-                tied=False,
-            ),
+            *networks.dense_autoencoder(image_shape, settings),
             loss=settings.loss,
             output_activation=settings.output_activation,
         )
