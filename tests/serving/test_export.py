@@ -245,12 +245,9 @@ def test_images_are_bytes_or_floats(make_run, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("uncompared")
-def test_samples_are_those_of_the_trainer_from_any_position(make_run, tmp_path):
-    run = make_run("vae")
-    export(str(run), str(tmp_path / "out"), formats=["saved_model"])
-    model = tf.saved_model.load(str(tmp_path / "out/saved_model"))
-    sample(str(run), 5, output=str(tmp_path))
+def test_samples_are_those_of_the_trainer_from_any_position(make_run, make_export, tmp_path):
+    model = tf.saved_model.load(str(make_export("vae") / "saved_model"))
+    sample(str(make_run("vae")), 5, output=str(tmp_path))
     with np.load(tmp_path / "samples.npz") as samples:
         np.testing.assert_allclose(model.sample(5, 0)["images"], samples["images"], atol=1e-6)
         np.testing.assert_array_equal(model.sample(n=2, first=3)["codes"], samples["codes"][3:])
