@@ -24,7 +24,7 @@ from trainer.distribution.xla import EXECUTIONS, candidate_executions
 from trainer.errors import NonFiniteError, Preempted, require, require_at_least, require_choice
 from trainer.monitoring.goodput import Clock
 from trainer.monitoring.profiler import Profile
-from trainer.monitoring.tensorboard import PARTS, forget_after
+from trainer.monitoring.tensorboard import SPLITS
 from trainer.run import checkpoints, workdir
 from trainer.storage import paths
 from trainer.training.logger import Logger, NullLogger, words
@@ -401,7 +401,7 @@ def _find_run(
     """The checkpoint to go on from; a run that is new has none, since each begins with one."""
     workdir.check(run, config, fingerprint)
     checkpoint = checkpoints.find(run / workdir.CHECKPOINTS, run_id=workdir.run_id(run))
-    begun = any((run / name).exists() for name in (workdir.METRICS_LOG, *PARTS))
+    begun = any((run / name).exists() for name in (workdir.METRICS_LOG, *SPLITS))
     require(
         checkpoint is not None or not begun,
         f"{run} holds a run without its checkpoints; put one back, or take another --workdir",
@@ -445,7 +445,6 @@ def _begin(run: Path, steps: Steps, checkpoint: checkpoints.Checkpoint | None, k
         return
     checkpoints.restore(checkpoint, steps.variables())
     checkpoints.set_aside_after(checkpoint.path.parent, checkpoint.step, run_id=run_id)
-    forget_after(run, checkpoint.step)
     workdir.forget_metrics_after(run, checkpoint.step)
 
 

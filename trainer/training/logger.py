@@ -88,7 +88,7 @@ class Logger:
         self._run_id = workdir.run_id(run)
         self._model = model
         self._dataset = dataset
-        self._summaries = Summaries(run)
+        self._summaries = Summaries(run, start_step=first_step)
         self._progress = Progress(first_step, last_step, config.batch_size, quiet=config.quiet)
         self._saver = checkpoints.Background()
         self._clock = clock
@@ -142,7 +142,7 @@ class Logger:
         self._summaries.scalars("train", step, {_chart(name): row[name] for name in row})
         workdir.append_metrics(self._run, {"step": step, "part": "train"} | dict(row))
         self._progress.training(step, row["loss"], row["images_per_second"])
-        self._clock.write_at_times(self._run)
+        self._clock.write_if_due(self._run)
 
     def validation(self, step: int, losses: Mapping[str, float]) -> None:
         """Writes down the losses of a validation, with pictures, and where the time has gone."""
