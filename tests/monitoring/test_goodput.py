@@ -94,7 +94,7 @@ def test_three_starts_tell_one_truth_and_steps_retaken_are_no_goodput(tmp_path):
     third = Clock(now=time)  # from one of step 20, of 40 steps taken
     third.resume(tmp_path)
     walked(time, third, [(20, 1, 3), (21, 19, 16), (40, 10, 10)])
-    spent = {"start_up": 4, "compile": 9, "data": 9, "steps": 40, "retaken": 30}
+    spent = {"start_up": 4, "compile": 9, "data": 9, "steps": 40, "repeated": 30}
     assert third.shares() == pytest.approx(shares_of(spent))
     assert "of 0:01:32 in 3 starts" in str(third)
     third.write(tmp_path)
@@ -110,17 +110,17 @@ def test_steps_taken_again_after_a_roll_back_are_no_goodput():
     walked(time, clock, [(0, 10, 3), (10, 10, 10)])
     clock.go_back()
     walked(time, clock, [(5, 10, 7), (15, 5, 4), (20, 10, 10)])
-    assert clock.shares() == shares_of({"compile": 3, "steps": 20, "retaken": 11, "data": 5})
+    assert clock.shares() == shares_of({"compile": 3, "steps": 20, "repeated": 11, "data": 5})
 
 
 def test_rows_that_follow_each_other_fast_do_not_each_write_the_file(tmp_path):
     time = Time()
     clock = Clock(now=time)
     time.spend(1)
-    clock.write_at_times(tmp_path)
+    clock.write_if_due(tmp_path)
     assert not (tmp_path / FILE).exists()
     time.spend(60)
-    clock.write_at_times(tmp_path)
+    clock.write_if_due(tmp_path)
     assert goodput.metrics(tmp_path)["wall_seconds"] == 61
 
 
@@ -154,7 +154,7 @@ def test_a_run_stopped_and_crashed_tells_where_its_time_went(
         stop_after(patch, 2, lambda: os.kill(os.getpid(), signal.SIGTERM))
         with pytest.raises(Preempted):
             train(digits_config, str(tmp_path))
-    assert json.loads((tmp_path / FILE).read_text())["seconds"]["retaken"] > 0
+    assert json.loads((tmp_path / FILE).read_text())["seconds"]["repeated"] > 0
     assert final_state(tmp_path)[0] == 4
     train(digits_config, str(tmp_path))
     printed = capsys.readouterr().out.splitlines()[-1]

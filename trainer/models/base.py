@@ -194,7 +194,7 @@ class Autoencoder(keras.Model):
             return None
         kernels = first.kernel.numpy().T[:_FILTERS_SHOWN].reshape(-1, *self.image_shape)
         if len(self.image_shape) > 1:
-            kernels = figures.stretched(kernels)
+            kernels = figures.scale_each(kernels)
         return figures.grid(kernels, columns=10)
 
     def own_metrics(self, measured: Measured) -> dict[str, Any]:

@@ -263,7 +263,7 @@ def _marked_pixels(
     rows, columns, _ = np.unravel_index(selected, mean.shape)
     marks = np.zeros(mean.shape[:2], bool)
     marks[rows, columns] = True
-    return {"selected_pixels": figures.marked(mean, marks)}
+    return {"selected_pixels": figures.mark_pixels(mean, marks)}
 
 
 def _first(values: tf.Tensor, numbers: tf.Tensor, axis: int) -> tf.Tensor:

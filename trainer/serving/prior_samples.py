@@ -48,7 +48,7 @@ def sample(
             *_, rows = columns.values()
             shown += [*rows[: max(0, _MOST_SHOWN - first)]]
             bar.update(len(rows))
-    figures.write_picture(
+    figures.write_png(
         picture, figures.grid(np.stack(shown), columns=math.ceil(math.sqrt(len(shown))))
     )
     return target
