@@ -41,8 +41,8 @@ def interrupted_run(run, clock="steady"):
                 newest.write_bytes(newest.read_bytes()[:-7])
             if clock == "set back":  # by 100 s after every start
                 for path in (run / split).glob("events.out.tfevents.[1-9]*"):
-                    later = re.sub(r"\d+", lambda found: str(int(found[0]) + 100), path.name, 1)
-                    path.rename(path.with_name(later))
+                    stamp = re.search(r"\d+", path.name)[0]
+                    path.rename(path.with_name(path.name.replace(stamp, str(int(stamp) + 100))))
 
 
 def values(run, split):
