@@ -14,8 +14,8 @@ EPOCHS_digits := --config.num_epochs=150
 NOTE_digits := "(These digits are 8x8 pixels, enlarged: PCA with 49 numbers is all but perfect on" \
 	"them. Measure the nets on make train DATA=mnist.)"
 
-.PHONY: train test test-workers test-faults test-gpu-compile test-slurm test-docker lint audit \
-	benchmark torch gpu-check results docs tensorboard screenshots clean
+.PHONY: train test test-workers test-faults test-gpu-compile test-slurm test-docker mutation-check coverage \
+	lint audit benchmark torch gpu-check results docs tensorboard screenshots clean
 
 train: .venv/installed
 	$(BIN)/python -m trainer --config=configs/$(CONFIG).py --config.data.name=$(DATA) \
@@ -41,6 +41,15 @@ test-faults: .venv/installed
 test-gpu-compile: .venv/installed
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable .[gpu_compile]
 	$(BIN)/python -m pytest -m gpu_compile tests/gpu_compile
+
+# Small faults planted one at a time, and the tests that find them, in an hour or so: see
+# build/mutation/report.md.  make mutation-check ARGS="--only=positions --limit=10": a part.
+mutation-check: .venv/installed
+	$(BIN)/python -m tests.mutation $(ARGS)
+
+# Line and branch coverage of each room by make test, in some 20 minutes.
+coverage: .venv/installed
+	$(BIN)/python -m tests.coverage_by_room $(ARGS)
 
 # The job of launch.slurm on a real Slurm, in two minutes, as root where slurm-wlm is installed.
 test-slurm: .venv/installed

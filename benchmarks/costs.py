@@ -75,8 +75,9 @@ def data_size(case: str) -> dict[str, float]:
     """Measures images per second of the dense net at batch 64 by data size, and peak memory."""
     from benchmarks.sides.with_trainer import Training
     from trainer import data
+    from trainer.config import make_data
 
-    images = data.load(f"noise:{case}", image_size=0, validation_fraction=0.01).train.images
+    images = data.load(make_data(f"noise:{case}", validation_fraction=0.01)).train.images
     assert isinstance(images, np.ndarray)
     training = Training("dense", 64, images)
     rate = training.rate(_SECONDS.value)
@@ -121,25 +122,26 @@ def checkpoints(net: str) -> dict[str, float]:
     """
     from benchmarks.sides import clock
     from benchmarks.sides.with_trainer import Training
-    from trainer.run.checkpoints import Background
-    from trainer.train import finite_state
+    from trainer.run.background import BackgroundSaver
+    from trainer.run.checkpoints import Checkpoints
+    from trainer.training.resume import finite_state
 
     training = Training(net, 64, clock.images())
-    saver = Background()
     training.warm_up()
     rates: dict[bool, list[float]] = {False: [], True: []}  # steps per second, without and with
-    with tempfile.TemporaryDirectory() as run:
+    with tempfile.TemporaryDirectory() as folder:
+        saver = BackgroundSaver(Checkpoints(Path(folder), run_id="benchmark"))
         for number in range(10):
             saves = number % 2 == 1
             steps, began = 0, time.perf_counter()
             if saves:
                 state = finite_state(training.steps, number)
-                saver.save(Path(run), number, state, validation_loss=None, keep=1)
+                saver.save(number, state, validation_loss=None, keep=1)
             while time.perf_counter() - began < _SECONDS.value:
                 steps += len(training.call())
             rates[saves].append(steps / (time.perf_counter() - began))
             saver.wait()
-    saver.close()
+        saver.close()
     slowdown = 1 - statistics.median(rates[True]) / statistics.median(rates[False])
     lost = slowdown * _SECONDS.value
     return {"seconds_lost": lost, "share_at_one_a_minute": lost / _CHECKPOINT_EVERY_SECONDS}

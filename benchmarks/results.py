@@ -17,7 +17,9 @@ from typing import Any, NamedTuple
 
 from absl import app, flags
 
-from trainer.run.workdir import CONFIG, METRICS, is_measured, read_log, training_seconds
+from trainer.run import workdir as workdirs
+from trainer.run.metrics_log import training_seconds
+from trainer.run.workdir import METRICS, is_measured
 
 _ROOT = Path(__file__).parent.parent
 _DOCS = _ROOT / "docs"
@@ -191,10 +193,9 @@ def keep(name: str, workdir: Path, folder: Path) -> None:
     if RUNS[name].finetuning is not None:
         finetuned = json.loads((workdir / _FINETUNED).read_text())
         measured |= {key: finetuned[key] for key in _ERRORS} | {"finetuning": finetuned}
-    run = json.loads((workdir / CONFIG).read_text())
-    rows, batch_size = read_log(workdir), run["config"]["batch_size"]
-    measured["training_seconds"] = training_seconds(rows, batch_size)
-    measured["num_epochs"] = run["config"]["num_epochs"]
+    run = workdirs.read(workdir)
+    measured["training_seconds"] = training_seconds(run.log.rows(), run.config.batch_size)
+    measured["num_epochs"] = run.config.num_epochs
     (folder / f"{name}.json").write_text(json.dumps(measured, indent=1) + "\n")
     for picture in RUNS[name].pictures:
         shutil.copyfile(workdir / f"{picture}.png", folder / f"{name}-{picture}.png")

@@ -1,1 +1,1 @@
-"""One file a run: what it is, the command, the measured result. Keys: `configs/base.py`."""
+"""The lab notebook, a file a run: source, command, measured result. `base.py` has the defaults."""

@@ -11,8 +11,7 @@ from configs import base
 
 
 def get_config():
-    config = base.get_config()
-    config.model = base.concrete()
+    config = base.get_config("concrete")
     config.data.name = "mnist"
     config.num_epochs = 20.0
     config.optimizer.learning_rate = 2e-3

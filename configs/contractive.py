@@ -17,8 +17,7 @@ from configs import base
 
 
 def get_config():
-    config = base.get_config()
-    config.model = base.contractive()
+    config = base.get_config("contractive")
     config.model.code_size = 1000
     config.model.hidden_units = ()
     config.model.code_activation = "sigmoid"

@@ -15,8 +15,7 @@ from configs import base
 
 
 def get_config():
-    config = base.get_config()
-    config.model = base.conv()
+    config = base.get_config("conv")
     config.data.name = "mnist"
     config.num_epochs = 40.0
     config.batch_size = 64

@@ -14,8 +14,7 @@ from configs import base
 
 
 def get_config():
-    config = base.get_config()
-    config.model = base.dense()
+    config = base.get_config("dense")
     config.model.code_size = 30
     config.model.hidden_units = (1000, 500, 250)
     config.data.name = "mnist"

@@ -12,8 +12,7 @@ from configs import base
 
 
 def get_config():
-    config = base.get_config()
-    config.model = base.deep_conv()
+    config = base.get_config("deep_conv")
     config.data.name = "mnist"
     config.num_epochs = 50.0
     config.optimizer.learning_rate = 2e-3

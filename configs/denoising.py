@@ -17,8 +17,7 @@ from configs import base
 
 
 def get_config():
-    config = base.get_config()
-    config.model = base.denoising()
+    config = base.get_config("denoising")
     config.model.network = "conv"
     config.model.layer_sizes = (32, 32)
     config.model.code_activation = "relu"

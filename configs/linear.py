@@ -15,8 +15,7 @@ from configs import base
 
 
 def get_config():
-    config = base.get_config()
-    config.model = base.linear()
+    config = base.get_config("linear")
     config.data.name = "mnist"
     config.num_epochs = 100.0
     config.batch_size = 1024

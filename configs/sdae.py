@@ -15,8 +15,7 @@ from configs import base
 
 
 def get_config():
-    config = base.get_config()
-    config.model = base.denoising()
+    config = base.get_config("denoising")
     config.model.network = "dense"
     config.model.layer_sizes = (1000, 1000, 1000)
     config.model.corruption = "masking"

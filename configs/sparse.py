@@ -15,8 +15,7 @@ from configs import base
 
 
 def get_config():
-    config = base.get_config()
-    config.model = base.sparse()
+    config = base.get_config("sparse")
     config.model.tied_weights = True
     config.model.output_activation = "linear"
     config.model.alpha = 3.0

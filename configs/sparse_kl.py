@@ -11,8 +11,7 @@ from configs import base
 
 
 def get_config():
-    config = base.get_config()
-    config.model = base.sparse()
+    config = base.get_config("sparse")
     config.model.sparsity = "kl"
     config.model.code_activation = "sigmoid"
     config.model.penalty_weight = 1e-3

@@ -18,8 +18,7 @@ from configs import base
 
 
 def get_config():
-    config = base.get_config()
-    config.model = base.vae()
+    config = base.get_config("vae")
     config.data.name = "mnist"
     config.num_epochs = 1500.0
     config.batch_size = 200

@@ -1,4 +1,4 @@
-"""The runs of a sweep: the product of the values that a grid gives to keys of the config."""
+"""Read the grid of a sweep: the values of some keys of the config, in every combination."""
 
 import itertools
 import re
@@ -7,20 +7,20 @@ from collections.abc import Mapping, Sequence
 from trainer.errors import require
 
 _KEY = r"config(\.\w+)+"
-_BETWEEN_VALUES = r",(?![^(\[]*[)\]])"  # no comma of a tuple
-_UNSAFE = r"[^\w.+-]+"  # in the name of a folder
+_VALUE_SEPARATOR = r",(?![^(\[]*[)\]])"  # a comma outside of a tuple
+_UNSAFE = r"[^\w.+-]+"  # for the name of a folder
 
 
 def read(texts: Sequence[str]) -> dict[str, list[str]]:
-    """The values of each key, of texts as `config.model.code_size=2,8`.
+    """Return the values of each key, from texts such as `config.model.code_size=2,8`.
 
     Raises:
-      UserError: a text is not like that, or gives a key or a value twice.
+      UserError: a text has another form, or repeats a key or a value.
     """
     grid: dict[str, list[str]] = {}
     for text in texts:
         key, _, listed = text.partition("=")
-        values = [value.strip() for value in re.split(_BETWEEN_VALUES, listed)]
+        values = [value.strip() for value in re.split(_VALUE_SEPARATOR, listed)]
         require(
             re.fullmatch(_KEY, key) is not None and all(values),
             f"--grid={text} is not allowed; it takes config.KEY=VALUE,VALUE,...",
@@ -32,17 +32,20 @@ def read(texts: Sequence[str]) -> dict[str, list[str]]:
     return grid
 
 
-def product(grid: Mapping[str, Sequence[str]]) -> dict[str, dict[str, str]]:
-    """Each combination of one value a key, by a name that is a folder's: `code_size=2,seed=0`.
+def combinations(grid: Mapping[str, Sequence[str]]) -> dict[str, dict[str, str]]:
+    """Return every combination of one value a key, by the name of its folder: `code_size=2,seed=0`.
 
     Raises:
       UserError: two combinations have the same name.
     """
-    shorts = _shorts(list(grid))
+    short = _short_names(list(grid))
     runs: dict[str, dict[str, str]] = {}
     for values in itertools.product(*grid.values()):
         settings = dict(zip(grid, values, strict=True))
-        name = ",".join(f"{shorts[key]}={_safe(value)}" for key, value in settings.items())
+        name = ",".join(
+            f"{short[key]}={re.sub(_UNSAFE, '_', value).strip('_')}"
+            for key, value in settings.items()
+        )
         require(
             name not in runs,
             f"--grid: the folder {name} would be that of {runs.get(name)} and of {settings}",
@@ -51,15 +54,11 @@ def product(grid: Mapping[str, Sequence[str]]) -> dict[str, dict[str, str]]:
     return runs
 
 
-def _shorts(keys: Sequence[str]) -> dict[str, str]:
-    """Each key by its last part, or by as many of its last as tell it from the others."""
-    shorts = {}
+def _short_names(keys: Sequence[str]) -> dict[str, str]:
+    """Return the shortest ending of each key that no other key has."""
+    names = {}
     for key in keys:
         parts = key.split(".")
-        tails = (".".join(parts[first:]) for first in reversed(range(len(parts))))
-        shorts[key] = next(t for t in tails if sum(f".{k}".endswith(f".{t}") for k in keys) == 1)
-    return shorts
-
-
-def _safe(value: str) -> str:
-    return re.sub(_UNSAFE, "_", value).strip("_")
+        endings = (".".join(parts[first:]) for first in reversed(range(len(parts))))
+        names[key] = next(e for e in endings if sum(f".{k}".endswith(f".{e}") for k in keys) == 1)
+    return names

@@ -1,20 +1,19 @@
-"""A run for each combination of some values of the config, compared in the end.
+"""Train and evaluate a run for each combination of config values, then compare the runs.
 
     python -m launch.sweep --grid=config.model.code_size=2,8,32 -- --config=... --workdir=runs/sweep
 
-Each run has a folder of its own in the workdir, named by its values. The same command goes on where
-it was stopped: a run that is finished says so, one that is measured is not measured again.
+Each run has its own folder in the workdir, named by its values. The same command continues a sweep
+that was stopped: runs that are finished are not trained again, nor evaluated again.
 """
 
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from absl import flags
 
-from launch import command, grids
-from launch.jobs import Job, work_off
-from launch.processes import received_signals, say, shares, visible_gpus
+from launch import arguments, gpus, grids
+from launch.supervisor import Command, Job, received_signals, say, supervise
 from trainer.errors import Preempted, UserError, require
 from trainer.evaluation import compare
 from trainer.run import workdir
@@ -23,67 +22,80 @@ from trainer.storage import paths
 _MODULE = (sys.executable, "-m")
 
 _GRID = flags.DEFINE_multi_string(
-    "grid", [], "config.KEY=VALUE,VALUE,...; several grids make each combination of their values."
+    "grid",
+    [],
+    "Values to try for a key of the config, config.KEY=VALUE,VALUE,... Several keys make a run for "
+    "each combination of their values",
 )
-_PARALLEL = flags.DEFINE_integer("parallel", 1, "Runs at a time, each on its share of the GPUs.", 1)
-_MAX_RESTARTS = flags.DEFINE_integer("max_restarts", 1, "Of each run, after crashes.", 0)
+_PARALLEL = flags.DEFINE_integer(
+    "parallel",
+    1,
+    "Number of runs that train at a time, each on an equal share of the GPUs.",
+    lower_bound=1,
+)
+_MAX_RESTARTS = flags.DEFINE_integer(
+    "max_restarts", 1, "How often a run is restarted after crashes.", lower_bound=0
+)
 
 
 def main(trainer_flags: list[str]) -> int:
-    """Trains, evaluates and compares the runs.
+    """Train, evaluate and compare the runs.
 
-    Returns 0 where all finish, 75 where a signal stops them, 2 where one is refused, else the
-    status of the first that did not finish.
+    Returns 0 if all runs finish, 75 if a signal stops them, 2 if one is refused, otherwise the
+    status of the first run that did not finish.
 
     Raises:
-      UserError: the grid is not allowed, or the GPUs cannot be shared out.
+      UserError: the grid is not allowed, or the GPUs cannot be shared evenly.
     """
     require(bool(_GRID.value), "--grid=config.KEY=VALUE,VALUE,... is missing")
     grid = grids.read(_GRID.value)
     for key in grid:
-        given = command.value_of(trainer_flags, key)
+        given = arguments.flag_value(trainer_flags, key)
         require(given is None, f"{key} is in --grid, and {given} after --; allowed: one of them")
-    settings = grids.product(grid)
-    on_cpu = (command.value_of(trainer_flags, "config.strategy") or "").startswith("cpu:")
-    environments = shares([] if on_cpu else visible_gpus(), _PARALLEL.value, "parallel")
+    settings = grids.combinations(grid)
+    environments = gpus.environments(trainer_flags, "parallel", _PARALLEL.value)
 
-    folder = paths.path_of(command.value_of(trainer_flags, "workdir") or "")
+    folder = paths.path_of(arguments.flag_value(trainer_flags, "workdir") or "")
     runs = {name: folder / name for name in settings}
-    jobs = [Job(name, _commands(trainer_flags, runs[name], settings[name])) for name in runs]
+    jobs = [Job(name, _stages(trainer_flags, runs[name], settings[name])) for name in runs]
     with received_signals() as received:
-        statuses = work_off(jobs, environments, _MAX_RESTARTS.value, received)
+        statuses = supervise(jobs, environments, _MAX_RESTARTS.value, received)
         finished = [runs[name] for name in runs if statuses.get(name) == 0]
         if finished and not received:
             print(compare.compare(finished, str(folder), overwrite=True), flush=True)
     if received:
-        say("stopped; the same command goes on from here")
+        say("stopped; start the same command again to go on")
         return Preempted.exit_status
     failed = {name: status for name, status in statuses.items() if status}
     if failed:
         ended = "; ".join(f"{name} with status {status}" for name, status in failed.items())
         say(f"{len(failed)} of {len(runs)} runs did not finish: {ended}")
-    return _of_all(failed)
+    return _sweep_status(failed)
 
 
-def _commands(
-    trainer_flags: Sequence[str], folder: Path, settings: Mapping[str, str]
-) -> Iterator[list[str]]:
-    own_flags = [f"--workdir={folder}", *(f"--{key}={value}" for key, value in settings.items())]
-    yield [*_MODULE, "trainer", *trainer_flags, *own_flags]  # the last --workdir counts
-    if not _is_measured(folder):
-        yield [*_MODULE, "trainer.evaluate", f"--workdir={folder}"]
+def _stages(
+    trainer_flags: Sequence[str], run: Path, settings: Mapping[str, str]
+) -> Iterator[Callable[[Mapping[str, str]], list[Command]]]:
+    """Yield the training of a run and, unless its newest step is evaluated, the evaluation."""
+
+    def stage(*argv: str) -> Callable[[Mapping[str, str]], list[Command]]:
+        return lambda environment: [Command(run.name, [*_MODULE, *argv], environment)]
+
+    own_flags = [f"--workdir={run}", *(f"--{key}={value}" for key, value in settings.items())]
+    yield stage("trainer", *trainer_flags, *own_flags)  # the last --workdir counts
+    if not _is_measured(run):
+        yield stage("trainer.evaluate", f"--workdir={run}")
 
 
-def _is_measured(folder: Path) -> bool:
-    """Not where its files cannot be read: who reads them next says so, and other jobs go on."""
+def _is_measured(run: Path) -> bool:
     try:
-        return workdir.is_measured(folder)
-    except UserError:
+        return workdir.is_measured(run)
+    except UserError:  # trainer.evaluate reports the damage, and the other jobs go on
         return False
 
 
-def _of_all(failed: Mapping[str, int]) -> int:
-    """What a sweep ends with: 2 before a crash, a crash before a preemption of one run."""
+def _sweep_status(failed: Mapping[str, int]) -> int:
+    """Return 2 if any run was refused, else the status of the first crash, else 75 or 0."""
     if UserError.exit_status in failed.values():
         return UserError.exit_status
     crashed = [status for status in failed.values() if status != Preempted.exit_status]
@@ -91,4 +103,4 @@ def _of_all(failed: Mapping[str, int]) -> int:
 
 
 if __name__ == "__main__":
-    command.run(main)
+    arguments.run(main)

@@ -1,18 +1,28 @@
-"""Every config there is: a new one is tested the moment it exists."""
+"""Every config and every kind there is: a new one is tested the moment it exists."""
 
 import importlib
 from pathlib import Path
 
 import configs
+from trainer.config import kind_settings, kinds
 
 CONFIGS = sorted(
     path.stem
     for path in Path(configs.__file__).parent.glob("*.py")
     if path.stem not in ("__init__", "base")
 )
-CONVOLUTIONAL = ("conv", "deep_conv")  # the kinds that take no vectors
+KINDS = kinds()
+CONVOLUTIONAL = [kind for kind in KINDS if kind_settings(kind).for_vectors is None]
 
 
 def load_config(name):
     """The config of `configs/<name>.py`."""
     return importlib.import_module(f"configs.{name}").get_config()
+
+
+def tiny(kind):
+    """The settings of a small model of a kind."""
+    return importlib.import_module(f"trainer.models.{kind}").TINY
+
+
+CONFIG_OF = {load_config(name).model.name: name for name in reversed(CONFIGS)}  # one of each kind

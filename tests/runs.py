@@ -11,7 +11,7 @@ from tensorboard.backend.event_processing.plugin_event_accumulator import EventA
 
 from trainer.distribution.step import Steps
 from trainer.errors import Preempted
-from trainer.run import checkpoints, workdir
+from trainer.run import workdir
 from trainer.train import train
 
 
@@ -20,19 +20,16 @@ def files_in(folder):
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def found(run, which="last"):
-    """A run's newest or best checkpoint."""
-    folder = Path(run)
-    checkpoint = checkpoints.find(
-        folder / workdir.CHECKPOINTS, which, run_id=workdir.run_id(folder)
-    )
-    assert checkpoint is not None
-    return checkpoint
+def found(folder, checkpoint="last"):
+    """Returns the newest or the best checkpoint of the run in a workdir."""
+    whole = workdir.read(Path(folder)).checkpoints.find(checkpoint)
+    assert whole is not None
+    return whole
 
 
 def report(run):
     """A line on each of a run's checkpoints, and how many of them are not whole or not its own."""
-    return checkpoints.report(run / workdir.CHECKPOINTS, workdir.run_id(run))
+    return workdir.read(run).checkpoints.report()
 
 
 def final_state(run):

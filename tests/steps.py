@@ -1,9 +1,9 @@
-"""Steps of a small model by Adam at one rate, for what is asked of a kind and not of a run."""
+"""Steps of a small model by Adam, for what is asked of a kind or of a step and not of a run."""
 
 import tensorflow as tf
 
 from trainer.distribution import optimizers
-from trainer.distribution.step import Steps
+from trainer.distribution.step import Steps, StepSettings
 from trainer.distribution.strategy import build_model, make_strategy
 
 
@@ -14,21 +14,21 @@ def adam_steps(
     *,
     precision="float32",
     learning_rate=1e-3,
-    batch_size=8,
-    last_step=10,
+    clip_norm=0.0,
+    **settings,
 ):
-    """The model that `create` builds on so many CPU devices, and its steps."""
+    """The model that `create` builds on so many CPU devices, and its steps.
+
+    The learning rate is a number or a schedule; `settings` are the other fields of `StepSettings`.
+    """
     strategy = make_strategy(f"cpu:{devices}")
     model = build_model(strategy, precision, create)
     steps = Steps(
         strategy,
         model,
-        lambda: optimizers.create("adam", clip_norm=0.0, weight_decay=0.0),
-        lambda _: tf.constant(learning_rate),
-        precision=precision,
-        batch_size=batch_size,
-        seed=0,
-        last_step=last_step,
+        lambda: optimizers.create("adam", clip_norm=clip_norm, weight_decay=0.0),
+        learning_rate if callable(learning_rate) else lambda _: tf.constant(learning_rate),
+        StepSettings(precision, **{"batch_size": 8, "seed": 0, "last_step": 10} | settings),
         execution=execution,
     )
     return model, steps

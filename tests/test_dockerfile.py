@@ -55,8 +55,11 @@ def is_ignored(path):
     return ignored
 
 
-def modules(folder):
-    return {str(path.relative_to(folder)) for path in folder.rglob("*.py")}
+def package_files(folder):
+    """The modules of a package, and the templates that launchers fill in."""
+    suffixes = (".py", ".yaml", ".sh")
+    paths = (path for path in folder.rglob("*") if path.suffix in suffixes)
+    return {str(path.relative_to(folder)) for path in paths}
 
 
 @pytest.fixture(scope="module")
@@ -72,8 +75,8 @@ def context(tmp_path_factory):
 def test_the_context_is_all_of_the_package_and_little_else(context, tmp_path):
     build = ["setup.py", "--quiet", "build", f"--build-lib={tmp_path}"]
     subprocess.run([sys.executable, *build], cwd=context, check=True)
-    expected = {f"{name}/{path}" for name in PACKAGES for path in modules(ROOT / name)}
-    assert modules(tmp_path) == expected
+    expected = {f"{name}/{path}" for name in PACKAGES for path in package_files(ROOT / name)}
+    assert package_files(tmp_path) == expected
     assert {path.name for path in context.iterdir() if path.is_dir()} <= {*PACKAGES, "build"}
 
 

@@ -1,6 +1,7 @@
 """Data flows one way: which room may import which, read from the files themselves."""
 
 import ast
+import re
 from itertools import chain
 from pathlib import Path
 
@@ -13,11 +14,10 @@ FILES = sorted(TRAINER.rglob("*.py"))
 # A room imports from its own layer or from a lower one; rooms of one layer don't import each other.
 LAYERS = (
     ("errors", "positions", "tensorflow_import"),
-    ("config", "config_names"),
+    ("config",),
     ("storage",),
     ("monitoring",),
     ("data", "models"),
-    ("settings",),
     ("distribution",),
     ("run",),
     ("training", "evaluation", "serving"),
@@ -55,12 +55,27 @@ def test_imports_go_to_the_same_room_or_to_a_lower_layer(path):
     assert rooms_imported_by(path) <= allowed
 
 
-def test_only_distribution_knows_strategies_and_tf_function():
+def test_only_distribution_knows_devices_and_what_is_compiled():
     for path in FILES:
         if "distribution" not in path.parts:
             text = path.read_text()
-            assert "tf.distribute" not in text, path
-            assert "tf.function" not in text, path
+            for name in ("tf.distribute", "tf.function", "tf.config", "jit_compile"):
+                assert name not in text, f"{path} knows {name}"
+
+
+def private_names(path):
+    """Names that a file takes from inside a package: `a._b`, but for `self._b`, and `keras.src`."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Attribute) and node.attr[0] == "_" != node.attr[1]:
+            owner = ast.unparse(node.value)
+            if owner not in ("self", "cls", "super()", "os"):  # os._exit is documented
+                yield f"{owner}.{node.attr}"
+    yield from (name for name in imports(path) if re.match(r"keras\.src|tensorflow\.python", name))
+
+
+def test_private_names_of_packages_are_in_one_file():
+    found = {path: list(private_names(path)) for path in FILES + LAUNCHERS}
+    assert [path.name for path, names in found.items() if names] == ["private_api.py"]
 
 
 def test_the_trainer_does_not_import_the_configs():

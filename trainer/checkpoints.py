@@ -1,13 +1,13 @@
 """python -m trainer.checkpoints verify RUN ...
 
-Ends with 0 where every checkpoint of the runs is whole, with 1 where one is damaged or another's.
+Ends with 0 if all checkpoints of the runs are whole, with 1 if one is damaged or another run's.
 """
 
 import sys
 
 from trainer import cli
 from trainer.errors import require
-from trainer.run import checkpoints, workdir
+from trainer.run import workdir
 from trainer.storage import paths
 
 
@@ -17,9 +17,7 @@ def main(names: list[str]) -> None:
     require(bool(runs), "RUN is missing; write python -m trainer.checkpoints verify RUN")
     damaged = 0
     for run in runs:
-        folder = paths.path_of(run)
-        run_id = workdir.read(folder).run_id
-        lines, count = checkpoints.report(folder / workdir.CHECKPOINTS, run_id)
+        lines, count = workdir.read(paths.path_of(run)).checkpoints.report()
         print(*lines, sep="\n")
         damaged += count
     sys.exit(damaged > 0)

@@ -1,8 +1,8 @@
 """Order and noise as pure functions of (seed, position).
 
 A position p = 0, 1, 2, ... counts training examples over the whole run and over all replicas.
-With N examples, position p is example `permutation(seed, p // N, N)[p % N]`, and owns its own
-stretch of a counter-based random stream. So the step number is the whole state of order and noise.
+With N examples, position p is example `permutation(seed, p // N, N)[p % N]`, and has a stretch of
+a counter-based random stream to itself. So the step number is the whole state of order and noise.
 """
 
 import functools
@@ -15,21 +15,20 @@ import tensorflow as tf
 
 _PHILOX = 1  # the `alg` of TensorFlow's stateless random operations
 _INTEGERS_PER_TICK = 4  # of 32 bits, at each tick of the Philox counter
-_FLOAT_BITS = 24  # that a float32 in [0, 1) holds exactly
+_FLOAT_BITS = 24  # of precision that a float32 has
 
 
 def _key(*parts: object) -> int:
-    """A 64-bit key, the same in every process and on every machine."""
+    """Hashes parts to 64 bits, which are the same in every process and on every machine."""
     text = "/".join(str(part) for part in parts)
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
 
 
 @functools.lru_cache(maxsize=2)
 def permutation(seed: int, epoch: int, size: int) -> np.ndarray:
-    """A random order of the integers below `size`, int64 [size].
+    """Returns a random order of the integers below `size`, int64 [size].
 
-    Sorts raw Philox output, which NumPy promises to keep; it does not promise
-    `Generator.permutation`.
+    Sorts raw Philox output, which NumPy promises never to change, unlike `Generator.permutation`.
     """
     raw = np.random.Philox(key=_key(seed, "order", epoch)).random_raw(size)
     order = np.argsort(raw, kind="stable")
@@ -38,7 +37,7 @@ def permutation(seed: int, epoch: int, size: int) -> np.ndarray:
 
 
 def examples(seed: int, first: int, count: int, size: int) -> np.ndarray:
-    """The examples at positions first .. first + count - 1 of `size` examples, int64 [count]."""
+    """Returns the examples, of `size`, at positions first to first + count - 1, int64 [count]."""
     positions = np.arange(first, first + count)
     epochs = positions // size
     drawn = np.empty(count, np.int64)
@@ -49,10 +48,11 @@ def examples(seed: int, first: int, count: int, size: int) -> np.ndarray:
 
 
 class Noise:
-    """The noise of `count` consecutive positions: the same numbers whoever draws them, and when.
+    """The noise of `count` consecutive positions, the same wherever and whenever it is drawn.
 
-    Each `purpose` (a name such as "corruption") is a stream of its own, and so is each `stream`:
-    evaluation, which counts the examples of a split, never meets the noise of training.
+    Each `purpose`, a name such as "corruption", has a random stream to itself. So has each
+    `stream`: the positions of an evaluation count the examples of a split from 0, and their noise
+    is not that of training.
     """
 
     def __init__(
@@ -68,11 +68,11 @@ class Noise:
         self._count = count
 
     def uniform(self, purpose: str, shape: tuple[int, ...]) -> tf.Tensor:
-        """Uniform numbers in [0, 1), multiples of 2**-24, float32 [count, *shape]."""
+        """Draws uniform numbers in [0, 1), multiples of 2**-24, float32 [count, *shape]."""
         return self._shaped(self._unit(purpose, math.prod(shape)), shape)
 
     def normal(self, purpose: str, shape: tuple[int, ...]) -> tf.Tensor:
-        """Standard normal numbers, float32 [count, *shape] (Box & Muller 1958)."""
+        """Draws standard normal numbers, float32 [count, *shape] (Box & Muller 1958)."""
         first, second = tf.split(self._unit(purpose, math.prod(shape)), 2, axis=1)
         radius = tf.sqrt(-2 * tf.math.log1p(-first))
         angle = 2 * math.pi * second
@@ -80,15 +80,15 @@ class Noise:
         return self._shaped(pairs, shape)
 
     def of(self, row: int | tf.Tensor) -> "Noise":
-        """That of one of the positions, by its number from the first."""
+        """Returns the noise of one position, counted from the first."""
         position = tf.cast(self._first_position, tf.int64) + tf.cast(row, tf.int64)
         return Noise(self._seed, position, 1, self._stream)
 
     def shared(self, size: int) -> tuple["Noise", tf.Tensor]:
-        """That of groups of `size` positions, and which of these groups each position is in.
+        """Returns noise that `size` positions share, and which row of it each has, int64 [count].
 
-        Group g has the positions g * size to (g + 1) * size - 1, whoever draws it. There are as
-        many as so many positions can meet; the numbers are int64 [count].
+        Group g is the positions g * size to (g + 1) * size - 1. The noise has a row for each group
+        that `count` positions can touch, wherever the first one lies.
         """
         first = tf.cast(self._first_position, tf.int64)
         count = (self._count + size - 2) // size + 1
@@ -97,11 +97,11 @@ class Noise:
         return groups, positions // size - first // size
 
     def _unit(self, purpose: str, elements: int) -> tf.Tensor:
-        """Uniform numbers [count, elements rounded up to a multiple of 4].
+        """Draws uniform numbers [count, elements rounded up to a multiple of 4].
 
-        From the integers of the stream: TensorFlow's own uniform and normal numbers come out of
-        other bits under XLA. A row has the first integer of each of its ticks, then the second of
-        each, and so on: XLA computes such planes several numbers at a time, and ticks one by one.
+        By way of integers: TensorFlow's own uniform and normal numbers have other bits under XLA.
+        A row holds the first integer of each of its ticks, then the second of each, and so on: XLA
+        computes such planes several numbers at a time, but ticks one by one.
         """
         ticks = -(-elements // _INTEGERS_PER_TICK)
         first_tick = tf.cast(self._first_position, tf.int64) * ticks
@@ -120,6 +120,6 @@ class Noise:
 
 
 def _unit(integers: tf.Tensor) -> tf.Tensor:
-    """Integers of 32 random bits as float32 in [0, 1)."""
+    """Converts integers of 32 random bits to float32 in [0, 1)."""
     bits = tf.bitwise.right_shift(integers, tf.constant(32 - _FLOAT_BITS, tf.uint32))
     return tf.cast(bits, tf.float32) * 2.0**-_FLOAT_BITS

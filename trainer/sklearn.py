@@ -17,13 +17,15 @@ from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, Transfo
 from sklearn.utils import assert_all_finite, check_array, check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from trainer import config_names, data, models
+from trainer import data, models
+from trainer.config import flat, kind_settings, load_config, parse
 from trainer.data import sources
 from trainer.distribution.inference import map_batches
 from trainer.distribution.strategy import build_model, make_inference_strategy
 from trainer.distribution.variables import model_variables
 from trainer.errors import Preempted, UserError, require
-from trainer.run import checkpoints, workdir
+from trainer.models.base import Autoencoder
+from trainer.run import workdir
 from trainer.storage import paths
 from trainer.train import train
 
@@ -60,7 +62,7 @@ class AutoencoderTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         """Takes a config of configs/, by its name or as it is, and what is to be other there.
 
         Args:
-          config: of a kind that takes vectors. `configs/base.py` explains its keys.
+          config: of a kind that takes vectors. `docs/configuration.md` explains its keys.
           code_size: K. None: the config's, as for all that may be None down to `overrides`.
           hidden_units: of the dense layers before the code.
           num_epochs: passes over X.
@@ -109,13 +111,13 @@ class AutoencoderTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
             config = self._resolved(len(rows), self._seed(folder))
             losses = train(config, str(folder), rows)
             run = workdir.read(folder)
-            last = checkpoints.find(folder / workdir.CHECKPOINTS, run_id=run.run_id)
+            last = run.checkpoints.find()
             assert last is not None, "a training that ends has a checkpoint"
             self.config_ = config
             self.weights_ = {
                 path: array for path, array in last.state().items() if path.startswith("model/")
             }
-            self.scaling_ = data.scaling_of(run.inputs or {})
+            self.scaling_ = data.scaling_of(run.inputs)
             self.validation_loss_ = losses["loss"]
             self._n_features_out = self._model().code_size
         return self
@@ -175,7 +177,7 @@ class AutoencoderTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
     def _resolved(self, count: int, seed: int) -> ConfigDict:
         """The config of a run on so many rows."""
         named = self.config
-        config = config_names.load(named) if isinstance(named, str) else copy.deepcopy(named)
+        config = load_config(named) if isinstance(named, str) else copy.deepcopy(named)
         config.seed = seed
         config.data.name = sources.MEMORY
         config.data.standardise = self.standardise
@@ -196,12 +198,12 @@ class AutoencoderTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         _set(config, settings)
         return config
 
-    def _model(self) -> models.Autoencoder:
+    def _model(self) -> Autoencoder:
         """The trained model, made anew: so its weights alone are what is pickled and copied."""
         model = build_model(
             make_inference_strategy(),
             self.config_.precision,
-            lambda: models.create((self.n_features_in_,), **self.config_.model),
+            lambda: models.create((self.n_features_in_,), parse(self.config_).model),
         )
         for path, variable in model_variables(model).items():
             variable.assign(self.weights_[path])
@@ -221,20 +223,15 @@ def _layers(
 
 def _of_any_numbers(model: ConfigDict) -> dict[str, Any]:
     """The settings with which a kind takes numbers outside [0, 1] too."""
-    settings = {
-        "model.loss": "mse",
-        "model.output_activation": "linear",
-        "model.likelihood": "gaussian",
-        "model.binarisation": "none",
-    }
-    return {key: value for key, value in settings.items() if key.removeprefix("model.") in model}
+    settings = kind_settings(model.name).for_vectors or {}
+    return {f"model.{key}": value for key, value in settings.items()}
 
 
 def _set(config: ConfigDict, settings: Mapping[str, Any]) -> None:
     """Gives some of a config's keys, dotted, other values."""
-    known = workdir.flat(config.to_dict())
+    known = flat(config.to_dict())
     for key, value in settings.items():
-        require(key in known, f"the config has no key {key!r}; configs/base.py lists them by kind")
+        require(key in known, f"the config has no key {key!r}; allowed: {', '.join(known)}")
         kind = type(known[key])
         plain = value.item() if isinstance(value, np.generic) else value  # of a grid of numpy's
         if kind is tuple and isinstance(plain, Sequence | np.ndarray):
@@ -259,7 +256,7 @@ def _float32(X: np.ndarray) -> np.ndarray:  # noqa: N803
     return rows
 
 
-def _mapped(make_model: Callable[[], models.Autoencoder], method: str, rows: np.ndarray):
+def _mapped(make_model: Callable[[], Autoencoder], method: str, rows: np.ndarray):
     """A model's "encode" or "decode" of rows, in whole batches."""
     padded = np.zeros((-(-len(rows) // _ROWS) * _ROWS, rows.shape[1]), np.float32)
     padded[: len(rows)] = rows

@@ -17,7 +17,7 @@ from benchmarks.gpu_check import exactness, machine, many_gpus, speed
 from benchmarks.gpu_check.children import ROOT, Budget, Case, Outcome, run
 from benchmarks.gpu_check.plan import Plan
 from benchmarks.gpu_check.report import Section, guarded, render, slug, verdict
-from trainer import config_names
+from trainer.config import load_config
 
 _MAX_PROCESSES = 4
 _CORES_PER_PROCESS = 4
@@ -91,9 +91,7 @@ def check(
 def all_kinds() -> tuple[str, ...]:
     """Return the kinds: the configs whose model has their own name."""
     names = sorted(path.stem for path in (ROOT / "configs").glob("[a-z]*.py"))
-    return tuple(
-        name for name in names if name != "base" and config_names.load(name).model.name == name
-    )
+    return tuple(name for name in names if name != "base" and load_config(name).model.name == name)
 
 
 def _exactness(

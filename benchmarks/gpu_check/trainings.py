@@ -13,10 +13,9 @@ import tensorflow as tf
 from benchmarks.gpu_check.plan import UNINTERRUPTED
 from benchmarks.sides import clock
 from benchmarks.sides.with_trainer import Training
-from trainer import config_names
+from trainer.config import load_config
 from trainer.monitoring import goodput
-from trainer.run import checkpoints
-from trainer.run.workdir import CHECKPOINTS, executions, read_log, run_id
+from trainer.run.workdir import Run, read
 from trainer.train import train as train_run
 
 _BATCH_SIZE = 128
@@ -32,13 +31,13 @@ def train(net: str, workdir: str, steps: int, changes: Mapping[str, Any]) -> dic
     constant = {"optimizer.schedule": "constant", "optimizer.warmup_steps": 0}
     settings = {"data.name": "digits", "log_every_steps": 5} | constant | dict(changes)
     began = time.perf_counter()
-    rows = _logged(net, workdir, steps, _DIGITS, settings)
+    run, rows = _train(net, workdir, steps, _DIGITS, settings)
     return {
         "seconds": time.perf_counter() - began,
         "losses": [row["loss"] for row in rows],
-        "sha256": _digest(Path(workdir)),
+        "sha256": _digest(run),
         "tf32": tf.config.experimental.tensor_float_32_execution_enabled(),
-        "execution": next(iter(executions(Path(workdir)).values())),
+        "execution": next(iter(run.executions.values())),
     }
 
 
@@ -74,7 +73,7 @@ def logged_rate(net: str, workdir: str, steps: int, changes: Mapping[str, Any]) 
     The start-up, the compilation, validations and checkpoints do not count.
     """
     settings = {"data.name": f"noise:{clock.IMAGES}"} | dict(changes)
-    rows = _logged(net, workdir, steps, clock.IMAGES, settings)
+    _, rows = _train(net, workdir, steps, clock.IMAGES, settings)
     seconds = json.loads((Path(workdir) / goodput.FILE).read_text())["seconds"]
     wall = sum(seconds[cause] for cause in ("steps", "data", "other"))
     return {
@@ -83,21 +82,22 @@ def logged_rate(net: str, workdir: str, steps: int, changes: Mapping[str, Any]) 
     }
 
 
-def _logged(
+def _train(
     net: str, workdir: str, steps: int, images: int, settings: Mapping[str, Any]
-) -> list[dict[str, Any]]:
-    """Train a config for some steps on a number of images; return the logged rows."""
-    config = config_names.load(net)
+) -> tuple[Run, list[dict[str, Any]]]:
+    """Train a config for some steps on a number of images; return the run and its logged rows."""
+    config = load_config(net)
     settings = {"batch_size": _BATCH_SIZE, "quiet": True} | UNINTERRUPTED | dict(settings)
     num_epochs = (steps - 0.5) * settings["batch_size"] / images  # which is rounded up
     config.update_from_flattened_dict(settings | {"num_epochs": num_epochs})
     train_run(config, workdir)
-    return [row for row in read_log(Path(workdir)) if row["part"] == "train"]
+    run = read(Path(workdir))
+    return run, [row for row in run.log.rows() if row["split"] == "train"]
 
 
-def _digest(run: Path) -> str:
+def _digest(run: Run) -> str:
     """Return the SHA-256 of a run's newest checkpoint: names, shapes, types and bytes."""
-    newest = checkpoints.find(run / CHECKPOINTS, run_id=run_id(run))
+    newest = run.checkpoints.find()
     assert newest is not None
     digest = hashlib.sha256()
     for name, array in sorted(newest.state().items()):

@@ -14,7 +14,8 @@ import psutil
 
 from benchmarks.gpu_check.children import ROOT
 from benchmarks.gpu_check.plan import UNINTERRUPTED
-from trainer.run.workdir import read_log
+from trainer.run.metrics_log import MetricsLog
+from trainer.run.workdir import METRICS_LOG
 
 _WAIT_SECONDS = 60.0
 _PAUSE_SECONDS = 0.1
@@ -39,11 +40,12 @@ def _launched(workdir: str, settings: Mapping[str, Any]) -> Iterator[psutil.Proc
         *(f"--config={ROOT}/configs/dense.py", f"--workdir={workdir}"),
         *(f"--config.{key}={value}" for key, value in settings.items()),
     ]
+    log = MetricsLog(Path(workdir) / METRICS_LOG)
     with tempfile.TemporaryFile("w+") as errors:
         process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=errors)
         launcher = psutil.Process(process.pid)
         try:
-            while not any(row["part"] == "train" for row in read_log(Path(workdir))):
+            while not any(row["split"] == "train" for row in log.rows()):
                 if process.poll() is not None:
                     errors.seek(0)
                     last = next(reversed(errors.read().splitlines()), "no message")

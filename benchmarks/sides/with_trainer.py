@@ -12,13 +12,15 @@ import tensorflow as tf
 
 from benchmarks.nets import IMAGE_SHAPE
 from benchmarks.sides import clock
-from trainer import data, models
-from trainer.data.examples import empty
+from trainer import models
+from trainer.config import parse
+from trainer.data.batches import training_batches
+from trainer.data.memory import aligned_empty
 from trainer.distribution.strategy import build_model, enable_determinism, make_strategy
 from trainer.distribution.workers import Workers
 from trainer.distribution.xla import candidate_executions
-from trainer.train import make_steps
-from trainer.training.steps_per_call import Pace, step_ranges
+from trainer.training.setup import make_steps
+from trainer.training.steps_per_call import StepsPerCall, step_ranges
 
 _LAST_STEP = 10**6
 _INDEX_BYTES = 4  # of an image that is on the device
@@ -26,7 +28,7 @@ _INDEX_BYTES = 4  # of an image that is on the device
 
 def measure(way: str, net: str, batch_size: int, seconds: float) -> float:
     """Returns images per second of "trainer", or of one execution, as "trainer_xla"."""
-    images = empty((clock.IMAGES, *IMAGE_SHAPE))
+    images = aligned_empty((clock.IMAGES, *IMAGE_SHAPE))
     images[:] = clock.images()
     training = Training(net, batch_size, images, execution=way.partition("_")[2])
     return training.rate(seconds)
@@ -55,11 +57,12 @@ class Training:
           cpu_strategy: the strategy where there is no GPU.
           changes: values of other keys of the config, as `{"precision": "bfloat16"}`.
         """
-        config = importlib.import_module(f"configs.{net}").get_config()
+        settings = importlib.import_module(f"configs.{net}").get_config()
         uninterrupted = {"validate_every_steps": 0, "checkpoint_every_steps": 0}
-        config.update_from_flattened_dict(
+        settings.update_from_flattened_dict(
             {"batch_size": batch_size} | uninterrupted | dict(changes or {})
         )
+        config = parse(settings)
         keras.utils.set_random_seed(config.seed)
         if config.deterministic:
             enable_determinism()
@@ -67,7 +70,7 @@ class Training:
         workers = Workers(make_strategy("auto" if on_gpus else cpu_strategy))
         strategy = workers.strategy
         model = build_model(
-            strategy, config.precision, lambda: models.create(IMAGE_SHAPE, **config.model)
+            strategy, config.precision, lambda: models.create(IMAGE_SHAPE, config.model)
         )
         self.steps = make_steps(config, workers, model, _LAST_STEP)
         self.steps.cache_on_device(images)
@@ -75,14 +78,14 @@ class Training:
         self.batch_size = batch_size
         on_device = self.steps.images_on_device
         image_bytes = _INDEX_BYTES if on_device else math.prod(images.shape[1:])
-        self._pace = Pace(config.steps_per_call, batch_size * image_bytes)
-        batches = data.batches(
+        self._pace = StepsPerCall(config.steps_per_call, batch_size * image_bytes)
+        batches = training_batches(
             images,
             step_ranges(0, _LAST_STEP, config, self._pace),
-            self._pace.most_steps,
+            self._pace.max_steps,
             batch_size,
             config.seed,
-            numbers=on_device,
+            as_indices=on_device,
         )
         self._batches = batches.as_numpy_iterator()
         self._has_full_calls = False

@@ -57,9 +57,9 @@ def test_the_time_of_a_training_is_told_from_its_log(tmp_path):
     run, docs = tmp_path / "run", tmp_path / "docs"
     run.mkdir()
     rows = [
-        {"step": 10, "part": "train", "images_per_second": 100.0},
-        {"step": 10, "part": "validation", "loss": 1.0},
-        {"step": 20, "part": "train", "images_per_second": 50.0},
+        {"step": 10, "split": "train", "images_per_second": 100.0},
+        {"step": 10, "split": "validation", "loss": 1.0},
+        {"step": 20, "split": "train", "images_per_second": 50.0},
     ]
     (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (run / "metrics.json").write_text(json.dumps({"mse": 0.5}))
@@ -74,7 +74,7 @@ def test_the_time_of_a_training_is_told_from_its_log(tmp_path):
 
 def test_figures_of_another_step_than_the_last_are_measured_again(tmp_path):
     assert not workdir.is_measured(tmp_path)
-    rows = [json.dumps({"step": step, "part": "validation", "loss": 1}) for step in (10, 20, 30)]
+    rows = [json.dumps({"step": step, "split": "validation", "loss": 1}) for step in (10, 20, 30)]
     (tmp_path / "metrics.jsonl").write_text("\n".join(rows)[:-1])  # the last is cut short
     assert not workdir.is_measured(tmp_path)
     for step, measured in ((10, False), (20, True)):

@@ -1,16 +1,19 @@
 """What a person types, and the one line that answers a mistake."""
 
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 
 from trainer import cli
+from trainer.config import load_config, parse
 from trainer.errors import NonFiniteError, Preempted, UserError
 
 ROOT = Path(__file__).parents[2]
@@ -27,6 +30,17 @@ def run(*arguments):
     )
 
 
+NO_TENSORFLOW = """
+import runpy, sys
+module, *sys.argv[1:] = sys.argv[1:]
+try:
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
+finally:
+    assert not {"keras", "tensorflow"} & sys.modules.keys()
+"""
+DENSE = ["--config=configs/dense.py", "--workdir=w"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -34,41 +48,76 @@ def run(*arguments):
         (["--workdir=w"], "--config=... is missing"),
         (["--config=configs/dense.py", "--workdir="], "it must name a folder"),
         (["--config=configs/none.py", "--workdir=w"], "configs/none.py"),
-        (["--config=configs/dense.py", "--workdir=w", "--cadence=3"], "'cadence'"),
-        (["--config=configs/dense.py", "--workdir=w", "3"], "'3' is no flag"),
-        (
-            ["--config=configs/dense.py", "--workdir=w", "--config.depth=3"],
-            "'depth'; allowed: batch_size",
-        ),
-        (
-            ["--config=configs/dense.py", "--workdir=w", "--config.model.depth=3"],
-            "no key 'depth'; allowed: activation, code_activation, code_size,",
-        ),
-        (["--config=configs/dense.py", "--workdir=w", "--config.num_epoch=3"], "'num_epochs'?"),
-        (
-            ["--config=configs/dense.py", "--workdir=w", "--config.batch_size=x"],
-            "batch_size=x is not allowed; it takes a value of type int",
-        ),
-        (
-            ["--config=configs/dense.py", "--workdir=w", "--config.num_epochs=x"],
-            "num_epochs=x is not allowed; it takes a value of type float",
-        ),
-        (
-            ["--config=configs/dense.py", "--workdir=w", "--config.deterministic=perhaps"],
-            "deterministic=perhaps is not allowed; it takes a value of type bool",
-        ),
         (["--config=tests/__init__.py", "--workdir=w"], "get_config"),
         (["--config=LICENSE", "--workdir=w"], "LICENSE"),
         (["--config=dens", "--workdir=w"], "config='dens' is not known; allowed: concrete"),
         (["--config=deep-conv", "--workdir=w"], "config='deep-conv' is not known; allowed: concre"),
+        ([*DENSE, "--cadence=3"], "'cadence'"),
+        ([*DENSE, "3"], "'3' is no flag"),
+        ([*DENSE, "--config.depth=3"], "'depth'; allowed: batch_size"),
+        ([*DENSE, "--config.model.depth=3"], "'depth'; allowed: activation, code_activation"),
+        ([*DENSE, "--config.num_epoch=3"], "'num_epochs'?"),
+        ([*DENSE, "--config.batch_size=x"], "batch_size=x is not allowed; it takes a value of typ"),
+        ([*DENSE, "--config.num_epochs=x"], "num_epochs=x is not allowed; it takes a value of typ"),
+        ([*DENSE, "--config.deterministic=perhaps"], "it takes a value of type bool"),
+        ([*DENSE, "--config.num_epochs=-1"], "num_epochs=-1.0 is not allowed; it must be above 0"),
+        ([*DENSE, "--config.model.code_size=0"], "model.code_size=0 is not allowed"),
+        ([*DENSE, "--config.model.loss=mae"], "model.loss='mae' is not known; allowed: mse, bce"),
+        ([*DENSE, "--config.optimizer.name=lion"], "optimizer.name='lion' is not known; allowed"),
+        ([*DENSE, "--config.data.channels=1"], "data.channels=1 is not allowed with 'mnist'"),
+        (
+            [*DENSE, "--config.model.loss=bce", "--config.model.output_activation=linear"],
+            "model.loss='bce' needs model.output_activation='sigmoid'",
+        ),
+        (
+            ["--config=vae", "--workdir=w", "--config.data.binarise=true"],
+            "data.binarise=True needs model.binarisation='static'",
+        ),
     ],
 )
-def test_a_wrong_flag_gets_one_line_and_status_2(arguments, message):
-    result = run("trainer", *arguments)
-    assert result.returncode == 2
+def test_a_mistake_of_a_training_is_told_without_tensorflow(arguments, message):
+    assert_told_without_tensorflow(["trainer", *arguments], message)
+    assert not (ROOT / "w").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "give either --dataset=NAME or --config=FILE"),
+        (["--dataset=digits", "--records"], "data.placement='records' is not allowed with 'digi"),
+        (["--dataset=arrays:a.npz", "--image_size=8"], "data.image_size=8 is not allowed with 'ar"),
+        (["--dataset=digits", "--image_size=-1"], "image_size=-1"),
+        (["--config=dense", "--config.data.channels=2"], "data.channels=2 is not allowed with 'mn"),
+        (
+            ["--config=dense", "--config.data.resplit_test=1"],
+            "data.resplit_test=1.0 is not",
+        ),
+    ],
+)
+def test_a_mistake_about_data_is_told_without_tensorflow(arguments, message):
+    assert_told_without_tensorflow(["trainer.prepare", *arguments], message)
+
+
+def test_another_config_than_the_runs_is_told_without_tensorflow(tmp_path):
+    run: dict[str, Any] = {
+        "data_fingerprint": "",
+        "inputs": {},
+        "versions": {},
+        "run_id": "",
+        "executions": {},
+    }
+    run["config"] = parse(load_config("dense")).to_dict()
+    (tmp_path / "config.json").write_text(json.dumps(run))
+    arguments = ["--config=dense", f"--workdir={tmp_path}", "--config.batch_size=3"]
+    assert_told_without_tensorflow(["trainer", *arguments], "batch_size was 128, is 3")
+
+
+def assert_told_without_tensorflow(arguments, message):
+    command = [sys.executable, "-c", NO_TENSORFLOW, *arguments]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert result.returncode == 2, result.stderr
     assert message in result.stderr
     assert len(result.stderr.splitlines()) == 1
-    assert not (ROOT / "w").exists()
 
 
 @pytest.mark.parametrize("workdir", ["w", "vae"])
@@ -79,7 +128,7 @@ def test_a_config_is_found_by_its_name_from_anywhere(tmp_path, workdir):
         "-m",
         "trainer",
         "--config=vae",
-        "--config.data.name=none",
+        "--config.num_epochs=-1",
         f"--workdir={workdir}",
     ]
     result = subprocess.run(
@@ -91,7 +140,7 @@ def test_a_config_is_found_by_its_name_from_anywhere(tmp_path, workdir):
         check=False,
     )
     assert result.returncode == 2
-    assert result.stderr == "error: 'none' is no data set of TFDS; see tensorflow.org/datasets\n"
+    assert result.stderr == "error: num_epochs=-1.0 is not allowed; it must be above 0\n"
 
 
 @pytest.mark.parametrize("module", COMMANDS)

@@ -1,9 +1,8 @@
-"""A worker of a training in which something is out of the ordinary; else `python -m trainer`.
+"""`python -m trainer` as a worker with a fault that a CPU does not have by itself.
 
-`--oddity=stuck`: nothing in TensorFlow notices when another worker is gone. After its first steps
-each one waits for ever in an operation, as in a collective over NCCL whose peer has died; one over
-gRPC, which CPUs have, would fail.
-`--oddity=slow`: a checkpoint takes longer than the watchdog waits for a lost worker.
+`--oddity=stuck`: after its first steps each worker waits for ever in an operation, as in an
+all-reduce by NCCL with a worker that has died; one by gRPC, as on CPUs, would fail.
+`--oddity=slow`: writing a checkpoint takes longer than the watchdog waits for a lost worker.
 """
 
 import contextlib
@@ -15,9 +14,10 @@ from absl import flags
 from tensorflow.python.distribute import collective_all_reduce_strategy
 from tensorflow.python.eager import context
 
-from trainer import __main__, cli, train
+from trainer import __main__, cli
 from trainer.distribution import watchdog
 from trainer.run import checkpoints
+from trainer.training import setup
 
 ODDITY = flags.DEFINE_enum("oddity", None, ["stuck", "slow"], "What is odd.", required=True)
 STEPPING_CALLS = 2  # before the operation that does not end
@@ -26,7 +26,7 @@ SAVE_SECONDS = 8
 
 @contextlib.contextmanager
 def stuck():
-    make_steps = train.make_steps
+    make_steps = setup.make_steps
 
     def make_stuck_steps(*arguments, **keywords):
         steps = make_steps(*arguments, **keywords)
@@ -43,7 +43,7 @@ def stuck():
 
     extended = collective_all_reduce_strategy.CollectiveAllReduceExtended
     with (
-        mock.patch.object(train, "make_steps", make_stuck_steps),
+        mock.patch.object(setup, "make_steps", make_stuck_steps),
         # Both health checks: it starts no coordination service where it sees one that is set.
         mock.patch.object(extended, "_enable_check_health", False),
         mock.patch.object(context.Context, "coordination_service", "another"),
@@ -62,7 +62,7 @@ def slow():
 
     with (
         mock.patch.object(checkpoints, "write_arrays", write_slowly),
-        mock.patch.object(watchdog, "LOOKS", 2),
+        mock.patch.object(watchdog, "ATTEMPTS", 2),
     ):
         yield
 

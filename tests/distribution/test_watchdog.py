@@ -1,4 +1,4 @@
-"""A worker that is lost ends the others; one that is there, or leaves at the end, does not."""
+"""A lost worker ends the others; one that is suspended, or exits at the end, does not."""
 
 import contextlib
 import errno
@@ -9,7 +9,7 @@ import time
 import pytest
 
 from trainer.distribution import watchdog
-from trainer.distribution.rendezvous import Cluster
+from trainer.distribution.cluster import Cluster
 from trainer.distribution.watchdog import Watchdog
 
 
@@ -20,7 +20,7 @@ def fast(monkeypatch):
 
 
 class Ended:
-    """What a watchdog ends its process by, for a process that it would not end."""
+    """Records the exit status with which a watchdog would end its process."""
 
     def __init__(self):
         self.statuses = []
@@ -43,7 +43,7 @@ def address(listener):
 
 
 @contextlib.contextmanager
-def watched(addresses, index=0):
+def watch(addresses, index=0):
     ended = Ended()
     with contextlib.closing(Watchdog(Cluster(tuple(addresses), index), ended)):
         yield ended
@@ -52,7 +52,7 @@ def watched(addresses, index=0):
 def test_a_worker_whose_port_is_closed_is_named_and_ends_the_process(capfd):
     workers = listening(3)
     names = [address(worker) for worker in workers]
-    with watched(names, index=1) as ended:
+    with watch(names, index=1) as ended:
         assert not ended.within(1)
         workers[2].close()
         assert ended.within(10)
@@ -65,77 +65,73 @@ def test_a_worker_whose_port_is_closed_is_named_and_ends_the_process(capfd):
     assert names[0] not in lines[0]
 
 
-def test_a_port_that_is_closed_for_fewer_looks_is_forgiven():
+def test_a_port_that_is_closed_for_fewer_attempts_is_no_lost_worker():
     workers = listening(2)
     names = [address(worker) for worker in workers]
     port = workers[1].getsockname()
-    with watched(names) as ended:
+    with watch(names) as ended:
         for _ in range(4):
             workers[1].close()
-            time.sleep(0.05 * (watchdog.LOOKS - 4))
+            time.sleep(0.05 * (watchdog.ATTEMPTS - 4))
             workers[1] = socket.create_server(port, backlog=128)
             time.sleep(0.2)
         assert not ended.statuses
 
 
 def test_a_worker_that_accepts_no_connection_is_waited_for():
-    # The system does it for a process that stands still.
+    # The system accepts them for a process that is suspended.
     workers = listening(2)
-    with watched(map(address, workers)) as ended:
-        assert not ended.within(0.05 * 4 * watchdog.LOOKS)
+    with watch(map(address, workers)) as ended:
+        assert not ended.within(0.05 * 4 * watchdog.ATTEMPTS)
 
 
 def test_no_worker_is_lost_once_the_watchdog_is_closed(capfd):
     workers = listening(2)
-    with watched(map(address, workers)) as ended:
+    with watch(map(address, workers)) as ended:
         time.sleep(0.2)
     workers[1].close()
-    assert not ended.within(0.05 * 4 * watchdog.LOOKS)
+    assert not ended.within(0.05 * 4 * watchdog.ATTEMPTS)
     assert not capfd.readouterr().err
 
 
 class Silent(socket.socket):
-    """Of a machine that does not answer, but at the first so many connections."""
+    """A socket of a machine that answers the first connection and then no more."""
 
-    answers = 0
+    connects = 0
 
     def connect(self, _):
-        if Silent.answers:
-            Silent.answers -= 1
-            return
-        time.sleep(watchdog.CONNECT_SECONDS)
-        raise TimeoutError
+        Silent.connects += 1
+        if Silent.connects > 1:
+            raise TimeoutError
 
 
-def test_a_machine_that_answers_no_more_is_lost_in_the_stated_time(monkeypatch):
+def test_a_machine_that_answers_no_more_is_lost_after_the_stated_attempts(monkeypatch):
     monkeypatch.setattr(watchdog.socket, "socket", Silent)
-    monkeypatch.setattr(Silent, "answers", 1)
-    began = time.monotonic()
-    with watched(["127.0.0.1:1", "127.0.0.1:2"]) as ended:
+    monkeypatch.setattr(Silent, "connects", 0)
+    with watch(["127.0.0.1:1", "127.0.0.1:2"]) as ended:
         assert ended.within(10)
-    looks = watchdog.LOOKS * (watchdog.PAUSE_SECONDS + watchdog.CONNECT_SECONDS)
-    assert time.monotonic() - began >= looks - 0.1
+    assert Silent.connects == 1 + watchdog.ATTEMPTS
 
 
 def test_a_worker_that_could_never_be_reached_is_not_lost_and_the_others_are_watched():
     workers = listening(3)
     names = list(map(address, workers))
     workers[1].close()
-    with watched(names) as ended:
-        assert not ended.within(0.05 * 4 * watchdog.LOOKS)
+    with watch(names) as ended:
+        assert not ended.within(0.05 * 4 * watchdog.ATTEMPTS)
         workers[2].close()
         assert ended.within(10)
 
 
 @pytest.mark.parametrize("number", [errno.EMFILE, errno.EADDRNOTAVAIL])
-def test_a_shortage_of_this_process_is_no_lost_worker(monkeypatch, number):
+def test_a_shortage_of_this_machine_is_no_lost_worker(monkeypatch, number):
     class Short(socket.socket):
         def connect(self, _):
             raise OSError(number, "short")
 
     monkeypatch.setattr(watchdog.socket, "socket", Short)
-    with watched(["127.0.0.1:1", "127.0.0.1:2"]) as ended:
-        assert not ended.within(0.05 * 4 * watchdog.LOOKS)
+    with watch(["127.0.0.1:1", "127.0.0.1:2"]) as ended:
+        assert not ended.within(0.05 * 4 * watchdog.ATTEMPTS)
 
 
 def test_names_are_looked_up_once(monkeypatch):
@@ -150,8 +146,8 @@ def test_names_are_looked_up_once(monkeypatch):
         return [(socket.AF_INET, socket.SOCK_STREAM, 0, "", ("127.0.0.1", port))]
 
     monkeypatch.setattr(watchdog.socket, "getaddrinfo", look_up)
-    with watched(["here:1", f"there:{port}"]) as ended:
-        assert not ended.within(0.05 * 4 * watchdog.LOOKS)
+    with watch(["here:1", f"there:{port}"]) as ended:
+        assert not ended.within(0.05 * 4 * watchdog.ATTEMPTS)
         worker.close()
         assert ended.within(10)
     assert asked == ["there", "there"]

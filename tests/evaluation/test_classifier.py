@@ -18,7 +18,8 @@ from tests.runs import final_state
 from tests.steps import adam_steps
 from trainer import models
 from trainer.data import sources
-from trainer.data.examples import Images, to_unit
+from trainer.data.dataset import Split, to_unit
+from trainer.data.sources import digits
 from trainer.distribution import xla
 from trainer.distribution.variables import model_variables
 from trainer.errors import UserError
@@ -65,11 +66,11 @@ def toy_images(count=200):
     labels = np.arange(count) % 3
     images = random.integers(0, 40, (count, 6, 6, 1)).astype(np.uint8)
     images[np.arange(count), 2 * labels, labels, 0] = random.integers(120, 256, count)
-    return Images(images, labels)
+    return Split(images, labels)
 
 
 def test_classes_that_a_plane_parts_are_learnt_without_error(tmp_path, digits_config, monkeypatch):
-    monkeypatch.setattr(sources, "_digits", lambda *_: sources.Source(toy_images(), None))
+    monkeypatch.setattr(digits, "read", lambda _: sources.Splits(toy_images()))
     train(digits_config, str(tmp_path))
     settings = SETTINGS | {"num_epochs": 30, "patience_epochs": 30, "batch_size": 16}
     metrics = finetune(str(tmp_path), **settings)
@@ -319,9 +320,9 @@ def test_numbers_that_count_no_classes_are_refused(digits_config, tmp_path, monk
     def of_years(*_):
         images = toy_images()
         assert isinstance(images.labels, np.ndarray)
-        return sources.Source(Images(images.images, images.labels + 2020), None)
+        return sources.Splits(Split(images.images, images.labels + 2020))
 
-    monkeypatch.setattr(sources, "_digits", of_years)
+    monkeypatch.setattr(digits, "read", of_years)
     digits_config.num_epochs = 1e-3
     train(digits_config, str(tmp_path))
     with pytest.raises(UserError, match="reach up to 2022, of 200 images; they must be"):

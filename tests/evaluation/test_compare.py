@@ -36,9 +36,9 @@ def make_run(folder, metrics=None, *, data="digits", fingerprint="a" * 64, steps
     rows = []
     if steps:
         rows = [
-            {"step": 10, "part": "train", "loss": 0.3, "images_per_second": 1000.0},
-            {"step": steps, "part": "train", "loss": 0.2, "images_per_second": 250.0},
-            {"step": steps, "part": "validation", "loss": 0.125},
+            {"step": 10, "split": "train", "loss": 0.3, "images_per_second": 1000.0},
+            {"step": steps, "split": "train", "loss": 0.2, "images_per_second": 250.0},
+            {"step": steps, "split": "validation", "loss": 0.125},
         ]
     log = "".join(json.dumps(row) + "\n" for row in rows)
     (folder / "metrics.jsonl").write_text(log + '{"step": 2')  # a line under way

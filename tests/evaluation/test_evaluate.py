@@ -7,7 +7,8 @@ from sklearn.decomposition import PCA
 
 from configs import base
 from trainer import data
-from trainer.data.examples import to_unit
+from trainer.config import make_data
+from trainer.data.dataset import to_unit
 from trainer.errors import UserError
 from trainer.evaluation.evaluate import (
     PICTURE,
@@ -93,7 +94,7 @@ def linear_run(tmp_path, digits_config):
 
 def test_a_run_is_measured_beside_pca_on_its_own_images(linear_run):
     metrics = evaluate(str(linear_run))
-    digits = data.load("digits", image_size=0, validation_fraction=0.05)
+    digits = data.load(make_data("digits"))
     train_rows, test_rows = (
         to_unit(part.read()[0]).reshape(len(part), -1) for part in (digits.train, digits.test)
     )
@@ -122,7 +123,7 @@ def test_no_more_images_are_measured_than_memory_takes(tmp_path, digits_config):
 
 def test_the_best_checkpoint_can_be_measured(linear_run):
     rows = [json.loads(line) for line in (linear_run / workdir.METRICS_LOG).open()]
-    validated = {row["step"]: row["loss"] for row in rows if row["part"] == "validation"}
+    validated = {row["step"]: row["loss"] for row in rows if row["split"] == "validation"}
     assert evaluate(str(linear_run), "best")["step"] == min(validated, key=validated.__getitem__)
 
 

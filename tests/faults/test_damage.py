@@ -7,10 +7,11 @@ import shutil
 import numpy as np
 import pytest
 
-from tests.runs import assert_same_bits, charts, files_in, found, report
+from tests.runs import assert_same_bits, charts, files_in, report
 from tests.verbs.refusals import contents
 from trainer.errors import StorageError, UserError
-from trainer.run import checkpoints, restore, workdir
+from trainer.run import restore, workdir
+from trainer.run.checkpoints import Checkpoints
 from trainer.train import train
 
 FILES = ("state.npz", "manifest.json")
@@ -24,8 +25,7 @@ def state(run, step):
 
 
 def save(folder, step, arrays, loss, keep, run=0):
-    run_id = f"run {run}"
-    checkpoints.save(folder, step, arrays, validation_loss=loss, keep=keep, run_id=run_id)
+    Checkpoints(folder, f"run {run}").save(step, arrays, validation_loss=loss, keep=keep)
 
 
 def saved(folder, run=0):
@@ -63,7 +63,7 @@ def damages(random, content, others, most):
 
 def assert_goes_on_from(folder, step, capsys, damaged, what):
     """The checkpoint of a step is taken, to the bit, and what was damaged after it is named."""
-    taken = checkpoints.find(folder, run_id="run 0")
+    taken = Checkpoints(folder, "run 0").find()
     warnings = capsys.readouterr().err.splitlines()
     assert taken is not None, what
     assert taken.step == step, what
@@ -78,18 +78,16 @@ def assert_goes_on_from(folder, step, capsys, damaged, what):
 @pytest.mark.parametrize("file", FILES)
 def test_whatever_a_file_becomes_the_one_before_is_taken(tmp_path, capsys, drawn, file, most):
     paths = saved(tmp_path / "run")
-    of_other_run = saved(tmp_path / "other", run=1)
     path = paths[3] / file
     content = path.read_bytes()
     others = {
-        "another run": (of_other_run[3] / file).read_bytes(),
         "another step": (paths[1] / file).read_bytes(),
         "the other file": (paths[3] / FILES[1 - FILES.index(file)]).read_bytes(),
     }
     for what, damaged in damages(drawn, content, others, most):
         path.write_bytes(damaged)
         assert_goes_on_from(tmp_path / "run", 2, capsys, [path], what)
-        lines, count = checkpoints.report(tmp_path / "run", "run 0")
+        lines, count = Checkpoints(tmp_path / "run", "run 0").report()
         assert count == 1, what
         assert lines[2].startswith(f"DAMAGED  {path.parent}"), what
     path.unlink()
@@ -112,7 +110,7 @@ def test_none_whole_is_refused_and_left_as_it_is(tmp_path, file):
         (path / file).write_bytes(content[: len(content) // 2])
     before = {path: path.read_bytes() for path in tmp_path.rglob("*.*")}
     with pytest.raises(UserError, match="none of the 3 checkpoints"):
-        checkpoints.find(tmp_path, run_id="run 0")
+        Checkpoints(tmp_path, "run 0").find()
     assert {path: path.read_bytes() for path in tmp_path.rglob("*.*")} == before
 
 
@@ -121,9 +119,9 @@ def test_the_last_good_one_outlives_a_save_that_fails(tmp_path, monkeypatch, dam
     paths = saved(tmp_path)
     for step in damaged:
         (paths[step] / "state.npz").write_bytes(b"")
-    good = checkpoints.find(tmp_path, run_id="run 0")
+    good = Checkpoints(tmp_path, "run 0").find()
     assert good is not None
-    checkpoints.set_aside_after(tmp_path, good.step)
+    Checkpoints(tmp_path, "run 0").set_aside_after(good.step)
 
     def full(*_, **__):
         raise OSError(28, "No space left on device")
@@ -132,7 +130,7 @@ def test_the_last_good_one_outlives_a_save_that_fails(tmp_path, monkeypatch, dam
     for _ in range(3):
         with pytest.raises(StorageError):
             save(tmp_path, 4, state(0, 4), 0.0, keep=1)
-    again = checkpoints.find(tmp_path, run_id="run 0")
+    again = Checkpoints(tmp_path, "run 0").find()
     assert again == good
 
 
@@ -214,46 +212,28 @@ OTHERS = pytest.mark.parametrize("other", ["data", "seed"])
 
 @pytest.mark.faults
 @OTHERS
-@pytest.mark.parametrize("step", [10, 9, 20])
-def test_a_whole_checkpoint_of_another_run_is_named_and_never_taken(
-    digits_config, others, tmp_path, capfd, other, step
+@pytest.mark.parametrize("step", [10, 20])
+def test_a_newest_checkpoint_of_another_run_is_refused_and_nothing_changes(
+    digits_config, others, tmp_path, other, step
 ):
-    alone, run = tmp_path / "alone", tmp_path / "run"
-    shutil.copytree(alone, run)
-    foreign = run / workdir.CHECKPOINTS / f"step-{step:010d}"
-    shutil.rmtree(foreign, ignore_errors=True)  # step 10 has taken the place of the newest
-    shutil.copytree(newest_first(tmp_path / other)[0], foreign)
-    named = f"{foreign} belongs to another run"
-    lines, damaged = report(run)
-    assert damaged == 1
-    assert [line for line in lines if line.startswith(f"FOREIGN  {named}")]
-    for which in ("last", "best"):
-        taken = found(run, which)
-        assert restore.load_model(run, which).step == taken.step
-        with np.load(alone / workdir.CHECKPOINTS / taken.path.name / "state.npz") as own:
-            assert all(own[path].tobytes() == a.tobytes() for path, a in taken.state().items())
-    assert f"CHECKPOINT OF ANOTHER RUN: {named}" in capfd.readouterr().err
-    train(digits_config, str(run), others)
-    assert (f"CHECKPOINT OF ANOTHER RUN: {named}" in capfd.readouterr().err) == (step >= 10)
-    assert_same_bits(alone, run)
-    for part in ("train", "validation"):
-        assert charts(run, part) == charts(alone, part)
-
-
-@pytest.mark.faults
-@OTHERS
-def test_checkpoints_of_another_run_alone_are_refused(digits_config, others, tmp_path, other):
     run = tmp_path / "run"
     shutil.copytree(tmp_path / "alone", run)
-    shutil.rmtree(run / workdir.CHECKPOINTS)
-    shutil.copytree(tmp_path / other / workdir.CHECKPOINTS, run / workdir.CHECKPOINTS)
+    foreign = run / workdir.CHECKPOINTS / f"step-{step:010d}"
+    shutil.rmtree(foreign, ignore_errors=True)  # step 10 is the newest
+    shutil.copytree(newest_first(tmp_path / other)[0], foreign)
+    lines, unusable = report(run)
+    assert unusable == 1
+    assert lines[-1].startswith(f"FOREIGN  {foreign} ")
     before = files_in(run)
-    for which in ("last", "best"):
-        with pytest.raises(UserError, match="of another run"):
-            restore.load_model(run, which)
-    with pytest.raises(UserError, match="of another run"):
+    for checkpoint in ("last", "best"):
+        with pytest.raises(UserError, match=f"{foreign} is a checkpoint of another run"):
+            restore.load_model(run, checkpoint)
+    with pytest.raises(UserError, match=f"{foreign} is a checkpoint of another run"):
         train(digits_config, str(run), others)
     assert files_in(run) == before
+    shutil.rmtree(foreign)  # as the line says
+    train(digits_config, str(run), others)
+    assert_same_bits(tmp_path / "alone", run)
 
 
 @pytest.mark.faults

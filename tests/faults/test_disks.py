@@ -19,7 +19,9 @@ from tests.faults.test_kills import tiny_config
 from tests.runs import assert_same_bits, charts, files_in, final_state, logged, report
 from trainer.distribution.step import Steps
 from trainer.errors import StorageError, UserError
-from trainer.run import checkpoints, workdir
+from trainer.run import background, workdir
+from trainer.run.background import BackgroundSaver
+from trainer.run.metrics_log import MetricsLog
 from trainer.train import train
 
 pytestmark = pytest.mark.faults
@@ -176,7 +178,7 @@ def test_permission_lost_for_good_ends_the_run(
     digits_config.quiet = True
     train(digits_config, str(tmp_path / "alone"))
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoints, "PATIENCE_SECONDS", patience_seconds)
+        patch.setattr(background, "PATIENCE_SECONDS", patience_seconds)
         refused(patch, 2)
         with pytest.raises(StorageError, match="cannot be written: Permission denied"):
             train(digits_config, str(tmp_path / "run"))
@@ -189,14 +191,15 @@ def test_permission_lost_for_good_ends_the_run(
 
 def test_a_workdir_that_vanishes_midway_ends_in_one_line(digits_config, tmp_path, monkeypatch):
     digits_config.quiet = True
-    original = workdir.append_metrics
+    original = MetricsLog.append
 
-    def vanishing(run, row):
-        shutil.rmtree(run / workdir.CHECKPOINTS, ignore_errors=True)
-        (run / workdir.CHECKPOINTS).touch()
-        original(run, row)
+    def vanishing(log, row):
+        checkpoints = log.path.with_name(workdir.CHECKPOINTS)
+        shutil.rmtree(checkpoints, ignore_errors=True)
+        checkpoints.touch()
+        original(log, row)
 
-    monkeypatch.setattr(workdir, "append_metrics", vanishing)
+    monkeypatch.setattr(MetricsLog, "append", vanishing)
     with pytest.raises(StorageError, match="Not a directory"):
         train(digits_config, str(tmp_path / "run"))
     with pytest.raises(UserError):
@@ -215,7 +218,7 @@ def test_a_disk_of_a_second_a_sync_is_waited_for_by_saves_and_by_no_step(
     states: list[weakref.ref] = []
     original_sync = os.fsync
     original_train = Steps.train
-    original_save = checkpoints.Background.save
+    original_save = BackgroundSaver.save
 
     def slow_sync(handle):
         time.sleep(1)
@@ -226,14 +229,14 @@ def test_a_disk_of_a_second_a_sync_is_waited_for_by_saves_and_by_no_step(
         steps.append(int(first_step))
         return original_train(self, first_step, *drawn)
 
-    def watched(self, folder, step, state, **settings):
+    def watched(self, step, state, **settings):
         states.append(weakref.ref(next(iter(state.values()))))
         assert sum(known() is not None for known in states) <= 2  # one under way, one waiting
-        original_save(self, folder, step, state, **settings)
+        original_save(self, step, state, **settings)
 
     monkeypatch.setattr(os, "fsync", slow_sync)
     monkeypatch.setattr(Steps, "train", counted)
-    monkeypatch.setattr(checkpoints.Background, "save", watched)
+    monkeypatch.setattr(BackgroundSaver, "save", watched)
     train(digits_config, str(tmp_path / "run"))
     assert len(states) == 2  # of steps 5 and 10
     assert 10 in syncs[:-5]  # all ten steps were done while the first was being written

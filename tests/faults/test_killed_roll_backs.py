@@ -8,7 +8,6 @@ from tests.faults import kills
 from tests.faults.test_kills import KILLED, assert_ends_as_one_left_alone, ended, newest_step
 from trainer import data, positions
 from trainer.run import workdir
-from trainer.training.loss_spikes import FILE
 
 pytestmark = pytest.mark.faults
 
@@ -40,7 +39,7 @@ def config_with_spikes(folder):
     )
     numbers = np.arange(500, dtype=np.float32)[:, np.newaxis].repeat(6, axis=1)
     np.savez(folder / "own.npz", train=numbers)
-    rows = data.load(**config.data).train.images
+    rows = data.load(config.data).train.images
     assert len(rows) == 20 * BATCH_SIZE
     vectors = np.random.default_rng(0).normal(size=numbers.shape).astype(np.float32)
     for step in SPIKES:
@@ -56,17 +55,12 @@ def test_roll_backs_outlive_kills(tmp_path, drawn):
     alone, run = tmp_path / "alone", tmp_path / "killed"
     assert ended(config, alone) == 0
     places = [
-        *(
-            (kills.within, "trainer.monitoring.goodput.Clock.go_back"),
-            (kills.within, "trainer.run.checkpoints.find_before"),
-        ),
-        *(
-            (kills.within, "trainer.run.checkpoints.delete_after"),
-            (kills.within, "trainer.training.loss_spikes.Spikes.roll_back"),
-        ),
-        # The first spike is known from here on, and the second is met.
-        (kills.within, "trainer.run.checkpoints.restore", 2),
-        (kills.within, "trainer.run.workdir.forget_metrics_after", 2),
+        (kills.within, "trainer.monitoring.goodput.Clock.go_back"),
+        (kills.within, "trainer.run.checkpoints.Checkpoints.find_before"),
+        (kills.within, "trainer.run.checkpoints.Checkpoints.delete_after"),
+        (kills.within, "trainer.training.loss_spikes.LossSpikes.roll_back"),
+        (kills.within, "trainer.run.checkpoints.Checkpoint.restore", 2),
+        (kills.within, "trainer.run.metrics_log.MetricsLog.forget_after", 2),
     ]
     for kill in places:
         assert ended(config, run, *kill) in KILLED, kill
@@ -75,5 +69,6 @@ def test_roll_backs_outlive_kills(tmp_path, drawn):
         assert ended(config, run, kills.at_call, int(call)) in (0, *KILLED)
     assert ended(config, run) == 0
     assert_ends_as_one_left_alone(alone, run)
-    assert (run / FILE).read_bytes() == (alone / FILE).read_bytes()
-    assert [row["rollbacks"] for row in workdir.read_log(run) if row["part"] == "train"][-1] == 3
+    assert [row["rollbacks"] for row in workdir.read(run).log.rows() if row["split"] == "train"][
+        -1
+    ] == 3

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from tests.faults import kills
-from trainer.run import checkpoints
+from trainer.run.checkpoints import Checkpoints
 
 KEEP = 2
 
@@ -22,18 +22,18 @@ def state(step):
 
 def save(folder, step):
     loss = 1.0 if step == 1 else 2.0  # the first is the best, and stays
-    checkpoints.save(folder, step, state(step), validation_loss=loss, keep=KEEP)
+    Checkpoints(folder, "own").save(step, state(step), validation_loss=loss, keep=KEEP)
 
 
 def assert_whole(folder, steps):
     """One of the steps is the newest, whole, and so are all that have a checkpoint's name."""
-    lines, damaged = checkpoints.report(folder)
+    lines, damaged = Checkpoints(folder, "own").report()
     assert damaged == 0, lines
-    found = checkpoints.find(folder)
+    found = Checkpoints(folder, "own").find()
     assert found is not None
     assert found.step in steps
     assert np.array_equal(found.state()["model/kernel"], state(found.step)["model/kernel"])
-    best = checkpoints.find(folder, "best")
+    best = Checkpoints(folder, "own").find("best")
     assert best is not None
     assert best.step == 1
     return found.step

@@ -112,7 +112,7 @@ def newest_step(run):
 
 
 def losses(run):
-    return [(row["part"], row["step"], row["loss"]) for row in logged(run)]
+    return [(row["split"], row["step"], row["loss"]) for row in logged(run)]
 
 
 def assert_ends_as_one_left_alone(alone, killed):
@@ -139,8 +139,8 @@ def test_every_kind_outlives_kills(kind, tmp_path, drawn):
         (kills.at_call, int(drawn.integers(12, 30))),
         (kills.within, "trainer.distribution.step.Steps.evaluate"),
         (kills.within, "trainer.training.logger.Logger.validation"),
-        (kills.within, "trainer.run.checkpoints.restore"),
-        (kills.within, "trainer.training.logger.Logger.training", int(drawn.integers(1, 3))),
+        (kills.within, "trainer.run.checkpoints.Checkpoint.restore"),
+        (kills.within, "trainer.training.logger.Logger._training", int(drawn.integers(1, 3))),
     ]
     before = -1
     for kill in places:

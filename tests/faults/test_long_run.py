@@ -16,7 +16,7 @@ import pytest
 from tests.runs import charts, logged, report
 from trainer.errors import Preempted
 from trainer.run import workdir
-from trainer.training.logger import is_pictured
+from trainer.training.logger import has_figures
 
 pytestmark = pytest.mark.faults
 
@@ -66,7 +66,7 @@ def test_a_long_run_takes_no_more_than_a_short_one(tmp_path):
     warm, last = (np.median(quarter, axis=0) for quarter in (quarters[1], quarters[3]))
     most_files, most_threads = quarters[1].max(axis=0)[1:]
     rows = logged(run)
-    validations = sum(row["part"] == "validation" for row in rows)
+    validations = sum(row["split"] == "validation" for row in rows)
     print(
         f"{rows[-1]['step']:,} steps, {validations:,} validations; memory {warm[0] / 2**20:.0f} MiB"
         f" then {last[0] / 2**20:.0f}; files {most_files:.0f} then {quarters[3].max(axis=0)[1]}; "
@@ -80,7 +80,7 @@ def test_a_long_run_takes_no_more_than_a_short_one(tmp_path):
     assert damaged == 0
     assert len(lines) <= KEPT + 1  # the best
 
-    pictured = [number for number in range(1, validations + 1) if is_pictured(number)]
+    pictured = [number for number in range(1, validations + 1) if has_figures(number)]
     shown = charts(run, "validation")["reconstructions"]
     assert shown == [number * EVERY_STEPS for number in pictured]
     most = MOST_LOGGED_BYTES * len(rows) + MOST_PICTURED_BYTES * (len(pictured) + 1)

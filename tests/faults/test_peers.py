@@ -1,23 +1,19 @@
 """Several workers that are killed or stopped, again and again, end as workers left alone."""
 
 import contextlib
-import json
 import re
 import signal
-import sys
 import time
-from pathlib import Path
 
 import psutil
 import pytest
 
+from tests.launched import LAUNCHER, Launched
 from tests.runs import assert_same_bits, await_step, charts, logged
 from trainer.run import workdir
 
 pytestmark = pytest.mark.faults
 
-ROOT = Path(__file__).parent.parent.parent
-LAUNCHER = -1
 EVERY_STEPS = 20  # a validation and a checkpoint
 MOMENTS = ("start-up", "steps", "validation", "save")
 SETTINGS = {
@@ -35,71 +31,8 @@ SETTINGS = {
 }
 
 
-class Launched:
-    """`launch.local` of two workers, under way, and all the processes that were seen under it."""
-
-    def __init__(self, run):
-        flags = [f"--config.{key}={value}" for key, value in SETTINGS.items()]
-        command = [
-            *(sys.executable, "-m", "launch.local", "--workers=2", "--max_restarts=9"),
-            *("--", "--config=configs/dense.py", f"--workdir={run}", *flags),
-        ]
-        self._said = run.with_suffix(".txt")  # a pipe would be full if nobody read it
-        with self._said.open("a") as said:
-            self._process = psutil.Popen(command, cwd=ROOT, stdout=said, stderr=said)
-        self._seen: set[psutil.Process] = set()
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *ended):
-        for process in self._seen:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.kill()
-
-    def poll(self):
-        return self._process.poll()
-
-    def said(self):
-        return self._said.read_text()
-
-    def workers(self):
-        """The processes of the workers that are there now, by their index."""
-        found = {}
-        with contextlib.suppress(psutil.NoSuchProcess):
-            self._seen |= {self._process, *self._process.children(recursive=True)}
-            for process in self._process.children():
-                task = json.loads(process.environ().get("TF_CONFIG", "null"))
-                if task:
-                    found[task["task"]["index"]] = process
-        return found
-
-    def others_than(self, before):
-        """Both workers, once none of those before is left; none where the launcher has ended."""
-        while self.poll() is None:
-            now = self.workers()
-            if len(now) == 2 and not set(now.values()) & set(before.values()):
-                return now
-            time.sleep(0.01)
-        return {}
-
-    def send(self, who, number):
-        """Sends a signal to a worker or to the launcher."""
-        target = self._process if who == LAUNCHER else self.workers()[who]
-        target.send_signal(number)
-
-    def end(self):
-        """The status that the launcher leaves with, once all that were seen are gone."""
-        while self.poll() is None:
-            self.workers()
-            time.sleep(0.05)
-        _, alive = psutil.wait_procs(self._seen, timeout=60)
-        assert not alive, self.said()
-        return self.poll()
-
-
 def await_moment(moment, run, launched, start_seconds, random):
-    """Returns in a start-up that has begun, or in steps, a validation, a save beyond the logged."""
+    """Returns in the start-up, or in later steps, a later validation or save than is logged."""
     if moment == "start-up":
         time.sleep(random.uniform(0, start_seconds))
         return
@@ -109,7 +42,7 @@ def await_moment(moment, run, launched, start_seconds, random):
     while moment == "validation":  # its row follows that of training at the same step
         assert launched.poll() is None
         row = logged(run)[-1]
-        if row["part"] == "train" and row["step"] % EVERY_STEPS == 0:
+        if row["split"] == "train" and row["step"] % EVERY_STEPS == 0:
             return
     while moment == "save" and not list((run / workdir.CHECKPOINTS).glob(".writing-*")):
         assert launched.poll() is None
@@ -122,10 +55,10 @@ def alone(tmp_path_factory):
     """A run that nobody disturbs, and how long its start took."""
     run = tmp_path_factory.mktemp("alone") / "run"
     began = time.monotonic()
-    with Launched(run) as launched:
+    with Launched(run, SETTINGS) as launched:
         await_step(run, 1, launched)
         start_seconds = time.monotonic() - began
-        assert launched.end() == 0, launched.said()
+        assert launched.end() == 0, launched.output()
     return run, start_seconds
 
 
@@ -149,33 +82,33 @@ def disturb(who, number, alone, run, random):
     """Sends the signal at each of four moments of a run, which is begun again where it ends."""
     undisturbed, start_seconds = alone
     with contextlib.ExitStack() as scope:
-        launched = scope.enter_context(Launched(run))
-        workers = launched.others_than({})
+        launched = scope.enter_context(Launched(run, SETTINGS))
+        workers = launched.workers_after({})
         for moment in MOMENTS:
             await_moment(moment, run, launched, start_seconds, random)
             launched.send(who, number)
-            workers = launched.others_than(workers)
+            workers = launched.workers_after(workers)
             if not workers:
-                assert launched.end() in (75, -number), launched.said()
-                launched = scope.enter_context(Launched(run))
-                workers = launched.others_than({})
-        assert launched.end() == 0, launched.said()
+                assert launched.end() in (75, -number), launched.output()
+                launched = scope.enter_context(Launched(run, SETTINGS))
+                workers = launched.workers_after({})
+        assert launched.end() == 0, launched.output()
     assert_ends_alike(run, undisturbed)
 
 
 @pytest.mark.parametrize(("who", "seconds", "restarts"), [(0, 5, 0), (1, 5, 0), (1, 60, 1)])
 def test_a_worker_that_stands_still_for_a_while(who, seconds, restarts, alone, tmp_path):
     run = tmp_path / "run"
-    with Launched(run) as launched:
+    with Launched(run, SETTINGS) as launched:
         await_step(run, 2 * EVERY_STEPS, launched)
         stopped = launched.workers()[who]
         stopped.send_signal(signal.SIGSTOP)
         time.sleep(seconds)
         with contextlib.suppress(psutil.NoSuchProcess):
             stopped.send_signal(signal.SIGCONT)
-        assert launched.end() == 0, launched.said()
-        assert launched.said().count("all start again") == restarts
+        assert launched.end() == 0, launched.output()
+        assert launched.output().count("restarting all workers") == restarts
         if restarts:
-            line = f"worker {1 - who} .* ends, since another has ended or does not answer"
-            assert re.search(line, launched.said())
+            line = f"worker {1 - who} .* ends, since another worker has ended or does not answer"
+            assert re.search(line, launched.output())
     assert_ends_alike(run, alone[0])

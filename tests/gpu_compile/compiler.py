@@ -15,7 +15,7 @@ DEVICES = ("a100", "h100", "rtx30", "rtx40", "rtx50", "t4")  # the files of devi
 _NVCC = "nvidia-cuda-nvcc-cu12"
 _HIGHWAYHASH = Path("/usr/include/highwayhash/highwayhash.h")
 _DETERMINISTIC = "--xla_gpu_deterministic_ops=true"  # as TensorFlow sets it with op determinism
-_TIMEOUT_SECONDS = 600
+_TIMEOUT_SECONDS = 900
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +32,7 @@ class CompilerError(Exception):
 
 
 def missing_tool() -> str | None:
-    """Which of the required tools is missing, in one line, or None."""
+    """Returns a line on a required tool that is missing, or None."""
     if shutil.which("g++") is None:
         return "g++ is not installed"
     if not _HIGHWAYHASH.exists():
@@ -79,7 +79,7 @@ def compile_module(program: Path, module: Path, device: str, flags: str, folder:
     ]
     environment = os.environ | {"XLA_FLAGS": " ".join(all_flags), "TF_CPP_MIN_LOG_LEVEL": "2"}
     described = str(HERE / "devices" / f"{device}.txtpb")
-    _run([str(program), str(module), described, str(optimized)], environment)
+    run([str(program), str(module), described, str(optimized)], environment)
     # XLA writes the sequence after its passes only where a pass has changed it.
     thunks = _only(folder, "*.thunk_sequence_after_thunk_passes.txt") or _only(
         folder, "*.thunk_sequence.txt"
@@ -91,14 +91,14 @@ def compile_module(program: Path, module: Path, device: str, flags: str, folder:
     target = re.search(r"^\.target (\w+)", text, re.MULTILINE)
     assert target is not None
     assembled = str(folder / "assembled.cubin")
-    _run([str(cuda / "bin" / "ptxas"), f"-arch={target[1]}", "-o", assembled, str(ptx)])
+    run([str(cuda / "bin" / "ptxas"), f"-arch={target[1]}", "-o", assembled, str(ptx)])
     compiled = Compiled(optimized.read_text(), thunks.read_text(), text)
     shutil.rmtree(folder)  # tens of megabytes each
     return compiled
 
 
 def _cuda_folder() -> Path | None:
-    """The folder of ptxas and libdevice in NVIDIA's package."""
+    """Returns the folder of ptxas and libdevice in NVIDIA's package."""
     try:
         found = importlib.metadata.distribution(_NVCC).locate_file("nvidia/cuda_nvcc")
     except importlib.metadata.PackageNotFoundError:
@@ -112,10 +112,11 @@ def _only(folder: Path, pattern: str) -> Path | None:
     return paths[0] if paths else None
 
 
-def _run(command: list[str], environment: dict[str, str] | None = None) -> None:
-    """Runs a command, and raises CompilerError with the line of its error where it fails."""
+def run(command: list[str], environment: dict[str, str] | None = None) -> None:
+    """Runs a command in the project; raises CompilerError with its line of error if it fails."""
     done = subprocess.run(
         command,
+        cwd=HERE.parents[1],
         env=environment,
         capture_output=True,
         text=True,

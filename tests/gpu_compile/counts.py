@@ -1,4 +1,4 @@
-"""What a step of a compiled training loop costs: kernels, loops, products, launches, host waits."""
+"""The costs of a step of a compiled training loop: kernels, products, launches, host waits."""
 
 import dataclasses
 import re
@@ -31,7 +31,7 @@ class Loop:
 
     @property
     def cost(self) -> float:
-        """Kernels in all; without an end in sight infinity."""
+        """Returns the kernels of all turns; infinity where their number is not known."""
         return float("inf") if self.turns is None else float(self.turns * self.kernels)
 
 
@@ -61,14 +61,14 @@ class _Thunk:
     children: "list[_Thunk]" = dataclasses.field(default_factory=list)
 
     def below(self, *, outside_of: tuple[str, ...] = ()) -> "Iterator[_Thunk]":
-        """All thunks below this one; none below thunks of the kinds to stay outside of."""
+        """Yields all thunks below this one, but none below a thunk of the kinds `outside_of`."""
         for child in self.children:
             yield child
             if child.kind not in outside_of:
                 yield from child.below(outside_of=outside_of)
 
     def count_kernels(self, *, outside_of: tuple[str, ...]) -> int:
-        """The kernels below this one, without those of a loop's condition."""
+        """Counts the kernels below this one, without those of a loop's condition."""
         thunks = self.below(outside_of=outside_of)
         return sum(t.kind not in _CONTAINERS and not t.in_condition for t in thunks)
 
@@ -126,7 +126,7 @@ def _count_tf32(lines: list[str], ptx: str) -> int:
 
 
 def _parse_thunks(text: str) -> _Thunk:
-    """The tree that XLA's text of a thunk sequence shows by its indentation."""
+    """Builds the tree that the indentation of XLA's text of a thunk sequence shows."""
     root = _Thunk("kSequential")
     open_thunks = [(-1, root)]
     part = ""
@@ -148,7 +148,7 @@ def _parse_thunks(text: str) -> _Thunk:
 
 
 def _trip_counts(hlo: str) -> list[int | None]:
-    """The known numbers of turns of all loops, an outer one before those inside it."""
+    """Returns the known numbers of turns of all loops, an outer one before those inside it."""
     computations: dict[str, list[str]] = {}
     lines: list[str] = []
     entry = ""

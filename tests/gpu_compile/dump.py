@@ -19,11 +19,12 @@ import tensorflow as tf
 
 from tests.gpu_branch import gpu_branch, gpu_strategy
 from trainer import models
+from trainer.config import parse
 from trainer.distribution import xla
 from trainer.distribution.strategy import build_model
 from trainer.distribution.workers import Workers
 from trainer.evaluation.classifier import Classifier
-from trainer.train import make_steps
+from trainer.training.setup import make_steps
 
 FINETUNE = "finetune"  # the classifier on the dense net's encoder
 
@@ -36,18 +37,18 @@ _BATCH_SIZES = {"deep": 64}  # other than the config's
 
 def _take_one_step(net: str, execution: str, precision: str) -> dict[str, object]:
     """Compiles a call of the training loop and runs a step of it; returns what was run."""
-    config = importlib.import_module(f"configs.{'dense' if net == FINETUNE else net}").get_config()
-    config.precision = precision
-    config.batch_size = _BATCH_SIZES.get(net, config.batch_size)
+    keys = importlib.import_module(f"configs.{'dense' if net == FINETUNE else net}").get_config()
+    keys.precision = precision
+    keys.batch_size = _BATCH_SIZES.get(net, keys.batch_size)
+    config = parse(keys)
     keras.utils.set_random_seed(config.seed)
     tf.config.experimental.enable_op_determinism()
     images = np.random.default_rng(0).integers(0, 256, (_IMAGES, *_IMAGE_SHAPE), np.uint8)
     indices = np.zeros((_STEPS, config.batch_size), np.int64)
     with gpu_branch():
         strategy = gpu_strategy(1)
-        autoencoder = build_model(
-            strategy, precision, lambda: models.create(_IMAGE_SHAPE, **config.model)
-        )
+        create = lambda: models.create(_IMAGE_SHAPE, config.model)  # noqa: E731
+        autoencoder = build_model(strategy, precision, create)
         if execution == "auto":
             execution = xla.candidate_executions(strategy, autoencoder, config.batch_size)[0]
         model, labels = autoencoder, None

@@ -1,7 +1,7 @@
-"""The table of docs/performance.md on what GPUs run in a step, by XLA's compiler.
+"""The table of kernels.md on what GPUs run in a step, by XLA's compiler.
 
     python -m tests.gpu_compile.table          prints it
-    python -m tests.gpu_compile.table --write  writes it into docs/performance.md
+    python -m tests.gpu_compile.table --write  writes it into kernels.md
 
 Both take about 25 minutes on two busy cores, without a GPU. The table is the baseline of
 `make test-gpu-compile`.
@@ -13,7 +13,6 @@ import dataclasses
 import json
 import os
 import re
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterable
@@ -25,15 +24,14 @@ from tests.gpu_compile.compiler import (
     build,
     compile_module,
     missing_tool,
+    run,
 )
 from tests.gpu_compile.counts import Counts, count
 
-ROOT = Path(__file__).parent.parent.parent
-DOCUMENT = ROOT / "docs" / "performance.md"
+DOCUMENT = Path(__file__).with_name("kernels.md")
 SHOWN = ("a100", "h100")  # the devices whose counts are shown
 
 _BEGIN, _END = "<!-- gpu_compile -->\n", "<!-- /gpu_compile -->\n"
-_TIMEOUT_SECONDS = 900
 _NETS = (
     *("linear", "dense", "deep", "conv", "deep_conv", "denoising", "sparse", "sparse_kl"),
     *("contractive", "concrete", "vae", "iwae", "finetune"),
@@ -57,7 +55,7 @@ class Case:
 
     @property
     def devices(self) -> tuple[str, ...]:
-        """The devices that it is compiled for."""
+        """Returns the devices that it is compiled for."""
         return DEVICES if self.precision == "float32" else _HALF_DEVICES
 
     def __str__(self) -> str:
@@ -91,11 +89,11 @@ class Row:
 
     @property
     def name(self) -> str:
-        """What the row is about."""
+        """Names the case and the device."""
         return f"{self.net}, {self.execution}, {self.precision}, {self.device}"
 
     def cells(self) -> list[str]:
-        """The row as text, which `parse` reads."""
+        """Returns the row as text, which `parse` reads."""
         branches = f" + {self.branch_kernels} in branches" if self.branch_kernels else ""
         launches = f"{self.launches} ({self.graphs} graphs)" if self.graphs else f"{self.launches}"
         return [
@@ -106,7 +104,7 @@ class Row:
         ]
 
     def worse_than(self, other: "Row") -> list[str]:
-        """In what the row costs more than another, each with both values."""
+        """Returns a line on each cost that is above another row's, with both values."""
         names = ("kernels", "branch_kernels", "loop_kernels", "launches", "host_waits", "tf32")
         return [
             f"{self.name}: {getattr(self, name):g} {name}, {getattr(other, name):g} before"
@@ -158,17 +156,7 @@ def _dump(case: Case, folder: Path) -> dict:
         *(f"--execution={case.execution}", f"--precision={case.precision}", f"--folder={folder}"),
     ]
     without_gpu = os.environ | {"CUDA_VISIBLE_DEVICES": "", "TF_CPP_MIN_LOG_LEVEL": "3"}
-    done = subprocess.run(
-        command,
-        cwd=ROOT,
-        env=without_gpu,
-        capture_output=True,
-        text=True,
-        timeout=_TIMEOUT_SECONDS,
-        check=False,
-    )
-    if done.returncode != 0:
-        raise CompilerError(done.stderr.strip().splitlines()[-1])
+    run(command, without_gpu)
     return json.loads((folder / "about.json").read_text())
 
 
@@ -192,7 +180,7 @@ def _row(case: Case, about: dict, device: str, counts: Counts) -> Row:
 
 
 def render(measured: list[Measured]) -> str:
-    """The tables in Markdown: the shown devices' counts, and which device takes what."""
+    """Renders tables in Markdown: the counts of `SHOWN`, and what each device refuses."""
     lines = [_line(_HEADER), _line(["---"] * len(_HEADER))]
     lines += [_line(row.cells()) for row in shown_rows(measured)]
     lines += ["", _line(["GPU", "compile and assemble", "refused"]), _line(["---"] * 3)]
@@ -205,13 +193,13 @@ def render(measured: list[Measured]) -> str:
 
 
 def shown_rows(measured: list[Measured]) -> list[Row]:
-    """The rows of the devices whose counts are shown."""
+    """Returns the rows of the devices in `SHOWN`."""
     shown = [device.upper() for device in SHOWN]
     return [row for case in measured for row in case.rows if row.device in shown]
 
 
 def parse(text: str) -> dict[str, Row]:
-    """The rows of a rendered table, by their names."""
+    """Reads the rows of a rendered table, by their names."""
     rows = {}
     for line in text.splitlines():
         cells = [cell.strip() for cell in line.strip("|").split("|")]
@@ -245,12 +233,12 @@ def _parse_row(cells: list[str]) -> Row:
 
 
 def baseline(document: Path = DOCUMENT) -> str:
-    """The tables as the document has them."""
+    """Reads the tables from the document."""
     return document.read_text().partition(_BEGIN)[2].partition(_END)[0]
 
 
 def write(tables: str, document: Path = DOCUMENT) -> None:
-    """Puts tables into the document in place of those that it has."""
+    """Replaces the tables in the document."""
     before, begin, rest = document.read_text().partition(_BEGIN)
     _, end, after = rest.partition(_END)
     assert begin, f"{document} has no place for the table"
@@ -265,7 +253,7 @@ def _line(cells: Iterable[str]) -> str:
 def main() -> None:
     """Prints or writes the table."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--write", action="store_true", help="write it into docs/performance.md")
+    parser.add_argument("--write", action="store_true", help="write it into kernels.md")
     arguments = parser.parse_args()
     missing = missing_tool()
     if missing:

@@ -6,7 +6,6 @@ import io
 import struct
 
 import pytest
-import yaml
 from absl import flags
 from hypothesis import Phase, given, seed, settings
 from hypothesis import strategies as st
@@ -89,7 +88,7 @@ def parse(module, argv):
     if argv is None:
         return sorted(name for name in flags.FLAGS if name not in ("help", "helpfull", "helpshort"))
     own = importlib.import_module(
-        "launch.command" if module.startswith("launch.") else "trainer.cli"
+        "launch.arguments" if module.startswith("launch.") else "trainer.cli"
     )
     flags.FLAGS.unparse_flags()
     for name in flags.FLAGS:
@@ -101,7 +100,7 @@ def parse(module, argv):
             if module == "launch.slurm":
                 command.script(rest)
             elif module == "launch.kubernetes":
-                yaml.dump_all(command._objects(rest), Dumper=command._Dumper)
+                command.render(rest)
     except UserError as error:
         return str(error), error.exit_status
     except SystemExit as end:

@@ -27,7 +27,7 @@ def exported(request, tmp_path_factory):
     dtype = "uint8" if request.param == SHAPE else "float32"
     networks = plain_keras.encoder(model, None, dtype), plain_keras.decoder(model, None)
     path = tmp_path_factory.mktemp("export") / "saved_model"
-    export._write_saved_model(path, *networks, model, seed=0)
+    export.write_saved_model(path, *networks, model, seed=0)
     loaded = tf.saved_model.load(str(path))
     return request.param, dtype, {name: loaded.signatures[name] for name in loaded.signatures}
 

@@ -18,7 +18,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
-import tensorflow_datasets as tfds
 from absl import flags
 from hypothesis import strategies as st
 from ml_collections import config_flags
@@ -35,12 +34,15 @@ from tests.hostile.corpus import (
 )
 from tests.runs import found
 from trainer import cli, data
+from trainer.config import flat, make_data, parse
 from trainer.data.files import idx, images, numpy_files, tables
 from trainer.errors import UserError
 from trainer.monitoring.goodput import FILE as GOODPUT
 from trainer.monitoring.goodput import Clock
-from trainer.run import checkpoints, workdir
-from trainer.serving import readers as inputs
+from trainer.run import workdir
+from trainer.run.metrics_log import training_seconds
+from trainer.serving import readers
+from trainer.serving.options import StreamOptions
 from trainer.storage import atomic
 
 ROOT = Path(__file__).parents[2]
@@ -112,21 +114,20 @@ def train_on(path):
     if path.suffix in (".npy", ".npz"):
         numpy_files.read(path, MOST_BYTES)
     elif path.suffix in tables.SUFFIXES:
-        tables.read([path], label_column="label", keep_missing=True, most_bytes=MOST_BYTES)
+        tables.read([path], label_column="label", keep_missing=True, allowed_bytes=MOST_BYTES)
     else:
         images.Decoder()(path)
 
 
 def encode(path):
     """Reads a file as `encode` does, to its end."""
-    is_picture = path.suffix in images.SUFFIXES
-    read = inputs.examples(
-        path,
-        (8, 8, 3) if is_picture else (4,),
+    is_image = path.suffix in images.SUFFIXES
+    options = StreamOptions(
         array="train" if path.suffix == ".npz" else "",
         label_column="label" if path.suffix in tables.SUFFIXES else "",
     )
-    for _ in read.blocks(1024):
+    training = readers.TrainingData((8, 8, 3) if is_image else (4,))
+    for _ in readers.examples(path, training, options).blocks(1024):
         pass
 
 
@@ -167,13 +168,13 @@ def test_a_damaged_idx_file_is_never_taken(tmp_path, suffix, examples):
 def run(tmp_path):
     """A workdir as a run leaves it, but for its state."""
     config = dense.get_config()
-    workdir.write(tmp_path, config, "0123abcd", {"CPU x 1": "graph"}, {"image_shape": [28, 28, 1]})
+    run = workdir.open_run(tmp_path, parse(config), "0123abcd", {"image_shape": [28, 28, 1]})
+    run.write()
     for step in (2, 4):
-        row = {"step": step, "part": "train", "loss": 0.5, "images_per_second": 1e4}
-        workdir.append_metrics(tmp_path, row)
+        row = {"step": step, "split": "train", "loss": 0.5, "images_per_second": 1e4}
+        run.log.append(row)
         state = {"model/kernel": np.ones(3, np.float32)}
-        folder, run_id = tmp_path / workdir.CHECKPOINTS, workdir.run_id(tmp_path)
-        checkpoints.save(folder, step, state, validation_loss=0.5, keep=3, run_id=run_id)
+        run.checkpoints.save(step, state, validation_loss=0.5, keep=3)
     atomic.write_json(tmp_path / workdir.METRICS, {"step": 4, "mse": 0.5})
     Clock().write(tmp_path)
     return tmp_path
@@ -181,15 +182,14 @@ def run(tmp_path):
 
 def look_at(run):
     """Reads what a workdir holds, as the commands do."""
-    workdir.check(run, dense.get_config(), "0123abcd")
-    workdir.executions(run)
-    workdir.training_seconds(workdir.read_log(run), 64)
+    opened = workdir.open_run(run, parse(dense.get_config()), "0123abcd", {})
+    training_seconds(opened.log.rows(), 64)
     workdir.is_measured(run)
     workdir.read_metrics(run)
     Clock().resume(run)
-    for which in ("last", "best"):
-        assert found(run, which).state()["model/kernel"].tolist() == [1, 1, 1]
-    workdir.forget_metrics_after(run, 2)
+    for checkpoint in ("last", "best"):
+        assert found(run, checkpoint).state()["model/kernel"].tolist() == [1, 1, 1]
+    opened.log.forget_after(2)
 
 
 @pytest.mark.parametrize(
@@ -249,17 +249,17 @@ def test_no_manifest_leads_out_of_its_folder(run):
     outside.mkdir()
     folder = run / workdir.CHECKPOINTS
     steps: list[object] = ["../../outside", "/etc/passwd", -1, 10**12, "4", None, [], 4.5]
-    run_id = workdir.run_id(run)
+    own = workdir.read(run)
     for step in steps:
-        digests = {"run_id": run_id, "state_sha256": "0" * 64}
+        digests = {"run_id": own.run_id, "state_sha256": "0" * 64}
         manifest = {"step": step, "validation_loss": 0.1} | digests
         digest = hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
         signed = json.dumps({"manifest": manifest, "manifest_sha256": digest})
         (folder / "step-0000000004" / "manifest.json").write_text(signed)
         assert found(run).path == folder / "step-0000000002"
         state = {"model/kernel": np.ones(3, np.float32)}
-        checkpoints.save(folder, 6, state, validation_loss=None, keep=3, run_id=run_id)
-        checkpoints.set_aside_after(folder, 4)
+        own.checkpoints.save(6, state, validation_loss=None, keep=3)
+        own.checkpoints.set_aside_after(4)
         assert sorted(path.name for path in run.iterdir() if path.is_dir()) == [
             "checkpoints",
             "outside",
@@ -410,7 +410,7 @@ def test_an_idx_file_that_unpacks_to_gigabytes_is_read_up_to_its_right_size(tmp_
     (tmp_path / "tiny-idx3-ubyte.gz").write_bytes(block * 64)
     tracemalloc.start()
     try:
-        with pytest.raises(UserError, match="begins with 00000000"):
+        with pytest.raises(UserError, match="holds more bytes"):
             idx.read(tmp_path, {"tiny-idx3-ubyte": original})
         assert tracemalloc.get_traced_memory()[1] < MOST_BYTES
     finally:
@@ -429,13 +429,13 @@ def test_links_that_lead_back_are_not_walked_for_ever(tmp_path):
 
 def test_no_reader_takes_a_pickle(tmp_path):
     objects = np.array([[{}], [{}]], object)
-    for name, content, readers in (
+    for name, content, readings in (
         ("rows.npy", npy(objects), (train_on, encode)),
         ("rows.npz", npz(train=objects), (train_on, encode)),
         ("deep.npz", npz(train=VECTORS, train_labels=objects[:, 0]), (train_on,)),
     ):
         (tmp_path / name).write_bytes(content)
-        for read in readers:
+        for read in readings:
             with pytest.raises(UserError):
                 read(tmp_path / name)
 
@@ -460,7 +460,7 @@ def test_every_load_of_arrays_forbids_pickles_and_nothing_evaluates_text():
 
 # The command line.
 
-KEYS = sorted(workdir.flat(dense.get_config().to_dict()))
+KEYS = sorted(flat(dense.get_config().to_dict()))
 
 
 @few_or_many(MANY)
@@ -498,18 +498,8 @@ def test_any_name_of_data_is_known_or_refused(tmp_path, monkeypatch, examples):
     def meet(drawn):
         kind, rest = drawn
         with refused_in_one_line():
-            data.load(f"{kind}{rest}", image_size=0, validation_fraction=0.05)
+            data.load(make_data(f"{kind}{rest}"))
         assert list(tmp_path.iterdir()) == []
 
     names = TEXTS | st.sampled_from([".", "..", "/", "~", "1.0.0", "x/a=b"])
     try_many(examples, st.tuples(kinds, names), meet)
-
-
-@pytest.mark.parametrize("name", ["huggingface:mnist", "kubric:movi", "robotics:x/y:1.0.0"])
-def test_tfds_is_not_asked_for_what_others_have_written(monkeypatch, name):
-    def fetch(*_, **__):
-        raise AssertionError("TFDS would fetch its code")
-
-    monkeypatch.setattr(tfds, "builder", fetch)
-    with pytest.raises(UserError, match=f"'{name}' is not known; allowed before a colon"):
-        data.load(name, image_size=0, validation_fraction=0.05)

@@ -10,6 +10,7 @@ import tensorflow as tf
 from tests.hostile.corpus import damages, few_or_many, refused_in_one_line, try_many
 from tests.tiny_colour import TinyColour
 from trainer import data
+from trainer.config import make_data
 from trainer.errors import UserError
 
 FILES = ("tiny_colour-train.tfrecord-00000-of-00001", "dataset_info.json", "features.json")
@@ -31,7 +32,7 @@ def prepared(whole, tmp_path, monkeypatch):
 
 
 def load():
-    return data.load("tiny_colour", image_size=6, validation_fraction=0.25)
+    return data.load(make_data("tiny_colour", image_size=6, validation_fraction=0.25))
 
 
 @pytest.mark.parametrize("name", FILES)

@@ -13,11 +13,12 @@ from tests.all_configs import load_config
 from tests.runs import assert_a_stop_changes_no_bit, final_state
 from tests.steps import adam_steps
 from trainer import data, models
+from trainer.config import make_data
 from trainer.distribution.strategy import build_model, make_strategy
 from trainer.errors import UserError
 from trainer.evaluation.evaluate import evaluate, print_table
-from trainer.models import Measured, StepContext
-from trainer.models.concrete import distinct_choice, gumbel
+from trainer.models.base import Measured, StepContext
+from trainer.models.concrete.model import distinct_choice, gumbel
 from trainer.positions import Noise
 from trainer.run import restore, workdir
 from trainer.train import train
@@ -241,7 +242,7 @@ def concrete_config(digits_config):
 
 
 def settle_from(monkeypatch, threshold):
-    monkeypatch.setattr("trainer.models.concrete._SETTLED_ABOVE", threshold)
+    monkeypatch.setattr("trainer.models.concrete.model._SETTLED_ABOVE", threshold)
 
 
 def test_a_run_that_settles_ends_at_its_validation_and_stays_ended(
@@ -259,7 +260,7 @@ def test_a_run_that_settles_ends_at_its_validation_and_stays_ended(
     assert all(again[path].tobytes() == array.tobytes() for path, array in state.items())
     assert evaluate(str(tmp_path))["step"] == 5
     rows = [json.loads(line) for line in (tmp_path / workdir.METRICS_LOG).open()]
-    assert [row["step"] for row in rows if row["part"] == "validation"] == [5]
+    assert [row["step"] for row in rows if row["split"] == "validation"] == [5]
 
 
 def test_a_run_stopped_between_two_validations_settles_where_it_would_have(
@@ -332,10 +333,10 @@ def test_the_selected_pixels_are_drawn_where_they_are():
 def test_the_papers_split_is_of_the_test_images_alone():
     config = load_config("concrete_paper")
     config.data.name = "digits"  # which bring no test images: a fifth is cut off for them
-    split = data.load(**config.data)
+    split = data.load(config.data)
     parts = (split.train, split.validation, split.test)
     assert [len(part) for part in parts] == [130, 14, 215]
-    ordinary = data.load("digits", image_size=0, validation_fraction=0.05)
+    ordinary = data.load(make_data("digits"))
     tested = {image.tobytes() for image in ordinary.test.read()[0]}
     assert {image.tobytes() for part in parts for image in part.read()[0]} == tested
 
@@ -343,7 +344,7 @@ def test_the_papers_split_is_of_the_test_images_alone():
 @pytest.mark.parametrize("share", [-0.1, 1.0])
 def test_a_share_that_is_none_is_refused(share):
     with pytest.raises(UserError, match=f"data.resplit_test={share}"):
-        data.load("digits", image_size=0, validation_fraction=0.05, resplit_test=share)
+        data.load(make_data("digits", resplit_test=share))
 
 
 @pytest.mark.parametrize(

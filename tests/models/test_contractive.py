@@ -11,9 +11,9 @@ from trainer import models
 from trainer.distribution.variables import model_variables
 from trainer.errors import UserError
 from trainer.evaluation.evaluate import evaluate
-from trainer.models import Measured, StepContext
+from trainer.models.base import Measured, StepContext
 from trainer.positions import Noise
-from trainer.run import checkpoints
+from trainer.run.checkpoints import Checkpoints
 from trainer.train import train
 
 SHAPE = (4, 4, 1)
@@ -112,10 +112,11 @@ def test_tied_weights_stay_tied_through_a_checkpoint(tmp_path):
     saved, restored = create(0, **settings), create(1, **settings)
     images = images_like(3)
     state = {path: v.numpy() for path, v in model_variables(saved).items()}
-    checkpoints.save(tmp_path, 3, state, validation_loss=None, keep=1)
-    found = checkpoints.find(tmp_path)
+    checkpoints = Checkpoints(tmp_path, "own")
+    checkpoints.save(3, state, validation_loss=None, keep=1)
+    found = checkpoints.find()
     assert found is not None
-    checkpoints.restore(found, model_variables(restored))
+    found.restore(model_variables(restored))
     np.testing.assert_array_equal(restored(images), saved(images))
     before = restored(images).numpy()
     kernel = restored.encoder.get_layer("code").kernel

@@ -14,8 +14,8 @@ from tests.steps import adam_steps
 from trainer import models
 from trainer.errors import UserError
 from trainer.evaluation.evaluate import evaluate
-from trainer.models import Measured, StepContext
-from trainer.models.denoising import LEVELS, projection_errors
+from trainer.models.base import Measured, StepContext
+from trainer.models.denoising.model import LEVELS, projection_errors
 from trainer.positions import Noise
 from trainer.train import train
 

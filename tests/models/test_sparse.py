@@ -13,8 +13,8 @@ from tests.steps import adam_steps
 from trainer import models
 from trainer.errors import UserError
 from trainer.evaluation.evaluate import evaluate
-from trainer.models import StepContext
-from trainer.models.sparse import bernoulli_kl_nats, keep_largest, linear_classifier_error
+from trainer.models.base import StepContext
+from trainer.models.sparse.model import bernoulli_kl_nats, keep_largest, linear_classifier_error
 from trainer.positions import Noise
 from trainer.run import workdir
 from trainer.train import train
@@ -168,7 +168,7 @@ def test_dead_and_active_units_are_counted():
     codes[:, 0] = 1.0
     codes[:2, 1] = -2.0
     unused = np.zeros((4, *SHAPE), np.float32)
-    measured = models.Measured(unused, unused, codes, None, None, None)  # type: ignore[arg-type]
+    measured = models.Measured(unused, unused, codes, None, None, None)
     metrics = model.own_metrics(measured)
     assert metrics["active_units_mean"] == (2 + 2 + 1 + 1) / 4
     assert metrics["dead_units_share"] == pytest.approx(58 / 60)

@@ -11,11 +11,12 @@ import tensorflow as tf
 from configs import base
 from tests.steps import adam_steps
 from trainer import models
-from trainer.data.examples import to_unit
+from trainer.data.dataset import to_unit
 from trainer.distribution.inference import map_batches
 from trainer.errors import UserError
 from trainer.evaluation.evaluate import evaluate
-from trainer.models import Measured, StepContext, vae
+from trainer.models.base import Measured, StepContext
+from trainer.models.vae import model as vae
 from trainer.monitoring.figures import grid
 from trainer.positions import Noise
 from trainer.run import restore, workdir

@@ -60,8 +60,8 @@ def browser():
 
 def final_losses(run):
     rows = [json.loads(line) for line in (run / workdir.METRICS_LOG).open()]
-    last = [row for row in rows if row["part"] == "validation"][-1]
-    return {name: value for name, value in last.items() if name not in ("step", "part")}
+    last = [row for row in rows if row["split"] == "validation"][-1]
+    return {name: value for name, value in last.items() if name not in ("step", "split")}
 
 
 @pytest.mark.parametrize("load_fast", [True, False], ids=["data server", "Python loader"])

@@ -8,14 +8,13 @@ from tensorboard.plugins.hparams import api_pb2
 from tensorboard.plugins.hparams.metadata import parse_session_end_info_plugin_data
 
 from tests.runs import charts
-from trainer import data, models
-from trainer.distribution.strategy import make_strategy
-from trainer.distribution.workers import Workers
+from trainer.config import parse
 from trainer.errors import NonFiniteError, Preempted
 from trainer.monitoring.goodput import Clock
 from trainer.monitoring.tensorboard import SPLITS, Summaries
-from trainer.training.logger import Logger, is_pictured
-from trainer.training.loss_spikes import Spikes
+from trainer.training.logger import Logger, has_figures
+from trainer.training.loss_spikes import LossSpikes
+from trainer.training.setup import set_up
 
 START, END = "_hparams_/session_start_info", "_hparams_/session_end_info"
 
@@ -94,12 +93,12 @@ def test_a_large_image_is_shrunk_to_1200_pixels(tmp_path, shape, expected):
     ],
 )
 def test_a_run_says_how_it_ended_unless_it_goes_on_later(tmp_path, digits_config, error, statuses):
-    dataset = data.load("digits", image_size=0, validation_fraction=0.05)
-    model = models.create(dataset.image_shape, **digits_config.model)
-    spikes = Spikes(digits_config, tmp_path, Workers(make_strategy("cpu:1")))
+    digits_config.strategy = "cpu:1"
+    config = parse(digits_config)
     with (
         contextlib.suppress(NonFiniteError, Preempted),
-        Logger(digits_config, tmp_path, model, dataset, 0, 10, Clock(), spikes),
+        set_up(config, str(tmp_path)) as setup,
+        Logger(setup, LossSpikes(config.spikes, setup.workers), Clock(), 0, 10),
     ):
         if error:
             raise error
@@ -112,7 +111,7 @@ def test_a_run_says_how_it_ended_unless_it_goes_on_later(tmp_path, digits_config
 
 
 def test_a_longer_run_has_hardly_more_images():
-    shown = [number for number in range(1, 2**20) if is_pictured(number)]
+    shown = [number for number in range(1, 2**20) if has_figures(number)]
     assert shown[:127] == list(range(1, 128))
     for doubling in range(7, 19):
         assert sum(2**doubling <= number < 2 ** (doubling + 1) for number in shown) == 64

@@ -14,25 +14,27 @@ import pytest
 import tensorflow as tf
 
 from configs import dense
+from trainer.config import parse
 from trainer.errors import StorageError, UserError
-from trainer.run import checkpoints, workdir
-from trainer.storage import atomic
+from trainer.run import background, workdir
+from trainer.run.background import BackgroundSaver
+from trainer.run.checkpoints import Checkpoints, DamagedError, write_arrays
 
 
 def state(number):
     return {"model/encoder/kernel": np.full((2, 3), number, np.float32), "count": np.array(number)}
 
 
-def save(folder, *numbers, keep=3, losses=None, run_id=None):
+def save(folder, *numbers, keep=3, losses=None, run_id="own"):
     for number in numbers:
-        about = {"validation_loss": (losses or {}).get(number), "keep": keep, "run_id": run_id}
-        checkpoints.save(folder, number, state(number), **about)
+        loss = (losses or {}).get(number)
+        Checkpoints(folder, run_id).save(number, state(number), validation_loss=loss, keep=keep)
 
 
-def found(folder, which="last", run_id=None):
-    checkpoint = checkpoints.find(folder, which, run_id=run_id)
-    assert checkpoint is not None
-    return checkpoint
+def found(folder, checkpoint="last", run_id="own"):
+    whole = Checkpoints(folder, run_id).find(checkpoint)
+    assert whole is not None
+    return whole
 
 
 def steps(folder):
@@ -44,7 +46,7 @@ def test_what_is_saved_comes_back_bit_for_bit(tmp_path):
         "a/b": np.array([np.pi, -0.0, 1e-45], np.float32),
         "c": np.array(7, np.int64),
     }
-    checkpoints.save(tmp_path, 12, values, validation_loss=0.5, keep=1)
+    Checkpoints(tmp_path, "own").save(12, values, validation_loss=0.5, keep=1)
     checkpoint = found(tmp_path)
     assert (checkpoint.step, checkpoint.validation_loss) == (12, 0.5)
     for path, array in checkpoint.state().items():
@@ -53,8 +55,8 @@ def test_what_is_saved_comes_back_bit_for_bit(tmp_path):
 
 
 def test_an_empty_folder_holds_none(tmp_path):
-    assert checkpoints.find(tmp_path) is None
-    assert checkpoints.find(tmp_path / "missing") is None
+    assert Checkpoints(tmp_path, "own").find() is None
+    assert Checkpoints(tmp_path / "missing", "own").find("best") is None
 
 
 def test_the_newest_are_kept_and_the_best(tmp_path):
@@ -69,7 +71,7 @@ def test_damaged_newer_ones_are_set_aside_and_never_cost_a_new_one(tmp_path):
     for number in (2, 3):
         DAMAGES["truncated"](tmp_path / f"step-000000000{number}" / "state.npz")
     step = found(tmp_path).step
-    checkpoints.set_aside_after(tmp_path, step)
+    Checkpoints(tmp_path, "own").set_aside_after(step)
     save(tmp_path, 2, keep=1)
     assert found(tmp_path).step == 2
     assert len(list(tmp_path.glob("damaged-*"))) == 2
@@ -86,7 +88,7 @@ def test_a_damaged_best_does_not_cost_the_best_that_is_whole(tmp_path):
 def test_best_needs_a_validated_one_and_nan_is_none(tmp_path):
     save(tmp_path, 1, 2, losses={2: float("nan")})
     with pytest.raises(UserError, match="validation loss"):
-        checkpoints.find(tmp_path, "best")
+        found(tmp_path, "best")
 
 
 def test_a_write_cut_short_is_neither_found_nor_left_behind(tmp_path):
@@ -126,7 +128,7 @@ def test_a_checkpoint_under_another_name_is_not_taken(tmp_path):
     save(tmp_path, 1)
     (tmp_path / "step-0000000001").rename(tmp_path / "step-0000000009")
     with pytest.raises(UserError):
-        checkpoints.find(tmp_path)
+        found(tmp_path)
 
 
 def test_none_whole_is_refused(tmp_path):
@@ -134,14 +136,17 @@ def test_none_whole_is_refused(tmp_path):
     for path in tmp_path.glob("*/state.npz"):
         path.unlink()
     with pytest.raises(UserError, match="none of the 2 checkpoints"):
-        checkpoints.find(tmp_path)
+        found(tmp_path)
 
 
-def begun(run):
-    """Makes a workdir that holds a run; gives its id."""
-    run.mkdir(exist_ok=True)
-    workdir.write(run, dense.get_config(), "0123abcd", {}, {"image_shape": [28, 28, 1]})
-    return workdir.run_id(run)
+def begun(folder):
+    """Makes a workdir that holds a run; returns the run's id."""
+    folder.mkdir(exist_ok=True)
+    run = workdir.open_run(
+        folder, parse(dense.get_config()), "0123abcd", {"image_shape": [28, 28, 1]}
+    )
+    run.write()
+    return run.run_id
 
 
 def verify(*names):
@@ -191,88 +196,25 @@ def foreign_one(folder, step, into, as_step=None, loss=None):
     return (folder / f"step-{step:010d}").rename(into / f"step-{as_step or step:010d}")
 
 
-@pytest.mark.parametrize("as_step", [9, 2])
-@pytest.mark.parametrize("own_id", ["own", None])
-def test_a_whole_one_of_another_run_is_named_and_the_newest_own_one_taken(
-    tmp_path, capsys, own_id, as_step
-):
+@pytest.mark.parametrize("checkpoint", ["last", "best"])
+def test_the_first_choice_of_another_run_is_refused_in_one_line(tmp_path, checkpoint):
     run = tmp_path / "run"
-    save(run, 1, 3, run_id=own_id)
-    foreign = foreign_one(tmp_path, 9, run, as_step)
-    taken = found(run, run_id=own_id)
-    assert taken.step == 3
-    np.testing.assert_array_equal(taken.state()["count"], 3)
-    named = f"{foreign} belongs to another run: run_id='another', not {own_id!r}"
-    warning = f"CHECKPOINT OF ANOTHER RUN: {named}\n" if as_step == 9 else ""
-    assert capsys.readouterr().err == warning
-    lines, damaged = checkpoints.report(run, own_id)
-    assert damaged == 1
-    assert f"FOREIGN  {named}" in lines
-    with pytest.raises(checkpoints.DamagedError, match="belongs to another run"):
-        checkpoints.verify(foreign, own_id)
+    save(run, 1, 3, losses={3: 0.5})
+    foreign = foreign_one(tmp_path, 9, run, loss=0.1)
+    with pytest.raises(UserError, match=f"^{foreign} is a checkpoint of another run: .*$"):
+        found(run, checkpoint)
+    lines, unusable = Checkpoints(run, "own").report()
+    assert unusable == 1
+    assert lines[-1].startswith(f"FOREIGN  {foreign} ")
 
 
-def test_one_of_another_run_is_set_aside_as_that_and_stays_whole(tmp_path):
-    save(tmp_path, 1, 2, run_id="own")
-    DAMAGES["truncated"](tmp_path / "step-0000000002" / "state.npz")
-    foreign_one(tmp_path / "other", 9, tmp_path)
-    DAMAGES["truncated"](foreign_one(tmp_path / "other", 8, tmp_path) / "state.npz")
-    checkpoints.set_aside_after(tmp_path, 1, run_id="own")
-    aside = {path.name.rpartition("-")[0]: path for path in tmp_path.glob("*-step-*")}
-    damaged = {"damaged-step-0000000002", "damaged-step-0000000008"}
-    assert aside.keys() == damaged | {"other-run-step-0000000009"}
-    lines, bad = checkpoints.report(tmp_path, "own")
-    assert bad == 0
-    assert [line.partition(" ")[0] for line in lines] == ["whole", "no", "no", "no"]
-    back = aside["other-run-step-0000000009"].rename(tmp_path / "step-0000000009")
-    assert checkpoints.verify(back, "another").step == 9
-
-
-def test_one_without_an_id_is_foreign_to_a_run_that_has_one(tmp_path):
-    save(tmp_path, 1, run_id="own")
-    save(tmp_path, 2)
-    assert found(tmp_path, run_id="own").step == 1
-
-
-def test_another_runs_is_never_the_best(tmp_path, capsys):
+def test_another_runs_checkpoints_are_neither_counted_nor_deleted(tmp_path):
     run = tmp_path / "run"
-    save(run, 1, 2, losses={1: 0.2, 2: 0.3}, run_id="own")
-    foreign_one(tmp_path, 9, run, loss=0.1)
-    assert found(run, "best", run_id="own").step == 1
-    assert "step-0000000009 belongs to another run" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("which", ["last", "best"])
-def test_only_other_runs_are_refused_in_one_line_that_says_so(tmp_path, which):
-    for step in (1, 2):
-        foreign_one(tmp_path / "other", step, tmp_path, loss=0.5)
-    with pytest.raises(UserError, match=r"whole and this run's own \(2 of another run\)"):
-        found(tmp_path, which, run_id="own")
-
-
-def test_another_runs_are_neither_counted_nor_deleted(tmp_path):
-    run = tmp_path / "run"
-    save(run, 1, 2, losses={1: 0.2}, run_id="own")
+    save(run, 1, 2, losses={1: 0.2})
     for step, loss in ((3, 0.1), (9, None)):
         foreign_one(tmp_path / "other", step, run, loss=loss)
-    save(run, 4, 5, keep=2, run_id="own")
+    save(run, 4, 5, keep=2)
     assert steps(run) == [1, 3, 4, 5, 9]
-
-
-def test_a_run_of_before_there_were_ids_goes_on_without(tmp_path):
-    begun(tmp_path)
-    description = json.loads((tmp_path / "config.json").read_text())
-    assert description.pop("run_id")
-    atomic.write_json(tmp_path / "config.json", description)
-    assert begun(tmp_path) is None
-    save(tmp_path / "checkpoints", 1)
-    path = tmp_path / "checkpoints" / "step-0000000001" / "manifest.json"
-    manifest = json.loads(path.read_text())["manifest"]
-    del manifest["run_id"]
-    digest = hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
-    path.write_text(json.dumps({"manifest": manifest, "manifest_sha256": digest}))
-    save(tmp_path / "checkpoints", 2)
-    assert verify("verify", tmp_path).returncode == 0
 
 
 def test_a_run_keeps_its_id_and_each_has_its_own(tmp_path):
@@ -287,8 +229,8 @@ def test_a_run_keeps_its_id_and_each_has_its_own(tmp_path):
 def test_one_that_was_set_aside_is_named_and_not_counted(tmp_path):
     save(tmp_path, 1, 2)
     DAMAGES["emptied"](tmp_path / "step-0000000002" / "state.npz")
-    checkpoints.set_aside_after(tmp_path, 1)
-    lines, damaged = checkpoints.report(tmp_path)
+    Checkpoints(tmp_path, "own").set_aside_after(1)
+    lines, damaged = Checkpoints(tmp_path, "own").report()
     assert damaged == 0
     assert "damaged-step-0000000002" in lines[1]
 
@@ -322,8 +264,8 @@ def test_a_changed_number_in_the_manifest_is_found_out(tmp_path):
     signed = json.loads(path.read_text())
     signed["manifest"]["validation_loss"] = 0.4
     path.write_text(json.dumps(signed))
-    with pytest.raises(checkpoints.DamagedError):
-        checkpoints.verify(path.parent)
+    with pytest.raises(DamagedError):
+        Checkpoints(tmp_path, "own").verify(path.parent)
 
 
 @pytest.mark.parametrize(
@@ -338,7 +280,7 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path, path, value):
     save(tmp_path, 1)
     variable = tf.keras.Variable(value, dtype=value.dtype.name)
     with pytest.raises(UserError, match=f"does not fit this model: {path}"):
-        checkpoints.restore(found(tmp_path), {path: variable})
+        found(tmp_path).restore({path: variable})
     np.testing.assert_array_equal(variable, value)
 
 
@@ -347,48 +289,43 @@ def test_nothing_is_assigned_unless_all_fits(tmp_path):
     fitting = tf.keras.Variable(np.zeros((2, 3), np.float32))
     other = tf.keras.Variable(np.zeros(4, np.float32))
     with pytest.raises(UserError):
-        checkpoints.restore(
-            found(tmp_path), {"model/encoder/kernel": fitting, "model/other": other}
-        )
+        found(tmp_path).restore({"model/encoder/kernel": fitting, "model/other": other})
     np.testing.assert_array_equal(fitting, np.zeros((2, 3)))
 
 
 def test_saves_in_the_background_come_one_after_the_other(tmp_path):
-    background = checkpoints.Background()
+    saver = BackgroundSaver(Checkpoints(tmp_path, "own"))
     for step in (1, 2, 3):
-        state = {"w": np.full(3, float(step))}
-        background.save(tmp_path, step, state, validation_loss=None, keep=2)
-    background.close()
-    found = checkpoints.find(tmp_path)
-    assert found is not None
-    assert found.step == 3
-    assert len(list(tmp_path.iterdir())) == 2
+        saver.save(step, {"w": np.full(3, float(step))}, validation_loss=None, keep=2)
+    saver.close()
+    assert found(tmp_path).step == 3
+    assert steps(tmp_path) == [2, 3]
 
 
 def test_training_goes_on_while_a_checkpoint_is_written(tmp_path, monkeypatch):
     may_write = threading.Event()
-    original = checkpoints.save
+    original = np.savez
 
-    def held_back(*args, **settings):
+    def held_back(*args, **arrays):
         assert may_write.wait(timeout=30)
-        original(*args, **settings)
+        original(*args, **arrays)
 
-    monkeypatch.setattr(checkpoints, "save", held_back)
-    background = checkpoints.Background()
-    background.save(tmp_path, 1, {"w": np.ones(3)}, validation_loss=None, keep=2)
-    assert checkpoints.find(tmp_path) is None  # and yet the call has returned
+    monkeypatch.setattr(np, "savez", held_back)
+    checkpoints = Checkpoints(tmp_path, "own")
+    saver = BackgroundSaver(checkpoints)
+    saver.save(1, {"w": np.ones(3)}, validation_loss=None, keep=2)
+    assert checkpoints.find() is None  # and yet the call has returned
     may_write.set()
-    background.close()
-    assert checkpoints.find(tmp_path) is not None
+    saver.close()
+    assert checkpoints.find() is not None
 
 
 def test_a_save_that_fails_in_the_background_is_not_silent(tmp_path):
     (tmp_path / "file").touch()
-    background = checkpoints.Background()
-    background.save(tmp_path / "file", 1, {}, validation_loss=None, keep=1)
+    saver = BackgroundSaver(Checkpoints(tmp_path / "file", "own"))
+    saver.save(1, {}, validation_loss=None, keep=1)
     with pytest.raises(StorageError, match="the checkpoint of step 1 cannot be written: Not a dir"):
-        background.wait()
-    background.close()
+        saver.close()
 
 
 def fail(monkeypatch, times=100):
@@ -405,34 +342,31 @@ def fail(monkeypatch, times=100):
 
 
 def test_training_goes_on_while_no_checkpoint_can_be_written(tmp_path, monkeypatch, capsys):
-    background = checkpoints.Background()
+    saver = BackgroundSaver(Checkpoints(tmp_path, "own"))
     fail(monkeypatch, times=1)
-    background.save(tmp_path, 1, state(1), validation_loss=None, keep=2)
-    background.save(tmp_path, 2, state(2), validation_loss=None, keep=2)
-    background.close()
+    for step in (1, 2):
+        saver.save(step, state(step), validation_loss=None, keep=2)
+    saver.close()
     assert steps(tmp_path) == [2]
-    lines = capsys.readouterr().err.splitlines()
-    assert lines == [
-        "CHECKPOINT LOST: the checkpoint of step 1 cannot be written: No space left on device; "
-        "training goes on"
-    ]
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "the checkpoint of step 1 cannot be written: No space left on device" in line
 
 
 def test_training_ends_once_its_patience_does(tmp_path, monkeypatch):
     save(tmp_path, 1)
     fail(monkeypatch)
-    monkeypatch.setattr(checkpoints, "PATIENCE_SECONDS", 0.0)
-    background = checkpoints.Background()
-    background.save(tmp_path, 2, state(2), validation_loss=None, keep=1)
+    monkeypatch.setattr(background, "PATIENCE_SECONDS", 0.0)
+    saver = BackgroundSaver(Checkpoints(tmp_path, "own"))
+    saver.save(2, state(2), validation_loss=None, keep=1)
     with pytest.raises(StorageError, match="step 2 cannot be written: No space left on device;"):
-        background.save(tmp_path, 3, state(3), validation_loss=None, keep=1)
-    background.close()
+        saver.save(3, state(3), validation_loss=None, keep=1)
+    saver.close()
     assert steps(tmp_path) == [1]
 
 
 def test_arrays_are_written_as_their_digest_says(tmp_path):
     path = tmp_path / "weights.npz"
-    digest = checkpoints.write_arrays(path, state(1))
+    digest = write_arrays(path, state(1))
     assert digest == hashlib.sha256(path.read_bytes()).hexdigest()
     np.testing.assert_array_equal(np.load(path)["count"], 1)
 

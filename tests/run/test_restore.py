@@ -1,11 +1,10 @@
-"""A trained model is read from its workdir, or what is wrong there is told."""
+"""A trained model is restored from its workdir, or the fault there is named."""
 
 import json
 
 import pytest
 
 from trainer.errors import UserError
-from trainer.evaluation.evaluate import evaluate
 from trainer.run import restore, workdir
 from trainer.storage import atomic
 from trainer.train import train
@@ -13,8 +12,8 @@ from trainer.train import train
 MALFORMED = [
     *({}, [], 5, {"image_shape": None}, {"image_shape": []}, {"image_shape": ["8", 8, 1]}),
     *({"image_shape": [8, 8]}, {"image_shape": [-8, 8, 1]}, {"image_shape": [8.0, 8, 1]}),
-    *({"mean": [0.0]}, {"mean": 0.0, "deviation": [1.0]}, {"fill": ["a"]}, {"fill": {}}),
-    *({"feature_names": 5}, {"feature_names": ["a"]}, {"mean": None, "deviation": None}),
+    *({"mean": [0.0]}, {"mean": 0.0, "std": [1.0]}, {"fill": ["a"]}, {"fill": {}}),
+    *({"feature_names": 5}, {"feature_names": ["a"]}, {"mean": None, "std": None}),
 ]
 
 
@@ -24,22 +23,20 @@ def test_malformed_inputs_are_refused_in_one_line(digits_config, tmp_path):
     for inputs in MALFORMED:
         whole = inputs
         if inputs and isinstance(inputs, dict):
-            whole = dict(run.inputs or {}) | inputs
+            whole = dict(run.inputs) | inputs
         description = json.loads((tmp_path / workdir.CONFIG).read_text())
         atomic.write_json(tmp_path / workdir.CONFIG, description | {"inputs": whole})
-        with pytest.raises(UserError, match="its inputs are none that a training writes") as told:
+        with pytest.raises(UserError, match=r"config\.json (is damaged|cannot be read)") as told:
             restore.load_model(tmp_path)
         assert "\n" not in str(told.value), inputs
-    train(digits_config, str(tmp_path))  # which notes them anew
-    assert restore.load_model(tmp_path).step == 10
 
 
 OTHER_VERSIONS: list[tuple[dict[str, object], str]] = [
-    ({"data.since_then": 1}, "has a key data.since_then, of which configs/base.py knows none"),
+    ({"data.since_then": 1}, "has a key data.since_then that is not known"),
     ({"data.image_size": None}, "has no data.image_size"),
-    ({"data.fit": 3}, "data.fit=3 is not allowed; it takes a value of type str"),
-    ({"model.since_then": 1}, "takes the keys"),
-    ({"precision": None}, "there is no precision in it"),
+    ({"data.fit": 3}, "data.fit=3 is not allowed"),
+    ({"model.since_then": 1}, "has a key model.since_then that is not known"),
+    ({"precision": None}, "has no precision"),
     ({"seed": "0"}, "seed='0' is not allowed"),
 ]
 
@@ -69,12 +66,3 @@ def test_a_config_of_another_version_is_refused_with_the_file_that_holds_it(
         path.write_text(damaged)
         with pytest.raises(UserError, match=r"config\.json cannot be read"):
             restore.load_model(tmp_path)
-
-
-def test_a_run_from_before_an_option_of_the_data_is_measured_as_it_was(digits_config, tmp_path):
-    train(digits_config, str(tmp_path))
-    description = json.loads((tmp_path / workdir.CONFIG).read_text())
-    for name in ("memory_gib", "placement", "binarise"):
-        del description["config"]["data"][name]
-    atomic.write_json(tmp_path / workdir.CONFIG, description)
-    assert evaluate(str(tmp_path))["step"] == 10

@@ -12,7 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from ml_collections import ConfigDict
 
-from tests.distribution.test_workers import SHORT, assert_close, finished, short_config
+from tests.all_configs import load_config
+from tests.distribution.test_workers import SHORT, assert_close
+from tests.launched import Launched
 from tests.runs import assert_same_bits, charts, final_state, logged, stop_after
 from trainer import data, positions
 from trainer.distribution.step import Steps
@@ -20,9 +22,9 @@ from trainer.distribution.strategy import make_strategy
 from trainer.distribution.workers import Workers
 from trainer.errors import NonFiniteError, Preempted, UserError
 from trainer.monitoring import goodput
-from trainer.run import checkpoints
+from trainer.run.checkpoints import Checkpoints
 from trainer.train import train
-from trainer.training.loss_spikes import FILE, Spike, Spikes
+from trainer.training.loss_spikes import LossSpikes, Spike
 
 BATCH_SIZE = 16
 LAST_STEP = 24
@@ -48,11 +50,9 @@ def config(digits_config):
     return digits_config
 
 
-def notes(run):
-    """The first and the last step skipped in each roll-back, and whence the run went on."""
-    written = json.loads((run / FILE).read_text())["rollbacks"]
-    keys = ("first_skipped", "last_skipped", "back_to_step")
-    return [tuple(note[key] for key in keys) for note in written]
+def skipped(run):
+    """Returns the first and the last skipped step of each roll-back."""
+    return [tuple(steps) for steps in final_state(run)[1]["spikes/skipped"].tolist()]
 
 
 def vectors_with(config, absurd_by_step, file=None):
@@ -61,7 +61,7 @@ def vectors_with(config, absurd_by_step, file=None):
     numbers = np.arange(500, dtype=np.float32)[:, np.newaxis].repeat(6, axis=1)
     if file:
         np.savez(file, train=numbers)
-    rows = data.load(**config.data, vectors=None if file else numbers).train.images
+    rows = data.load(config.data, vectors=None if file else numbers).train.images
     drawn = positions.examples(config.seed, 0, LAST_STEP * BATCH_SIZE, len(rows))
     for step, absurd in absurd_by_step.items():
         vectors[int(rows[drawn[step * BATCH_SIZE + 5]][0])] = absurd
@@ -69,7 +69,7 @@ def vectors_with(config, absurd_by_step, file=None):
 
 
 def losses(run):
-    return [(row["part"], row["step"], row["loss"], row.get("rollbacks")) for row in logged(run)]
+    return [(row["split"], row["step"], row["loss"], row.get("rollbacks")) for row in logged(run)]
 
 
 def assert_same_record(run, other):
@@ -100,14 +100,14 @@ def train_without(config, run, vectors, skipped, monkeypatch):
 def assert_same_weights(run, other):
     (step, state), (other_step, other_state) = final_state(run), final_state(other)
     assert step == other_step == LAST_STEP
-    paths = state.keys() - {"spikes/loss_statistics"}
-    assert paths == other_state.keys() - {"spikes/loss_statistics"}
+    spikes = {"spikes/loss_statistics", "spikes/skipped"}
+    paths = state.keys() - spikes
+    assert paths == other_state.keys() - spikes
     for path in paths:
         assert state[path].tobytes() == other_state[path].tobytes(), path
 
 
-@pytest.mark.parametrize("absurd", [1e4, 1e30], ids=["large", "infinite"])
-@pytest.mark.parametrize("steps_per_call", [1, 7])
+@pytest.mark.parametrize(("absurd", "steps_per_call"), [(1e4, 7), (1e30, 1)])
 def test_a_spike_leaves_the_bits_of_a_run_without_these_steps(
     config, tmp_path, monkeypatch, capfd, steps_per_call, absurd
 ):
@@ -122,11 +122,11 @@ def test_a_spike_leaves_the_bits_of_a_run_without_these_steps(
         r"\(roll-back 1 of 10\)\n"
     )
     assert re.fullmatch(line, capfd.readouterr().err)
-    assert notes(tmp_path / "run") == [(11, 13, 8)]
+    assert skipped(tmp_path / "run") == [(11, 13)]
 
     train_without(config, tmp_path / "without", vectors, {11, 12, 13}, monkeypatch)
     assert_same_weights(tmp_path / "run", tmp_path / "without")
-    rows = [row for row in logged(tmp_path / "run") if row["part"] == "train"]
+    rows = [row for row in logged(tmp_path / "run") if row["split"] == "train"]
     steps = [step for step in range(2, 25, 2) if step != 14]  # before which none was taken
     assert [(row["step"], row["rollbacks"]) for row in rows] == [(s, s > 14) for s in steps]
     assert charts(tmp_path / "run", "train")["training/rollbacks"] == steps
@@ -155,7 +155,7 @@ def test_on_four_replicas_the_same_steps_are_skipped(config, tmp_path):
     train(config, str(tmp_path / "one"), vectors)
     config.strategy = "cpu:4"
     train(config, str(tmp_path / "four"), vectors)
-    assert notes(tmp_path / "four") == notes(tmp_path / "one")
+    assert skipped(tmp_path / "four") == skipped(tmp_path / "one")
     assert_close(tmp_path / "four", tmp_path / "one")
 
 
@@ -172,7 +172,7 @@ def test_signals_before_at_and_after_a_spike_change_no_bit(config, tmp_path, mon
                 train(config, str(tmp_path / "stopped"), vectors)
     train(config, str(tmp_path / "stopped"), vectors)
     assert_same_bits(tmp_path / "stopped", tmp_path / "alone")
-    assert len(notes(tmp_path / "stopped")) == 1
+    assert len(skipped(tmp_path / "stopped")) == 1
 
 
 def test_a_signal_before_two_spikes_in_a_row_changes_no_bit(config, tmp_path, monkeypatch):
@@ -188,7 +188,7 @@ def test_a_signal_before_two_spikes_in_a_row_changes_no_bit(config, tmp_path, mo
     train(config, str(tmp_path / "stopped"), vectors)
     assert_same_bits(tmp_path / "stopped", tmp_path / "alone")
     for run in ("alone", "stopped"):  # the second skips four that the first has not
-        assert [note[:2] for note in notes(tmp_path / run)] == [(10, 13), (7, 14)]
+        assert skipped(tmp_path / run) == [(10, 13), (7, 14)]
 
 
 def test_a_crash_anywhere_in_a_roll_back_changes_no_bit(config, tmp_path, monkeypatch):
@@ -196,9 +196,12 @@ def test_a_crash_anywhere_in_a_roll_back_changes_no_bit(config, tmp_path, monkey
     vectors = vectors_with(config, {6: 1e4, SPIKE_STEP: 1e4, 20: 1e4})
     train(config, str(tmp_path / "alone"), vectors)
     places = [
-        *("checkpoints.find_before", "checkpoints._delete", "checkpoints.delete_after"),
-        "files.write_json",  # from where on the first spike is known
-        *("checkpoints.restore", "train.workdir.forget_metrics_after"),  # in the next ones
+        "run.checkpoints.Checkpoints.find_before",
+        "run.checkpoints._delete",
+        "run.checkpoints.Checkpoints.delete_after",
+        "training.loss_spikes.LossSpikes.roll_back",
+        "run.checkpoints.Checkpoint.restore",
+        "run.metrics_log.MetricsLog.forget_after",
     ]
     for place in places:
         with monkeypatch.context() as patch:
@@ -207,7 +210,7 @@ def test_a_crash_anywhere_in_a_roll_back_changes_no_bit(config, tmp_path, monkey
                 train(config, str(tmp_path / "crashed"), vectors)
     train(config, str(tmp_path / "crashed"), vectors)
     assert_same_record(tmp_path / "crashed", tmp_path / "alone")
-    assert [note[:2] for note in notes(tmp_path / "crashed")] == [(4, 6), (11, 13), (18, 20)]
+    assert skipped(tmp_path / "crashed") == [(4, 6), (11, 13), (18, 20)]
 
 
 def crash_in_a_roll_back(patch, place):
@@ -239,7 +242,7 @@ def test_lost_weights_are_the_spike_of_the_step_that_would_use_them(
     config.checkpoint_every_steps = checkpoint_every_steps
     config.steps_per_call = 1
     train(config, str(tmp_path / "run"), vectors_with(config, {}))
-    assert [note[:2] for note in notes(tmp_path / "run")] == [(12, 14)]
+    assert skipped(tmp_path / "run") == [(12, 14)]
 
 
 def test_weights_that_the_last_update_loses_are_the_spike_of_its_step(
@@ -249,7 +252,7 @@ def test_weights_that_the_last_update_loses_are_the_spike_of_its_step(
     config.num_epochs = (SPIKE_STEP + 0.5) * BATCH_SIZE / 400
     config.spikes.skip_steps = 1
     train(config, str(tmp_path / "run"), vectors_with(config, {}))
-    assert [note[:2] for note in notes(tmp_path / "run")] == [(13, 13)]
+    assert skipped(tmp_path / "run") == [(13, 13)]
 
 
 def lose_weights(patch):
@@ -278,7 +281,7 @@ def test_a_validation_that_is_not_finite_is_a_spike_of_the_step_before(
 
     monkeypatch.setattr(Steps, "evaluate", sometimes_nan)
     train(config, str(tmp_path), vectors_with(config, {}))
-    assert notes(tmp_path) == [(13, 15, 12)]
+    assert skipped(tmp_path) == [(13, 15)]
     assert "LOSS SPIKE at step 15: the validation loss at step 16 is nan" in capfd.readouterr().err
     assert final_state(tmp_path)[0] == LAST_STEP
 
@@ -294,7 +297,7 @@ def test_the_last_steps_may_be_the_ones_that_are_skipped(config, tmp_path, monke
 def test_a_spike_after_a_spike_skips_further_steps(config, tmp_path, monkeypatch):
     vectors = vectors_with(config, {10: 1e30, 11: 1e30, SPIKE_STEP: 1e30})
     train(config, str(tmp_path / "run"), vectors)
-    assert [note[:2] for note in notes(tmp_path / "run")] == [(8, 10), (6, 11), (5, 13)]
+    assert skipped(tmp_path / "run") == [(8, 10), (6, 11), (5, 13)]
     train_without(config, tmp_path / "without", vectors, set(range(5, 14)), monkeypatch)
     assert_same_weights(tmp_path / "run", tmp_path / "without")
 
@@ -310,9 +313,9 @@ def test_float16_overflows_are_no_spikes_and_a_lost_loss_is_one(config, tmp_path
     config.precision = "float16"
     vectors = vectors_with(config, {SPIKE_STEP: 1e30})
     train(config, str(tmp_path / "run"), vectors)
-    rows = [row for row in logged(tmp_path / "run") if row["part"] == "train"]
+    rows = [row for row in logged(tmp_path / "run") if row["split"] == "train"]
     assert rows[0]["skipped_steps"] > 0
-    assert notes(tmp_path / "run") == [(11, 13, 8)]
+    assert skipped(tmp_path / "run") == [(11, 13)]
     train_without(config, tmp_path / "without", vectors, {11, 12, 13}, monkeypatch)
     assert_same_weights(tmp_path / "run", tmp_path / "without")
 
@@ -326,7 +329,7 @@ def test_after_so_many_roll_backs_a_spike_ends_the_run(config, tmp_path):
             train(config, str(tmp_path), vectors)
     config.spikes.max_rollbacks = 3
     train(config, str(tmp_path), vectors)
-    assert notes(tmp_path) == [(6, 6, 4), (13, 13, 12), (20, 20, 20)]
+    assert skipped(tmp_path) == [(6, 6), (13, 13), (20, 20)]
 
 
 def test_an_absurd_learning_rate_is_no_matter_of_steps(config, tmp_path):
@@ -350,12 +353,11 @@ def test_a_run_that_has_ended_goes_on_once_roll_backs_are_on(config, tmp_path, m
     ratio, config.spikes.loss_ratio = config.spikes.loss_ratio, 0.0
     with pytest.raises(NonFiniteError, match=r"in steps 13 to 13;.*step-0000000012$"):
         train(config, str(tmp_path / "run"), vectors)
-    assert not (tmp_path / "run" / FILE).exists()
     config.spikes.loss_ratio = ratio
     train(config, str(tmp_path / "run"), vectors)
     # Where the only checkpoint left is of a later step, fewer are skipped.
     first = {1: 12, 3: 11}[keep]
-    assert [note[:2] for note in notes(tmp_path / "run")] == [(first, 13)]
+    assert skipped(tmp_path / "run") == [(first, 13)]
     train_without(config, tmp_path / "without", vectors, set(range(first, 14)), monkeypatch)
     assert_same_weights(tmp_path / "run", tmp_path / "without")
 
@@ -364,8 +366,8 @@ def test_what_was_skipped_stays_so_once_roll_backs_are_off(config, tmp_path, mon
     vectors = vectors_with(config, {SPIKE_STEP: 1e30})
     train(config, str(tmp_path / "alone"), vectors)
     with monkeypatch.context() as patch:
-        crash_in_a_roll_back(patch, "trainer.run.checkpoints.restore")
-        with pytest.raises(ZeroDivisionError):
+        stop_after(patch, 9, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        with pytest.raises(Preempted, match="stopped at step 11 "):
             train(config, str(tmp_path / "run"), vectors)
     config.spikes.loss_ratio = 0.0
     train(config, str(tmp_path / "run"), vectors)
@@ -402,40 +404,16 @@ def test_without_roll_backs_whatever_runs_away_ends_the_run_at_its_step(
 def test_without_roll_backs_a_spike_is_a_step_like_others(config, tmp_path):
     config.spikes.loss_ratio = 0.0
     train(config, str(tmp_path), vectors_with(config, {SPIKE_STEP: 1e4}))
-    assert not (tmp_path / FILE).exists()
     assert not [path for path in final_state(tmp_path)[1] if path.startswith("spikes")]
     assert not [row for row in logged(tmp_path) if "rollbacks" in row]
-
-
-@pytest.mark.parametrize(
-    ("key", "value", "message"),
-    [
-        (
-            "loss_ratio",
-            1.0,
-            r"spikes.loss_ratio=1.0 is not allowed; it must be above 1, or 0",
-        ),
-        ("loss_ratio", -2.0, r"spikes.loss_ratio=-2.0 "),
-        ("loss_ratio", float("inf"), r"spikes.loss_ratio=inf "),
-        ("loss_ratio", float("nan"), r"spikes.loss_ratio=nan "),
-        ("skip_steps", 0, r"spikes.skip_steps=0 is not allowed; it must be at least 1"),
-        ("max_rollbacks", 0, r"spikes.max_rollbacks=0 is not allowed; it must be at least 1"),
-    ],
-)
-def test_impossible_settings_are_refused(config, tmp_path, key, value, message):
-    config.spikes[key] = value
-    with pytest.raises(UserError, match=message):
-        train(config, str(tmp_path), vectors_with(config, {}))
-    assert not list(tmp_path.iterdir())
 
 
 # What a spike is, and what is kept to go back to.
 
 
-def spikes_of(run=None, **settings):
-    spikes = {"loss_ratio": 3.0, "skip_steps": 3, "max_rollbacks": 10} | settings
-    config = ConfigDict({"precision": "float32", "spikes": spikes})
-    return Spikes(config, run, Workers(make_strategy("cpu:1")))
+def spikes_of(**settings):
+    defaults = {"loss_ratio": 3.0, "skip_steps": 3, "max_rollbacks": 10}
+    return LossSpikes(ConfigDict(defaults | settings), Workers(make_strategy("cpu:1")))
 
 
 def watched(losses, cuts=()):
@@ -498,8 +476,7 @@ def saved(folder, losses_by_step, **settings):
     """The steps of the checkpoints that are there after these saves."""
     for step, loss in losses_by_step.items():
         needed_step = max(0, step - settings["back"]) if "back" in settings else None
-        checkpoints.save(
-            folder,
+        Checkpoints(folder, "own").save(
             step,
             {"x": np.zeros(1)},
             validation_loss=loss,
@@ -526,8 +503,10 @@ def test_the_best_before_the_step_to_go_back_to_is_kept(tmp_path):
 def test_the_newest_whole_one_before_a_step_is_found(tmp_path, capsys):
     saved(tmp_path, dict.fromkeys(range(10, 50, 10)), keep=9)
 
+    checkpoints = Checkpoints(tmp_path, "own")
+
     def found(step):
-        checkpoint = checkpoints.find_before(tmp_path, step)
+        checkpoint = checkpoints.find_before(step)
         assert checkpoint is not None
         return checkpoint.step
 
@@ -538,27 +517,10 @@ def test_the_newest_whole_one_before_a_step_is_found(tmp_path, capsys):
     for step in (10, 20):
         (tmp_path / f"step-00000000{step}" / "state.npz").unlink()
     assert found(39) == 40
-    checkpoints.delete_after(tmp_path, 20)
+    checkpoints.delete_after(20)
     assert saved(tmp_path, {}, keep=9) == [10, 20]
     with pytest.raises(UserError, match="none of the 2 checkpoints"):
-        checkpoints.find_before(tmp_path, 20)
-
-
-@pytest.mark.parametrize(
-    "content",
-    [
-        *("", "[]", "{", '{"rollbacks": 1}', '{"rollbacks": [{}]}', "[" * 100_000),
-        '{"rollbacks": [{"first_skipped": 3, "last_skipped": 2}]}',
-        '{"rollbacks": [{"first_skipped": 1.5, "last_skipped": 2}]}',
-        '{"rollbacks": [{"first_skipped": "1", "last_skipped": 2}]}',
-        '{"rollbacks": [{"first_skipped": 1, "last_skipped": 1e999}]}',
-    ],
-)
-def test_damaged_notes_are_refused_in_one_line(tmp_path, content):
-    (tmp_path / FILE).write_text(content)
-    with pytest.raises(UserError, match=f"{FILE} cannot be read") as error:
-        spikes_of(tmp_path).resume(None)
-    assert len(str(error.value).splitlines()) == 1
+        checkpoints.find_before(20)
 
 
 @pytest.mark.workers
@@ -575,16 +537,16 @@ def test_two_workers_go_back_together(tmp_path):
         "spikes.loss_ratio": 5.0,
         "spikes.skip_steps": 3,
     }
-    config = short_config("dense", **settings)
+    config = load_config("dense")
+    config.update_from_flattened_dict(settings)
     np.savez(file, train=vectors_with(config, {SPIKE_STEP: 1e4}, file))
-    train(config, str(tmp_path / "one"))
-    status, _, err = finished("dense", tmp_path / "two", settings)
-    assert status == 0, err
-    assert err.count("LOSS SPIKE at step 13: ") == 1
-    # The second start knows of the steps skipped, as the first did not.
     longer = settings | {"num_epochs": 1.5, "spikes.loss_ratio": 0.0}
-    train(short_config("dense", **longer), str(tmp_path / "one"))
-    status, _, err = finished("dense", tmp_path / "two", longer)
-    assert status == 0, err
-    assert notes(tmp_path / "two") == notes(tmp_path / "one") == [(11, 13, 8)]
+    for start in (settings, longer):  # the second start knows of the steps that the first skipped
+        config.update_from_flattened_dict(start)
+        train(config, str(tmp_path / "one"))
+        with Launched(tmp_path / "two", start, "dense", max_restarts=0) as launched:
+            assert launched.end() == 0, launched.output()
+        if start is settings:
+            assert launched.output().count("LOSS SPIKE at step 13: ") == 1
+    assert skipped(tmp_path / "two") == skipped(tmp_path / "one") == [(11, 13)]
     assert_close(tmp_path / "two", tmp_path / "one")

@@ -9,30 +9,14 @@ import pyarrow.csv
 import pyarrow.parquet
 from PIL import Image
 
-from tests.all_configs import CONFIGS, load_config
+from tests.all_configs import CONFIG_OF, load_config, tiny
 from tests.tiny_colour import TinyColour
+from trainer.config import kind_settings
 
 SIDE = 8  # of the images
 FEATURES = 5  # of the vectors
 EXAMPLES = 40
 CLASSES = 2
-CONFIG_OF = {load_config(name).model.name: name for name in reversed(CONFIGS)}  # one of each kind
-SMALL: dict[str, dict[str, Any]] = {
-    "linear": {"code_size": 3},
-    "dense": {"code_size": 3, "hidden_units": (8,)},
-    "conv": {"filters": 2},
-    "deep_conv": {"code_size": 3, "stage_filters": (2, 3), "dense_units": 8},
-    "denoising": {"network": "conv", "layer_sizes": (4, 2)},
-    "sparse": {"code_size": 20, "active_units": 3, "first_active_units": 9},
-    "contractive": {"code_size": 4},
-    "concrete": {"code_size": 4, "hidden_units": (8,)},
-    "vae": {"code_size": 2, "hidden_units": (8,), "nll_samples": 2},
-}
-OF_VECTORS: dict[str, dict[str, Any]] = {  # what they want besides
-    "denoising": {"network": "dense", "loss": "mse"},
-    "contractive": {"loss": "mse"},
-    "vae": {"likelihood": "gaussian", "binarisation": "none"},
-}
 FINETUNING: dict[str, Any] = {
     "num_epochs": 1,
     "batch_size": 10,
@@ -161,11 +145,9 @@ SOURCES = {
 def config_of(kind, source):
     """One step of a small net of a kind."""
     config = load_config(CONFIG_OF[kind])
-    config.model.update(SMALL.get(kind, {}))
+    config.model.update(tiny(kind))
     if source.of_vectors:
-        config.model.update(OF_VECTORS.get(kind, {}))
-        if "output_activation" in config.model:
-            config.model.output_activation = "linear"
+        config.model.update(kind_settings(kind).for_vectors)
     config.data.update({"resplit_test": 0.0, **source.settings})
     config.batch_size = 10
     config.num_epochs = 1e-6

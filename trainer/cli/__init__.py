@@ -1,6 +1,6 @@
-"""Flags in, exit status out: what every command of this package does alike.
+"""What every command does alike: parse flags, check them, run, leave with an exit status.
 
-Needs no TensorFlow to answer a wrong flag or --help.
+A wrong flag and --help are answered without TensorFlow.
 """
 
 import contextlib
@@ -18,14 +18,14 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 from ml_collections.config_flags.config_flags import ConfigFileFlagParser
 
-from trainer import config_names
+from trainer.config import config_path, parse
 from trainer.errors import CommandError, Preempted, UserError, printable, require_utf8
 from trainer.tensorflow_import import import_tensorflow
 
 
 @functools.cache
 def workdir_flag() -> flags.FlagHolder[str]:
-    """Defines --workdir, for the commands that make a run or read one."""
+    """Defines --workdir, the folder of a run."""
     flag = flags.DEFINE_string(
         "workdir", None, "The folder of the run; training resumes one that is there.", required=True
     )
@@ -34,7 +34,7 @@ def workdir_flag() -> flags.FlagHolder[str]:
 
 
 def config_flag(help_text: str) -> flags.FlagHolder[ConfigDict]:
-    """Defines --config, for the commands that begin with one."""
+    """Defines --config, a config file or the name of one in configs/."""
     flag = config_flags.DEFINE_config_file(
         "config", None, f"The config file, or the name of one in configs/. {help_text}"
     )
@@ -44,19 +44,27 @@ def config_flag(help_text: str) -> flags.FlagHolder[ConfigDict]:
 
 @functools.cache
 def checkpoint_flag() -> flags.FlagHolder[str]:
-    """Defines --checkpoint, for the commands that read a trained run."""
+    """Defines --checkpoint, "last" or "best"."""
     return flags.DEFINE_enum(
         "checkpoint", "last", ["last", "best"], "The newest, or the best on the validation images."
     )
 
 
 class _ConfigParser(ConfigFileFlagParser):
-    """Takes `conv` for the file of that name, wherever the configs are installed."""
+    """Reads a config file, or by a name like `conv` the file of that name in configs/."""
 
     def parse(self, path: str) -> ConfigDict:
-        # A folder of that name is no config: runs are often called after theirs.
+        # A run is often named after its config, so a folder of that name may be there.
         named = path.replace("-", "_").isidentifier() and not Path(path).is_file()
-        return super().parse(str(config_names.path(path)) if named else path)
+        return super().parse(str(config_path(path)) if named else path)
+
+
+def check_config(config: ConfigDict) -> None:
+    """Raises UserError if --workdir or a training would refuse the config; needs no TensorFlow."""
+    from trainer.run import workdir
+    from trainer.storage import paths
+
+    workdir.check_config(paths.path_of(workdir_flag().value), parse(config))
 
 
 def check_run() -> None:
@@ -68,18 +76,17 @@ def check_run() -> None:
 
 
 def run(main: Callable[[], None], check: Callable[[], None] = lambda: None) -> None:
-    """Parses the flags, runs `main` and leaves with the exit status of what became of it.
+    """Parses the flags, runs `check`, imports TensorFlow, runs `main`, and exits.
 
-    `check` runs before TensorFlow is imported, so that mistakes it finds are reported at once.
-
-    0 finished; 2 the user's mistake; 75 stopped, to be started again; 130 Ctrl-C where nothing can
-    be gone on with; 141 a closed pipe; 1 anything else.
+    A UserError of `check` is reported at once. Exit statuses: 0 finished; 2 the user's mistake; 75
+    stopped, to be started again; 130 Ctrl-C in a command that cannot be continued; 141 a closed
+    pipe; 1 anything else.
     """
     app.run(lambda _: _run(main, check), flags_parser=_parse)
 
 
 def run_on_names(main: Callable[[list[str]], None]) -> None:
-    """The same for a command that takes names beside its flags, and needs no TensorFlow."""
+    """Runs a command that takes names besides its flags and needs no TensorFlow; see `run`."""
     flags.FLAGS.set_gnu_getopt()  # flags may follow the names
     app.run(
         lambda argv: _run(lambda: main(argv[1:]), needs_tensorflow=False),
@@ -111,9 +118,9 @@ def _run(
 
 @contextlib.contextmanager
 def _stoppable() -> Iterator[None]:
-    """Has SIGTERM end the command as one that is to be started again: nothing is done yet.
+    """Ends the command on SIGTERM, before any work, with the status of a preemption.
 
-    It does so to the end in the first process of a container, which no signal ends by itself.
+    In the first process of a container, which no signal ends by itself, SIGTERM stays handled.
     """
 
     def stop(number, frame):
@@ -131,7 +138,7 @@ def _parse(argv: list[str], takes_names: bool = False) -> list[str]:
         require_utf8(argv)
         rest = flags.FLAGS(argv)
         for name in flags.FLAGS:
-            # A config file that cannot be opened raises OSError only now that it is used.
+            # A config file that cannot be opened raises OSError when its value is used.
             getattr(flags.FLAGS[name].value, "items", None)
     except SystemExit:  # of absl's --help, with 1
         sys.exit(0)
@@ -151,7 +158,7 @@ def _leave(message: str, exit_status: int) -> NoReturn:
 
 
 def _in_one_line(error: Exception) -> str:
-    """What is wrong with the flags; for an error that a config file raised, where."""
+    """Returns what is wrong with the flags, and the line of a config file that raised an error."""
     if isinstance(error, AttributeError | KeyError):
         # ml_collections wraps a KeyError, whose text is escaped, in an AttributeError.
         unknown = re.fullmatch(r"""["'\\]*(\w+)["'\\n\s]*(?:Did you mean "(\w+)".*)?""", str(error))
@@ -177,7 +184,7 @@ def _in_one_line(error: Exception) -> str:
 
 
 def _allowed_keys(error: Exception) -> str:
-    """The keys of the part of the config that was asked for another."""
+    """Returns the keys of the group of the config that has no such key."""
     selves = [frame.f_locals.get("self") for frame, _ in traceback.walk_tb(error.__traceback__)]
-    parts = [part for part in selves if isinstance(part, ConfigDict)]
-    return f"allowed: {', '.join(parts[-1])}" if parts else "configs/base.py lists them by kind"
+    groups = [group for group in selves if isinstance(group, ConfigDict)]
+    return f"allowed: {', '.join(groups[-1])}" if groups else "trainer/config lists all keys"

@@ -1,4 +1,4 @@
-"""Which devices a strategy has, and what they can hold."""
+"""The devices that a strategy has, and what happens when their memory is too small."""
 
 import contextlib
 import dataclasses
@@ -44,8 +44,8 @@ def check_devices(name: str, workers: int) -> Devices:
     )
     require(
         kind != "mirrored" or workers == 1,
-        f"strategy='mirrored' is of one machine, but TF_CONFIG names {workers} workers; "
-        "strategy=auto takes them all",
+        f"strategy='mirrored' is for one machine, but TF_CONFIG names {workers} workers; "
+        "strategy=auto uses all of them",
     )
     if logical_cpus:
         return Devices("CPU", int(count))
@@ -54,7 +54,7 @@ def check_devices(name: str, workers: int) -> Devices:
 
 
 def describe_devices(strategy: tf.distribute.Strategy) -> str:
-    """Returns the kind and number of the devices of all workers, as "CPU x 2"."""
+    """Returns the kind and number of the devices of all workers, such as "CPU x 2"."""
     kind = tf.DeviceSpec.from_string(strategy.extended.worker_devices[0]).device_type
     return str(Devices(kind, strategy.num_replicas_in_sync))
 
@@ -66,12 +66,12 @@ def on_gpus(strategy: tf.distribute.Strategy) -> bool:
 
 @contextlib.contextmanager
 def within_memory() -> Iterator[None]:
-    """Raises UserError, naming what did not fit, where a device has too little memory."""
+    """Raises UserError, which names what does not fit, where a device has too little memory."""
     try:
         yield
     except tf.errors.ResourceExhaustedError as error:
-        wanted = re.search(r"tensor with shape\[[\d,]*\] and type \w+", str(error))
+        tensor = re.search(r"tensor with shape\[[\d,]*\] and type \w+", str(error))
         raise UserError(
-            f"the memory is too small{f' for a {wanted[0]}' if wanted else ''}; a smaller "
+            f"the memory is too small{f' for a {tensor[0]}' if tensor else ''}; a smaller "
             "model or batch_size takes less"
         ) from error

@@ -1,21 +1,95 @@
-"""Compute on GPUs what a training step does; `python -m` exits with 0 where all of it works.
+"""A trial of GPUs: what a training step does is computed on them, in a process of its own.
 
-A GPU that a build of TensorFlow cannot use may end the process: hence one of its own.
+A GPU that a build of TensorFlow cannot use may end the process. `python -m` exits with 0 where all
+of it works.
 """
 
+import contextlib
+import functools
+import os
+import re
+import subprocess
 import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
 
-from trainer.distribution.xla import set_gpu_flags
+from trainer.errors import UserError, in_one_line, printable
 
+_SECONDS = 300  # that a trial may take: the driver may compile PTX for a minute or two
+_COMMAND = (sys.executable, "-m", "trainer.distribution.gpu_trial")
 _BATCH, _INPUTS, _UNITS = 64, 784, 1000  # the size of a small autoencoder
 _TOLERANCE = 0.01  # of TF32's products, relative to the largest number
 
 
+def first_failure(kinds: Mapping[int, str]) -> tuple[int, str] | None:
+    """Tries GPUs; returns the number of the first one that fails and why, or None.
+
+    `kinds` says by the number of each GPU what decides whether it works. A file in the user's cache
+    marks a kind that has passed, which is not tried again.
+
+    Raises:
+      UserError: no process can be started.
+    """
+    markers = {number: _marker(kind) for number, kind in kinds.items()}
+    untried = {number: path for number, path in markers.items() if not _exists(path)}
+    failure = _try(tuple(untried)) if untried else None
+    if failure is None:
+        for path in filter(None, untried.values()):
+            with contextlib.suppress(OSError):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.touch()
+    return failure
+
+
+def _marker(kind: str) -> Path | None:
+    cache = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    if not cache.is_absolute():
+        try:
+            cache = Path.home() / ".cache"
+        except RuntimeError:  # a user without a home
+            return None
+    return cache / "autoencoder-trainer" / re.sub(r"[^\w.]+", "-", f"gpu-trial-{kind}")
+
+
+def _exists(path: Path | None) -> bool:
+    with contextlib.suppress(OSError):
+        return path is not None and path.exists()
+    return False
+
+
+@functools.cache
+def _try(numbers: Sequence[int]) -> tuple[int, str] | None:
+    folder = str(Path(__file__).parents[2])  # where it is found from any working directory
+    paths = os.pathsep.join(filter(None, (folder, os.environ.get("PYTHONPATH"))))
+    try:
+        trial = subprocess.run(
+            [*_COMMAND, *map(str, numbers)],
+            env=os.environ | {"PYTHONPATH": paths},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=_SECONDS,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        printed, reason = error.stdout, f"a trial did not end within {_SECONDS} seconds"
+    except OSError as error:
+        raise UserError(f"a GPU cannot be tried: {in_one_line(error)}") from error
+    else:
+        if trial.returncode == 0:
+            return None
+        printed, lines = trial.stdout, trial.stderr.decode(errors="replace").strip().splitlines()
+        reason = printable(lines[-1].strip()) if lines else f"a trial ended by {trial.returncode}"
+    passed = (printed or b"").decode(errors="replace").split()
+    return next((number for number in numbers if str(number) not in passed), numbers[-1]), reason
+
+
 def main(numbers: list[str]) -> None:
-    """Try the GPUs of such numbers among those that TensorFlow lists; print each that passes."""
+    """Tries the GPUs of these numbers in TensorFlow's list; prints each that passes."""
+    from trainer.distribution.xla import set_gpu_flags
+
     set_gpu_flags()  # without which XLA compiles other kernels than a training's
     gpus = tf.config.list_physical_devices("GPU")
     tried = [gpus[int(number)] for number in numbers]
@@ -31,7 +105,7 @@ def main(numbers: list[str]) -> None:
 
 
 def compute_on(device: str) -> None:
-    """Compute an elementwise operation, a product, a convolution and a compiled training step.
+    """Computes an elementwise operation, a product, a convolution and a compiled training step.
 
     Raises:
       ArithmeticError: the device computes other numbers than NumPy.
@@ -52,7 +126,7 @@ def compute_on(device: str) -> None:
 
 @tf.function(jit_compile=True)
 def _compiled_step(weights, images):
-    """Take one step of gradient descent on an autoencoder of tied weights and no bias."""
+    """Takes one step of gradient descent on an autoencoder of tied weights and no bias."""
     with tf.GradientTape() as tape:
         codes = tf.nn.relu(images @ weights)
         loss = tf.reduce_sum(tf.square(codes @ tf.transpose(weights) - images)) / _BATCH
@@ -60,7 +134,7 @@ def _compiled_step(weights, images):
 
 
 def _expected_step(weights: np.ndarray, images: np.ndarray) -> np.ndarray:
-    """Return the same in NumPy, whose gradient is written out."""
+    """Computes the same step in NumPy, by the written-out gradient."""
     codes = np.maximum(images @ weights, 0)
     errors = 2 / _BATCH * (codes @ weights.T - images)
     through_decoder = errors.T @ codes

@@ -1,19 +1,19 @@
-"""A model's functions over many rows, on one device."""
+"""A model's functions applied to many rows, on one device."""
 
 from collections.abc import Callable
 
 import numpy as np
 import tensorflow as tf
 
-from trainer.models import Autoencoder
+from trainer.models.base import Autoencoder
 from trainer.positions import Noise
 
 EVALUATION_BATCH_SIZE = 512
-_ROWS_OF_A_KERNEL = 64  # a multiple of the rows that any CPU's matrix product takes at a time
+_KERNEL_ROWS = 64  # a multiple of the rows that any CPU's matrix product takes at a time
 
 
 def model_graph(model: Autoencoder) -> tf.Graph:
-    """Returns the graph of what a model computes of images [B, H, W, C]."""
+    """Returns the graph that computes a model's reconstructions of images [B, H, W, C]."""
     images = tf.TensorSpec((None, *model.image_shape), tf.float32)
     return tf.function(model).get_concrete_function(images).graph
 
@@ -21,9 +21,9 @@ def model_graph(model: Autoencoder) -> tf.Graph:
 def map_batches(
     function: Callable[..., tf.Tensor], rows: np.ndarray, *, noise_seed: int | None = None
 ) -> np.ndarray:
-    """Applies a model's function of rows [B, ...] to all rows [N, ...], a batch at a time.
+    """Applies a model's function of rows [B, ...] to all rows [N, ...], batch by batch.
 
-    With a seed, the function also takes the `Noise` of the rows in evaluation.
+    With a seed, the function takes a second argument: the rows' `Noise` in an evaluation.
     """
 
     def call(batch, first):
@@ -45,12 +45,12 @@ def map_batches(
 def in_batches(
     function: Callable[[tf.Tensor], tf.Tensor], row_shape: tuple[int, ...], size: int
 ) -> Callable[[np.ndarray], np.ndarray]:
-    """Returns a model's function of rows [size, ...] for blocks of at most `size` rows.
+    """Compiles a model's function of rows for blocks of up to `size` rows.
 
-    A smaller block is filled up, so that the result for a row is the same bits in any block and
-    at any place in it: a matrix product's last rows, if they are few, have other kernels on a CPU.
+    A smaller block is filled up, so that a row gives the same bits in any block and at any place
+    in it: on a CPU the last rows of a matrix product, if they are few, go through other kernels.
     """
-    filled_size = -(-size // _ROWS_OF_A_KERNEL) * _ROWS_OF_A_KERNEL
+    filled_size = -(-size // _KERNEL_ROWS) * _KERNEL_ROWS
     some_rows = tf.TensorSpec((filled_size, *row_shape), tf.float32)
     compiled = tf.function(function).get_concrete_function(some_rows)
 

@@ -9,12 +9,12 @@ import tensorflow as tf
 from trainer.distribution.gradients import Learner, to_unit
 from trainer.distribution.inference import EVALUATION_BATCH_SIZE
 from trainer.distribution.slices import Slices
-from trainer.models import StepContext
+from trainer.models.base import StepContext
 from trainer.positions import Noise
 
 
 class Rows(Protocol):
-    """An array [N, ...], or what is read from files when it is indexed."""
+    """An array [N, ...], or an object that reads rows from files when it is sliced."""
 
     def __len__(self) -> int: ...
 
@@ -22,7 +22,7 @@ class Rows(Protocol):
 
 
 class MeanLosses:
-    """Computes mean losses with the noise of evaluation that belongs to a seed."""
+    """Computes mean losses, with the noise that evaluations draw of a seed."""
 
     def __init__(self, slices: Slices, model: Learner, seed: int):
         self._slices = slices
@@ -50,7 +50,7 @@ class MeanLosses:
         return {name: value / len(images) for name, value in totals.items()}
 
     def _batches(self, images: Rows) -> Iterator[tuple[tf.Tensor, ...]]:
-        """Yields each batch's first index, its rows, and their weights: 1, or 0 beyond N."""
+        """Yields the first index of each batch, its rows, and their weights: 1, or 0 beyond N."""
         replicas = self._strategy.num_replicas_in_sync
         size = -(-EVALUATION_BATCH_SIZE // replicas) * replicas
         own = self._slices.of_worker(size)

@@ -1,11 +1,12 @@
-"""Optimizers by name, and the learning rate of each step."""
+"""Optimizers by name, their learning rate and loss scale."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import keras
 import tensorflow as tf
 
+from trainer.distribution import private_api
 from trainer.errors import require_at_least, require_choice
 
 _OPTIMIZERS = {
@@ -19,7 +20,7 @@ _SCHEDULES = ("constant", "cosine")
 
 
 def create(name: str, *, clip_norm: float, weight_decay: float) -> keras.optimizers.Optimizer:
-    """An optimizer whose learning rate the step sets; 0 turns clipping or decay off.
+    """Creates an optimizer whose learning rate each step sets; 0 turns clipping or decay off.
 
     Raises:
       UserError: the name is not known, or a number is negative.
@@ -38,7 +39,7 @@ def create(name: str, *, clip_norm: float, weight_decay: float) -> keras.optimiz
 def learning_rate_schedule(
     name: str, *, learning_rate: float, warmup_steps: int, last_step: int
 ) -> Callable[[tf.Tensor], tf.Tensor]:
-    """The learning rate (float32 []) as a function of the step (int64 []).
+    """Returns the learning rate, float32 [], as a function of the step, int64 [].
 
     "cosine" is learning_rate * (1 + cos(pi * step / last_step)) / 2. The warm-up multiplies either
     schedule by (step + 1) / (warmup_steps + 1) until that reaches 1.
@@ -58,3 +59,42 @@ def learning_rate_schedule(
         return rate
 
     return schedule
+
+
+def build(
+    create_optimizer: Callable[[], keras.optimizers.Optimizer],
+    strategy: tf.distribute.Strategy,
+    variables: Sequence[keras.Variable],
+    loss_scale_growth_steps: int | None = None,
+) -> keras.optimizers.Optimizer:
+    """Builds an optimizer on the replicas, for gradients that are summed over them already.
+
+    With a number of steps, losses are scaled dynamically: the scale doubles after so many steps
+    without an overflow of the gradients, and halves at each, whose step is skipped.
+    """
+    with strategy.scope():
+        optimizer = create_optimizer()
+        private_api.leave_gradients_unsummed(optimizer)
+        if loss_scale_growth_steps is not None:
+            optimizer = keras.optimizers.LossScaleOptimizer(
+                optimizer, dynamic_growth_steps=loss_scale_growth_steps, name="loss_scale"
+            )
+        optimizer.build(variables)
+    return optimizer
+
+
+def scales_losses(optimizer: keras.optimizers.Optimizer) -> bool:
+    """Returns whether losses are scaled, so that an overflow of the gradients skips a step."""
+    return isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
+
+
+def loss_scale(optimizer: keras.optimizers.Optimizer) -> tf.Tensor:
+    """Returns the factor of the next step's losses, float32 []."""
+    if not scales_losses(optimizer):
+        return tf.ones(())
+    return tf.convert_to_tensor(optimizer.dynamic_scale)
+
+
+def needs_gradient_norm(optimizer: keras.optimizers.Optimizer) -> bool:
+    """Returns whether every step needs the norm: to clip gradients, or to find an overflow."""
+    return scales_losses(optimizer) or bool(optimizer.global_clipnorm)

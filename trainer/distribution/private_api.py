@@ -1,4 +1,7 @@
-"""The private names of TensorFlow and Keras that this package uses, each with its reason."""
+"""The private names of TensorFlow and Keras that this package uses, each with its reason.
+
+tests/distribution/test_private_api.py says which of them a new release has taken away.
+"""
 
 import contextlib
 from collections.abc import Iterator, Sequence

@@ -1,4 +1,4 @@
-"""Which consecutive rows of a global batch each worker and each replica computes."""
+"""The consecutive rows of a global batch that each worker and each replica computes."""
 
 import dataclasses
 
@@ -23,9 +23,9 @@ class Slices:
         return slice(self.worker * rows, (self.worker + 1) * rows)
 
     def of_replica(self, batch: tf.Tensor) -> tuple[tf.Tensor, int]:
-        """Returns this replica's rows of the worker's batch, and the first one's global row.
+        """Returns this replica's rows of a worker's batch, and the first one's index in the global.
 
-        The caller is in a replica's context, in a tf.function that is being traced.
+        Call it in a replica's context, while a tf.function is traced.
         """
         replica = tf.distribute.get_replica_context().replica_id_in_sync_group
         replica = int(tf.get_static_value(replica))

@@ -1,12 +1,14 @@
 """Training and evaluation steps on one replica or many.
 
-Each replica's share of the gradients and of the loss terms (gradients.py) is summed over the
-replicas here. What the optimizer gets is the global gradient, so that its clipping and its test for
-overflow come out alike on every replica.
+In a training step each replica takes its rows of the batch and computes its share of the gradients
+(gradients.py). The shares are summed over the replicas, and each updates its weights by the sum
+(update.py). So the optimizer gets the global gradient, whose clipping and whose test for overflow
+come out alike on every replica.
 """
 
-import math
-import time
+import dataclasses
+import functools
+import timeit
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -14,26 +16,34 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from trainer.distribution import devices, private_api
+from trainer.distribution import devices, optimizers
 from trainer.distribution.collectives import all_reduce, pack, sum_over_replicas, unpack
-from trainer.distribution.device_cache import copy_to_replicas, gather_images
-from trainer.distribution.gradients import Gradients, Learner, Slice
+from trainer.distribution.device_cache import DeviceCache
+from trainer.distribution.finite import FiniteCheck
+from trainer.distribution.gradients import Gradients, Learner, ReplicaBatch
 from trainer.distribution.mean_losses import MeanLosses, Rows
 from trainer.distribution.slices import Slices
 from trainer.distribution.strategy import Strategy
-from trainer.distribution.update import (
-    build_optimizer,
-    loss_scale,
-    needs_gradient_norm,
-    scales_losses,
-)
+from trainer.distribution.update import Update
 from trainer.distribution.variables import model_variables, values_of
-from trainer.distribution.xla import EXECUTIONS, one_after_the_other, sum_of_squares_for_cpu
-from trainer.errors import NonFiniteError, require, require_choice
+from trainer.distribution.xla import make_execution
+from trainer.errors import require
 
-_SMALL_BATCH = 128  # whose arithmetic does not outweigh a copy of the weights
 _TIMED_CALLS = 5  # of each execution, since other processes disturb some
-_MAX_SKIPPED_STEPS = 40  # halves a float16 loss scale of 2**15 to 2**-25
+
+
+@dataclasses.dataclass(frozen=True)
+class StepSettings:
+    """What every training step of a run has in common."""
+
+    precision: str  # the model's; float16 gets dynamic loss scaling
+    batch_size: int  # of all replicas together
+    seed: int  # of the noise
+    last_step: int  # where the training ends, by which the kinds measure their progress
+    # How often a CPU computes the gradient norm, which reads all gradients from memory once more:
+    # in these steps and the last one; in every step where the optimizer needs it.
+    norm_every_steps: int = 1
+    loss_scale_growth_steps: int = 2000  # without an overflow; then the loss scale doubles
 
 
 class Steps:
@@ -45,116 +55,93 @@ class Steps:
         model: Learner,
         create_optimizer: Callable[[], keras.optimizers.Optimizer],
         learning_rate: Callable[[tf.Tensor], tf.Tensor],
+        settings: StepSettings,
         *,
-        precision: str,
-        batch_size: int,
-        seed: int,
-        last_step: int,
         execution: str = "graph",
         worker: int = 0,
-        loss_scale_growth_steps: int = 2000,
-        norm_every_steps: int = 1,
     ):
-        """Takes the model's precision (float16 gets dynamic loss scaling) and the global batch.
+        """Builds the optimizer, whose learning rate is a function of the step, on the replicas.
 
-        `worker` is the index of this worker among those of the strategy.
-        `last_step` is where the training ends, by which the kinds measure their progress.
-        `norm_every_steps`: a CPU computes the gradient norm only in these steps and the last one,
-        unless the optimizer needs it, since the norm reads all gradients from memory once more.
-        `execution` says how a training step is computed, to the same result up to rounding:
-        "graph" by TensorFlow's own kernels; "xla_update" too, but the optimizer's update is
-        compiled where there is one replica; "xla" compiled; "xla_products" compiled, with each
-        convolution as matrix products, for which a CPU cuts a large batch to fit its caches.
+        `worker` is the index of this worker among those of the strategy. For `execution` see
+        `set_execution`.
 
         Raises:
           UserError: the batch cannot be divided among the replicas, or the execution is not known.
         """
-        replicas = strategy.num_replicas_in_sync
+        replicas, batch_size = strategy.num_replicas_in_sync, settings.batch_size
         require(
             batch_size > 0 and batch_size % replicas == 0,
             f"batch_size={batch_size} cannot be divided among {replicas} replicas; "
             f"it must be a multiple of {replicas}",
         )
-        self.optimizer = build_optimizer(
-            strategy,
-            model,
+        self.optimizer = optimizers.build(
             create_optimizer,
-            loss_scale_growth_steps if precision == "float16" else None,
+            strategy,
+            model.trainable_variables,
+            settings.loss_scale_growth_steps if settings.precision == "float16" else None,
         )
         self._strategy = strategy
-        self._on_gpus = devices.on_gpus(strategy)
-        self._slices = Slices(strategy, worker)
-        self._mean_losses = MeanLosses(self._slices, model, seed)
         self._model = model
         self._learning_rate = learning_rate
-        self._batch_size = batch_size
-        self._seed = seed
-        self._last_step = last_step
-        always = self._on_gpus or needs_gradient_norm(self.optimizer)
-        self._norm_every_steps = 1 if always else norm_every_steps
-        self._skipped_steps = 0
-        self._metric_names: tuple[str, ...] = ()
-        self._device_cache: Any = None
-        self._image_shape: tuple[int, ...] = ()
+        self._settings = settings
+        self._slices = Slices(strategy, worker)
+        self._mean_losses = MeanLosses(self._slices, model, settings.seed)
+        self._cache = DeviceCache(strategy)
+        self._metric_names: tuple[str, ...] = ()  # of the columns of `train_function`'s result
+        self._share_like: Any = None  # the structure of what a replica packs
+        on_gpus = devices.on_gpus(strategy)
+        needs_norm = on_gpus or optimizers.needs_gradient_norm(self.optimizer)
+        self._norm_every_steps = 1 if needs_norm else settings.norm_every_steps
+        self._finite = FiniteCheck(
+            scales_losses=optimizers.scales_losses(self.optimizer),
+            norm_every_step=self._norm_every_steps == 1,
+        )
         self.set_execution(execution)
 
-    def set_execution(self, execution: str) -> None:
-        """Computes the training steps from here on in another way."""
-        require_choice("execution", execution, EXECUTIONS)
-        self.execution = execution
+    def set_execution(self, mode: str) -> None:
+        """Computes the training steps from here on in a mode of `xla.make_execution`.
+
+        Raises:
+          UserError: the mode is not known.
+        """
+        settings, strategy = self._settings, self._strategy
+        self._execution = make_execution(mode, strategy, settings.batch_size)
         self._gradients = Gradients(
-            model=self._model,
-            batch_size=self._batch_size,
-            seed=self._seed,
-            last_step=self._last_step,
-            execution=execution,
-            cut_for_caches=not self._on_gpus,
+            self._model, settings.batch_size, settings.seed, settings.last_step, self._execution
         )
-        # XLA takes the loop of one replica whole. Of several it takes what lies between two sums
-        # over the replicas, but for the update by Keras's loss scaling, which calls merge_call.
-        one_replica = self._strategy.num_replicas_in_sync == 1
-        by_xla = execution in ("xla", "xla_products")
-        self._by_xla = by_xla
-        self._update_in_parts = by_xla and not one_replica and not scales_losses(self.optimizer)
-        self._update_by_xla = one_replica and execution != "graph"
-        self._copies_matter = (
-            one_replica
-            and execution == "xla"
-            and not self._on_gpus
-            and self._batch_size <= _SMALL_BATCH
+        self._update = Update(
+            self._model, self.optimizer, self._execution, self._norm_every_steps, settings.last_step
         )
-        self.train_function = tf.function(self._train, jit_compile=by_xla and one_replica)
-        parts = by_xla and not one_replica
-        self._share_compiled = _compiled(self._share, parts)
-        self._cached_images_compiled = _compiled(self._cached_images, parts)
-        self._statistics_share_compiled = _compiled(self._gradients.statistics, parts)
-        self._packed_update_compiled = _compiled(self._packed_update, parts)
-        self._learning_rate_compiled = _compiled(self._learning_rate, parts)
-        self._update_compiled = _compiled(self._update, self._update_by_xla and not by_xla)
+        # Keras's loss scaling updates all replicas at once, which XLA cannot compile.
+        scales_losses = optimizers.scales_losses(self.optimizer)
+        self._replicas_update_alone = self._execution.parts_by_xla and not scales_losses
+        self.train_function = tf.function(self._train, jit_compile=self._execution.loop_by_xla)
+
+    @property
+    def execution(self) -> str:
+        """The mode in which training steps are computed."""
+        return self._execution.mode
+
+    def local_rows(self) -> slice:
+        """Returns the rows of a global batch that this worker computes."""
+        return self._slices.of_worker(self._settings.batch_size)
 
     def cache_on_device(self, images: np.ndarray) -> bool:
         """Copies the training images to every replica's device; returns whether they fit."""
-        self._device_cache = copy_to_replicas(self._strategy, images)
-        self._image_shape = images.shape[1:]
-        return self._device_cache is not None
-
-    def local_rows(self) -> slice:
-        """The rows of a global batch that this worker computes."""
-        return self._slices.of_worker(self._batch_size)
+        return self._cache.fill(images)
 
     def release_device_cache(self) -> None:
-        """Gives the devices' memory back that `cache_on_device` took."""
-        self._device_cache = None
+        """Frees the memory of the devices that `cache_on_device` took."""
+        self._cache.release()
 
     @property
     def images_on_device(self) -> bool:
         """Whether the training images lie on the devices."""
-        return self._device_cache is not None
+        return self._cache.copies is not None
 
     def image_devices(self) -> list[str]:
         """Returns the device of each local replica's copy of the training images."""
-        copies = self._strategy.experimental_local_results(self._device_cache)
-        return [copy.device for copy in copies]
+        return self._cache.devices()
 
     def train(
         self,
@@ -180,43 +167,18 @@ class Steps:
             tf.constant(first_step, tf.int64),
             tf.constant(count),
             batches,
-            self._device_cache,
+            self._cache.copies,
             labels,
         ).numpy()[:count]
         return dict(zip(self._metric_names, rows.T, strict=True))
 
     def nonfinite_steps(self, metrics: Mapping[str, np.ndarray]) -> np.ndarray:
-        """Which steps of a call of `train`, bool [count], have a loss or gradient not finite.
-
-        Where the gradient norm is not computed, it shows in the loss of the next step. Where losses
-        are scaled, a step whose gradient overflows is skipped and breaks nothing.
-        """
-        finite = np.isfinite(metrics["loss"])
-        if self._norm_every_steps == 1 and not scales_losses(self.optimizer):
-            finite &= np.isfinite(metrics["gradient_norm"])
-        return ~finite
+        """Returns which steps of a call of `train`, bool [count], have gone wrong."""
+        return self._finite.nonfinite_steps(metrics)
 
     def require_finite(self, first_step: int, metrics: Mapping[str, np.ndarray]) -> None:
-        """Checks what each call of `train` returned, in their order.
-
-        Raises:
-          NonFiniteError: a loss is not finite, or gradients stay so at every loss scale.
-        """
-        nonfinite = self.nonfinite_steps(metrics)
-        if nonfinite.any():
-            steps = first_step + np.flatnonzero(nonfinite)
-            raise NonFiniteError(
-                f"the loss or its gradient is NaN or infinite in steps {steps[0]} to {steps[-1]}; "
-                "a lower optimizer.learning_rate or an optimizer.clip_norm may help"
-            )
-        for step, skipped in enumerate(metrics["skipped_steps"], start=first_step):
-            self._skipped_steps = self._skipped_steps + 1 if skipped else 0
-            if self._skipped_steps >= _MAX_SKIPPED_STEPS:
-                raise NonFiniteError(
-                    f"{_MAX_SKIPPED_STEPS} steps in a row up to step {step} were skipped, since "
-                    "their float16 gradients are NaN or infinite at every loss scale; "
-                    "try precision=bfloat16"
-                )
+        """Raises NonFiniteError, naming the steps, if a call of `train` has gone wrong."""
+        self._finite.require_finite(first_step, metrics)
 
     def fastest(self, executions: Sequence[str], batches: np.ndarray | tf.Tensor) -> str:
         """Times training calls of each execution, and leaves the run's state as it was."""
@@ -224,16 +186,12 @@ class Steps:
         seconds = {}
         for execution in executions:
             self.set_execution(execution)
-            self.train(0, batches)  # compiles
-            seconds[execution] = min(self._seconds_of_a_call(batches) for _ in range(_TIMED_CALLS))
+            call = functools.partial(self.train, 0, batches)
+            call()  # compiles
+            seconds[execution] = min(timeit.repeat(call, number=1, repeat=_TIMED_CALLS))
         for path, variable in self.variables().items():
             variable.assign(before[path])
         return min(seconds, key=lambda execution: seconds[execution])
-
-    def _seconds_of_a_call(self, batches: np.ndarray | tf.Tensor) -> float:
-        began = time.perf_counter()
-        self.train(0, batches)
-        return time.perf_counter() - began
 
     def evaluate(self, images: Rows) -> dict[str, float]:
         """Computes the means of `loss` and each `loss/<term>` over images [N, H, W, C]."""
@@ -256,93 +214,52 @@ class Steps:
         return rows.stack()
 
     def _step(self, step, batch, cache, labels):
-        self.optimizer.learning_rate.assign(self._learning_rate_compiled(step))
-        shares = self._strategy.run(self._summed_gradients, args=(step, batch, cache, labels))
-        if self._update_in_parts:
-            # Not run itself: tf.distribute would compile all replicas' updates as one on CPUs.
-            update = lambda share: self._packed_update_compiled(share, step)  # noqa: E731
-            rows = self._strategy.run(update, args=(shares,))
+        """Takes a step on all replicas; returns its metrics, alike on each, as one row."""
+        run, part = self._strategy.run, self._execution.part
+        self.optimizer.learning_rate.assign(part(self._learning_rate)(step))
+        total = run(self._sum_of_shares, args=(step, batch, cache, labels))
+        if self._replicas_update_alone:
+            # By a lambda: a tf.function itself would be run as one for all replicas on CPUs.
+            update = lambda total: part(self._update_replica)(total, step)  # noqa: E731
+            rows = run(update, args=(total,))
             self.optimizer.iterations.assign_add(1)
             return self._strategy.experimental_local_results(rows)[0]
-        return self._update_compiled(*shares, step)
+        return self._execution.update(self._update_replicas)(*total, step)
 
-    def _summed_gradients(self, step, batch, cache, labels):
-        """The gradients and terms of the whole batch, in a replica's context."""
+    def _sum_of_shares(self, step, batch, cache, labels):
+        """Computes, on one of the replicas, the gradients and loss terms of the whole batch."""
+        part = self._execution.part
         images, start = self._slices.of_replica(batch)
         if cache is not None:
-            images = self._cached_images_compiled(images, cache)
-        own_labels = None if labels is None else self._slices.of_replica(labels)[0]
-        means = self._statistics_share_compiled(images)
+            # By itself, so that a step has the same bits without the cache.
+            by_words = self._execution.gathers_words
+            images = part(self._cache.gather)(cache, images, by_words=by_words)
+        labels = None if labels is None else self._slices.of_replica(labels)[0]
+        means = part(self._gradients.statistics)(images)
         if means is not None:
             means = sum_over_replicas(means)
-        share = self._share_compiled(images, own_labels, step, start, means)
-        return all_reduce(share) if self._update_in_parts else sum_over_replicas(share)
-
-    def _cached_images(self, indices, cache):
-        """Gathers the images by themselves, so that a step has the same bits without the cache."""
-        by_words = self._on_gpus and not self._by_xla
-        return gather_images(cache, indices, self._image_shape, by_words=by_words)
+        share = part(self._share)(images, labels, step, start, means)
+        return all_reduce(share) if self._replicas_update_alone else sum_over_replicas(share)
 
     def _share(self, images, labels, step, start, means):
-        rows = Slice(images, labels, step, step * self._batch_size + start)
-        gradients, terms = self._gradients(rows, means, loss_scale(self.optimizer))
-        self._term_names = tuple(terms)  # which `_packed_update`, traced after this, unpacks
-        return pack((gradients, terms)) if self._update_in_parts else (gradients, terms)
+        """Computes a replica's share of gradients and loss terms, packed for its own update."""
+        position = step * self._settings.batch_size + start
+        batch = ReplicaBatch(images, labels, step, position)
+        share = self._gradients(batch, means, optimizers.loss_scale(self.optimizer))
+        if not self._replicas_update_alone:
+            return share
+        self._share_like = tf.nest.map_structure(lambda one: tf.TensorSpec(one.shape), share)
+        return pack(share)
 
-    def _update(self, gradients, terms, step):
-        per_replica = self._strategy.run(self._replica_update, args=(gradients, terms, step))
-        return self._strategy.experimental_local_results(per_replica)[0]
+    def _update_replicas(self, gradients, terms, step):
+        update = lambda gradients, terms: self._row(self._update(gradients, terms, step))  # noqa: E731
+        rows = self._strategy.run(update, args=(gradients, terms))
+        return self._strategy.experimental_local_results(rows)[0]
 
-    def _replica_update(self, gradients, terms, step):
-        scale = loss_scale(self.optimizer)
-        if self._copies_matter:
-            gradients = one_after_the_other(gradients)
-        norm = self._norm(gradients, step) / scale
-        self.optimizer.apply(gradients, self._model.trainable_variables)
-        return self._metrics(terms, norm, scale)
+    def _update_replica(self, packed, step):
+        gradients, terms = unpack(packed, self._share_like)
+        return self._row(self._update.of_one_replica(gradients, terms, step))
 
-    def _packed_update(self, packed, step):
-        """Updates one replica's variables, but for the optimizer's `iterations`."""
-        variables = self._model.trainable_variables
-        terms = dict.fromkeys(self._term_names, tf.zeros(()))
-        gradients, terms = unpack(packed, ([tf.TensorSpec(v.shape) for v in variables], terms))
-        norm = self._norm(gradients, step)
-        private_api.update_replica(self.optimizer, gradients, variables)
-        return self._metrics(terms, norm, tf.ones(()))
-
-    def _norm(self, gradients, step):
-        """The global norm of the gradients, or NaN in a step that does without."""
-        if self._on_gpus:
-            return tf.linalg.global_norm(gradients)
-        square = sum_of_squares_for_cpu if self._update_by_xla else _sum_of_squares
-        if self._norm_every_steps == 1:
-            return tf.sqrt(tf.add_n([square(gradient) for gradient in gradients]))
-        end = step + 1
-        wanted = (end % self._norm_every_steps == 0) | (end == self._last_step)
-        # A branch for each, so that no gradient is kept for the last one's sake.
-        squares = [tf.cond(wanted, lambda g=g: square(g), lambda: math.nan) for g in gradients]
-        return tf.sqrt(tf.add_n(squares))
-
-    def _metrics(self, terms, norm, scale):
-        """The row of a step in the result of `train`, whose names are kept."""
-        skipped = tf.zeros(())
-        if scales_losses(self.optimizer):
-            skipped = 1 - tf.cast(tf.math.is_finite(norm), tf.float32)
-        metrics = {
-            "loss": tf.add_n(list(terms.values())),
-            **terms,
-            "gradient_norm": norm,
-            "skipped_steps": skipped,
-            "learning_rate": tf.convert_to_tensor(self.optimizer.learning_rate),
-            "loss_scale": scale,
-        }
+    def _row(self, metrics):
         self._metric_names = tuple(metrics)
         return tf.stack(list(metrics.values()))
-
-
-def _sum_of_squares(gradient):
-    return tf.reduce_sum(tf.square(gradient))
-
-
-def _compiled(function, by_xla: bool):
-    return tf.function(function, jit_compile=True) if by_xla else function

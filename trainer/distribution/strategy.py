@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import os
 from collections.abc import Callable
 from typing import TypeAlias, TypeVar
 
@@ -10,7 +11,6 @@ import tensorflow as tf
 
 from trainer.distribution import private_api, xla
 from trainer.distribution.devices import check_devices, within_memory
-from trainer.distribution.gpus import pin_nccl_algorithm
 from trainer.errors import UserError, require_choice
 
 Strategy: TypeAlias = tf.distribute.Strategy
@@ -29,9 +29,9 @@ def make_strategy(name: str, workers: int = 1) -> Strategy:
     """Returns the strategy of a training, on this machine or on all workers of TF_CONFIG.
 
     "auto", "mirrored" and "multi_worker" use every GPU, or the CPU where there is none; "cpu:N"
-    uses N logical CPU devices. One worker has a MirroredStrategy, several a
-    MultiWorkerMirroredStrategy, which waits for all of them. The same devices have one strategy in
-    a process.
+    uses N logical CPU devices. A single worker gets a MirroredStrategy, several a
+    MultiWorkerMirroredStrategy, which waits for all of them. Two calls for the same devices return
+    the same strategy.
 
     Raises:
       UserError: as `check_devices`, or TensorFlow has begun with other devices.
@@ -43,7 +43,7 @@ def make_strategy(name: str, workers: int = 1) -> Strategy:
 
 
 def make_inference_strategy() -> Strategy:
-    """Returns the strategy of a trained model: one device, the first GPU or the CPU.
+    """Returns a strategy of one device, the first GPU or the CPU, for a trained model.
 
     Raises:
       UserError: TensorFlow cannot use a GPU.
@@ -52,22 +52,26 @@ def make_inference_strategy() -> Strategy:
 
 
 def leave_other_gpus() -> None:
-    """Leaves all GPUs but the first to other processes, unless TensorFlow has begun to use them."""
+    """Hides all GPUs but the first from this process, unless TensorFlow has begun to use them."""
     with contextlib.suppress(RuntimeError):
         tf.config.set_visible_devices(tf.config.get_visible_devices("GPU")[:1], "GPU")
 
 
 def enable_determinism() -> None:
-    """Has all operations, and the sums over GPUs, give the same bits each time."""
+    """Makes all operations give the same bits each time; call it before the first collective.
+
+    NVLink switches (NVLS) sum over GPUs in hardware, in an order that is not promised to be the
+    same twice: NCCL is kept to other algorithms, unless the user has chosen some.
+    """
     tf.config.experimental.enable_op_determinism()
-    pin_nccl_algorithm()
+    os.environ.setdefault("NCCL_ALGO", "^NVLS,NVLSTree")
 
 
 def build_model(strategy: Strategy, precision: str, create: Callable[[], _Model]) -> _Model:
-    """Creates a model on the replicas, its arithmetic in the precision, its weights in float32.
+    """Creates a model on the replicas: arithmetic in the precision, weights in float32.
 
-    "float32" multiplies in float32 on every device; "tensorfloat32" is the same but on NVIDIA GPUs
-    from Ampere on, whose matrix units keep 10 bits of each factor's mantissa.
+    "float32" multiplies in float32 on every device. "tensorfloat32" differs on NVIDIA GPUs from
+    Ampere on, whose matrix units then keep 10 bits of each factor's mantissa.
 
     Raises:
       UserError: the precision is not known, the memory too small, or what `create` raises.
@@ -85,10 +89,10 @@ def build_model(strategy: Strategy, precision: str, create: Callable[[], _Model]
 
 @functools.cache
 def _strategy_on(kind: str, count: int, workers: int) -> Strategy:
-    """Returns the strategy of some devices of each worker.
+    """Returns the one strategy of this process for such devices of each worker.
 
-    A second one of the same devices would number its collectives anew, and TensorFlow would take
-    the gradients of another model for its own.
+    A second strategy of the same devices would number its collectives from 0 again, and TensorFlow
+    would mix up the gradients of their models.
     """
     if kind == "CPU":
         return _strategy_on_cpus(count, workers)
@@ -135,7 +139,7 @@ def _hide_gpus(name: str) -> None:
 
 
 def _logical_cpus(count: int) -> list[str]:
-    """The names of `count` logical CPU devices, which must be made before TensorFlow's first op."""
+    """Returns the names of logical CPU devices, made unless TensorFlow has begun without them."""
     cpu = tf.config.list_physical_devices("CPU")[0]
     configured = tf.config.get_logical_device_configuration(cpu) or []
     if len(configured) < count and count > 1:

@@ -1,43 +1,71 @@
-"""The optimizer on the replicas, for gradients that are summed over them already."""
+"""The update of the weights by gradients that are summed over the replicas."""
 
-from collections.abc import Callable
+import dataclasses
+import math
 
 import keras
 import tensorflow as tf
 
 from trainer.distribution import private_api
+from trainer.distribution.gradients import Learner
+from trainer.distribution.optimizers import loss_scale, scales_losses
+from trainer.distribution.xla import Execution, one_after_the_other, sum_of_squares_for_cpu
 
 
-def build_optimizer(
-    strategy: tf.distribute.Strategy,
-    model: keras.Model,
-    create: Callable[[], keras.optimizers.Optimizer],
-    loss_scale_growth_steps: int | None,
-) -> keras.optimizers.Optimizer:
-    """Builds an optimizer on the replicas, with dynamic loss scaling if its growth is given."""
-    with strategy.scope():
-        optimizer = create()
-        private_api.leave_gradients_unsummed(optimizer)
-        if loss_scale_growth_steps is not None:
-            optimizer = keras.optimizers.LossScaleOptimizer(
-                optimizer, dynamic_growth_steps=loss_scale_growth_steps, name="loss_scale"
-            )
-        optimizer.build(model.trainable_variables)
-    return optimizer
+@dataclasses.dataclass(frozen=True)
+class Update:
+    """Applies an optimizer to a replica's variables; returns the metrics of the step."""
+
+    model: Learner
+    optimizer: keras.optimizers.Optimizer
+    execution: Execution
+    norm_every_steps: int  # and in the last one; the gradient norm of the others is NaN
+    last_step: int
+
+    def __call__(
+        self, gradients: list[tf.Tensor], terms: dict[str, tf.Tensor], step: tf.Tensor
+    ) -> dict[str, tf.Tensor]:
+        """Updates as Keras does, which brings the replicas together to count the iterations."""
+        scale = loss_scale(self.optimizer)
+        if self.execution.orders_gradients:
+            gradients = one_after_the_other(gradients)
+        norm = self._norm(gradients, step) / scale
+        self.optimizer.apply(gradients, self.model.trainable_variables)
+        return self._metrics(terms, norm, scale)
+
+    def of_one_replica(
+        self, gradients: list[tf.Tensor], terms: dict[str, tf.Tensor], step: tf.Tensor
+    ) -> dict[str, tf.Tensor]:
+        """Updates without the other replicas, as XLA compiles it; counts no iteration."""
+        norm = self._norm(gradients, step)
+        private_api.update_replica(self.optimizer, gradients, self.model.trainable_variables)
+        return self._metrics(terms, norm, tf.ones(()))
+
+    def _norm(self, gradients, step):
+        if self.execution.on_gpus:
+            return tf.linalg.global_norm(gradients)
+        square = sum_of_squares_for_cpu if self.execution.update_by_xla else _sum_of_squares
+        if self.norm_every_steps == 1:
+            return tf.sqrt(tf.add_n([square(gradient) for gradient in gradients]))
+        end = step + 1
+        needed = (end % self.norm_every_steps == 0) | (end == self.last_step)
+        # A branch for each, so that no gradient is kept for the last one's sake.
+        squares = [tf.cond(needed, lambda g=g: square(g), lambda: math.nan) for g in gradients]
+        return tf.sqrt(tf.add_n(squares))
+
+    def _metrics(self, terms, norm, scale):
+        skipped = tf.zeros(())
+        if scales_losses(self.optimizer):
+            skipped = 1 - tf.cast(tf.math.is_finite(norm), tf.float32)
+        return {
+            "loss": tf.add_n(list(terms.values())),
+            **terms,
+            "gradient_norm": norm,
+            "skipped_steps": skipped,
+            "learning_rate": tf.convert_to_tensor(self.optimizer.learning_rate),
+            "loss_scale": scale,
+        }
 
 
-def scales_losses(optimizer: keras.optimizers.Optimizer) -> bool:
-    """Returns whether losses are scaled, so that an overflow of the gradients skips a step."""
-    return isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
-
-
-def loss_scale(optimizer: keras.optimizers.Optimizer) -> tf.Tensor:
-    """Returns the factor of the next step's losses, float32 []."""
-    return (
-        tf.convert_to_tensor(optimizer.dynamic_scale) if scales_losses(optimizer) else tf.ones(())
-    )
-
-
-def needs_gradient_norm(optimizer: keras.optimizers.Optimizer) -> bool:
-    """Returns whether every step needs the norm: to clip gradients, or to find an overflow."""
-    return scales_losses(optimizer) or bool(optimizer.global_clipnorm)
+def _sum_of_squares(gradient):
+    return tf.reduce_sum(tf.square(gradient))

@@ -1,4 +1,4 @@
-"""A run's variables by their paths, and their values."""
+"""The variables of a model or a run by their paths, and their values."""
 
 from collections.abc import Mapping
 
@@ -7,7 +7,7 @@ import numpy as np
 
 
 def model_variables(model: keras.Model) -> dict[str, keras.Variable]:
-    """A model's weights by their paths, under "model/"."""
+    """Returns a model's weights by their paths, each with "model/" before it."""
     return {f"model/{variable.path}": variable for variable in model.variables}
 
 

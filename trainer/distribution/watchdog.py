@@ -1,43 +1,46 @@
-"""End a worker once another one is lost, whatever it is waiting for. Needs no TensorFlow.
+"""End this worker when another one is lost, whatever it is waiting for. Needs no TensorFlow.
 
-A collective operation with a worker that has died may wait for ever: whether and when NCCL and gRPC
-notice is up to them, and nothing can interrupt the main thread inside of one.
+A collective with a worker that has died may wait for ever: whether NCCL and gRPC notice is up to
+them, and nothing can interrupt the main thread meanwhile. The same holds for TensorFlow's start.
 """
 
 import concurrent.futures
 import contextlib
 import errno
 import os
+import signal
 import socket
+import subprocess
+import sys
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from typing import Any
 
-from trainer.distribution.rendezvous import Cluster
+from trainer.distribution.cluster import Cluster, from_tf_config, host_and_port
 from trainer.errors import WorkersError, printable
 
-LOOKS = 8  # in a row at which a worker is unreachable before it counts as lost
-PAUSE_SECONDS = 1.0  # between two looks
+ATTEMPTS = 8  # failed in a row, after which a worker counts as lost
+PAUSE_SECONDS = 1.0  # between two attempts
 CONNECT_SECONDS = 2.0  # for a machine to answer: TCP asks a second time after one
 _CONCURRENT_CONNECTS = 64
-# Shortages of this machine, which say nothing about another worker.
-_OWN_ERRORS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.EADDRNOTAVAIL)
+# A shortage of this machine says nothing about another worker.
+_LOCAL_ERRORS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.EADDRNOTAVAIL)
 
 
 class Watchdog:
     """A thread that ends this process, with the status of WorkersError, once a worker is lost.
 
-    A worker is lost when its port has refused connections, or its machine has not answered, at
-    eight looks in a row: some 10 seconds after its process has died, or 30 after its machine has
-    gone; where over 64 machines are gone at once, 16 seconds later for each 64 more. A worker that
-    could not be reached at the first eight looks is not watched: some networks let a worker connect
-    to a few of the others only.
+    A worker is lost when eight attempts in a row to connect to its port have failed: some 10
+    seconds after its process has died, or 30 after its machine has gone; with more than 64 machines
+    gone at once, 16 seconds later for each 64 more. A worker that could not be reached at the first
+    eight attempts is not watched, since some networks connect only some of the workers.
 
-    A worker that stands still keeps its port open and is waited for while the system accepts
-    connections for it. The others ask for one each second, which fill the queue of gRPC's port
+    A worker that is suspended keeps its port open, and is waited for while the system accepts
+    connections for it. Each other worker makes one a second, which fill the queue of gRPC's port
     (net.core.somaxconn, by default 4096): with N workers after 4096 / (N - 1) seconds.
 
-    Start it when all workers have opened their ports; close it before the first of them may leave.
+    Start it when all workers have opened their ports; close it before the first of them may exit.
     """
 
     def __init__(self, cluster: Cluster | None, end: Callable[[int], Any] = os._exit):
@@ -61,11 +64,14 @@ class Watchdog:
         peers = {i: _Peer(addresses[i]) for i in range(len(addresses)) if i != self._cluster.index}
         with concurrent.futures.ThreadPoolExecutor(_CONCURRENT_CONNECTS) as pool:
             while not self._closed.is_set():
-                failed_looks = list(pool.map(_Peer.look, peers.values()))
-                gone = [i for i, looks in zip(peers, failed_looks, strict=True) if looks >= LOOKS]
+                failures = list(pool.map(_Peer.count_failures, peers.values()))
+                gone = [i for i, count in zip(peers, failures, strict=True) if count >= ATTEMPTS]
                 lost = [index for index in gone if peers[index].was_reached]
                 if lost and not self._closed.is_set():
-                    _say_lost(self._cluster, lost)
+                    _print_error(
+                        f"{self._cluster.own_name} ends, since {self._cluster.names(lost)} cannot "
+                        "be reached; start all of them again"
+                    )
                     self._end(WorkersError.exit_status)
                     return
                 for index in gone:
@@ -74,48 +80,72 @@ class Watchdog:
 
 
 class _Peer:
-    """Another worker's port, and the looks in a row at which it could not be reached."""
+    """Another worker's port, and the failed attempts in a row to connect to it."""
 
     def __init__(self, address: str):
-        host, _, port = address.rpartition(":")
-        self._name = host.strip("[]"), int(port)
-        self._failed_looks = 0
+        self._host, self._port = host_and_port(address)
+        self._failures = 0
         self.was_reached = False
         # Looked up once: a name server that is away for a while is no reason to end.
-        self._places: list[tuple[Any, ...]] = []
+        self._endpoints: list[tuple[Any, ...]] = []
 
-    def look(self) -> int:
-        """Connect once; return how many times in a row that has failed."""
-        self._failed_looks = 0 if self._is_reachable() else self._failed_looks + 1
-        return self._failed_looks
+    def count_failures(self) -> int:
+        """Try to connect; return the number of failures in a row."""
+        self._failures = 0 if self._is_reachable() else self._failures + 1
+        return self._failures
 
     def _is_reachable(self) -> bool:
-        if not self._places:
+        if not self._endpoints:
             with contextlib.suppress(OSError):
-                self._places = socket.getaddrinfo(*self._name, type=socket.SOCK_STREAM)
-            if not self._places:
+                self._endpoints = socket.getaddrinfo(
+                    self._host, self._port, type=socket.SOCK_STREAM
+                )
+            if not self._endpoints:
                 return True
-        for place in self._places:
-            family, kind, protocol, _, address = place
+        for endpoint in self._endpoints:
+            family, kind, protocol, _, address = endpoint
             try:
                 with socket.socket(family, kind, protocol) as connection:
                     connection.settimeout(CONNECT_SECONDS)
                     connection.connect(address)
             except OSError as error:
-                if error.errno in _OWN_ERRORS:
+                if error.errno in _LOCAL_ERRORS:
                     return True
             else:
                 self.was_reached = True
-                self._places = [place]  # of a host's several, the one that its worker listens on
+                self._endpoints = [endpoint]  # of a host's several, the one the worker listens on
                 return True
         return False
 
 
-def _say_lost(cluster: Cluster, lost: list[int]) -> None:
-    names = " and ".join(cluster.name(index) for index in lost)
-    line = (
-        f"error: {cluster.name(cluster.index)} ends, since {names} cannot be reached; "
-        "start all of them again"
-    )
-    with contextlib.suppress(OSError):  # not by sys.stderr, which the main thread may hold
-        os.write(2, f"{printable(line)}\n".encode(errors="replace"))
+@contextlib.contextmanager
+def kill_if_startup_hangs(cluster: Cluster | None, timeout_seconds: float) -> Iterator[None]:
+    """Kill this process if TensorFlow's start waits too long for a worker that was lost.
+
+    Another process does so, since that start lets no thread or signal handler of Python run.
+    """
+    if cluster is None:
+        yield
+        return
+    code = f"from {__name__} import kill_later; kill_later({os.getpid()}, {timeout_seconds})"
+    with subprocess.Popen([sys.executable, "-c", code]) as killer:
+        try:
+            yield
+        finally:
+            killer.kill()
+
+
+def kill_later(pid: int, timeout_seconds: float) -> None:
+    """Kill the parent process `pid` after some time, with a line that names the lost workers."""
+    time.sleep(timeout_seconds)
+    cluster = from_tf_config()
+    assert cluster is not None
+    names = cluster.names(cluster.unreachable_workers()) or "the others"
+    if os.getppid() == pid:
+        _print_error(f"{cluster.own_name} waited in vain for {names} to start")
+        os.kill(pid, signal.SIGKILL)
+
+
+def _print_error(message: str) -> None:
+    with contextlib.suppress(OSError):  # sys.stderr may be locked by the main thread
+        os.write(2, f"error: {printable(message)}\n".encode(errors="replace"))

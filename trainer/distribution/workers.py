@@ -1,7 +1,7 @@
-"""What the workers of one training tell each other, by collectives, once TensorFlow runs on them.
+"""The workers of one training and their collectives, once TensorFlow runs on all of them.
 
-A training has a single worker unless TF_CONFIG names more. All of them call the same methods in the
-same order: each waits for the others in every one.
+A training has a single worker unless TF_CONFIG names more. All workers call the same methods in the
+same order: each call waits for all of them.
 """
 
 import contextlib
@@ -11,15 +11,15 @@ from typing import Any, TypeVar
 import numpy as np
 import tensorflow as tf
 
-from trainer.distribution.collectives import SumOverWorkers
-from trainer.distribution.rendezvous import Cluster
+from trainer.distribution.cluster import Cluster
+from trainer.distribution.collectives import WorkerSum
 from trainer.distribution.strategy import Strategy
 from trainer.distribution.variables import values_of
 from trainer.errors import UserError, WorkersError, require
 
 _T = TypeVar("_T")
-_TEXT_BYTES = 4096  # of which a longer text is cut
-# What TensorFlow raises where a worker is gone. It may stem from something else, as may Internal.
+_MAX_TEXT_BYTES = 4096
+# What TensorFlow raises where a worker is lost. InternalError may be one too, or mean anything.
 _LOST_WORKER_ERRORS = (
     tf.errors.UnavailableError,
     tf.errors.AbortedError,
@@ -29,66 +29,66 @@ _LOST_WORKER_ERRORS = (
 
 
 class Workers:
-    """This worker among those of a strategy; the chief, of number 0, alone writes the workdir."""
+    """The workers of a strategy, seen from one of them; the chief, worker 0, writes the workdir."""
 
     def __init__(self, strategy: Strategy, cluster: Cluster | None = None):
         self.strategy = strategy
-        self._sum = SumOverWorkers(strategy)
+        self._sum = WorkerSum(strategy)
         self.index = cluster.index if cluster else 0
         self.count = len(cluster.addresses) if cluster else 1
         self.is_chief = self.index == 0
 
     def broadcast_int(self, number: int) -> int:
-        """The chief's number, whatever the others hand in."""
+        """Return the chief's number on all workers."""
         return int(self._sum(np.array([number if self.is_chief else 0]))[0])
 
-    def any(self, asked: bool) -> bool:
-        """Whether one of the workers says so."""
-        return bool(self._sum(np.array([int(asked)]))[0])
+    def any(self, condition: bool) -> bool:
+        """Return whether the condition holds on any worker."""
+        return bool(self._sum(np.array([int(condition)]))[0])
 
-    def wait(self) -> None:
-        """Returns once all of them have come so far."""
+    def barrier(self) -> None:
+        """Return when all workers have called this."""
         self.any(False)
 
-    def texts(self, own: str) -> list[str]:
-        """What each of them has to say."""
-        said = own.encode()[:_TEXT_BYTES]
-        rows = np.zeros((self.count, _TEXT_BYTES), np.int64)
-        rows[self.index, : len(said)] = list(said)
+    def all_gather_text(self, text: str) -> list[str]:
+        """Return the text of each worker, cut to 4096 bytes."""
+        encoded = text.encode()[:_MAX_TEXT_BYTES]
+        rows = np.zeros((self.count, _MAX_TEXT_BYTES), np.int64)
+        rows[self.index, : len(encoded)] = list(encoded)
         all_rows = self._sum(rows.ravel()).reshape(rows.shape).astype(np.uint8)
         return [row.tobytes().rstrip(b"\0").decode(errors="replace") for row in all_rows]
 
     def run_everywhere(self, stage: Callable[[], _T]) -> _T:
-        """Does something on every worker, and ends all of them where one cannot go on.
+        """Call a function on every worker, and return its result.
 
         Raises:
-          UserError: what the stage raised here or, with the worker's name, elsewhere.
+          UserError: the function raised one, here or on another worker, which the line names.
         """
         try:
             result = stage()
         except UserError as error:
-            self.texts(str(error))
+            self.all_gather_text(str(error))
             raise
-        for index, mistake in enumerate(self.texts("")):
+        for index, mistake in enumerate(self.all_gather_text("")):
             require(not mistake, f"worker {index}: {mistake}")
         return result
 
     def run_on_chief(self, stage: Callable[[], _T]) -> _T | None:
-        """Does something on the chief alone, and ends all workers where it cannot go on.
+        """Call a function on the chief alone; return its result there and None on the others.
 
         Raises:
-          UserError: as `run_everywhere`.
+          UserError: the function raised one; on all workers.
         """
         return self.run_everywhere(lambda: stage() if self.is_chief else None)
 
-    def require_alike(self, what: str, own: str) -> None:
-        """Raises UserError on all workers unless each has the same to say of it."""
-        said = self.texts(own)
-        differing = [f"worker {index}" for index, its in enumerate(said) if its != said[0]]
-        require(not differing, f"{what} differ between worker 0 and {', '.join(differing)}")
+    def require_equal_on_all(self, name: str, text: str) -> None:
+        """Raise UserError on all workers unless the text is the same on each; `name` is plural."""
+        texts = self.all_gather_text(text)
+        differing = [f"worker {index}" for index, other in enumerate(texts) if other != texts[0]]
+        require(not differing, f"{name} differ between worker 0 and {', '.join(differing)}")
 
     def broadcast_variables(self, variables: Mapping[str, Any]) -> None:
-        """Assigns the chief's values, to the bit, to the variables of all workers."""
+        """Assign the chief's values of the variables, to the bit, on all workers."""
         if self.count == 1:
             return
         values = values_of(variables)
@@ -97,33 +97,33 @@ class Workers:
         raw = self._sum(padded if self.is_chief else np.zeros_like(padded)).tobytes()
         start = 0
         for path, value in values.items():
-            its = np.frombuffer(raw, value.dtype, value.size, start).reshape(value.shape)
-            variables[path].assign(its)
+            received = np.frombuffer(raw, value.dtype, value.size, start).reshape(value.shape)
+            variables[path].assign(received)
             start += value.nbytes
 
 
 @contextlib.contextmanager
-def watched(cluster: Cluster | None) -> Iterator[None]:
-    """Tells those errors of TensorFlow that stem from a worker that is gone.
+def lost_workers_as_errors(cluster: Cluster | None) -> Iterator[None]:
+    """Replace the errors that TensorFlow raises when a worker is lost.
 
     Raises:
-      WorkersError: instead of them.
+      WorkersError: instead of them; it names the workers that cannot be reached.
     """
     try:
         yield
     except (*_LOST_WORKER_ERRORS, tf.errors.InternalError) as error:
         if cluster is None:
             raise
-        gone = [cluster.name(index) for index in cluster.unreachable_workers()]
-        if not gone and not isinstance(error, _LOST_WORKER_ERRORS):
+        lost = cluster.unreachable_workers()
+        if not lost and not isinstance(error, _LOST_WORKER_ERRORS):
             raise
-        who = (
-            f"{' and '.join(gone)} cannot be reached"
-            if gone
-            else "another has ended or does not answer"
+        reason = (
+            f"{cluster.names(lost)} cannot be reached"
+            if lost
+            else "another worker has ended or does not answer"
         )
-        why = str(error.message).strip().partition("\n")[0]
+        first_line = str(error.message).strip().partition("\n")[0]
         raise WorkersError(
-            f"{cluster.name(cluster.index)} ends, since {who}; start all of them again "
-            f"({type(error).__name__}: {why})"
+            f"{cluster.own_name} ends, since {reason}; start all of them again "
+            f"({type(error).__name__}: {first_line})"
         ) from error

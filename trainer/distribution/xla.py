@@ -1,17 +1,19 @@
-"""How training steps are computed, and what XLA needs for it."""
+"""How training steps are executed: what XLA compiles of them, and what it needs for that."""
 
+import dataclasses
 import itertools
 import os
+from collections.abc import Callable
 
 import tensorflow as tf
 
-from trainer.distribution import devices
-from trainer.models import Autoencoder
-from trainer.models.convolutions import count_multiplications
-
-EXECUTIONS = ("graph", "xla_update", "xla", "xla_products")
+from trainer.config import EXECUTIONS
+from trainer.distribution import devices, xla_layers
+from trainer.errors import require_choice
+from trainer.models.base import Autoencoder
 
 CUT_SIZE = 128  # images at a time where convolutions are matrix products on a CPU
+_SMALL_BATCH = 128  # whose arithmetic does not outweigh a copy of the weights
 _LARGE_PRODUCTS = 4e9  # multiply-adds a step of dense layers, on a CPU
 _LAUNCH_BOUND = 2e9  # multiply-adds a step of convolutions, which a GPU does while it launches them
 _GPU_FLAGS = {
@@ -25,10 +27,68 @@ _GPU_FLAGS = {
 }
 
 
-def set_gpu_flags() -> None:
-    """Sets XLA's flags for GPUs in XLA_FLAGS, but those that it names already.
+@dataclasses.dataclass(frozen=True)
+class Execution:
+    """How training steps are executed; every way has the same result up to rounding.
 
-    XLA reads them once, when it first compiles.
+    There are three: TensorFlow's own kernels; on one replica, a loop over the steps that XLA has
+    compiled; on several, parts of a step that XLA has compiled, with sums over replicas in between.
+    """
+
+    mode: str  # of `EXECUTIONS`
+    on_gpus: bool
+    loop_by_xla: bool  # on one replica
+    parts_by_xla: bool  # on several
+    update_by_xla: bool  # on one replica: alone or in the loop
+    layer_kinds: tuple[type, ...]  # the layers of Keras that take forms for XLA
+    cuts_batch: bool  # into parts that fit a CPU's caches
+    gathers_words: bool  # rather than bytes from the device cache
+    orders_gradients: bool  # by `one_after_the_other`
+
+    def part(self, function: Callable) -> Callable:
+        """Returns a function that one replica computes, compiled where parts are."""
+        return tf.function(function, jit_compile=True) if self.parts_by_xla else function
+
+    def update(self, function: Callable) -> Callable:
+        """Returns the function that updates all replicas, compiled where the loop is not."""
+        alone = self.update_by_xla and not self.loop_by_xla
+        return tf.function(function, jit_compile=True) if alone else function
+
+
+def make_execution(mode: str, strategy: tf.distribute.Strategy, batch_size: int) -> Execution:
+    """Returns how steps of a global batch are executed on a strategy's replicas.
+
+    Modes: "graph", TensorFlow's own kernels; "xla_update", the same, but the optimizer's update is
+    compiled on one replica; "xla", compiled; "xla_products", compiled, each convolution as matrix
+    products, for which a CPU cuts a large batch to fit its caches.
+
+    Raises:
+      UserError: the mode is not known.
+    """
+    require_choice("execution", mode, EXECUTIONS)
+    compiled = mode in ("xla", "xla_products")
+    one_replica = strategy.num_replicas_in_sync == 1
+    on_gpus = devices.on_gpus(strategy)
+    layer_kinds = {"xla": xla_layers.MAX_POOLING, "xla_products": xla_layers.ALL}
+    return Execution(
+        mode=mode,
+        on_gpus=on_gpus,
+        loop_by_xla=compiled and one_replica,
+        parts_by_xla=compiled and not one_replica,
+        update_by_xla=mode != "graph" and one_replica,
+        layer_kinds=layer_kinds.get(mode, ()),
+        cuts_batch=mode == "xla_products" and not on_gpus,
+        gathers_words=on_gpus and not compiled,
+        orders_gradients=(
+            mode == "xla" and one_replica and not on_gpus and batch_size <= _SMALL_BATCH
+        ),
+    )
+
+
+def set_gpu_flags() -> None:
+    """Adds XLA's flags for GPUs to XLA_FLAGS, but for those that it holds already.
+
+    XLA reads the variable once, when it first compiles.
     """
     flags = os.environ.get("XLA_FLAGS", "")
     chosen = {f"--{name}": value for name, value in _GPU_FLAGS.items()}
@@ -48,7 +108,7 @@ def candidate_executions(
     launch of its own, where the rest of the step is part of one CUDA graph.
     """
     one_replica = strategy.num_replicas_in_sync == 1
-    few_channels, many_channels = count_multiplications([model.encoder, model.decoder])
+    few_channels, many_channels = xla_layers.count_multiplications(model)
     library = "xla_update" if one_replica else "graph"
     convolves = few_channels + many_channels > 0
     by_products = few_channels > many_channels
@@ -66,9 +126,9 @@ def candidate_executions(
 
 
 def sum_of_squares_for_cpu(gradient: tf.Tensor) -> tf.Tensor:
-    """Sums the squares of a gradient in a form that XLA on a CPU reads once, not thrice.
+    """Sums the squares of a gradient, which XLA on a CPU then reads from memory once, not thrice.
 
-    XLA writes a sum of more than 32 terms as a tree, which keeps it from squaring on the way.
+    XLA splits a sum of more than 32 terms into a tree, and then no longer squares while it sums.
     """
     size = gradient.shape.num_elements()
     parts = next(parts for parts in range(8, 0, -1) if size % parts == 0)
@@ -77,10 +137,10 @@ def sum_of_squares_for_cpu(gradient: tf.Tensor) -> tf.Tensor:
 
 
 def one_after_the_other(gradients: list[tf.Tensor]) -> list[tf.Tensor]:
-    """Returns the gradients, each available only after the one before it in the model.
+    """Returns the same gradients, each of which depends on the one before it in the model.
 
-    No layer's weights change before the gradient has passed through them: XLA, which orders by
-    data dependence only, would copy the weights first.
+    So a layer's weights change only once the backward pass is through with them. XLA, which orders
+    by data dependence only, would otherwise copy the weights first.
     """
 
     def unknown_zero(gradient: tf.Tensor) -> tf.Tensor:
@@ -93,7 +153,7 @@ def one_after_the_other(gradients: list[tf.Tensor]) -> list[tf.Tensor]:
 
 
 def cuts(size: int) -> int:
-    """Returns the fewest equal parts of a batch that fit a CPU's caches; 1 if there are none."""
+    """Returns into how few equal parts a batch is cut that fit a CPU's caches; 1 if none do."""
     if size <= CUT_SIZE:
         return 1
     fitting = range(CUT_SIZE // 2, CUT_SIZE + 1)

@@ -12,18 +12,21 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from trainer import data, models, positions
-from trainer.data.examples import Images
+from trainer import models, positions
+from trainer.config import EXECUTIONS
+from trainer.data.batches import training_batches
+from trainer.data.dataset import Split
 from trainer.distribution import optimizers
 from trainer.distribution.devices import describe_devices
 from trainer.distribution.inference import map_batches
-from trainer.distribution.step import Steps
+from trainer.distribution.step import Steps, StepSettings
 from trainer.distribution.strategy import build_model, enable_determinism
 from trainer.distribution.variables import model_variables
-from trainer.distribution.xla import EXECUTIONS, candidate_executions
+from trainer.distribution.xla import candidate_executions
 from trainer.errors import require, require_at_least
 from trainer.evaluation import evaluate
-from trainer.run import checkpoints, restore, workdir
+from trainer.models.base import Autoencoder, StepContext
+from trainer.run import checkpoints, restore
 from trainer.storage import atomic, paths
 
 FINETUNED = "finetuned"  # names of the files, without their endings
@@ -39,7 +42,7 @@ class Classifier(keras.Model):
     So Vincent et al. 2010 and Rifai et al. 2011 measure what an encoder has learnt.
     """
 
-    def __init__(self, autoencoder: models.Autoencoder, classes: int):
+    def __init__(self, autoencoder: Autoencoder, classes: int):
         super().__init__()
         self.encoder = autoencoder.encoder
         self._encode = autoencoder.encode  # which may do more than its encoder
@@ -51,7 +54,7 @@ class Classifier(keras.Model):
         """Images [B, H, W, C] to logits, float32 [B, classes]."""
         return self.softmax(self._encode(images))
 
-    def loss_terms(self, images: tf.Tensor, context: models.StepContext) -> dict[str, tf.Tensor]:
+    def loss_terms(self, images: tf.Tensor, context: StepContext) -> dict[str, tf.Tensor]:
         """The `cross_entropy` of the labels, in nats."""
         return {"cross_entropy": _cross_entropy_nats(self(images), context.labels)}
 
@@ -118,13 +121,10 @@ def finetune(
         optimizers.learning_rate_schedule(
             schedule, learning_rate=learning_rate, warmup_steps=0, last_step=ends[-1]
         ),
-        precision=config.precision,
-        batch_size=batch_size,
-        seed=config.seed,
-        last_step=ends[-1],
-        execution=_execution(path, run, batch_size),
+        StepSettings(config.precision, batch_size, config.seed, last_step=ends[-1]),
+        execution=_execution(run, batch_size),
     )
-    if isinstance(train.images, np.ndarray) and config.data.get("placement") != "host":
+    if isinstance(train.images, np.ndarray) and config.data.placement != "host":
         steps.cache_on_device(train.images)
 
     # 3. What is told from the codes as they are; the epochs, of which the best is kept.
@@ -205,7 +205,7 @@ def _check(num_epochs: int, learning_rate: float, patience_epochs: int, labels: 
     )
 
 
-def _count_classes(run: restore.Trained) -> int:
+def _count_classes(run: restore.TrainedRun) -> int:
     """One more than the largest label."""
     parts = (run.dataset.train, run.dataset.validation, run.dataset.test)
     labels = [part.labels[:] for part in parts if part.labels is not None]
@@ -225,7 +225,7 @@ def _count_classes(run: restore.Trained) -> int:
     return 1 + largest
 
 
-def _labelled(part: Images, count: int) -> Images:
+def _labelled(part: Split, count: int) -> Split:
     """So many random ones of the images, or all (0), their labels in memory.
 
     A larger number of them has those of a smaller one.
@@ -242,28 +242,28 @@ def _labelled(part: Images, count: int) -> Images:
         len(np.unique(labels)) > 1,
         f"the {len(labels)} labelled images are of one class; there is nothing to tell",
     )
-    return Images(images, labels)
+    return Split(images, labels)
 
 
-def _read(run: restore.Trained, part: Images) -> tuple[np.ndarray, np.ndarray]:
+def _read(run: restore.TrainedRun, part: Split) -> tuple[np.ndarray, np.ndarray]:
     """Images and their labels, as `evaluation.read` gives them."""
     images, labels = evaluate.read(run, part)
     assert labels is not None
     return images, labels
 
 
-def _with_first_weights(run: restore.Trained) -> models.Autoencoder:
+def _with_first_weights(run: restore.TrainedRun) -> Autoencoder:
     """The autoencoder as its training began."""
     keras.utils.set_random_seed(run.config.seed)
     return build_model(
         run.strategy,
         run.config.precision,
-        lambda: models.create(run.dataset.image_shape, **run.config.model),
+        lambda: models.create(run.dataset.image_shape, run.config.model),
     )
 
 
 def _frozen_error(
-    autoencoder: models.Autoencoder,
+    autoencoder: Autoencoder,
     train: np.ndarray,
     train_labels: np.ndarray,
     test: np.ndarray,
@@ -273,16 +273,16 @@ def _frozen_error(
     return 1 - evaluate.probe_accuracy(train_codes, train_labels, test_codes, test_labels)
 
 
-def _execution(path: Path, run: restore.Trained, batch_size: int) -> str:
+def _execution(run: restore.TrainedRun, batch_size: int) -> str:
     """How the run computes its own steps on these devices, or would."""
-    chosen = workdir.executions(path).get(describe_devices(run.strategy))
+    chosen = run.run.executions.get(describe_devices(run.strategy))
     if chosen is None and run.config.execution in EXECUTIONS:
         chosen = run.config.execution
     return chosen or candidate_executions(run.strategy, run.model, batch_size)[0]
 
 
 def _losses(
-    steps: Steps, train: Images, ends: Sequence[int], batch_size: int, seed: int
+    steps: Steps, train: Split, ends: Sequence[int], batch_size: int, seed: int
 ) -> Iterator[float]:
     """Trains from each step of `ends` to the next; gives the mean loss of these steps."""
     images, labels = train.images, train.labels
@@ -294,7 +294,7 @@ def _losses(
         for start, end in itertools.pairwise(ends)
         for first in range(start, end, most_steps)
     )
-    calls = data.batches(images, ranges, most_steps, batch_size, seed, numbers=True)
+    calls = training_batches(images, ranges, most_steps, batch_size, seed, as_indices=True)
     losses: list[np.ndarray] = []
     for first, count, numbers in calls.as_numpy_iterator():
         drawn = numbers

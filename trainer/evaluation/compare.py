@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from trainer.errors import UserError, require
 from trainer.run import workdir
+from trainer.run.metrics_log import training_seconds
 from trainer.storage import atomic, paths
 
 if TYPE_CHECKING:
@@ -115,7 +116,9 @@ def place(workdirs: Sequence[Path], output: str = "", *, overwrite: bool = False
     Raises:
       UserError: one of them is there.
     """
-    return paths.check_files(output or _shared(workdirs), (TABLE, PICTURE), overwrite=overwrite)
+    return paths.check_output_files(
+        output or _shared(workdirs), (TABLE, PICTURE), overwrite=overwrite
+    )
 
 
 def compare(workdirs: Sequence[Path], output: str = "", *, overwrite: bool = False) -> str:
@@ -162,11 +165,11 @@ def _shared(workdirs: Sequence[Path]) -> Path:
 
 
 def _read(folder: Path, name: str) -> Run:
-    described, rows = workdir.read(folder), workdir.read_log(folder)
-    config = described.config
-    seconds = workdir.training_seconds(rows, config.batch_size)
-    timed_steps = max((row["step"] for row in rows if row["part"] == "train"), default=0)
-    losses = [row["loss"] for row in rows if row["part"] == "validation"]
+    described = workdir.read(folder)
+    config, rows = described.config, described.log.rows()
+    seconds = training_seconds(rows, config.batch_size)
+    timed_steps = max((row["step"] for row in rows if row["split"] == "train"), default=0)
+    losses = [row["loss"] for row in rows if row["split"] == "validation"]
     run = Run(
         workdir=folder,
         name=name,

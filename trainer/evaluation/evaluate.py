@@ -14,9 +14,10 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from trainer import models
-from trainer.data.examples import Images, allowed_bytes, to_unit
+from trainer.data.dataset import Split, to_unit
+from trainer.data.memory import allowed_bytes
 from trainer.distribution.inference import map_batches
+from trainer.models.base import Measured, in_unit_interval, mean_bce_nats
 from trainer.monitoring import figures, goodput, projector
 from trainer.monitoring.tensorboard import TEST, Summaries
 from trainer.positions import Noise
@@ -80,7 +81,7 @@ def evaluate(folder: str, which: str = "last") -> dict[str, Any]:
                 train_pca, train_labels, test_pca, test_labels
             )
     noisy = functools.partial(map_batches, noise_seed=seed)
-    measured = models.Measured(
+    measured = Measured(
         train, test, codes, pca, map_batches, noisy, train_labels, test_labels, train_codes
     )
     metrics |= model.own_metrics(measured)
@@ -98,13 +99,13 @@ def evaluate(folder: str, which: str = "last") -> dict[str, Any]:
     return metrics
 
 
-def read(run: restore.Trained, part: Images) -> tuple[np.ndarray, np.ndarray | None]:
+def read(run: restore.TrainedRun, part: Split) -> tuple[np.ndarray, np.ndarray | None]:
     """Images as float32 in [0, 1], and labels: all of them, or as many as are to be measured.
 
     So many, evenly spread, as fit the memory beside what is made of them; 200,000 at most.
     """
     row_bytes = np.dtype(np.float32).itemsize * math.prod(run.dataset.image_shape)
-    allowed = allowed_bytes(run.config.data.get("memory_gib", 0.0))
+    allowed = allowed_bytes(run.config.data.memory_gib)
     fitting = int(_MEMORY_SHARE * allowed / row_bytes)
     images, labels = part.read(max(1, min(_MOST_IMAGES, fitting)))
     return to_unit(images), labels
@@ -129,8 +130,8 @@ def reconstruction_metrics(images: np.ndarray, rebuilt: np.ndarray) -> dict[str,
             similarities.append(tf.image.ssim(images[some], cut[some], 1.0, filter_size=window))
         metrics["psnr_db"] = float(np.mean(-10 * np.log10(np.maximum(squared, 1e-12))))
         metrics["ssim"] = float(tf.reduce_mean(tf.concat(similarities, axis=0)))
-    if models.in_unit_interval(images):
-        metrics["bce"] = models.mean_bce_nats(images, cut)
+    if in_unit_interval(images):
+        metrics["bce"] = mean_bce_nats(images, cut)
     return metrics
 
 

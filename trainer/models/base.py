@@ -9,15 +9,13 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from trainer.errors import require, require_choice
+from trainer.errors import require
 from trainer.monitoring import figures
 from trainer.positions import Noise
 
 if TYPE_CHECKING:
     from sklearn.decomposition import PCA  # a second of start-up that training does not need
 
-_LOSSES = ("mse", "bce")
-_OUTPUT_ACTIVATIONS = ("linear", "sigmoid")
 _FILTERS_SHOWN = 100
 _PROBABILITY_MARGIN = 1e-7  # keeps the logarithm of a reconstruction finite
 
@@ -67,18 +65,8 @@ class Autoencoder(keras.Model):
         loss: str,
         output_activation: str,
     ):
-        """Takes networks already built, the loss ("mse", "bce") and "linear" or "sigmoid".
-
-        Raises:
-          UserError: a name is not known, or "bce" is asked of an output that is no probability.
-        """
+        """Takes networks already built, and the values of the two keys."""
         super().__init__()
-        require_choice("model.loss", loss, _LOSSES)
-        require_choice("model.output_activation", output_activation, _OUTPUT_ACTIVATIONS)
-        require(
-            loss != "bce" or output_activation == "sigmoid",
-            f"model.loss='bce' needs model.output_activation='sigmoid', not {output_activation!r}",
-        )
         self.image_shape = image_shape
         self.encoder = encoder
         self.decoder = decoder
@@ -129,12 +117,8 @@ class Autoencoder(keras.Model):
             error = tf.square(self._output(logits) - images)
         return tf.reduce_mean(error, axis=list(range(1, len(images.shape))))
 
-    def check_data(self, lowest: float, highest: float, *, binarised: bool) -> None:
-        """Raises UserError unless the kind can learn from data between these two numbers.
-
-        `binarised`: their pixels were drawn once, 0 or 1, from their intensities.
-        """
-        del binarised
+    def check_data(self, lowest: float, highest: float) -> None:
+        """Raises UserError unless the kind can learn from data between these two numbers."""
         others = "model.loss='mse' and model.output_activation='linear'"
         if self._loss == "bce":
             require_unit_interval("model.loss='bce'", lowest, highest, others)
@@ -212,12 +196,12 @@ class Autoencoder(keras.Model):
 
 
 def require_undercomplete(code_size: int, image_shape: tuple[int, ...]) -> None:
-    """Raises UserError if the code is empty or larger than the image it should compress."""
+    """Raises UserError if the code is larger than the image it should compress."""
     pixels = math.prod(image_shape)
     shape = "x".join(map(str, image_shape))
     what = f"an image of {shape}" if len(image_shape) > 1 else f"a vector of {shape} feature(s)"
     require(
-        1 <= code_size <= pixels,
+        code_size <= pixels,
         f"model.code_size={code_size} is not allowed here; {what} allows 1 to {pixels}",
     )
 

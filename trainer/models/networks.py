@@ -1,10 +1,11 @@
 """Encoders and decoders, dense and convolutional: plain stacks of Keras layers.
 
 Every layer has a name of its own, since checkpoints store a variable under its path. A decoder
-ends in logits; the model applies the output activation. Whatever the precision of the layers
-between, codes and logits are computed in float32.
+ends in logits, to which the model applies the output activation. Codes and logits are computed in
+float32, whatever the precision of the layers between.
 """
 
+import functools
 import itertools
 import math
 from collections.abc import Sequence
@@ -13,44 +14,41 @@ import keras
 import tensorflow as tf
 from keras import layers
 
-from trainer.errors import require, require_choice
-from trainer.models.convolutions import Convolution, MaxPooling, TransposedConvolution, UpSampling
+from trainer.errors import require
+from trainer.models.settings import DenseNetwork, Network
 
 Shape = tuple[int, ...]  # (H, W, C) of images; dense layers take (D,) of vectors too
 
+_conv = functools.partial(layers.Conv2D, kernel_size=3, padding="same")
+_transposed_conv = functools.partial(
+    layers.Conv2DTranspose, kernel_size=3, strides=2, padding="same"
+)
+_max_pooling = functools.partial(layers.MaxPooling2D, padding="same")
+
 
 def create(
-    network: str,
-    image_shape: Shape,
-    code_size: int,
-    *,
-    hidden_units: Sequence[int],
-    stage_filters: tuple[int, int],
-    dense_units: int,
-    activation: str,
-    numbers_of_each: int = 1,
+    image_shape: Shape, settings: Network, numbers_of_each: int = 1
 ) -> tuple[keras.Sequential, keras.Sequential]:
-    """An encoder and a decoder, "dense" of `hidden_units`, or "conv" of the two other settings.
+    """Builds an encoder and a decoder of the network that the settings choose.
 
-    The encoder gives so many numbers of each in the code, [B, numbers_of_each * code_size]; the
-    decoder takes the code.
+    The encoder gives [B, numbers_of_each * code_size]; the decoder takes [B, code_size].
 
     Raises:
-      UserError: the network is not known, or what its functions raise.
+      UserError: convolutions are asked of vectors.
     """
+    activation, code_size = settings.activation, settings.code_size
     encoded = numbers_of_each * code_size
-    networks = {
-        "dense": lambda: (
-            dense_encoder(image_shape, hidden_units, encoded, activation, "linear"),
-            dense_decoder(image_shape, hidden_units[::-1], code_size, activation),
-        ),
-        "conv": lambda: (
-            strided_encoder(image_shape, stage_filters, dense_units, encoded, activation),
-            strided_decoder(image_shape, stage_filters, dense_units, code_size, activation),
-        ),
-    }
-    require_choice("model.network", network, tuple(networks))
-    return networks[network]()
+    if settings.network == "conv":
+        stages = settings.stage_filters, settings.dense_units
+        return (
+            strided_encoder(image_shape, *stages, encoded, activation),
+            strided_decoder(image_shape, *stages, code_size, activation),
+        )
+    units = settings.hidden_units
+    return (
+        dense_encoder(image_shape, units, encoded, activation, "linear"),
+        dense_decoder(image_shape, units[::-1], code_size, activation),
+    )
 
 
 def dense_encoder(
@@ -60,7 +58,7 @@ def dense_encoder(
     activation: str,
     code_activation: str,
 ) -> keras.Sequential:
-    """Images [B, H, W, C] through dense layers of `hidden_units` to a code [B, code_size]."""
+    """Builds dense layers of `hidden_units` from images [B, H, W, C] to a code [B, code_size]."""
     return _network("encoder", image_shape, [
         layers.Flatten(name="flatten"),
         *_dense_layers(hidden_units, activation),
@@ -71,7 +69,7 @@ def dense_encoder(
 def dense_decoder(
     image_shape: Shape, hidden_units: Sequence[int], code_size: int, activation: str
 ) -> keras.Sequential:
-    """A code [B, code_size] through dense layers of `hidden_units` to logits [B, H, W, C]."""
+    """Builds dense layers of `hidden_units` from a code [B, code_size] to logits [B, H, W, C]."""
     return _network("decoder", (code_size,), [
         *_dense_layers(hidden_units, activation),
         layers.Dense(math.prod(image_shape), name="logits", dtype="float32"),
@@ -80,25 +78,23 @@ def dense_decoder(
 
 
 def dense_autoencoder(
-    image_shape: Shape,
-    hidden_units: Sequence[int],
-    code_size: int,
-    activation: str,
-    code_activation: str,
-    *,
-    tied: bool,
+    image_shape: Shape, settings: DenseNetwork, *, tied: bool = False
 ) -> tuple[keras.Sequential, keras.Sequential]:
-    """A dense encoder and the mirrored decoder, `tied` to the encoder's kernels or with its own."""
-    encoder = dense_encoder(image_shape, hidden_units, code_size, activation, code_activation)
+    """Builds a dense encoder and its mirror image.
+
+    The decoder is `tied` to the encoder's kernels, or has kernels of its own.
+    """
+    units, code_size, activation = settings.hidden_units, settings.code_size, settings.activation
+    encoder = dense_encoder(image_shape, units, code_size, activation, settings.code_activation)
     if tied:
         return encoder, tied_decoder(encoder, image_shape, activation)
-    return encoder, dense_decoder(image_shape, hidden_units[::-1], code_size, activation)
+    return encoder, dense_decoder(image_shape, units[::-1], code_size, activation)
 
 
 def tied_decoder(
     encoder: keras.Sequential, image_shape: Shape, activation: str
 ) -> keras.Sequential:
-    """`dense_decoder` by the transposed kernels of a `dense_encoder`; its own are biases alone."""
+    """Builds a dense decoder of the encoder's kernels, transposed, and of biases of its own."""
     *others, first = [layer for layer in encoder.layers if isinstance(layer, layers.Dense)][::-1]
     return _network("decoder", (encoder.output_shape[-1],), [
         *(
@@ -111,11 +107,14 @@ def tied_decoder(
 
 
 class TransposedDense(layers.Layer):
-    """Rows [B, units] back to [B, inputs] of a dense layer, by its kernel; the bias is its own."""
+    """Takes rows [B, units] back to the [B, inputs] of a dense layer, by the same kernel.
+
+    The bias is its own.
+    """
 
     def __init__(self, dense: layers.Dense, activation: str = "linear", **settings):
         super().__init__(**settings)
-        self._kernel = lambda: dense.kernel  # not tracked: the kernel stays the encoder's alone
+        self._kernel = lambda: dense.kernel  # not tracked by Keras: a variable of the encoder alone
         self._activation = keras.activations.get(activation)
 
     def build(self, input_shape):
@@ -128,7 +127,7 @@ class TransposedDense(layers.Layer):
         return self._activation(outputs + tf.cast(self.bias, outputs.dtype))
 
     def plain_keras(self, inputs: keras.KerasTensor) -> keras.KerasTensor:
-        """What `call` gives, by a dense layer of Keras's with a copy of the kernel, in float32."""
+        """Computes what `call` does by a Keras layer with a copy of the kernel, in float32."""
         kernel, bias = (weights.numpy() for weights in (self._kernel(), self.bias))
         dense = layers.Dense(len(bias), self._activation, name=self.name, dtype="float32")
         outputs = dense(inputs)
@@ -139,19 +138,20 @@ class TransposedDense(layers.Layer):
 def dense_pair(
     image_shape: Shape, layer_sizes: Sequence[int], activation: str, code_activation: str
 ) -> tuple[keras.Sequential, keras.Sequential]:
-    """Dense layers of `layer_sizes`, the last of them the code, and the mirrored ones."""
+    """Builds dense layers of `layer_sizes`, whose last is the code, and their mirror image."""
     *hidden_units, code_size = layer_sizes
-    return dense_autoencoder(
-        image_shape, hidden_units, code_size, activation, code_activation, tied=False
+    return (
+        dense_encoder(image_shape, hidden_units, code_size, activation, code_activation),
+        dense_decoder(image_shape, hidden_units[::-1], code_size, activation),
     )
 
 
 def conv_pair(
     image_shape: Shape, layer_sizes: Sequence[int], activation: str, code_activation: str
 ) -> tuple[keras.Sequential, keras.Sequential]:
-    """keras.io's denoiser: `pooled_encoder`, and back by transposed convolutions of stride 2.
+    """Builds keras.io's denoiser: `pooled_encoder`, and a decoder that doubles as often.
 
-    There are as many of these, and a convolution to the logits.
+    The decoder is transposed convolutions of stride 2, and a convolution to the logits.
 
     Raises:
       UserError: the shape is one of vectors.
@@ -163,10 +163,10 @@ def conv_pair(
     decoder = _network("decoder", encoder.output_shape[1:], [
         layers.Reshape((rows, columns, layer_sizes[-1]), name="map"),
         *(
-            TransposedConvolution(channels, 3, 2, activation=activation, name=f"conv_{number}")
+            _transposed_conv(channels, activation=activation, name=f"conv_{number}")
             for number, channels in enumerate(layer_sizes[::-1], start=1)
         ),
-        Convolution(image_channels, 3, name="logits", dtype="float32"),
+        _conv(image_channels, name="logits", dtype="float32"),
         *_crop((2**times * rows, 2**times * columns), (height, width)),
     ])  # fmt: skip
     return encoder, decoder
@@ -175,10 +175,10 @@ def conv_pair(
 def pooled_encoder(
     image_shape: Shape, layer_sizes: Sequence[int], activation: str, code_activation: str
 ) -> keras.Sequential:
-    """3x3 convolutions of `layer_sizes` channels, each halved by max-pooling.
+    """Builds 3x3 convolutions of `layer_sizes` channels, a max-pooling after each.
 
-    Images [B, H, W, C] to a code: what the last pooling leaves, H and W halved and rounded up each
-    time. The article's has two.
+    Each pooling halves H and W, rounded up. The code is the flattened maps of the last one. The
+    article's encoder has two.
 
     Raises:
       UserError: the shape is one of vectors.
@@ -188,15 +188,13 @@ def pooled_encoder(
     return _network("encoder", image_shape, [
         *itertools.chain.from_iterable(
             (
-                Convolution(channels, 3, activation=activation, name=f"conv_{number}"),
-                MaxPooling(name=f"pool_{number}"),
+                _conv(channels, activation=activation, name=f"conv_{number}"),
+                _max_pooling(name=f"pool_{number}"),
             )
             for number, channels in hidden
         ),
-        Convolution(
-            code_channels, 3, activation=code_activation, name=f"conv_{last}", dtype="float32"
-        ),
-        MaxPooling(name=f"pool_{last}", dtype="float32"),
+        _conv(code_channels, activation=code_activation, name=f"conv_{last}", dtype="float32"),
+        _max_pooling(name=f"pool_{last}", dtype="float32"),
         layers.Flatten(name="code", dtype="float32"),
     ])  # fmt: skip
 
@@ -204,41 +202,35 @@ def pooled_encoder(
 def pooled_decoder(
     image_shape: Shape, filters: int, code_channels: int, activation: str
 ) -> keras.Sequential:
-    """The article's decoder: three 3x3 convolutions with a doubling between each pair.
+    """Builds the article's decoder: three 3x3 convolutions, with an up-sampling between each two.
 
-    A code [B, ceil(H/4) * ceil(W/4) * code_channels] to logits [B, H, W, C].
+    It takes a code [B, ceil(H/4) * ceil(W/4) * code_channels] to logits [B, H, W, C].
     """
     height, width, channels = image_shape
     rows, columns = _halved(image_shape, 2)
     return _network("decoder", (rows * columns * code_channels,), [
         layers.Reshape((rows, columns, code_channels), name="map"),
-        Convolution(
-            code_channels, 3, activation=activation, name="conv_1"
-        ),
-        UpSampling(name="up_1"),
-        Convolution(filters, 3, activation=activation, name="conv_2"),
-        UpSampling(name="up_2"),
-        Convolution(channels, 3, name="logits", dtype="float32"),
+        _conv(code_channels, activation=activation, name="conv_1"),
+        layers.UpSampling2D(name="up_1"),
+        _conv(filters, activation=activation, name="conv_2"),
+        layers.UpSampling2D(name="up_2"),
+        _conv(channels, name="logits", dtype="float32"),
         *_crop((4 * rows, 4 * columns), (height, width)),
     ])  # fmt: skip
 
 
 def strided_encoder(
-    image_shape: Shape, filters: tuple[int, int], dense_units: int, code_size: int, activation: str
+    image_shape: Shape, filters: Sequence[int], dense_units: int, code_size: int, activation: str
 ) -> keras.Sequential:
-    """Two 3x3 convolutions of stride 2, a dense layer, a linear code [B, code_size].
+    """Builds two 3x3 convolutions of stride 2, a dense layer and a linear code [B, code_size].
 
     Raises:
-      UserError: there are not two numbers of filters, or the shape is one of vectors.
+      UserError: the shape is one of vectors.
     """
     _require_image(image_shape)
-    require(
-        len(filters) == 2,
-        f"model.stage_filters={tuple(filters)} is not allowed; there are two stages",
-    )
     return _network("encoder", image_shape, [
-        Convolution(filters[0], 3, 2, activation=activation, name="conv_1"),
-        Convolution(filters[1], 3, 2, activation=activation, name="conv_2"),
+        _conv(filters[0], strides=2, activation=activation, name="conv_1"),
+        _conv(filters[1], strides=2, activation=activation, name="conv_2"),
         layers.Flatten(name="flatten"),
         layers.Dense(dense_units, activation, name="hidden"),
         layers.Dense(code_size, name="code", dtype="float32"),
@@ -246,17 +238,17 @@ def strided_encoder(
 
 
 def strided_decoder(
-    image_shape: Shape, filters: tuple[int, int], dense_units: int, code_size: int, activation: str
+    image_shape: Shape, filters: Sequence[int], dense_units: int, code_size: int, activation: str
 ) -> keras.Sequential:
-    """`strided_encoder` mirrored, with transposed convolutions: a code to logits [B, H, W, C]."""
+    """Builds `strided_encoder` mirrored, with transposed convolutions, to logits [B, H, W, C]."""
     height, width, channels = image_shape
     rows, columns = _halved(image_shape, 2)
     return _network("decoder", (code_size,), [
         layers.Dense(dense_units, activation, name="hidden"),
         layers.Dense(rows * columns * filters[1], activation, name="widen"),
         layers.Reshape((rows, columns, filters[1]), name="map"),
-        TransposedConvolution(filters[0], 3, 2, activation=activation, name="conv_1"),
-        TransposedConvolution(channels, 3, 2, name="logits", dtype="float32"),
+        _transposed_conv(filters[0], activation=activation, name="conv_1"),
+        _transposed_conv(channels, name="logits", dtype="float32"),
         *_crop((4 * rows, 4 * columns), (height, width)),
     ])  # fmt: skip
 
@@ -283,13 +275,13 @@ def _dense_layers(units: Sequence[int], activation: str) -> list[layers.Layer]:
 
 
 def _halved(image_shape: Shape, times: int) -> tuple[int, int]:
-    """Rows and columns after so many halvings, each rounded up."""
+    """Returns rows and columns after as many halvings as `times`, each rounded up."""
     return -(-image_shape[0] // 2**times), -(-image_shape[1] // 2**times)
 
 
-def _crop(size: tuple[int, int], wanted: tuple[int, int]) -> list[layers.Layer]:
-    """Takes off what rounding up added at the bottom and the right, if anything."""
-    extra = size[0] - wanted[0], size[1] - wanted[1]
+def _crop(size: tuple[int, int], cropped: tuple[int, int]) -> list[layers.Layer]:
+    """Builds a layer that cuts off, below and to the right, what rounding up has added, if any."""
+    extra = size[0] - cropped[0], size[1] - cropped[1]
     if extra == (0, 0):
         return []
     return [layers.Cropping2D(((0, extra[0]), (0, extra[1])), name="crop", dtype="float32")]

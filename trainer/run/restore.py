@@ -1,4 +1,4 @@
-"""A trained model, read from the workdir of its run alone."""
+"""A trained model, read from its workdir alone."""
 
 import dataclasses
 import operator
@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-from ml_collections import ConfigDict
 
-from trainer import data, models, settings
+from trainer import data, models
+from trainer.config import Config
 from trainer.distribution.strategy import (
     Strategy,
     build_model,
@@ -17,7 +17,8 @@ from trainer.distribution.strategy import (
 )
 from trainer.distribution.variables import model_variables
 from trainer.errors import UserError, require
-from trainer.run import checkpoints, workdir
+from trainer.models.base import Autoencoder
+from trainer.run import workdir
 from trainer.storage import paths
 
 
@@ -25,99 +26,88 @@ from trainer.storage import paths
 class TrainedModel:
     """A model with the weights of a checkpoint; needs none of the data of its run."""
 
-    strategy: Strategy  # that the model is on
-    config: ConfigDict
-    step: int  # that the checkpoint was taken at
-    model: models.Autoencoder
-    scaling: data.Scaling | None  # from a user's vectors to those that the model sees
-    feature_names: tuple[str, ...]  # of the columns of a table, in the model's order
-    fill: np.ndarray | None  # float64 [D], in a user's units, what stands for missing numbers
+    run: workdir.Run
+    strategy: Strategy  # on whose devices the model is
+    step: int  # of the checkpoint
+    model: Autoencoder
+    scaling: data.Scaling | None  # from a user's vectors to the model's
+    feature_names: tuple[str, ...]  # the columns of a table, in the model's order
+    fill: np.ndarray | None  # float64 [D], in a user's units, in the place of missing numbers
+
+    @property
+    def config(self) -> Config:
+        """The config of the run."""
+        return self.run.config
 
 
 @dataclasses.dataclass(frozen=True)
-class Trained(TrainedModel):
-    """The same, with the data of its run."""
+class TrainedRun(TrainedModel):
+    """A trained model with the data of its run."""
 
     dataset: data.Dataset
 
 
-def load_model(folder: str | Path, which: str = "last") -> TrainedModel:
-    """Reads a run's "last" or "best" checkpoint; to be called before TensorFlow's first operation.
+def load_model(folder: str | Path, checkpoint: str = "last") -> TrainedModel:
+    """Restores the "last" or the "best" checkpoint of the run in a workdir.
+
+    Must be called before TensorFlow's first operation.
 
     Raises:
-      UserError: the workdir holds no run that can be read.
+      UserError: the workdir holds no run, or one that cannot be read.
     """
-    path = paths.path_of(folder)
-    return _model_of(workdir.read(path), path, which)
+    return _restore(workdir.read(paths.path_of(folder)), checkpoint)
 
 
-def load(folder: str | Path, which: str = "last") -> Trained:
-    """Reads a run's checkpoint as `load_model` does, and its data.
+def load(folder: str | Path, checkpoint: str = "last") -> TrainedRun:
+    """Restores a checkpoint as `load_model`, and reads the data of the run.
 
     Raises:
-      UserError: as `load_model`, or its data are not what they were.
+      UserError: as `load_model`, or the data are not what the run was trained on.
     """
-    path = paths.path_of(folder)
-    run = workdir.read(path)
-    with workdir.of_another_version(path / workdir.CONFIG):
-        settings.check_data(run.config.data)
-    model = _model_of(run, path, which)
-    dataset = data.load(**run.config.data)
+    run = workdir.read(paths.path_of(folder))
+    trained = _restore(run, checkpoint)
+    dataset = data.load(run.config.data)
     require(
         dataset.fingerprint() == run.data_fingerprint,
-        f"the data of {run.config.data.name!r} are not those that {path} was trained on",
+        f"the data of {run.config.data.name!r} are not those that {run.workdir} was trained on",
     )
-    return Trained(**vars(model), dataset=dataset)
+    return TrainedRun(**vars(trained), dataset=dataset)
 
 
-def _model_of(run: workdir.Run, folder: Path, which: str) -> TrainedModel:
-    if run.inputs is None:
-        raise UserError(
-            f"{folder / workdir.CONFIG} does not say what the inputs are like: the run is older; "
-            "start its training once more, with the same command, to have it noted"
-        )
-    try:
-        image_shape, scaling, feature_names, fill = _described(run.inputs)
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(
-            f"{folder / workdir.CONFIG} is damaged: its inputs are none that a training writes "
-            f"({type(error).__name__}: {error}); start its training once more, with the same "
-            "command, to have them noted"
-        ) from error
+def _restore(run: workdir.Run, checkpoint: str) -> TrainedModel:
+    with workdir.as_damaged_config(run.workdir):
+        image_shape, scaling, feature_names, fill = _parse_inputs(run.inputs)
     leave_other_gpus()
     strategy = make_inference_strategy()
-    checkpoint = checkpoints.find(folder / workdir.CHECKPOINTS, which, run_id=run.run_id)
-    if checkpoint is None:
-        raise UserError(f"{folder} holds no checkpoint")
-    with workdir.of_another_version(folder / workdir.CONFIG):
+    found = run.checkpoints.find(checkpoint)
+    if found is None:
+        raise UserError(f"{run.workdir} holds no checkpoint")
+    with workdir.as_damaged_config(run.workdir):
         model = build_model(
             strategy,
             run.config.precision,
-            lambda: models.create(image_shape, **run.config.model),
+            lambda: models.create(image_shape, run.config.model),
         )
-    checkpoints.restore(checkpoint, model_variables(model))
-    return TrainedModel(
-        strategy,
-        run.config,
-        checkpoint.step,
-        model,
-        scaling,
-        feature_names,
-        fill,
-    )
+    found.restore(model_variables(model))
+    return TrainedModel(run, strategy, found.step, model, scaling, feature_names, fill)
 
 
-def _described(
+def _parse_inputs(
     inputs: Mapping[str, list],
 ) -> tuple[tuple[int, ...], data.Scaling | None, tuple[str, ...], np.ndarray | None]:
-    """The shape of an input, and what `TrainedModel` knows of its columns."""
-    shape = tuple(operator.index(side) for side in inputs["image_shape"])
-    names = tuple(inputs.get("feature_names", ()))
-    scaling = data.scaling_of(inputs)
-    fill = np.array(inputs["fill"], np.float64) if "fill" in inputs else None
+    """Reads the shape, scaling, feature names and fill of `Dataset.inputs`."""
+    try:
+        shape = tuple(operator.index(side) for side in inputs["image_shape"])
+        names = tuple(inputs.get("feature_names", ()))
+        scaling = data.scaling_of(inputs)
+        fill = np.array(inputs["fill"], np.float64) if "fill" in inputs else None
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"its inputs cannot be read ({type(error).__name__}: {error})") from error
     columns = [*vars(scaling).values()] if scaling else []
     columns += [] if fill is None else [fill]
-    fitting = len(shape) in (1, 3) and min(shape) > 0 and len(names) in (0, *shape[:1])
-    if not fitting or any(column.shape != shape for column in columns):
-        raise ValueError(f"image_shape is {list(shape)}, which the others do not fit")
+    fits = len(shape) in (1, 3) and min(shape) > 0 and len(names) in (0, *shape[:1])
+    require(
+        fits and all(column.shape == shape for column in columns),
+        f"its inputs do not fit image_shape={list(shape)}",
+    )
     return shape, scaling, names, fill

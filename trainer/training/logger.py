@@ -1,17 +1,16 @@
-"""What a training shows and leaves: metrics, charts, pictures, checkpoints, a bar."""
+"""What a training writes: metrics, TensorBoard's charts and images, checkpoints, progress."""
 
 import contextlib
 import math
 from collections.abc import Mapping
-from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 import numpy as np
-from ml_collections import ConfigDict
 
-from trainer import data, models, positions
-from trainer.data.examples import to_unit
+from trainer import positions
+from trainer.config import hyperparameters
+from trainer.data.dataset import to_unit
 from trainer.distribution.inference import model_graph
 from trainer.distribution.variables import model_variables, values_of
 from trainer.errors import Preempted
@@ -19,17 +18,21 @@ from trainer.monitoring import figures
 from trainer.monitoring.goodput import Clock
 from trainer.monitoring.progress import Progress
 from trainer.monitoring.tensorboard import Summaries
-from trainer.run import checkpoints, workdir
-from trainer.training.loss_spikes import Spike, Spikes
+from trainer.run.background import BackgroundSaver
+from trainer.training.loss_spikes import LossSpikes, Spike
+from trainer.training.setup import Setup
 from trainer.training.steps_per_call import due, log_windows
 
-_MOST_SHOWN = 100  # validation images, that a kind makes its pictures from
-_MOST_SHOWN_NUMBERS = 2**20  # in all of these together
-_PICTURED = 64  # validations, each time that their number doubles
+_MAX_IMAGES = 100  # of the validation split, from which a kind makes its figures
+_MAX_NUMBERS = 2**20  # in all of these images together
+_FIGURES_PER_DOUBLING = 64  # validations with figures, each time that their number doubles
 
 
 class MetricsWindow:
-    """The steps since the last log or checkpoint; `compiles`: the first call of them does."""
+    """The metrics of the steps since the last log row or checkpoint.
+
+    With `compiles`, the first call includes the compilation, and does not count for the speed.
+    """
 
     def __init__(self, compiles: bool = False) -> None:
         self._compiles = compiles
@@ -38,19 +41,19 @@ class MetricsWindow:
 
     @property
     def is_empty(self) -> bool:
-        """Whether all of the steps were passed over."""
+        """Whether no step was taken."""
         return not self._metrics
 
     def add(self, metrics: dict[str, np.ndarray], seconds: float) -> None:
-        """Takes what a call of `Steps.train` returned of some steps, and how long they took."""
+        """Adds the metrics of some steps, as `Steps.train` returns them, and their seconds."""
         self._metrics.append(metrics)
         self._seconds.append(seconds)
 
     def summarise(self, batch_size: int) -> dict[str, float]:
-        """Means over the steps; the last value of what is a setting.
+        """Returns the means over the steps, and the last values of learning rate and loss scale.
 
-        `gradient_norm` is that of the last step that has a finite one, if there is any, since most
-        steps do not compute it; `skipped_steps` counts those that float16 skipped.
+        `gradient_norm` is the last finite one, if any, since most steps do not compute the norm;
+        `skipped_steps` counts the steps that float16 skipped.
         """
         columns = {
             name: np.concatenate([metrics[name] for metrics in self._metrics])
@@ -70,27 +73,21 @@ class MetricsWindow:
 
 
 class Logger:
-    """The chief's record of the steps from the first to the last."""
+    """Writes what the chief's training leaves, from its first step to its end."""
 
     def __init__(
-        self,
-        config: ConfigDict,
-        run: Path,
-        model: models.Autoencoder,
-        dataset: data.Dataset,
-        first_step: int,
-        last_step: int,
-        clock: Clock,
-        spikes: Spikes,
+        self, setup: Setup, spikes: LossSpikes, clock: Clock, first_step: int, last_step: int
     ):
+        assert setup.run is not None
+        config = setup.config
         self._config = config
-        self._run = run
-        self._run_id = workdir.run_id(run)
-        self._model = model
-        self._dataset = dataset
-        self._summaries = Summaries(run, start_step=first_step)
+        self._workdir = setup.workdir
+        self._log = setup.run.log
+        self._model = setup.model
+        self._dataset = setup.dataset
+        self._summaries = Summaries(setup.workdir, start_step=first_step)
         self._progress = Progress(first_step, last_step, config.batch_size, quiet=config.quiet)
-        self._saver = checkpoints.Background()
+        self._saver = BackgroundSaver(setup.run.checkpoints)
         self._clock = clock
         self._spikes = spikes
         self._window = MetricsWindow(compiles=True)
@@ -98,8 +95,8 @@ class Logger:
         if first_step == 0:
             self._summaries.text("train", 0, "config", f"```\n{config}```")
             self._summaries.layout()
-            self._summaries.graph(model_graph(model))
-        self._summaries.begin(workdir.hyperparameters(config))
+            self._summaries.graph(model_graph(setup.model))
+        self._summaries.begin(hyperparameters(config))
 
     def __enter__(self) -> Self:
         return self
@@ -110,103 +107,98 @@ class Logger:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Closes; a training that is preempted, or goes back, has not come to its end."""
+        """Closes all; a training that is preempted, or rolls back, has not ended."""
         with contextlib.closing(self):
             if not isinstance(error, Preempted | Spike):
                 self._summaries.end(succeeded=error is None)
 
     def advance(self, step: int, loss: float) -> None:
-        """Shows how far the training is."""
+        """Moves the progress bar."""
         self._progress.advance(step, loss)
 
     def steps(
         self, first_step: int, metrics: Mapping[str, np.ndarray], count: int, seconds: float
     ) -> None:
-        """Logs the steps of a training call wherever a line is due; `metrics` is {} if skipped.
+        """Logs the steps of a call wherever a row is due; `metrics` is {} of skipped steps.
 
         A row holds the means over the steps since the last row, checkpoint or start.
         """
         ends = log_windows(first_step, first_step + count, self._config, self._last_step)
         for first, step in ends:
             if metrics:
-                part = slice(first - first_step, step - first_step)
-                some = {name: values[part] for name, values in metrics.items()}
+                rows = slice(first - first_step, step - first_step)
+                some = {name: values[rows] for name, values in metrics.items()}
                 self._window.add(some, seconds * (step - first) / count)
             due_now = due(step, self._config.log_every_steps, self._last_step)
             if due_now and not self._window.is_empty:
-                row = self._window.summarise(self._config.batch_size) | self._spikes.row(step)
+                row = self._window.summarise(self._config.batch_size)
+                row |= self._spikes.rollbacks_before(step)
                 self._training(step, row | {"goodput": self._clock.shares()["steps"]})
                 self._window = MetricsWindow()
 
     def _training(self, step: int, row: Mapping[str, float]) -> None:
         self._summaries.scalars("train", step, {_chart(name): row[name] for name in row})
-        workdir.append_metrics(self._run, {"step": step, "part": "train"} | dict(row))
+        self._log.append({"step": step, "split": "train"} | dict(row))
         self._progress.training(step, row["loss"], row["images_per_second"])
-        self._clock.write_if_due(self._run)
+        self._clock.write_if_due(self._workdir)
 
     def validation(self, step: int, losses: Mapping[str, float]) -> None:
-        """Writes down the losses of a validation, with pictures, and where the time has gone."""
+        """Writes the losses of a validation, figures, histograms and the shares of the time."""
         self._summaries.scalars("validation", step, losses)
         shares = self._clock.shares()
         self._summaries.scalars("train", step, {f"goodput/{name}": shares[name] for name in shares})
-        pictured = step == self._last_step or is_pictured(step // self._config.validate_every_steps)
-        if self._config.pictures and pictured:
-            for tag, picture in self._pictures().items():
-                self._summaries.image("validation", step, tag, picture)
-        if self._config.histograms and pictured:
+        draws = step == self._last_step or has_figures(step // self._config.validate_every_steps)
+        if self._config.pictures and draws:
+            for tag, figure in self._figures().items():
+                self._summaries.image("validation", step, tag, figure)
+        if self._config.histograms and draws:
             weights = values_of(model_variables(self._model))
             self._summaries.histograms("train", step, weights)
-        workdir.append_metrics(self._run, {"step": step, "part": "validation"} | dict(losses))
-        self._progress.line(f"step {step:,} validation: {words(losses)}")
+        self._log.append({"step": step, "split": "validation"} | dict(losses))
+        self._progress.line(f"step {step:,} validation: {describe_losses(losses)}")
 
     def checkpoint(
         self,
         step: int,
         state: Mapping[str, np.ndarray],
         validation_loss: float | None,
-        needed_step: int | None,
     ) -> None:
-        """Has a checkpoint written while the training goes on; the charts are on disk before it.
-
-        The training may go back to `needed_step`.
-        """
+        """Saves a checkpoint in the background; what TensorBoard shows is on disk before."""
         self._window = MetricsWindow()  # a run that resumes here begins a window too
         self._summaries.flush()
         self._saver.save(
-            self._run / workdir.CHECKPOINTS,
             step,
             state,
             validation_loss=validation_loss,
             keep=self._config.keep_checkpoints,
-            run_id=self._run_id,
-            needed_step=needed_step,
+            needed_step=self._spikes.needed_step(step),
         )
-        self._clock.write(self._run)
+        self._clock.write(self._workdir)
 
     def close(self) -> None:
         """Waits until everything is written."""
         with contextlib.ExitStack() as scope:
-            scope.callback(self._clock.write, self._run)
+            scope.callback(self._clock.write, self._workdir)
             scope.enter_context(self._clock.spent_on("checkpoint"))
-            for part in (self._saver, self._summaries, self._progress):
-                scope.enter_context(contextlib.closing(part))
+            for writer in (self._saver, self._summaries, self._progress):
+                scope.enter_context(contextlib.closing(writer))
 
-    def _pictures(self) -> dict[str, np.ndarray]:
-        fitting = _MOST_SHOWN_NUMBERS // math.prod(self._dataset.image_shape)
-        count = max(figures.COLUMNS, min(_MOST_SHOWN, fitting))
+    def _figures(self) -> dict[str, np.ndarray]:
+        fitting = _MAX_NUMBERS // math.prod(self._dataset.image_shape)
+        count = max(figures.COLUMNS, min(_MAX_IMAGES, fitting))
         images = to_unit(self._dataset.validation.images[:count])
         rows = self._model.rows(images[: figures.COLUMNS], self._noise(figures.COLUMNS))
         own = self._model.validation_pictures(images, self._noise(count))
         return {"reconstructions": figures.reconstructions(rows), **own}
 
     def _noise(self, count: int) -> positions.Noise:
-        """That of the first validation images."""
+        """Returns the noise of the first validation images."""
         count = min(count, len(self._dataset.validation))
         return positions.Noise(self._config.seed, 0, count, stream="evaluation")
 
 
 class NullLogger:
-    """That of the workers who are not the chief: nothing."""
+    """Writes nothing, on the workers that are not the chief."""
 
     def __enter__(self) -> Self:
         return self
@@ -230,27 +222,26 @@ class NullLogger:
         step: int,
         state: Mapping[str, np.ndarray],
         validation_loss: float | None,
-        needed_step: int | None,
     ) -> None:
         pass
 
 
-def is_pictured(validation: int) -> bool:
-    """Whether a validation, counted from 1, leaves pictures and histograms in the event files.
+def has_figures(validation: int) -> bool:
+    """Whether a validation, counted from 1, leaves figures and histograms in the event files.
 
-    Each of the first 127 does, every second up to 255, every fourth up to 511 and so on: 64 each
-    time that a run doubles, so that the files of a run of any length stay readable.
+    Each of the first 127 does, every second up to 255, every fourth up to 511 and so on: 64 for
+    each doubling of a run's length, so that event files stay small.
     """
-    doublings = max(0, (validation // _PICTURED).bit_length() - 1)
+    doublings = max(0, (validation // _FIGURES_PER_DOUBLING).bit_length() - 1)
     return validation % 2**doublings == 0
 
 
-def words(losses: Mapping[str, float]) -> str:
-    """Losses in a line."""
+def describe_losses(losses: Mapping[str, float]) -> str:
+    """Returns losses in a line."""
     shown = {name: value for name, value in losses.items() if name != "loss" or len(losses) > 2}
     return ", ".join(f"{name} {value:.5f}" for name, value in shown.items())
 
 
 def _chart(metric: str) -> str:
-    """The tag under which TensorBoard shows a metric of training: the losses first."""
+    """Returns TensorBoard's tag of a training metric."""
     return metric if metric.split("/")[0] == "loss" else f"training/{metric}"

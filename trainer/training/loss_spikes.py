@@ -1,226 +1,188 @@
-"""Loss spikes: a run whose loss runs away goes back, and on without the steps that led there.
+"""Loss spikes: the run goes back before a spike, and on without the steps that led there.
 
-As Chowdhery et al. 2022 (PaLM, section 5.1), but exact. What is a spike follows from the losses of
-the steps before, whose mean is kept in the checkpoints; the steps to skip are written down before
-the run goes on. So it ends with the bits of a run that never had these steps, interrupted or not.
+As Chowdhery et al. 2022 (PaLM, section 5.1), but exact. Whether a step is a spike follows from the
+losses of the steps before it, whose running mean is part of each checkpoint, as are the steps to
+skip. So the run ends with the bits of a run that never had these steps, interrupted or not.
 """
 
 import contextlib
-import json
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
-from ml_collections import ConfigDict
 
+from trainer.config import LossSpikes as Settings
 from trainer.distribution.workers import Workers
-from trainer.errors import NonFiniteError, UserError, require, require_at_least, writing
-from trainer.run import checkpoints, workdir
-from trainer.storage import atomic
+from trainer.errors import NonFiniteError
+from trainer.run.checkpoints import Checkpoint, Checkpoints
 
-FILE = "spikes.json"
-_MEAN_STEPS = 100  # time constant of the running mean, in steps
-_LOSS_STATISTICS = "spikes/loss_statistics"  # of a state: [count, mean loss, mean |loss|]
-_FOLLOWED = "the chief has seen the loss run away"
+_MEAN_STEPS = 100  # time constant of the running mean
+_STATISTICS = "spikes/loss_statistics"  # of a checkpoint: [count, mean loss, mean |loss|]
+_SKIPPED = "spikes/skipped"  # of a checkpoint: int64 [rollbacks, 2], first and last step
 
 
 class Spike(Exception):  # noqa: N818
-    """The loss has run away at a step, and the run can go back."""
+    """The loss has run away at a step, and the run may go back."""
 
-    def __init__(self, step: int, why: str):
-        super().__init__(f"step {step}: {why}")
+    def __init__(self, step: int, reason: str):
+        super().__init__(f"step {step}: {reason}")
         self.step = step
-        self.why = why
+        self.reason = reason
 
 
-def check_spikes(settings: ConfigDict) -> None:
-    """Raises UserError unless these can be a config's `spikes`."""
-    require(
-        settings.loss_ratio == 0 or settings.loss_ratio > 1,
-        f"spikes.loss_ratio={settings.loss_ratio} is not allowed; it must be above 1, or 0: never",
-    )
-    for key in ("skip_steps", "max_rollbacks"):
-        require_at_least(f"spikes.{key}", settings[key], 1)
+class LossSpikes:
+    """Detects loss spikes, and knows the steps to skip because of them.
 
-
-class Spikes:
-    """Detects loss spikes and knows the steps that are skipped because of them.
-
-    All workers call the same methods; the chief decides.
+    All workers call the same methods in the same order; the chief decides.
     """
 
-    def __init__(self, config: ConfigDict, run: Path, workers: Workers):
-        self._settings = config.spikes
-        self._on = config.spikes.loss_ratio > 0
-        self._run = run
+    def __init__(self, settings: Settings, workers: Workers):
+        self._settings = settings
+        self._enabled = settings.loss_ratio > 0
         self._workers = workers
-        self._loss_statistics = np.zeros(3)
-        self._skipped: list[tuple[int, int]] = []  # the first and last step, of each roll-back
+        self._statistics = np.zeros(3)
+        self._skipped: list[tuple[int, int]] = []  # first and last step of each roll-back
 
-    def resume(self, checkpoint: checkpoints.Checkpoint | None) -> None:
-        """Goes on from the chief's checkpoint, with what its workdir says of earlier spikes.
-
-        Raises:
-          UserError: the chief cannot read that.
-        """
+    def resume(self, checkpoint: Checkpoint | None) -> None:
+        """Takes up the chief's checkpoint at the start of a run."""
+        state = checkpoint.state() if checkpoint else {}
+        self._statistics = state.get(_STATISTICS, np.zeros(3))
+        ranges = state.get(_SKIPPED, np.zeros((0, 2), np.int64))
         broadcast_int = self._workers.broadcast_int
-        notes = self._workers.run_on_chief(self._read) or []
-        pairs = [(note["first_skipped"], note["last_skipped"]) for note in notes]
-        count = broadcast_int(len(pairs))
-        pairs = pairs or [(0, 0)] * count
-        self._skipped = [(broadcast_int(first), broadcast_int(last)) for first, last in pairs]
-        state = checkpoint.state() if checkpoint and self._on else {}
-        self._loss_statistics = state.get(_LOSS_STATISTICS, np.zeros(3))
+        count = broadcast_int(len(ranges))
+        flat = [int(step) for step in ranges.ravel()] or [0] * (2 * count)
+        steps = [broadcast_int(step) for step in flat]
+        self._skipped = list(zip(steps[::2], steps[1::2], strict=True))
+
+    def state(self) -> dict[str, np.ndarray]:
+        """Returns the arrays that a checkpoint holds."""
+        if not (self._enabled or self._skipped):
+            return {}
+        skipped = np.array(self._skipped, np.int64).reshape(-1, 2)
+        return {_STATISTICS: self._statistics, _SKIPPED: skipped}
 
     @property
     def borders(self) -> tuple[int, ...]:
-        """The steps at which a call must end, so that it is skipped as a whole or not at all."""
+        """The steps at which a call of steps must end, to be skipped as a whole or not at all."""
         return tuple(border for first, last in self._skipped for border in (first, last + 1))
 
     def skips(self, step: int) -> bool:
-        """Whether a step is passed over."""
+        """Whether a step is skipped."""
         return any(first <= step <= last for first, last in self._skipped)
 
-    def watch(self, first_step: int, losses: np.ndarray, broken: np.ndarray) -> None:
-        """Takes the losses [count] of each call of `Steps.train`, in their order.
-
-        Which of its steps are `broken`, bool [count], `Steps.nonfinite_steps` says.
+    def watch(self, first_step: int, losses: np.ndarray, nonfinite: np.ndarray) -> None:
+        """Looks for a spike in the losses [K] of a call; `nonfinite` [K] are spikes anyway.
 
         Raises:
-          Spike: one of the steps is one.
-          NonFiniteError: likewise, and the run has gone back as often as it may.
+          Spike: a step is a spike.
+          NonFiniteError: a step is a spike, and `max_rollbacks` are used up.
         """
-        if not self._on:
+        if not self._enabled:
             return
-        step, why = -1, _FOLLOWED
+        step, reason = -1, "the loss runs away on the chief"
         if self._workers.is_chief:
-            step, why = self._find(first_step, losses, broken)
+            step, reason = self._find(first_step, losses, nonfinite)
         step = self._workers.broadcast_int(step)
         if step >= 0:
-            self._raise(step, why)
+            self._raise(step, reason)
 
     @contextlib.contextmanager
-    def non_finite_as_spike(self, step: int) -> Iterator[None]:
-        """Takes a NonFiniteError inside, where the run may go back, for a spike at a step.
+    def nonfinite_as_spike(self, step: int) -> Iterator[None]:
+        """Turns a NonFiniteError inside into a spike at a step, where the run may go back.
 
         Raises:
-          Spike: instead of it.
+          Spike: instead of the error.
         """
         try:
             yield
         except NonFiniteError as error:
-            if self._on:
+            if self._enabled:
                 self._raise(step, str(error))
             raise
 
-    def state(self) -> dict[str, np.ndarray]:
-        """What a checkpoint holds of it."""
-        return {_LOSS_STATISTICS: self._loss_statistics} if self._on else {}
-
     def needed_step(self, step: int) -> int | None:
-        """The step from which all the roll-backs that are left could go on; None without any.
-
-        They could be wanted one after the other from `step` on, each further back than the last.
-        """
-        left = self._settings.max_rollbacks - len(self._skipped)
-        if not self._on or left <= 0:
+        """Returns the earliest step that a roll-back after `step` may go back to; None: never."""
+        if not self._enabled or len(self._skipped) >= self._settings.max_rollbacks:
             return None
-        return self._back(step, left * self._settings.skip_steps)
+        left = self._settings.max_rollbacks - len(self._skipped)
+        return self._window_start(step, left * self._settings.skip_steps)
 
-    def row(self, step: int) -> dict[str, float]:
-        """What a row of the log says of it: how many roll-backs there were before a step."""
-        if not (self._on or self._skipped):
+    def rollbacks_before(self, step: int) -> dict[str, float]:
+        """Returns the count of roll-backs before a step, for a row of the metrics log."""
+        if not (self._enabled or self._skipped):
             return {}
         return {"rollbacks": float(sum(last < step for _, last in self._skipped))}
 
-    def roll_back(self, spike: Spike) -> checkpoints.Checkpoint:
-        """Finds where the chief goes on, and writes down which steps are skipped from there.
+    def roll_back(self, spike: Spike, checkpoints: Checkpoints | None) -> Checkpoint | None:
+        """Chooses the steps to skip and the checkpoint to go back to; the chief's, or None.
 
-        What it knows of later steps goes first: a kill before the note has the spike met again.
+        Deletes the chief's later checkpoints. A run that is killed before it has saved the next
+        checkpoint meets the same spike again, and skips the same steps.
 
         Raises:
           UserError: no checkpoint is whole.
-          StorageError: the workdir cannot be written.
+          StorageError: a checkpoint cannot be deleted.
         """
-        folder = self._run / workdir.CHECKPOINTS
-        first = self._back(spike.step, self._settings.skip_steps)
-        run_id = workdir.run_id(self._run)
-        checkpoint = checkpoints.find_before(folder, first, run_id=run_id)
-        assert checkpoint is not None, "each run begins with a checkpoint"
-        first = max(first, checkpoint.step)
-        checkpoints.delete_after(folder, first, run_id=run_id)
-        note = {
-            "first_skipped": first,
-            "last_skipped": spike.step,
-            "back_to_step": checkpoint.step,
-            "why": spike.why,
-        }
-        path = self._run / FILE
-        notes = [*self._read(), note]
-        with writing(path):
-            atomic.write_json(path, {"rollbacks": notes})
-        one = first == spike.step
-        skipped = f"step {first:,} is" if one else f"steps {first:,} to {spike.step:,} are"
-        print(
-            f"LOSS SPIKE at step {spike.step:,}: {spike.why}; back to step {checkpoint.step:,}, "
-            f"{skipped} skipped (roll-back {len(notes)} of {self._settings.max_rollbacks})",
-            file=sys.stderr,
-            flush=True,
+        first = self._window_start(spike.step, self._settings.skip_steps)
+        checkpoint = self._workers.run_on_chief(
+            lambda: _go_back(checkpoints, first) if checkpoints else None
         )
+        first = self._workers.broadcast_int(max(first, checkpoint.step) if checkpoint else 0)
+        self._skipped.append((first, spike.step))
+        if checkpoint:
+            self._statistics = checkpoint.state().get(_STATISTICS, np.zeros(3))
+            skipped = f"steps {first:,} to {spike.step:,} are"
+            if first == spike.step:
+                skipped = f"step {first:,} is"
+            print(
+                f"LOSS SPIKE at step {spike.step:,}: {spike.reason}; back to step "
+                f"{checkpoint.step:,}, {skipped} skipped (roll-back {len(self._skipped)} of "
+                f"{self._settings.max_rollbacks})",
+                file=sys.stderr,
+                flush=True,
+            )
         return checkpoint
 
-    def _back(self, step: int, count: int) -> int:
-        """The step from which `count` steps up to `step` are not skipped yet; 0 of fewer."""
+    def _window_start(self, step: int, count: int) -> int:
+        """Returns the first of the `count` steps up to `step` that are not skipped yet."""
         first = step + 1
         while count > 0 and first > 0:
             first -= 1
             count -= not self.skips(first)
         return first
 
-    def _find(self, first_step: int, losses: np.ndarray, broken: np.ndarray) -> tuple[int, str]:
-        """The first spike in a call and what it is, or -1; the steps before it join the mean.
+    def _find(self, first_step: int, losses: np.ndarray, nonfinite: np.ndarray) -> tuple[int, str]:
+        """Returns the first spike of a call and the reason, or -1; updates the running mean.
 
-        Above the ratio times the mean, of losses that are never negative; of others, as far above
-        the mean in terms of their size.
+        A loss is a spike above `loss_ratio` times the mean or, where losses are negative, as far
+        above the mean in units of the mean absolute loss.
         """
-        met, mean, size = self._loss_statistics.tolist()
-        for place, loss in enumerate(losses.tolist()):
-            step = int(first_step + place)
-            if broken[place]:
+        count, mean, size = self._statistics.tolist()
+        for index, loss in enumerate(losses.tolist()):
+            step = int(first_step + index)
+            if nonfinite[index]:
                 return step, "the loss or its gradient is NaN or infinite"
-            if met and loss > mean + (self._settings.loss_ratio - 1) * size:
+            if count and loss > mean + (self._settings.loss_ratio - 1) * size:
                 return step, f"the loss is {loss:.5g}, after a mean of {mean:.5g}"
-            met += 1
-            share = 1 / min(met, _MEAN_STEPS)
+            count += 1
+            share = 1 / min(count, _MEAN_STEPS)
             mean += share * (loss - mean)
             size += share * (abs(loss) - size)
-        self._loss_statistics = np.array([met, mean, size])
+        self._statistics = np.array([count, mean, size])
         return -1, ""
 
-    def _raise(self, step: int, why: str) -> None:
-        most = self._settings.max_rollbacks
-        if len(self._skipped) < most:
-            raise Spike(step, why)
+    def _raise(self, step: int, reason: str) -> None:
+        if len(self._skipped) < self._settings.max_rollbacks:
+            raise Spike(step, reason)
         raise NonFiniteError(
-            f"step {step}: {why}, and spikes.max_rollbacks={most} allows no more roll-backs; "
-            "a lower optimizer.learning_rate or an optimizer.clip_norm may help"
+            f"step {step}: {reason}, and spikes.max_rollbacks={self._settings.max_rollbacks} "
+            "allows no more roll-backs; a lower optimizer.learning_rate or an "
+            "optimizer.clip_norm may help"
         )
 
-    def _read(self) -> list[dict]:
-        """The notes, of each roll-back one."""
-        path = self._run / FILE
-        if not path.exists():
-            return []
-        try:
-            notes = json.loads(path.read_text())["rollbacks"]
-            for note in notes:
-                first, last = note["first_skipped"], note["last_skipped"]
-                if not (isinstance(first, int) and isinstance(last, int) and 0 <= first <= last):
-                    raise ValueError(note)
-        except (OSError, *atomic.JSON_ERRORS) as error:
-            raise UserError(
-                f"{path} cannot be read ({type(error).__name__}); put it back from a copy, or "
-                "remove it: the spikes are then met again, but what is skipped may differ"
-            ) from error
-        return notes
+
+def _go_back(checkpoints: Checkpoints, first_step: int) -> Checkpoint:
+    checkpoint = checkpoints.find_before(first_step)
+    assert checkpoint is not None, "each run begins with a checkpoint"
+    checkpoints.delete_after(max(first_step, checkpoint.step))
+    return checkpoint

@@ -5,9 +5,9 @@ import threading
 
 
 class Stop:
-    """Turns the first SIGTERM or Ctrl-C into a request; a second one acts as ever.
+    """Turns the first SIGTERM or SIGINT into a request; a second one acts by its old handler.
 
-    Python lets the main thread alone take signals: a training in another one is not stopped by any.
+    Does nothing in other threads than the main one, where Python delivers no signals.
     """
 
     def __init__(self) -> None:
@@ -17,12 +17,12 @@ class Stop:
         self._before = {number: signal.getsignal(number) for number in numbers}
 
     def arm(self) -> None:
-        """Begins to listen; once more after whatever takes the signals for itself."""
+        """Installs the handlers; to be called again after code that installs others."""
         for number, handler in self._before.items():
             signal.signal(number, handler if self.requested else self._request)
 
     def close(self) -> None:
-        """Hands the signals back to whoever had them."""
+        """Restores the old handlers."""
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
@@ -30,4 +30,4 @@ class Stop:
         del frame
         self.requested = True
         signal.signal(number, self._before[number])
-        print("stopping after the steps under way; once more to kill", flush=True)
+        print("stopping after the current steps; signal again to kill", flush=True)

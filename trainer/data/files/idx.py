@@ -1,4 +1,4 @@
-"""MNIST's four original files, and how it is told that they are these and whole."""
+"""Reads MNIST's four original files, and makes sure that they are whole."""
 
 import dataclasses
 import gzip
@@ -35,10 +35,10 @@ MNIST = {
 
 
 def read(folder: Path, originals: Mapping[str, Original] = MNIST) -> dict[str, bytes]:
-    """The unpacked content of the four files by their names; in the folder they may end in .gz.
+    """Returns the unpacked content of each file by its name; files may be gzipped, NAME.gz.
 
     Raises:
-      UserError: one is missing, cannot be read, or is not what it should be.
+      UserError: a file is missing, cannot be read, or differs from the original.
     """
     require(folder.is_dir(), f"{str(folder)!r} is no folder; it must hold {', '.join(originals)}")
     return {name: _read(folder, name, original) for name, original in originals.items()}
@@ -48,30 +48,24 @@ def _read(folder: Path, name: str, original: Original) -> bytes:
     found = [path for path in (folder / name, folder / f"{name}.gz") if path.is_file()]
     require(bool(found), f"{folder} holds neither {name} nor {name}.gz")
     path = found[0]
-    most_bytes = original.size_bytes + 1
+    max_bytes = original.size_bytes + 1
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-            content = file.read(most_bytes)
+            content = file.read(max_bytes)
     except (OSError, EOFError, zlib.error) as error:
         why = (isinstance(error, OSError) and error.strerror) or error
         raise UserError(
-            f"{path} cannot be read ({why}); unpacked, {original.size_bytes:,} bytes are right"
+            f"{path} cannot be read ({why}); unpacked, it must hold {original.size_bytes:,} bytes"
         ) from error
-    magic = content[:4].hex() or "nothing"
-    right_magic = f"0000080{name[name.index('idx') + 3]}"  # bytes, of as many dimensions
-    require(
-        magic == right_magic,
-        f"{path} begins with {magic}, in hexadecimal digits; {right_magic} is right",
-    )
-    size = f"{len(content):,}" if len(content) < most_bytes else "more"
+    size = f"{len(content):,}" if len(content) < max_bytes else "more"
     require(
         len(content) == original.size_bytes,
-        f"{path} holds {size} bytes, unpacked; {original.size_bytes:,} are right",
+        f"{path} holds {size} bytes, unpacked; it must hold {original.size_bytes:,}",
     )
     sha256 = hashlib.sha256(content).hexdigest()
     require(
         sha256 == original.sha256,
         f"{path} is damaged or of another data set: unpacked, its SHA-256 is {sha256}; "
-        f"{original.sha256} is right",
+        f"it must be {original.sha256}",
     )
     return content

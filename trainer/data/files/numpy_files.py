@@ -1,214 +1,269 @@
-"""A user's own arrays, of an .npz or .npy file; whatever is wrong with them is told in one line."""
+"""Reads a user's .npy and .npz files: as a training's arrays, or a block of rows at a time."""
 
+import contextlib
+import dataclasses
 import math
 import tokenize
 import zipfile
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
 import numpy as np
 
+from trainer.data.memory import BLOCK_ROWS, aligned_empty, require_fits
 from trainer.errors import UserError, in_one_line, require
+from trainer.storage import paths
 
-SUFFIXES = (".npy", ".npz")
-_NAMES = ("train", "test", "train_labels", "test_labels")
-_SHAPES = "vectors are [N, D], images [N, H, W] or [N, H, W, C]"
-_NPY = b"\x93NUMPY"  # that such a file begins with
-_ROWS = 4096  # looked through at a time
-_GIB = 2**30
-# What reading a damaged .npy or .npz file raises, but for OSError.
-DAMAGE_ERRORS = (
+SUFFIXES = paths.ARRAY_SUFFIXES
+_SPLITS = ("train", "test")
+_NAMES = (*_SPLITS, "train_labels", "test_labels")
+_NPY = b"\x93NUMPY"  # the first bytes of an .npy file
+# What a damaged .npy or .npz file raises besides OSError.
+_DAMAGE_ERRORS = (
     *(ValueError, EOFError, KeyError, RuntimeError, NotImplementedError, MemoryError),
     *(SyntaxError, tokenize.TokenError, TypeError, OverflowError),  # of a damaged header
     *(zipfile.BadZipFile, zlib.error),
 )
 
 
-def read(path: Path, most_bytes: float) -> dict[str, np.ndarray]:
-    """The arrays of a file by their names: `train` and, of the three others, those that it holds.
+@dataclasses.dataclass(frozen=True)
+class StoredArray:
+    """An array of an .npy file or in an .npz file, of which the header alone is read."""
 
-    The one array of an .npy file is `train`.
+    path: Path
+    name: str  # in the .npz file; "" of an .npy file
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    by_columns: bool  # Fortran order: the rows are not contiguous
 
-    `train` [N, ...] and `test` [M, ...] are vectors, float32 [., D], whatever numbers they were of;
-    or images [., H, W, C], uint8, or float32 in [0, 1]. `train_labels` and `test_labels` are int64
-    [N] and [M].
+    def __str__(self) -> str:
+        return f"{self.name!r} in {self.path}" if self.name else str(self.path)
+
+    @property
+    def nbytes(self) -> int:
+        """The size in memory."""
+        return self.dtype.itemsize * math.prod(self.shape)
+
+    def blocks(self, size: int, allowed_bytes: float) -> Iterator[np.ndarray]:
+        """Yields `size` rows at a time, in the machine's byte order.
+
+        An array in an .npz file that is stored by columns must fit the allowed bytes as a whole.
+
+        Raises:
+          UserError: the array cannot be read.
+        """
+        native = self.dtype.newbyteorder("=")
+        with _readable(self.path, str(self)):
+            for rows in self._raw_blocks(size, allowed_bytes):
+                yield rows.astype(native, copy=False)
+
+    def _raw_blocks(self, size: int, allowed_bytes: float) -> Iterator[np.ndarray]:
+        count, *row_shape = self.shape
+        starts = range(0, count, size)
+        with _opened(self.path, self.name) as file:
+            if self.by_columns and row_shape:
+                whole = self._whole(file, allowed_bytes)
+                yield from (whole[start : start + size] for start in starts)
+                return
+            _read_header(file)
+            row_bytes = self.dtype.itemsize * math.prod(row_shape)
+            for start in starts:
+                rows = min(size, count - start)
+                content = file.read(rows * row_bytes)
+                if len(content) < rows * row_bytes:
+                    raise EOFError("it ends too early")
+                yield np.frombuffer(content, self.dtype).reshape(rows, *row_shape)
+
+    def _whole(self, file: IO[bytes], allowed_bytes: float) -> np.ndarray:
+        if not self.name:
+            return np.load(self.path, mmap_mode="r", allow_pickle=False)
+        advice = "numpy.ascontiguousarray stores it by rows, which are read a block at a time"
+        require_fits(f"{self}, stored by columns,", self.nbytes, allowed_bytes, advice)
+        return np.lib.format.read_array(file, allow_pickle=False)
+
+
+def open_arrays(path: Path) -> dict[str, StoredArray]:
+    """Returns the arrays of an .npz file by their names, or the one of an .npy file as "".
 
     Raises:
-      UserError: the file cannot be read, holds more than `most_bytes`, or arrays that do not serve.
+      UserError: the file cannot be read, or one of its arrays holds Python objects.
     """
-    arrays = _members(path, most_bytes)
-    require(
-        "train" in arrays,
-        f"{path} has no array 'train'; it holds {', '.join(map(repr, arrays)) or 'nothing'}",
-    )
-    unknown = [name for name in arrays if name not in _NAMES]
-    require(
-        not unknown,
-        f"{path} holds {', '.join(map(repr, unknown))}, but only {', '.join(_NAMES)} are known",
-    )
-    checked: dict[str, np.ndarray] = {}
-    for part in ("train", "test"):
-        labels = f"{part}_labels"
-        if part in arrays:
-            checked[part] = _examples(part, arrays[part], path)
-        if labels in arrays:
-            require(part in arrays, f"{path} holds {labels!r} without {part!r}")
-            checked[labels] = _labels(labels, arrays[labels], len(checked[part]), path)
-    if "test" in checked:
-        ours, theirs = (checked[part].shape[1:] for part in ("train", "test"))
-        require(
-            ours == theirs,
-            f"'test' in {path} has rows of {_times(theirs)} numbers, where 'train' has "
-            f"{_times(ours)}",
-        )
-    return checked
-
-
-def _members(path: Path, most_bytes: float) -> dict[str, np.ndarray]:
-    try:
+    with _readable(path, str(path)):
         with path.open("rb") as file:
             if file.read(len(_NPY)) == _NPY:
-                return {"train": _single(path, most_bytes)}
+                return {"": _open(path, "", path.stat().st_size)}
             require(
                 zipfile.is_zipfile(file),
                 f"{path} is no .npz or .npy file, as numpy.savez and numpy.save write them",
             )
-            with zipfile.ZipFile(file) as archive:
-                size = sum(member.file_size for member in archive.infolist())
-            _require_room(path, size, most_bytes)
-            file.seek(0)
-            with np.load(file, allow_pickle=False) as members:
-                return {name: _member(members, name, path) for name in members.files}
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
-    except DAMAGE_ERRORS as error:
-        raise UserError(
-            f"{path} is no .npz file that can be read ({in_one_line(error)})"
-        ) from error
+        with zipfile.ZipFile(path) as archive:
+            sizes = {
+                member.filename.removesuffix(".npy"): member.file_size
+                for member in archive.infolist()
+                if member.filename.endswith(".npy")
+            }
+        return {name: _open(path, name, size) for name, size in sizes.items()}
 
 
-def _single(path: Path, most_bytes: float) -> np.ndarray:
-    size = path.stat().st_size
-    _require_room(path, size, most_bytes)
-    try:
-        with path.open("rb") as file:
-            _require_whole(file, size)
-        return np.load(path, allow_pickle=False)
-    except OSError:
-        raise
-    except Exception as error:  # a damaged header fails in any way
-        raise UserError(
-            f"{path} cannot be read as an array of numbers ({in_one_line(error)})"
-        ) from error
+def read(path: Path, allowed_bytes: float) -> dict[str, np.ndarray]:
+    """Reads the arrays of a training: `train` and, if there, `test` and the labels of both.
 
-
-def header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
-    """Shape, whether the first index runs fastest, and type of the array that follows.
+    The array of an .npy file is `train`. Vectors [N, D] of any real numbers become float32; images
+    [N, H, W, C] or [N, H, W] are uint8, or become float32 and lie in [0, 1]. `train_labels` and
+    `test_labels` are integers [N].
 
     Raises:
-      ValueError: it is of a version that is not read, or holds Python objects.
+      UserError: the file cannot be read, does not fit the allowed bytes, or holds other arrays.
     """
-    version = np.lib.format.read_magic(file)
-    if version == (1, 0):
-        shape, by_columns, dtype = np.lib.format.read_array_header_1_0(file)
-    elif version == (2, 0):
-        shape, by_columns, dtype = np.lib.format.read_array_header_2_0(file)
-    else:
-        raise ValueError(f"it is of version {version}")
-    if dtype.hasobject:
-        raise ValueError("it holds Python objects")
-    return shape, by_columns, dtype
-
-
-def _require_whole(file: IO[bytes], size: int) -> None:
-    """Raises ValueError if the array of a file of so many bytes claims to have more."""
-    shape, _, dtype = header(file)
-    if math.prod(shape) * dtype.itemsize > size:
-        raise ValueError(f"it ends too early for its shape {shape}")
-
-
-def _require_room(path: Path, size: int, most_bytes: float) -> None:
+    stored = open_arrays(path)
+    if "" in stored:
+        stored = {"train": stored[""]}
     require(
-        size <= most_bytes,
-        f"{path} holds {size / _GIB:.1f} GiB, of {most_bytes / _GIB:.1f} GiB of memory",
+        "train" in stored,
+        f"{path} has no array 'train'; it holds {', '.join(map(repr, stored)) or 'nothing'}",
     )
+    unknown = [name for name in stored if name not in _NAMES]
+    require(
+        not unknown,
+        f"{path} holds {', '.join(map(repr, unknown))}, but only {', '.join(_NAMES)} are known",
+    )
+    require_fits(str(path), sum(array.nbytes for array in stored.values()), allowed_bytes)
+    arrays: dict[str, np.ndarray] = {}
+    for split in _SPLITS:
+        labels = f"{split}_labels"
+        if split in stored:
+            arrays[split] = _examples(stored[split], allowed_bytes)
+        if labels in stored:
+            require(split in stored, f"{path} holds {labels!r} without {split!r}")
+            arrays[labels] = _labels(stored[labels], len(arrays[split]), allowed_bytes)
+    if "test" in arrays:
+        train, test = (arrays[split].shape[1:] for split in _SPLITS)
+        require(
+            train == test,
+            f"'test' in {path} has rows of {_times(test)} numbers, 'train' of {_times(train)}",
+        )
+    return arrays
 
 
-def _member(members, name: str, path: Path) -> np.ndarray:
-    try:
-        if f"{name}.npy" in members.zip.namelist():
-            with members.zip.open(f"{name}.npy") as file:
-                _require_whole(file, members.zip.getinfo(f"{name}.npy").file_size)
-        array = members[name]
-    except Exception as error:  # a damaged header fails in any way
-        raise UserError(
-            f"{name!r} in {path} cannot be read as an array of numbers ({in_one_line(error)})"
-        ) from error
-    require(isinstance(array, np.ndarray), f"{name!r} in {path} is no array")
+def check_examples(stored: StoredArray, *, images: bool) -> None:
+    """Raises UserError unless an array has examples, of a type that images or vectors have."""
+    kind, count = stored.dtype.kind, math.prod(stored.shape)
+    require(
+        kind in ("bf" if images else "biuf") or stored.dtype == np.uint8,
+        f"{stored} is of type {stored.dtype}; "
+        + ("images are uint8, or floats in [0, 1]" if images else "vectors are real numbers"),
+    )
+    require(count > 0, f"{stored} has the shape {stored.shape}, in which there is no number")
+
+
+def example_blocks(
+    stored: StoredArray, size: int, allowed_bytes: float, *, images: bool
+) -> Iterator[np.ndarray]:
+    """Yields `size` examples at a time: uint8 images as they are, anything else as float32.
+
+    Raises:
+      UserError: a number is not finite in float32, or a float of an image not in [0, 1].
+    """
+    first_row = 0
+    for rows in stored.blocks(size, allowed_bytes):
+        if images and rows.dtype == np.uint8:
+            yield rows
+        else:
+            with np.errstate(over="ignore"):  # numbers too large for float32 become infinite
+                converted = rows.astype(np.float32)
+            right = np.isfinite(converted)
+            allowed = "finite numbers of float32"
+            if images:
+                right &= (converted >= 0) & (converted <= 1)
+                allowed = "numbers in [0, 1]"
+            if not right.all():
+                row, *rest = np.argwhere(~right)[0].tolist()
+                column = rest[0] if len(rest) == 1 else tuple(rest)
+                raise UserError(
+                    f"{stored} holds {rows[row, *rest]} in row {first_row + row}, column {column}, "
+                    f"counted from 0; only {allowed} are allowed"
+                )
+            yield converted
+        first_row += len(rows)
+
+
+def _examples(stored: StoredArray, allowed_bytes: float) -> np.ndarray:
+    """Reads vectors or images into memory that TensorFlow can share."""
+    require(
+        len(stored.shape) in (2, 3, 4),
+        f"{stored} has the shape {stored.shape}; "
+        "vectors are [N, D], images [N, H, W] or [N, H, W, C]",
+    )
+    images = len(stored.shape) > 2
+    check_examples(stored, images=images)
+    dtype = np.uint8 if images and stored.dtype == np.uint8 else np.float32
+    examples = aligned_empty(stored.shape, dtype)
+    start = 0
+    for block in example_blocks(stored, BLOCK_ROWS, allowed_bytes, images=images):
+        examples[start : start + len(block)] = block
+        start += len(block)
+    return examples[..., np.newaxis] if len(stored.shape) == 3 else examples
+
+
+def _labels(stored: StoredArray, count: int, allowed_bytes: float) -> np.ndarray:
+    require(
+        stored.shape == (count,) and stored.dtype.kind in "iu",
+        f"{stored} must be {count} integers [{count}], one for each row, "
+        f"but is {stored.dtype} {list(stored.shape)}",
+    )
+    labels = np.concatenate(list(stored.blocks(BLOCK_ROWS, allowed_bytes))).astype(np.int64)
+    require(
+        stored.name != "train_labels" or len(np.unique(labels)) > 1,
+        f"{stored} are all {labels[0]}; there is nothing to tell apart",
+    )
+    return labels
+
+
+def _open(path: Path, name: str, stored_bytes: int) -> StoredArray:
+    said = f"{name!r} in {path}" if name else str(path)
+    with _readable(path, said), _opened(path, name) as file:
+        shape, by_columns, dtype = _read_header(file)
+        array = StoredArray(path, name, shape, dtype, by_columns)
+        if dtype.hasobject:
+            raise ValueError("it holds Python objects")
+        if array.nbytes > stored_bytes:
+            raise ValueError(f"it ends too early for its shape {shape}")
     return array
 
 
-def _examples(name: str, array: np.ndarray, path: Path) -> np.ndarray:
-    """Vectors or images, as they are trained on."""
-    of_images = array.ndim > 2
-    require(
-        array.dtype.kind in "biuf",
-        f"{name!r} in {path} is of type {array.dtype}; only real numbers are taken",
-    )
-    require(
-        array.ndim in (2, 3, 4),
-        f"{name!r} in {path} has the shape {array.shape}; {_SHAPES}",
-    )
-    require(
-        array.size > 0,
-        f"{name!r} in {path} has the shape {array.shape}, in which there is no number",
-    )
-    require(
-        not of_images or array.dtype == np.uint8 or array.dtype.kind in "bf",
-        f"the images {name!r} in {path} are {array.dtype}; they must be uint8, or floats in [0, 1]",
-    )
-    if of_images and array.dtype == np.uint8:
-        return array if array.ndim == 4 else array[..., np.newaxis]
-    with np.errstate(over="ignore"):  # what is too large for float32 is told below
-        taken = array.astype(np.float32)
-    for start in range(0, len(taken), _ROWS):
-        block = slice(start, start + _ROWS)
-        require_finite(taken[block], array[block], start, f"{name!r} in {path}")
-    require(
-        not of_images or (taken.min() >= 0 and taken.max() <= 1),
-        f"the images {name!r} in {path} reach from {taken.min():g} to {taken.max():g}; "
-        "floats must lie in [0, 1]",
-    )
-    return taken[..., np.newaxis] if array.ndim == 3 else taken
+def _read_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
+    """Returns the shape, whether it is in Fortran order, and the type of the array that follows."""
+    version = np.lib.format.read_magic(file)
+    if version == (1, 0):
+        return np.lib.format.read_array_header_1_0(file)
+    if version == (2, 0):
+        return np.lib.format.read_array_header_2_0(file)
+    raise ValueError(f"it is of version {version}")
 
 
-def require_finite(taken: np.ndarray, given: np.ndarray, first_row: int, said: str) -> None:
-    """Raises UserError if numbers, `taken` as float32, are not finite: the first, as it is given.
+@contextlib.contextmanager
+def _opened(path: Path, name: str) -> Iterator[IO[bytes]]:
+    if not name:
+        with path.open("rb") as file:
+            yield file
+    else:
+        with zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as member:
+            yield member
 
-    Its row is counted from `first_row`.
-    """
-    broken = np.argwhere(~np.isfinite(taken))
-    if len(broken):
-        row, *rest = broken[0].tolist()
-        column = rest[0] if len(rest) == 1 else tuple(rest)
+
+@contextlib.contextmanager
+def _readable(path: Path, said: str) -> Iterator[None]:
+    """Turns the errors of a missing or damaged file into UserError."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror or in_one_line(error)}") from error
+    except _DAMAGE_ERRORS as error:
         raise UserError(
-            f"{said} holds {given[row, *rest]} in row {first_row + row}, column {column}, counted "
-            "from 0; only finite numbers of float32 are taken"
-        )
-
-
-def _labels(name: str, array: np.ndarray, count: int, path: Path) -> np.ndarray:
-    require(
-        array.shape == (count,) and array.dtype.kind in "iu",
-        f"{name!r} in {path} must be {count} integers [{count}], one for each row, "
-        f"but is {array.dtype} {list(array.shape)}",
-    )
-    require(
-        name != "train_labels" or len(np.unique(array)) > 1,
-        f"{name!r} in {path} are all {array[0]}; there is nothing to tell apart",
-    )
-    return array.astype(np.int64)
+            f"{said} cannot be read as an array of numbers ({in_one_line(error)})"
+        ) from error
 
 
 def _times(shape: tuple[int, ...]) -> str:

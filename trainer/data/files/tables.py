@@ -1,6 +1,7 @@
-"""A user's tables of numbers, in CSV or Parquet; whatever is wrong with them is told in one line.
+"""Reads a user's tables of numbers, CSV or Parquet, a block of rows at a time.
 
-Rows are counted from 1, the header and blank lines apart.
+Messages count rows from 1, without the header and blank lines. Not by pyarrow's dataset scanner,
+which decodes a whole row group of Parquet at once: twice the memory of the readers here, or more.
 """
 
 import contextlib
@@ -17,15 +18,16 @@ import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet
 
+from trainer.data.memory import GIB
 from trainer.errors import UserError, in_one_line, require
+from trainer.storage import paths
 
-SUFFIXES = (".csv", ".tsv", ".parquet")
+SUFFIXES = paths.TABLE_SUFFIXES
 SEPARATORS = {".csv": ",", ".tsv": "\t"}
-_ROWS = 16_384  # of Parquet, read at a time, at most
-_BLOCK_BYTES = 2**22  # likewise, of any table
-_BUFFER_BYTES = 2**20  # of each column of a Parquet file
-LONGEST_TEXT = 4096  # bytes of a label or a name
-_GIB = 2**30
+MAX_TEXT_BYTES = 4096  # of a label or a file name
+_BLOCK_BYTES = 2**22  # of a block of rows
+_PARQUET_ROWS = 16_384  # of a block, at most
+_PARQUET_BUFFER_BYTES = 2**20  # a column
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,21 +40,26 @@ class Table:
 
 @dataclasses.dataclass(frozen=True)
 class Tables:
-    """One file, or one to train and one to test, of the same columns."""
+    """One file, or one to train and one to test, with the same columns."""
 
-    parts: tuple[Table, ...]
+    tables: tuple[Table, ...]
     feature_names: tuple[str, ...]
-    class_names: tuple[str, ...]  # by their numbers, where the labels are words
+    class_names: tuple[str, ...]  # by label, where the labels are words
 
 
 @dataclasses.dataclass(frozen=True)
-class Source:
-    """A table that is still to be read."""
+class OpenTable:
+    """A table of which nothing but its columns has been read."""
 
-    names: tuple[str, ...]  # of its columns
-    kinds: tuple[pa.DataType, ...]  # of each; of CSV, text
-    count: int | None  # of its rows, where it says so
-    batches: Callable[[Sequence[str]], Iterator[pa.RecordBatch]]  # of the columns of these names
+    names: tuple[str, ...]
+    types: tuple[pa.DataType, ...]  # text for each column of CSV
+    count: int | None  # of rows; None: not known before the end
+    batches: Callable[[Sequence[str]], Iterator[pa.RecordBatch]]  # of the columns with these names
+
+
+def split_names(text: str) -> list[str]:
+    """Returns the column names of a text with commas between them."""
+    return [name.strip() for name in text.split(",") if name.strip()]
 
 
 def read(
@@ -61,90 +68,85 @@ def read(
     label_column: str = "",
     drop_columns: Sequence[str] = (),
     keep_missing: bool = False,
-    most_bytes: float = math.inf,
+    allowed_bytes: float = math.inf,
 ) -> Tables:
-    """Reads tables of which every column is of numbers, but for the label's and those dropped.
+    """Reads tables whose columns are numbers, except for the labels and the dropped columns.
 
-    Labels are integers, taken as they are, or words, whose numbers count the sorted words of the
-    first table from 0. The columns of the others may be in another order. Missing numbers are NaN
-    if they are kept.
+    Labels are integers, or words, which are numbered from 0 in their sorted order in the first
+    table. The other tables may have their columns in another order. Missing numbers become NaN with
+    `keep_missing`.
 
     Raises:
-      UserError: a file cannot be read or is no such table; a number is missing and not to be kept,
-        is infinite, or too large for float32; they take more than `most_bytes`.
+      UserError: a file cannot be read or is no such table; a number is missing, infinite or too
+        large for float32; the rows take more than the allowed bytes.
     """
-    features: tuple[str, ...] | None = None
-    tables, columns = [], []
+    feature_names: tuple[str, ...] = ()
+    all_rows, all_labels = [], []
     for path in paths:
-        source = open_table(path)
-        found = _features(path, source.names, label_column, drop_columns)
-        features = features or found
-        _require_same(path, found, paths[0], features)
-        read_rows, read_labels, size = [], [], 0
-        beside = [label_column] if label_column else []
-        for rows, others in _blocks(path, source, features, beside, keep_missing):
-            size += rows.nbytes
+        table = open_table(path)
+        found = _feature_names(path, table.names, label_column, drop_columns)
+        feature_names = feature_names or found
+        _require_same(path, found, paths[0], feature_names)
+        rows, label_chunks, size = [], [], 0
+        extra = [label_column] if label_column else []
+        for block, extra_columns in _blocks(path, table, feature_names, extra, keep_missing):
+            size += block.nbytes
             require(
-                size <= most_bytes,
-                f"{path} holds more than the {most_bytes / _GIB:.1f} GiB of memory",
+                size <= allowed_bytes,
+                f"{path} takes more than the {allowed_bytes / GIB:.1f} GiB of memory",
             )
-            read_rows.append(rows)
-            read_labels += others
-        tables.append(np.concatenate(read_rows))
-        columns.append(_Labels.of(path, read_labels, label_column) if label_column else None)
-    assert features is not None
-    first = columns[0]
+            rows.append(block)
+            label_chunks += extra_columns
+        all_rows.append(np.concatenate(rows))
+        all_labels.append(_Labels.of(path, label_chunks, label_column) if label_column else None)
+    first = all_labels[0]
     class_names = tuple(sorted(first.words)) if first else ()
-    parts = [
-        Table(rows, None if column is None else column.numbers(class_names, paths[0]))
-        for rows, column in zip(tables, columns, strict=True)
+    tables = [
+        Table(rows, None if labels is None else labels.numbers(class_names, paths[0]))
+        for rows, labels in zip(all_rows, all_labels, strict=True)
     ]
-    labels = parts[0].labels
     require(
-        labels is None or len(np.unique(labels)) > 1,
-        f"the labels of {paths[0]}, its column {label_column!r}, are all alike; "
+        tables[0].labels is None or len(np.unique(tables[0].labels)) > 1,
+        f"the labels of {paths[0]}, its column {label_column!r}, are all the same; "
         "there is nothing to tell apart",
     )
-    return Tables(tuple(parts), features, class_names)
+    return Tables(tuple(tables), feature_names, class_names)
 
 
 def blocks(
     path: Path,
     feature_names: Sequence[str],
     *,
-    beside: Sequence[str] = (),
+    extra: Sequence[str] = (),
     keep_missing: bool = False,
 ) -> Iterator[tuple[np.ndarray, list[pa.Array]]]:
-    """The rows [n, D] of the columns of these names, in their order, a block at a time.
+    """Yields float32 rows [n, D] of the named columns, in the order of the names.
 
-    With each comes the block of the columns `beside`, as they are in the file: of CSV, text. Other
-    columns are left out.
-
-    Raises:
-      UserError: as `read`; a column is missing.
-    """
-    source = open_table(path)
-    for name in (*feature_names, *beside):
-        _require_column(path, name, source.names)
-    yield from _blocks(path, source, feature_names, beside, keep_missing)
-
-
-def open_table(path: Path) -> Source:
-    """Reads what a table says of itself.
+    Each block comes with the same rows of the `extra` columns, of the file's types: of CSV, text.
 
     Raises:
-      UserError: it cannot be read, or its columns have no names of their own.
+      UserError: a column is missing, or as `read`.
     """
-    require(
-        path.suffix.lower() in SUFFIXES,
-        f"{path} is no table; its name must end in {', '.join(SUFFIXES)}",
-    )
+    table = open_table(path)
+    for name in (*feature_names, *extra):
+        _require_column(path, name, table.names)
+    yield from _blocks(path, table, feature_names, extra, keep_missing)
+
+
+def open_table(path: Path) -> OpenTable:
+    """Reads the columns' names and types.
+
+    Raises:
+      UserError: the file cannot be read, or its columns do not have different names.
+    """
+    suffix = path.suffix.lower()
+    require(suffix in SUFFIXES, f"{path} is no table; its name must end in {', '.join(SUFFIXES)}")
     with _readable(path):
-        source = _parquet(path) if path.suffix.lower() == ".parquet" else _csv(path)
-    for number, name in enumerate(source.names, start=1):
+        table = _open_parquet(path) if suffix == ".parquet" else _open_csv(path)
+    for number, name in enumerate(table.names, start=1):
         require(name.strip() != "", f"column {number} of {path} has no name in the header")
-        require(source.names.count(name) == 1, f"two columns of {path} have the same name {name!r}")
-    return source
+        require(table.names.count(name) == 1, f"two columns of {path} have the same name {name!r}")
+    return table
 
 
 @contextlib.contextmanager
@@ -158,51 +160,50 @@ def _readable(path: Path) -> Iterator[None]:
         raise UserError(f"{path} cannot be read: {why}") from error
 
 
-def _csv(path: Path) -> Source:
-    """A file of text, of which each column is read as text: one block cannot tell of the next."""
+def _open_csv(path: Path) -> OpenTable:
+    """Opens a text file; every column is read as text, since types could differ by block."""
     separator = SEPARATORS[path.suffix.lower()]
     parsing = pyarrow.csv.ParseOptions(delimiter=separator, newlines_in_values=True)
     reading = pyarrow.csv.ReadOptions(block_size=_BLOCK_BYTES)
     with pyarrow.csv.open_csv(path, reading, parsing) as reader:
         names = tuple(reader.schema.names)
-    counted = tuple(map(str, range(len(names))))  # as pandas calls columns without names
+    numbered = tuple(map(str, range(len(names))))  # as pandas calls columns without names
     require(
-        names == counted or not all(map(_is_number, names)),
+        names == numbered or not all(map(_is_number, names)),
         f"{path} has no header: its first row is {', '.join(names[:3])}; it must name the columns",
     )
 
-    def batches(chosen: Sequence[str]) -> Iterator[pa.RecordBatch]:
+    def batches(columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
         converting = pyarrow.csv.ConvertOptions(
-            column_types=dict.fromkeys(chosen, pa.string()),
-            include_columns=list(chosen),
+            column_types=dict.fromkeys(columns, pa.string()),
+            include_columns=list(columns),
             strings_can_be_null=True,
         )
         with pyarrow.csv.open_csv(path, reading, parsing, converting) as reader:
             yield from reader
 
-    return Source(names, (pa.string(),) * len(names), None, batches)
+    return OpenTable(names, (pa.string(),) * len(names), None, batches)
 
 
-def _parquet(path: Path) -> Source:
+def _open_parquet(path: Path) -> OpenTable:
     with pyarrow.parquet.ParquetFile(path) as file:
         schema, count = file.schema_arrow, file.metadata.num_rows
-    # As it is stored: few bytes may stand for a long text in every row.
+    # Text stays dictionary-encoded: a few bytes of the file may be a long text in every row.
     texts = [field.name for field in schema if _is_text(field.type)]
 
-    def batches(chosen: Sequence[str]) -> Iterator[pa.RecordBatch]:
-        rows = max(1, min(_ROWS, _BLOCK_BYTES // (8 * len(chosen))))
-        # By default each row group that is read stays in memory until the file is closed.
-        buffering = {"pre_buffer": False, "buffer_size": _BUFFER_BYTES}
+    def batches(columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+        rows = max(1, min(_PARQUET_ROWS, _BLOCK_BYTES // (8 * len(columns))))
+        # With pre_buffer, row groups stay in memory until the file is closed.
+        buffering = {"pre_buffer": False, "buffer_size": _PARQUET_BUFFER_BYTES}
         with pyarrow.parquet.ParquetFile(path, read_dictionary=texts, **buffering) as file:
-            yield from file.iter_batches(rows, columns=list(chosen))
+            yield from file.iter_batches(rows, columns=list(columns))
 
-    return Source(tuple(schema.names), tuple(schema.types), count, batches)
+    return OpenTable(tuple(schema.names), tuple(schema.types), count, batches)
 
 
-def _features(
+def _feature_names(
     path: Path, names: Sequence[str], label_column: str, drop_columns: Sequence[str]
 ) -> tuple[str, ...]:
-    """The columns that are left."""
     others = (*([label_column] if label_column else []), *drop_columns)
     for name in others:
         _require_column(path, name, names)
@@ -213,80 +214,75 @@ def _features(
 
 def _require_column(path: Path, name: str, names: Sequence[str]) -> None:
     close = difflib.get_close_matches(name, names, n=1)
-    hint = f"did you mean {close[0]!r}?" if close else f"its columns are {_some(names)}"
+    shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+    hint = f"did you mean {close[0]!r}?" if close else f"its columns are {shown}"
     require(name in names, f"{path} has no column {name!r}; {hint}")
 
 
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
-
-
 def _require_same(
-    path: Path, found: tuple[str, ...], first: Path, features: tuple[str, ...]
+    path: Path, found: tuple[str, ...], first: Path, feature_names: tuple[str, ...]
 ) -> None:
-    differing = sorted(set(found) ^ set(features))
+    differing = sorted(set(found) ^ set(feature_names))
     require(
         not differing,
-        f"{path} has {len(found)} columns of numbers, where {first} has {len(features)}; "
-        f"{differing[0] if differing else ''!r} is in one of them alone",
+        f"{path} has {len(found)} columns of numbers, {first} has {len(feature_names)}; "
+        f"only one of them has {differing[0] if differing else ''!r}",
     )
 
 
 def _blocks(
     path: Path,
-    source: Source,
-    features: Sequence[str],
-    beside: Sequence[str],
+    table: OpenTable,
+    feature_names: Sequence[str],
+    extra: Sequence[str],
     keep_missing: bool,
 ) -> Iterator[tuple[np.ndarray, list[pa.Array]]]:
-    """Float32 rows [n, D], and what stands beside them."""
-    before = 0
-    kinds = dict(zip(source.names, source.kinds, strict=True))
-    for name in features:  # before any is read: what is nested has no bounds
-        _require_numbers(path, name, kinds[name])
-    for name in beside:
+    """Yields float32 rows [n, D] and their extra columns."""
+    types = dict(zip(table.names, table.types, strict=True))
+    for name in feature_names:  # before any row is read: nested values have no bounds
+        _require_number_type(path, name, types[name])
+    for name in extra:
         require(
-            not pa.types.is_nested(kinds[name]),
-            f"the column {name!r} of {path} is of type {kinds[name]}; labels are numbers or text",
+            not pa.types.is_nested(types[name]),
+            f"the column {name!r} of {path} is of type {types[name]}; labels are numbers or text",
         )
+    first_row = 0
     with _readable(path):
-        for batch in source.batches((*features, *beside)):
+        for batch in table.batches((*feature_names, *extra)):
             if len(batch) == 0:
                 continue
-            rows = np.empty((len(batch), len(features)), np.float32)
-            for number, name in enumerate(features):
-                values = _numbers(path, name, batch.column(name), before)
-                with np.errstate(over="ignore"):  # what is too large is told below
-                    rows[:, number] = values
-                broken = np.isinf(rows[:, number])
-                if broken.any():
-                    row = int(np.flatnonzero(broken)[0])
-                    raise UserError(
-                        f"{path} holds {values[row]:g} in {_place(before + row, name)}; "
-                        "only finite numbers of float32 are taken"
-                    )
+            rows = np.empty((len(batch), len(feature_names)), np.float32)
+            for column, name in enumerate(feature_names):
+                rows[:, column] = _float32(path, name, batch.column(name), first_row)
             if not keep_missing:
-                _require_whole(path, rows, features, before)
-            for name in beside:
-                _require_filled(path, name, batch.column(name), before)
-            yield rows, [_short(path, name, batch.column(name)) for name in beside]
-            before += len(batch)
-    require(before > 0, f"{path} has no row")
+                _require_no_missing(path, rows, feature_names, first_row)
+            yield rows, [_labels(path, name, batch.column(name), first_row) for name in extra]
+            first_row += len(batch)
+    require(first_row > 0, f"{path} has no row")
 
 
-def _numbers(path: Path, name: str, column: pa.Array, before: int) -> np.ndarray:
-    """Float64 [n] of a column, NaN where it has none."""
-    kind = column.type
-    if _is_text(kind):
-        return _parsed(path, name, column, before)
-    if not pa.types.is_floating(kind):
-        column = column.cast(pa.float64(), safe=False)
-    return column.to_numpy(zero_copy_only=False).astype(np.float64)
+def _float32(path: Path, name: str, column: pa.Array, first_row: int) -> np.ndarray:
+    """Returns the numbers of a column [n], NaN where one is missing."""
+    if _is_text(column.type):
+        values = _parse(path, name, column, first_row)
+    else:
+        if not pa.types.is_floating(column.type):
+            column = column.cast(pa.float64(), safe=False)
+        values = column.to_numpy(zero_copy_only=False).astype(np.float64)
+    with np.errstate(over="ignore"):  # numbers too large for float32 become infinite
+        converted = values.astype(np.float32)
+    infinite = np.flatnonzero(np.isinf(converted))
+    if len(infinite):
+        raise UserError(
+            f"{path} holds {values[infinite[0]]:g} in {_place(first_row + infinite[0], name)}; "
+            "only finite numbers of float32 are allowed"
+        )
+    return converted
 
 
-def _require_numbers(path: Path, name: str, kind: pa.DataType) -> None:
+def _require_number_type(path: Path, name: str, kind: pa.DataType) -> None:
     require(
-        path.suffix.lower() in SEPARATORS  # whose text is parsed
+        path.suffix.lower() in SEPARATORS  # its text is parsed
         or pa.types.is_integer(kind)
         or pa.types.is_floating(kind)
         or pa.types.is_boolean(kind)
@@ -301,31 +297,35 @@ def _is_text(kind: pa.DataType) -> bool:
     return pa.types.is_string(kind) or pa.types.is_large_string(kind)
 
 
-def _short(path: Path, name: str, column: pa.Array) -> pa.Array:
-    """A column of labels or names, of which none is so long that many would fill the memory."""
-    stored = isinstance(column, pa.DictionaryArray)
-    texts = column.dictionary if stored else column
+def _labels(path: Path, name: str, column: pa.Array, first_row: int) -> pa.Array:
+    """Returns a column without missing values, after a check of how much memory its text takes."""
+    if column.null_count:
+        row = column.is_null().index(True).as_py()
+        raise UserError(f"{path} holds nothing in {_place(first_row + row, name)}")
+    is_encoded = isinstance(column, pa.DictionaryArray)
+    texts = column.dictionary if is_encoded else column
     if _is_text(texts.type) and len(texts):
         longest = pc.max(pc.binary_length(texts)).as_py()
         require(
-            longest <= LONGEST_TEXT,
+            longest <= MAX_TEXT_BYTES,
             f"the column {name!r} of {path} holds a text of {longest:,} bytes; at most "
-            f"{LONGEST_TEXT:,} are allowed",
+            f"{MAX_TEXT_BYTES:,} are allowed",
         )
-    return column.dictionary_decode() if stored else column
+    return column.dictionary_decode() if is_encoded else column
 
 
-def _parsed(path: Path, name: str, column: pa.Array, before: int) -> np.ndarray:
+def _parse(path: Path, name: str, column: pa.Array, first_row: int) -> np.ndarray:
+    """Parses text to float64 [n]."""
     try:
         return pc.utf8_trim_whitespace(column).cast(pa.float64()).to_numpy(zero_copy_only=False)
-    except pa.ArrowInvalid:  # Python reads some that Arrow does not, as +1
+    except pa.ArrowInvalid:  # Python reads some numbers that Arrow does not, such as +1
         values = np.full(len(column), np.nan)
         for row, text in enumerate(column.to_pylist()):
             if text is not None:
                 require(
                     _is_number(text),
-                    f"{path} holds {text!r} in {_place(before + row, name)}, which is no number; "
-                    "in a training, data.label_column takes a column as the labels, and "
+                    f"{path} holds {text!r} in {_place(first_row + row, name)}, which is no "
+                    "number; in a training, data.label_column takes a column as the labels, and "
                     "data.drop_columns leaves one out",
                 )
                 values[row] = float(text)
@@ -340,56 +340,48 @@ def _is_number(text: str) -> bool:
     return True
 
 
-def _require_whole(path: Path, rows: np.ndarray, features: Sequence[str], before: int) -> None:
+def _require_no_missing(path: Path, rows: np.ndarray, names: Sequence[str], first_row: int) -> None:
     missing = np.argwhere(np.isnan(rows))
     if len(missing):
         row, column = missing[0].tolist()
         raise UserError(
-            f"{path} has no number in {_place(before + row, features[column])}; "
-            "in a training, data.impute=mean or median fills in what is missing"
+            f"{path} has no number in {_place(first_row + row, names[column])}; "
+            "in a training, data.impute=mean or median fills in missing numbers"
         )
 
 
-def _require_filled(path: Path, name: str, column: pa.Array, before: int) -> None:
-    if column.null_count:
-        row = column.is_null().index(True).as_py()
-        raise UserError(f"{path} holds nothing in {_place(before + row, name)}")
-
-
 def _place(row: int, column: str) -> str:
-    """Where a number is, of a row counted from 0."""
+    """Describes a cell by its row, counted from 0, and its column."""
     return f"row {row + 1:,}, column {column!r}"
 
 
 @dataclasses.dataclass(frozen=True)
 class _Labels:
-    """The labels of a table: integers, or the places of its words."""
+    """The labels of a table: integers, or indices of words."""
 
     path: Path
     column: str
     values: np.ndarray  # int64 [N]
-    words: tuple[str, ...]
+    words: tuple[str, ...]  # (): the labels are integers
 
     @classmethod
     def of(cls, path: Path, chunks: Sequence[pa.Array], column: str) -> "_Labels":
-        chunked = pa.chunked_array(chunks)
-        if pa.types.is_dictionary(chunked.type):
-            chunked = chunked.cast(chunked.type.value_type)
-        encoded = chunked.combine_chunks().dictionary_encode()
+        encoded = pa.chunked_array(chunks).combine_chunks().dictionary_encode()
         found = encoded.dictionary.to_pylist()
-        places = encoded.indices.to_numpy(zero_copy_only=False)
-        if not pa.types.is_floating(chunked.type):
+        indices = encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64)
+        if not pa.types.is_floating(encoded.dictionary.type):
             with contextlib.suppress(ValueError, OverflowError, TypeError):
-                return cls(path, column, np.array([int(x) for x in found], np.int64)[places], ())
+                integers = np.array([int(label) for label in found], np.int64)
+                return cls(path, column, integers[indices], ())
         require(
             all(isinstance(label, str) for label in found) and not all(map(_is_number, found)),
             f"the labels of {path}, its column {column!r}, must be integers or words; "
             f"{found[0]!r} is neither",
         )
-        return cls(path, column, places.astype(np.int64), tuple(found))
+        return cls(path, column, indices, tuple(found))
 
     def numbers(self, class_names: tuple[str, ...], first: Path) -> np.ndarray:
-        """Int64 [N]: the integers, or the numbers of the words in the first table."""
+        """Returns int64 [N]: the integers, or each word's index among the class names."""
         require(
             bool(self.words) == bool(class_names),
             f"the labels of {self.path}, its column {self.column!r}, must be of the same kind as "

@@ -1,0 +1,301 @@
+"""Data sets of TFDS are prepared once, in memory or in files the same, and never read in part."""
+
+import errno
+import fcntl
+import functools
+import gzip
+import hashlib
+import os
+import shutil
+import threading
+import urllib.request
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tensorflow_datasets.image_classification import mnist
+
+from tests.runs import final_state
+from tests.tiny_colour import TinyColour
+from trainer import data
+from trainer.config import make_data
+from trainer.data.dataset import Records
+from trainer.data.describe import prepare
+from trainer.data.files import idx, tfds_prepare
+from trainer.errors import UserError
+from trainer.train import train
+
+ROOT = Path(__file__).parents[2]
+SHARED = ROOT.parent / "shared" / "data"
+COUNTS = {"train": 40, "t10k": 10}
+COLOUR = {"image_size": 6, "validation_fraction": 0.25}
+
+
+def idx_file(array):
+    header = bytes([0, 0, 8, array.ndim]) + b"".join(n.to_bytes(4, "big") for n in array.shape)
+    return header + array.tobytes()
+
+
+@functools.cache
+def tiny_mnist():
+    """Files like MNIST's, of noise, by their names."""
+    generator = np.random.default_rng(0)
+    files = {}
+    for split, count in COUNTS.items():
+        images = generator.integers(0, 256, (count, 28, 28), np.uint8)
+        files[f"{split}-images-idx3-ubyte"] = idx_file(images)
+        files[f"{split}-labels-idx1-ubyte"] = idx_file(images[:, 0, 0] % 10)
+    return files
+
+
+def originals():
+    return {
+        name: idx.Original(len(content), hashlib.sha256(content).hexdigest())
+        for name, content in tiny_mnist().items()
+    }
+
+
+@pytest.fixture
+def files(tmp_path):
+    """The folder of the four files, two of them gzipped."""
+    folder = tmp_path / "files"
+    folder.mkdir()
+    for name, content in tiny_mnist().items():
+        if "images" in name:
+            (folder / f"{name}.gz").write_bytes(gzip.compress(content))
+        else:
+            (folder / name).write_bytes(content)
+    return folder
+
+
+@pytest.fixture
+def of_tiny_mnist(monkeypatch):
+    """Has the trainer and TFDS expect the tiny files in place of MNIST's."""
+    monkeypatch.setattr(idx, "read", functools.partial(idx.read, originals=originals()))
+    monkeypatch.setattr(mnist, "_TRAIN_EXAMPLES", COUNTS["train"])
+    monkeypatch.setattr(mnist, "_TEST_EXAMPLES", COUNTS["t10k"])
+
+
+def test_the_four_files_of_mnist_are_read_gzipped_or_not(files):
+    assert idx.read(files, originals()) == tiny_mnist()
+
+
+PACKED, PLAIN = "train-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte"
+
+
+@pytest.mark.parametrize(
+    ("name", "damage", "named"),
+    [
+        (PACKED, lambda _: None, "train-images-idx3-ubyte nor"),
+        (PLAIN, lambda content: content[:-1], "17 bytes, unpacked; it must hold 18"),
+        (PLAIN, lambda content: content + b"1", "more bytes, unpacked; it must hold 18"),
+        (PLAIN, lambda content: content[:-1] + b"\xff", "SHA-256"),
+        (PACKED, lambda content: content[:-20], "31,376 bytes"),
+        (PACKED, lambda _: b"<html>", "Not a gzipped file"),
+        (PACKED, lambda content: content[:99] + bytes(99) + content[198:], "cannot be read"),
+    ],
+)
+def test_a_wrong_file_of_mnist_is_refused(files, refused, name, damage, named):
+    content = damage((files / name).read_bytes())
+    if content is None:
+        (files / name).unlink()
+    else:
+        (files / name).write_bytes(content)
+    line = refused(idx.read, files, originals())
+    assert named in line
+    assert name in line
+
+
+@pytest.mark.usefixtures("of_tiny_mnist")
+@pytest.mark.parametrize("placement", ["auto", "records"])
+def test_mnist_is_prepared_from_its_files_once(files, tmp_path, placement):
+    folder = tmp_path / "data"
+    settings = make_data("mnist", placement=placement)
+    description = prepare(settings, str(folder), from_idx=str(files))
+    rows = {line[:12].strip(): line[13:] for line in description.splitlines()}
+    assert rows["data set"] == "mnist 3.0.1, prepared"
+    assert rows["splits"] == "train 40, test 10"
+    assert rows["images"] == "28x28x1"
+    assert rows["to use it"] == f"TFDS_DATA_DIR={folder}"
+    assert sorted(path.name for path in folder.iterdir()) == [".mnist.lock", "mnist"]
+
+    dataset = data.load(settings, folder=str(folder))
+    assert rows["fingerprint"] == dataset.fingerprint()
+    images, labels = dataset.test.read()
+    expected = np.frombuffer(tiny_mnist()["t10k-images-idx3-ubyte"][16:], np.uint8)
+    assert {image.tobytes() for image in images} == {
+        image.tobytes() for image in expected.reshape(10, 28, 28)
+    }
+    np.testing.assert_array_equal(labels, images[:, 0, 0, 0] % 10)
+
+    # Again, as in a folder that nothing may be written to: neither files nor lock are needed.
+    (folder / ".mnist.lock").unlink()
+    again = prepare(settings, str(folder), from_idx="none")
+    assert again == description.replace(", prepared\n", ", was there already\n")
+    assert [path.name for path in folder.iterdir()] == ["mnist"]
+
+
+@pytest.mark.usefixtures("of_tiny_mnist")
+def test_a_preparation_that_breaks_off_leaves_nothing_and_can_be_repeated(
+    files, tmp_path, refused, monkeypatch
+):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    arguments = (make_data("mnist"), str(tmp_path / "data"))
+    with monkeypatch.context() as patch:
+        patch.setattr(mnist, "_extract_mnist_labels", full)
+        assert "No space left" in refused(prepare, *arguments, from_idx=str(files))
+    assert not list((tmp_path / "data").glob("mnist/*"))
+    assert "prepared" in prepare(*arguments, from_idx=str(files))
+
+
+@pytest.mark.parametrize("left", [{}, {"dataset_info.json": '{"name": "mn'}])
+def test_a_part_of_a_data_set_is_refused(tmp_path, refused, left):
+    folder = tmp_path / "mnist" / "3.0.1"
+    folder.mkdir(parents=True)
+    for name, text in left.items():
+        (folder / name).write_text(text)
+    line = refused(tfds_prepare.find, "mnist", str(tmp_path))
+    assert "dataset_info.json" in line
+    assert "prepare" in line
+
+
+@pytest.mark.parametrize(
+    ("name", "flags", "named"),
+    [
+        ("digits", {}, "--data_dir is not allowed with 'digits'"),
+        ("fashion_mnist", {"from_idx": "files"}, "from_idx='files'"),
+        ("ag_news_subset", {}, "ag_news_subset holds no images"),
+    ],
+)
+def test_what_cannot_be_prepared_is_refused_at_once(tmp_path, refused, name, flags, named):
+    assert named in refused(prepare, make_data(name), str(tmp_path / "data"), **flags)
+    assert not (tmp_path / "data").exists()
+
+
+def test_images_of_many_sizes_are_resized_and_a_test_split_is_cut(tfds_folder, load):
+    tfds_folder("tfrecord")
+    colour = load("tiny_colour", **COLOUR)
+    assert colour.image_shape == (6, 6, 3)
+    splits = (colour.train, colour.validation, colour.test)
+    assert [len(split) for split in splits] == [12, 4, 4]
+    for split in splits:
+        np.testing.assert_array_equal(split.images[:, 0, 0, 0], 10 * split.labels)
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({}, "set data.image_size"),
+        (COLOUR | {"placement": "records"}, "--dataset=tiny_colour --records"),
+        (COLOUR | {"memory_gib": 1e-6}, "--dataset=tiny_colour --records"),
+    ],
+)
+def test_settings_that_a_data_set_cannot_have_are_refused(
+    tfds_folder, load, refused, settings, named
+):
+    tfds_folder("tfrecord")
+    assert named in refused(load, "tiny_colour", **settings)
+
+
+@pytest.mark.parametrize("settings", [{"placement": "records"}, {"memory_gib": 1e-6}])
+def test_a_set_larger_than_the_memory_stays_in_its_files_and_is_the_same(
+    tfds_folder, load, settings
+):
+    tfds_folder("array_record")
+    memory, files = load("tiny_colour", **COLOUR), load("tiny_colour", **COLOUR, **settings)
+    assert isinstance(memory.train.images, np.ndarray)
+    assert isinstance(files.train.images, Records)
+    assert files.fingerprint() == memory.fingerprint()
+    indices = np.array([[3, 1], [11, 3]])
+    np.testing.assert_array_equal(files.train.images[indices], memory.train.images[indices])
+    for name in ("train", "validation", "test"):
+        ours, theirs = getattr(files, name), getattr(memory, name)
+        assert ours.images.shape == theirs.images.shape
+        for read, expected in zip(ours.read(max_rows=3), theirs.read(max_rows=3), strict=True):
+            np.testing.assert_array_equal(read, expected)
+
+
+def test_images_in_files_are_not_binarised(tfds_folder, load, refused):
+    tfds_folder("array_record")
+    keys = COLOUR | {"placement": "records", "binarise": True}
+    assert "'tiny_colour' stays in its files" in refused(load, "tiny_colour", **keys)
+
+
+def test_training_from_files_is_the_same_bits(tfds_folder, digits_config, tmp_path):
+    tfds_folder("array_record")
+    digits_config.data.update({"name": "tiny_colour", **COLOUR})
+    digits_config.update({"batch_size": 4, "num_epochs": 5.0})
+    states = []
+    for placement in ("device", "records"):
+        digits_config.data.placement = placement
+        train(digits_config, str(tmp_path / placement))
+        _, state = final_state(tmp_path / placement)
+        states.append({path: array.tobytes() for path, array in state.items()})
+    assert states[0] == states[1]
+
+
+def test_a_server_that_is_out_of_reach_is_not_waited_for(tmp_path, refused, monkeypatch):
+    silence = threading.Event()
+
+    def say_nothing(*_, **__):
+        silence.wait()
+        raise OSError("broken off")
+
+    def refuse(request, **_):
+        raise OSError(f"{request.full_url}: no network")
+
+    monkeypatch.setattr(tfds_prepare, "_TIMEOUT_SECONDS", 0.1)
+    for answer, named in ((refuse, "no network"), (say_nothing, "no answer")):
+        monkeypatch.setattr(urllib.request, "urlopen", answer)
+        line = refused(prepare, make_data("mnist"), str(tmp_path / "data"))
+        for text in (named, "trainer.prepare --dataset=mnist", "--from_idx=FILES"):
+            assert text in line
+    silence.set()
+    assert not (tmp_path / "data").exists()
+
+
+def test_a_process_waits_for_another_and_does_not_prepare_again(
+    tmp_path, prepared, hold_lock, monkeypatch, capsys
+):
+    def prepare_again(*_, **__):
+        raise AssertionError("another process has prepared the data set")
+
+    name = TinyColour.name
+    lock = tmp_path / f".{name}.lock"
+    hold_lock(lock, lambda: shutil.copytree(prepared["tfrecord"] / name, tmp_path / name))
+    monkeypatch.setattr(TinyColour, "download_and_prepare", prepare_again)
+    tfds_prepare.download(name, str(tmp_path))
+    assert str(lock) in capsys.readouterr().out
+    assert tfds_prepare.is_prepared(tfds_prepare.find(name, str(tmp_path)))
+
+
+def test_a_folder_that_cannot_be_locked_or_written_is_refused(tmp_path, refused, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    (tmp_path / "file").touch()
+    line = refused(tfds_prepare.download, "tiny_colour", str(tmp_path / "file"))
+    assert "cannot be written" in line
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    line = refused(tfds_prepare.download, "tiny_colour", str(tmp_path))
+    assert "cannot be locked" in line
+    assert "prepare tiny_colour in another folder" in line
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not SHARED.exists(), reason=f"MNIST is not in {SHARED}")
+def test_mnist_from_its_files_is_what_tfds_makes_of_it(tmp_path):
+    settings = make_data("mnist")
+    description = prepare(settings, str(tmp_path), from_idx=str(SHARED / "idx"))
+    theirs = data.load(settings, folder=str(SHARED / "tfds"))
+    assert f"fingerprint  {theirs.fingerprint()}" in description
+
+
+def test_a_damaged_data_set_names_its_folder(tfds_folder, load):
+    folder = tfds_folder("tfrecord")
+    for path in folder.rglob("*.tfrecord*"):
+        path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(UserError, match=rf"{folder}.* cannot be read .*; delete that folder"):
+        load("tiny_colour", **COLOUR)

@@ -1,0 +1,37 @@
+"""The private names that the trainer uses are still there, after every update of a package."""
+
+import ast
+import inspect
+from pathlib import Path
+
+import keras
+import pytest
+import tensorflow as tf
+from keras.src.optimizers import base_optimizer
+from tensorflow.python.distribute import collective_all_reduce_strategy, mirrored_strategy
+
+from trainer.distribution import private_api
+
+OWNERS = {
+    "_all_reduce_sum_gradients": keras.optimizers.Optimizer,
+    "_clip_gradients": keras.optimizers.Optimizer,
+    "_apply_weight_decay": base_optimizer.BaseOptimizer,
+    "_use_merge_call": mirrored_strategy.MirroredExtended,
+    "_initialize_local_devices": collective_all_reduce_strategy.CollectiveAllReduceExtended,
+}
+
+
+@pytest.mark.parametrize("name", OWNERS)
+def test_the_installed_release_has_the_private_name(name):
+    owner = OWNERS[name]
+    package = keras if owner.__module__.startswith("keras") else tf
+    assert callable(getattr(owner, name, None)), (
+        f"{package.__name__} {package.__version__} has no {owner.__name__}.{name} any more: see "
+        f"what {private_api.__name__} uses it for"
+    )
+
+
+def test_every_private_name_is_looked_for():
+    tree = ast.parse(Path(inspect.getfile(private_api)).read_text())
+    names = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    assert {name for name in names if name.startswith("_")} == OWNERS.keys()

@@ -1,0 +1,74 @@
+"""What the mutation check plants faults in, and the tests that are to find them.
+
+A pattern may match several files or none: code that moves stays found, and so do its tests.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+LOSS = ("loss_terms", "statistics", "error", "means_of_each")  # and what these functions use
+
+
+@dataclass(frozen=True)
+class Target:
+    """Some code, how many faults are planted in it, and its tests, the most telling first."""
+
+    files: tuple[str, ...]
+    faults: int
+    tests: tuple[str, ...]
+    roots: tuple[str, ...] = ()
+
+    def paths(self, root: Path, patterns: tuple[str, ...]) -> list[str]:
+        """Returns the files of patterns that are there, as paths below the root."""
+        found = (path for pattern in patterns for path in sorted(root.glob(pattern)))
+        return list(dict.fromkeys(str(path.relative_to(root)) for path in found))
+
+
+_STEP = ("tests/distribution/test_step*.py", "tests/distribution/test_replicas*.py")
+_EVERY_KIND = ("tests/models/test_models.py", "tests/models/test_golden*.py")
+
+
+def _loss_of(kind: str, faults: int) -> Target:
+    return Target(
+        (f"trainer/models/{kind}.py", f"trainer/models/{kind}/model.py"),
+        faults,
+        (f"tests/models/test_{kind}*.py", f"tests/models/{kind}/test_*.py", *_EVERY_KIND),
+        LOSS,
+    )
+
+
+TARGETS = {
+    "positions": Target(
+        ("trainer/positions.py",), 8, ("tests/test_positions.py", "tests/models/test_concrete*.py")
+    ),
+    "step": Target(
+        ("trainer/distribution/step.py", "trainer/distribution/finite.py"),
+        8,
+        (*_STEP, "tests/training/test_train.py"),
+    ),
+    "gradients": Target(("trainer/distribution/gradients.py",), 5, _STEP),
+    "update": Target(
+        ("trainer/distribution/update.py",), 3, ("tests/distribution/test_optimizers.py", *_STEP)
+    ),
+    "mean_losses": Target(("trainer/distribution/mean_losses.py",), 5, _STEP),
+    "checkpoints": Target(
+        ("trainer/run/checkpoints.py", "trainer/run/background.py"), 8, ("tests/run/test_*.py",)
+    ),
+    "loss_spikes": Target(
+        ("trainer/training/loss_spikes.py",), 7, ("tests/training/test_loss_spikes.py",)
+    ),
+    "batches": Target(
+        ("trainer/data/batches.py", "trainer/data/__init__.py"),
+        4,
+        ("tests/data/test_batches.py", "tests/data/test_data.py", "tests/training/test_train.py"),
+        ("training_batches", "batches"),
+    ),
+    "loss_of_every_kind": Target(
+        ("trainer/models/base.py",), 4, (*_EVERY_KIND, "tests/models/test_sparse*.py", *_STEP), LOSS
+    ),
+    "loss_of_concrete": _loss_of("concrete", 4),
+    "loss_of_contractive": _loss_of("contractive", 3),
+    "loss_of_denoising": _loss_of("denoising", 3),
+    "loss_of_sparse": _loss_of("sparse", 4),
+    "loss_of_vae": _loss_of("vae", 5),
+}

@@ -1,0 +1,371 @@
+"""The schema of the config: what is taken, what is refused, and what a resume may change."""
+
+import dataclasses
+import importlib
+import json
+import subprocess
+import sys
+import typing
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from docs import configuration
+from tests.all_configs import CONFIG_OF, load_config, tiny
+from tests.hostile.corpus import assert_one_line
+from trainer import models
+from trainer.config import (
+    EXECUTIONS,
+    Config,
+    Data,
+    LossSpikes,
+    Optimizer,
+    data_settings,
+    defaults,
+    defaults_of,
+    differences,
+    flat,
+    hyperparameters,
+    keys,
+    kind_settings,
+    kinds,
+    parse,
+    source_settings,
+)
+from trainer.distribution import optimizers, strategy
+from trainer.errors import UserError, printable
+from trainer.models.settings import ACTIVATIONS
+
+NAME_OF = {
+    "digits": "digits",
+    "noise": "noise:9",
+    "memory": "memory",
+    "arrays": "arrays:a.npz",
+    "images": "images:photos",
+    "table": "table:rows.csv",
+    "tfds": "mnist",
+}
+FEW = settings(max_examples=100, deadline=None, derandomize=True, database=None)
+TEXTS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=9)
+
+
+def config_of(kind="dense", source="digits"):
+    config = defaults(kind)
+    config.data.name = NAME_OF[source]
+    return config
+
+
+def groups(kind, source):
+    """The groups of a config's keys, by their prefix."""
+    return {
+        "": Config,
+        "optimizer.": Optimizer,
+        "spikes.": LossSpikes,
+        "data.": data_settings(source),
+        "model.": kind_settings(kind),
+    }
+
+
+def key_of(kind, source, name):
+    """The type and what is known of a dotted key."""
+    prefix, dot, last = name.rpartition(".")
+    return keys(groups(kind, source)[prefix + dot])[last]
+
+
+def changed(config, changes):
+    """A copy of a config as nested dicts, with other values of dotted keys."""
+    tree = json.loads(json.dumps(config.to_dict()))
+    for name, value in changes.items():
+        *path, last = name.split(".")
+        group = tree
+        for part in path:
+            group = group[part]
+        group[last] = value
+    return tree
+
+
+ALL_KEYS = sorted(
+    {
+        (kind, source, prefix + name)
+        for kind, source in [*((k, "digits") for k in kinds()), *(("dense", s) for s in NAME_OF)]
+        for prefix, group in groups(kind, source).items()
+        for name in keys(group)
+    }
+)
+NAMED = ("data.name", "model.name", "strategy", "profile")  # whose text has a meaning of its own
+
+
+def possible(kind, key):
+    """Values of a key's type and within its range."""
+    if key.choices:
+        return st.sampled_from(key.choices)
+    if kind is bool:
+        return st.booleans()
+    if kind is str:
+        return TEXTS
+    lowest = key.at_least if key.at_least is not None else key.above
+    highest = key.at_most if key.at_most is not None else key.below
+    if kind is float:
+        return st.floats(
+            *(lowest, highest),
+            exclude_min=key.above is not None,
+            exclude_max=key.below is not None,
+            allow_nan=False,
+            allow_infinity=False,
+        )
+    numbers = st.integers(lowest, highest)
+    return st.lists(numbers, max_size=4).map(tuple) if typing.get_origin(kind) else numbers
+
+
+def impossible(kind, key):
+    """Values of another type, out of the range or not among the choices."""
+    others: list[Any] = [None, {}, ["a"]]
+    if kind is bool:
+        return st.sampled_from([*others, 0, 1, "true"])
+    if kind is str:
+        texts = TEXTS.filter(lambda text: text not in key.choices) if key.choices else st.nothing()
+        return st.sampled_from([*others, 5, True, "a\0b"]) | texts
+    if typing.get_origin(kind):
+        return st.sampled_from([*others, 5, "5", (0,), (-1, 2), (1.5,), (True,)])
+    outside = [st.sampled_from([*others, "1", True, float("nan"), float("inf"), 10**400])]
+    if kind is int:
+        outside = [st.sampled_from([*others, "1", True, 1.5])]
+    if key.choices:
+        outside += [st.integers().filter(lambda number: number not in key.choices)]
+    number = st.integers if kind is int else st.floats
+    lowest = key.at_least if key.at_least is not None else key.above
+    if lowest is not None:
+        below = number(max_value=lowest)
+        outside += [below.filter(lambda n: n < lowest or key.above is not None)]
+    highest = key.at_most if key.at_most is not None else key.below
+    if highest is not None:
+        above = number(min_value=highest)
+        outside += [above.filter(lambda n: n > highest or key.below is not None)]
+    return st.one_of(outside)
+
+
+@FEW
+@given(data=st.data())
+def test_any_config_within_its_ranges_is_taken(data):
+    kind, source = data.draw(st.sampled_from(kinds())), data.draw(st.sampled_from(sorted(NAME_OF)))
+    drawn = {}
+    for prefix, group in groups(kind, source).items():
+        drawn[prefix] = {
+            name: data.draw(st.just(default) | possible(*keys(group)[name]))
+            for name, default in defaults_of(group).items()
+            if prefix + name not in NAMED
+        }
+    drawn["data."]["name"], drawn["model."]["name"] = NAME_OF[source], kind
+    if not (module := importlib.import_module(f"trainer.data.sources.{source}")).RESIZES:
+        drawn["data."]["image_size"] = 0
+    if not module.STAYS_IN_FILES:
+        drawn["data."]["placement"] = "auto"
+    drawn[""] |= {"strategy": "cpu:2", "profile": "3:5"}
+    made = {
+        prefix.removesuffix("."): group(**drawn[prefix])
+        for prefix, group in groups(kind, source).items()
+        if prefix
+    }
+    config = Config(**drawn[""], **made)
+    try:
+        for group in (config, *made.values()):
+            group.check()
+    except UserError:
+        assume(False)
+    assert parse(config.to_dict()) == config
+    assert parse(json.loads(json.dumps(config.to_dict()))) == config
+
+
+@FEW
+@given(data=st.data())
+def test_one_bad_value_of_any_key_is_refused_with_the_key_and_the_value(data):
+    kind, source, name = data.draw(st.sampled_from(ALL_KEYS))
+    bad = data.draw(impossible(*key_of(kind, source, name)))
+    with pytest.raises(UserError) as error:
+        parse(changed(config_of(kind, source), {name: bad}))
+    told = str(error.value)
+    assert_one_line(told)
+    assert f"{name}=" in told
+    shown = {printable(repr(bad))}
+    if type(bad) in (int, float) and abs(bad) < sys.float_info.max:
+        shown.add(str(float(bad)))  # of a float key
+    assert any(value in told for value in shown)
+
+
+@pytest.mark.parametrize("prefix", ["", "optimizer.", "spikes.", "data.", "model."])
+def test_a_key_that_is_missing_or_not_known_is_named(prefix):
+    name = prefix + next(iter(keys(groups("dense", "digits")[prefix])))
+    tree = changed(config_of(), {})
+    group = tree[prefix[:-1]] if prefix else tree
+    del group[name.rpartition(".")[2]]
+    with pytest.raises(UserError, match=rf"the config has no {name}"):
+        parse(tree)
+    with pytest.raises(UserError, match=rf"has a key {prefix}mine that is not known; allowed: \w"):
+        parse(changed(config_of(), {f"{prefix}mine": 1}))
+
+
+@pytest.mark.parametrize(("name", "value"), [("data", 5), ("optimizer", "adam"), ("model", None)])
+def test_a_value_in_the_place_of_a_group_is_refused(name, value):
+    with pytest.raises(UserError, match=f"{name}={value!r} is not allowed; it takes a group"):
+        parse(changed(config_of(), {name: value}))
+
+
+CONTRADICTIONS = [
+    ("dense", {"model.loss": "bce", "model.output_activation": "linear"}),
+    ("deep_conv", {"model.stage_filters": (8,)}),
+    ("deep_conv", {"model.stage_filters": (8, 8, 8)}),
+    ("denoising", {"model.layer_sizes": ()}),
+    ("contractive", {"model.jacobian": "closed_form", "model.code_activation": "sigmoid"}),
+    ("contractive", {"model.jacobian": "closed_form", "model.hidden_units": ()}),
+    ("sparse", {"model.active_units": 101}),
+    ("sparse", {"model.first_active_units": 1001}),
+    ("sparse", {"model.alpha": 0.9}),
+    ("sparse", {"model.alpha": 40.1}),
+    ("sparse", {"model.sparsity": "kl"}),
+    ("concrete", {"model.first_temperature": 0.001}),
+    ("vae", {"model.likelihood": "gaussian"}),
+    ("vae", {"model.objective": "iwae", "model.beta": 0.5}),
+    ("vae", {"model.objective": "iwae", "model.beta_warmup_share": 0.5}),
+    ("vae", {"model.binarisation": "static"}),
+    ("vae", {"data.binarise": True}),
+    ("dense", {"spikes.loss_ratio": 1.0}),
+    ("dense", {"profile": "7:7"}),
+    ("dense", {"profile": "x"}),
+    ("dense", {"strategy": "cpu:0"}),
+    ("dense", {"strategy": "mirrored:2"}),
+    ("dense", {"data.placement": "records"}),
+    ("dense", {"data.fit": "crop"}),
+    ("dense", {"data.impute": "mean"}),
+]
+
+
+@pytest.mark.parametrize(("kind", "changes"), CONTRADICTIONS)
+def test_keys_that_contradict_each_other_are_named(kind, changes):
+    with pytest.raises(UserError) as error:
+        parse(changed(config_of(kind), changes))
+    assert_one_line(str(error.value))
+    for name in changes:
+        assert name in str(error.value)
+
+
+def test_a_source_whose_examples_keep_their_shape_takes_no_size():
+    with pytest.raises(UserError, match=r"data\.image_size=8 is not allowed with 'memory'"):
+        parse(changed(config_of("dense", "memory"), {"data.image_size": 8}))
+
+
+def test_what_contradictions_leave_is_taken():
+    parse(changed(config_of("sparse"), {"model.sparsity": "l1", "model.active_units": 101}))
+    parse(changed(config_of("sparse"), {"model.alpha": 40}))
+    parse(changed(config_of("vae"), {"data.binarise": True, "model.binarisation": "static"}))
+    parse(changed(config_of("dense", "images"), {"data.fit": "crop", "data.channels": 1}))
+    parse(changed(config_of("dense", "table"), {"data.impute": "mean"}))
+
+
+def test_a_resume_may_change_length_cadence_devices_and_where_the_data_lie():
+    before = parse(config_of("dense", "images"))
+    free = {
+        *("num_epochs", "strategy", "startup_timeout_seconds", "profile", "steps_per_call"),
+        *("log_every_steps", "validate_every_steps", "checkpoint_every_steps", "keep_checkpoints"),
+        *("histograms", "pictures", "quiet", "data.placement", "data.memory_gib"),
+        *("data.cache_dir", "spikes.loss_ratio", "spikes.skip_steps", "spikes.max_rollbacks"),
+    }
+    names = flat(before.to_dict()).keys()
+    assert {name for name in names if key_of("dense", "images", name)[1].may_change} == free
+    other = {"num_epochs": 3.0, "log_every_steps": 7, "data.name": "images:elsewhere"}
+    assert differences(before, parse(changed(before, other))) == {}
+    other |= {"batch_size": 64, "optimizer.name": "sgd", "model.hidden_units": (8,)}
+    assert differences(before, parse(changed(before, other))) == {
+        "batch_size": (128, 64),
+        "model.hidden_units": ((128, 64), (8,)),
+        "optimizer.name": ("adam", "sgd"),
+    }
+
+
+def test_of_another_kind_or_source_the_name_is_the_difference():
+    before = parse(config_of("dense", "digits"))
+    assert differences(before, parse(config_of("vae", "table"))) == {
+        "data.name": ("digits", "table:rows.csv"),
+        "model.name": ("dense", "vae"),
+    }
+    noise = parse(changed(config_of(), {"data.name": "noise:10"}))
+    assert differences(parse(config_of("dense", "noise")), noise).keys() == {"data.name"}
+
+
+def test_hyperparameters_are_what_the_weights_depend_on():
+    config = parse(config_of("linear"))
+    left_out = flat(config.to_dict()).keys() - hyperparameters(config).keys()
+    assert {"num_epochs", "spikes.loss_ratio", "model.code_size"} <= hyperparameters(config).keys()
+    assert {"quiet", "strategy", "data.placement", "log_every_steps"} <= left_out
+
+
+def test_the_values_are_typed():
+    config = parse(changed(config_of(), {"num_epochs": 3, "model.hidden_units": [8, 4]}))
+    assert type(config.num_epochs) is float
+    assert config.to_dict()["model"]["hidden_units"] == (8, 4)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        config.seed = 1  # type: ignore[misc]
+
+
+def test_the_schema_of_every_kind_and_source_needs_no_tensorflow():
+    script = (
+        "import sys; from trainer.config import *; [parse(defaults(kind)) for kind in kinds()];"
+        "source_settings(); assert not {'tensorflow', 'keras'} & sys.modules.keys()"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True)
+
+
+def test_every_key_has_a_comment_that_is_a_sentence():
+    for kind, source, name in ALL_KEYS:
+        _, key = key_of(kind, source, name)
+        assert key.comment[0].isupper(), name
+        assert key.comment.endswith("."), name
+
+
+@pytest.mark.parametrize("kind", kinds())
+def test_a_kind_declares_itself(kind):
+    module = importlib.import_module(f"trainer.models.{kind}")
+    assert module.__doc__
+    config = load_config(CONFIG_OF[kind])
+    config.model.update(tiny(kind))
+    assert parse(config).model.name == kind
+    assert config.model.name == kind
+
+
+def test_a_choice_is_one_that_tensorflow_and_keras_know():
+    for name in ACTIVATIONS:
+        assert keras.activations.get(name)(np.zeros((2, 4), np.float32)).shape == (2, 4)
+    for name in keys(Optimizer)["name"][1].choices:
+        assert optimizers.create(name, clip_norm=0.0, weight_decay=0.0).name.lower() == name
+    assert keys(Config)["precision"][1].choices == strategy.PRECISIONS
+    assert keys(Config)["execution"][1].choices == ("auto", "measure", *EXECUTIONS)
+    assert set(NAME_OF) == set(source_settings())
+    assert not set(keys(Data)) & {
+        name for group in source_settings().values() for name in keys(group)
+    }
+
+
+def test_the_documented_tables_are_current():
+    assert configuration.PAGE.read_text() == configuration.page()
+
+
+def test_a_kind_is_a_package_and_nothing_more(tmp_path, monkeypatch):
+    (tmp_path / "cubist").mkdir()
+    (tmp_path / "cubist" / "__init__.py").write_text(
+        "import dataclasses\n"
+        "from trainer.config import key\n"
+        "from trainer.models import settings\n"
+        "@dataclasses.dataclass(frozen=True)\n"
+        "class Settings(settings.CodeSize):\n"
+        "    code_size: int = 7\n"
+        "    cubes: int = key(3, 'Cubes in a picture.', at_least=1)\n"
+    )
+    monkeypatch.setattr(models, "__path__", [*models.__path__, str(tmp_path)])
+    config = parse(defaults("cubist"))
+    assert config.to_dict()["model"] == {"name": "cubist", "code_size": 7, "cubes": 3}
+    with pytest.raises(UserError, match=r"model\.cubes=0 is not allowed; it must be at least 1"):
+        parse(changed(config, {"model.cubes": 0}))
+    assert "`model.cubes`" in configuration.page()

@@ -1,0 +1,63 @@
+"""Every key of a config, once: type, default, range, comment, and whether a resume may change it.
+
+A group of keys is a frozen dataclass of `key(...)` fields. The keys of a kind of autoencoder are
+the `Settings` of `trainer.models.<kind>`, those of a data source the `Settings` of
+`trainer.data.sources.<source>`; both are found by name. Users edit a `ConfigDict` of the same
+keys, and `parse` turns it into a `Config`. Needs no TensorFlow.
+"""
+
+from trainer.config.groups import (
+    EXECUTIONS,
+    Config,
+    Data,
+    LossSpikes,
+    ModelSettings,
+    Optimizer,
+)
+from trainer.config.parsing import (
+    config_path,
+    data_settings,
+    defaults,
+    differences,
+    flat,
+    hyperparameters,
+    kind_settings,
+    kinds,
+    load_config,
+    make_data,
+    parse,
+    parse_data,
+    parse_model,
+    source_of,
+    source_settings,
+)
+from trainer.config.schema import Group, Key, defaults_of, key, keys
+
+__all__ = [
+    "EXECUTIONS",
+    "Config",
+    "Data",
+    "Group",
+    "Key",
+    "LossSpikes",
+    "ModelSettings",
+    "Optimizer",
+    "config_path",
+    "data_settings",
+    "defaults",
+    "defaults_of",
+    "differences",
+    "flat",
+    "hyperparameters",
+    "key",
+    "keys",
+    "kind_settings",
+    "kinds",
+    "load_config",
+    "make_data",
+    "parse",
+    "parse_data",
+    "parse_model",
+    "source_of",
+    "source_settings",
+]

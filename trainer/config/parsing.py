@@ -1,0 +1,241 @@
+"""From a user's ConfigDict to the checked values of every key."""
+
+import dataclasses
+import functools
+import importlib
+import pkgutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from ml_collections import ConfigDict
+
+from trainer.config.groups import Config, Data, LossSpikes, ModelSettings, Optimizer
+from trainer.config.schema import Group, Key, defaults_of, keys
+from trainer.errors import require, require_choice, require_kind
+
+# Packages that are searched at run time.
+_CONFIGS, _KINDS, _SOURCES = "configs", "trainer.models", "trainer.data.sources"
+
+_Group = TypeVar("_Group", bound=Group)
+
+
+def kinds() -> tuple[str, ...]:
+    """Returns the kinds of autoencoder, the packages in trainer/models."""
+    path = importlib.import_module(_KINDS).__path__
+    return tuple(module.name for module in pkgutil.iter_modules(path) if module.ispkg)
+
+
+def kind_settings(kind: str) -> type[ModelSettings]:
+    """Returns the keys of a kind.
+
+    Raises:
+      UserError: there is no such kind.
+    """
+    require_choice("model.name", kind, kinds())
+    return importlib.import_module(f"{_KINDS}.{kind}").Settings
+
+
+@functools.cache
+def source_settings() -> dict[str, type[Group]]:
+    """Returns the keys that a data source takes besides those of `Data`, by source."""
+    path = importlib.import_module(_SOURCES).__path__
+    return {module.name: _source(module.name).Settings for module in pkgutil.iter_modules(path)}
+
+
+def source_of(name: str) -> str:
+    """Returns the source of a data.name: the text before a colon, or "tfds"."""
+    source = name.partition(":")[0]
+    return source if source in source_settings() else "tfds"
+
+
+@functools.cache
+def data_settings(source: str) -> type[Data]:
+    """Returns the keys that the data of a source take."""
+    own = source_settings()[source]
+    bases = (Data,) if own is Group else (own, Data)
+    return dataclasses.dataclass(frozen=True)(type("Data", bases, {"__doc__": Data.__doc__}))
+
+
+def defaults(kind: str = "dense") -> ConfigDict:
+    """Returns a locked config of a kind with every key at its default, to be edited.
+
+    Raises:
+      UserError: there is no such kind.
+    """
+    model = defaults_of(kind_settings(kind)) | {"name": kind}
+    data = defaults_of(Data)
+    for group in source_settings().values():
+        data |= defaults_of(group)
+    groups = {"optimizer": defaults_of(Optimizer), "spikes": defaults_of(LossSpikes)}
+    return ConfigDict({"model": model, "data": data, **groups, **defaults_of(Config)}).lock()
+
+
+def parse(config: Config | ConfigDict | Mapping[str, Any]) -> Config:
+    """Checks every key of a config and returns its values.
+
+    `data` has the common keys and those of the source; keys of other sources are left out.
+
+    Raises:
+      UserError: a key is missing or not known, has a value of another type or out of its range, or
+        contradicts another.
+    """
+    if isinstance(config, Config):
+        return config
+    values = dict(config.to_dict() if isinstance(config, ConfigDict) else config)
+    groups: dict[str, Any] = {
+        "optimizer": _parse("optimizer.", Optimizer, _group(values, "optimizer")),
+        "spikes": _parse("spikes.", LossSpikes, _group(values, "spikes")),
+        "data": parse_data(_group(values, "data")),
+        "model": parse_model(_group(values, "model")),
+    }
+    return _parse("", Config, values, **groups)
+
+
+def parse_model(values: Mapping[str, Any]) -> ModelSettings:
+    """Checks the keys of a kind, as `parse` does, and returns its `Settings`."""
+    require("name" in values, "the config has no model.name")
+    return _parse("model.", kind_settings(values["name"]), values)
+
+
+def make_data(name: str, **values: Any) -> Data:
+    """Returns the keys of the data of a source: the values, and the defaults of other keys.
+
+    Raises:
+      UserError: as `parse`.
+    """
+    data = defaults_of(Data)
+    for group in source_settings().values():
+        data |= defaults_of(group)
+    return parse_data(data | values | {"name": name})
+
+
+def parse_data(values: Data | ConfigDict | Mapping[str, Any]) -> Data:
+    """Checks the keys of the data, as `parse` does."""
+    if isinstance(values, Data):
+        return values
+    kept = dict(values.to_dict() if isinstance(values, ConfigDict) else values)
+    require("name" in kept, "the config has no data.name")
+    name = kept["name"]
+    require_kind("data.name", name, str)
+    source = source_of(name)
+    own = data_settings(source)
+    for other, group in source_settings().items():
+        for key, default in defaults_of(group).items():
+            value = default if key in keys(own) else kept.pop(key, default)
+            require(
+                type(value) is type(default) and value == default,
+                f"data.{key}={value!r} is not allowed with {name!r}; data of {other} alone take it",
+            )
+    data = _parse("data.", own, kept)
+    module = _source(source)
+    require(
+        module.RESIZES or data.image_size == 0,
+        f"data.image_size={data.image_size} is not allowed with {name!r}; examples of "
+        f"{module.EXAMPLE} keep their shape",
+    )
+    require(
+        module.STAYS_IN_FILES or data.placement != "records",
+        f"data.placement='records' is not allowed with {name!r}; examples of {module.EXAMPLE} are "
+        "held in memory",
+    )
+    return data
+
+
+def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Returns the values of nested dicts by their dotted keys."""
+    values: dict[str, Any] = {}
+    for name, value in tree.items():
+        if isinstance(value, Mapping):
+            values |= flat(value, f"{prefix}{name}.")
+        else:
+            values[prefix + name] = value
+    return values
+
+
+def hyperparameters(config: Config) -> dict[str, Any]:
+    """Returns the values, by dotted keys, that the trained weights depend on."""
+    return {
+        name: value
+        for name, key, value in _walk(config)
+        if key.is_hyperparameter or not key.may_change
+    }
+
+
+def differences(before: Config, after: Config) -> dict[str, tuple[Any, Any]]:
+    """Returns both values of each dotted key that differs and may not change in a run.
+
+    The files of a source may be moved. Of another kind, only the name is compared.
+    """
+    old, new = ({name: (key, value) for name, key, value in _walk(c)} for c in (before, after))
+    ignored = {name for name, (key, _) in new.items() if key.may_change}
+    if type(before.model) is not type(after.model):
+        ignored |= {name for name in new if name.startswith("model.")} - {"model.name"}
+    source = source_of(before.data.name)
+    if source == source_of(after.data.name) and _source(source).PATH_MAY_MOVE:
+        ignored.add("data.name")
+    pairs = {name: (old[name][1], new[name][1]) for name in sorted(old.keys() & new.keys())}
+    return {name: p for name, p in pairs.items() if name not in ignored and p[0] != p[1]}
+
+
+def config_path(name: str) -> Path:
+    """Returns the file of a config that is installed with the trainer: `dense` is configs/dense.py.
+
+    Raises:
+      UserError: no config has this name.
+    """
+    (folder,) = importlib.import_module(_CONFIGS).__path__
+    names = sorted(file.stem for file in Path(folder).glob("[a-z]*.py"))
+    require_choice("config", name, tuple(name for name in names if name != "base"))
+    return Path(folder) / f"{name}.py"
+
+
+def load_config(name: str) -> ConfigDict:
+    """Returns a config by its name, to be edited.
+
+    Raises:
+      UserError: no config has this name.
+    """
+    return importlib.import_module(f"{_CONFIGS}.{config_path(name).stem}").get_config()
+
+
+def _source(name: str) -> Any:
+    return importlib.import_module(f"{_SOURCES}.{name}")
+
+
+def _group(values: dict[str, Any], name: str) -> Mapping[str, Any]:
+    """Takes a group of keys out of the values."""
+    require(name in values, f"the config has no {name}")
+    group = values.pop(name)
+    require(
+        isinstance(group, Mapping), f"{name}={group!r} is not allowed; it takes a group of keys"
+    )
+    return group
+
+
+def _parse(prefix: str, group: type[_Group], values: Mapping[str, Any], **groups: Any) -> _Group:
+    known = keys(group)
+    for name in values:
+        require(
+            name in known,
+            f"the config has a key {prefix}{name} that is not known; allowed: {', '.join(known)}",
+        )
+    for name in known:
+        require(name in values, f"the config has no {prefix}{name}")
+    parsed = {
+        name: key.parse(prefix + name, kind, values[name]) for name, (kind, key) in known.items()
+    }
+    made = group(**parsed, **groups)
+    made.check()
+    return made
+
+
+def _walk(group: Group, prefix: str = "") -> Iterator[tuple[str, Key, Any]]:
+    """Yields each dotted key with what is known of it and its value."""
+    known = keys(type(group))
+    for field in dataclasses.fields(group):
+        value = getattr(group, field.name)
+        if isinstance(value, Group):
+            yield from _walk(value, f"{prefix}{field.name}.")
+        else:
+            yield prefix + field.name, known[field.name][1], value

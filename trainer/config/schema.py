@@ -1,0 +1,96 @@
+"""A key of a config is a field of a frozen dataclass, with its range and its comment."""
+
+import dataclasses
+import sys
+import typing
+from typing import Any
+
+from trainer.errors import require, require_choice, require_kind
+
+_KEY = "key"  # of a field's metadata
+
+
+@dataclasses.dataclass(frozen=True)
+class Key:
+    """What is known of a key besides its name, type and default."""
+
+    comment: str
+    at_least: float | None = None
+    above: float | None = None
+    at_most: float | None = None
+    below: float | None = None
+    choices: tuple[Any, ...] = ()
+    may_change: bool = False  # when a run is resumed
+    is_hyperparameter: bool = False  # although it may change: the weights depend on it
+
+    def parse(self, name: str, kind: type, value: Any) -> Any:
+        """Returns a value as its type; numbers of a list become a tuple, of a float key a float.
+
+        Raises:
+          UserError: the value is of another type, out of the range, or not one of the choices.
+        """
+        if typing.get_origin(kind) is tuple:
+            require(
+                isinstance(value, tuple | list) and all(type(number) is int for number in value),
+                f"{name}={value!r} is not allowed; it takes a tuple of whole numbers",
+            )
+            value = tuple(value)
+        else:
+            require_kind(name, value, kind)
+        if kind is float:
+            finite = abs(value) <= sys.float_info.max
+            require(finite, f"{name}={value} is not allowed; it must be finite")
+            value = float(value)
+        if self.choices:
+            require_choice(name, value, self.choices)
+        for number in value if isinstance(value, tuple) else (value,):
+            within = (
+                (self.at_least is None or number >= self.at_least)
+                and (self.above is None or number > self.above)
+                and (self.at_most is None or number <= self.at_most)
+                and (self.below is None or number < self.below)
+            )
+            require(within, f"{name}={value!r} is not allowed; it must be {self.range_in_words()}")
+        return value
+
+    def range_in_words(self) -> str:
+        """Returns the limits, as "above 0 and at most 1"; "" without limits."""
+        limits = ("at_least", "above", "at_most", "below")
+        return " and ".join(
+            f"{limit.replace('_', ' ')} {getattr(self, limit)}"
+            for limit in limits
+            if getattr(self, limit) is not None
+        )
+
+
+def key(default: Any, comment: str, **limits: Any) -> Any:
+    """Declares a key as a field of a group; `limits` are the other attributes of `Key`.
+
+    A subclass may give the key another default, by a field of the same name without `key`.
+    """
+    return dataclasses.field(default=default, metadata={_KEY: Key(comment, **limits)})
+
+
+@dataclasses.dataclass(frozen=True)
+class Group:
+    """A group of keys; a subclass adds the keys."""
+
+    def check(self) -> None:
+        """Raises UserError where two keys contradict each other."""
+
+
+def keys(group: type[Group]) -> dict[str, tuple[Any, Key]]:
+    """Returns the type and the key of each field that `key` declared, by name, in their order."""
+    known: dict[str, Key] = {}
+    for base in reversed(group.__mro__):
+        if dataclasses.is_dataclass(base):
+            for field in dataclasses.fields(base):
+                known |= {field.name: field.metadata[_KEY]} if _KEY in field.metadata else {}
+    fields = dataclasses.fields(group)
+    return {field.name: (field.type, known[field.name]) for field in fields if field.name in known}
+
+
+def defaults_of(group: type[Group]) -> dict[str, Any]:
+    """Returns the default of each key, by name."""
+    defaults = {field.name: field.default for field in dataclasses.fields(group)}
+    return {name: defaults[name] for name in keys(group)}

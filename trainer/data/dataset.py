@@ -1,0 +1,142 @@
+"""A data set in memory or in files: its three splits, and how its vectors are scaled."""
+
+import dataclasses
+import hashlib
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from trainer.data.memory import blocks
+
+_FINGERPRINT_ROWS = 100_000  # of a split; a larger one is sampled at so many evenly spaced rows
+
+
+class Records:
+    """Rows [N, ...] that stay in files and are read when they are indexed.
+
+    Supports what an array does of `len`, `shape`, `dtype`, and of indexing by slices and by integer
+    arrays.
+    """
+
+    def __init__(self, read: Callable[[np.ndarray], np.ndarray], rows: np.ndarray):
+        """Takes a function from row numbers [n] in the files to rows [n, ...], and N numbers."""
+        self._read = read
+        self._rows = rows
+        first = self[:1]
+        self.shape = (len(self._rows), *first.shape[1:])
+        self.dtype = first.dtype
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: slice | np.ndarray) -> np.ndarray:
+        rows = self._rows[index]
+        read = self._read(rows.ravel())
+        return read.reshape(*rows.shape, *read.shape[1:])
+
+    def subset(self, mask: np.ndarray) -> "Records":
+        """Returns the rows where the mask [N] is true, without reading them."""
+        return Records(self._read, self._rows[mask])
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """Examples of the training, validation or test split, with their labels where they have any.
+
+    `images` are images [N, H, W, C], uint8 or float32 in [0, 1]; or vectors [N, D], float32.
+    """
+
+    images: np.ndarray | Records
+    labels: np.ndarray | Records | None  # int64 [N]
+    file_names: np.ndarray | None = None  # str [N], of a folder's images
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def read(self, max_rows: int | None = None) -> tuple[np.ndarray, np.ndarray | None]:
+        """Returns images and labels as arrays: all, or at most `max_rows` evenly spaced ones."""
+        rows: slice | np.ndarray = slice(None)
+        if max_rows is not None and len(self) > max_rows:
+            rows = np.linspace(0, len(self) - 1, max_rows).astype(int)
+        return self.images[rows], None if self.labels is None else self.labels[rows]
+
+
+@dataclasses.dataclass(frozen=True)
+class Scaling:
+    """Standardises vectors [..., D] by a mean and a standard deviation, both float64 [D]."""
+
+    mean: np.ndarray
+    std: np.ndarray
+
+    def apply(self, vectors: np.ndarray) -> np.ndarray:
+        """Returns (vectors - mean) / std, float32."""
+        return ((vectors - self.mean) / self.std).astype(np.float32)
+
+    def undo(self, vectors: np.ndarray) -> np.ndarray:
+        """Returns vectors * std + mean, float32: the inverse of `apply`."""
+        return (vectors * self.std + self.mean).astype(np.float32)
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+    """The three splits of a data set; no example is in two of them."""
+
+    train: Split
+    validation: Split
+    test: Split
+    scaling: Scaling | None = None  # of standardised vectors
+    feature_names: tuple[str, ...] = ()  # the columns of a table
+    class_names: tuple[str, ...] = ()  # by label, where the source names its classes
+    fill: np.ndarray | None = None  # float64 [D], imputed for missing numbers of a table
+
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        """(H, W, C) of images, (D,) of vectors."""
+        return tuple(self.train.images.shape[1:])
+
+    def inputs(self) -> dict[str, list]:
+        """Returns what config.json keeps of a model's inputs; `scaling_of` reads it.
+
+        `mean`, `std` and `fill` are in the units of the source.
+        """
+        inputs: dict[str, list] = {"image_shape": list(self.image_shape)}
+        for name in ("feature_names", "class_names"):
+            if getattr(self, name):
+                inputs[name] = list(getattr(self, name))
+        if self.fill is not None:
+            inputs["fill"] = self.fill.tolist()
+        if self.scaling is not None:
+            inputs |= {name: array.tolist() for name, array in vars(self.scaling).items()}
+        return inputs
+
+    def fingerprint(self) -> str:
+        """Returns the SHA-256 of the three splits' images and labels, in hexadecimal digits.
+
+        A split of more than 100,000 examples is sampled.
+        """
+        digest = hashlib.sha256()
+        for split in (self.train, self.validation, self.test):
+            sample = np.linspace(0, len(split) - 1, min(len(split), _FINGERPRINT_ROWS)).astype(int)
+            for array in (split.images, split.labels):
+                if array is not None:
+                    digest.update(f"{array.shape} {array.dtype}".encode())
+                    for rows in blocks(sample):
+                        digest.update(np.ascontiguousarray(array[rows]).data)
+        return digest.hexdigest()
+
+
+def to_unit(images: np.ndarray) -> np.ndarray:
+    """Returns uint8 images as float32 in [0, 1], other arrays as float32."""
+    return images / np.float32(255) if images.dtype == np.uint8 else images.astype(np.float32)
+
+
+def scaling_of(inputs: Mapping[str, list]) -> Scaling | None:
+    """Returns the scaling in `Dataset.inputs`, or None if the inputs are not standardised."""
+    if "mean" not in inputs:
+        return None
+    return Scaling(*(np.array(inputs[name], np.float64) for name in ("mean", "std")))
+
+
+def fill_in(vectors: np.ndarray, fill: np.ndarray) -> None:
+    """Replaces the missing numbers, NaN, of vectors [..., D] by `fill` [D], in place."""
+    np.copyto(vectors, fill.astype(np.float32), where=np.isnan(vectors))

@@ -1,0 +1,52 @@
+"""Memory of the host: how much of it a data set may fill, and arrays that TensorFlow can share."""
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import psutil
+
+from trainer.errors import require
+
+GIB = 2**30
+BLOCK_ROWS = 4096  # rows that are read, copied or generated at a time
+_MEMORY_SHARE = 0.8  # of the host's free memory, that a data set may fill by default
+_ALIGNMENT_BYTES = 64  # TensorFlow shares the memory of arrays that begin at a multiple of this
+
+
+def allowed_bytes(memory_gib: float) -> float:
+    """Returns how many bytes a data set may fill, by `data.memory_gib`."""
+    return memory_gib * GIB or _MEMORY_SHARE * psutil.virtual_memory().available
+
+
+def require_fits(what: str, size: float, allowed: float, advice: str = "") -> None:
+    """Raises UserError if `size` bytes are more than the allowed ones."""
+    require(size <= allowed, f"{usage(what, size, allowed)}{'; ' if advice else ''}{advice}")
+
+
+def usage(what: str, size: float, allowed: float) -> str:
+    """Says how many bytes something takes, of those allowed."""
+    return f"{what} takes {size / GIB:.1f} GiB of {allowed / GIB:.1f} GiB of memory"
+
+
+def aligned_empty(shape: tuple[int, ...], dtype: Any = np.uint8) -> np.ndarray:
+    """Returns an uninitialised array whose memory TensorFlow can share."""
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    raw = np.empty(size + _ALIGNMENT_BYTES, np.uint8)
+    start = -raw.ctypes.data % _ALIGNMENT_BYTES
+    return raw[start : start + size].view(dtype).reshape(shape)
+
+
+def aligned_copy(array: np.ndarray) -> np.ndarray:
+    """Returns a copy whose memory TensorFlow can share."""
+    copy = aligned_empty(array.shape, array.dtype)
+    for to, block in zip(blocks(copy), blocks(array), strict=True):
+        to[:] = block
+    return copy
+
+
+def blocks(rows: Any) -> Iterator[np.ndarray]:
+    """Yields the rows of an array or of `Records` a block at a time; an array's are views."""
+    for start in range(0, len(rows), BLOCK_ROWS):
+        yield rows[start : start + BLOCK_ROWS]

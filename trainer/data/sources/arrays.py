@@ -1,0 +1,30 @@
+"""A user's vectors or images in a file of NumPy's."""
+
+from trainer.config import Group
+from trainer.data.dataset import Split
+from trainer.data.sources import Request, Splits
+from trainer.errors import require
+from trainer.storage import paths
+
+EXAMPLE = "arrays:FILE"
+RESIZES = False
+STAYS_IN_FILES = False
+PATH_MAY_MOVE = True
+Settings = Group  # no keys of its own
+
+
+def read(request: Request) -> Splits:
+    """Reads the array of an .npy file; or of an .npz file `train` and, if there, `test`."""
+    from trainer.data.files import numpy_files
+
+    require(
+        request.argument != "",
+        "data.name='arrays' names no file; it is written arrays:FILE.npz or arrays:FILE.npy",
+    )
+    arrays = numpy_files.read(paths.path_of(request.argument), request.allowed_bytes)
+    train, test = (
+        Split(arrays[name], arrays.get(f"{name}_labels")) if name in arrays else None
+        for name in ("train", "test")
+    )
+    assert train is not None
+    return Splits(train, test)

@@ -1,0 +1,107 @@
+"""The workers of a training, as TF_CONFIG names them. Needs no TensorFlow."""
+
+import concurrent.futures
+import dataclasses
+import json
+import os
+import socket
+import time
+from collections.abc import Iterable
+from typing import Any
+
+from trainer.errors import UserError, require
+
+_EXIT_SECONDS = 5  # for a worker that fails to close its port
+_PAUSE_SECONDS = 0.5
+_CONNECT_SECONDS = 5
+_MAX_CONNECTS = 32  # at a time
+_FORM = '{"cluster": {"worker": ["host:port", ...]}, "task": {"type": "worker", "index": 0}}'
+
+
+@dataclasses.dataclass(frozen=True)
+class Cluster:
+    """The addresses host:port of several workers, the chief's first, and this worker's index."""
+
+    addresses: tuple[str, ...]
+    index: int
+
+    def name(self, index: int) -> str:
+        """Return a worker's name for messages, such as `worker 1 (10.0.0.2:2222)`."""
+        return f"worker {index} ({self.addresses[index]})"
+
+    def names(self, indices: Iterable[int]) -> str:
+        """Return the names of several workers."""
+        return ", ".join(map(self.name, sorted(indices)))
+
+    @property
+    def own_name(self) -> str:
+        """The name of this worker."""
+        return self.name(self.index)
+
+    def unreachable_workers(self) -> list[int]:
+        """Return the other workers that accept no connection now or within some seconds."""
+        others = [index for index in range(len(self.addresses)) if index != self.index]
+        deadline = time.monotonic() + _EXIT_SECONDS
+        with concurrent.futures.ThreadPoolExecutor(_MAX_CONNECTS) as pool:
+            while True:
+                reachable = pool.map(lambda index: _accepts(self.addresses[index]), others)
+                lost = [index for index, here in zip(others, reachable, strict=True) if not here]
+                if lost or time.monotonic() > deadline:
+                    return lost
+                time.sleep(_PAUSE_SECONDS)
+
+
+def from_tf_config() -> Cluster | None:
+    """Return the workers that TF_CONFIG names; None if it is unset or names this process alone.
+
+    Raises:
+      UserError: it cannot be parsed, or has other tasks than a chief and workers.
+    """
+    text = os.environ.get("TF_CONFIG", "")
+    try:
+        config = json.loads(text or "{}")
+        tasks = config["cluster"] if text else {}
+        if not tasks:
+            return None
+        kind, number = str(config["task"]["type"]), int(config["task"]["index"])
+        chiefs = tasks.get("chief", [])
+        addresses = (*chiefs, *tasks.get("worker", []))
+        for address in addresses:
+            host_and_port(address)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"TF_CONFIG={text!r} cannot be read; it is written {_FORM}") from error
+    _check(f"TF_CONFIG={text!r}", tasks, kind, number)
+    require(len(set(addresses)) == len(addresses), f"TF_CONFIG={text!r} names an address twice")
+    index = number + (len(chiefs) if kind == "worker" else 0)
+    return Cluster(addresses, index) if len(addresses) > 1 else None
+
+
+def host_and_port(address: str) -> tuple[str, int]:
+    """Split an address host:port or [IPv6]:port; raise ValueError if it is none."""
+    host, _, port = address.rpartition(":")
+    if not host or not 0 < int(port) < 2**16:
+        raise ValueError(address)
+    return host.strip("[]"), int(port)
+
+
+def _check(name: str, tasks: dict[str, Any], kind: str, number: int) -> None:
+    others = set(tasks) - {"chief", "worker"}
+    require(
+        not others and kind in tasks,
+        f"{name} names {', '.join(sorted(others)) or kind!r}; "
+        "all tasks are workers, of which the first is the chief",
+    )
+    chiefs, count = len(tasks.get("chief", [])), len(tasks[kind])
+    require(chiefs <= 1, f"{name} has {chiefs} chiefs; there can be one")
+    require(
+        0 <= number < count,
+        f"{name} has index {number} for {count} workers; it must be from 0 to {count - 1}",
+    )
+
+
+def _accepts(address: str) -> bool:
+    try:
+        socket.create_connection(host_and_port(address), timeout=_CONNECT_SECONDS).close()
+    except OSError:
+        return False
+    return True

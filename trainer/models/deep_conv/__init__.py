@@ -1,0 +1,16 @@
+"""Two convolutions of stride 2, a dense layer, a linear code of any size; mirrored."""
+
+import dataclasses
+
+from trainer.models import settings
+
+TINY = {"code_size": 3, "stage_filters": (2, 3), "dense_units": 8}
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings(settings.Stages, settings.CodeSize, settings.Reconstruction, settings.Activation):
+    """The keys of the deep_conv kind."""
+
+    for_vectors = None
+
+    code_size: int = 49

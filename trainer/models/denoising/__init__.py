@@ -1,0 +1,53 @@
+"""Restores clean images from corrupted ones (Vincent et al. 2008, 2010).
+
+The model sees an image through new noise each time, and its error is that against the clean image.
+"masking" sets a share of the pixels to 0, "salt_and_pepper" to 0 or 1 with equal chance;
+"gaussian" adds noise of that std and clips images, but not vectors, to [0, 1]. Each channel of a
+pixel has its own chance. `encode` adds no noise: the features are those of clean images. The code
+may be larger than the image, since the identity restores nothing.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from trainer.config import key
+from trainer.errors import require
+from trainer.models import settings
+
+TINY = {"network": "conv", "layer_sizes": (4, 2)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings(
+    settings.CodeActivation,
+    settings.Reconstruction,
+    settings.Activation,
+    settings.NetworkChoice,
+):
+    """The keys of the denoising kind."""
+
+    for_vectors: ClassVar[Mapping[str, Any] | None] = {
+        "network": "dense",
+        **(settings.Reconstruction.for_vectors or {}),
+    }
+
+    layer_sizes: tuple[int, ...] = key(
+        (128, 64, 32),
+        "Units, or channels, of the encoder's layers, the code last; mirrored in the decoder.",
+        at_least=1,
+    )
+    corruption: str = key(
+        "gaussian",
+        "Noise on the images.",
+        choices=("masking", "salt_and_pepper", "gaussian"),
+    )
+    corruption_level: float = key(
+        0.4, "Share of the pixels that are changed, or the std of the noise.", at_least=0, at_most=1
+    )
+
+    def check(self) -> None:
+        super().check()
+        require(
+            len(self.layer_sizes) > 0, "model.layer_sizes=() is not allowed; the last is the code's"
+        )

@@ -1,0 +1,15 @@
+"""Dense layers down to the code, mirrored up again.
+
+H*W*C - hidden_units - code_size - hidden_units reversed - H*W*C.
+"""
+
+import dataclasses
+
+from trainer.models import settings
+
+TINY = {"code_size": 3, "hidden_units": (8,)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings(settings.DenseNetwork):
+    """The keys of the dense kind."""

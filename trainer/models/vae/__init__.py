@@ -1,0 +1,82 @@
+"""The variational autoencoder, and the importance-weighted one.
+
+p(x|z) p(z) with z ~ N(0, I), and q(z|x) = N(mean(x), diag(variance(x))) (Kingma & Welling 2014).
+The encoder ends in mean and log variance, [B, 2K]; the code is the mean. p(x|z) is "bernoulli",
+its logits decoded, or "gaussian" of a fixed std, its mean decoded. With binarisation "dynamic" x is
+binary, each pixel drawn anew with its intensity as the probability whenever an example is seen
+(Burda et al. 2016). With "static" the images are such a draw already, the same each time. With
+"none" x is the grey levels themselves, of which a "bernoulli" is no likelihood.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from trainer.config import Data, key
+from trainer.errors import require
+from trainer.models import settings
+
+TINY = {"code_size": 2, "hidden_units": (8,), "nll_samples": 2}
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings(settings.Network):
+    """The keys of the vae kind."""
+
+    for_vectors: ClassVar[Mapping[str, Any] | None] = {
+        "likelihood": "gaussian",
+        "binarisation": "none",
+    }
+
+    code_size: int = 50
+    hidden_units: tuple[int, ...] = (200, 200)
+    activation: str = "tanh"
+    likelihood: str = key(
+        "bernoulli", "Likelihood of the pixels.", choices=("bernoulli", "gaussian")
+    )
+    standard_deviation: float = key(
+        0.1, "Std of the gaussian likelihood; the pixels' range is 1.", above=0
+    )
+    binarisation: str = key(
+        "dynamic",
+        "When pixels are drawn as 0 or 1: each time, with the data by data.binarise, or never.",
+        choices=("dynamic", "static", "none"),
+    )
+    objective: str = key(
+        "elbo",
+        "Bound that is maximised; iwae is the tighter one, by importance weights.",
+        choices=("elbo", "iwae"),
+    )
+    samples: int = key(1, "Samples of the code for each image in the objective.", at_least=1)
+    beta: float = key(
+        1.0, "Weight of the KL divergence in the elbo, which bounds log p(x) at 1.", at_least=0
+    )
+    beta_warmup_share: float = key(
+        0.0, "Share of the training in which beta rises linearly from 0.", at_least=0, at_most=1
+    )
+    nll_samples: int = key(
+        5000, "Samples of the code by which trainer.evaluate estimates log p(x).", at_least=1
+    )
+
+    def check(self) -> None:
+        super().check()
+        require(
+            self.likelihood == "bernoulli" or self.binarisation == "none",
+            f"model.likelihood={self.likelihood!r} needs model.binarisation='none', "
+            f"not {self.binarisation!r}",
+        )
+        require(
+            self.objective == "elbo" or (self.beta, self.beta_warmup_share) == (1, 0),
+            f"model.objective={self.objective!r} needs model.beta=1 and "
+            f"model.beta_warmup_share=0, not {self.beta} and {self.beta_warmup_share}",
+        )
+
+    def check_with(self, data: Data) -> None:
+        require(
+            data.binarise or self.binarisation != "static",
+            "model.binarisation='static' needs data.binarise=True",
+        )
+        require(
+            not data.binarise or self.binarisation == "static",
+            f"data.binarise=True needs model.binarisation='static', not {self.binarisation!r}",
+        )

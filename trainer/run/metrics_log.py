@@ -1,0 +1,80 @@
+"""The metrics log of a run: `metrics.jsonl`, one row for each log line and each validation."""
+
+import json
+import math
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from trainer.errors import require, writing
+from trainer.storage import atomic
+
+_POSITIVE = "images_per_second"  # what a row of training must hold, above 0
+_NEEDED = {"train": _POSITIVE, "validation": "loss"}
+
+
+class MetricsLog:
+    """A file of JSON rows, each with its `step` and its `split`, "train" or "validation"."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def append(self, row: Mapping[str, Any]) -> None:
+        """Adds a row.
+
+        Raises:
+          StorageError: the row cannot be written; part of its line may be.
+        """
+        with writing(self.path), self.path.open("a") as log:
+            log.write(json.dumps(row, allow_nan=False) + "\n")
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Reads the rows; a line that a kill has cut short is left out.
+
+        Raises:
+          UserError: a row is not one that a training writes.
+        """
+        rows = [json.loads(line) for line in self._lines() if math.isfinite(step_of(line))]
+        for row in rows:
+            value = row.get(_NEEDED.get(str(row.get("split")), ""))
+            require(
+                isinstance(row["step"], int)
+                and isinstance(value, int | float)
+                and abs(value) <= sys.float_info.max
+                and (row["split"] != "train" or value > 0),
+                f"{self.path} is damaged: no training writes its row of step {row['step']}",
+            )
+        return rows
+
+    def forget_after(self, step: int) -> None:
+        """Drops the rows of later steps, which a resumed run takes again.
+
+        Raises:
+          StorageError: the log cannot be written; what was there before still is.
+        """
+        if self.path.exists():
+            kept = [line for line in self._lines() if step_of(line) <= step]
+            with writing(self.path):
+                atomic.write_text(self.path, "".join(line + "\n" for line in kept))
+
+    def _lines(self) -> list[str]:
+        return self.path.read_text(errors="replace").splitlines() if self.path.exists() else []
+
+
+def training_seconds(rows: Iterable[Mapping[str, Any]], batch_size: int) -> float:
+    """Returns the seconds that the logged steps took, without restarts and validations."""
+    before, seconds = 0, 0.0
+    for row in rows:
+        if row["split"] == "train":
+            seconds += (row["step"] - before) * batch_size / row["images_per_second"]
+            before = row["step"]
+    return seconds
+
+
+def step_of(line: str) -> float:
+    """Returns the step of a JSON object in a line; infinity where the line is not whole."""
+    try:
+        return int(json.loads(line)["step"])
+    except atomic.JSON_ERRORS:
+        return math.inf

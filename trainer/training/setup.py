@@ -1,0 +1,213 @@
+"""Everything that one start of a run works with, set up in the order that TensorFlow needs."""
+
+import contextlib
+import dataclasses
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from trainer import data, models
+from trainer.config import EXECUTIONS, Config, flat
+from trainer.data.batches import training_batches
+from trainer.distribution import optimizers
+from trainer.distribution.cluster import Cluster, from_tf_config
+from trainer.distribution.devices import check_devices, describe_devices
+from trainer.distribution.rendezvous import rendezvous
+from trainer.distribution.step import Steps, StepSettings
+from trainer.distribution.strategy import build_model, enable_determinism, make_strategy
+from trainer.distribution.watchdog import Watchdog, kill_if_startup_hangs
+from trainer.distribution.workers import Workers, lost_workers_as_errors
+from trainer.distribution.xla import candidate_executions
+from trainer.errors import require, require_choice
+from trainer.models.base import Autoencoder
+from trainer.monitoring.profiler import Profile
+from trainer.run import workdir
+from trainer.run.workdir import Run
+from trainer.storage import paths
+from trainer.training.signals import Stop
+
+_MAX_POSITION = 2**62  # positions are int64
+_MEASURED_IMAGES = 2048  # on which each execution trains when executions are timed
+
+
+@dataclasses.dataclass(frozen=True)
+class Setup:
+    """What one start of a run works with."""
+
+    config: Config
+    workdir: Path
+    run: Run | None  # the chief's
+    workers: Workers
+    dataset: data.Dataset
+    model: Autoencoder
+    steps: Steps
+    last_step: int
+    stop: Stop
+
+
+@contextlib.contextmanager
+def set_up(config: Config, folder: str, vectors: np.ndarray | None = None) -> Iterator[Setup]:
+    """Sets up a start of the run in a workdir; writes nothing but the workdir's lock.
+
+    Raises:
+      UserError: the config, the data or the workdir cannot be used.
+      Preempted: a signal came while this worker waited for others.
+      WorkersError: another worker has not come.
+    """
+    path = paths.path_of(folder)
+    with contextlib.ExitStack() as scope:
+        # The workers and their devices, before TensorFlow's first operation.
+        stop = scope.enter_context(contextlib.closing(Stop()))
+        stop.arm()
+        cluster = from_tf_config()
+        scope.enter_context(lost_workers_as_errors(cluster))
+        workers = _make_workers(config, cluster, stop)
+        scope.enter_context(contextlib.closing(Watchdog(cluster)))
+        # A dead chief's lock may not yet be released by a file server.
+        patience_seconds = config.startup_timeout_seconds if cluster else 0
+        lock = workdir.locked(path, patience_seconds)
+        workers.run_on_chief(lambda: scope.enter_context(lock))
+
+        # The data fix the shape of the model's inputs and the number of steps.
+        dataset = workers.run_everywhere(lambda: data.load(config.data, vectors=vectors))
+        fingerprint = dataset.fingerprint()
+        workers.require_equal_on_all(f"the data of data.name={config.data.name!r}", fingerprint)
+        last_step = _last_step(config, len(dataset.train))
+
+        # A download draws from Python's random numbers, from which Keras takes its seeds.
+        keras.utils.set_random_seed(config.seed)
+        model = build_model(
+            workers.strategy,
+            config.precision,
+            lambda: models.create(dataset.image_shape, config.model),
+        )
+        model.check_data(*_range(dataset))
+        steps = make_steps(config, workers, model, last_step)
+        run = workers.run_on_chief(
+            lambda: workdir.open_run(path, config, fingerprint, dataset.inputs())
+        )
+        yield Setup(config, path, run, workers, dataset, model, steps, last_step, stop)
+
+
+def make_steps(config: Config, workers: Workers, model: Autoencoder, last_step: int) -> Steps:
+    """Makes the training steps that a config asks for."""
+    optimizer = config.optimizer
+    return Steps(
+        workers.strategy,
+        model,
+        lambda: optimizers.create(
+            optimizer.name, clip_norm=optimizer.clip_norm, weight_decay=optimizer.weight_decay
+        ),
+        optimizers.learning_rate_schedule(
+            optimizer.schedule,
+            learning_rate=optimizer.learning_rate,
+            warmup_steps=optimizer.warmup_steps,
+            last_step=last_step,
+        ),
+        StepSettings(
+            precision=config.precision,
+            batch_size=config.batch_size,
+            seed=config.seed,
+            last_step=last_step,
+            norm_every_steps=1 if config.spikes.loss_ratio else config.log_every_steps,
+        ),
+        worker=workers.index,
+    )
+
+
+def cache_images(setup: Setup) -> None:
+    """Copies the training images to the devices, where the config wants them and they fit on all.
+
+    Raises:
+      UserError: `data.placement` is "device", and the images do not fit.
+    """
+    images, steps = setup.dataset.train.images, setup.steps
+    placement = setup.config.data.placement
+    if placement in ("host", "records") or not isinstance(images, np.ndarray):
+        return
+    if not setup.workers.any(not steps.cache_on_device(images)):
+        return
+    steps.release_device_cache()
+    require(
+        placement == "auto",
+        f"data.placement='device': the {images.nbytes / 2**30:.1f} GiB of images do not fit there; "
+        "data.placement=auto takes what fits",
+    )
+
+
+def agree_on_execution(setup: Setup) -> str:
+    """Returns the execution of all workers: the run's on these devices, or the chief's choice."""
+    workers = setup.workers
+    devices = describe_devices(workers.strategy)
+    known = setup.run.executions.get(devices) if setup.run else None
+    workers.run_everywhere(
+        lambda: require_choice(f"execution in {workdir.CONFIG}", known, (None, *EXECUTIONS))
+    )
+    number = workers.broadcast_int(-1 if known is None else EXECUTIONS.index(known))
+    if number < 0:
+        number = workers.broadcast_int(EXECUTIONS.index(_choose_execution(setup)))
+    return EXECUTIONS[number]
+
+
+def _choose_execution(setup: Setup) -> str:
+    config, steps = setup.config, setup.steps
+    candidates = candidate_executions(setup.workers.strategy, setup.model, config.batch_size)
+    if config.execution == "auto":
+        return candidates[0]
+    if config.execution != "measure":
+        return config.execution
+    count = max(1, _MEASURED_IMAGES // config.batch_size)
+    batches = training_batches(
+        setup.dataset.train.images,
+        [(0, count)],
+        count,
+        config.batch_size,
+        config.seed,
+        as_indices=steps.images_on_device,
+        local_rows=steps.local_rows(),
+    )
+    return steps.fastest(candidates, next(batches.as_numpy_iterator())[2])
+
+
+def _make_workers(config: Config, cluster: Cluster | None, stop: Stop) -> Workers:
+    """Waits for the other workers of a cluster; makes the strategy on the devices of all."""
+    count = len(cluster.addresses) if cluster else 1
+    devices = check_devices(config.strategy, count)
+    if cluster:
+        facts = {key: repr(value) for key, value in flat(config.to_dict()).items()}
+        facts |= workdir.installed_versions()
+        facts |= {"the trainer's code": workdir.code_digest(), "what each has": str(devices)}
+        rendezvous(cluster, facts, config.startup_timeout_seconds, lambda: stop.requested)
+    if config.deterministic:
+        enable_determinism()
+    with kill_if_startup_hangs(cluster, config.startup_timeout_seconds):
+        strategy = make_strategy(config.strategy, count)
+    stop.arm()  # the strategy of several workers takes SIGTERM away
+    return Workers(strategy, cluster)
+
+
+def _last_step(config: Config, examples: int) -> int:
+    last_step = math.ceil(config.num_epochs * examples / config.batch_size)
+    require(
+        last_step * config.batch_size <= _MAX_POSITION,
+        f"num_epochs={config.num_epochs} is not allowed; with these data and batch_size="
+        f"{config.batch_size} it makes {last_step:,} steps, more than can be counted",
+    )
+    require(
+        max(Profile(config.profile, Path()).borders, default=0) <= last_step,
+        f"profile={config.profile!r} is not allowed; the run ends at step {last_step}",
+    )
+    return last_step
+
+
+def _range(dataset: data.Dataset) -> tuple[float, float]:
+    """Returns the least and the largest number of the data."""
+    if len(dataset.image_shape) > 1:
+        return 0.0, 1.0
+    splits = (dataset.train, dataset.validation, dataset.test)
+    arrays = [split.images for split in splits if isinstance(split.images, np.ndarray)]
+    rows = [array for array in arrays if len(array)]
+    return min(row.min() for row in rows), max(row.max() for row in rows)
