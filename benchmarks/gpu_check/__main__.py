@@ -99,7 +99,7 @@ def _exactness(
 ) -> list[Section]:
     trained = exactness.train_all(plan, kinds, precisions)
     twice = [
-        (kind, *(trained[kind, "float32", label] for label in ("first", "second")))
+        (kind, trained[kind, "float32", "first"], trained[kind, "float32", "second"])
         for kind in plan.covered(kinds)
     ]
     every = partial(

@@ -49,7 +49,7 @@ def answers(monkeypatch):
     """Takes a function of (case, environment) for the child processes; notes what is asked."""
 
     def install(answer):
-        asked = []
+        asked: list[tuple] = []
 
         def run(cases, budget, *, environment, python):
             del budget, python
@@ -66,7 +66,7 @@ def test_a_case_that_fails_crashes_or_hangs_costs_no_other_its_result():
     outcomes = run([ONE, WRONG, CRASH, HANG, ONE], Budget(120), case_seconds=5.0)
     assert [outcome.value for outcome in outcomes] == [1, None, None, None, 1]
     for outcome, words in zip(outcomes[1:4], ("JSONDecodeError", "status 3", "5 s"), strict=True):
-        assert words in outcome.error
+        assert words in str(outcome.error)
 
 
 def runs(pid):

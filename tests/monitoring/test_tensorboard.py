@@ -40,7 +40,7 @@ def interrupted_run(run, clock="steady"):
                 newest.write_bytes(newest.read_bytes()[:-7])
             if clock == "set back":  # by 100 s after every start
                 for path in (run / split).glob("events.out.tfevents.[1-9]*"):
-                    stamp = re.search(r"\d+", path.name)[0]
+                    stamp = re.findall(r"\d+", path.name)[0]
                     path.rename(path.with_name(path.name.replace(stamp, str(int(stamp) + 100))))
 
 
