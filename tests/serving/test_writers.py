@@ -59,7 +59,7 @@ def test_a_disk_that_is_full_on_the_way_gets_one_line_and_keeps_nothing(tmp_path
     rows = rows if name == "out/" else rows.reshape(-1, 64)
     with (
         refused("File too large", tmp_path),
-        small_disk(2**12 if name == "out/" else 2**20),
+        small_disk(2**12 if name == "out/" else 2**16),
         writers.create(f"{tmp_path}/{name}") as write,
     ):
         for _ in range(20):
