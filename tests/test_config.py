@@ -21,10 +21,8 @@ from trainer import models
 from trainer.config import (
     EXECUTIONS,
     Config,
-    Data,
     LossSpikes,
     Optimizer,
-    data_settings,
     defaults,
     defaults_of,
     differences,
@@ -65,7 +63,7 @@ def groups(kind, source):
         "": Config,
         "optimizer.": Optimizer,
         "spikes.": LossSpikes,
-        "data.": data_settings(source),
+        "data.": source_settings()[source],
         "model.": kind_settings(kind),
     }
 
@@ -164,8 +162,6 @@ def test_any_config_within_its_ranges_is_taken(data):
         drawn["data."]["image_size"] = 0
     if not module.STAYS_IN_FILES:
         drawn["data."]["placement"] = "auto"
-    if source == "images":
-        drawn["data."]["image_size"] = 8
     drawn[""] |= {"strategy": "cpu:2", "profile": "3:5"}
     made = {
         prefix.removesuffix("."): group(**drawn[prefix])
@@ -350,9 +346,6 @@ def test_a_choice_is_one_that_tensorflow_and_keras_know():
     assert keys(Config)["precision"][1].choices == strategy.PRECISIONS
     assert keys(Config)["execution"][1].choices == ("auto", "measure", *EXECUTIONS)
     assert set(NAME_OF) == set(source_settings())
-    assert not set(keys(Data)) & {
-        name for group in source_settings().values() for name in keys(group)
-    }
 
 
 def test_the_documented_tables_are_current():

@@ -10,18 +10,18 @@ from typing import Generic, Protocol, TypeVar, cast
 
 import numpy as np
 
-from trainer.config import Group, source_of
+from trainer.config import Data, source_of
 from trainer.data.dataset import Split
 
 MEMORY = "memory"  # the source of vectors that a program passes to `data.load`
-_Settings = TypeVar("_Settings", bound=Group)
+_Settings = TypeVar("_Settings", bound=Data)
 
 
 @dataclasses.dataclass(frozen=True)
 class Request(Generic[_Settings]):
     """What is asked of a source."""
 
-    settings: _Settings  # the keys that the source declares
+    settings: _Settings
     name: str  # data.name
     image_size: int = 0
     placement: str = "auto"
@@ -53,7 +53,7 @@ class Source(Protocol):
     RESIZES: bool  # takes data.image_size
     STAYS_IN_FILES: bool  # takes data.placement="records"
     PATH_MAY_MOVE: bool  # a resumed run may find the data at another path
-    Settings: type[Group]  # the keys of config.data that this source alone takes
+    Settings: type[Data]  # the keys of config.data: those of every source, and its own
 
     @staticmethod
     def read(request: Request) -> Splits:

@@ -5,7 +5,7 @@ import os
 
 import numpy as np
 
-from trainer.config import Group
+from trainer.config import Data
 from trainer.data.memory import usage
 from trainer.data.sources import Request, Splits
 from trainer.errors import UserError, require
@@ -14,7 +14,7 @@ EXAMPLE = "a data set of TFDS"
 RESIZES = True
 STAYS_IN_FILES = True
 PATH_MAY_MOVE = False
-Settings = Group  # no keys of its own
+Settings = Data
 
 
 def read(request: Request) -> Splits:
