@@ -5,8 +5,8 @@ from hypothesis import strategies as st
 
 from tests.all_configs import CONFIG_OF, load_config
 from tests.hostile.corpus import TEXTS, assert_one_line, few_or_many, try_many
-from trainer import train as training
 from trainer.config import Data, flat, keys, source_settings
+from trainer.distribution.step import Steps
 from trainer.errors import UserError
 from trainer.train import train
 
@@ -67,10 +67,10 @@ def change(config, key, what):
 def begun(monkeypatch):
     """Has every training end where its first step would be."""
 
-    def begin(*_, **__):
+    def begin(*_):
         raise BegunError
 
-    monkeypatch.setattr(training, "_loop", begin)
+    monkeypatch.setattr(Steps, "train", begin)
 
 
 @pytest.mark.parametrize("name", CONFIG_OF.values())
