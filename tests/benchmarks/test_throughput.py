@@ -10,12 +10,13 @@ from benchmarks.nets import IMAGE_SHAPE, NETS
 from benchmarks.sides import with_keras
 from tests.all_configs import CONFIGS, load_config
 from trainer import models
+from trainer.config import parse
 from trainer.run import workdir
 
 
 @pytest.mark.parametrize("net", NETS)
 def test_a_net_has_the_layers_of_its_config(net):
-    ours = models.create(IMAGE_SHAPE, **load_config(net).model)
+    ours = models.create(IMAGE_SHAPE, parse(load_config(net)).model)
     stack = [keras.Input(IMAGE_SHAPE), *map(with_keras.keras_layer, NETS[net])]
     theirs = keras.Sequential(stack)
     shapes = [
@@ -49,7 +50,7 @@ def test_a_result_stands_beside_its_goal_and_says_whether_it_is_reached(tmp_path
     lines = results.table(tmp_path).splitlines()
     row = next(line for line in lines if line.startswith("| `denoising`"))
     assert "| 0.08301 | .0839, keras.io | at most 0.083: short | 2 | 2 min |" in row
-    assert sum(line.startswith("|") for line in lines) == 2 + len(results.RUNS["denoising"].figures)
+    assert sum(line.startswith("|") for line in lines) == 2 + len(results.RUNS["denoising"].metrics)
     assert "![denoising: denoising_levels](results/denoising-denoising_levels.png)" in lines
 
 

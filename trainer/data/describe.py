@@ -136,4 +136,4 @@ def _draw(dataset: data.Dataset, name: str, path: Path) -> None:
         images = images[np.argsort(labels, kind="stable")]
     step = -(-max(images.shape[1:3]) // _SHEET_PIXELS)
     images = images[:, ::step, ::step]
-    figures.write_picture(path, figures.grid(to_unit(images), _SHEET_COLUMNS))
+    figures.write_png(path, figures.grid(to_unit(images), _SHEET_COLUMNS))
