@@ -32,6 +32,7 @@ flags.adopt_module_key_flags(cli)
 
 
 def check() -> None:
+    """Raises UserError for wrong flags that need no data to be found wrong."""
     require(
         (_DATASET.value is None) != (_CONFIG.value is None),
         "give either --dataset=NAME or --config=FILE",
@@ -51,6 +52,7 @@ def _settings() -> Data:
 
 
 def main() -> None:
+    """Runs the command."""
     from trainer.data.describe import prepare
 
     folder = _DATA_DIR.value

@@ -46,7 +46,7 @@ class AutoencoderTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
       n_features_in_: D; `feature_names_in_` too, if X has column names.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  (parameters of an estimator are its arguments)
         self,
         config: str | ConfigDict = "dense",
         *,

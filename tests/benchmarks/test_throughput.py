@@ -50,7 +50,7 @@ def test_a_result_is_shown_with_its_goal_and_whether_it_is_reached(tmp_path):
     lines = results.table(tmp_path).splitlines()
     row = next(line for line in lines if line.startswith("| `denoising`"))
     assert "| 0.08301 | .0839, keras.io | at most 0.083: short | 2 | 2 min |" in row
-    assert sum(line.startswith("|") for line in lines) == 2 + len(results.RUNS["denoising"].figures)
+    assert sum(line.startswith("|") for line in lines) == 2 + len(results.RUNS["denoising"].metrics)
     assert "![denoising: denoising_levels](results/denoising-denoising_levels.png)" in lines
 
 

@@ -26,7 +26,7 @@ ASKED = {"allowedStatuses": ALL_STATUSES, "startIndex": 0, "sliceSize": 9, "colP
 def runs(tmp_path_factory):
     """A vae, trained and evaluated, and a linear run."""
     folder = tmp_path_factory.mktemp("runs")
-    for kind in (base.vae(), base.linear()):
+    for kind in (base.get_config("vae").model, base.get_config("linear").model):
         config = base.get_config()
         config.model = kind
         config.model.code_size = 2

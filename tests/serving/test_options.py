@@ -35,7 +35,7 @@ MISTAKES = [  # a verb; a run; flags; the line
     (
         "encode",
         "vector",
-        {"output": "codes.npy", "options": StreamOptions(errors=True)},
+        {"output": "new.npy"} | ERRORS,
         "errors=True is not for",
     ),
     ("encode", "vector", {"output": "in/x.npz", "source": "in"}, "one contains the other"),

@@ -74,43 +74,6 @@ def bars(edges: Sequence[float], counts: Sequence[float], xlabel: str, ylabel: s
     return _render(figure)
 
 
-def scale_each(images: np.ndarray) -> np.ndarray:
-    """Scales each of images [N, ...] of any range so that its values span [0, 1]."""
-    axes = tuple(range(1, images.ndim))
-    lowest, highest = images.min(axes, keepdims=True), images.max(axes, keepdims=True)
-    return (images - lowest) / np.maximum(highest - lowest, np.finfo(images.dtype).tiny)
-
-
-def mark_pixels(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Draws an image [H, W, C] in [0, 1] in grey with the pixels of `mask` [H, W] in red.
-
-    Returns uint8 RGB [8 H, 8 W, 3].
-    """
-    rgb = np.repeat(np.clip(image.mean(axis=-1), 0, 1)[..., np.newaxis], 3, axis=-1)
-    rgb[mask] = _RED
-    pixels = np.round(255 * rgb).astype(np.uint8)
-    return pixels.repeat(_ENLARGEMENT, axis=0).repeat(_ENLARGEMENT, axis=1)
-
-
-def grid(images: np.ndarray, columns: int, gap: int = _GAP) -> np.ndarray:
-    """Arranges images [N, H, W, C] in [0, 1] in rows of `columns`, as uint8 RGB [H', W', 3].
-
-    The `gap` pixels between images and the missing images of the last row are white. Vectors [N, D]
-    of any range become a heat map with a row each.
-    """
-    if images.ndim == 2:
-        return _heat_map(images)
-    count, height, width, channels = images.shape
-    rows = -(-count // columns)
-    down, across = height + gap, width + gap
-    cells = np.full((rows * columns, down, across, 3), 255, np.uint8)
-    colours = images[..., :3] if channels >= 3 else images[..., :1]
-    cells[:count, :height, :width] = np.round(255 * np.clip(colours, 0, 1))
-    cells = cells.reshape(rows, columns, down, across, 3).swapaxes(1, 2)
-    whole = cells.reshape(rows * down, columns * across, 3)
-    return whole[: len(whole) - gap, : columns * across - gap]
-
-
 def png(pixels: np.ndarray) -> bytes:
     """Encodes uint8 pixels, [H, W, 1] grey or [H, W, C] RGB or RGBA, as PNG."""
     content = io.BytesIO()
@@ -145,6 +108,49 @@ def _render(figure: "Figure") -> np.ndarray:
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 
+def grid(
+    images: np.ndarray,
+    columns: int,
+    gap: int = _GAP,
+    stretch: bool = False,
+    marks: np.ndarray | None = None,
+) -> np.ndarray:
+    """Draws images [N, H, W, C] in [0, 1] in rows of `columns`, as uint8 RGB [H', W', 3].
+
+    The `gap` pixels between images and the missing images of the last row are white. `stretch`
+    scales each image so that its values span [0, 1]. `marks` [N, H, W] draws the images in grey,
+    the marked pixels in red, and each pixel as a square of 8 x 8. Vectors [N, D] of any range
+    become a heat map with a row each.
+    """
+    if images.ndim == 2:
+        return _heat_map(images)
+    if stretch:
+        images = _scale_each(images)
+    if marks is not None:
+        images = _mark(images, marks)
+    count, height, width, channels = images.shape
+    rows = -(-count // columns)
+    down, across = height + gap, width + gap
+    cells = np.full((rows * columns, down, across, 3), 255, np.uint8)
+    colours = images[..., :3] if channels >= 3 else images[..., :1]
+    cells[:count, :height, :width] = np.round(255 * np.clip(colours, 0, 1))
+    lines = cells.reshape(rows, columns, down, across, 3).swapaxes(1, 2)
+    whole = lines.reshape(rows * down, columns * across, 3)
+    return whole[: len(whole) - gap, : columns * across - gap]
+
+
+def _scale_each(images: np.ndarray) -> np.ndarray:
+    axes = tuple(range(1, images.ndim))
+    lowest, highest = images.min(axes, keepdims=True), images.max(axes, keepdims=True)
+    return (images - lowest) / np.maximum(highest - lowest, np.finfo(images.dtype).tiny)
+
+
+def _mark(images: np.ndarray, marks: np.ndarray) -> np.ndarray:
+    rgb = np.clip(images.mean(axis=-1, keepdims=True), 0, 1).repeat(3, axis=-1)
+    rgb[marks] = _RED
+    return rgb.repeat(_ENLARGEMENT, axis=1).repeat(_ENLARGEMENT, axis=2)
+
+
 def _heat_map(vectors: np.ndarray) -> np.ndarray:
     figure = _figure(6, 4)
     axis = figure.subplots()
@@ -168,6 +174,6 @@ def _image_pixels(image: np.ndarray) -> np.ndarray:
 
 
 def _code_pixels(code: np.ndarray) -> np.ndarray:
-    scaled = scale_each(code[np.newaxis])
+    scaled = _scale_each(code[np.newaxis])
     height = max(d for d in range(1, math.isqrt(len(code)) + 1) if len(code) % d == 0)
     return scaled.reshape(height, -1)

@@ -187,9 +187,11 @@ class Logger:
         fitting = _MAX_NUMBERS // math.prod(self._dataset.image_shape)
         count = max(figures.COLUMNS, min(_MAX_IMAGES, fitting))
         images = to_unit(self._dataset.validation.images[:count])
-        rows = self._model.rows(images[: figures.COLUMNS], self._noise(figures.COLUMNS))
-        own = self._model.validation_pictures(images, self._noise(count))
-        return {"reconstructions": figures.reconstructions(rows), **own}
+        some, noise = images[: figures.COLUMNS], self._noise(figures.COLUMNS)
+        rows = self._model.reconstruction_rows(some, noise)
+        grids = self._model.validation_images(images, self._noise(count))
+        drawn = {tag: figures.grid(**vars(grid)) for tag, grid in grids.items()}
+        return {"reconstructions": figures.reconstructions(rows), **drawn}
 
     def _noise(self, count: int) -> positions.Noise:
         """Returns the noise of the first validation images."""
