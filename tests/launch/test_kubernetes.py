@@ -13,7 +13,6 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from tests.runs import final_state
 from trainer.distribution.cluster import from_tf_config
 
 ROOT = Path(__file__).parents[2]
@@ -26,7 +25,6 @@ LAUNCHES = [
     WORKERS,
     (*WORKERS, "--jobset", "--tensorboard"),
 ]
-VERSIONS = ("1.31", kubernetes_validate.latest_version())
 AWKWARD = ["two  words", "it's", '"so"', "$HOME $(HOME) $$(HOME) $$", "`id`; a\\b*", "ü\nline", ""]
 TELLS = """import json, os, sys
 print(json.dumps([sys.argv[1:], dict(os.environ), os.getpid()]))
@@ -108,21 +106,14 @@ def python_that_tells(tools):
     return tools(python=TELLS)
 
 
-@pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("flags", LAUNCHES, ids=" ".join)
-def test_the_schemas_of_kubernetes_take_it(flags, version):
+def test_the_schemas_of_kubernetes_take_it(flags):
     objects = printed(*flags)
     job = {"apiVersion": "batch/v1", "kind": "Job", "metadata": {}, "spec": job_spec(objects)}
     for item in [job, *objects]:
         if item["kind"] != "JobSet":  # no part of Kubernetes; the Job in it is
-            kubernetes_validate.validate(item, version, strict=True)
-
-
-def test_the_schemas_would_refuse_a_misspelt_field():
-    job = one(printed("--gpus=0"), "Job")
-    wrong = job | {"spec": job["spec"] | {"backoffLimitsPerIndex": 3}}
-    with pytest.raises(kubernetes_validate.ValidationError):
-        kubernetes_validate.validate(wrong, VERSIONS[0], strict=True)
+            for version in ("1.31", kubernetes_validate.latest_version()):
+                kubernetes_validate.validate(item, version, strict=True)
 
 
 @pytest.mark.parametrize("flags", [WORKERS, (*WORKERS, "--jobset")], ids=["job", "jobset"])
@@ -314,24 +305,5 @@ def test_apply_hands_the_manifest_to_kubectl_and_its_status_on(tools, tmp_path):
 
 def test_apply_without_kubectl_gets_one_line_and_status_2(tmp_path):
     result = launch(*NEEDED, "--apply", PATH=str(tmp_path))
-    assert result.returncode == 2
+    assert (result.returncode, result.stderr.count("\n")) == (2, 1)
     assert "kubectl" in result.stderr
-    assert len(result.stderr.splitlines()) == 1
-
-
-@pytest.mark.slow
-def test_a_pod_trains(tmp_path):
-    run = tmp_path / "run"
-    trainer = (
-        "--config=configs/dense.py",
-        f"--workdir={run}",
-        "--config.data.name=digits",
-        "--config.model.hidden_units=(16,)",
-        "--config.num_epochs=0.2",
-        "--config.execution=graph",
-    )
-    pod = trainer_pod("--gpus=0", f"--mount={tmp_path}", trainer=trainer)
-    process = started(pod, f"{Path(sys.executable).parent}:{os.defpath}")
-    assert "finished at step" in process.communicate()[0]
-    assert process.returncode == 0
-    assert final_state(run)[0] > 0

@@ -141,7 +141,20 @@ def finetune(workdir: str, settings: FineTuning, checkpoint: str = "last") -> di
     )
     epochs = range(settings.num_epochs + 1)
     ends = [math.ceil(epoch * len(train) / settings.batch_size) for epoch in epochs]
-    steps = _steps(run, classifier, settings, ends[-1], _execution(run, settings.batch_size))
+    batch_size, last_step = settings.batch_size, ends[-1]
+    steps = Steps(
+        run.strategy,
+        classifier,
+        lambda: optimizers.create("adam", clip_norm=0.0, weight_decay=0.0),
+        optimizers.learning_rate_schedule(
+            settings.schedule,
+            learning_rate=settings.learning_rate,
+            warmup_steps=0,
+            last_step=last_step,
+        ),
+        StepSettings(run.config.precision, batch_size, run.config.seed, last_step),
+        execution=_execution(run, batch_size),
+    )
     if isinstance(train.images, np.ndarray) and run.config.data.placement != "host":
         steps.cache_on_device(train.images)
 
@@ -250,28 +263,6 @@ def _count_classes(run: restore.TrainedRun) -> int:
         "images; they must be the classes' numbers, counted from 0",
     )
     return 1 + largest
-
-
-def _steps(
-    run: restore.TrainedRun,
-    classifier: Classifier,
-    settings: FineTuning,
-    last_step: int,
-    execution: str,
-) -> Steps:
-    return Steps(
-        run.strategy,
-        classifier,
-        lambda: optimizers.create("adam", clip_norm=0.0, weight_decay=0.0),
-        optimizers.learning_rate_schedule(
-            settings.schedule,
-            learning_rate=settings.learning_rate,
-            warmup_steps=0,
-            last_step=last_step,
-        ),
-        StepSettings(run.config.precision, settings.batch_size, run.config.seed, last_step),
-        execution=execution,
-    )
 
 
 def _execution(run: restore.TrainedRun, batch_size: int) -> str:
