@@ -164,6 +164,8 @@ def test_any_config_within_its_ranges_is_taken(data):
         drawn["data."]["image_size"] = 0
     if not module.STAYS_IN_FILES:
         drawn["data."]["placement"] = "auto"
+    if source == "images":
+        drawn["data."]["image_size"] = 8
     drawn[""] |= {"strategy": "cpu:2", "profile": "3:5"}
     made = {
         prefix.removesuffix("."): group(**drawn[prefix])
@@ -252,6 +254,11 @@ def test_keys_that_contradict_each_other_are_named(kind, changes):
         assert name in str(error.value)
 
 
+def test_to_crop_or_pad_images_needs_their_size():
+    with pytest.raises(UserError, match=r"data\.fit='crop' needs data\.image_size"):
+        parse(changed(config_of("dense", "images"), {"data.fit": "crop"}))
+
+
 def test_a_source_whose_examples_keep_their_shape_takes_no_size():
     with pytest.raises(UserError, match=r"data\.image_size=8 is not allowed with 'memory'"):
         parse(changed(config_of("dense", "memory"), {"data.image_size": 8}))
@@ -261,7 +268,7 @@ def test_what_contradictions_leave_is_taken():
     parse(changed(config_of("sparse"), {"model.sparsity": "l1", "model.active_units": 101}))
     parse(changed(config_of("sparse"), {"model.alpha": 40}))
     parse(changed(config_of("vae"), {"data.binarise": True, "model.binarisation": "static"}))
-    parse(changed(config_of("dense", "images"), {"data.fit": "crop", "data.channels": 1}))
+    parse(changed(config_of("dense", "images"), {"data.fit": "crop", "data.image_size": 8}))
     parse(changed(config_of("dense", "table"), {"data.impute": "mean"}))
 
 

@@ -16,6 +16,7 @@ _EVALUATE = flags.DEFINE_bool(
 
 
 def main(names: list[str]) -> None:
+    """Runs the command."""
     from trainer.evaluation import compare
     from trainer.run import workdir
 

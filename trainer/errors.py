@@ -1,4 +1,4 @@
-"""What can end a command, and the exit status that tells a launcher what to do next."""
+"""The errors that end a command, with the exit status that a launcher acts on."""
 
 import contextlib
 import math
@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 
 
 class CommandError(Exception):
-    """Ends a command, which says why in one line that a terminal can show, whatever is in it."""
+    """Ends a command with a message of one line, printable whatever is in it, and a status."""
 
     exit_status: int
 
@@ -15,7 +15,7 @@ class CommandError(Exception):
 
 
 def printable(text: str) -> str:
-    """Text in one line: what breaks it, moves a cursor or has no encoding is escaped."""
+    """Escapes line breaks, control characters and lone surrogates, so that text is one line."""
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
@@ -26,38 +26,38 @@ class UserError(CommandError):
 
 
 class NonFiniteError(CommandError):
-    """The loss or the gradients are NaN or infinite and cannot recover by themselves."""
+    """The loss, the gradients or the weights are NaN or infinite."""
 
     exit_status = 1
 
 
 class WorkersError(CommandError):
-    """Another worker has not come or is gone; all of them are to be started again together."""
+    """Another worker is missing; all workers must be started again together."""
 
     exit_status = 1
 
 
 class StorageError(CommandError):
-    """The disk is full or lost; what was whole on it still is, so start again to go on."""
+    """A file cannot be written; the last checkpoint is intact, so start again to go on."""
 
     exit_status = 1
 
 
 class ExportError(CommandError):
-    """What was exported does not compute what the trainer does; nothing of it is kept."""
+    """An exported model does not compute what the trainer computes; nothing of it is kept."""
 
     exit_status = 1
 
 
 class Preempted(CommandError):  # noqa: N818
-    """SIGTERM or Ctrl-C: nothing is lost, start the same command again."""
+    """SIGTERM or SIGINT has stopped the command; start it again to go on."""
 
     exit_status = 75
 
 
 @contextlib.contextmanager
 def writing(what: object) -> Iterator[None]:
-    """Raises StorageError, which names what is written, where the system would not write it."""
+    """Turns an OSError inside into a StorageError that names the file."""
     try:
         yield
     except OSError as error:
@@ -71,25 +71,25 @@ def require(condition: bool, message: str) -> None:
 
 
 def require_utf8(arguments: Iterable[str]) -> None:
-    """Raises UserError if one cannot be encoded: TensorFlow opens no file of such a name."""
+    """Raises UserError if an argument is not UTF-8: TensorFlow opens no file of such a name."""
     for argument in arguments:
         require(is_utf8(argument), f"{argument!r} is not allowed; it must be UTF-8")
 
 
 def is_utf8(text: str) -> bool:
-    """Whether text can be encoded: a file's name may hold bytes that are no characters."""
+    """Whether text can be encoded as UTF-8; a file name may hold other bytes."""
     return text.encode(errors="replace").decode() == text
 
 
 def in_one_line(error: Exception) -> str:
-    """What a library's error says, without its line breaks."""
+    """Returns the message of a library's error without line breaks."""
     return " ".join(str(error).split()) or type(error).__name__
 
 
 def require_kind(name: str, value: object, kind: type) -> None:
-    """Raises UserError unless value is of a kind.
+    """Raises UserError unless a value is of a type; an int passes as a float, not as a bool.
 
-    An int passes as a float, a bool only as a bool.
+    Numbers must be finite, and text must be UTF-8 without null characters.
     """
     right = isinstance(value, int | float if kind is float else kind)
     require(
@@ -106,11 +106,11 @@ def require_kind(name: str, value: object, kind: type) -> None:
 
 
 def require_choice(name: str, value: object, allowed: tuple[object, ...]) -> None:
-    """Raises UserError unless value is one of those allowed."""
+    """Raises UserError unless a value is one of the allowed ones."""
     choices = ", ".join(str(choice) for choice in allowed)
     require(value in allowed, f"{name}={value!r} is not known; allowed: {choices}")
 
 
 def require_at_least(name: str, value: float, lowest: float) -> None:
-    """Raises UserError unless value is a number >= lowest."""
+    """Raises UserError unless a value is at least `lowest`."""
     require(value >= lowest, f"{name}={value} is not allowed; it must be at least {lowest}")

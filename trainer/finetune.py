@@ -30,6 +30,7 @@ flags.register_validator(
 
 
 def main() -> None:
+    """Runs the command."""
     from trainer.evaluation.classifier import FineTuning, finetune, print_table
 
     settings = FineTuning(

@@ -32,11 +32,12 @@ flags.adopt_module_key_flags(cli)
 
 
 def check() -> None:
+    """Raises UserError for wrong flags that need no data to be found wrong."""
     require(
         (_DATASET.value is None) != (_CONFIG.value is None),
         "give either --dataset=NAME or --config=FILE",
     )
-    paths.check_picture("--contact_sheet", _CONTACT_SHEET.value, overwrite=_OVERWRITE.value)
+    paths.check_output_image("--contact_sheet", _CONTACT_SHEET.value, overwrite=_OVERWRITE.value)
     _settings()
 
 
@@ -51,6 +52,7 @@ def _settings() -> Data:
 
 
 def main() -> None:
+    """Runs the command."""
     from trainer.data.describe import prepare
 
     folder = _DATA_DIR.value

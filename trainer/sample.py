@@ -3,35 +3,36 @@
 from absl import flags
 
 from trainer import cli
-from trainer.run import workdir
-from trainer.storage import paths
 
 _WORKDIR = cli.workdir_flag()
-_COUNT = flags.DEFINE_integer("n", 64, "The number of images to draw.", lower_bound=1)
+_COUNT = flags.DEFINE_integer("n", 64, "Number of samples.", lower_bound=1)
 _CHECKPOINT = cli.checkpoint_flag()
-_OUTPUT = flags.DEFINE_string("output", "", "The folder to write to; the workdir if not given.")
-_OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replaces samples that are there.")
+_OUTPUT = flags.DEFINE_string("output", "", "Folder to write to. Default: the workdir.")
+_OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace existing samples.")
 flags.adopt_module_key_flags(cli)
 
 
 def check() -> None:
-    cli.check_run()
-    folder = _OUTPUT.value or _WORKDIR.value
-    paths.check_files(folder, workdir.SAMPLES, overwrite=_OVERWRITE.value)
+    """Raises UserError for wrong flags that need no data to be found wrong."""
+    from trainer.serving.options import check_sample
+
+    check_sample(_WORKDIR.value, _COUNT.value, _OUTPUT.value, overwrite=_OVERWRITE.value)
 
 
 def main() -> None:
+    """Runs the command."""
+    from trainer.run.workdir import SAMPLES
     from trainer.serving.prior_samples import sample
 
     folder = sample(
         _WORKDIR.value,
         _COUNT.value,
-        which=_CHECKPOINT.value,
+        checkpoint=_CHECKPOINT.value,
         output=_OUTPUT.value,
         overwrite=_OVERWRITE.value,
     )
-    arrays, picture = workdir.SAMPLES
-    print(f"images     {folder / arrays}\npicture    {folder / picture}")
+    arrays, figure = SAMPLES
+    print(f"samples    {folder / arrays}\nfigure     {folder / figure}")
 
 
 if __name__ == "__main__":

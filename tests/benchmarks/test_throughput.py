@@ -10,12 +10,13 @@ from benchmarks.nets import IMAGE_SHAPE, NETS
 from benchmarks.sides import with_keras
 from tests.all_configs import CONFIGS, load_config
 from trainer import models
+from trainer.config import parse
 from trainer.run import workdir
 
 
 @pytest.mark.parametrize("net", NETS)
 def test_a_net_has_the_layers_of_its_config(net):
-    ours = models.create(IMAGE_SHAPE, **load_config(net).model)
+    ours = models.create(IMAGE_SHAPE, parse(load_config(net)).model)
     stack = [keras.Input(IMAGE_SHAPE), *map(with_keras.keras_layer, NETS[net])]
     theirs = keras.Sequential(stack)
     shapes = [

@@ -99,14 +99,9 @@ def test_a_mistake_about_data_is_told_without_tensorflow(arguments, message):
 
 
 def test_another_config_than_the_runs_is_told_without_tensorflow(tmp_path):
-    run: dict[str, Any] = {
-        "data_fingerprint": "",
-        "inputs": {},
-        "versions": {},
-        "run_id": "",
-        "executions": {},
-    }
-    run["config"] = parse(load_config("dense")).to_dict()
+    run: dict[str, Any] = {"config": parse(load_config("dense")).to_dict()}
+    run |= {key: {} for key in ("inputs", "versions", "executions")}
+    run |= dict.fromkeys(("data_fingerprint", "run_id"), "")
     (tmp_path / "config.json").write_text(json.dumps(run))
     arguments = ["--config=dense", f"--workdir={tmp_path}", "--config.batch_size=3"]
     assert_told_without_tensorflow(["trainer", *arguments], "batch_size was 128, is 3")

@@ -33,8 +33,9 @@ def vectors(count=COUNT, seed=0):
 
 def model_keys(kind, **changes):
     """The keys of a small model of a kind that takes vectors."""
-    keys = defaults(kind).model.to_dict() | tiny(kind) | dict(kind_settings(kind).for_vectors)
-    return keys | changes
+    own = kind_settings(kind).for_vectors
+    assert own is not None
+    return defaults(kind).model.to_dict() | tiny(kind) | dict(own) | changes
 
 
 def create(kind, image_shape=(FEATURES,), **changes):

@@ -1,11 +1,13 @@
 """Which workers TF_CONFIG names."""
 
 import json
+import socket
 
 import pytest
 
+from launch.local import free_ports
 from trainer.distribution.cluster import Cluster, from_tf_config
-from trainer.errors import UserError
+from trainer.errors import UserError, WorkersError
 
 
 def set_tf_config(monkeypatch, workers, index, kind="worker"):
@@ -75,3 +77,17 @@ def test_a_tf_config_that_is_no_json_gets_one_line(monkeypatch):
     monkeypatch.setenv("TF_CONFIG", "{\n")
     with pytest.raises(UserError, match="cannot be read"):
         from_tf_config()
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "10.0.0.1", "node7"])
+def test_only_this_machine_reaches_a_worker_with_a_loopback_address(host):
+    with Cluster((f"{host}:{free_ports(1)[0]}", "b:1"), 0).listen() as listener:
+        local = listener.getsockname()[0] == "127.0.0.1"
+        assert local == (host in ("127.0.0.1", "localhost"))
+
+
+def test_a_port_that_another_program_has_is_named():
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        with pytest.raises(WorkersError, match=address):
+            Cluster((address, "b:1"), 0).listen()

@@ -78,11 +78,9 @@ def assert_goes_on_from(folder, step, capsys, damaged, what):
 @pytest.mark.parametrize("file", FILES)
 def test_whatever_a_file_becomes_the_one_before_is_taken(tmp_path, capsys, drawn, file, most):
     paths = saved(tmp_path / "run")
-    of_other_run = saved(tmp_path / "other", run=1)
     path = paths[3] / file
     content = path.read_bytes()
     others = {
-        "another run": (of_other_run[3] / file).read_bytes(),
         "another step": (paths[1] / file).read_bytes(),
         "the other file": (paths[3] / FILES[1 - FILES.index(file)]).read_bytes(),
     }

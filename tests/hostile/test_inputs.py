@@ -41,7 +41,8 @@ from trainer.monitoring.goodput import FILE as GOODPUT
 from trainer.monitoring.goodput import Clock
 from trainer.run import workdir
 from trainer.run.metrics_log import training_seconds
-from trainer.serving import readers as inputs
+from trainer.serving import readers
+from trainer.serving.options import StreamOptions
 from trainer.storage import atomic
 
 ROOT = Path(__file__).parents[2]
@@ -120,14 +121,13 @@ def train_on(path):
 
 def encode(path):
     """Reads a file as `encode` does, to its end."""
-    is_picture = path.suffix in images.SUFFIXES
-    read = inputs.examples(
-        path,
-        (8, 8, 3) if is_picture else (4,),
+    is_image = path.suffix in images.SUFFIXES
+    options = StreamOptions(
         array="train" if path.suffix == ".npz" else "",
         label_column="label" if path.suffix in tables.SUFFIXES else "",
     )
-    for _ in read.blocks(1024):
+    training = readers.TrainingData((8, 8, 3) if is_image else (4,))
+    for _ in readers.examples(path, training, options).blocks(1024):
         pass
 
 
@@ -429,13 +429,13 @@ def test_links_that_lead_back_are_not_walked_for_ever(tmp_path):
 
 def test_no_reader_takes_a_pickle(tmp_path):
     objects = np.array([[{}], [{}]], object)
-    for name, content, readers in (
+    for name, content, readings in (
         ("rows.npy", npy(objects), (train_on, encode)),
         ("rows.npz", npz(train=objects), (train_on, encode)),
         ("deep.npz", npz(train=VECTORS, train_labels=objects[:, 0]), (train_on,)),
     ):
         (tmp_path / name).write_bytes(content)
-        for read in readers:
+        for read in readings:
             with pytest.raises(UserError):
                 read(tmp_path / name)
 

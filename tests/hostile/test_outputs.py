@@ -1,4 +1,4 @@
-"""No name and no link leads what is written out of its folder."""
+"""No name and no link makes a verb write outside of its folder."""
 
 import os
 
@@ -24,7 +24,7 @@ def everything(folder):
 
 
 @few_or_many(600)
-def test_a_picture_of_any_name_stays_in_its_folder(tmp_path, examples):
+def test_an_image_of_any_name_stays_in_its_folder(tmp_path, examples):
     inside = tmp_path / "deep" / "inside"
     inside.mkdir(parents=True)
     (tmp_path / "secret.png").write_text("before")
@@ -59,7 +59,7 @@ def test_an_output_that_is_a_link_is_replaced_and_not_followed(tmp_path, suffix)
     before = everything(tmp_path)
     link = tmp_path / f"out{suffix}"
     link.symlink_to(elsewhere)
-    paths.check_stream("test", str(link), overwrite=True)
+    paths.check_input_and_output("test", str(link), overwrite=True)
     with writers.create(str(link)) as write:
         rows = np.zeros((1, 2), np.float32) if suffix else np.zeros((1, 2, 2, 1), np.float32)
         write({"images": rows})
@@ -67,7 +67,7 @@ def test_an_output_that_is_a_link_is_replaced_and_not_followed(tmp_path, suffix)
     assert {path: held for path, held in everything(tmp_path).items() if path in before} == before
 
 
-def test_a_link_inside_an_output_of_pictures_is_gone_with_it_and_what_it_leads_to_stays(tmp_path):
+def test_a_link_inside_an_output_of_images_is_replaced_and_not_followed(tmp_path):
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "elsewhere" / "00000000.png").write_text("before")
     output = tmp_path / "out"
@@ -82,7 +82,7 @@ def test_a_link_inside_an_output_of_pictures_is_gone_with_it_and_what_it_leads_t
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".parquet"])
-def test_a_name_that_no_table_can_hold_is_told(tmp_path, suffix):
+def test_a_name_that_no_table_can_hold_is_refused(tmp_path, suffix):
     name = os.fsdecode(b"caf\xe9.png")
     with (
         pytest.raises(UserError, match="is not UTF-8, as the text of a table must be"),
@@ -92,7 +92,7 @@ def test_a_name_that_no_table_can_hold_is_told(tmp_path, suffix):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_link_in_the_place_of_an_old_checkpoint_goes_and_what_it_leads_to_stays(tmp_path):
+def test_a_link_in_the_place_of_an_old_checkpoint_is_removed_and_not_followed(tmp_path):
     folder, elsewhere = tmp_path / "checkpoints", tmp_path / "elsewhere"
     state = {"model/kernel": np.ones(3, np.float32)}
     Checkpoints(folder, "own").save(1, state, validation_loss=None, keep=1)

@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 from configs import base
-from tests.all_configs import load_config
+from tests.all_configs import load_config, settings_of
 from tests.runs import assert_a_stop_changes_no_bit, final_state
 from tests.steps import adam_steps
 from trainer import data, models
@@ -29,7 +29,7 @@ BATCH = 8
 def create(image_shape=SHAPE, **settings):
     keras.utils.set_random_seed(0)
     small = {"code_size": 4, "hidden_units": (7,), "images_per_draw": 3}
-    return models.create(image_shape, **(base.concrete().to_dict() | small | settings))
+    return models.create(image_shape, settings_of("concrete", **small | settings))
 
 
 def choose(model, pixels, certainty=20.0):
@@ -234,7 +234,7 @@ def test_the_mean_largest_probability_is_that_of_softmax():
 
 @pytest.fixture
 def concrete_config(digits_config):
-    digits_config.model = base.concrete()
+    digits_config.model = base.get_config("concrete").model
     digits_config.model.update({"code_size": 6, "hidden_units": (8,), "stop_when_settled": True})
     return digits_config
 

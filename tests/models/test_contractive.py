@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from configs import base
+from tests.all_configs import settings_of
 from tests.steps import adam_steps
 from trainer import models
 from trainer.distribution.variables import model_variables
@@ -21,8 +21,8 @@ METHODS = ["closed_form", "exact", "hutchinson"]
 
 def create(seed=0, **changes):
     keras.utils.set_random_seed(seed)
-    settings = base.contractive().to_dict() | {"code_size": 5} | ONE_SIGMOID | changes
-    return models.create(SHAPE, **settings)
+    settings = settings_of("contractive", **{"code_size": 5} | ONE_SIGMOID | changes)
+    return models.create(SHAPE, settings)
 
 
 def images_like(count):

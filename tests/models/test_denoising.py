@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from configs import base
-from tests.all_configs import load_config
+from tests.all_configs import load_config, settings_of
 from tests.steps import adam_steps
 from trainer import models
 from trainer.errors import UserError
@@ -20,8 +19,8 @@ SHAPE = (6, 6, 1)
 
 def create(image_shape=SHAPE, **changes):
     keras.utils.set_random_seed(0)
-    settings = base.denoising().to_dict() | {"layer_sizes": (8, 4)} | changes
-    return models.create(image_shape, **settings)
+    settings = settings_of("denoising", **{"layer_sizes": (8, 4)} | changes)
+    return models.create(image_shape, settings)
 
 
 def images_like(count, image_shape=SHAPE):

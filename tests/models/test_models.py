@@ -82,7 +82,7 @@ def test_a_validation_shows_what_the_kind_has(name, image_shape):
 
 
 def test_a_filter_is_what_a_unit_weighs_the_pixels_by():
-    settings = base.dense()
+    settings = base.get_config("dense").model
     settings.hidden_units = (2,)
     model = create(settings)
     kernel = np.random.default_rng(0).normal(size=(784, 2)).astype(np.float32)
@@ -93,7 +93,7 @@ def test_a_filter_is_what_a_unit_weighs_the_pixels_by():
 
 
 def test_a_manifold_is_shown_where_the_code_is_a_plane():
-    settings = base.vae()
+    settings = base.get_config("vae").model
     settings.code_size = 2
     model = create(settings)
     noise = Noise(0, 0, 3, stream="evaluation")
@@ -106,7 +106,7 @@ def test_a_manifold_is_shown_where_the_code_is_a_plane():
 
 @pytest.mark.parametrize("loss", ["mse", "bce"])
 def test_the_loss_is_that_of_the_reconstruction(loss):
-    settings = base.dense()
+    settings = base.get_config("dense").model
     settings.loss = loss
     model = create(settings)
     images = images_like(model.image_shape)
@@ -138,10 +138,14 @@ def test_dense_networks_are_mirrored(name, layers):
 @pytest.mark.parametrize(
     ("settings", "shape", "message"),
     [
-        (base.linear(), (5, 6, 1), "model.code_size=.* an image of 5x6x1 allows 1 to 30"),
-        (base.linear(), (5,), "model.code_size=.* a vector of 5 feature"),
-        (base.conv(), (784,), "convolutions need images"),
-        (base.deep_conv(), (784,), "convolutions need images"),
+        (
+            base.get_config("linear").model,
+            (5, 6, 1),
+            "model.code_size=.* an image of 5x6x1 allows 1 to 30",
+        ),
+        (base.get_config("linear").model, (5,), "model.code_size=.* a vector of 5 feature"),
+        (base.get_config("conv").model, (784,), "convolutions need images"),
+        (base.get_config("deep_conv").model, (784,), "convolutions need images"),
     ],
 )
 def test_a_shape_that_a_kind_cannot_take_is_refused(settings, shape, message):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from configs import base
+from tests.all_configs import settings_of
 from tests.steps import adam_steps
 from trainer import models
 from trainer.errors import UserError
@@ -22,7 +22,7 @@ BATCH = 8
 def create(**settings):
     keras.utils.set_random_seed(0)
     small = {"code_size": 60, "active_units": 5, "first_active_units": 20}
-    return models.create(SHAPE, **(base.sparse().to_dict() | small | settings))
+    return models.create(SHAPE, settings_of("sparse", **small | settings))
 
 
 def kl_settings():

@@ -8,6 +8,7 @@ import pytest
 import tensorflow as tf
 
 from configs import base
+from tests.all_configs import settings_of
 from tests.steps import adam_steps
 from trainer import models
 from trainer.data.dataset import to_unit
@@ -25,7 +26,7 @@ DEVIATION = 0.3  # of the pixels in the linear Gaussian model
 def create(image_shape=(3, 3, 1), **settings):
     keras.utils.set_random_seed(0)
     small = {"code_size": 2, "hidden_units": (5,)}
-    return models.create(image_shape, **(base.vae().to_dict() | small | settings))
+    return models.create(image_shape, settings_of("vae", **small | settings))
 
 
 def context(count, first=0, progress=1.0):
@@ -241,14 +242,14 @@ def test_impossible_settings_are_refused_in_one_line(change, message):
 
 @pytest.fixture
 def vae_run(tmp_path, digits_config):
-    digits_config.model = base.vae()
+    digits_config.model = base.get_config("vae").model
     digits_config.model.update(code_size=2, hidden_units=(16,), nll_samples=20)
     train(digits_config, str(tmp_path))
     return tmp_path
 
 
 def test_pixels_drawn_once_are_taken_as_they_are(tmp_path, digits_config):
-    digits_config.model = base.vae()
+    digits_config.model = base.get_config("vae").model
     settings = {"binarisation": "static", "code_size": 2, "hidden_units": (16,), "nll_samples": 20}
     digits_config.model.update(settings)
     digits_config.data.update(binarise=True, image_size=8)
@@ -267,7 +268,7 @@ def test_pixels_drawn_once_are_taken_as_they_are(tmp_path, digits_config):
 def test_the_pixels_must_be_drawn_where_the_model_says_so(
     tmp_path, digits_config, binarisation, binarise
 ):
-    digits_config.model = base.vae()
+    digits_config.model = base.get_config("vae").model
     digits_config.model.binarisation = binarisation
     digits_config.data.binarise = binarise
     message = (

@@ -14,6 +14,7 @@ import pytest
 import tensorflow as tf
 
 from configs import dense
+from trainer.config import parse
 from trainer.errors import StorageError, UserError
 from trainer.run import background, workdir
 from trainer.run.background import BackgroundSaver
@@ -141,7 +142,9 @@ def test_none_whole_is_refused(tmp_path):
 def begun(folder):
     """Makes a workdir that holds a run; returns the run's id."""
     folder.mkdir(exist_ok=True)
-    run = workdir.open_run(folder, dense.get_config(), "0123abcd", {"image_shape": [28, 28, 1]})
+    run = workdir.open_run(
+        folder, parse(dense.get_config()), "0123abcd", {"image_shape": [28, 28, 1]}
+    )
     run.write()
     return run.run_id
 

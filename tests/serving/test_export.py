@@ -1,4 +1,4 @@
-"""What a run is exported as: of Keras's own layers, loaded elsewhere, equal to the trainer."""
+"""Exports: of Keras's own layers, loaded in another process, equal to the trainer's outputs."""
 
 import functools
 import json
@@ -12,27 +12,35 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from configs import base
-from tests.all_configs import CONFIGS, load_config, tiny
+from tests.all_configs import KINDS, tiny
 from tests.storage.test_atomic import refuse_to_place
+from tests.verbs.refusals import contents, refused
+from tests.verbs.sources import SIDE, Source, config_of, pixels
 from trainer import data, models
+from trainer.config import defaults, parse_model
 from trainer.data.dataset import to_unit
-from trainer.errors import ExportError, UserError
+from trainer.errors import ExportError
 from trainer.evaluation.evaluate import evaluate
+from trainer.models.base import Autoencoder
 from trainer.models.sparse.model import keep_largest
 from trainer.run import workdir
 from trainer.serving import export as exporting
 from trainer.serving import model_card, plain_keras
-from trainer.serving.export import FORMATS, export
+from trainer.serving.export import export
+from trainer.serving.options import FORMATS
 from trainer.serving.prior_samples import sample
-from trainer.storage import atomic as files
+from trainer.storage import atomic
 from trainer.train import train
 
-ODD_SHAPE = (14, 11, 3)  # neither side halves twice without a rest
+ODD_SHAPE = (14, 11, 3)  # neither side can be halved twice
+
+
+def model_settings(kind):
+    return parse_model(defaults(kind).model.to_dict() | tiny(kind))
 
 
 def scattered(model):
-    """The model with other weights than those that it begins with, biases of 0 among them."""
+    """Gives a model random weights, also where it begins with zeros."""
     generator = np.random.default_rng(0)
     for variable in model.variables:
         variable.assign(generator.normal(0, 0.2, variable.shape))
@@ -50,33 +58,32 @@ def classes(config):
             yield from classes(part)
 
 
-@pytest.mark.parametrize("name", CONFIGS)
-def test_keras_own_layers_compute_what_the_model_does(name):
-    model = scattered(models.create(ODD_SHAPE, **load_config(name).model))
-    pixels = np.random.default_rng(1).integers(0, 256, (4, *ODD_SHAPE), np.uint8)
+@pytest.mark.parametrize("kind", KINDS)
+def test_keras_own_layers_compute_what_the_model_does(kind):
+    model = scattered(models.create(ODD_SHAPE, model_settings(kind)))
+    images = pixels(ODD_SHAPE, 4)
     encoder = plain_keras.encoder(model, None, "uint8")
     decoder = plain_keras.decoder(model, None)
-    codes = model.encode(to_unit(pixels)).numpy()
-    np.testing.assert_allclose(encoder(pixels), codes, rtol=1e-4, atol=1e-4)
+    codes = model.encode(to_unit(images)).numpy()
+    np.testing.assert_allclose(encoder(images), codes, rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(decoder(codes), model.decode(codes), rtol=1e-4, atol=1e-4)
     for network in (encoder, decoder):
-        for module, kind in classes(json.loads(network.to_json())):
+        for module, layer in classes(json.loads(network.to_json())):
             assert module.partition(".")[0] == "keras"
-            assert kind != "Lambda"
+            assert layer != "Lambda"
 
 
 def test_of_equal_activations_the_first_are_kept_as_the_model_keeps_them():
-    settings = base.sparse().to_dict() | tiny("sparse")
-    model = models.create((4, 4, 1), **settings)
+    model = models.create((4, 4, 1), model_settings("sparse"))
     inputs = keras.Input((20,))
     kept = keras.Model(inputs, model.plain_keras_code(inputs))
     rows = np.tile(np.array([[1, 0.5, 1, 2, 2]], np.float32), 4)
     np.testing.assert_array_equal(kept(rows), keep_largest(tf.constant(rows), 3, most=3))
 
 
-def test_vectors_of_any_units_are_standardised_inside_and_given_back_in_them():
+def test_vectors_of_any_units_are_standardised_inside_the_networks():
     scaling = data.Scaling(np.array([1e6, -3.0, 0.0, 2e-9]), np.array([0.5, 1e9, 1.0, 1e-10]))
-    model = scattered(models.create((4,), **base.linear().to_dict() | {"code_size": 2}))
+    model = scattered(models.create((4,), model_settings("linear")))
     standardised = np.random.default_rng(0).normal(size=(50, 4)).astype(np.float32)
     vectors = scaling.undo(standardised)
     codes = model.encode(scaling.apply(vectors))
@@ -90,17 +97,19 @@ def test_vectors_of_any_units_are_standardised_inside_and_given_back_in_them():
 
 @pytest.fixture(scope="module")
 def make_run(tmp_path_factory):
-    """Makes a run of two steps of a small net of a kind, on digits of 8x8 pixels or as told."""
+    """Trains a small net of a kind, with changes of its config; once.
+
+    The contractive kind gets standardised vectors of several units, the others digits of 8x8.
+    """
+    random = np.random.default_rng(0)
+    vectors = random.normal([1000.0, -3, 0, 0.5, 8], [1.0, 1e3, 1e-3, 2, 5], (200, 5))
+    path = tmp_path_factory.mktemp("vectors") / "own.npz"
+    np.savez(path, train=vectors)
+    digits = Source({"name": "digits", "image_size": SIDE}, (SIDE, SIDE, 1), True, "")
+    of_vectors = Source({"name": f"arrays:{path}", "standardise": True}, (5,), False, "")
 
     def make(kind, changes=()):
-        config = load_config("dense")
-        config.model = getattr(base, kind)()
-        config.model.update(tiny(kind))
-        config.data.name = "digits"
-        config.data.image_size = 8
-        config.batch_size = 64
-        config.num_epochs = 2 * 64 / 1366
-        config.execution = "graph"
+        config = config_of(kind, of_vectors if kind == "contractive" else digits)
         config.update_from_flattened_dict(dict(changes))
         folder = tmp_path_factory.mktemp(kind)
         train(config, str(folder))
@@ -111,45 +120,33 @@ def make_run(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def make_export(tmp_path_factory, make_run):
-    """Exports a run of a kind in every format, checked in a process of its own; the folder.
-
-    The contractive one is of standardised vectors in several units.
-    """
-    random = np.random.default_rng(0)
-    vectors = random.normal([1000.0, -3, 0, 0.5, 8], [1.0, 1e3, 1e-3, 2, 5], (200, 5))
-    path = tmp_path_factory.mktemp("vectors") / "own.npz"
-    np.savez(path, train=vectors)
-    of_vectors = (
-        *(("data.name", f"arrays:{path}"), ("data.image_size", 0), ("data.standardise", True)),
-        *(("num_epochs", 1.0), ("model.output_activation", "linear")),
-    )
+    """Exports a run of a kind in every format, compared in another process; returns the folder."""
 
     def make(kind):
-        run = make_run(kind, of_vectors if kind == "contractive" else ())
         folder = tmp_path_factory.mktemp("export") / kind
-        export(str(run), str(folder), formats=FORMATS)
+        export(str(make_run(kind)), str(folder), formats=FORMATS)
         return folder
 
     return functools.cache(make)
 
 
 @pytest.fixture
-def unchecked(monkeypatch):
-    """Spares a test that asks for something else the process that compares."""
+def uncompared(monkeypatch):
+    """Saves the time of the process that compares, which other tests start."""
 
-    def compared(made, reference, formats, aside):
-        del made, reference, aside
+    def compare(folder, reference, formats):
+        del folder, reference
         return {name: {"encode": 0.0} for name in formats}
 
-    monkeypatch.setattr(exporting, "_compare", compared)
+    monkeypatch.setattr(exporting, "compare", compare)
 
 
 def card_of(folder):
     return json.loads((folder / model_card.CARD).read_text())
 
 
-def pasted(folder):
-    """Runs the card's Python where nothing but the export is, and prints two shapes after each."""
+def run_card(folder):
+    """Runs the card's code in the folder of the export; returns the shapes after each block."""
     blocks = re.findall(r"```python\n(.*?)```", (folder / model_card.README).read_text(), re.DOTALL)
     code = "print(tuple(codes.shape), tuple(rebuilt.shape))\n".join([*blocks, ""])
     done = subprocess.run(
@@ -160,7 +157,7 @@ def pasted(folder):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", models.kinds())
+@pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_loads_without_the_trainer_in_every_format(kind, make_export):
     folder = make_export(kind)
     card = card_of(folder)
@@ -177,12 +174,12 @@ def test_every_kind_loads_without_the_trainer_in_every_format(kind, make_export)
 @pytest.mark.parametrize(
     ("kind", "shapes"), [("vae", "(2, 2) (2, 8, 8, 1)"), ("contractive", "(2, 4) (2, 5)")]
 )
-def test_the_code_of_the_card_runs_as_it_is_pasted(kind, shapes, make_export):
-    assert pasted(make_export(kind)) == [shapes] * len(FORMATS)
+def test_the_code_of_the_card_runs(kind, shapes, make_export):
+    assert run_card(make_export(kind)) == [shapes] * len(FORMATS)
 
 
 @pytest.mark.slow
-def test_vectors_are_taken_and_given_in_their_own_units(make_export):
+def test_an_export_takes_and_returns_vectors_in_the_users_units(make_export):
     folder = make_export("contractive")
     inputs = {"name": "vectors", "dtype": "float32", "shape": [5]}
     assert card_of(folder)["inputs"] == inputs
@@ -200,63 +197,65 @@ def test_a_run_in_bfloat16_is_exported_in_float32_and_the_card_says_so(make_run,
 
 
 @pytest.mark.slow
-def test_what_needs_the_trainer_is_refused_and_leaves_nothing(make_run, tmp_path, monkeypatch):
-    monkeypatch.setattr(plain_keras, "_applied", lambda layer, inputs: layer(inputs))
+def test_an_export_that_needs_the_trainer_is_refused(make_run, tmp_path, monkeypatch):
+    def encoder(model, scaling, dtype):
+        del scaling, dtype
+        inputs = keras.Input(model.image_shape)
+        return keras.Model(inputs, model.encoder(inputs), name="encoder")
+
+    monkeypatch.setattr(plain_keras, "encoder", encoder)
     with pytest.raises(ExportError, match="does not load without the trainer"):
         export(str(make_run("conv")), str(tmp_path / "out"), formats=["keras"])
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.slow
-def test_what_differs_from_the_trainer_is_refused_and_the_export_before_it_stays(
+def test_an_export_that_differs_from_the_trainer_is_refused_and_the_one_before_it_stays(
     make_run, tmp_path, monkeypatch
 ):
     folder = tmp_path / "out"
     folder.mkdir()
     (folder / model_card.CARD).write_text("{}")
-    monkeypatch.setattr(models.Autoencoder, "stock_code", lambda _, encoded: encoded + 0.5)
+    monkeypatch.setattr(Autoencoder, "plain_keras_code", lambda _, encoded: encoded + 0.5)
     with pytest.raises(ExportError, match=r"encode of keras differs from the trainer by \d"):
         export(str(make_run("dense")), str(folder), formats=["keras"], overwrite=True)
     assert [path.name for path in tmp_path.rglob("*")] == ["out", model_card.CARD]
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("unchecked")
-def test_pixels_come_as_bytes_or_as_floats(make_run, tmp_path):
-    pixels = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 1), np.uint8)
+@pytest.mark.usefixtures("uncompared")
+def test_images_are_bytes_or_floats(make_run, tmp_path):
+    rows = pixels((SIDE, SIDE, 1), 3)
     encoders = {}
     for images in ("uint8", "float32"):
         folder = tmp_path / images
         export(str(make_run("dense")), str(folder), formats=["saved_model"], images=images)
         encoders[images] = tf.saved_model.load(str(folder / "saved_model")).signatures["encode"]
     of_bytes, of_floats = encoders["uint8"], encoders["float32"]
-    unit = to_unit(pixels)
+    unit = to_unit(rows)
     np.testing.assert_allclose(
-        of_bytes(images=tf.constant(pixels))["codes"],
+        of_bytes(images=tf.constant(rows))["codes"],
         of_floats(images=tf.constant(unit))["codes"],
         rtol=1e-5,
         atol=1e-5,
     )
-    for wrong, rows in ((of_bytes, unit), (of_floats, pixels)):
+    for signature, wrong in ((of_bytes, unit), (of_floats, rows)):
         with pytest.raises(tf.errors.InvalidArgumentError):
-            wrong(images=tf.constant(rows))
+            signature(images=tf.constant(wrong))
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("unchecked")
-def test_samples_are_those_of_the_trainer_and_go_on_where_they_are_told(make_run, tmp_path):
-    run = make_run("vae")
-    export(str(run), str(tmp_path / "out"), formats=["saved_model"])
-    model = tf.saved_model.load(str(tmp_path / "out/saved_model"))
-    sample(str(run), 5, output=str(tmp_path))
-    with np.load(tmp_path / "samples.npz") as drawn:
-        np.testing.assert_allclose(model.sample(5, 0)["images"], drawn["images"], atol=1e-6)
-        np.testing.assert_array_equal(model.sample(n=2, first=3)["codes"], drawn["codes"][3:])
+def test_samples_are_those_of_the_trainer_from_any_position(make_run, make_export, tmp_path):
+    model = tf.saved_model.load(str(make_export("vae") / "saved_model"))
+    sample(str(make_run("vae")), 5, output=str(tmp_path))
+    with np.load(tmp_path / "samples.npz") as samples:
+        np.testing.assert_allclose(model.sample(5, 0)["images"], samples["images"], atol=1e-6)
+        np.testing.assert_array_equal(model.sample(n=2, first=3)["codes"], samples["codes"][3:])
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("unchecked")
-def test_the_card_tells_the_run_and_its_metrics_if_they_are_of_the_checkpoint(make_run, tmp_path):
+@pytest.mark.usefixtures("uncompared")
+def test_the_card_names_the_run_and_the_metrics_of_its_checkpoint(make_run, tmp_path):
     run = make_run("linear")
     metrics = evaluate(str(run))
     card = export(str(run), str(tmp_path / "measured"), formats=["keras"])
@@ -266,91 +265,49 @@ def test_the_card_tells_the_run_and_its_metrics_if_they_are_of_the_checkpoint(ma
     assert card["data"]["fingerprint"] == workdir.read(run).data_fingerprint
     measured = (tmp_path / "measured/README.md").read_text()
     assert f"| mse | {metrics['mse']:.5g} |" in measured
-    assert "goodput" not in measured  # nothing that the test part tells of
-    files.write_json(run / workdir.METRICS, metrics | {"step": 1})
+    assert "goodput" not in measured  # which the test split does not tell
+    atomic.write_json(run / workdir.METRICS, metrics | {"step": 9})
     assert export(str(run), str(tmp_path / "other"), formats=["keras"])["metrics"] == {}
-    assert "was not measured" in (tmp_path / "other/README.md").read_text()
+    assert "was not evaluated" in (tmp_path / "other/README.md").read_text()
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("unchecked")
-def test_an_export_is_replaced_whole_and_only_when_told(make_run, tmp_path):
+@pytest.mark.usefixtures("uncompared")
+def test_an_export_is_replaced_whole_on_request_or_not_at_all(make_run, tmp_path, monkeypatch):
     run, folder = str(make_run("dense")), tmp_path / "out"
     export(run, str(folder), formats=["keras"])
-    before = card_of(folder)
-    with pytest.raises(UserError, match="is there; --overwrite replaces it"):
+    with refused("exists; --overwrite replaces it", tmp_path):
         export(run, str(folder), formats=["litert"])
-    assert card_of(folder) == before
-    export(run, str(folder), formats=["litert"], overwrite=True)
-    assert {path.name for path in folder.iterdir()} == {"model.tflite", "card.json", "README.md"}
-    assert list(tmp_path.iterdir()) == [folder]
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("unchecked")
-def test_an_export_that_cannot_be_placed_leaves_the_one_before(make_run, tmp_path, monkeypatch):
-    run, folder = str(make_run("dense")), tmp_path / "out"
-    export(run, str(folder), formats=["keras"])
-    before = card_of(folder)
-    refuse_to_place(folder, monkeypatch)
-    with pytest.raises(UserError, match="cannot be written: No space left"):
+    with monkeypatch.context() as patch, refused("cannot be written: No space left", tmp_path):
+        refuse_to_place(folder, patch)
         export(run, str(folder), formats=["litert"], overwrite=True)
-    assert card_of(folder) == before
-    assert list(tmp_path.iterdir()) == [folder]
+    export(run, str(folder), formats=["litert"], overwrite=True)
+    files = {*model_card.FILES["litert"], model_card.CARD, model_card.README}
+    assert set(contents(tmp_path)) == {"out", *(f"out/{name}" for name in files)}
 
 
-def test_a_folder_that_is_no_export_is_never_replaced(make_run):
-    run = make_run("dense")
-    with pytest.raises(UserError, match=r"is no export: there is no card\.json in it"):
-        export(str(run), str(run), overwrite=True)
-    assert (run / workdir.CONFIG).exists()
-
-
-@pytest.mark.usefixtures("unchecked")
-def test_damaged_metrics_are_told_before_any_work_and_odd_ones_left_out_of_the_card(
-    make_run, tmp_path
-):
+@pytest.mark.usefixtures("uncompared")
+def test_damaged_metrics_are_refused_and_odd_ones_left_out_of_the_card(make_run, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(make_run("dense"), run)
     (run / workdir.METRICS).write_text('{"mse": 1' + "0" * 400 + "}")
-    with pytest.raises(UserError, match=r"metrics\.json cannot be read"):
+    with refused("metrics.json cannot be read", tmp_path):
         export(str(run), str(tmp_path / "out"), formats=["keras"])
-    files.write_json(run / workdir.METRICS, {"step": 2, "mse": {}, "ssim": 0.5, "name": None})
+    atomic.write_json(run / workdir.METRICS, {"step": 1, "mse": {}, "ssim": 0.5, "name": None})
     export(str(run), str(tmp_path / "out"), formats=["keras"])
     card = (tmp_path / "out" / model_card.README).read_text()
     assert "| ssim | 0.5 |" in card
     assert "| mse |" not in card
 
 
+@pytest.mark.slow
 def test_a_model_that_onnx_cannot_hold_is_refused_in_one_line(make_run, tmp_path):
     run = make_run("dense", (("model.activation", "gelu"),))
-    with pytest.raises(UserError, match=r"formats=onnx cannot hold this model .*Erfc") as error:
+    with refused("formats=onnx cannot hold this model", tmp_path):
         export(str(run), str(tmp_path / "out"), formats=["onnx"])
-    assert "\n" not in str(error.value)
-    assert list(tmp_path.iterdir()) == []
 
 
-def test_a_package_that_onnx_needs_is_asked_for(tmp_path, monkeypatch):
-    monkeypatch.setattr(exporting.importlib.util, "find_spec", lambda _: None)
-    with pytest.raises(UserError, match=r"needs tf2onnx, onnx, onnxruntime: pip install"):
-        export(str(tmp_path), str(tmp_path / "out"), formats=["onnx"])
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"formats": ["pickle"]}, "formats='pickle' is not known; allowed: saved_model, keras"),
-        ({"formats": []}, "formats is empty; allowed: saved_model, keras"),
-        ({}, "holds no run"),
-    ],
-)
-def test_mistakes_are_told_in_one_line_and_leave_nothing(arguments, message, tmp_path):
-    with pytest.raises(UserError, match=message):
-        export(str(tmp_path), str(tmp_path / "out"), **arguments)
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_an_output_that_cannot_be_written_is_told(make_run, tmp_path):
+def test_an_output_that_cannot_be_written_gets_one_line(make_run, tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match=r"file/out' cannot be written"):
+    with refused("file/out' cannot be written", tmp_path):
         export(str(make_run("dense")), str(tmp_path / "file/out"))

@@ -1,4 +1,4 @@
-"""What a command leaves in a workdir takes the place of what was there, all of it or nothing."""
+"""Outputs of a command replace those before them, all or none."""
 
 import errno
 import os
@@ -21,12 +21,12 @@ def full(*_, **__):
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-def test_files_and_folders_take_the_places_of_those_before(tmp_path):
+def test_files_and_folders_replace_those_before(tmp_path):
     for number in (1, 2):
-        with atomic.replacing(tmp_path) as aside:
-            (aside / "test").mkdir()
-            (aside / "test" / str(number)).touch()
-            (aside / "metrics.json").write_text(str(number))
+        with atomic.replacing(tmp_path) as tmp:
+            (tmp / "test").mkdir()
+            (tmp / "test" / str(number)).touch()
+            (tmp / "metrics.json").write_text(str(number))
             assert (tmp_path / "metrics.json").exists() == (number == 2)
     assert {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")} == {
         *("metrics.json", "test", "test/2")
@@ -38,9 +38,9 @@ def test_nothing_is_replaced_unless_all_is_written(tmp_path):
     (tmp_path / "metrics.json").write_text("before")
     with (
         pytest.raises(StorageError, match="cannot be written: No space left"),
-        atomic.replacing(tmp_path) as aside,
+        atomic.replacing(tmp_path) as tmp,
     ):
-        (aside / "metrics.json").write_text("after")
+        (tmp / "metrics.json").write_text("after")
         full()
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {
         "metrics.json": "before"
@@ -54,17 +54,17 @@ def test_a_folder_that_cannot_be_placed_leaves_the_one_before(tmp_path, monkeypa
     refuse_to_place(tmp_path / "test", monkeypatch)
     with (
         pytest.raises(StorageError, match="cannot be written: No space left"),
-        atomic.replacing(tmp_path) as aside,
+        atomic.replacing(tmp_path) as tmp,
     ):
-        (aside / "test").mkdir()
-        (aside / "metrics.json").write_text("after")
+        (tmp / "test").mkdir()
+        (tmp / "metrics.json").write_text("after")
     assert [path.name for path in (tmp_path / "test").iterdir()] == ["before"]
     assert {path.name for path in tmp_path.iterdir()} == {"test", "metrics.json"}
     assert (tmp_path / "metrics.json").read_text() == "before"
 
 
 def refuse_to_place(place, monkeypatch):
-    """Has the system refuse, once, to move anything to a place."""
+    """Makes the next move to a path fail."""
     refused: list[Path] = []
     for method in ("rename", "replace"):
         original = getattr(Path, method)

@@ -6,6 +6,7 @@ import pytest
 
 from tests.verbs.sources import SOURCES, config_of, vectors
 from trainer.monitoring import figures
+from trainer.serving import export
 from trainer.train import train
 
 
@@ -20,13 +21,13 @@ def source_of(tmp_path_factory):
         return SOURCES[name](folder)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TFDS_DATA_DIR", "none")  # and as it was, in the end
+        patch.setenv("TFDS_DATA_DIR", "none")  # restored at the end
         yield functools.cache(make)
 
 
 @pytest.fixture(scope="package")
 def run_of(source_of, tmp_path_factory):
-    """Trains a kind on a source, once; the folder."""
+    """Trains a kind on a source, once; returns the workdir."""
 
     def make(kind, source):
         folder = tmp_path_factory.mktemp("runs") / f"{kind}-{source}"
@@ -38,14 +39,25 @@ def run_of(source_of, tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def few_columns(monkeypatch):
-    """Saves a quarter of the time that so small a run takes to be measured."""
+    """Saves a quarter of the time that the evaluation of a tiny run takes."""
     monkeypatch.setattr(figures, "COLUMNS", 2)
 
 
 @pytest.fixture
-def aside(tmp_path):
+def uncompared(monkeypatch):
+    """Exports without the process that compares, which tests/serving/test_export.py starts."""
+
+    def compare(folder, reference, formats):
+        del folder, reference
+        return {name: {"encode": 0.0} for name in formats}
+
+    monkeypatch.setattr(export, "compare", compare)
+
+
+@pytest.fixture
+def inputs(tmp_path):
     """A folder with vectors, and with codes of two numbers."""
-    folder = tmp_path / "aside"
+    folder = tmp_path / "inputs"
     folder.mkdir()
     np.save(folder / "rows.npy", vectors())
     np.save(folder / "codes.npy", vectors()[:, :2])

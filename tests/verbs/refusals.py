@@ -1,4 +1,4 @@
-"""What a refusal is: one line, and nothing changed."""
+"""A refusal: one line, and nothing changed."""
 
 import contextlib
 import hashlib
@@ -11,18 +11,18 @@ from trainer.errors import UserError
 
 @contextlib.contextmanager
 def refused(message, *folders):
-    """Expects one line, and the folders as they were."""
+    """Expects a UserError of one line that contains the message, and unchanged folders."""
     before = [contents(folder) for folder in folders]
     with pytest.raises(UserError) as error:
         yield
-    told = str(error.value)
-    assert message in told
-    assert len(told.splitlines()) == 1
+    line = str(error.value)
+    assert message in line
+    assert len(line.splitlines()) == 1
     assert [contents(folder) for folder in folders] == before
 
 
 def contents(folder):
-    """The digest of every file by its path, and every folder; but for locks and `.decoded`."""
+    """Returns the digest of every file by its path, and every folder, but for locks and caches."""
     return {
         str(path.relative_to(folder)): path.is_file()
         and hashlib.sha256(path.read_bytes()).hexdigest()

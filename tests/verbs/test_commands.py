@@ -1,4 +1,4 @@
-"""The commands themselves: help, and mistakes that need no TensorFlow to be seen."""
+"""The commands themselves: help, and wrong flags, which need no TensorFlow to be found."""
 
 import os
 import subprocess
@@ -8,12 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.evaluation.test_compare import MEASURED, make_run
+from tests.all_configs import load_config
 from tests.verbs.refusals import contents
-from tests.verbs.sources import vectors
+from tests.verbs.sources import FEATURES, vectors
+from trainer.config import parse
+from trainer.run.workdir import Run
 
 ROOT = Path(__file__).parent.parent.parent
-HELPFUL = [
+COMMANDS = [
     *("trainer", "trainer.evaluate", "trainer.finetune", "trainer.sample", "trainer.encode"),
     *("trainer.decode", "trainer.denoise", "trainer.export", "trainer.compare", "trainer.prepare"),
     *("trainer.checkpoints", "launch.local", "launch.slurm", "launch.kubernetes", "launch.sweep"),
@@ -33,7 +35,7 @@ def command(*words, cwd=ROOT):
 
 @pytest.mark.parametrize(
     ("module", "flag"),
-    [*((module, "--help") for module in HELPFUL), ("trainer", "--helpshort")],
+    [*((module, "--help") for module in COMMANDS), ("trainer", "--helpshort")],
 )
 def test_help_is_no_error(module, flag):
     done = command(module, flag)
@@ -42,46 +44,48 @@ def test_help_is_no_error(module, flag):
     assert "Try --helpfull" in done.stdout
 
 
-MISTAKES = [  # as they are typed, where rows.npy, a run and a folder of others' outputs are
+STREAM = "--workdir=run --input=rows.npy --output"
+MISTAKES = [  # as typed beside rows.npy, a run of vectors, and a folder `made` of existing outputs
     ("evaluate", "--workdir=... is missing"),
     ("finetune", "--workdir=... is missing"),
     ("sample", "--workdir=... is missing"),
-    ("prepare", "one of --dataset=NAME and --config=FILE is to be given"),
+    ("prepare", "give either --dataset=NAME or --config=FILE"),
     ("evaluate --workdir=none", "holds no run"),
     ("finetune --workdir=none", "holds no run"),
     ("sample --workdir=none", "holds no run"),
     ("export --workdir=none --output=out", "holds no run"),
     ("encode --workdir=none --input=rows.npy --output=codes.npz", "holds no run"),
-    ("decode --workdir=none --input=rows.npy --output=back.npz", "holds no run"),
-    ("denoise --workdir=none --input=rows.npy --output=clean.npz", "holds no run"),
-    ("encode --workdir=run --input=none.npy --output=codes.npz", "none.npy' is not there"),
-    ("decode --workdir=run --input=none.npy --output=back.npz", "none.npy' is not there"),
-    ("denoise --workdir=run --input=none.npy --output=clean.npz", "none.npy' is not there"),
-    ("encode --workdir=run --input=rows.npy --output=made/codes.npz", "made/codes.npz' is there;"),
-    ("decode --workdir=run --input=rows.npy --output=made/back.npz", "made/back.npz' is there;"),
-    ("denoise --workdir=run --input=rows.npy --output=made/clean.npz", "made/clean.npz' is there;"),
-    ("export --workdir=run --output=made", "made' is there;"),
-    ("sample --workdir=run --output=made", "made/samples.npz is there;"),
-    ("compare run --output=made", "made/compare.md is there;"),
-    ("encode --workdir=run --input=rows.npy --output=c.npz --batch_size=1000000000", "[1, 65536]"),
-    ("prepare --dataset=digits --contact_sheet=made/sheet.png", "made/sheet.png is there;"),
+    ("decode --workdir=run --input=none.npy --output=back.npz", "none.npy' does not exist"),
+    (f"encode {STREAM}=made/codes.npz", "made/codes.npz' exists;"),
+    (f"encode {STREAM}=codes.npy --errors", "errors=True"),
+    (f"encode {STREAM}=codes.npz --label_column=x", "label_column='x'"),
+    (f"encode {STREAM}=codes.npz --batch_size=1000000000", "[1, 65536]"),
+    (f"decode {STREAM}=back", "output='back' is not allowed for vectors"),
+    (f"denoise {STREAM}=clean.npz --resize", "resize is for image files only"),
+    ("export --workdir=run --output=", "output=''"),
+    ("export --workdir=run --output=made", "made' exists;"),
+    ("export --workdir=run --output=out --formats=pickle", "formats='pickle'"),
+    ("sample --workdir=run --output=made", "made/samples.npz exists;"),
+    ("compare run --output=made", "made/compare.md exists;"),
+    ("prepare --dataset=digits --contact_sheet=made/sheet.png", "made/sheet.png exists;"),
 ]
 
 
 @pytest.mark.parametrize(("typed", "message"), MISTAKES)
-def test_a_plain_mistake_is_told_before_tensorflow_is_imported(typed, message, tmp_path):
-    make_run(tmp_path / "run", MEASURED)
+def test_a_wrong_flag_is_refused_before_tensorflow_is_imported(typed, message, tmp_path):
+    (tmp_path / "run").mkdir()
+    config, inputs = parse(load_config("dense")), {"image_shape": [FEATURES]}
+    Run(tmp_path / "run", config, "0123abcd", inputs, {}, "id", {}).write()
     np.save(tmp_path / "rows.npy", vectors())
     (tmp_path / "made").mkdir()
-    made = ("codes.npz", "back.npz", "clean.npz", "samples.npz", "compare.md", "sheet.png")
-    for name in made:
+    for name in ("codes.npz", "samples.npz", "compare.md", "sheet.png"):
         (tmp_path / "made" / name).touch()
     before = contents(tmp_path)
     done = command(*f"trainer.{typed}".split(), cwd=tmp_path)
     assert done.returncode == 2
     lines = done.stderr.splitlines()
     imports = [line for line in lines if line.startswith("import time:")]
-    (told,) = [line for line in lines if line not in imports]
-    assert message in told
-    assert not [line for line in imports if "tensorflow" in line]
+    (line,) = [line for line in lines if line not in imports]
+    assert message in line
+    assert "tensorflow" not in {line.rpartition("|")[2].strip() for line in imports}
     assert contents(tmp_path) == before

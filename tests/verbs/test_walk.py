@@ -1,4 +1,7 @@
-"""Every verb on every kind and on every source of data: it does its work, or says why not."""
+"""Every verb on every kind and on every source of data: it does its work, or says why not.
+
+A verb meets every kind if the model decides what it does, and every source if the data do.
+"""
 
 import json
 
@@ -7,48 +10,43 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from tests.all_configs import CONVOLUTIONAL
+from tests.all_configs import CONFIG_OF, CONVOLUTIONAL
 from tests.runs import final_state, report
 from tests.verbs.refusals import refused
-from tests.verbs.sources import (
-    CONFIG_OF,
-    FINETUNING,
-    SOURCES,
-    config_of,
-    pixels,
-    vectors,
-)
+from tests.verbs.sources import FINETUNING, SOURCES, config_of, pixels, vectors
 from trainer.data import describe
 from trainer.evaluation import compare
 from trainer.evaluation.classifier import FineTuning, finetune
 from trainer.evaluation.evaluate import evaluate
 from trainer.run import workdir
-from trainer.serving import export as exporting
 from trainer.serving import model_card
 from trainer.serving.export import export
+from trainer.serving.options import StreamOptions
 from trainer.serving.prior_samples import sample
 from trainer.serving.stream import decode, denoise, encode
 from trainer.train import train
 
-# Every kind on one source of images and one of vectors, and every source with one kind.
-WALKS = [
-    *((kind, "npz_images") for kind in CONFIG_OF),
-    *((kind, "npz_vectors") for kind in CONFIG_OF if kind not in CONVOLUTIONAL),
-    *(("vae", source) for source in SOURCES if not source.startswith("npz")),
-]
+OF_IMAGES = [(kind, "npz_images") for kind in CONFIG_OF]
+OF_VECTORS = [(kind, "npz_vectors") for kind in CONFIG_OF if kind not in CONVOLUTIONAL]
+OF_SOURCES = [("vae", source) for source in SOURCES if not source.startswith("npz")]
+EVERY_SOURCE = [*OF_SOURCES, ("vae", "npz_images"), ("vae", "npz_vectors")]
+
+
+@pytest.fixture
+def case(kind, source, run_of, source_of):
+    """The workdir of a run of a kind on a source, and the source."""
+    return run_of(kind, source), source_of(source)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("kind", "source"), WALKS)
-def test_a_kind_learns_from_a_source_is_measured_encodes_and_decodes(
-    kind, source, source_of, run_of, tmp_path
-):
-    run, source = str(run_of(kind, source)), source_of(source)
+@pytest.mark.parametrize(("kind", "source"), [*OF_IMAGES, *OF_VECTORS, *OF_SOURCES])
+def test_a_run_is_evaluated_encodes_decodes_and_denoises(case, tmp_path):
+    run, source = str(case[0]), case[1]
     codes, decoded, cleaned = (
         str(tmp_path / name) for name in ("codes.npz", "decoded.npz", "cleaned.npz")
     )
     metrics = evaluate(run)
-    count = encode(run, "test", codes, errors=True)
+    count = encode(run, "test", codes, StreamOptions(errors=True))
     assert decode(run, codes, decoded) == denoise(run, "test", cleaned) == count
     assert metrics["test_images"] == count
     with np.load(codes) as written:
@@ -63,44 +61,56 @@ def test_a_kind_learns_from_a_source_is_measured_encodes_and_decodes(
         np.testing.assert_allclose(back[name], at_once[name], rtol=1e-4, atol=1e-5)
 
 
-def walk_resume(run, kind, source, aside):
-    del aside
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "source"), [*OF_IMAGES, *OF_SOURCES])
+def test_a_training_goes_on(kind, case):
+    run, source = case
     config = config_of(kind, source)
     config.num_epochs = 1.0
     before, _ = final_state(run)
     train(config, str(run))
     assert final_state(run)[0] > before
+    lines, damaged = report(run)
+    assert damaged == 0
+    assert all(line.startswith("whole ") for line in lines)
 
 
-def walk_like(run, kind, source, aside):
-    """What is handed over is read as the training's own was."""
-    del kind
-    count = encode(str(run), source.like, str(aside / "codes.tsv"))
-    assert denoise(str(run), source.like, str(aside / "clean.npy")) == count
-    assert np.load(aside / "clean.npy").shape == (count, *source.shape)
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "source"), EVERY_SOURCE)
+def test_an_input_is_read_as_the_training_read_its_own(case, tmp_path):
+    run, source = str(case[0]), case[1]
+    codes = str(tmp_path / "codes.tsv")
+    count = encode(run, source.like, codes)
+    assert denoise(run, source.like, str(tmp_path / "clean.npy")) == count
+    assert np.load(tmp_path / "clean.npy").shape == (count, *source.shape)
     if source.of_vectors:
-        assert decode(str(run), str(aside / "codes.tsv"), str(aside / "back.csv")) == count
+        assert decode(run, codes, str(tmp_path / "back.csv")) == count
     else:
-        assert decode(str(run), str(aside / "codes.tsv"), f"{aside}/back/") == count
-        assert len(list((aside / "back").rglob("*.png"))) == count
+        assert decode(run, codes, f"{tmp_path}/back/") == count
+        assert len(list((tmp_path / "back").rglob("*.png"))) == count
 
 
-def walk_sample(run, kind, source, aside):
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "source"), [*OF_IMAGES, ("vae", "npz_vectors"), ("vae", "csv")])
+def test_a_prior_is_sampled_or_there_is_none(kind, case, tmp_path):
+    run, source = case
     if kind != "vae":
-        with refused(f"holds a '{kind}', which has no prior to sample", run, aside):
-            sample(str(run), 3, output=str(aside / "samples"))
+        with refused(f"holds a '{kind}', which has no prior to sample", run, tmp_path):
+            sample(str(run), 3, output=str(tmp_path / "samples"))
         return
-    sample(str(run), 3, output=str(aside))
-    with np.load(aside / "samples.npz") as drawn:
-        rows = drawn["vectors" if source.of_vectors else "images"]
+    sample(str(run), 3, output=str(tmp_path))
+    with np.load(tmp_path / "samples.npz") as samples:
+        rows = samples["vectors" if source.of_vectors else "images"]
     assert rows.shape == (3, *source.shape)
     if source.settings.get("standardise"):
         assert 2 < rows.mean() < 8  # in the user's units, around 5
-    assert imread(aside / "samples.png").ndim == 3
+    assert imread(tmp_path / "samples.png").ndim == 3
 
 
-def walk_finetune(run, kind, source, aside):
-    del kind, aside
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "source"), [*OF_IMAGES, *OF_SOURCES])
+def test_a_classifier_is_fine_tuned_or_there_are_no_labels(case):
+    run, source = case
     if not source.labelled:
         with refused("has no labels from 0 up to learn from", run):
             finetune(str(run), FineTuning(**FINETUNING))
@@ -110,61 +120,42 @@ def walk_finetune(run, kind, source, aside):
     assert 0 <= metrics["finetuned_test_error"] <= 1
 
 
-def walk_export(run, kind, source, aside):
-    card = export(str(run), str(aside / "out"), formats=["keras"])
+@pytest.mark.slow
+@pytest.mark.usefixtures("uncompared")
+@pytest.mark.parametrize(("kind", "source"), [*OF_VECTORS, ("conv", "npz_images"), ("vae", "csv")])
+def test_an_export_computes_what_encode_does(kind, case, tmp_path):
+    run, source = case
+    card = export(str(run), str(tmp_path / "out"), formats=["keras"])
     assert card["kind"] == kind
     encoder, decoder = (
-        keras.models.load_model(aside / "out" / name) for name in model_card.FILES["keras"]
+        keras.models.load_model(tmp_path / "out" / name) for name in model_card.FILES["keras"]
     )
     rows = vectors() if source.of_vectors else pixels(source.shape)
-    np.save(aside / "rows.npy", rows)
-    encode(str(run), str(aside / "rows.npy"), str(aside / "codes.npy"))
-    codes = np.load(aside / "codes.npy")
-    # Of a k-sparse code rounding may change which units are kept.
-    told = np.isclose(encoder.predict(rows, verbose=0), codes, rtol=1e-3, atol=1e-3)
-    assert np.mean(told) > 0.99 if kind == "sparse" else told.all()
+    np.save(tmp_path / "rows.npy", rows)
+    encode(str(run), str(tmp_path / "rows.npy"), str(tmp_path / "codes.npy"))
+    codes = np.load(tmp_path / "codes.npy")
+    # Rounding may change which units of a k-sparse code are kept.
+    equal = np.isclose(encoder.predict(rows, verbose=0), codes, rtol=1e-3, atol=1e-3)
+    assert np.mean(equal) > 0.99 if kind == "sparse" else equal.all()
     assert decoder.predict(codes, verbose=0).shape == rows.shape
 
 
-def walk_compare(run, kind, source, aside):
-    del source
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "source"), [*OF_IMAGES, ("vae", "npz_vectors")])
+def test_a_run_is_compared(kind, case, tmp_path):
+    run, _ = case
     if workdir.read_metrics(run) is None:
         evaluate(str(run))
-    assert f"| {kind} " in compare.compare([run], str(aside))
-    assert imread(aside / compare.FIGURE).ndim == 3
-
-
-def walk_prepare(run, kind, source, aside):
-    """What is told of the data is what the run was trained on."""
-    settings = config_of(kind, source).data
-    sheet = "" if source.of_vectors else str(aside / "sheet.png")
-    told = describe.prepare(settings, contact_sheet=sheet)
-    assert workdir.read(run).data_fingerprint in told
-    assert "x".join(map(str, source.shape)) in told
-
-
-def walk_verify(run, kind, source, aside):
-    del kind, source, aside
-    lines, damaged = report(run)
-    assert damaged == 0
-    assert all(line.startswith("whole ") for line in lines)
-
-
-VERBS = [
-    *(walk_resume, walk_like, walk_sample, walk_finetune),
-    *(walk_export, walk_compare, walk_prepare, walk_verify),
-]
+    assert f"| {kind} " in compare.compare([run], str(tmp_path))
+    assert imread(tmp_path / compare.FIGURE).ndim == 3
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("verb", VERBS, ids=lambda verb: verb.__name__.removeprefix("walk_"))
-@pytest.mark.parametrize(("kind", "source"), WALKS)
-def test_a_verb_does_its_work_or_says_why_not(
-    verb, kind, source, run_of, source_of, tmp_path, monkeypatch
-):
-    def compared(made, reference, formats, aside):
-        del made, reference, aside
-        return {name: {"encode": 0.0} for name in formats}
-
-    monkeypatch.setattr(exporting, "_compare", compared)  # in a process of its own: test_export.py
-    verb(run_of(kind, source), kind, source_of(source), tmp_path)
+@pytest.mark.parametrize(("kind", "source"), EVERY_SOURCE)
+def test_prepare_describes_the_data_that_a_run_is_trained_on(kind, case, tmp_path):
+    run, source = case
+    settings = config_of(kind, source).data
+    sheet = "" if source.of_vectors else str(tmp_path / "sheet.png")
+    description = describe.prepare(settings, contact_sheet=sheet)
+    assert workdir.read(run).data_fingerprint in description
+    assert "x".join(map(str, source.shape)) in description

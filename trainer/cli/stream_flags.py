@@ -1,60 +1,70 @@
-"""The flags of encode, decode and denoise, which stream examples through a trained model."""
+"""Flags of encode, decode and denoise, which stream examples or codes through a trained model."""
+
+from collections.abc import Callable
+from typing import Any
 
 from absl import flags
 
 from trainer import cli
-from trainer.storage import paths
 
-_EXAMPLES = (
-    "A folder of pictures (.png, .jpg, .jpeg, .bmp, .gif), one picture, arrays (.npz, .npy) or a "
-    "table (.csv, .tsv, .parquet); or train, validation or test: that part of the run's own data "
-    "(./test is a folder)."
-)
-_DECODED = (
-    "A folder for pictures; or arrays: .npz, .npy (no labels, no names); of vectors also a table: "
-    ".parquet, .csv or .tsv."
-)
-
-WORKDIR = cli.workdir_flag()
-CHECKPOINT = cli.checkpoint_flag()
-ARRAY = flags.DEFINE_string("array", "", "Which array of an .npz file, where it holds several.")
-BATCH_SIZE = flags.DEFINE_integer(
-    "batch_size",
-    512,
-    "Examples at a time; fewer take less memory.",
-    lower_bound=1,
-    upper_bound=2**16,
-)
-OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replaces an output that is there.")
-flags.adopt_module_key_flags(cli)
+_INPUTS = {
+    "examples": "Folder of images (.png, .jpg, .jpeg, .bmp, .gif), one image, arrays (.npz, .npy) "
+    "or a table (.csv, .tsv, .parquet); or train, validation or test, a split of the run's own "
+    "data (./test is a folder).",
+    "codes": "File of codes, as trainer.encode writes it.",
+}
+_OUTPUTS = {
+    "examples": "Folder of images; or arrays: .npz, .npy (without labels and file names); vectors "
+    "also as a table: .parquet, .csv or .tsv.",
+    "codes": "File of the codes: .npz, .npy (without labels and file names), .parquet, .csv or "
+    ".tsv.",
+}
 
 
-def check(source: str, output: str) -> None:
-    """Raises UserError where run, input or output will not do; needs no TensorFlow to see it."""
-    cli.check_run()
-    paths.check_stream(source, output, overwrite=OVERWRITE.value)
+def define(reads: str, writes: str) -> Callable[[], None]:
+    """Defines the flags of a verb that reads and writes "examples" or "codes".
 
-
-def input_flag(read: str = _EXAMPLES) -> flags.FlagHolder[str]:
-    """Defines --input."""
-    return flags.DEFINE_string("input", None, read, required=True)
-
-
-def output_flag(written: str = _DECODED) -> flags.FlagHolder[str]:
-    """Defines --output."""
-    return flags.DEFINE_string("output", None, written, required=True)
-
-
-def label_column_flag() -> flags.FlagHolder[str]:
-    """Defines --label_column."""
-    return flags.DEFINE_string("label_column", "", "The column of a table that is the label.")
-
-
-def resize_flag() -> flags.FlagHolder[bool]:
-    """Defines --resize."""
-    return flags.DEFINE_bool(
-        "resize",
-        False,
-        "Brings pictures to the size of the model's images, by the run's data.fit; what comes out "
-        "is so.",
+    Returns a function that raises UserError if the flags are wrong, without TensorFlow.
+    """
+    cli.workdir_flag()
+    cli.checkpoint_flag()
+    flags.DEFINE_string("input", None, _INPUTS[reads], required=True)
+    flags.DEFINE_string("output", None, _OUTPUTS[writes], required=True)
+    flags.DEFINE_string("array", "", "Array to read from an .npz file that holds several.")
+    flags.DEFINE_integer(
+        "batch_size",
+        512,
+        "Examples computed at a time; fewer need less memory.",
+        lower_bound=1,
+        upper_bound=2**16,
     )
+    flags.DEFINE_bool("overwrite", False, "Replace an existing output.")
+    if reads == "examples":
+        flags.DEFINE_string("label_column", "", "Column of a table that holds the labels.")
+        flags.DEFINE_bool(
+            "resize", False, "Scale images to the model's size, as the run's data.fit says."
+        )
+    if writes == "codes":
+        flags.DEFINE_bool(
+            "errors",
+            False,
+            "Also write the mean squared error of each reconstruction: unusual examples have large "
+            "ones.",
+        )
+    flags.adopt_module_key_flags(cli)
+
+    def check() -> None:
+        from trainer.serving.options import check_stream
+
+        check_stream(*arguments(), reads=reads, writes=writes)
+
+    return check
+
+
+def arguments() -> tuple[Any, ...]:
+    """Returns the arguments of a function of `serving.stream`: workdir, source, output, options."""
+    from trainer.serving.options import StreamOptions
+
+    values = flags.FLAGS.flag_values_dict()
+    options = {name: values[name] for name in vars(StreamOptions()) if name in values}
+    return values["workdir"], values["input"], values["output"], StreamOptions(**options)

@@ -43,7 +43,7 @@ def prepare(
     Raises:
       UserError: the data set cannot be prepared or read, or the contact sheet not be drawn.
     """
-    paths.check_picture("--contact_sheet", contact_sheet, overwrite=overwrite)
+    paths.check_output_image("--contact_sheet", contact_sheet, overwrite=overwrite)
     name = settings.name
     of_tfds = source_of(name) == "tfds"
     for flag, value in {"data_dir": folder, "from_idx": from_idx}.items():
@@ -136,4 +136,4 @@ def _draw(dataset: data.Dataset, name: str, path: Path) -> None:
         images = images[np.argsort(labels, kind="stable")]
     step = -(-max(images.shape[1:3]) // _SHEET_PIXELS)
     images = images[:, ::step, ::step]
-    figures.write_picture(path, figures.grid(to_unit(images), _SHEET_COLUMNS))
+    figures.write_png(path, figures.grid(to_unit(images), _SHEET_COLUMNS))

@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import dataclasses
+import errno
 import json
 import os
 import socket
@@ -9,12 +10,13 @@ import time
 from collections.abc import Iterable
 from typing import Any
 
-from trainer.errors import UserError, require
+from trainer.errors import UserError, WorkersError, require
 
 _EXIT_SECONDS = 5  # for a worker that fails to close its port
 _PAUSE_SECONDS = 0.5
 _CONNECT_SECONDS = 5
 _MAX_CONNECTS = 32  # at a time
+_LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _FORM = '{"cluster": {"worker": ["host:port", ...]}, "task": {"type": "worker", "index": 0}}'
 
 
@@ -37,6 +39,25 @@ class Cluster:
     def own_name(self) -> str:
         """The name of this worker."""
         return self.name(self.index)
+
+    def listen(self) -> socket.socket:
+        """Listen on this worker's port, on all interfaces unless its address is a loopback one.
+
+        Raises:
+          WorkersError: the port cannot be opened.
+        """
+        host, port = host_and_port(self.addresses[self.index])
+        local, dual = host in _LOOPBACK, socket.has_dualstack_ipv6()
+        family = socket.AF_INET6 if (":" in host if local else dual) else socket.AF_INET
+        address = (host if local else "", port)
+        try:
+            return socket.create_server(address, family=family, dualstack_ipv6=dual and not local)
+        except OSError as error:
+            taken = error.errno == errno.EADDRINUSE
+            raise WorkersError(
+                f"{self.own_name} cannot open its port: {os.strerror(error.errno or 0)}"
+                + ("; another program has it, or a worker of another run" if taken else "")
+            ) from error
 
     def unreachable_workers(self) -> list[int]:
         """Return the other workers that accept no connection now or within some seconds."""

@@ -5,9 +5,7 @@ hang where the devices or the versions of the workers differ.
 """
 
 import contextlib
-import errno
 import json
-import os
 import socket
 import socketserver
 import threading
@@ -24,7 +22,6 @@ _CONNECT_SECONDS = 10  # for a connection, and for each line on it
 _END_SECONDS = 10  # for all workers to hear how the rendezvous has ended
 _MAX_LINE_BYTES = 2**20
 _MAX_DIFFERENCES = 3  # in a message
-_LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _ERRORS = {error.exit_status: error for error in (UserError, WorkersError, Preempted)}
 
 
@@ -44,17 +41,9 @@ def rendezvous(
       WorkersError: a worker has not come in time, or this worker's port cannot be opened.
       Preempted: a worker was `stopped` while it waited.
     """
-    try:
-        listener = _listen(*host_and_port(cluster.addresses[cluster.index]))
-    except OSError as error:
-        taken = error.errno == errno.EADDRINUSE
-        raise WorkersError(
-            f"{cluster.own_name} cannot open its port: {os.strerror(error.errno or 0)}"
-            + ("; another program has it, or a worker of another run" if taken else "")
-        ) from error
     facts = {**facts, "TF_CONFIG": ",".join(cluster.addresses)}
     wait = _Wait(cluster, timeout_seconds, stopped)
-    with listener:
+    with cluster.listen() as listener:
         if cluster.index == 0:
             _serve(_Chief(listener, len(cluster.addresses), facts), wait)
         else:
@@ -208,13 +197,3 @@ def _say(cluster: Cluster, hello: Mapping[str, Any]) -> Iterator[dict[str, Any]]
 def _raise_error(outcome: Mapping[str, Any]) -> None:
     if outcome["status"]:
         raise _ERRORS[outcome["status"]](outcome["line"])
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    """Accept connections of this machine alone if the host is local, otherwise of all machines."""
-    if host in _LOOPBACK:
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        return socket.create_server((host, port), family=family)
-    dual = socket.has_dualstack_ipv6()
-    family = socket.AF_INET6 if dual else socket.AF_INET
-    return socket.create_server(("", port), family=family, dualstack_ipv6=dual)

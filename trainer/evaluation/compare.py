@@ -96,8 +96,9 @@ def output_folder(workdirs: Sequence[Path], output: str = "", *, overwrite: bool
     Raises:
       UserError: one of the files is there.
     """
-    folder = output or _common_folder(workdirs)
-    return paths.check_files(folder, (TABLE, FIGURE), overwrite=overwrite)
+    return paths.check_output_files(
+        output or _common_folder(workdirs), (TABLE, FIGURE), overwrite=overwrite
+    )
 
 
 def compare(workdirs: Sequence[Path], output: str = "", *, overwrite: bool = False) -> str:

@@ -15,13 +15,13 @@ _MAX_FILTERS = 100
 
 @dataclasses.dataclass(frozen=True)
 class StepContext:
-    """When in a run a loss is asked for."""
+    """What a loss of one step depends on besides the images: noise, progress, batch means."""
 
-    noise: Noise  # a row for each example, that belongs to its position
+    noise: Noise  # a row for each example, by its position
     progress: tf.Tensor  # float32 [], the share of the training's steps that are done
-    training: bool  # not an evaluation
-    batch_means: tf.Tensor | None = None  # float32 [S], of what the kind's `statistics` are
-    labels: tf.Tensor | None = None  # int64 [B], where the training is given them
+    training: bool  # False: in an evaluation
+    batch_means: tf.Tensor | None = None  # float32 [S], of the kind's `statistics`
+    labels: tf.Tensor | None = None  # int64 [B], in the training of a classifier
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,10 +41,9 @@ class ImageGrid:
 class Autoencoder(keras.Model):
     """Reconstructs images [B, H, W, C], pixels in [0, 1], from a code [B, K].
 
-    Vectors [B, D] of any numbers are images too, to all that asks for nothing of their pixels.
-    `encoder` maps images to the code, `decoder` maps the code to logits: the reconstruction before
-    the output activation; both end in float32. The view is one replica's; nothing here knows how
-    many there are.
+    Where nothing is said of pixels, images may be vectors [B, D] of any numbers. `encoder` maps
+    images to the code, `decoder` maps the code to logits: the reconstruction before the output
+    activation; both end in float32. A model is one replica's view and knows of no other.
     """
 
     def __init__(
@@ -56,7 +55,7 @@ class Autoencoder(keras.Model):
         loss: str,
         output_activation: str,
     ):
-        """Takes networks already built, and the values of the two keys."""
+        """Takes built networks, and the values of the keys `loss` and `output_activation`."""
         super().__init__()
         self.image_shape = image_shape
         self.encoder = encoder
@@ -67,30 +66,31 @@ class Autoencoder(keras.Model):
 
     @property
     def code_size(self) -> int:
-        """K, the numbers in a code."""
+        """The size K of a code."""
         return self.decoder.input_shape[-1]
 
     def encode(self, images: tf.Tensor) -> tf.Tensor:
-        """Images [B, H, W, C] to codes, float32 [B, K]."""
+        """Returns the codes of images [B, H, W, C], float32 [B, K]."""
         return self.encoder(images)
 
     def decode(self, codes: tf.Tensor) -> tf.Tensor:
-        """Codes [B, K] to reconstructions, float32 [B, H, W, C]."""
+        """Returns the reconstructions from codes [B, K], float32 [B, H, W, C]."""
         return self._output(self.decoder(codes))
 
     def call(self, images: tf.Tensor) -> tf.Tensor:
-        """Images to reconstructions, both [B, H, W, C]."""
+        """Returns the reconstructions of images, both [B, H, W, C]."""
         return self.decode(self.encode(images))
 
     def plain_keras_code(self, encoded: keras.KerasTensor) -> keras.KerasTensor:
-        """The code of what `encoder` gives, as `encode` has it, by Keras's own operations.
+        """Computes the code from the encoder's output by Keras's own operations.
 
-        On symbolic tensors, for a network that loads without this project.
+        Takes and returns symbolic tensors, for an exported network that loads without the trainer.
+        A kind whose `encode` does more than `encoder` overrides it.
         """
         return encoded
 
     def loss_terms(self, images: tf.Tensor, context: StepContext) -> dict[str, tf.Tensor]:
-        """What training minimises the sum of: each term float32 [B].
+        """Returns the terms of the loss, each float32 [B]; training minimises their sum.
 
         Here the reconstruction error alone, under the name of the loss.
         """
@@ -98,7 +98,7 @@ class Autoencoder(keras.Model):
         return {self._loss: self.error(self.decoder(self.encode(images)), images)}
 
     def error(self, logits: tf.Tensor, images: tf.Tensor) -> tf.Tensor:
-        """The error of each reconstruction, float32 [B], a mean over the pixels.
+        """Returns the error of each reconstruction, float32 [B], a mean over the pixels.
 
         "mse" is the squared error; "bce" the binary cross-entropy in nats, from the logits.
         """
@@ -109,7 +109,7 @@ class Autoencoder(keras.Model):
         return tf.reduce_mean(error, axis=list(range(1, len(images.shape))))
 
     def check_data(self, lowest: float, highest: float) -> None:
-        """Raises UserError unless the kind can learn from data between these two numbers."""
+        """Raises UserError unless the kind can learn from data within this range."""
         others = "model.loss='mse' and model.output_activation='linear'"
         if self._loss == "bce":
             require_unit_interval("model.loss='bce'", lowest, highest, others)
@@ -117,27 +117,27 @@ class Autoencoder(keras.Model):
             require_unit_interval("model.output_activation='sigmoid'", lowest, highest, others)
 
     def statistics(self, images: tf.Tensor) -> tf.Tensor | None:
-        """What a loss term needs the mean of over the global batch, float32 [B, S]; or nothing.
+        """Returns numbers, float32 [B, S], whose means over the global batch a loss term needs.
 
-        The means come back as `StepContext.batch_means`, for `means_of_each`.
+        The means arrive as `StepContext.batch_means`, for `means_of_each`. None: no term needs any.
         """
         del images
         return None
 
     def corrupted(self, images: tf.Tensor, noise: Noise) -> tf.Tensor | None:
-        """What the model restores the images from, [B, H, W, C]; None: from themselves."""
+        """Corrupts images [B, H, W, C], which the model restores; None: the kind does not."""
         del images, noise
         return None
 
     def prior_codes(self, noise: Noise) -> tf.Tensor | None:
-        """Codes drawn from the kind's prior, float32 [B, K]; None: it has none."""
+        """Draws codes from the kind's prior, float32 [B, K]; None: it has none."""
         del noise
         return None
 
     def has_converged(self) -> bool:
-        """Whether nothing is left to learn, so that a training may end here, where it validates.
+        """Returns whether a training may end at this validation, before its last step.
 
-        A function of the weights alone, or a run that is started again would end elsewhere.
+        Depends on the weights alone, or a resumed run would end elsewhere.
         """
         return False
 
@@ -206,10 +206,9 @@ def require_unit_interval(setting: str, lowest: float, highest: float, instead: 
 
 
 def means_of_each(batch_means: tf.Tensor, statistics: tf.Tensor) -> tf.Tensor:
-    """The means [S] once for each example, [B, S], with its own part of their gradient.
+    """Returns the batch means [S] once for each example, [B, S], with the example's gradient.
 
-    For f(means), a loss term that has f of the row of each example has the value f(means); and the
-    mean of those rows' gradients over the batch is the gradient of f(means), wherever the examples
-    are: f'(means) times the mean of the statistics' gradients.
+    A loss term f of the rows has the value f(means) for each example, and the mean of the gradients
+    over the global batch is that of f(means): f'(means) times the mean gradient of the statistics.
     """
     return batch_means + statistics - tf.stop_gradient(statistics)

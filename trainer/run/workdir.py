@@ -1,4 +1,4 @@
-"""The workdir is the run: its config, its metrics, and the refusal to mix two runs in one."""
+"""A run is its workdir: `config.json`, the lock, the metrics; two runs never share a workdir."""
 
 import contextlib
 import dataclasses
@@ -106,13 +106,13 @@ def check_config(workdir: Path, config: Config) -> Run | None:
 
 
 def installed_versions() -> dict[str, str]:
-    """Of Python and the packages that decide what a run computes."""
+    """Returns the versions of Python and of the packages that a run's numbers depend on."""
     packages = {name: importlib.metadata.version(name) for name in _PACKAGES}
     return packages | {"python": platform.python_version()}
 
 
 def code_digest() -> str:
-    """Of the sources of this package."""
+    """Returns a digest of the source code of this package."""
     digest = hashlib.sha256()
     root = Path(__file__).parents[1]
     for path in sorted(root.rglob("*.py")):
@@ -162,11 +162,13 @@ def _text(value: object) -> str:
 
 @contextlib.contextmanager
 def locked(workdir: Path, patience_seconds: float = 0) -> Iterator[None]:
-    """Makes the folder, and keeps every other trainer out of it for as long as this one lives.
+    """Creates a workdir, and locks it against other trainers.
+
+    Waits up to `patience_seconds` for a trainer that holds the lock. A workdir in which nothing was
+    written is removed at the end.
 
     Raises:
-      UserError: it cannot be made, written or locked, or another trainer is at work in it, and
-        still is after so long.
+      UserError: the workdir cannot be created, written or locked, or a trainer holds the lock.
     """
     path = workdir / ".lock"
     try:
@@ -180,7 +182,7 @@ def locked(workdir: Path, patience_seconds: float = 0) -> Iterator[None]:
         try:
             yield
         finally:
-            if list(workdir.iterdir()) == [path]:  # a start that was refused leaves nothing
+            if list(workdir.iterdir()) == [path]:  # the start was refused
                 path.unlink()
                 if made:
                     workdir.rmdir()

@@ -1,9 +1,9 @@
-"""A trained run as files that load without this project, each compared with the trainer's output.
+"""Exports a trained run in formats that load without this project.
 
-Nothing is where the user wants it before all of it has been compared.
+Every format is compared with the trainer's outputs before the export is moved into its place.
 """
 
-import importlib.util
+import dataclasses
 import json
 import logging
 import subprocess
@@ -18,85 +18,81 @@ import numpy as np
 import tensorflow as tf
 from keras.export import ExportArchive
 
-from trainer import data, models
+from trainer import models
 from trainer.config import flat
 from trainer.data.dataset import to_unit
 from trainer.distribution.inference import map_batches
 from trainer.distribution.strategy import build_model
 from trainer.distribution.variables import model_variables, values_of
-from trainer.errors import ExportError, UserError, require, require_choice
+from trainer.errors import ExportError, UserError
 from trainer.models.base import Autoencoder
 from trainer.positions import Noise
-from trainer.run import restore, workdir
-from trainer.serving import check_export, model_card, plain_keras
+from trainer.run import restore
+from trainer.run.workdir import installed_versions, read_metrics
+from trainer.serving import check_export, model_card, options, plain_keras
 from trainer.storage import atomic, paths
 from trainer.tensorflow_import import muted_stderr
 
-FORMATS = tuple(model_card.FILES)
 _TOLERANCE = 1e-4  # of the largest output, or of 1
-_ROUNDINGS = 4  # of float32, that the numbers of a user's units may be off besides
+_MAX_ROUNDINGS = 4  # of a float32 in the user's units, allowed besides
 _ROWS = 16  # compared
-_DRAWN_ROWS = 64  # among which these are found
-_SHAKE = 1e-5  # of an input, about a hundred roundings
+_CANDIDATE_ROWS = 64  # from which these are chosen
+_PERTURBATION = 1e-5  # of an input, relative: about a hundred roundings
 _SEED = 0  # of the inputs
 _FIRST_SAMPLE = 3
-_ONNX_PACKAGES = ("tf2onnx", "onnx", "onnxruntime")
 
 
 def export(
-    folder: str,
+    workdir: str,
     output: str,
     *,
-    which: str = "last",
+    checkpoint: str = "last",
     formats: Sequence[str] = ("saved_model", "keras", "litert"),
     images: str = "uint8",
     overwrite: bool = False,
 ) -> dict[str, Any]:
-    """Writes a run's "last" or "best" checkpoint in these formats; returns the card.
+    """Exports a run's "last" or "best" checkpoint; returns the model card.
 
-    The output is a new folder, or, where `overwrite`, in the place of an export: the files of
-    `cards.FILES`, `README.md` and `card.json`. Images are taken as `images` says, "uint8" of 0 to
-    255 or "float32" in [0, 1]; vectors are float32 in the user's units. All is computed in float32,
-    whatever the precision of the training.
+    The output gets the files of `model_card.FILES`, `README.md` and `card.json`. Everything is
+    computed in float32, whatever the precision of the training.
+
+    Args:
+      workdir: the folder of the trained run.
+      output: the folder to make.
+      checkpoint: "last" or "best".
+      formats: some of `options.FORMATS`.
+      images: the dtype of images, "uint8" of 0 to 255 or "float32" in [0, 1]; vectors are always
+        float32, in the user's units.
+      overwrite: replace an existing export.
 
     Raises:
-      UserError: the output is there or cannot be written, a format is not known or cannot hold this
-        model, or what `trained.load_model` raises.
-      ExportError: what was written does not compute what the trainer does.
+      UserError: the run cannot be loaded, the output exists or cannot be written, or a format is
+        unknown or cannot hold this model.
+      ExportError: an exported function differs from the trainer's.
     """
-    for name in formats:
-        require_choice("formats", name, FORMATS)
-    require(len(formats) > 0, f"formats is empty; allowed: {', '.join(FORMATS)}")
-    if "onnx" in formats:
-        missing = [name for name in _ONNX_PACKAGES if importlib.util.find_spec(name) is None]
-        require(
-            not missing,
-            f"formats=onnx needs {', '.join(missing)}: pip install 'autoencoder-trainer[onnx]'",
-        )
-    target = paths.check_folder(output, model_card.CARD, overwrite=overwrite)
-    run = restore.load_model(folder, which)
-    path = paths.path_of(folder)
-    metrics = workdir.read_metrics(path) or {}
-    model = run.model
-    if run.config.precision != "float32":
-        model = _in_float32(run)
-    dtype = images if len(model.image_shape) > 1 else "float32"
-    networks = (
-        plain_keras.encoder(model, run.scaling, dtype),
-        plain_keras.decoder(model, run.scaling),
-    )
+    target = options.check_export(workdir, output, formats, overwrite=overwrite)
+    formats = [name for name in options.FORMATS if name in formats]
+    trained = restore.load_model(workdir, checkpoint)
+    metrics = read_metrics(paths.path_of(workdir)) or {}
+    exported = _in_float32(trained)
+    dtype = images if len(exported.model.image_shape) > 1 else "float32"
     try:
-        with atomic.beside(target) as aside:
-            made = aside / "export"
-            made.mkdir()
-            _write(made, aside, formats, networks, model, run.config.seed)
-            kept = [name for name in FORMATS if name in formats]
-            reference = _reference(run, model, dtype)
-            differences = _compare(made, reference, kept, aside)
-            card = _card(run, run.run, metrics, model, dtype, differences)
-            atomic.write_json(made / model_card.CARD, card)
-            (made / model_card.README).write_text(model_card.readme(card))
-            atomic.put(made, target, aside / "before")
+        with atomic.temporary_sibling(target) as tmp:
+            folder = tmp / "export"
+            folder.mkdir()
+            _write(folder, exported, dtype, formats)
+            differences = compare(folder, _reference(exported, dtype), formats)
+            card = {
+                **_describe(exported, dtype),
+                "files": {name: list(model_card.FILES[name]) for name in formats},
+                "tolerance": _TOLERANCE,
+                "differences": differences,
+                "precision_difference": _precision_difference(trained.model, exported.model),
+                "metrics": metrics if metrics.get("step") == exported.step else {},
+            }
+            atomic.write_json(folder / model_card.CARD, card)
+            (folder / model_card.README).write_text(model_card.readme(card))
+            atomic.move_into_place(folder, target, tmp / "backup")
     except OSError as error:
         raise UserError(
             f"output={output!r} cannot be written: {error.strerror or error}"
@@ -104,184 +100,82 @@ def export(
     return card
 
 
-def print_summary(card: dict[str, Any], output: str) -> None:
-    """Prints how far each export is from the trainer, and where they are."""
+def print_summary(card: Mapping[str, Any], output: str) -> None:
+    """Prints the largest differences from the trainer's outputs, and where the export is."""
     for name, functions in card["differences"].items():
         for function, difference in functions.items():
             print(f"{name:>12}  {function:<12} largest difference {difference:.1e}")
     if card["trained_in"] != "float32":
         print(
-            f"\nThe run computed in {card['trained_in']}, the export in float32: the run's own "
+            f"\nThe run computed in {card['trained_in']}, the export computes in float32: their "
             f"reconstructions differ by up to {card['precision_difference']:.1e}."
         )
     print(f"\nexport     {output}\ncard       {Path(output) / model_card.README}")
 
 
-def _in_float32(run: restore.TrainedModel) -> Autoencoder:
-    """The same weights, computed with in float32."""
-    model = build_model(
-        run.strategy,
-        "float32",
-        lambda: models.create(run.model.image_shape, run.config.model),
-    )
-    values = values_of(model_variables(run.model))
-    for path, variable in model_variables(model).items():
-        variable.assign(values[path])
-    return model
-
-
-def _write(
-    made: Path,
-    aside: Path,
-    formats: Sequence[str],
-    networks: tuple[keras.Model, keras.Model],
-    model: Autoencoder,
-    seed: int,
-) -> None:
-    """Writes the formats into a folder; the SavedModel beside it where only LiteRT needs one."""
-    saved_model = (made if "saved_model" in formats else aside) / "saved_model"
-    if "saved_model" in formats or "litert" in formats:
-        _write_saved_model(saved_model, *networks, model, seed)
-    if "litert" in formats:
-        (made / "model.tflite").write_bytes(_litert(saved_model))
-    for network in networks:
-        if "keras" in formats:
-            network.save(made / f"{network.name}.keras")
-        if "onnx" in formats:
-            _write_onnx(made / f"{network.name}.onnx", network)
-
-
-def _write_saved_model(
+def write_saved_model(
     path: Path,
     encoder: keras.Model,
     decoder: keras.Model,
     model: Autoencoder,
     seed: int,
 ) -> None:
-    rows = plain_keras.input_name(model)
-    inputs, codes = (_spec(network) for network in (encoder, decoder))
+    """Writes a SavedModel of the functions encode, decode, reconstruct and, of a prior, sample.
 
-    # A signature, unlike a function, does not hold what it is given to its declared shape.
-    def encoded(x):
+    Args:
+      path: the folder to make.
+      encoder: see `plain_keras.encoder`.
+      decoder: see `plain_keras.decoder`.
+      model: gives the prior.
+      seed: of the samples; the run's gives those of `trainer.sample`.
+    """
+    rows = plain_keras.input_name(model)
+    inputs, codes = (
+        tf.TensorSpec(network.inputs[0].shape, network.inputs[0].dtype, network.inputs[0].name)
+        for network in (encoder, decoder)
+    )
+
+    # Unlike a tf.function, a signature does not check the shapes of its arguments.
+    def encode(x):
         return encoder(tf.ensure_shape(x, inputs.shape))
 
-    def decoded(x):
+    def decode(x):
         return decoder(tf.ensure_shape(x, codes.shape))
 
     def sample(n, first):
-        drawn = model.prior_codes(Noise(seed, first, n, stream="evaluation"))
-        return {"codes": drawn, rows: decoder(drawn)}
+        samples = model.prior_codes(Noise(seed, first, n, stream="evaluation"))
+        return {"codes": samples, rows: decoder(samples)}
 
     archive = ExportArchive()
-    archive.add_endpoint("encode", lambda x: {"codes": encoded(x)}, [inputs])
-    archive.add_endpoint("decode", lambda x: {rows: decoded(x)}, [codes])
-    archive.add_endpoint("reconstruct", lambda x: {rows: decoder(encoded(x))}, [inputs])
-    if _has_prior(model):
-        number = tf.TensorSpec((), tf.int32, "n"), tf.TensorSpec((), tf.int64, "first")
-        archive.add_endpoint("sample", sample, list(number))
+    archive.add_endpoint("encode", lambda x: {"codes": encode(x)}, [inputs])
+    archive.add_endpoint("decode", lambda x: {rows: decode(x)}, [codes])
+    archive.add_endpoint("reconstruct", lambda x: {rows: decoder(encode(x))}, [inputs])
+    if model.prior_codes(Noise(seed, 0, 1)) is not None:
+        arguments = [tf.TensorSpec((), tf.int32, "n"), tf.TensorSpec((), tf.int64, "first")]
+        archive.add_endpoint("sample", sample, arguments)
     archive.write_out(path, verbose=False)
 
 
-def _spec(network: keras.Model) -> tf.TensorSpec:
-    (inputs,) = network.inputs
-    return tf.TensorSpec(inputs.shape, inputs.dtype, inputs.name)
-
-
-def _has_prior(model: Autoencoder) -> bool:
-    return model.prior_codes(Noise(0, 0, 1)) is not None
-
-
-def _litert(saved_model: Path) -> bytes:
-    functions = ["encode", "decode", "reconstruct"]
-    converter = tf.lite.TFLiteConverter.from_saved_model(str(saved_model), signature_keys=functions)
-    try:
-        with muted_stderr():
-            return converter.convert()
-    except Exception as error:  # the converter's own kind, that no module names publicly
-        raise UserError(
-            f"formats=litert cannot hold this model ({_line(error)}); leave it out"
-        ) from error
-
-
-def _write_onnx(path: Path, network: keras.Model) -> None:
-    import onnx
-
-    logging.getLogger("tf2onnx").setLevel(logging.CRITICAL)  # what is wrong is reported below
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # of Keras's patch of tf2onnx
-        network.export(path, format="onnx", verbose=False, input_signature=[_spec(network)])
-    try:
-        onnx.checker.check_model(path)
-    except onnx.checker.ValidationError as error:
-        raise UserError(
-            f"formats=onnx cannot hold this model ({_line(error)}); leave it out"
-        ) from error
-
-
-def _line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0]
-
-
-def _reference(run: restore.TrainedModel, model: Autoencoder, dtype: str) -> dict[str, np.ndarray]:
-    """Inputs of each function, the trainer's outputs, and the units of their differences."""
-    rows = _inputs(model, run.scaling, dtype)
-    seen = rows if run.scaling is None else run.scaling.apply(rows)
-    seen = to_unit(seen)
-    codes = map_batches(model.encode, seen)
-    rebuilt = map_batches(model.decode, codes)
-    calls = {
-        "encode": (rows, codes),
-        "decode": (codes, rebuilt),
-        "reconstruct": (rows, rebuilt),
-    }
-    drawn = model.prior_codes(Noise(run.config.seed, 0, _FIRST_SAMPLE + _ROWS, "evaluation"))
-    if drawn is not None:
-        numbers = np.arange(_FIRST_SAMPLE, _FIRST_SAMPLE + _ROWS)
-        images = map_batches(model.decode, drawn.numpy()[_FIRST_SAMPLE:])
-        calls["sample"] = numbers, images
-    reference: dict[str, np.ndarray] = {}
-    for name, (inputs, given) in calls.items():
-        units = np.full(given.shape[1:], max(1.0, float(np.abs(given).max())))
-        if run.scaling is not None and name != "encode":
-            given = run.scaling.undo(given)
-            units = units * run.scaling.std
-        rounding = _ROUNDINGS * np.spacing(np.abs(given)) / _TOLERANCE
-        parts = {"inputs": inputs, "outputs": given, "units": units + rounding}
-        reference |= {f"{name}/{part}": array for part, array in parts.items()}
-    return reference
-
-
-def _inputs(model: Autoencoder, scaling: data.Scaling | None, dtype: str) -> np.ndarray:
-    """Random rows, of those that are no test of an export: where rounding alone decides the code.
-
-    So it does where two units of a k-sparse code are all but equal.
-    """
-    generator = np.random.default_rng(_SEED)
-    shape = (_DRAWN_ROWS, *model.image_shape)
-    if len(model.image_shape) == 1:
-        rows = generator.normal(size=shape).astype(np.float32)
-        rows = rows if scaling is None else scaling.undo(rows)
-        seen = rows if scaling is None else scaling.apply(rows)
-    else:
-        pixels = generator.integers(0, 256, shape, np.uint8)
-        seen = to_unit(pixels)
-        rows = pixels if dtype == "uint8" else seen
-    shaken = seen * (1 + _SHAKE * generator.normal(size=shape)).astype(np.float32)
-    codes, moved = (map_batches(model.encode, x) for x in (seen, shaken))
-    return rows[np.argsort(np.abs(moved - codes).max(axis=1), kind="stable")[:_ROWS]]
-
-
-def _compare(
-    made: Path, reference: dict[str, np.ndarray], formats: Sequence[str], aside: Path
+def compare(
+    folder: Path, reference: Mapping[str, np.ndarray], formats: Sequence[str]
 ) -> dict[str, dict[str, float]]:
-    """The largest difference of each function of each format, in a process without this project."""
-    arrays = aside / "reference.npz"
+    """Returns the largest difference of each function by format, from a process without trainer.
+
+    Args:
+      folder: of the export; its parent gets temporary files.
+      reference: inputs, outputs and units of each function, as `check_export` takes them.
+      formats: to compare.
+
+    Raises:
+      ExportError: a format cannot be loaded, or differs by more than the tolerance.
+    """
+    arrays = folder.parent / "reference.npz"
     np.savez(arrays, **reference)  # type: ignore[arg-type]
-    command = [sys.executable, "-I", check_export.__file__, str(made), str(arrays), *formats]
-    done = subprocess.run(command, cwd=aside, capture_output=True, text=True, check=False)
+    command = [sys.executable, "-I", check_export.__file__, str(folder), str(arrays), *formats]
+    done = subprocess.run(command, cwd=folder.parent, capture_output=True, text=True, check=False)
     if done.returncode:
-        said = (done.stderr.strip() or f"status {done.returncode}").splitlines()[-1]
-        raise ExportError(f"the export does not load without the trainer: {said}")
+        last_line = (done.stderr.strip() or f"status {done.returncode}").splitlines()[-1]
+        raise ExportError(f"the export does not load without the trainer: {last_line}")
     differences = json.loads(done.stdout.splitlines()[-1])
     for name, functions in differences.items():
         for function, difference in functions.items():
@@ -293,40 +187,133 @@ def _compare(
     return differences
 
 
-def _card(
-    run: restore.TrainedModel,
-    described: workdir.Run,
-    metrics: Mapping[str, Any],
-    model: Autoencoder,
-    dtype: str,
-    differences: dict[str, dict[str, float]],
-) -> dict[str, Any]:
+def _in_float32(trained: restore.TrainedModel) -> restore.TrainedModel:
+    """Returns the run with a model of the same weights that computes in float32."""
+    if trained.config.precision == "float32":
+        return trained
+    model = build_model(
+        trained.strategy,
+        "float32",
+        lambda: models.create(trained.model.image_shape, trained.config.model),
+    )
+    values = values_of(model_variables(trained.model))
+    for path, variable in model_variables(model).items():
+        variable.assign(values[path])
+    return dataclasses.replace(trained, model=model)
+
+
+def _write(folder: Path, trained: restore.TrainedModel, dtype: str, formats: Sequence[str]) -> None:
+    encoder = plain_keras.encoder(trained.model, trained.scaling, dtype)
+    decoder = plain_keras.decoder(trained.model, trained.scaling)
+    if "saved_model" in formats:
+        write_saved_model(
+            folder / "saved_model", encoder, decoder, trained.model, trained.config.seed
+        )
+    for network in (encoder, decoder):
+        if "keras" in formats:
+            network.save(folder / f"{network.name}.keras")
+        if "litert" in formats:  # of its own operations: TensorFlow's need another library
+            operations = {"supported_ops": [tf.lite.OpsSet.TFLITE_BUILTINS]}
+            _convert(network, folder / f"{network.name}.tflite", "litert", target_spec=operations)
+        if "onnx" in formats:
+            _convert(network, folder / f"{network.name}.onnx", "onnx")
+
+
+def _convert(network: keras.Model, path: Path, name: str, **settings: Any) -> None:
+    """Writes a network in a format that Keras converts to.
+
+    Raises:
+      UserError: the format has no such operations.
+    """
+    logging.getLogger("tf2onnx").setLevel(logging.CRITICAL)  # its errors are raised here
+    try:
+        with muted_stderr(), warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # of Keras's patch of tf2onnx
+            network.export(path, format=name, verbose=False, **settings)
+        if name == "onnx":
+            import onnx
+
+            onnx.checker.check_model(path)
+    except OSError:
+        raise
+    except Exception as error:  # the converters raise many types, some of them private
+        line = str(error).strip().splitlines()[0]
+        raise UserError(f"formats={name} cannot hold this model ({line}); leave it out") from error
+
+
+def _reference(trained: restore.TrainedModel, dtype: str) -> dict[str, np.ndarray]:
+    """Returns inputs of each function, the trainer's outputs, and the units of differences."""
+    model, scaling = trained.model, trained.scaling
+    rows = _test_inputs(trained, dtype)
+    codes = map_batches(model.encode, _model_inputs(trained, rows))
+    reconstructions = map_batches(model.decode, codes)
+    calls = {
+        "encode": (rows, codes),
+        "decode": (codes, reconstructions),
+        "reconstruct": (rows, reconstructions),
+    }
+    samples = model.prior_codes(Noise(trained.config.seed, 0, _FIRST_SAMPLE + _ROWS, "evaluation"))
+    if samples is not None:
+        positions = np.arange(_FIRST_SAMPLE, _FIRST_SAMPLE + _ROWS)
+        calls["sample"] = positions, map_batches(model.decode, samples.numpy()[_FIRST_SAMPLE:])
+    reference: dict[str, np.ndarray] = {}
+    for name, (inputs, outputs) in calls.items():
+        units = np.full(outputs.shape[1:], max(1.0, float(np.abs(outputs).max())))
+        if scaling is not None and name != "encode":
+            outputs = scaling.undo(outputs)
+            units = units * scaling.std
+        rounding = _MAX_ROUNDINGS * np.spacing(np.abs(outputs)) / _TOLERANCE
+        arrays = {"inputs": inputs, "outputs": outputs, "units": units + rounding}
+        reference |= {f"{name}/{key}": array for key, array in arrays.items()}
+    return reference
+
+
+def _model_inputs(trained: restore.TrainedModel, rows: np.ndarray) -> np.ndarray:
+    return to_unit(rows if trained.scaling is None else trained.scaling.apply(rows))
+
+
+def _test_inputs(trained: restore.TrainedModel, dtype: str) -> np.ndarray:
+    """Returns random rows whose codes change least when the inputs change by rounding errors.
+
+    Where two units of a k-sparse code are almost equal, rounding decides which one is kept.
+    """
+    generator = np.random.default_rng(_SEED)
+    shape = (_CANDIDATE_ROWS, *trained.model.image_shape)
+    if len(trained.model.image_shape) == 1:
+        rows = generator.normal(size=shape).astype(np.float32)
+        rows = rows if trained.scaling is None else trained.scaling.undo(rows)
+    else:
+        rows = generator.integers(0, 256, shape, np.uint8)
+        rows = rows if dtype == "uint8" else to_unit(rows)
+    inputs = _model_inputs(trained, rows)
+    perturbed = inputs * (1 + _PERTURBATION * generator.normal(size=shape)).astype(np.float32)
+    codes, other_codes = (map_batches(trained.model.encode, x) for x in (inputs, perturbed))
+    change = np.abs(other_codes - codes).max(axis=1)
+    return rows[np.argsort(change, kind="stable")[:_ROWS]]
+
+
+def _describe(trained: restore.TrainedModel, dtype: str) -> dict[str, Any]:
     return {
-        "kind": run.config.model.name,
-        "step": run.step,
-        "code_size": model.code_size,
+        "kind": trained.config.model.name,
+        "step": trained.step,
+        "trained_in": trained.config.precision,
+        "code_size": trained.model.code_size,
         "inputs": {
-            "name": plain_keras.input_name(model),
+            "name": plain_keras.input_name(trained.model),
             "dtype": dtype,
-            "shape": list(model.image_shape),
+            "shape": list(trained.model.image_shape),
         },
-        "files": {name: list(model_card.FILES[name]) for name in differences},
-        "tolerance": _TOLERANCE,
-        "differences": differences,
-        "trained_in": run.config.precision,
-        "precision_difference": _precision_difference(run, model),
-        "metrics": dict(metrics) if metrics.get("step") == run.step else {},
-        "data": {"name": run.config.data.name, "fingerprint": described.data_fingerprint},
-        "config": flat(run.config.to_dict()),
-        "trained_with": dict(described.versions),
-        "exported_with": workdir.installed_versions(),
+        "data": {"name": trained.config.data.name, "fingerprint": trained.run.data_fingerprint},
+        "config": flat(trained.config.to_dict()),
+        "trained_with": dict(trained.run.versions),
+        "exported_with": installed_versions(),
     }
 
 
-def _precision_difference(run: restore.TrainedModel, model: Autoencoder) -> float:
-    """How far the run's own precision is from float32, in reconstructions of random inputs."""
-    if model is run.model:
+def _precision_difference(trained: Autoencoder, exported: Autoencoder) -> float:
+    """Returns the largest difference of two models' reconstructions of random inputs."""
+    if exported is trained:
         return 0.0
-    rows = np.random.default_rng(_SEED).random((_ROWS, *model.image_shape), np.float32)
-    in_float32, own = (map_batches(of, rows) for of in (model, run.model))
-    return float(np.abs(own - in_float32).max())
+    rows = np.random.default_rng(_SEED).random((_ROWS, *trained.image_shape), np.float32)
+    reconstructions, expected = (map_batches(model, rows) for model in (exported, trained))
+    return float(np.abs(expected - reconstructions).max())

@@ -1,4 +1,4 @@
-"""The card of an export: what it holds, where it came from, and how it is called."""
+"""Writes the card of an export: what it holds, where it comes from, and how to call it."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -8,7 +8,7 @@ README = "README.md"
 FILES = {
     "saved_model": ("saved_model",),
     "keras": ("encoder.keras", "decoder.keras"),
-    "litert": ("model.tflite",),
+    "litert": ("encoder.tflite", "decoder.tflite"),
     "onnx": ("encoder.onnx", "decoder.onnx"),
 }
 _NEEDS = {
@@ -48,11 +48,11 @@ rebuilt = decoder.predict(codes)  # float32 {shape}
 import numpy as np
 import tensorflow as tf
 
-model = tf.lite.Interpreter("model.tflite")
+encoder = tf.lite.Interpreter("encoder.tflite").get_signature_runner()
+decoder = tf.lite.Interpreter("decoder.tflite").get_signature_runner()
 {rows} = np.zeros({shape}, np.{dtype})  # yours
-codes = model.get_signature_runner("encode")({rows}={rows})["codes"]  # float32 [2, {code_size}]
-rebuilt = model.get_signature_runner("decode")(codes=codes)["{rows}"]  # float32 {shape}
-rebuilt = model.get_signature_runner("reconstruct")({rows}={rows})["{rows}"]
+codes = encoder({rows}={rows})["output_0"]  # float32 [2, {code_size}]
+rebuilt = decoder(codes=codes)["output_0"]  # float32 {shape}
 """,
     "onnx": """\
 import numpy as np
@@ -66,28 +66,28 @@ decoder = onnxruntime.InferenceSession("decoder.onnx")
 """,
 }
 _SAMPLE = (
-    'drawn = model.sample(n=16, first=0)["{rows}"]  # from the prior; first=16: the next ones\n'
+    'samples = model.sample(n=16, first=0)["{rows}"]  # of the prior; first=16: the next ones\n'
 )
-_TRAINING_METRICS = ("wall_seconds", "goodput/")  # begin the names of these
+_TRAINING_METRICS = ("wall_seconds", "goodput/")  # prefixes of metrics that are left out
 
 
 def readme(card: Mapping[str, Any]) -> str:
-    """The card as Markdown. Its code is to be run in the folder of the export."""
-    parts = [
+    """Returns the card as Markdown, with code that runs in the folder of the export."""
+    sections = [
         f"# {card['kind']}: an autoencoder of {card['data']['name']}",
-        f"Takes {_inputs(card['inputs'])}; the code is {card['code_size']} numbers, float32. "
-        "Batches may be of any size. What comes before and after the networks is inside. Exported "
-        f"from step {card['step']:,} of its training, in float32. {_precision(card)}".strip(),
+        f"{_inputs(card['inputs'])} A code is {card['code_size']} numbers, float32. Batches may "
+        "have any size. Preprocessing and postprocessing are part of the networks. Exported from "
+        f"step {card['step']:,} of the training, in float32. {_precision(card)}".strip(),
         "## How to call it\n\nIn this folder:",
     ]
     for name in card["files"]:
-        parts.append(f"### {_TITLES[name]}\n\nNeeds {_NEEDS[name]}.")
-        parts.append(f"```python\n{_call(card, name)}```")
-    parts += [
+        sections.append(f"### {_TITLES[name]}\n\nNeeds {_NEEDS[name]}.")
+        sections.append(f"```python\n{_call(card, name)}```")
+    sections += [
         "## How it was checked",
-        "Loaded in a process of its own, without the trainer, and compared with the trainer on "
-        f"random inputs. The largest difference, where 1 is the largest output (or 1); up to "
-        f"{card['tolerance']:g} is allowed:",
+        "Each format was loaded in a process without the trainer, and its outputs for random "
+        "inputs were compared with the trainer's. The largest differences, relative to the "
+        f"largest output, or to 1 if that is larger; up to {card['tolerance']:g} is allowed:",
         _table(
             ("format", "function", "difference"),
             [
@@ -99,7 +99,7 @@ def readme(card: Mapping[str, Any]) -> str:
         "## Metrics",
         _metrics(card),
         "## Data",
-        f"`{card['data']['name']}`, of the fingerprint `{card['data']['fingerprint']}`.",
+        f"`{card['data']['name']}`, fingerprint `{card['data']['fingerprint']}`.",
         "## Config",
         _table(("key", "value"), [(f"`{k}`", f"`{v!r}`") for k, v in card["config"].items()]),
         "## Versions",
@@ -111,25 +111,24 @@ def readme(card: Mapping[str, Any]) -> str:
             ],
         ),
     ]
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join(sections) + "\n"
 
 
 def _inputs(inputs: Mapping[str, Any]) -> str:
-    shape = ", ".join(map(str, inputs["shape"]))
-    pixels = {"uint8": "pixels of 0 to 255", "float32": "pixels in [0, 1]"}[inputs["dtype"]]
-    numbers = pixels if inputs["name"] == "images" else "in the units of the training data"
-    gives = "float32, pixels in [0, 1]" if inputs["name"] == "images" else "in the same units"
-    return (
-        f"{inputs['name']}, {inputs['dtype']} [B, {shape}], {numbers}, and gives them back {gives}"
-    )
+    """Returns sentences on what the encoder takes and the decoder returns."""
+    takes = f"Takes {inputs['name']}, {inputs['dtype']} [B, {', '.join(map(str, inputs['shape']))}]"
+    if inputs["name"] == "vectors":
+        return f"{takes}, in the units of the training data, and returns them in the same units."
+    pixels = {"uint8": "of 0 to 255", "float32": "in [0, 1]"}[inputs["dtype"]]
+    return f"{takes}, pixels {pixels}, and returns them as float32, pixels in [0, 1]."
 
 
 def _precision(card: Mapping[str, Any]) -> str:
     if card["trained_in"] == "float32":
         return ""
     return (
-        f"The training computed in {card['trained_in']}, in which the trainer's own "
-        f"reconstructions differ from these by up to {card['precision_difference']:.1e}."
+        f"The training computed in {card['trained_in']}: its reconstructions differ from these by "
+        f"up to {card['precision_difference']:.1e}."
     )
 
 
@@ -142,15 +141,15 @@ def _call(card: Mapping[str, Any], name: str) -> str:
 
 def _metrics(card: Mapping[str, Any]) -> str:
     if not card["metrics"]:
-        return "This checkpoint was not measured; `python -m trainer.evaluate` does it."
+        return "This checkpoint was not evaluated; `python -m trainer.evaluate` does it."
     rows = [
         (name, f"{value:.5g}")
         for name, value in card["metrics"].items()
         if isinstance(value, int | float) and not name.startswith(_TRAINING_METRICS)
     ]
-    return "On the test part of the data:\n\n" + _table(("metric", "value"), rows)
+    return "On the test split:\n\n" + _table(("metric", "value"), rows)
 
 
-def _table(heads: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
-    lines = [heads, ("---",) * len(heads), *rows]
+def _table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
+    lines = [header, ("---",) * len(header), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -1,4 +1,4 @@
-"""Draws images from the prior of a trained run."""
+"""Draws samples from the prior of a trained run."""
 
 import math
 from collections.abc import Iterator
@@ -7,64 +7,78 @@ from pathlib import Path
 import numpy as np
 
 from trainer.distribution.inference import in_batches
-from trainer.errors import UserError, require_at_least
+from trainer.errors import UserError
 from trainer.monitoring import figures, progress
 from trainer.positions import Noise
-from trainer.run import restore, workdir
+from trainer.run import restore
+from trainer.run.workdir import SAMPLES
 from trainer.serving import writers
+from trainer.serving.options import check_sample
 from trainer.storage import paths
 
-_MOST_SHOWN = 1024
-_NUMBER_BYTES = 4
-_AT_A_TIME = 512  # in whole vectors of any CPU, so that the codes have the bits of one draw
+_MAX_SHOWN = 1024
+_NUMBER_BYTES = 4  # of float32
+_BLOCK_ROWS = 512  # a multiple of any CPU's vector, so that the codes have the bits of one draw
 
 
 def sample(
-    folder: str, count: int, *, which: str = "last", output: str = "", overwrite: bool = False
+    workdir: str,
+    count: int,
+    *,
+    checkpoint: str = "last",
+    output: str = "",
+    overwrite: bool = False,
 ) -> Path:
-    """Writes so many images from a run's "last" or "best" checkpoint; returns where to.
+    """Writes samples of a run's "last" or "best" checkpoint; returns the folder.
 
-    `samples.npz` holds `codes`, float32 [N, K], drawn from the prior, and `images`, float32
-    [N, H, W, C] in [0, 1], the mean image of each, or `vectors` [N, D] in the user's units;
-    `samples.png` shows them, 1024 at most. The workdir gets them unless another folder is given. A
-    larger count begins with the same images.
+    `samples.npz` holds `codes`, float32 [N, K], drawn from the prior, and their mean images,
+    `images`, float32 [N, H, W, C] in [0, 1], or mean vectors, `vectors`, float32 [N, D] in the
+    user's units; `samples.png` shows the first 1024. A larger count begins with the same samples.
+
+    Args:
+      workdir: the folder of the trained run.
+      count: N.
+      checkpoint: "last" or "best".
+      output: the folder of the files; the workdir if it is "".
+      overwrite: replace existing samples.
 
     Raises:
-      UserError: the kind has no prior, what `trained.load_model` raises, or the files are there,
-        are larger than the disk or cannot be written.
+      UserError: the kind has no prior, the run cannot be loaded, or the files exist, are larger
+        than the free space of the disk or cannot be written.
     """
-    require_at_least("n", count, 1)
-    target = paths.check_files(output or folder, workdir.SAMPLES, overwrite=overwrite)
-    run = restore.load_model(folder, which)
-    if run.model.prior_codes(Noise(run.config.seed, 0, 1, stream="evaluation")) is None:
-        raise UserError(f"{folder} holds a {run.config.model.name!r}, which has no prior to sample")
-    row_bytes = _NUMBER_BYTES * (run.model.code_size + math.prod(run.model.image_shape))
-    paths.require_room(f"n={count}", target, count * row_bytes)
-    arrays, picture = (str(target / name) for name in workdir.SAMPLES)
+    folder = check_sample(workdir, count, output, overwrite=overwrite)
+    trained = restore.load_model(workdir, checkpoint)
+    if trained.model.prior_codes(Noise(trained.config.seed, 0, 1, stream="evaluation")) is None:
+        raise UserError(
+            f"{workdir} holds a {trained.config.model.name!r}, which has no prior to sample from"
+        )
+    row_bytes = _NUMBER_BYTES * (trained.model.code_size + math.prod(trained.model.image_shape))
+    paths.require_disk_space(f"n={count}", folder, count * row_bytes)
+    arrays, figure = (str(folder / name) for name in SAMPLES)
     shown: list[np.ndarray] = []
-    with writers.create(arrays) as write, progress.bar("drawing", count) as bar:
-        for first, columns in _blocks(run, count):
+    with writers.create(arrays) as write, progress.bar("sampling", count) as bar:
+        for columns in _blocks(trained, count):
             write(columns)
             *_, rows = columns.values()
-            shown += [*rows[: max(0, _MOST_SHOWN - first)]]
+            shown += [*rows[: _MAX_SHOWN - len(shown)]]
             bar.update(len(rows))
-    figures.write_picture(
-        picture, figures.grid(np.stack(shown), columns=math.ceil(math.sqrt(len(shown))))
+    figures.write_png(
+        figure, figures.grid(np.stack(shown), columns=math.ceil(math.sqrt(len(shown))))
     )
-    return target
+    return folder
 
 
-def _blocks(run: restore.TrainedModel, count: int) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
-    """So many codes and what they stand for, a block at a time, with the number of its first."""
-    model = run.model
-    size = min(_AT_A_TIME, count)
+def _blocks(trained: restore.TrainedModel, count: int) -> Iterator[dict[str, np.ndarray]]:
+    """Yields codes and their mean images or vectors, up to _BLOCK_ROWS at a time."""
+    model = trained.model
+    size = min(_BLOCK_ROWS, count)
     decode = in_batches(model.decode, (model.code_size,), size)
     for first in range(0, count, size):
-        noise = Noise(run.config.seed, first, min(size, count - first), stream="evaluation")
+        noise = Noise(trained.config.seed, first, min(size, count - first), stream="evaluation")
         codes = np.asarray(model.prior_codes(noise))
         rows = decode(codes)
         if rows.ndim > 2:
-            yield first, {"codes": codes, "images": np.clip(rows, 0, 1)}
+            yield {"codes": codes, "images": np.clip(rows, 0, 1)}
         else:
-            vectors = rows if run.scaling is None else run.scaling.undo(rows)
-            yield first, {"codes": codes, "vectors": vectors}
+            vectors = rows if trained.scaling is None else trained.scaling.undo(rows)
+            yield {"codes": codes, "vectors": vectors}

@@ -1,4 +1,4 @@
-"""What a trained model is handed, read as a stream: pictures, arrays and tables of any length."""
+"""Reads examples and codes from images, arrays and tables of any length, block by block."""
 
 import contextlib
 import dataclasses
@@ -11,233 +11,183 @@ import pyarrow as pa
 
 from trainer import data
 from trainer.data.dataset import Split
-from trainer.data.files import images as image_folders
-from trainer.data.files import numpy_files, tables
+from trainer.data.files import images, numpy_files, tables
 from trainer.data.memory import allowed_bytes
 from trainer.errors import UserError, in_one_line, require
+from trainer.serving.options import DEFAULTS, StreamOptions, describe
 from trainer.storage import paths
 
-_FILE_SUFFIXES = (*numpy_files.SUFFIXES, *tables.SUFFIXES)
-_CODE = "code_"  # how the columns of codes in a table begin
-_LABEL_KINDS = "biufU"  # of NumPy's types: numbers or text
+_CODE_PREFIX = "code_"  # of a table's columns of codes
+_LABEL_KINDS = "biufU"  # NumPy's kinds of types for numbers and text
 _CHARACTER_BYTES = 4  # of NumPy's text
-_ASIDE = ("labels", "files", "errors")  # arrays that go along with the examples
+_OTHER_ARRAYS = ("labels", "files", "errors")  # of an .npz file, that are no examples
 
 
 class Block(NamedTuple):
-    """Some examples in their order."""
+    """Some consecutive rows of an input."""
 
-    rows: np.ndarray  # [B, H, W, C], uint8 or float32 in [0, 1]; vectors and codes float32 [B, D]
+    rows: np.ndarray  # images [B, H, W, C], uint8 or float32 in [0, 1]; else float32 [B, D]
     labels: np.ndarray | None = None  # [B], numbers or text
-    files: np.ndarray | None = None  # [B], their names inside the folder that is read
+    files: np.ndarray | None = None  # str [B], names inside the folder that is read
 
 
 @dataclasses.dataclass(frozen=True)
 class Input:
-    """Examples that are read a block at a time."""
+    """Rows that are read block by block."""
 
-    count: int | None  # None where it is known at the end alone
-    blocks: Callable[[int], Iterator[Block]]  # of so many rows at most
-    standardised: bool = False  # are vectors as the model sees them, no longer in the user's units
+    count: int | None  # None: not known before the end
+    blocks: Callable[[int], Iterator[Block]]  # takes the largest number of rows of a block
+    is_standardised: bool = False  # the vectors are the model's inputs, not in the user's units
 
 
 @dataclasses.dataclass(frozen=True)
-class Training:
-    """What a training made of its data before the model saw them, but for scaling."""
+class TrainingData:
+    """How the training turned its files into examples, before any standardisation."""
 
-    fit: str = "stretch"  # how pictures became squares
+    shape: tuple[int, ...]  # (H, W, C) or (D,)
+    fit: str = "stretch"  # how images became squares
     feature_names: tuple[str, ...] = ()  # of a table's columns, in the model's order
-    label_column: str = ""  # of such a table
-    drop_columns: tuple[str, ...] = ()  # likewise, left out
-    fill: np.ndarray | None = None  # float64 [D], what stands in a table for missing numbers
+    label_column: str = ""
+    drop_columns: tuple[str, ...] = ()
+    fill: np.ndarray | None = None  # float64 [D], replaces a table's missing numbers
 
 
 @dataclasses.dataclass(frozen=True)
 class _Expected:
-    """What each example has to be for the model."""
+    """What every row must be for the model."""
 
     shape: tuple[int, ...]
-    what: str  # "images", "vectors" or "codes"
+    content: str  # "images", "vectors" or "codes"
 
     def __str__(self) -> str:
-        return f"{self.what} of {_times(self.shape)}"
+        return describe(self.shape, self.content)
 
 
-def of_part(dataset: data.Dataset, name: str) -> Input:
-    """A part of the run's own data, by its name in `places.PARTS`."""
-    part: Split = getattr(dataset, name)
+def split(dataset: data.Dataset, name: str) -> Input:
+    """Returns a split of the run's own data, by its name in `paths.SPLITS`."""
+    examples: Split = getattr(dataset, name)
 
     def blocks(size: int) -> Iterator[Block]:
-        for start in range(0, len(part), size):
-            some = slice(start, start + size)
-            labels = None if part.labels is None else part.labels[some]
-            files = None if part.file_names is None else part.file_names[some].astype(str)
-            yield Block(part.images[some], labels, files)
+        for start in range(0, len(examples), size):
+            chosen = slice(start, start + size)
+            labels = None if examples.labels is None else examples.labels[chosen]
+            names = examples.file_names
+            files = None if names is None else names[chosen].astype(str)
+            yield Block(examples.images[chosen], labels, files)
 
-    return Input(len(part), blocks, standardised=dataset.scaling is not None)
+    return Input(len(examples), blocks, is_standardised=dataset.scaling is not None)
 
 
-def examples(
-    path: Path,
-    image_shape: tuple[int, ...],
-    training: Training = Training(),
-    *,
-    array: str = "",
-    label_column: str = "",
-    resize: bool = False,
-) -> Input:
-    """Images or vectors for a model of this shape, (H, W, C) or (D,), as its training had them.
+def examples(path: Path, training: TrainingData, options: StreamOptions = DEFAULTS) -> Input:
+    """Opens images or vectors, to be read as the training read its own.
 
-    Of pictures: one, or those of a folder and its folders, by their names; each in the model's
-    channels and, with `resize`, its size. Of an .npy or .npz file: the one array, or that named
-    `array`. Of a table: a vector of each row, of the columns that the training had, in any order;
-    where that had no table, of all in their order. `label_column` goes along, or the training's.
+    Takes one image file, or all of a folder and its subfolders in the order of their names; an
+    array of an .npy or .npz file; or a table, of which each row is a vector: of the columns that
+    the training had, in any order, or of all columns if it had no table. The labels of a table are
+    those of `options.label_column`, or of the training's.
 
     Raises:
-      UserError: here or on the way, the input is not there, cannot be read, or does not fit.
+      UserError: now or while reading, the input cannot be read or does not fit the model.
     """
-    expected = _Expected(image_shape, "vectors" if len(image_shape) == 1 else "images")
-    suffix = path.suffix.lower()
-    paths.require_exists(path)
-    of_pictures = path.is_dir() or image_folders.is_image(path.name)
-    require(
-        of_pictures or suffix in _FILE_SUFFIXES,
-        f"input={str(path)!r} is not known; allowed: {', '.join(paths.PARTS)}, a folder of "
-        f"pictures, or a file that ends in {', '.join((*image_folders.SUFFIXES, *_FILE_SUFFIXES))}",
-    )
-    require(not array or suffix == ".npz", f"array={array!r} is for .npz files only, not {path}")
-    require(
-        not label_column or (suffix in tables.SUFFIXES and not of_pictures),
-        f"label_column={label_column!r} is for tables only, not {path}",
-    )
-    require(
-        not resize or of_pictures,
-        f"resize is of pictures; {path} keeps the shape that it has",
-    )
-    if of_pictures:
-        return _pictures(path, expected, resize, training.fit)
-    if suffix in numpy_files.SUFFIXES:
-        return _arrays(path, expected, array)
-    require(expected.what == "vectors", f"{path} is a table, but the model takes {expected}")
-    return _table(path, expected, training, label_column)
+    shape = training.shape
+    if path.is_dir() or images.is_image(path.name):
+        return _images(path, shape, training.fit, options)
+    if path.suffix.lower() in paths.TABLE_SUFFIXES:
+        return _table_of_vectors(path, training, options.label_column)
+    return _arrays(path, _Expected(shape, "vectors" if len(shape) == 1 else "images"), options)
 
 
-def codes(path: Path, code_size: int, *, array: str = "") -> Input:
-    """Codes [., K] of a model, as `encode` writes them: arrays, or tables with code_0 and so on.
+def codes(path: Path, code_size: int, options: StreamOptions = DEFAULTS) -> Input:
+    """Opens codes [N, K] as `encode` writes them: an array, or columns code_0 and so on.
 
     Raises:
       UserError: as `examples`.
     """
-    expected = _Expected((code_size,), "codes")
-    suffix = path.suffix.lower()
-    paths.require_exists(path)
-    require(
-        suffix in _FILE_SUFFIXES and not path.is_dir(),
-        f"input={str(path)!r} is not known; allowed: a file of codes that ends in "
-        f"{', '.join(_FILE_SUFFIXES)}",
-    )
-    require(not array or suffix == ".npz", f"array={array!r} is for .npz files only, not {path}")
-    return (
-        _arrays(path, expected, array)
-        if suffix in numpy_files.SUFFIXES
-        else _table_of_codes(path, expected)
-    )
+    if path.suffix.lower() in paths.TABLE_SUFFIXES:
+        return _table_of_codes(path, code_size)
+    return _arrays(path, _Expected((code_size,), "codes"), options)
 
 
-def _pictures(path: Path, expected: _Expected, resize: bool, fit: str) -> Input:
-    require(expected.what == "images", f"{path} holds pictures, but the model takes {expected}")
-    height, width, channels = expected.shape
-    require(
-        channels in image_folders.MODES,
-        f"the model takes images of {channels} channels; pictures have "
-        f"{', '.join(map(str, image_folders.MODES))}",
-    )
+def _images(path: Path, shape: tuple[int, ...], fit: str, options: StreamOptions) -> Input:
+    height, width, channels = shape
     folder = path if path.is_dir() else path.parent
-    files = image_folders.names(path) if path.is_dir() else [path.name]
-    require(
-        len(files) > 0,
-        f"{path} holds no picture that ends in {', '.join(image_folders.SUFFIXES)}",
-    )
-    decoder = image_folders.Decoder(channels=channels)
-    if resize:
-        decoder = image_folders.Decoder((height, width), channels, fit)
+    files = images.names(path) if path.is_dir() else [path.name]
+    suffixes = ", ".join(paths.IMAGE_SUFFIXES)
+    require(len(files) > 0, f"{path} holds no image that ends in {suffixes}")
+    decoder = images.Decoder(channels=channels)
+    if options.resize:
+        decoder = images.Decoder((height, width), channels, fit)
 
     def blocks(size: int) -> Iterator[Block]:
-        images = image_folders.decode(folder, files, decoder)
+        decoded = images.decode(folder, files, decoder)
         for start in range(0, len(files), size):
-            some = files[start : start + size]
-            rows = np.empty((len(some), *expected.shape), np.uint8)
-            for name, row, image in zip(some, rows, images, strict=False):
+            names = files[start : start + size]
+            rows = np.empty((len(names), *shape), np.uint8)
+            for name, row, image in zip(names, rows, decoded, strict=False):
                 require(
-                    image.shape == row.shape,
-                    f"{folder / name} is {_times(image.shape[:2])} pixels, but the model takes "
-                    f"{height}x{width}; --resize scales pictures",
+                    image.shape == shape,
+                    f"{folder / name} is {image.shape[0]}x{image.shape[1]} pixels, but the model "
+                    f"takes {height}x{width}; --resize scales images",
                 )
                 row[:] = image
-            yield Block(rows, files=np.array(some))
+            yield Block(rows, files=np.array(names))
 
     return Input(len(files), blocks)
 
 
-def _arrays(path: Path, expected: _Expected, chosen: str) -> Input:
-    """The rows of an .npy file, or of an array in an .npz file with its labels and file names."""
-    members = numpy_files.open_arrays(path)
-    name = _chosen(list(members), expected, chosen, path)
-    rows = members[name]
-    _check_array(rows, expected)
-    labels = members.get(f"{name}_labels") or members.get("labels")
-    files = members.get("files")
-    for column in (labels, files):
+def _arrays(path: Path, expected: _Expected, options: StreamOptions) -> Input:
+    """Opens the array of an .npy file, or one of an .npz file with its labels and file names."""
+    arrays = numpy_files.open_arrays(path)
+    name = _choose(list(arrays), expected, options.array, path)
+    stored = arrays[name]
+    is_images = expected.content == "images"
+    numpy_files.check_examples(stored, images=is_images)
+    shapes = [expected.shape]
+    if is_images and expected.shape[-1] == 1:
+        shapes.append(expected.shape[:-1])
+    require(
+        stored.shape[1:] in shapes,
+        f"{stored} has the shape {stored.shape}, but the model takes {expected}",
+    )
+    columns = [arrays.get(f"{name}_labels") or arrays.get("labels"), arrays.get("files")]
+    for column in columns:
         require(
             column is None
             or (
-                column.shape == rows.shape[:1]
+                column.shape == stored.shape[:1]
                 and column.dtype.kind in _LABEL_KINDS
                 and column.dtype.itemsize <= _CHARACTER_BYTES * tables.MAX_TEXT_BYTES
             ),
-            f"{path} has {rows.shape[0]} rows, but not as many labels or file names of numbers or "
-            f"text of at most {tables.MAX_TEXT_BYTES:,} characters",
+            f"{path} has {stored.shape[0]} rows; labels and file names must be as many numbers or "
+            f"texts of at most {tables.MAX_TEXT_BYTES:,} characters",
         )
 
     def blocks(size: int) -> Iterator[Block]:
-        allowed = allowed_bytes(0)
-        along = [
-            None if column is None else column.blocks(size, allowed) for column in (labels, files)
-        ]
-        images = expected.what == "images"
-        for block in numpy_files.example_blocks(rows, size, allowed, images=images):
+        memory = allowed_bytes(0)
+        others = [None if column is None else column.blocks(size, memory) for column in columns]
+        for rows in numpy_files.example_blocks(stored, size, memory, images=is_images):
             yield Block(
-                block.reshape(-1, *expected.shape),
-                *(None if column is None else next(column) for column in along),
+                rows.reshape(-1, *expected.shape),
+                *(None if column is None else next(column) for column in others),
             )
 
-    return Input(rows.shape[0], blocks)
+    return Input(stored.shape[0], blocks)
 
 
-def _chosen(names: list[str], expected: _Expected, chosen: str, path: Path) -> str:
-    """The array that holds the examples."""
+def _choose(names: list[str], expected: _Expected, chosen: str, path: Path) -> str:
+    """Returns the name of the array that holds the rows."""
     listed = ", ".join(map(repr, names)) or "nothing"
     if chosen:
         require(chosen in names, f"{path} has no array {chosen!r}; it holds {listed}")
         return chosen
-    if expected.what == "codes" and "codes" in names:
+    if expected.content == "codes" and "codes" in names:
         return "codes"
-    candidates = [name for name in names if name not in _ASIDE and not name.endswith("_labels")]
-    require(len(candidates) == 1, f"{path} holds {listed}; --array says which to take")
-    return candidates[0]
+    found = [name for name in names if name not in _OTHER_ARRAYS and not name.endswith("_labels")]
+    require(len(found) == 1, f"{path} holds {listed}; --array names the one to read")
+    return found[0]
 
 
-def _check_array(rows: numpy_files.StoredArray, expected: _Expected) -> None:
-    numpy_files.check_examples(rows, images=expected.what == "images")
-    grey = len(expected.shape) == 3 and expected.shape[-1] == 1
-    require(
-        rows.shape[1:] == expected.shape or (grey and rows.shape[1:] == expected.shape[:-1]),
-        f"{rows} has the shape {rows.shape}, but the model takes {expected}",
-    )
-
-
-def _table(path: Path, expected: _Expected, training: Training, label_column: str) -> Input:
-    """The rows of a table, as vectors of the run's columns, or where it has none, of all."""
+def _table_of_vectors(path: Path, training: TrainingData, label_column: str) -> Input:
     table = tables.open_table(path)
     label = label_column or (training.label_column if training.label_column in table.names else "")
     features = training.feature_names
@@ -246,65 +196,65 @@ def _table(path: Path, expected: _Expected, training: Training, label_column: st
         unknown = [name for name in table.names if name not in known]
         require(
             not unknown,
-            f"the column {unknown[0] if unknown else ''!r} of {path} was not in the training; "
-            "--label_column names one that is no feature",
+            f"the column {unknown[0] if unknown else ''!r} of {path} was not in the training's "
+            "table; --label_column names one that is no feature",
         )
         require(label not in features, f"label_column={label!r} is a feature of the run")
     else:
         features = tuple(name for name in table.names if name != label)
         hint = "" if label else "; --label_column names one that is no feature"
+        expected = _Expected(training.shape, "vectors")
         _require_width(path, "numbers", len(features), expected, hint)
-    along = {"labels": label} if label else {}
-    return Input(table.count, lambda size: _rows(path, features, along, training.fill, size))
+    others = {"labels": label} if label else {}
+    return Input(table.count, lambda size: _rows(path, features, others, training.fill, size))
 
 
-def _table_of_codes(path: Path, expected: _Expected) -> Input:
-    """The rows of a table, as codes with the labels and files that `encode` wrote beside them."""
+def _table_of_codes(path: Path, code_size: int) -> Input:
+    """Opens a table of codes with the labels and files that `encode` wrote with them."""
     table = tables.open_table(path)
-    found = [name for name in table.names if name.startswith(_CODE)]
-    _require_width(path, "codes", len(found), expected)
-    numbers = [f"{_CODE}{k}" for k in range(len(found))]
-    along = {
-        plural: name
-        for plural, name in {"labels": "label", "files": "file"}.items()
-        if name in table.names
-    }
-    return Input(table.count, lambda size: _rows(path, numbers, along, None, size))
+    found = [name for name in table.names if name.startswith(_CODE_PREFIX)]
+    _require_width(path, "codes", len(found), _Expected((code_size,), "codes"))
+    names = [f"{_CODE_PREFIX}{k}" for k in range(code_size)]
+    singular = {"labels": "label", "files": "file"}
+    others = {plural: name for plural, name in singular.items() if name in table.names}
+    return Input(table.count, lambda size: _rows(path, names, others, None, size))
 
 
-def _require_width(path: Path, what: str, count: int, expected: _Expected, hint: str = "") -> None:
+def _require_width(
+    path: Path, content: str, count: int, expected: _Expected, hint: str = ""
+) -> None:
     require(
         count == expected.shape[0],
-        f"{path} has {count} columns of {what}, but the model takes {expected}{hint}",
+        f"{path} has {count} columns of {content}, but the model takes {expected}{hint}",
     )
 
 
 def _rows(
     path: Path,
     features: Sequence[str],
-    along: Mapping[str, str],
+    others: Mapping[str, str],
     fill: np.ndarray | None,
     size: int,
 ) -> Iterator[Block]:
-    """The rows of a table with the columns that go `along`, so many at a time."""
-    kinds = {"files": pa.string()}
-    for rows, beside in tables.blocks(
-        path, features, extra=list(along.values()), keep_missing=fill is not None
+    """Yields a table's rows with the columns of `others`, which maps fields of Block to names."""
+    types = {"files": pa.string()}
+    for rows, given in tables.blocks(
+        path, features, extra=list(others.values()), keep_missing=fill is not None
     ):
         if fill is not None:
             data.fill_in(rows, fill)
         columns = {}
-        for (plural, name), column in zip(along.items(), beside, strict=True):
-            if plural not in kinds:  # one block cannot tell of the next
-                kinds[plural] = _kind(path, column)
-            columns[plural] = _column(path, name, column, kinds[plural])
+        for (field, name), column in zip(others.items(), given, strict=True):
+            if field not in types:  # all blocks get the type of the first
+                types[field] = _column_type(path, column)
+            columns[field] = _column(path, name, column, types[field])
         for start in range(0, len(rows), size):
-            some = slice(start, start + size)
-            yield Block(rows[some], **{name: column[some] for name, column in columns.items()})
+            chosen = slice(start, start + size)
+            yield Block(rows[chosen], **{name: column[chosen] for name, column in columns.items()})
 
 
-def _kind(path: Path, column: pa.Array) -> pa.DataType:
-    """The type of a column; what is all text in a file of text may be numbers."""
+def _column_type(path: Path, column: pa.Array) -> pa.DataType:
+    """Returns the type of a column; in a text file, the first one that all values parse as."""
     if path.suffix.lower() in tables.SEPARATORS:
         for kind in (pa.int64(), pa.float64()):
             with contextlib.suppress(pa.ArrowInvalid):
@@ -313,21 +263,17 @@ def _kind(path: Path, column: pa.Array) -> pa.DataType:
 
 
 def _column(path: Path, name: str, column: pa.Array, kind: pa.DataType) -> np.ndarray:
-    """A column of labels or names, numbers or text."""
+    """Returns a column of labels or file names, [B]."""
     try:
-        taken = column.cast(kind).to_numpy(zero_copy_only=False)
+        values = column.cast(kind).to_numpy(zero_copy_only=False)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         raise UserError(
-            f"the column {name!r} of {path} begins as {kind}, but does not go on so "
+            f"the column {name!r} of {path} begins as {kind}, but does not go on as such "
             f"({in_one_line(error)})"
         ) from error
-    taken = taken.astype(str) if taken.dtype.hasobject else taken
+    values = values.astype(str) if values.dtype.hasobject else values
     require(
-        taken.dtype.kind in _LABEL_KINDS,
+        values.dtype.kind in _LABEL_KINDS,
         f"the column {name!r} of {path} is of type {column.type}; labels are numbers or text",
     )
-    return taken
-
-
-def _times(shape: tuple[int, ...]) -> str:
-    return "x".join(map(str, shape))
+    return values

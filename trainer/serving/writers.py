@@ -1,4 +1,4 @@
-"""What a stream of examples becomes on disk: arrays, tables and pictures, whole or not at all."""
+"""Writes blocks of rows as arrays, tables or images, whole or not at all."""
 
 import contextlib
 import os
@@ -19,39 +19,43 @@ from trainer.monitoring import figures
 from trainer.storage import atomic, paths
 
 _ROW_GROUP_BYTES = 32 * 2**20  # of a Parquet file
-_COPIED_ROWS = 2**16  # at a time, where text turns out to be longer
-_NUMBER_WIDTH = 8  # digits in the name of a picture that has none
+_COPIED_ROWS = 2**16  # at a time, when text turns out to be longer
+_NUMBER_DIGITS = 8  # in the names of images that have none
 
 Columns: TypeAlias = Mapping[str, np.ndarray]  # [B, ...] by names in the plural
-Write: TypeAlias = Callable[[Columns], None]  # the examples themselves are the first column
+Write: TypeAlias = Callable[[Columns], None]  # the examples or codes are the first column
 
 
 @contextlib.contextmanager
 def create(output: str) -> Iterator[Write]:
-    """Gives what writes columns beside the output, and in the end puts that in its place.
+    """Yields a function that writes columns to a temporary sibling, which replaces the output.
 
-    Arrays keep the columns' names, tables have them in the singular, with a number behind where a
-    column has several numbers; .npy files hold the examples alone, and so do pictures, which are
-    called by their `files`.
+    An .npz file keeps the names of the columns. A table has them in the singular, with a number
+    behind for each of several numbers in a row. An .npy file and a folder of images hold the first
+    column alone; the images are named by the column `files`.
 
     Raises:
-      UserError: it cannot be written, or two pictures would be one.
+      UserError: the output cannot be written, or two images would have the same name.
     """
     path = paths.path_of(output)
     try:
-        with atomic.beside(path) as folder:
-            aside = folder / path.name
-            with _WRITERS[paths.suffix(output)](aside) as write:
+        with atomic.temporary_sibling(path) as folder:
+            tmp = folder / path.name
+            with _WRITERS[paths.suffix(output)](tmp) as write:
                 yield write
-            atomic.put(aside, path, folder / "before")
+            atomic.move_into_place(tmp, path, folder / "backup")
     except OSError as error:
         raise UserError(
             f"output={output!r} cannot be written: {error.strerror or error}"
         ) from error
 
 
-class _GrowingArray:
-    """An .npy file that rows are added to; its header has room for any number of them."""
+class _NpyWriter:
+    """Appends rows to an .npy file whose number of rows is not known before.
+
+    NumPy's header has room for any number. The file is not mapped into memory: on a full disk,
+    writing to a map ends the process by SIGBUS, where a file raises OSError.
+    """
 
     def __init__(self, path: Path):
         self.path = path
@@ -71,7 +75,7 @@ class _GrowingArray:
         self._count += len(rows)
 
     def close(self) -> None:
-        """Writes down how many there are."""
+        """Writes the number of rows into the header."""
         self._write_header()
         self._file.close()
 
@@ -85,38 +89,32 @@ class _GrowingArray:
         np.lib.format.write_array_header_1_0(self._file, header)
 
     def _widen(self, dtype: np.dtype) -> None:
+        """Rewrites the text so far in a wider type."""
         self.close()
-        narrow = self.path.rename(self.path.with_suffix(".narrow"))
-        with narrow.open("rb") as file:
-            np.lib.format.read_magic(file)
-            np.lib.format.read_array_header_1_0(file)
-            before, count = self._dtype, self._count
-            self._file = self.path.open("w+b")
-            self._count, self._dtype = 0, dtype
-            for start in range(0, count, _COPIED_ROWS):
-                some = min(_COPIED_ROWS, count - start)
-                rows = np.frombuffer(file.read(some * before.itemsize), before)
-                self.append(rows.astype(dtype))
-        narrow.unlink()
+        narrow = np.load(self.path, mmap_mode="r", allow_pickle=False)
+        self.path.unlink()  # the map keeps its content
+        self._file, self._count = self.path.open("w+b"), 0
+        for start in range(0, len(narrow), _COPIED_ROWS):
+            self.append(narrow[start : start + _COPIED_ROWS].astype(dtype))
 
 
 @contextlib.contextmanager
 def _npy(path: Path) -> Iterator[Write]:
-    with contextlib.closing(_GrowingArray(path)) as array:
+    with contextlib.closing(_NpyWriter(path)) as array:
         yield lambda columns: array.append(next(iter(columns.values())))
 
 
 @contextlib.contextmanager
 def _npz(path: Path) -> Iterator[Write]:
-    """Each array grows in a file of its own before they become members of one."""
-    arrays: dict[str, _GrowingArray] = {}
-    with contextlib.ExitStack() as opened:
+    """Writes each array to a file of its own, and in the end all of them into one."""
+    arrays: dict[str, _NpyWriter] = {}
+    with contextlib.ExitStack() as stack:
 
         def write(columns: Columns) -> None:
             for name, rows in columns.items():
                 if name not in arrays:
-                    array = _GrowingArray(path.with_name(f"{name}.npy"))
-                    arrays[name] = opened.enter_context(contextlib.closing(array))
+                    array = _NpyWriter(path.with_name(f"{name}.npy"))
+                    arrays[name] = stack.enter_context(contextlib.closing(array))
                 arrays[name].append(rows)
 
         yield write
@@ -128,16 +126,16 @@ def _npz(path: Path) -> Iterator[Write]:
 
 @contextlib.contextmanager
 def _table(path: Path) -> Iterator[Write]:
-    """Rows are held back until they are worth a row group."""
+    """Collects blocks until they fill a row group."""
     open_writer = _open_parquet if path.suffix.lower() == ".parquet" else _open_csv
     held: list[pa.RecordBatch] = []
-    with contextlib.ExitStack() as opened:
+    with contextlib.ExitStack() as stack:
         writer: Any = None
 
         def flush() -> None:
             nonlocal writer
             table = pa.Table.from_batches(held)
-            writer = writer or opened.enter_context(open_writer(path, table.schema))
+            writer = writer or stack.enter_context(open_writer(path, table.schema))
             writer.write(table)
             held.clear()
 
@@ -181,57 +179,58 @@ def _open_csv(path: Path, schema: pa.Schema) -> Iterator[pyarrow.csv.CSVWriter]:
     delimiter = tables.SEPARATORS[path.suffix.lower()]
     options = pyarrow.csv.WriteOptions(include_header=False, delimiter=delimiter)
     with path.open("wb") as file:
-        file.write(delimiter.join(schema.names).encode() + b"\n")  # pyarrow would quote each
+        file.write(delimiter.join(schema.names).encode() + b"\n")  # pyarrow would quote the names
         with pyarrow.csv.CSVWriter(file, schema, write_options=options) as writer:
             yield writer
 
 
 @contextlib.contextmanager
-def _pictures(path: Path) -> Iterator[Write]:
-    """A PNG of each image, by its own name or its number."""
+def _images(path: Path) -> Iterator[Write]:
+    """Writes each image as a PNG, named by its file or its number."""
     path.mkdir()
     names: set[str] = set()
     with ThreadPoolExecutor() as pool:
 
         def write(columns: Columns) -> None:
-            images = np.round(255 * next(iter(columns.values()))).astype(np.uint8)
-            numbers = range(len(names), len(names) + len(images))
-            named = columns.get("files", [f"{number:0{_NUMBER_WIDTH}d}" for number in numbers])
+            pixels = np.round(255 * next(iter(columns.values()))).astype(np.uint8)
+            numbers = range(len(names), len(names) + len(pixels))
+            files = columns.get("files", [f"{number:0{_NUMBER_DIGITS}d}" for number in numbers])
             targets = []
-            for file in map(str, named):
-                name = _picture_name(file)
+            for file in map(str, files):
+                name = _png_name(file)
                 require(name not in names, f"two files would become {name}; {file!r} is the second")
                 names.add(name)
                 targets.append(path / name)
                 targets[-1].parent.mkdir(parents=True, exist_ok=True)
-            list(pool.map(Path.write_bytes, targets, pool.map(figures.png, images)))
+            list(pool.map(Path.write_bytes, targets, pool.map(figures.png, pixels)))
 
         yield write
 
 
-def _picture_name(file: str) -> str:
-    """What the picture that is made of a file is called; its folders are kept."""
+def _png_name(file: str) -> str:
+    """Returns the name of the PNG for a file; subfolders are kept.
+
+    Raises:
+      UserError: the PNG would be outside the output, or no file can have such a name.
+    """
     path = PurePosixPath(file)
+    is_inside = path.name != "" and not path.is_absolute() and ".." not in path.parts
     require(
-        path.name != ""
-        and not path.is_absolute()
-        and ".." not in path.parts
-        and _is_encodable(file),
-        f"{file!r} cannot be the name of a picture in a folder",
+        is_inside and _is_encodable(file), f"{file!r} cannot be the name of an image in a folder"
     )
     return path.with_suffix(".png").as_posix()
 
 
 def _is_encodable(file: str) -> bool:
-    """Whether the file system can have such a name."""
+    """Returns whether the file system can have such a name."""
     try:
         return b"\0" not in os.fsencode(file)
     except UnicodeEncodeError:
         return False
 
 
-_WRITERS = dict.fromkeys(tables.SUFFIXES, _table) | {
+_WRITERS = dict.fromkeys(paths.TABLE_SUFFIXES, _table) | {
     ".npy": _npy,
     ".npz": _npz,
-    paths.FOLDER: _pictures,
+    paths.FOLDER: _images,
 }

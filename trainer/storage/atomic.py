@@ -1,4 +1,4 @@
-"""Files and folders, written whole or not at all, and what is wrong with them when read."""
+"""Files and folders that are written whole or not at all."""
 
 import contextlib
 import json
@@ -10,86 +10,86 @@ from typing import Any
 
 from trainer.errors import writing
 
-# What reading JSON raises that is damaged, or is not what was written.
+# What parsing a damaged JSON file, or one of another content, can raise.
 JSON_ERRORS = (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError)
 
 
 def write_json(path: Path, content: Mapping[str, Any], *, synced: bool = True) -> None:
-    """Writes a JSON file as `write_bytes`."""
+    """Writes a JSON file as `write_bytes` does."""
     text = json.dumps(content, indent=2, allow_nan=False) + "\n"
     write_bytes(path, text.encode(), synced=synced)
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a file of text as `write_bytes`."""
+    """Writes a UTF-8 text file as `write_bytes` does."""
     write_bytes(path, text.encode())
 
 
 def write_bytes(path: Path, content: bytes, *, synced: bool = True) -> None:
-    """Writes a file whole or not at all; one that is not `synced`, unless the power is lost."""
-    aside = path.with_name(f".{path.name}-{os.getpid()}")
+    """Writes a file whole or not at all; without `synced`, a power loss may leave it damaged."""
+    tmp = path.with_name(f".{path.name}-{os.getpid()}")
     try:
-        with aside.open("wb") as file:
+        with tmp.open("wb") as file:
             file.write(content)
             if synced:
                 file.flush()
                 os.fsync(file.fileno())
-        aside.replace(path)
+        tmp.replace(path)
     except OSError:
-        aside.unlink(missing_ok=True)
+        tmp.unlink(missing_ok=True)
         raise
 
 
 @contextlib.contextmanager
-def beside(path: Path) -> Iterator[Path]:
-    """Yields a temporary folder next to `path`.
+def temporary_sibling(path: Path) -> Iterator[Path]:
+    """Yields a temporary folder in the parent of `path`, on the same file system.
 
-    Parent folders it had to make are removed if the body fails.
+    Makes missing parents, and removes them again if the body fails.
     """
     made = [folder for folder in path.parents if not folder.exists()]
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as aside:
-            yield Path(aside)
+        with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as tmp:
+            yield Path(tmp)
     except BaseException:
-        with contextlib.suppress(OSError):  # another may have put something there
+        with contextlib.suppress(OSError):  # another process may have put something there
             for folder in made:
                 folder.rmdir()
         raise
 
 
-def put(aside: Path, path: Path, before: Path) -> None:
-    """Moves a file or folder to its place; a folder that is there, to `before`.
+def move_into_place(tmp: Path, path: Path, backup: Path) -> None:
+    """Moves a file or folder to `path`; an existing folder there goes to `backup`.
 
-    Where that fails, what was there still is: a folder cannot be replaced in one move.
+    A folder cannot be replaced in one move: if the second move fails, the first is undone.
     """
     if not path.is_dir():
-        aside.replace(path)
+        tmp.replace(path)
         return
-    path.rename(before)
+    path.rename(backup)
     try:
-        aside.rename(path)
+        tmp.rename(path)
     except BaseException:
-        before.rename(path)
+        backup.rename(path)
         raise
 
 
 @contextlib.contextmanager
 def replacing(workdir: Path) -> Iterator[Path]:
-    """Gives a folder for files and folders that in the end take the places of the workdir's.
+    """Yields a temporary folder whose content replaces files and folders of the workdir at exit.
 
-    JSON comes last, since it describes the others.
+    JSON files are moved last, since they describe the others.
 
     Raises:
-      StorageError: one of them cannot be written, and what was there in its place still is; those
-        placed before it stay, and none is half written.
+      StorageError: something cannot be written. Nothing is half written, and what was not replaced
+        is unchanged.
     """
     with (
         writing(f"what is to be kept in {workdir}"),
         tempfile.TemporaryDirectory(prefix=".", dir=workdir) as folder,
     ):
-        aside = Path(folder, "new")
-        aside.mkdir()
-        yield aside
-        for made in sorted(aside.iterdir(), key=lambda path: path.suffix == ".json"):
-            put(made, workdir / made.name, Path(folder, made.name))
+        tmp = Path(folder, "new")
+        tmp.mkdir()
+        yield tmp
+        for made in sorted(tmp.iterdir(), key=lambda path: path.suffix == ".json"):
+            move_into_place(made, workdir / made.name, Path(folder, made.name))

@@ -1,4 +1,4 @@
-"""Locks among the processes of all hosts that share a folder: one works, the others wait."""
+"""File locks between processes, also of several hosts that share a folder."""
 
 import contextlib
 import fcntl
@@ -10,18 +10,18 @@ from typing import IO
 
 from trainer.errors import UserError
 
-_WAITING_LINE_SECONDS = 10  # between two lines on what one waits for
-_TURN_SECONDS = 0.2  # of waiting, before the lock is tried again
+_MESSAGE_EVERY_SECONDS = 10
+_RETRY_SECONDS = 0.2
 
 
 @contextlib.contextmanager
 def locked(path: Path, advice: str) -> Iterator[None]:
-    """Makes a file and its folder, and keeps every other process from locking it meanwhile.
+    """Holds an exclusive lock on a file, made with its folder where missing; waits for it.
 
-    The system takes the lock from a process that dies.
+    The system releases the lock of a process that dies.
 
     Raises:
-      UserError: the folder cannot be written or locked; the line ends in the advice.
+      UserError: the folder cannot be written or locked; the message ends in the advice.
     """
     folder = path.parent
     try:
@@ -37,25 +37,28 @@ def locked(path: Path, advice: str) -> Iterator[None]:
         yield
 
 
-def acquire(lock: IO, holder: str, patience_seconds: float = math.inf) -> bool:
-    """Locks a file, whether at once or in so long; says meanwhile for whom the wait is.
+def acquire(lock: IO, holder: str, timeout_seconds: float = math.inf) -> bool:
+    """Locks an open file; returns whether this succeeded within the timeout.
+
+    Prints now and then that it waits for the holder.
 
     Raises:
-      OSError: its file system cannot lock.
+      OSError: the file system has no locks.
     """
-    deadline = time.monotonic() + patience_seconds
-    said = -math.inf
-    while not _lock_now(lock):
-        if time.monotonic() > deadline:
+    deadline = time.monotonic() + timeout_seconds
+    next_message = -math.inf
+    while not _try_lock(lock):
+        now = time.monotonic()
+        if now > deadline:
             return False
-        if time.monotonic() > said + _WAITING_LINE_SECONDS:
-            said = time.monotonic()
+        if now > next_message:
+            next_message = now + _MESSAGE_EVERY_SECONDS
             print(f"waiting for {holder}", flush=True)
-        time.sleep(_TURN_SECONDS)
+        time.sleep(_RETRY_SECONDS)
     return True
 
 
-def _lock_now(lock: IO) -> bool:
+def _try_lock(lock: IO) -> bool:
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

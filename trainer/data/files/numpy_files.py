@@ -14,8 +14,9 @@ import numpy as np
 
 from trainer.data.memory import BLOCK_ROWS, aligned_empty, require_fits
 from trainer.errors import UserError, in_one_line, require
+from trainer.storage import paths
 
-SUFFIXES = (".npy", ".npz")
+SUFFIXES = paths.ARRAY_SUFFIXES
 _SPLITS = ("train", "test")
 _NAMES = (*_SPLITS, "train_labels", "test_labels")
 _NPY = b"\x93NUMPY"  # the first bytes of an .npy file

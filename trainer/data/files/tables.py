@@ -20,8 +20,9 @@ import pyarrow.parquet
 
 from trainer.data.memory import GIB
 from trainer.errors import UserError, in_one_line, require
+from trainer.storage import paths
 
-SUFFIXES = (".csv", ".tsv", ".parquet")
+SUFFIXES = paths.TABLE_SUFFIXES
 SEPARATORS = {".csv": ",", ".tsv": "\t"}
 MAX_TEXT_BYTES = 4096  # of a label or a file name
 _BLOCK_BYTES = 2**22  # of a block of rows

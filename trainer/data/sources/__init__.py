@@ -10,9 +10,8 @@ from typing import Generic, Protocol, TypeVar, cast
 
 import numpy as np
 
-from trainer.config import Data, Group, source_of
+from trainer.config import Group, source_of
 from trainer.data.dataset import Split
-from trainer.data.memory import allowed_bytes
 
 MEMORY = "memory"  # the source of vectors that a program passes to `data.load`
 _Settings = TypeVar("_Settings", bound=Group)
@@ -68,17 +67,3 @@ class Source(Protocol):
 def find(name: str) -> Source:
     """Returns the source of this `data.name`."""
     return cast(Source, importlib.import_module(f"{__name__}.{source_of(name)}"))
-
-
-def read(settings: Data, folder: str | None, vectors: np.ndarray | None) -> Splits:
-    """Reads a source's examples; see `data.load`."""
-    request = Request(
-        settings,
-        settings.name,
-        settings.image_size,
-        settings.placement,
-        allowed_bytes(settings.memory_gib),
-        folder,
-        vectors,
-    )
-    return find(settings.name).read(request)

@@ -1,6 +1,7 @@
 """A user's folder of images, decoded once into a file that later runs read."""
 
 import dataclasses
+from typing import Any, cast
 
 import numpy as np
 
@@ -33,6 +34,13 @@ class Settings(Group):
     cache_dir: str = key(
         "", 'Folder that keeps the decoded images; "": DIR/.decoded.', may_change=True
     )
+
+    def check(self) -> None:
+        size = cast(Any, self).image_size  # a key of every source
+        require(
+            self.fit == "stretch" or size != 0,
+            f"data.fit={self.fit!r} needs data.image_size, the side of the square to fit in",
+        )
 
 
 def read(request: Request[Settings]) -> Splits:

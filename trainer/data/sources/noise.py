@@ -33,10 +33,11 @@ def read(request: Request) -> Splits:
         "fewer images or a smaller data.image_size take less",
     )
     generator = np.random.default_rng(0)
-    splits = []
-    for size in (count, _TEST_IMAGES):
+
+    def noise(size: int) -> Split:
         images = aligned_empty((size, side, side, 1))
         for block in blocks(images):
             block[:] = generator.integers(0, 256, block.shape, np.uint8)
-        splits.append(Split(images, None))
-    return Splits(*splits)
+        return Split(images, None)
+
+    return Splits(noise(count), noise(_TEST_IMAGES))

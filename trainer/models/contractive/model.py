@@ -26,7 +26,7 @@ class Model(base.Autoencoder):
         }[settings.jacobian]
 
     def loss_terms(self, images: tf.Tensor, context: base.StepContext) -> dict[str, tf.Tensor]:
-        """The reconstruction error, and `contraction`, the weighted squared norm."""
+        """Returns the reconstruction error, and `contraction`, the weighted squared norm."""
         images = tf.convert_to_tensor(images)
         with tf.GradientTape(persistent=True) as tape:
             tape.watch(images)
@@ -38,7 +38,7 @@ class Model(base.Autoencoder):
         }
 
     def jacobian(self, images: tf.Tensor) -> tf.Tensor:
-        """J of images [B, H, W, C], float32 [B, K, H, W, C]."""
+        """Returns J of images [B, H, W, C], float32 [B, K, H, W, C]."""
         images = tf.convert_to_tensor(images)
         with tf.GradientTape() as tape:
             tape.watch(images)
@@ -69,5 +69,5 @@ class Model(base.Autoencoder):
 
 
 def _sum_of_squares(rows: tf.Tensor) -> tf.Tensor:
-    """[B, ...] to [B]."""
+    """Sums the squares of each row, [B, ...] to [B]."""
     return tf.reduce_sum(tf.square(rows), axis=list(range(1, len(rows.shape))))

@@ -48,12 +48,12 @@ class Model(base.Autoencoder):
         self.corruption_level = settings.corruption_level
 
     def corrupted(self, images: tf.Tensor, noise: Noise, level: float | None = None) -> tf.Tensor:
-        """Images [B, H, W, C] corrupted, at the level of the training unless another is given."""
+        """Corrupts images [B, H, W, C], by default at the level of the training."""
         level = self.corruption_level if level is None else level
         return _CORRUPTIONS[self.corruption](images, noise, level)
 
     def check_data(self, lowest: float, highest: float) -> None:
-        """Raises UserError if salt and pepper, 0 and 1, are not the ends of the data's range."""
+        """Raises UserError if the data leave [0, 1], whose ends are salt and pepper."""
         super().check_data(lowest, highest)
         if self.corruption == "salt_and_pepper":
             others = "model.corruption='gaussian' or 'masking'"
@@ -61,6 +61,6 @@ class Model(base.Autoencoder):
             base.require_unit_interval(setting, lowest, highest, others)
 
     def loss_terms(self, images: tf.Tensor, context: base.StepContext) -> dict[str, tf.Tensor]:
-        """The error of what is restored from the corrupted images, against the clean ones."""
+        """Returns the error of restored images against the clean ones."""
         codes = self.encode(self.corrupted(images, context.noise))
         return {self._loss: self.error(self.decoder(codes), images)}

@@ -22,5 +22,5 @@ class Model(base.Autoencoder):
 
     @property
     def decoder_map(self) -> np.ndarray:
-        """U, float32 [H*W*C, K]."""
+        """The decoder's matrix U, float32 [H*W*C, K]."""
         return self.decoder.get_layer("logits").kernel.numpy().T

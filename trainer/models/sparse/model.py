@@ -20,62 +20,58 @@ class Model(base.Autoencoder):
             loss=settings.loss,
             output_activation=settings.output_activation,
         )
-        self._sparsity = settings.sparsity
+        self._settings = settings
         self.active_above = _ACTIVE_ABOVE[settings.sparsity]
-        self._active_units = settings.active_units
-        self._first_active_units = settings.first_active_units
-        self._annealing_share = settings.annealing_share
         self._test_units = round(settings.alpha * settings.active_units)
-        self._target_rate = settings.target_rate
-        self._penalty_weight = settings.penalty_weight
 
     def encode(self, images: tf.Tensor) -> tf.Tensor:
-        """Images [B, H, W, C] to the codes of test time, float32 [B, K]."""
+        """Returns the codes of images [B, H, W, C] at test time, float32 [B, K]."""
         activations = self.encoder(images)
-        if self._sparsity != "k_sparse":
+        if self._settings.sparsity != "k_sparse":
             return activations
         return keep_largest(activations, self._test_units, most=self._test_units)
 
     def plain_keras_code(self, encoded: keras.KerasTensor) -> keras.KerasTensor:
-        """The activations that `encode` keeps; of equal ones the first, too."""
-        if self._sparsity != "k_sparse":
+        """Keeps the activations that `encode` keeps, the first of equal ones too."""
+        if self._settings.sparsity != "k_sparse":
             return encoded
         _, places = keras.ops.top_k(encoded, self._test_units)
         return encoded * keras.ops.sum(keras.ops.one_hot(places, self.code_size), axis=1)
 
     def statistics(self, images: tf.Tensor) -> tf.Tensor | None:
-        """The activations of "kl", float32 [B, K]."""
-        return self.encoder(images) if self._sparsity == "kl" else None
+        """Returns the activations, float32 [B, K], if "kl" needs their batch means."""
+        return self.encoder(images) if self._settings.sparsity == "kl" else None
 
     def loss_terms(self, images: tf.Tensor, context: base.StepContext) -> dict[str, tf.Tensor]:
-        """The reconstruction error and, of "kl" and "l1", the weighted penalty under that name."""
-        if self._sparsity == "k_sparse" and context.training:
+        """Returns the reconstruction error and, unless "k_sparse", the penalty `kl` or `l1`."""
+        if self._settings.sparsity == "k_sparse" and context.training:
             kept = self.kept_units(context.progress)
-            codes = keep_largest(self.encoder(images), kept, most=self._first_active_units)
+            codes = keep_largest(self.encoder(images), kept, most=self._settings.first_active_units)
         else:
             codes = self.encode(images)
         terms = {self._loss: self.error(self.decoder(codes), images)}
-        if self._sparsity == "kl":
+        if self._settings.sparsity == "kl":
             rates = base.means_of_each(context.batch_means, codes)
-            penalty = tf.reduce_sum(bernoulli_kl_nats(self._target_rate, rates), axis=1)
-            terms["kl"] = self._penalty_weight * penalty
-        elif self._sparsity == "l1":
-            terms["l1"] = self._penalty_weight * tf.reduce_sum(tf.abs(codes), axis=1)
+            penalty = tf.reduce_sum(bernoulli_kl_nats(self._settings.target_rate, rates), axis=1)
+            terms["kl"] = self._settings.penalty_weight * penalty
+        elif self._settings.sparsity == "l1":
+            terms["l1"] = self._settings.penalty_weight * tf.reduce_sum(tf.abs(codes), axis=1)
         return terms
 
     def kept_units(self, progress: tf.Tensor) -> tf.Tensor:
-        """How many units "k_sparse" keeps at this share of the training, int32 []."""
-        if self._annealing_share == 0:
-            return tf.constant(self._active_units)
-        done = tf.minimum(progress / self._annealing_share, 1.0)
-        fall = self._first_active_units - self._active_units
-        return tf.cast(tf.round(self._first_active_units - done * fall), tf.int32)
+        """Returns how many units "k_sparse" keeps at this share of the training, int32 []."""
+        first, last = self._settings.first_active_units, self._settings.active_units
+        share = self._settings.annealing_share
+        if share == 0:
+            return tf.constant(last)
+        done = tf.minimum(progress / share, 1.0)
+        return tf.cast(tf.round(first - done * (first - last)), tf.int32)
 
 
 def keep_largest(activations: tf.Tensor, count: int | tf.Tensor, *, most: int) -> tf.Tensor:
-    """Activations [B, K], all but exactly the `count` <= `most` largest of each row set to 0.
+    """Sets all but exactly the `count` <= `most` largest activations [B, K] of each row to 0.
 
-    Of equal ones the first are kept.
+    Of equal activations the first are kept.
     """
     # By comparisons, since XLA on a GPU would scatter a mask one element after the other; of
     # floats, since TensorFlow compares int32 on the host. A NaN is not dropped: it must be seen.
@@ -90,7 +86,7 @@ def keep_largest(activations: tf.Tensor, count: int | tf.Tensor, *, most: int) -
 
 
 def bernoulli_kl_nats(target: float, rates: tf.Tensor) -> tf.Tensor:
-    """KL(Bernoulli(target) || Bernoulli(rate)) in nats, of each rate."""
+    """Returns KL(Bernoulli(target) || Bernoulli(rate)) in nats, of each rate."""
     inside = tf.clip_by_value(rates, _MARGIN, 1 - _MARGIN)
     return target * tf.math.log(target / inside) + (1 - target) * tf.math.log(
         (1 - target) / (1 - inside)

@@ -13,7 +13,7 @@ from trainer.models.vae import Settings
 from trainer.positions import Noise
 
 _OUTPUTS = {"bernoulli": ("bce", "sigmoid"), "gaussian": ("mse", "linear")}
-_SAMPLES_AT_ONCE = 500  # of an image's code, of the thousands that tell its likelihood
+_SAMPLES_AT_ONCE = 500  # importance samples computed together, of the thousands for an image
 _MANIFOLD_SIDE = 20
 
 
@@ -32,50 +32,46 @@ class Model(base.Autoencoder):
                 gaussian_nats, standard_deviation=settings.standard_deviation
             ),
         }
-        self._likelihood = settings.likelihood
         self._pixel_log_likelihood = log_likelihoods[settings.likelihood]
         self.binarisation = settings.binarisation
-        self._objective = settings.objective
-        self._samples = settings.samples
-        self._beta = settings.beta
-        self._beta_warmup_share = settings.beta_warmup_share
+        self._settings = settings
         self.nll_samples = settings.nll_samples
 
     def check_data(self, lowest: float, highest: float) -> None:
         """Raises UserError if a Bernoulli likelihood is asked of numbers outside [0, 1]."""
-        if self._likelihood == "bernoulli":
+        if self._settings.likelihood == "bernoulli":
             others = "model.likelihood='gaussian' and model.binarisation='none'"
             base.require_unit_interval("model.likelihood='bernoulli'", lowest, highest, others)
 
     def encode(self, images: tf.Tensor) -> tf.Tensor:
-        """Images [B, H, W, C] to the means of their codes, float32 [B, K]."""
+        """Returns the posterior means of images [B, H, W, C], float32 [B, K]."""
         return self.posterior(images)[0]
 
     def plain_keras_code(self, encoded: keras.KerasTensor) -> keras.KerasTensor:
-        """The mean alone."""
+        """Returns the mean without the log variance."""
         return keras.ops.split(encoded, 2, axis=-1)[0]
 
     def posterior(self, images: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """Mean and log variance of q(z|x), each float32 [B, K]."""
+        """Returns mean and log variance of q(z|x), each float32 [B, K]."""
         mean, log_variance = tf.split(self.encoder(images), 2, axis=-1)
         return mean, log_variance
 
     def prior_codes(self, noise: Noise) -> tf.Tensor:
-        """Codes of z ~ N(0, I), float32 [B, K]."""
+        """Draws codes z ~ N(0, I), float32 [B, K]."""
         return noise.normal("prior", (self.code_size,))
 
     def loss_terms(self, images: tf.Tensor, context: base.StepContext) -> dict[str, tf.Tensor]:
-        """What bounds -log p(x) from above, in nats, summed over the pixels.
+        """Returns an upper bound of -log p(x) in nats, summed over the pixels.
 
         "elbo": `reconstruction_nats`, -log p(x|z) averaged over the samples of z, and `kl_nats`,
-        beta times KL(q(z|x) || p(z)). Beta rises from 0 in proportion to the training's progress
-        until its warm-up ends; an evaluation, which comes at progress 1, has the final one.
+        beta times KL(q(z|x) || p(z)). Beta rises linearly from 0 until the warm-up ends; an
+        evaluation, at progress 1, has the final beta.
         "iwae": `iwae_nats`, -log 1/k sum_i p(x, z_i) / q(z_i|x) of k samples (Burda et al. 2016).
         """
         seen = self.binarised(images, context.noise)
         mean, log_variance = self.posterior(seen)
-        noise = context.noise.normal("code", (self._samples, self.code_size))
-        if self._objective == "iwae":
+        noise = context.noise.normal("code", (self._settings.samples, self.code_size))
+        if self._settings.objective == "iwae":
             log_weights = self._log_weights(seen, mean, log_variance, noise)
             return {"iwae_nats": -log_mean_exp(log_weights)}
         return {
@@ -84,31 +80,30 @@ class Model(base.Autoencoder):
         }
 
     def binarised(self, images: tf.Tensor, noise: Noise) -> tf.Tensor:
-        """The x that is modelled: float32 of 0 and 1, or the images unless it is drawn anew."""
+        """Draws x from the images, float32 of 0 and 1, if "dynamic"; else returns the images."""
         if self.binarisation != "dynamic":
             return images
         return tf.cast(noise.uniform("binarisation", self.image_shape) < images, tf.float32)
 
     def nll_nats(self, images: tf.Tensor, noise: Noise) -> tf.Tensor:
-        """-log p(x) by importance sampling from q(z|x), float32 [B]; no less, on average.
+        """Estimates -log p(x) by importance sampling from q(z|x), float32 [B]; no less, on average.
 
-        One image after the other, and a part of its samples at a time, so that their layers stay
-        in the caches.
+        Goes image by image, some samples at a time, so that the activations stay in the caches.
         """
         seen = self.binarised(images, noise)
         mean, log_variance = self.posterior(seen)
 
         def nll_of(row):
-            its_noise = noise.of(row).normal("importance", (self.nll_samples, self.code_size))
-            image, its_mean, its_log_variance = (
-                tf.gather(part, [row]) for part in (seen, mean, log_variance)
+            image_noise = noise.of(row).normal("importance", (self.nll_samples, self.code_size))
+            image, image_mean, image_log_variance = (
+                tf.gather(rows, [row]) for rows in (seen, mean, log_variance)
             )
             log_weights = [
                 self._log_weights(
                     image,
-                    its_mean,
-                    its_log_variance,
-                    its_noise[:, first : first + _SAMPLES_AT_ONCE],
+                    image_mean,
+                    image_log_variance,
+                    image_noise[:, first : first + _SAMPLES_AT_ONCE],
                 )
                 for first in range(0, self.nll_samples, _SAMPLES_AT_ONCE)
             ]
@@ -118,8 +113,8 @@ class Model(base.Autoencoder):
 
     @property
     def has_likelihood(self) -> bool:
-        """Whether p(x|z) is a distribution of the images; a "bernoulli" is none of grey levels."""
-        return self._likelihood != "bernoulli" or self.binarisation != "none"
+        """Whether p(x|z) is a distribution of the images; of grey levels a "bernoulli" is not."""
+        return self._settings.likelihood != "bernoulli" or self.binarisation != "none"
 
     def elbo_terms(self, images: tf.Tensor, noise: Noise) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         """Returns -log p(x|z) averaged over samples of z, the KL, and the posterior mean.
@@ -128,7 +123,7 @@ class Model(base.Autoencoder):
         """
         seen = self.binarised(images, noise)
         mean, log_variance = self.posterior(seen)
-        code_noise = noise.normal("code", (self._samples, self.code_size))
+        code_noise = noise.normal("code", (self._settings.samples, self.code_size))
         reconstruction = self._reconstruction_nats(seen, mean, log_variance, code_noise)
         return reconstruction, kl_nats(mean, log_variance), mean
 
@@ -147,22 +142,23 @@ class Model(base.Autoencoder):
         return base.ImageGrid(np.asarray(self.decode(codes)), columns=_MANIFOLD_SIDE, gap=0)
 
     def _beta_at(self, progress):
-        if self._beta_warmup_share == 0:
-            return self._beta
-        return self._beta * tf.minimum(progress / self._beta_warmup_share, 1.0)
+        beta, warmup_share = self._settings.beta, self._settings.beta_warmup_share
+        if warmup_share == 0:
+            return beta
+        return beta * tf.minimum(progress / warmup_share, 1.0)
 
     def _reconstruction_nats(self, seen, mean, log_variance, noise):
         codes = reparametrised(mean, log_variance, noise)
         return -tf.reduce_mean(self._log_likelihood(seen, codes), axis=1)
 
     def _log_weights(self, seen, mean, log_variance, noise):
-        """The log p(x, z) / q(z|x) of the samples z that noise [B, k, K] gives, [B, k]."""
+        """Returns log p(x, z) / q(z|x), [B, k], of samples z made from noise [B, k, K]."""
         codes = reparametrised(mean, log_variance, noise)
         log_ratio = 0.5 * (tf.square(noise) + log_variance[:, tf.newaxis] - tf.square(codes))
         return self._log_likelihood(seen, codes) + tf.reduce_sum(log_ratio, axis=-1)
 
     def _log_likelihood(self, seen, codes):
-        """The log p(x|z) of images [B, H, W, C] by each of their codes [B, k, K], [B, k]."""
+        """Returns log p(x|z) of images [B, H, W, C] given each of the codes [B, k, K], [B, k]."""
         pixels = math.prod(self.image_shape)
         logits = self.decoder(tf.reshape(codes, [-1, self.code_size]))
         logits = tf.reshape(logits, [-1, codes.shape[1], pixels])
@@ -171,27 +167,27 @@ class Model(base.Autoencoder):
 
 
 def reparametrised(mean: tf.Tensor, log_variance: tf.Tensor, noise: tf.Tensor) -> tf.Tensor:
-    """Samples mean + standard deviation * noise: [B, K], [B, K], [B, k, K] to [B, k, K]."""
+    """Returns samples mean + std * noise: [B, K], [B, K], [B, k, K] to [B, k, K]."""
     return mean[:, tf.newaxis] + tf.exp(0.5 * log_variance)[:, tf.newaxis] * noise
 
 
 def kl_nats(mean: tf.Tensor, log_variance: tf.Tensor) -> tf.Tensor:
-    """KL(N(mean, diag(variance)) || N(0, I)) in nats, [B, K] to [B] (Kingma & Welling 2014)."""
+    """Returns KL(N(mean, diag(variance)) || N(0, I)) in nats, [B] (Kingma & Welling 2014)."""
     terms = tf.square(mean) + tf.exp(log_variance) - log_variance - 1
     return 0.5 * tf.reduce_sum(terms, axis=-1)
 
 
 def log_mean_exp(values: tf.Tensor) -> tf.Tensor:
-    """The log 1/k sum_i exp(v_i) over the last axis, [B, k] to [B]."""
+    """Returns log 1/k sum_i exp(v_i) over the last axis, [B, k] to [B]."""
     return tf.reduce_logsumexp(values, axis=-1) - math.log(values.shape[-1])
 
 
 def bernoulli_nats(logits: tf.Tensor, pixels: tf.Tensor) -> tf.Tensor:
-    """The log p of each pixel x of logit l: x l - log(1 + exp(l))."""
+    """Returns log p of each pixel x given the logit l: x l - log(1 + exp(l))."""
     return pixels * logits - tf.math.softplus(logits)
 
 
 def gaussian_nats(means: tf.Tensor, pixels: tf.Tensor, standard_deviation: float) -> tf.Tensor:
-    """The log density of each pixel, N(mean, standard_deviation**2)."""
+    """Returns the log density of each pixel, N(mean, standard_deviation**2)."""
     deviations = (pixels - means) / standard_deviation
     return -0.5 * tf.square(deviations) - math.log(standard_deviation * math.sqrt(2 * math.pi))

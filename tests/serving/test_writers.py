@@ -1,0 +1,66 @@
+"""Writers: whole files of any number of blocks, or nothing and one line."""
+
+import contextlib
+import resource
+import signal
+
+import numpy as np
+import pyarrow.parquet
+import pytest
+
+from tests.serving.files import array_of, read_table
+from tests.verbs.refusals import refused
+from trainer.serving import writers
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".tsv", ".csv", ".parquet"])
+def test_text_may_grow_longer_from_block_to_block(tmp_path, suffix):
+    labels = ["a", "bb", "a", 'c"\t,c', "dddddd"]
+    output = tmp_path / f"codes{suffix}"
+    codes = np.arange(10, dtype=np.float32).reshape(5, 2)
+    with writers.create(str(output)) as write:
+        for some in (slice(0, 2), slice(2, 4), slice(4, 5)):
+            write({"codes": codes[some], "labels": np.array(labels[some])})
+    np.testing.assert_array_equal(array_of(output, "code"), codes)
+    if suffix == ".npz":
+        with np.load(output) as written:
+            assert written["labels"].tolist() == labels
+    else:
+        assert read_table(output)["label"].to_pylist() == labels
+
+
+def test_a_parquet_file_of_many_row_groups_is_whole(tmp_path):
+    rows = np.zeros((2**16, 64), np.float32)  # 16 MiB
+    with writers.create(str(tmp_path / "c.parquet")) as write:
+        for block in range(3):
+            rows[:, 63] = np.arange(len(rows)) + block * len(rows)
+            write({"codes": rows.copy()})
+    assert pyarrow.parquet.ParquetFile(tmp_path / "c.parquet").num_row_groups > 1
+    written = read_table(tmp_path / "c.parquet")["code_63"].to_numpy()
+    np.testing.assert_array_equal(written, np.arange(3 * len(rows)))
+
+
+@contextlib.contextmanager
+def small_disk(largest_bytes):
+    """Has the system refuse to write files that are larger."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (largest_bytes, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+
+
+@pytest.mark.parametrize("name", ["out.npy", "out.npz", "out.csv", "out.parquet", "out/"])
+def test_a_disk_that_is_full_on_the_way_gets_one_line_and_keeps_nothing(tmp_path, name):
+    rows = np.random.default_rng(0).random((8, 64, 64, 1), np.float32)
+    rows = rows if name == "out/" else rows.reshape(-1, 64)
+    with (
+        refused("File too large", tmp_path),
+        small_disk(2**12 if name == "out/" else 2**16),
+        writers.create(f"{tmp_path}/{name}") as write,
+    ):
+        for _ in range(20):
+            write({"images": rows})

@@ -1,0 +1,147 @@
+"""Options of encode, decode, denoise, sample and export, checked without TensorFlow and data."""
+
+import dataclasses
+import importlib.util
+from collections.abc import Sequence
+from pathlib import Path
+
+from trainer.errors import UserError, require, require_at_least, require_choice
+from trainer.run.workdir import CONFIG, SAMPLES
+from trainer.run.workdir import read as read_run
+from trainer.serving import model_card
+from trainer.storage import paths
+
+FORMATS = tuple(model_card.FILES)
+IMAGE_CHANNELS = (1, 3, 4)  # grey, RGB, RGBA
+_ROW_SUFFIXES = (*paths.ARRAY_SUFFIXES, *paths.TABLE_SUFFIXES)  # for codes and vectors
+_ONNX_PACKAGES = ("tf2onnx", "onnx", "onnxruntime")
+
+
+@dataclasses.dataclass(frozen=True)
+class StreamOptions:
+    """Options that encode, decode and denoise share, named as their flags are."""
+
+    checkpoint: str = "last"  # or "best"
+    array: str = ""  # to read from an .npz file that holds several
+    label_column: str = ""  # of a table
+    resize: bool = False  # image files to the size of the model's images
+    errors: bool = False  # encode also writes the mean squared error of each reconstruction
+    batch_size: int = 512
+    overwrite: bool = False
+
+
+DEFAULTS = StreamOptions()
+
+
+def check_stream(
+    workdir: str, source: str, output: str, options: StreamOptions, *, reads: str, writes: str
+) -> None:
+    """Raises UserError unless the input and the output can hold "examples" or "codes" of the run.
+
+    `reads` and `writes` are the content of the input and of the output.
+    """
+    shape = example_shape(workdir)
+    paths.check_input_and_output(source, output, overwrite=options.overwrite)
+    if writes == "codes":
+        paths.require_suffix(output, _ROW_SUFFIXES, "codes")
+    elif len(shape) == 1:
+        paths.require_suffix(output, _ROW_SUFFIXES, "vectors")
+    elif shape[-1] in IMAGE_CHANNELS:
+        paths.require_suffix(output, (paths.FOLDER, *paths.ARRAY_SUFFIXES), "images")
+    else:
+        paths.require_suffix(output, paths.ARRAY_SUFFIXES, f"images of {shape[-1]} channels")
+    require(
+        not options.errors or paths.suffix(output) != ".npy",
+        f"errors=True is not for output={output!r}: an .npy file holds the codes alone",
+    )
+    if reads == "codes":
+        _check_codes(paths.path_of(source), options)
+    elif source in paths.SPLITS:
+        for name in ("array", "label_column", "resize"):
+            value = getattr(options, name)
+            require(not value, f"{name}={value!r} is not for input={source!r}, a split of the run")
+    else:
+        _check_examples(paths.path_of(source), shape, options)
+
+
+def check_sample(workdir: str, count: int, output: str, *, overwrite: bool) -> Path:
+    """Returns the folder of the samples; raises UserError if they cannot be written there."""
+    read_run(paths.path_of(workdir))
+    require_at_least("n", count, 1)
+    return paths.check_output_files(output or workdir, SAMPLES, overwrite=overwrite)
+
+
+def check_export(workdir: str, output: str, formats: Sequence[str], *, overwrite: bool) -> Path:
+    """Returns the folder of the export; raises UserError if it or a format is not possible."""
+    for name in formats:
+        require_choice("formats", name, FORMATS)
+    require(len(formats) > 0, f"formats is empty; allowed: {', '.join(FORMATS)}")
+    if "onnx" in formats:
+        missing = [name for name in _ONNX_PACKAGES if importlib.util.find_spec(name) is None]
+        require(
+            not missing,
+            f"formats=onnx needs {', '.join(missing)}: pip install 'autoencoder-trainer[onnx]'",
+        )
+    read_run(paths.path_of(workdir))
+    return paths.check_output_folder(output, model_card.CARD, overwrite=overwrite)
+
+
+def example_shape(workdir: str) -> tuple[int, ...]:
+    """Returns the shape of the run's examples: (H, W, C) of images or (D,) of vectors.
+
+    Raises:
+      UserError: the workdir holds no run, or its config.json is damaged.
+    """
+    path = paths.path_of(workdir)
+    inputs = read_run(path).inputs
+    try:
+        return tuple(map(int, inputs["image_shape"]))
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path / CONFIG} is damaged: it holds no shape of the inputs") from error
+
+
+def describe(shape: tuple[int, ...], content: str = "") -> str:
+    """Returns what rows of this shape are called in messages, as "images of 28x28x1"."""
+    content = content or ("vectors" if len(shape) == 1 else "images")
+    return f"{content} of {'x'.join(map(str, shape))}"
+
+
+def _check_codes(path: Path, options: StreamOptions) -> None:
+    require(
+        path.suffix.lower() in _ROW_SUFFIXES and not path.is_dir(),
+        f"input={str(path)!r} is not allowed; codes are read from {', '.join(_ROW_SUFFIXES)}",
+    )
+    _require_npz(path, options.array)
+
+
+def _check_examples(path: Path, shape: tuple[int, ...], options: StreamOptions) -> None:
+    suffix = path.suffix.lower()
+    is_images = path.is_dir() or suffix in paths.IMAGE_SUFFIXES
+    is_table = suffix in paths.TABLE_SUFFIXES and not is_images
+    require(
+        is_images or suffix in _ROW_SUFFIXES,
+        f"input={str(path)!r} is not allowed; allowed: {', '.join(paths.SPLITS)}, a folder of "
+        f"images, or a file that ends in {', '.join((*paths.IMAGE_SUFFIXES, *_ROW_SUFFIXES))}",
+    )
+    _require_npz(path, options.array)
+    require(
+        options.label_column == "" or is_table,
+        f"label_column={options.label_column!r} is for tables only, not {path}",
+    )
+    require(
+        not options.resize or is_images,
+        f"resize is for image files only; {path} keeps the shape that it has",
+    )
+    takes = f"but the model takes {describe(shape)}"
+    if is_images:
+        require(len(shape) > 1, f"{path} holds images, {takes}")
+        channels = ", ".join(map(str, IMAGE_CHANNELS))
+        require(shape[-1] in IMAGE_CHANNELS, f"{path} holds images of {channels} channels, {takes}")
+    require(len(shape) == 1 or not is_table, f"{path} is a table, {takes}")
+
+
+def _require_npz(path: Path, array: str) -> None:
+    require(
+        array == "" or path.suffix.lower() == ".npz",
+        f"array={array!r} is for .npz files only, not {path}",
+    )
