@@ -13,7 +13,7 @@ def applies(evaluated: EvaluatedModel) -> bool:
 
 
 def measure(evaluated: EvaluatedModel) -> Result:
-    """Measures `knn_accuracy`, the test accuracy of 5 nearest neighbours among training codes."""
+    """Measures `knn_accuracy`, the test accuracy of 5-NN on the training codes."""
     from sklearn.neighbors import KNeighborsClassifier
 
     classifier = KNeighborsClassifier(min(_NEIGHBORS, len(evaluated.train_codes)), n_jobs=-1)
