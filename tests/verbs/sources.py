@@ -1,4 +1,4 @@
-"""Data of every sort, as files and settings, and tiny runs on them."""
+"""One small data set of each source, and the config of a tiny run on it."""
 
 import dataclasses
 from typing import Any
@@ -28,12 +28,12 @@ FINETUNING: dict[str, Any] = {
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """Data to train on, and what the verbs take that are handed such."""
+    """Data to train on, and an input like them for the verbs that read files."""
 
     settings: dict[str, Any]  # of the config's data
     shape: tuple[int, ...]
     labelled: bool
-    like: str  # an input of this sort; or a part of the run's own data, where it has no files
+    like: str  # such an input; a split of the run's own data where they are no files
 
     @property
     def of_vectors(self):
@@ -48,7 +48,7 @@ def vectors(count=EXAMPLES, seed=0):
     return np.random.default_rng(seed).normal(5, 2, (count, FEATURES))
 
 
-def save_pictures(folder, images):
+def save_images(folder, images):
     folder.mkdir(parents=True)
     for number, image in enumerate(images):
         Image.fromarray(image).save(folder / f"{number:02}.png")
@@ -82,14 +82,14 @@ def tfds(folder):
 
 
 def grey_images(folder):
-    save_pictures(folder / "own", pixels((SIDE, SIDE)))
+    save_images(folder / "own", pixels((SIDE, SIDE)))
     return Source({"name": f"images:{folder / 'own'}"}, (SIDE, SIDE, 1), False, f"{folder}/own")
 
 
 def colour_images(folder):
-    for part in ("train", "test"):
+    for split in ("train", "test"):
         for number, name in enumerate("ab"):
-            save_pictures(folder / part / name, pixels((SIDE, SIDE, 3), 20, number))
+            save_images(folder / split / name, pixels((SIDE, SIDE, 3), 20, number))
     return Source({"name": f"images:{folder}"}, (SIDE, SIDE, 3), True, f"{folder}/test")
 
 
@@ -101,11 +101,11 @@ def csv(folder):
 
 
 def parquet(folder):
-    for seed, part in enumerate(("train", "test")):
+    for seed, split in enumerate(("train", "test")):
         rows = vectors(seed=seed)
         rows[3, 1] = np.nan
-        write_table(folder / f"{part}.parquet", rows, kind=classes())
-    train, test = (folder / f"{part}.parquet" for part in ("train", "test"))
+        write_table(folder / f"{split}.parquet", rows, kind=classes())
+    train, test = (folder / f"{split}.parquet" for split in ("train", "test"))
     settings = {"name": f"table:{train},{test}", "label_column": "kind", "impute": "mean"}
     return Source(settings, (FEATURES,), True, str(test))
 
