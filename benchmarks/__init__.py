@@ -1,1 +1,1 @@
-"""Speed beside what a user would run otherwise, always in one run."""
+"""Speed next to what a user would run otherwise, always measured in one run."""

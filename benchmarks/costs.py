@@ -1,7 +1,7 @@
-"""python -m benchmarks.costs: what a training costs beside its steps.
+"""python -m benchmarks.costs: what a training costs besides its steps.
 
-Replicas, the size of the data, the way to the first step, checkpoints. Each measurement is a
-process of its own; they take turns, and medians are compared. Writes a table and the figures.
+Measures replicas, the size of the data, the start-up and checkpoints. Each measurement runs in a
+process of its own; the measurements alternate, and medians are compared. Writes a table and JSON.
 """
 
 import json
@@ -11,18 +11,18 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 from absl import app, flags
 
-_ROUNDS = flags.DEFINE_integer("rounds", 3, "Measurements of each; medians are compared.", 1)
-_SECONDS = flags.DEFINE_float("seconds", 5.0, "How long a rate is measured.", 0.1)
-_COSTS = flags.DEFINE_list("costs", [], "Some of replicas, data, start, checkpoints; or all.")
-_DATA = flags.DEFINE_string("data", "digits", "The data set that the start-up reads.")
-_OUT = flags.DEFINE_string("out", "runs/benchmark", "The folder of the table and the figures.")
-_ONE = flags.DEFINE_string("one", None, "Measures this one alone, as replicas/conv/4.")
+_ROUNDS = flags.DEFINE_integer("rounds", 3, "Measurements of each case; medians are compared.", 1)
+_SECONDS = flags.DEFINE_float("seconds", 5.0, "Seconds for which a rate is measured.", 0.1)
+_COSTS = flags.DEFINE_list("costs", [], "Any of replicas, data, start, checkpoints; default: all.")
+_DATA = flags.DEFINE_string("data", "digits", "The data set of the start-up measurement.")
+_OUT = flags.DEFINE_string("out", "runs/benchmark", "The folder of costs.md and costs.json.")
+_ONE = flags.DEFINE_string("one", None, "Measure this case only, as replicas/conv/4.")
 
 _GIB = 2**30
 _CHECKPOINT_EVERY_SECONDS = 60.0
@@ -41,7 +41,7 @@ flags.register_validator(
 
 
 def main(argv: list[str]) -> None:
-    """Measures one cost where it is named, and all of them otherwise."""
+    """Measures the case of --one and prints it, or all cases and writes the table."""
     del argv
     if _ONE.value:
         cost, _, case = _ONE.value.partition("/")
@@ -49,10 +49,10 @@ def main(argv: list[str]) -> None:
         return
     found: dict[str, dict[str, list[float]]] = {}
     for round_number in range(_ROUNDS.value):
-        for one in _all():
-            for name, value in _in_a_process(one).items():
-                found.setdefault(one, {}).setdefault(name, []).append(value)
-                print(f"round {round_number + 1}  {one} {name} {value:,.4g}", file=sys.stderr)
+        for case in _all_cases():
+            for name, value in _in_a_process(case).items():
+                found.setdefault(case, {}).setdefault(name, []).append(value)
+                print(f"round {round_number + 1}  {case} {name} {value:,.4g}", file=sys.stderr)
     table = "\n".join(_table(found))
     out = Path(_OUT.value)
     out.mkdir(parents=True, exist_ok=True)
@@ -62,7 +62,7 @@ def main(argv: list[str]) -> None:
 
 
 def replicas(case: str) -> dict[str, float]:
-    """Images per second at batch 512 on so many logical devices, which share the cores."""
+    """Measures images per second at batch 512 on logical CPU devices, which share the cores."""
     from benchmarks.sides import clock
     from benchmarks.sides.with_trainer import Training
 
@@ -72,7 +72,7 @@ def replicas(case: str) -> dict[str, float]:
 
 
 def data_size(case: str) -> dict[str, float]:
-    """Images per second of the dense net at batch 64 on so many images, and the peak memory."""
+    """Measures images per second of the dense net at batch 64 by data size, and peak memory."""
     from benchmarks.sides.with_trainer import Training
     from trainer import data
     from trainer.config import make_data
@@ -86,7 +86,7 @@ def data_size(case: str) -> dict[str, float]:
 
 
 def start(case: str) -> dict[str, float]:
-    """Seconds from the command to its answer, or to the first step that it has logged."""
+    """Measures the seconds from a command to its answer, or to its first logged step."""
     if case in ("help", "wrong_flag"):
         flag = "--help" if case == "help" else "--config.num_epoch=3"
         command = [sys.executable, "-m", "trainer", "--config=configs/dense.py", "--workdir=x"]
@@ -99,7 +99,7 @@ def start(case: str) -> dict[str, float]:
 
 
 def _seconds_to_next_row(run: Path) -> float:
-    """Starts or resumes a training, until its log has grown; leaves a checkpoint."""
+    """Starts or resumes a training until its log grows, then stops it, with a checkpoint."""
     log = run / "metrics.jsonl"
     rows = len(log.read_text().splitlines()) if log.exists() else 0
     command = [sys.executable, "-m", "trainer", "--config=configs/conv.py", f"--workdir={run}"]
@@ -116,9 +116,9 @@ def _seconds_to_next_row(run: Path) -> float:
 
 
 def checkpoints(net: str) -> dict[str, float]:
-    """The seconds of training that a checkpoint costs, and their share at one a minute.
+    """Measures the seconds of training that a checkpoint costs, and their share at one a minute.
 
-    Windows of training with one checkpoint in each, and without, take turns.
+    Windows of training with and without a checkpoint alternate.
     """
     from benchmarks.sides import clock
     from benchmarks.sides.with_trainer import Training
@@ -127,59 +127,51 @@ def checkpoints(net: str) -> dict[str, float]:
     from trainer.training.resume import finite_state
 
     training = Training(net, 64, clock.images())
-    training.call()
-    seconds: dict[bool, list[float]] = {False: [], True: []}
+    training.warm_up()
+    rates: dict[bool, list[float]] = {False: [], True: []}  # steps per second, without and with
     with tempfile.TemporaryDirectory() as folder:
         saver = BackgroundSaver(Checkpoints(Path(folder), run_id="benchmark"))
-        calls = _calls_in(training.call, _SECONDS.value)
         for number in range(10):
             saves = number % 2 == 1
-            began = time.perf_counter()
+            steps, began = 0, time.perf_counter()
             if saves:
                 state = finite_state(training.steps, number)
                 saver.save(number, state, validation_loss=None, keep=1)
-            for _ in range(calls):
-                training.call()
-            seconds[saves].append(time.perf_counter() - began)
+            while time.perf_counter() - began < _SECONDS.value:
+                steps += len(training.call())
+            rates[saves].append(steps / (time.perf_counter() - began))
             saver.wait()
         saver.close()
-    lost = statistics.median(seconds[True]) - statistics.median(seconds[False])
+    slowdown = 1 - statistics.median(rates[True]) / statistics.median(rates[False])
+    lost = slowdown * _SECONDS.value
     return {"seconds_lost": lost, "share_at_one_a_minute": lost / _CHECKPOINT_EVERY_SECONDS}
-
-
-def _calls_in(call: Callable[[], object], seconds: float) -> int:
-    began, calls = time.perf_counter(), 0
-    while time.perf_counter() - began < seconds:
-        call()
-        calls += 1
-    return calls
 
 
 _MEASURES = {"replicas": replicas, "data": data_size, "start": start, "checkpoints": checkpoints}
 
 
-def _all() -> Iterator[str]:
+def _all_cases() -> Iterator[str]:
     for cost in _COSTS.value or _CASES:
         yield from (f"{cost}/{case}" for case in _CASES[cost])
 
 
-def _in_a_process(one: str) -> dict[str, float]:
-    command = [sys.executable, "-m", "benchmarks.costs", f"--one={one}"]
+def _in_a_process(case: str) -> dict[str, float]:
+    command = [sys.executable, "-m", "benchmarks.costs", f"--one={case}"]
     command += [f"--seconds={_SECONDS.value}", f"--data={_DATA.value}"]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     return json.loads(done.stdout.splitlines()[-1])
 
 
 def _table(found: dict[str, dict[str, list[float]]]) -> Iterator[str]:
-    """A row a figure: the median and the range over the rounds."""
-    yield "| cost | figure | median | lowest | highest |\n|---|---|---|---|---|"
-    for one, figures in found.items():
-        for name, values in figures.items():
+    """Yields the lines of a Markdown table: the median and the range of each value."""
+    yield "| case | value | median | lowest | highest |\n|---|---|---|---|---|"
+    for case, measured in found.items():
+        for name, values in measured.items():
             cells = (statistics.median(values), min(values), max(values))
             shown = " | ".join(
                 f"{value:,.0f}" if value >= 100 else f"{value:.4f}" for value in cells
             )
-            yield f"| {one} | {name} | {shown} |"
+            yield f"| {case} | {name} | {shown} |"
 
 
 if __name__ == "__main__":

@@ -1,17 +1,34 @@
-"""The nets that every side trains, as plain data: the encoder and decoder of each config in one."""
+"""The nets that every side trains, as plain data: encoder and decoder of a config in one list."""
 
+import math
 from typing import NamedTuple
 
-IMAGE_SHAPE = (28, 28, 1)
+IMAGE_SHAPE: tuple[int, ...] = (28, 28, 1)
+WITH_WEIGHTS = ("dense", "conv", "transposed")  # the kinds of layers that have a kernel and a bias
 
 
 class Layer(NamedTuple):
-    """One layer: `size` is its units or channels; `stride` that of a convolution or a pooling."""
+    """One layer of a net."""
 
     kind: str  # dense, conv, transposed, pool, up, flatten, map (7 x 7 x size), sample (of a vae)
-    size: int = 0
-    stride: int = 1
+    size: int = 0  # units or channels
+    stride: int = 1  # of a convolution or a pooling, or the factor of an upsampling
     activation: str = "linear"
+
+
+def output_shape(layer: Layer, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Returns what a layer makes of an input shape: (height, width, channels) or (units,)."""
+    *sides, channels = shape
+    match layer.kind:
+        case "conv" | "pool":
+            sides = [-(-side // layer.stride) for side in sides]
+        case "transposed" | "up":
+            sides = [side * layer.stride for side in sides]
+        case "flatten":
+            return (math.prod(shape),)
+        case "map":
+            return (7, 7, layer.size)
+    return (*sides, layer.size or channels)
 
 
 def _dense(*units: int, activation: str = "relu") -> list[Layer]:
@@ -37,7 +54,7 @@ NETS: dict[str, list[Layer]] = {
         *(_FLATTEN, *_dense(1000, 500, 250), Layer("dense", 30)),
         *(*_dense(250, 500, 1000), Layer("dense", 784, activation="sigmoid")),
     ],
-    # Dynamically binarised at the input; the loss is the negative ELBO.
+    # Its input is binarised anew in each step; the loss is the negative ELBO.
     "vae": [
         *(_FLATTEN, *_dense(200, 200, activation="tanh"), Layer("dense", 100)),
         *(Layer("sample", 50), *_dense(200, 200, activation="tanh"), Layer("dense", 784)),

@@ -1,8 +1,8 @@
-"""python -m benchmarks.results: every kind trained, measured, and set beside its paper.
+"""python -m benchmarks.results: trains and evaluates every kind, and compares it with its paper.
 
-Each run is the config of its name on MNIST, by the project's own commands in a folder of its own:
-one that is there goes on or is done. What it measured and how long it trained are kept in
-`docs/results/`, from which `docs/results.md` is written; so a part can be made anew by name, as
+Each run is the config of its name on MNIST, by the project's own commands in a workdir of its own,
+where it is resumed if it is not finished. The metrics and the training time are kept in
+`docs/results/`, from which `docs/results.md` is written; so single runs can be repeated by name, as
 `--runs=vae,iwae`.
 """
 
@@ -27,30 +27,27 @@ _FINETUNED = "finetuned.json"  # whose module would bring TensorFlow into this p
 _ERRORS = ("finetuned_test_error", "frozen_test_error")
 
 
-class Figure(NamedTuple):
-    """A number of a run: its key in `metrics.json` or `finetuned.json`, and what it is held to."""
+class Metric(NamedTuple):
+    """A metric of a run by its key in `metrics.json` or `finetuned.json`, and its goal."""
 
     name: str
     key: str
     anchor: str
     goal: float | None = None
-    at_least: bool = False  # else the goal is the most that it may be
+    at_least: bool = False  # else the goal is an upper bound
 
 
 class Run(NamedTuple):
-    """A run: its protocol in words, its figures, its pictures that the docs show.
-
-    Where it is fine-tuned, with which flags.
-    """
+    """A run: its protocol in words, its metrics, and the figures that the docs show."""
 
     protocol: str
-    figures: tuple[Figure, ...]
-    pictures: tuple[str, ...] = ("reconstructions",)
-    finetuning: tuple[str, ...] | None = None
+    metrics: tuple[Metric, ...]
+    figures: tuple[str, ...] = ("reconstructions",)
+    finetuning: tuple[str, ...] | None = None  # flags of trainer.finetune; None: not fine-tuned
 
 
-def _mse(anchor: str, goal: float | None = None) -> Figure:
-    return Figure("mse", "mse", anchor, goal)
+def _mse(anchor: str, goal: float | None = None) -> Metric:
+    return Metric("mse", "mse", anchor, goal)
 
 
 RUNS: Mapping[str, Run] = {
@@ -58,7 +55,7 @@ RUNS: Mapping[str, Run] = {
         "one linear map, a code of 32",
         (
             _mse("PCA .01683", 0.0169),
-            Figure("largest angle to PCA's subspace, degrees", "largest_angle_degrees", "0"),
+            Metric("largest angle to PCA's subspace, degrees", "largest_angle_degrees", "0"),
         ),
     ),
     "dense": Run("784-128-64-32, relu", (_mse("PCA of 32 numbers .01683", 0.01683),)),
@@ -68,42 +65,42 @@ RUNS: Mapping[str, Run] = {
     "denoising": Run(
         "Gaussian noise of 0.4, cut to [0, 1] and new each time; 28,353 parameters",
         (
-            Figure("bce of the restored", "denoised_bce", ".0839, keras.io", 0.0830),
-            Figure("mse of the restored", "denoised_mse", ""),
-            Figure("mse of the noisy", "noisy_mse", ""),
-            Figure("mse of the noisy by PCA", "noisy_pca_mse", ""),
+            Metric("bce of the restored", "denoised_bce", ".0839, keras.io", 0.0830),
+            Metric("mse of the restored", "denoised_mse", ""),
+            Metric("mse of the noisy", "noisy_mse", ""),
+            Metric("mse of the noisy by PCA", "noisy_pca_mse", ""),
         ),
         ("reconstructions", "denoising_levels"),
     ),
     "sparse": Run(
         "1,000 units, 25 active in training and 75 at test time, tied; frozen codes",
         (
-            Figure(
+            Metric(
                 "error of logistic regression",
                 "linear_classifier_error",
                 "1.35 %, Makhzani & Frey",
                 0.0135,
             ),
-            Figure("dead units, share", "dead_units_share", ""),
+            Metric("dead units, share", "dead_units_share", ""),
         ),
         ("reconstructions", "activations", "filters"),
     ),
     "sparse_kl": Run(
         "1,000 sigmoid units, the mean activation of each drawn to .1; frozen codes",
-        (Figure("error of logistic regression", "linear_classifier_error", ""),),
+        (Metric("error of logistic regression", "linear_classifier_error", ""),),
         ("reconstructions", "activations", "filters"),
     ),
     "contractive": Run(
         "1,000 sigmoid units, tied; encoder and softmax trained on the labels",
         (
-            Figure(
+            Metric(
                 "error, fine-tuned",
                 "finetuned_test_error",
                 "1.14 %, Rifai et al. 2011",
                 0.0114,
             ),
-            Figure("error, frozen", "frozen_test_error", ""),
-            Figure("mean norm of the Jacobian", "jacobian_norm", ""),
+            Metric("error, frozen", "frozen_test_error", ""),
+            Metric("mean norm of the Jacobian", "jacobian_norm", ""),
         ),
         ("reconstructions", "singular_values"),
         finetuning=(),
@@ -111,21 +108,21 @@ RUNS: Mapping[str, Run] = {
     "sdae": Run(
         "1000-1000-1000, 25 % masking; encoder and softmax trained on the labels",
         (
-            Figure(
+            Metric(
                 "error, fine-tuned",
                 "finetuned_test_error",
                 "1.28 %, Vincent et al. 2010",
                 0.0128,
             ),
-            Figure("error, frozen", "frozen_test_error", ""),
+            Metric("error, frozen", "frozen_test_error", ""),
         ),
         finetuning=("--learning_rate=1e-3",),
     ),
     "concrete_paper": Run(
         "50 pixels, linear readout, MNIST's test images alone: 4,000 (400 to validate) and 6,000",
         (
-            Figure("mse of the linear readout", "linear_readout_mse", ".026, Abid et al.", 0.025),
-            Figure(
+            Metric("mse of the linear readout", "linear_readout_mse", ".026, Abid et al.", 0.025),
+            Metric(
                 "accuracy of extra trees", "extra_trees_accuracy", ".906, Abid et al.", 0.91, True
             ),
         ),
@@ -134,8 +131,8 @@ RUNS: Mapping[str, Run] = {
     "concrete": Run(
         "50 pixels, 57,000 / 3,000 / 10,000 images",
         (
-            Figure("mse of the linear readout", "linear_readout_mse", ""),
-            Figure("accuracy of extra trees", "extra_trees_accuracy", ""),
+            Metric("mse of the linear readout", "linear_readout_mse", ""),
+            Metric("accuracy of extra trees", "extra_trees_accuracy", ""),
         ),
         ("reconstructions", "selected_pixels"),
     ),
@@ -147,17 +144,17 @@ RUNS: Mapping[str, Run] = {
     "vae": Run(
         "784-200-200-50, tanh, dynamic binarisation, 5,000 samples",
         (
-            Figure("-log p(x), nats", "nll_nats", "86.76, Burda et al.; 86.35 reproduced", 86.35),
-            Figure("elbo, nats", "elbo_nats", ""),
-            Figure("active units", "active_units", ""),
+            Metric("-log p(x), nats", "nll_nats", "86.76, Burda et al.; 86.35 reproduced", 86.35),
+            Metric("elbo, nats", "elbo_nats", ""),
+            Metric("active units", "active_units", ""),
         ),
         ("reconstructions", "prior_samples", "interpolations"),
     ),
     "iwae": Run(
         "the same by the bound of 5 importance samples",
         (
-            Figure("-log p(x), nats", "nll_nats", "85.54, Burda et al.; 85.18 reproduced", 85.4),
-            Figure("active units", "active_units", ""),
+            Metric("-log p(x), nats", "nll_nats", "85.54, Burda et al.; 85.18 reproduced", 85.4),
+            Metric("active units", "active_units", ""),
         ),
         ("reconstructions", "prior_samples"),
     ),
@@ -172,7 +169,7 @@ flags.register_validator(
 
 
 def main(argv: list[str]) -> None:
-    """Trains and measures what is asked for; writes the table of all that is measured."""
+    """Trains and evaluates the runs of --runs; writes the table of all runs."""
     del argv
     for name in _RUNS.value:
         workdir = Path(_WORKDIRS.value).absolute() / name
@@ -187,7 +184,7 @@ def main(argv: list[str]) -> None:
 
 
 def keep(name: str, workdir: Path, folder: Path) -> None:
-    """Takes a run's figures as `<name>.json`, and its pictures, over into the docs."""
+    """Copies the metrics of a run to `<name>.json` in a folder of the docs, and its figures."""
     folder.mkdir(parents=True, exist_ok=True)
     measured = json.loads((workdir / METRICS).read_text())
     if RUNS[name].finetuning is not None:
@@ -197,12 +194,12 @@ def keep(name: str, workdir: Path, folder: Path) -> None:
     measured["training_seconds"] = training_seconds(run.log.rows(), run.config.batch_size)
     measured["num_epochs"] = run.config.num_epochs
     (folder / f"{name}.json").write_text(json.dumps(measured, indent=1) + "\n")
-    for picture in RUNS[name].pictures:
-        shutil.copyfile(workdir / f"{picture}.png", folder / f"{name}-{picture}.png")
+    for figure in RUNS[name].figures:
+        shutil.copyfile(workdir / f"{figure}.png", folder / f"{name}-{figure}.png")
 
 
 def table(folder: Path) -> str:
-    """The figures of the runs that a folder holds, each beside its anchor, and their pictures."""
+    """Returns the page of the runs in a folder: metrics, published numbers, goals and figures."""
     lines = [
         "# Results",
         "",
@@ -220,38 +217,38 @@ def table(folder: Path) -> str:
         if path.exists():
             lines += _rows(name, run, json.loads(path.read_text()))
             shown += [f"\n## `{name}`\n"]
-            shown += [f"![{name}: {p}](results/{name}-{p}.png)\n" for p in run.pictures]
+            shown += [f"![{name}: {p}](results/{name}-{p}.png)\n" for p in run.figures]
     return "\n".join(lines + shown)
 
 
 def _rows(name: str, run: Run, measured: Mapping[str, Any]) -> Iterator[str]:
     first = (f"`{name}`", run.protocol)
     last = (f"{measured['num_epochs']:g}", f"{measured['training_seconds'] / 60:.0f} min")
-    for figure in run.figures:
-        value = measured[figure.key]
-        cells = (*first, figure.name, _number(figure, value), figure.anchor)
-        yield f"| {' | '.join((*cells, _goal(figure, value), *last))} |"
+    for metric in run.metrics:
+        value = measured[metric.key]
+        cells = (*first, metric.name, _number(metric, value), metric.anchor)
+        yield f"| {' | '.join((*cells, _goal(metric, value), *last))} |"
         first = last = ("", "")
 
 
-def _goal(figure: Figure, value: float) -> str:
-    """The goal, and whether it was reached."""
-    if figure.goal is None:
+def _goal(metric: Metric, value: float) -> str:
+    """Returns the goal, and whether the value reaches it."""
+    if metric.goal is None:
         return ""
-    reached = value >= figure.goal if figure.at_least else value <= figure.goal
-    bound = "at least" if figure.at_least else "at most"
-    return f"{bound} {_number(figure, figure.goal)}: {'reached' if reached else 'short'}"
+    reached = value >= metric.goal if metric.at_least else value <= metric.goal
+    bound = "at least" if metric.at_least else "at most"
+    return f"{bound} {_number(metric, metric.goal)}: {'reached' if reached else 'short'}"
 
 
-def _number(figure: Figure, value: float) -> str:
-    """Four digits, as many places as they leave; an error or a share in per cent."""
-    if figure.key.endswith(("_error", "_share")):
+def _number(metric: Metric, value: float) -> str:
+    """Formats a value with four digits; an error or a share in per cent."""
+    if metric.key.endswith(("_error", "_share")):
         return f"{value:.2%}".replace("%", " %")
     return str(value) if isinstance(value, int) else f"{value:.4g}"
 
 
 def _run(module: str, *arguments: str) -> None:
-    """Runs one of the project's commands; its failure is this one's."""
+    """Runs one of the project's commands; exits with its status if it fails."""
     environment = os.environ | {"PYTHONUNBUFFERED": "1"}
     command = [sys.executable, "-m", module, *arguments]
     done = subprocess.run(command, cwd=_ROOT, env=environment, check=False)

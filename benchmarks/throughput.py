@@ -1,11 +1,12 @@
-"""python -m benchmarks.throughput: images per second while training, beside what users use today.
+"""python -m benchmarks.throughput: images per second while training, by framework.
 
-Each measurement is a process of its own; the sides take turns, and medians are compared. All train
-the same nets on the same images in memory; compilation is left out. A side whose framework is not
-installed (pip install '.[bench]') is left out too. Writes a table, a plot and the figures.
+Each measurement runs in a process of its own; the frameworks alternate, and medians are compared.
+All train the same nets on the same images in memory; compilation does not count. A framework that
+is not installed (pip install '.[bench]') is left out. Writes a table, a plot and JSON.
 """
 
 import importlib.util
+import itertools
 import json
 import os
 import statistics
@@ -19,11 +20,11 @@ from absl import app, flags
 from benchmarks import limit, sides
 from benchmarks.nets import NETS
 
-# The same kernels for everyone: TensorFlow leaves these off on CPUs without AVX-512.
+# The same kernels for Keras as for the trainer: off by default on CPUs without AVX-512.
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-_MODULES = {  # of benchmarks.sides, by the package that each needs
+_MODULES = {  # of benchmarks.sides, with the package that each needs
     "with_trainer": "tensorflow",
     "with_keras": "keras",
     "with_torch": "torch",
@@ -35,49 +36,49 @@ _CONV_SIDES = (
     *("torch", "torch_compiled", "torch_channels_last", "jax_step"),
 )
 
-_NETS = flags.DEFINE_list("nets", list(NETS), "The nets.")
+_NETS = flags.DEFINE_list("nets", list(NETS), "The nets to train.")
 _BATCHES = flags.DEFINE_list("batches", ["64", "512", "4096"], "The batch sizes.")
-_WAYS = flags.DEFINE_list("ways", [], "The ways; by default those that make sense for a net.")
-_ROUNDS = flags.DEFINE_integer("rounds", 3, "Measurements of each; medians are compared.", 1)
-_SECONDS = flags.DEFINE_float("seconds", 3.0, "How long one takes once compiled.", 0.1)
-_OUT = flags.DEFINE_string("out", "runs/benchmark", "The folder of the plot and the figures.")
+_WAYS = flags.DEFINE_list("ways", [], "The ways to train; default: those that suit the net.")
+_ROUNDS = flags.DEFINE_integer("rounds", 3, "Measurements of each case; medians are compared.", 1)
+_SECONDS = flags.DEFINE_float("seconds", 3.0, "Seconds of a measurement, after compilation.", 0.1)
+_OUT = flags.DEFINE_string("out", "runs/benchmark", "The folder of table, plot and JSON.")
 _TORCH_PYTHON = flags.DEFINE_string(
-    "torch_python", None, "An interpreter with PyTorch, whose CUDA would overwrite TensorFlow's."
+    "torch_python",
+    None,
+    "A Python with PyTorch, whose CUDA would overwrite TensorFlow's.",
 )
-_ONE = flags.DEFINE_string("one", None, "Measures this one alone, as with_torch/torch/conv/64.")
+_ONE = flags.DEFINE_string("one", None, "Measure this case only, as with_torch/torch/conv/64.")
 
 flags.register_validator(
     "nets", lambda nets: set(nets) <= NETS.keys(), f"allowed: {', '.join(NETS)}"
 )
 flags.register_validator(
-    "batches", lambda sizes: all(size.isdecimal() and int(size) > 0 for size in sizes), "sizes"
+    "batches", lambda sizes: all(size.isdecimal() and int(size) > 0 for size in sizes), "integers"
 )
 
 Rates = dict[str, dict[str, list[float]]]  # images per second by "net/batch" and way
 
 
 def main(argv: list[str]) -> None:
-    """Measures one way where it is named, and all of them otherwise."""
+    """Measures the case of --one and prints it, or all cases and writes the results."""
     del argv
     if _ONE.value:
         module, way, net, batch_size = _ONE.value.split("/")
         print(sides.measure(module, way, net, int(batch_size), _SECONDS.value))
         return
     rates: Rates = {}
-    for round_number in range(_ROUNDS.value):
-        for net in _NETS.value:
-            for batch_size in _BATCHES.value:
-                row = rates.setdefault(f"{net}/{batch_size}", {})
-                for module, way in _ways(net):
-                    case = f"round {round_number + 1}  {net} {batch_size} {way}"
-                    try:
-                        rate = _in_a_process(f"{module}/{way}/{net}/{batch_size}")
-                    except subprocess.CalledProcessError as error:
-                        why = error.stderr.strip().splitlines()[-1:]
-                        print(f"{case}: failed: {' '.join(why)}", file=sys.stderr, flush=True)
-                        continue
-                    row.setdefault(way, []).append(rate)
-                    print(f"{case}: {rate:,.0f}", file=sys.stderr, flush=True)
+    rounds = range(1, _ROUNDS.value + 1)
+    for number, net, batch_size in itertools.product(rounds, _NETS.value, _BATCHES.value):
+        row = rates.setdefault(f"{net}/{batch_size}", {})
+        for module, way in _ways(net):
+            try:
+                rate = _in_a_process(f"{module}/{way}/{net}/{batch_size}")
+            except subprocess.CalledProcessError as error:
+                said = f"failed: {' '.join(error.stderr.strip().splitlines()[-1:])}"
+            else:
+                row.setdefault(way, []).append(rate)
+                said = f"{rate:,.0f}"
+            print(f"round {number}  {net} {batch_size} {way}: {said}", file=sys.stderr, flush=True)
     machine = limit.measure()
     out = Path(_OUT.value)
     out.mkdir(parents=True, exist_ok=True)
@@ -89,7 +90,7 @@ def main(argv: list[str]) -> None:
 
 
 def _ways(net: str) -> Iterator[tuple[str, str]]:
-    """The ways to measure, each with its module."""
+    """Yields the ways to train a net, each with its module."""
     known = {
         way: name
         for name, package in _MODULES.items()
@@ -101,50 +102,49 @@ def _ways(net: str) -> Iterator[tuple[str, str]]:
         sys.exit(
             f"error: --ways={','.join(sorted(unknown))} is not known; allowed: {', '.join(known)}"
         )
-    wanted = _WAYS.value or (_CONV_SIDES if "conv" in net else _SIDES)
-    yield from ((known[way], way) for way in wanted if way in known)
+    ways = _WAYS.value or (_CONV_SIDES if "conv" in net else _SIDES)
+    yield from ((known[way], way) for way in ways if way in known)
 
 
-def _in_a_process(one: str) -> float:
-    python = _TORCH_PYTHON.value if one.startswith("with_torch/") else None
-    command = [python or sys.executable, "-m", "benchmarks.throughput", f"--one={one}"]
+def _in_a_process(case: str) -> float:
+    python = _TORCH_PYTHON.value if case.startswith("with_torch/") else None
+    command = [python or sys.executable, "-m", "benchmarks.throughput", f"--one={case}"]
     command.append(f"--seconds={_SECONDS.value}")
-    done = subprocess.run(
-        command,
-        check=True,
-        capture_output=True,
-        text=True,
-    )
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
     return float(done.stdout.splitlines()[-1])
 
 
 def _table(rates: Rates, machine: limit.Machine) -> str:
-    """A row a net and batch: medians, the trainer over the article and the best peer, the limit."""
+    """Returns a Markdown table with a row per net and batch size.
+
+    Its columns: the medians, the trainer's ratio to the article's script and to the fastest other
+    framework, and the share of the machine's limit that the trainer reaches.
+    """
     ways = list(dict.fromkeys(way for row in rates.values() for way in row))
     lines = [
-        f"| net, batch | {' | '.join(ways)} | trainer / article | trainer / best peer | limit |",
+        f"| net, batch | {' | '.join(ways)} | trainer / article | trainer / best other | limit |",
         "|---" * (len(ways) + 4) + "|",
     ]
     for case, row in rates.items():
         net, batch_size = case.split("/")
         medians = {way: statistics.median(found) for way, found in row.items()}
         ours = medians.get("trainer", float("nan"))
-        peers = [rate for way, rate in medians.items() if not way.startswith("trainer")]
+        others = [rate for way, rate in medians.items() if not way.startswith("trainer")]
         cells = [f"{medians[way]:,.0f}" if way in medians else "" for way in ways]
         cells.append(f"{ours / medians['article']:.2f}" if "article" in medians else "")
-        cells.append(f"{ours / max(peers):.2f}" if peers else "")
+        cells.append(f"{ours / max(others):.2f}" if others else "")
         cells.append(f"{ours / limit.images_per_second(net, int(batch_size), machine):.0%}")
         lines.append(f"| {net}, {batch_size} | {' | '.join(cells)} |")
     rate, bandwidth = machine["flops_per_second"], machine["bytes_per_second"]
     lines.append(
-        f"\nMedians of images per second. The limit: {rate / 1e9:.0f} GFLOP/s of matrix products, "
-        f"{bandwidth / 1e9:.0f} GB/s of copying, measured here.\n"
+        f"\nMedians of images per second. The limit is that of {rate / 1e9:.0f} GFLOP/s of matrix "
+        f"products and {bandwidth / 1e9:.0f} GB/s of copying, measured here.\n"
     )
     return "\n".join(lines)
 
 
 def _plot(rates: Rates, machine: limit.Machine, path: Path) -> None:
-    """Bars of the medians, a panel a net, with the limit as a line over each group."""
+    """Plots the medians as bars, a panel per net, with the limit as a line over each batch."""
     from matplotlib.figure import Figure
 
     nets = list(dict.fromkeys(case.split("/")[0] for case in rates))

@@ -10,9 +10,3 @@ from trainer.config import defaults
 
 def get_config(kind: str = "dense") -> ConfigDict:
     return defaults(kind)
-
-
-def __getattr__(name: str):  # BRIDGE: base.vae(), until all tests call get_config("vae").model
-    if name.startswith("_"):
-        raise AttributeError(name)
-    return lambda: get_config(name).model

@@ -1,7 +1,7 @@
-"""make docs: the API pages of trainer, launch and configs, made from their docstrings.
+"""make docs: renders the API pages of trainer, launch and configs from their docstrings.
 
-The commands are left out: they are flags alone, which --help explains, and no process can have the
-flags of two of them.
+The commands are left out: they consist of flags, which --help explains, and one process cannot
+define the flags of two commands.
 """
 
 import importlib
@@ -20,7 +20,7 @@ _COMMAND = 'if __name__ == "__main__":'
 
 
 def write(folder: Path) -> None:
-    """Writes a page for each module into a folder, with an index and a search."""
+    """Writes a page per module into a folder, with an index and a search."""
     cli.import_tensorflow()
     for name in PACKAGES:
         _list_everything(importlib.import_module(name))
@@ -29,10 +29,7 @@ def write(folder: Path) -> None:
 
 
 def _list_everything(package: ModuleType) -> None:
-    """Has a package's page show its modules, and what it imports only when it is asked for it.
-
-    pdoc shows what `__all__` names and does not ask.
-    """
+    """Lists a package's modules and lazy imports in `__all__`, so that pdoc shows them."""
     names = getattr(package, "__all__", [])
     contents = {name: getattr(package, name) for name in names}
     contents["__all__"] = [*names, *_modules(Path(package.__path__[0]))]
@@ -40,7 +37,7 @@ def _list_everything(package: ModuleType) -> None:
 
 
 def _modules(folder: Path) -> list[str]:
-    """The modules in a folder that are imported; commands are run."""
+    """Returns the modules in a folder that are no commands."""
     modules = {
         module.name: folder / f"{module.name}.py" for module in pkgutil.iter_modules([folder])
     }

@@ -1,7 +1,7 @@
 """python -m docs.configuration: writes configuration.md, the tables of every key of a config."""
 
 import typing
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,18 +43,21 @@ def _sections() -> Iterator[str]:
     yield _table("Loss spikes", "spikes.", LossSpikes)
     yield _table("Data", "data.", Data)
     for source, group in source_settings().items():
-        if keys(group):
-            yield _table(f"Data of `{source}`", "data.", group)
+        if len(keys(group)) > len(keys(Data)):
+            yield _table(f"Data of `{source}`", "data.", group, left_out=keys(Data))
     for kind in kinds():
         yield _table(f"Model of kind `{kind}`", "model.", kind_settings(kind), name=kind)
     yield f"## Activations\n\nThose of `keras.activations`: {_names(ACTIVATIONS)}.\n"
 
 
-def _table(title: str, prefix: str, group: type[Group], **values: Any) -> str:
+def _table(
+    title: str, prefix: str, group: type[Group], left_out: Container[str] = (), **values: Any
+) -> str:
     shown = defaults_of(group) | values
     rows = [
         (f"`{prefix}{name}`", _type(kind), f"`{shown[name]!r}`", *_key(key))
         for name, (kind, key) in keys(group).items()
+        if name not in left_out
     ]
     lines = [_COLUMNS, ("---",) * len(_COLUMNS), *rows]
     return f"## {title}\n\n" + "".join(f"| {' | '.join(cells)} |\n" for cells in lines)

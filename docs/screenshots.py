@@ -1,4 +1,4 @@
-"""make screenshots: trains three short runs on MNIST and keeps TensorBoard's pages of them."""
+"""make screenshots: trains three short runs on MNIST and saves TensorBoard's pages of them."""
 
 import io
 import subprocess
@@ -25,14 +25,14 @@ _SETTINGS = (
     *("--config.data.name=mnist", "--config.num_epochs=3", "--config.batch_size=200"),
     *("--config.log_every_steps=20", "--config.validate_every_steps=95"),
 )
-_WINDOW = (1750, 1100)  # pixels, which all columns of the HParams table need
-_WIDTH = 1400  # of the pictures
-_COLOURS = 256  # few make half the bytes
-_SETTLING_SECONDS = 5  # until what a page shows has come to rest
+_WINDOW = (1750, 1100)  # pixels; wide enough for all columns of the HParams table
+_WIDTH = 1400  # of the saved images
+_COLOURS = 256  # which halves the size of the files
+_SETTLING_SECONDS = 5  # until the animations of a page have ended
 
 
 def train(runs: Path) -> None:
-    """Trains the three, and evaluates the vae."""
+    """Trains the runs, and evaluates the vae."""
     for name, settings in RUNS.items():
         workdir = f"--workdir={runs / name}"
         _run("trainer", workdir, *settings, *_SETTINGS)
@@ -40,22 +40,23 @@ def train(runs: Path) -> None:
             _run("trainer.evaluate", workdir)
 
 
-def keep(runs: Path) -> None:
-    """Writes a picture of each page into docs."""
+def save(runs: Path) -> None:
+    """Saves a screenshot of each page in docs."""
     with dashboard.serving(runs) as board, dashboard.browsing(*_WINDOW) as browser:
         for page, ready in _pages(browser).items():
             browser.open(f"{board.address}/#{page}")
             dashboard.until(ready)
             time.sleep(_SETTLING_SECONDS)
-            shown = Image.open(io.BytesIO(browser.picture())).convert("RGB")
+            shown = Image.open(io.BytesIO(browser.screenshot())).convert("RGB")
             shown = shown.resize((_WIDTH, shown.height * _WIDTH // shown.width))
             path = DOCS / f"tensorboard-{page.split('&')[0]}.png"
-            few = shown.quantize(_COLOURS, Image.Quantize.MAXCOVERAGE, kmeans=2)  # keeps the rare
-            few.save(path, optimize=True)
+            # MAXCOVERAGE keeps rare colours.
+            reduced = shown.quantize(_COLOURS, Image.Quantize.MAXCOVERAGE, kmeans=2)
+            reduced.save(path, optimize=True)
 
 
 def _pages(browser: dashboard.Browser) -> dict[str, Callable[[], bool]]:
-    """The pages, with what they are to show, and how to tell that they do."""
+    """Returns the pages, each with a test whether it shows its content."""
 
     def codes() -> bool:
         browser.in_frames(2)
@@ -79,9 +80,9 @@ def _run(module: str, *flags: str) -> None:
 
 if __name__ == "__main__":
     if sys.argv[1:]:
-        keep(Path(sys.argv[1]))
+        save(Path(sys.argv[1]))
     else:
         with tempfile.TemporaryDirectory() as folder:
             runs = Path(folder) / "runs"
             train(runs)
-            keep(runs)
+            save(runs)

@@ -4,7 +4,7 @@ import importlib
 from pathlib import Path
 
 import configs
-from trainer.config import kind_settings, kinds
+from trainer.config import defaults, kind_settings, kinds, parse_model
 
 CONFIGS = sorted(
     path.stem
@@ -18,6 +18,11 @@ CONVOLUTIONAL = [kind for kind in KINDS if kind_settings(kind).for_vectors is No
 def load_config(name):
     """The config of `configs/<name>.py`."""
     return importlib.import_module(f"configs.{name}").get_config()
+
+
+def settings_of(kind, **changes):
+    """The checked settings of a kind, with other values of some keys."""
+    return parse_model(defaults(kind).model.to_dict() | changes)
 
 
 def tiny(kind):

@@ -1,7 +1,7 @@
-"""python -m tests.audit: fails where a pinned package has a known vulnerability (make audit).
+"""python -m tests.audit: fails if a pinned package has a known vulnerability (make audit).
 
-Where nobody can be asked, or knows a package, a line says so: that is no fault of the pins. What
-follows is handed on to pip-audit.
+An index that does not answer, or does not know a package, gets a line and no failure. All arguments
+are passed on to pip-audit.
 """
 
 import json
@@ -12,16 +12,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 PINS = Path(__file__).parent.parent / "constraints.txt"
-# By its number (PYSEC-..., GHSA-..., CVE-...) what may stay, with the reason: that tensorflow 2.21
-# takes no version without it, and why it cannot be reached here.
+# The vulnerabilities that may stay, by number (PYSEC-..., GHSA-..., CVE-...), each with a reason:
+# that tensorflow 2.21 fits no version without it, and why it cannot be reached here.
 ACCEPTED: dict[str, str] = {}
 _NO_ANSWER = "connect|resolve|timed? ?out|unreachable"
 _NO_SERVICE = "50[234] Server Error"  # in the traceback that pip-audit then ends with
-_NAMES_TOLD = 5
+_MAX_NAMES = 5
 
 
 def audit(flags: Sequence[str] = ()) -> tuple[list[str], int]:
-    """What is to be said of the pins, and the exit status: 1 where one is vulnerable."""
+    """Returns the lines to print and the exit status, 1 if a pin is vulnerable."""
     command = [
         *(sys.executable, "-m", "pip_audit", f"--requirement={PINS}", "--no-deps", "--disable-pip"),
         *("--format=json", "--progress-spinner=off", "--desc=off"),
@@ -38,11 +38,11 @@ def audit(flags: Sequence[str] = ()) -> tuple[list[str], int]:
     lines = []
     unknown = [package["name"] for package in packages if "skip_reason" in package]
     if unknown:
-        more = len(unknown) - _NAMES_TOLD
-        names = ", ".join(unknown[:_NAMES_TOLD]) + (f" and {more} more" if more > 0 else "")
+        more = len(unknown) - _MAX_NAMES
+        names = ", ".join(unknown[:_MAX_NAMES]) + (f" and {more} more" if more > 0 else "")
         lines.append(
-            f"audit: {len(unknown)} of {len(packages)} pins were not audited; the index tells "
-            f"nothing of {names}"
+            f"audit: {len(unknown)} of {len(packages)} pins were not audited; the index does "
+            f"not know {names}"
         )
     found = [(package, flaw) for package in packages for flaw in package.get("vulns", [])]
     for package, flaw in found:
@@ -56,6 +56,6 @@ def audit(flags: Sequence[str] = ()) -> tuple[list[str], int]:
 
 
 if __name__ == "__main__":
-    said, status = audit(sys.argv[1:])
-    print(*said, sep="\n")
+    lines, status = audit(sys.argv[1:])
+    print(*lines, sep="\n")
     sys.exit(status)

@@ -20,7 +20,6 @@ def digits_config():
     from configs import base
 
     config = base.get_config()
-    config.model = base.dense()
     config.model.hidden_units = (16,)
     config.model.code_size = 4
     config.batch_size = 64

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
-import tensorflow as tf
+from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator
 
 from trainer.distribution.step import Steps
 from trainer.errors import Preempted
@@ -52,15 +52,10 @@ def logged(run):
     return [json.loads(line) for line in whole.splitlines()]
 
 
-def charts(run, part):
-    """The values of each tag by step, as a reader of the event files finds them."""
-    steps: dict[str, list[int]] = {}
-    for path in sorted((Path(run) / part).glob("events*")):
-        for record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
-            event = tf.compat.v1.Event.FromString(record)
-            for value in event.summary.value:
-                steps.setdefault(value.tag, []).append(event.step)
-    return steps
+def charts(run, split):
+    """The steps of each tag, as TensorBoard's Python loader shows them."""
+    loader = EventAccumulator(str(Path(run) / split), size_guidance={"tensors": 0}).Reload()
+    return {tag: [event.step for event in loader.Tensors(tag)] for tag in loader.Tags()["tensors"]}
 
 
 def await_step(run, step, process):

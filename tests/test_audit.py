@@ -1,10 +1,14 @@
-"""A vulnerable pin fails the audit; who cannot be asked, or knows nothing, does not."""
+"""A vulnerable pin fails the audit; an index that does not answer, or knows nothing, does not."""
 
 import contextlib
 import json
 import re
+import subprocess
+import sys
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
+
+import pytest
 
 from tests import audit
 
@@ -24,7 +28,7 @@ FLAW = {
 
 @contextlib.contextmanager
 def index(answer, status=200):
-    """A server of vulnerabilities, as the flags that lead there; and what it is asked."""
+    """A server of vulnerabilities: the flags that lead to it, and a list of what it is asked."""
     asked = []
 
     class Handler(BaseHTTPRequestHandler):
@@ -43,27 +47,22 @@ def index(answer, status=200):
     server = HTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
-        yield of_osv(server.server_port), asked
+        address = f"http://127.0.0.1:{server.server_port}/"
+        yield ["--vulnerability-service=osv", f"--osv-url={address}", "--timeout=10"], asked
     finally:
         server.shutdown()
         server.server_close()
 
 
-def of_osv(port):
-    return ["--vulnerability-service=osv", f"--osv-url=http://127.0.0.1:{port}/", "--timeout=10"]
-
-
 def test_pins_without_a_known_vulnerability_pass_and_each_is_asked_for():
     with index(lambda *_: {}) as (flags, asked):
-        assert audit.audit(flags) == (
-            [f"audit: none of {len(PINS)} pins has a known vulnerability"],
-            0,
-        )
+        lines = [f"audit: none of {len(PINS)} pins has a known vulnerability"]
+        assert audit.audit(flags) == (lines, 0)
     normal = {(re.sub(r"[-_.]+", "-", name).lower(), version) for name, version in PINS}
-    assert {(name, version) for name, version in asked} == normal
+    assert set(asked) == normal
 
 
-def test_a_vulnerable_pin_is_named_with_what_mends_it_and_fails(monkeypatch):
+def test_a_vulnerable_pin_is_named_with_the_version_that_fixes_it_and_fails(monkeypatch):
     with index(lambda name, _: {"vulns": [FLAW]} if name == "pillow" else {}) as (flags, _):
         lines, status = audit.audit(flags)
         pinned = dict(PINS)["pillow"]
@@ -73,36 +72,34 @@ def test_a_vulnerable_pin_is_named_with_what_mends_it_and_fails(monkeypatch):
         assert audit.audit(flags)[1] == 0
 
 
-def test_what_is_accepted_has_a_reason():
-    assert all(len(reason) > 20 for reason in audit.ACCEPTED.values())
-
-
-def test_an_index_that_cannot_be_reached_gets_one_line_and_fails_nothing():
-    with index(lambda *_: {}) as (flags, _):
-        pass
-    lines, status = audit.audit(flags)  # where nobody listens any more
-    assert status == 0
-    assert len(lines) == 1
+@pytest.mark.parametrize("status", [503, None], ids=["down", "unreachable"])
+def test_an_index_that_does_not_answer_gets_one_line_and_fails_nothing(status):
+    with contextlib.ExitStack() as scope:
+        flags, _ = scope.enter_context(index(lambda *_: {}, status or 200))
+        if status is None:
+            scope.close()  # nobody listens there any more
+        lines, exit_status = audit.audit(flags)
+    assert (len(lines), exit_status) == (1, 0)
     assert lines[0].startswith("audit: no pin was audited: ")
 
 
-def test_an_index_that_is_down_gets_one_line_and_fails_nothing():
-    with index(lambda *_: {}, status=503) as (flags, _):
-        lines, status = audit.audit(flags)
-    assert (len(lines), status) == (1, 0)
-
-
-def test_an_index_that_tells_nothing_gets_one_line(monkeypatch):
-    told = {"dependencies": [{"name": n, "skip_reason": "not found"} for n, _ in PINS]}
-    done = audit.subprocess.CompletedProcess([], 0, json.dumps(told), "")
-    monkeypatch.setattr(audit.subprocess, "run", lambda *_, **__: done)
-    lines, status = audit.audit()
+def test_an_index_that_knows_no_package_gets_one_line(monkeypatch):
+    answer = {"dependencies": [{"name": n, "skip_reason": "not found"} for n, _ in PINS]}
+    done = subprocess.CompletedProcess([], 0, json.dumps(answer), "")
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: done)
+    (line,), status = audit.audit()
     assert status == 0
-    assert len(lines) == 1
-    assert lines[0].startswith(f"audit: {len(PINS)} of {len(PINS)} pins were not audited")
+    assert line.startswith(f"audit: {len(PINS)} of {len(PINS)} pins were not audited")
 
 
 def test_an_audit_that_cannot_run_fails():
     lines, status = audit.audit(["--no-such-flag"])
     assert status == 1
     assert "unrecognized arguments" in lines[0]
+
+
+def test_the_linter_refuses_unsafe_calls_in_the_product():
+    command = [sys.executable, "-m", "ruff", "check", "--stdin-filename=trainer/new.py", "-"]
+    text = "import pickle\n\nprint(pickle.loads(b''), eval('1'))\n"
+    done = subprocess.run(command, input=text, capture_output=True, text=True, check=False)
+    assert "S301" in done.stdout and "S307" in done.stdout

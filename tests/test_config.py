@@ -21,10 +21,8 @@ from trainer import models
 from trainer.config import (
     EXECUTIONS,
     Config,
-    Data,
     LossSpikes,
     Optimizer,
-    data_settings,
     defaults,
     defaults_of,
     differences,
@@ -65,7 +63,7 @@ def groups(kind, source):
         "": Config,
         "optimizer.": Optimizer,
         "spikes.": LossSpikes,
-        "data.": data_settings(source),
+        "data.": source_settings()[source],
         "model.": kind_settings(kind),
     }
 
@@ -252,6 +250,11 @@ def test_keys_that_contradict_each_other_are_named(kind, changes):
         assert name in str(error.value)
 
 
+def test_to_crop_or_pad_images_needs_their_size():
+    with pytest.raises(UserError, match=r"data\.fit='crop' needs data\.image_size"):
+        parse(changed(config_of("dense", "images"), {"data.fit": "crop"}))
+
+
 def test_a_source_whose_examples_keep_their_shape_takes_no_size():
     with pytest.raises(UserError, match=r"data\.image_size=8 is not allowed with 'memory'"):
         parse(changed(config_of("dense", "memory"), {"data.image_size": 8}))
@@ -261,7 +264,7 @@ def test_what_contradictions_leave_is_taken():
     parse(changed(config_of("sparse"), {"model.sparsity": "l1", "model.active_units": 101}))
     parse(changed(config_of("sparse"), {"model.alpha": 40}))
     parse(changed(config_of("vae"), {"data.binarise": True, "model.binarisation": "static"}))
-    parse(changed(config_of("dense", "images"), {"data.fit": "crop", "data.channels": 1}))
+    parse(changed(config_of("dense", "images"), {"data.fit": "crop", "data.image_size": 8}))
     parse(changed(config_of("dense", "table"), {"data.impute": "mean"}))
 
 
@@ -343,9 +346,6 @@ def test_a_choice_is_one_that_tensorflow_and_keras_know():
     assert keys(Config)["precision"][1].choices == strategy.PRECISIONS
     assert keys(Config)["execution"][1].choices == ("auto", "measure", *EXECUTIONS)
     assert set(NAME_OF) == set(source_settings())
-    assert not set(keys(Data)) & {
-        name for group in source_settings().values() for name in keys(group)
-    }
 
 
 def test_the_documented_tables_are_current():

@@ -86,3 +86,10 @@ def test_the_trainer_does_not_import_the_configs():
 @pytest.mark.parametrize("path", LAUNCHERS, ids=lambda path: path.name)
 def test_launchers_need_no_tensorflow(path):
     assert not {"keras", "tensorflow"} & {name.split(".")[0] for name in imports(path)}
+
+
+def test_models_draw_nothing_and_fit_nothing_of_scikit_learn():
+    for path in (TRAINER / "models").rglob("*.py"):
+        roots = {name.split(".")[0] for name in imports(path)}
+        assert not {"sklearn", "matplotlib", "PIL"} & roots, path
+        assert "monitoring" not in rooms_imported_by(path), path

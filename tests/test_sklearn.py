@@ -1,4 +1,4 @@
-"""The transformer as scikit-learn's users know one."""
+"""The transformer behaves as scikit-learn's users expect."""
 
 import os
 import random
@@ -25,7 +25,7 @@ from trainer.errors import UserError
 from trainer.run import restore
 
 SHORT: dict[str, Any] = {"hidden_units": (8,), "batch_size": 16, "num_epochs": 4, "random_state": 0}
-# Compiling takes longer than these trainings; a constant rate lets them be of any length.
+# Compilation takes longer than these trainings; a constant rate suits trainings of any length.
 PLAIN: dict[str, Any] = {
     "execution": "graph",
     "optimizer.schedule": "constant",
@@ -62,15 +62,13 @@ def test_the_package_has_no_other_names():
 
 
 def test_codes_have_names(fitted):
-    assert fitted.get_feature_names_out().tolist() == [
-        "autoencodertransformer0",
-        "autoencodertransformer1",
-    ]
+    names = [f"autoencodertransformer{number}" for number in range(2)]
+    assert fitted.get_feature_names_out().tolist() == names
     assert fitted.transform(vectors()).shape == (40, 2)
 
 
 def test_codes_become_rows_in_the_units_of_the_data():
-    # A plane in 6 dimensions, far from 0 and of unequal scales: two numbers tell all of a row.
+    # A plane in 6 dimensions, far from 0 and of unequal scales, which a code of two can represent.
     plane = np.random.default_rng(0).normal(size=(200, 2))
     rows = (plane @ np.random.default_rng(1).normal(size=(2, 6)) + 3) * (1e-3, 1, 10, 1, 1, 1e3)
     transformer = AutoencoderTransformer(
@@ -81,30 +79,21 @@ def test_codes_become_rows_in_the_units_of_the_data():
     assert transformer.score(rows) == pytest.approx(-np.square(rebuilt - rows).mean())
 
 
-def test_codes_of_another_size_are_refused(fitted):
-    with pytest.raises(ValueError, match="X has 3 features, but the codes are of 2"):
+def test_codes_of_another_size_and_numbers_beyond_float32_are_refused(fitted):
+    with pytest.raises(ValueError, match="X has 3 features"):
         fitted.inverse_transform(np.zeros((4, 3)))
-
-
-def test_a_number_too_large_for_float32_is_refused(fitted):
-    with pytest.raises(ValueError, match="too large for dtype\\('float32'\\)"):
+    with pytest.raises(ValueError, match="float32"):
         fitted.transform(np.full((1, 5), 1e300))
 
 
-def test_a_fit_draws_no_random_numbers_of_others_and_says_nothing(capfd):
-    def drawn():
-        return random.random(), np.random.random()
-
+def test_a_fit_leaves_the_global_random_states_alone_and_prints_only_if_asked(capfd):
     states = random.getstate(), np.random.get_state()
-    before = drawn()
+    expected = random.random(), np.random.random()
     random.setstate(states[0])
     np.random.set_state(states[1])
     short().fit(vectors()).transform(vectors())
-    assert drawn() == before
+    assert (random.random(), np.random.random()) == expected
     assert capfd.readouterr() == ("", "")
-
-
-def test_it_says_how_it_goes_where_it_is_asked(capfd):
     short(verbose=1).fit(vectors())
     assert "finished at step" in capfd.readouterr().out
 
@@ -147,45 +136,43 @@ def test_the_commands_read_its_workdir(tmp_path):
     assert run.scaling is not None
     codes = map_batches(run.model.encode, run.scaling.apply(vectors()))
     assert transformer.transform(vectors()) == pytest.approx(codes, abs=1e-5)
-    with pytest.raises(UserError, match="'memory' are vectors that a program held in memory"):
+    with pytest.raises(UserError, match="'memory'"):
         restore.load(tmp_path)
 
 
 def test_a_run_is_never_overwritten_nor_mixed_with_another(tmp_path):
     short(workdir=tmp_path).fit(vectors())
     before = sorted(tmp_path.rglob("*"))
-    with pytest.raises(ValueError, match="holds a run; warm_start=True goes on with it"):
+    with pytest.raises(ValueError, match="warm_start"):
         short(workdir=tmp_path).fit(vectors())
-    with pytest.raises(ValueError, match="holds a run on other data"):
+    with pytest.raises(ValueError, match="other data"):
         short(workdir=tmp_path, warm_start=True).fit(vectors() ** 2)
-    with pytest.raises(ValueError, match=r"optimizer\.learning_rate was 0.002, is 0.1"):
+    with pytest.raises(ValueError, match=r"optimizer\.learning_rate"):
         short(workdir=tmp_path, warm_start=True, learning_rate=0.1).fit(vectors())
     assert sorted(tmp_path.rglob("*")) == before
 
 
 @pytest.mark.parametrize(
-    ("settings", "message"),
+    ("settings", "named"),
     [
-        ({"config": "base"}, "config='base' is not known; allowed: .*dense"),
-        ({"config": "conv"}, "no key 'model.hidden_units'"),
-        ({"config": "conv", "hidden_units": None, "code_size": None}, "convolutions need images"),
-        ({"code_size": 6}, "model.code_size=6 is not allowed here; a vector of 5"),
-        ({"batch_size": 0}, "batch_size=0 is not allowed"),
-        ({"batch_size": 1.5}, "batch_size=1.5 is not allowed; it takes a value of type int"),
-        ({"standardise": False}, "needs numbers in \\[0, 1\\], but the data reach from"),
-        ({"warm_start": True}, "workdir must name it"),
-        ({"overrides": {"model.depth": 3}}, "no key 'model.depth'"),
-        ({"overrides": {"data.name": "mnist"}}, "data.name='mnist' is not allowed; the data are X"),
-        ({"overrides": {"data.binarise": True}}, "needs images"),
+        ({"config": "base"}, "config='base'"),
+        ({"config": "conv"}, "'model.hidden_units'"),
+        ({"config": "conv", "hidden_units": None, "code_size": None}, "need images"),
+        ({"code_size": 6}, "code_size=6"),
+        ({"batch_size": 1.5}, "batch_size=1.5"),
+        ({"standardise": False}, r"\[0, 1\]"),
+        ({"warm_start": True}, "workdir"),
+        ({"overrides": {"model.depth": 3}}, "'model.depth'"),
+        ({"overrides": {"data.name": "mnist"}}, "data.name='mnist'"),
     ],
 )
-def test_a_mistake_is_a_value_error_that_says_what_is_allowed(settings, message):
-    with pytest.raises(ValueError, match=message):
+def test_a_mistake_is_a_value_error_that_names_it(settings, named):
+    with pytest.raises(ValueError, match=named):
         short(**settings).fit(vectors())
 
 
 @pytest.mark.slow
-def test_a_search_varies_what_the_constructor_takes():
+def test_a_grid_search_over_its_parameters_works():
     pipeline = make_pipeline(StandardScaler(), short())
     step = "autoencodertransformer"
     grid = {
@@ -211,7 +198,7 @@ def test_a_search_varies_what_the_constructor_takes():
         ("vae", {}),
     ],
 )
-def test_every_kind_that_takes_vectors_serves(config, settings):
+def test_every_kind_that_takes_vectors_can_be_fitted(config, settings):
     transformer = short(config=config, **settings).fit(vectors())
     codes = transformer.transform(vectors())
     assert codes.shape == (40, transformer.code_size)
@@ -219,7 +206,7 @@ def test_every_kind_that_takes_vectors_serves(config, settings):
     assert np.isfinite(transformer.inverse_transform(codes)).all()
 
 
-def test_a_config_may_be_given_as_it_is(fitted):
+def test_a_config_object_gives_what_its_name_and_parameters_give(fitted):
     config = fitted.config_.copy_and_resolve_references()
     other = AutoencoderTransformer(config, code_size=None, random_state=0).fit(vectors())
     assert np.array_equal(other.transform(vectors()), fitted.transform(vectors()))
@@ -227,7 +214,7 @@ def test_a_config_may_be_given_as_it_is(fitted):
 
 
 @pytest.mark.slow
-def test_logistic_regression_tells_more_digits_from_its_codes_than_from_pcas():
+def test_logistic_regression_is_more_accurate_on_its_codes_than_on_pcas():
     images, labels = load_digits(return_X_y=True)
     train, test, train_labels, test_labels = train_test_split(
         images / 16, labels, test_size=0.3, random_state=10, stratify=labels

@@ -1,4 +1,4 @@
-"""Train, measure and keep autoencoders."""
+"""Trains, evaluates and serves autoencoders."""
 
 import os
 from typing import TYPE_CHECKING, Any
@@ -8,13 +8,13 @@ if TYPE_CHECKING:
 
 __all__ = ["AutoencoderTransformer"]
 
-# TensorFlow leaves its faster convolutions off on x86 CPUs without AVX-512. Read when TensorFlow is
-# imported, and set here so that every way into this package computes with the same ones.
+# Turns on oneDNN's faster convolutions, which are off by default on x86 CPUs without AVX-512.
+# TensorFlow reads it when it is imported; set here, every entry point uses the same kernels.
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
 
 def __getattr__(name: str) -> Any:
-    """Imports the transformer when it is asked for: a wrong flag is answered without TensorFlow."""
+    """Imports the transformer, and with it TensorFlow, only when it is used."""
     if name == "AutoencoderTransformer":
         from trainer.tensorflow_import import import_tensorflow
 

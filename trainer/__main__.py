@@ -15,6 +15,7 @@ flags.adopt_module_key_flags(cli)
 
 
 def main() -> None:
+    """Runs the command."""
     from trainer.train import train
 
     train(_CONFIG.value, _WORKDIR.value, began_seconds=_BEGAN_SECONDS)

@@ -12,6 +12,7 @@ from trainer.storage import paths
 
 
 def main(names: list[str]) -> None:
+    """Runs the command."""
     verb, runs = names[:1], names[1:]
     require(verb == ["verify"], f"verb {' '.join(verb)!r} is not known; allowed: verify")
     require(bool(runs), "RUN is missing; write python -m trainer.checkpoints verify RUN")

@@ -16,13 +16,16 @@ _EVALUATE = flags.DEFINE_bool(
 
 
 def main(names: list[str]) -> None:
+    """Runs the command."""
     from trainer.evaluation import compare
     from trainer.run import workdir
 
     runs, others = compare.find(names)
     if others:
         print(f"left out, no runs: {', '.join(map(str, others))}")
-    compare.place(runs, _OUTPUT.value, overwrite=_OVERWRITE.value)  # before hours of evaluation
+    compare.output_folder(
+        runs, _OUTPUT.value, overwrite=_OVERWRITE.value
+    )  # before hours of evaluation
     status = compare.evaluate(runs) if _EVALUATE.value else 0
     if status and all(workdir.read_metrics(run) is None for run in runs):
         sys.exit(status)  # why has been said

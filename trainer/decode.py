@@ -10,6 +10,7 @@ flags.adopt_module_key_flags(stream_flags)
 
 
 def main() -> None:
+    """Runs the command."""
     from trainer.serving.stream import decode
 
     workdir, source, output, options = stream_flags.arguments()

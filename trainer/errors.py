@@ -87,7 +87,7 @@ def in_one_line(error: Exception) -> str:
 
 
 def require_kind(name: str, value: object, kind: type) -> None:
-    """Raises UserError unless a value is of a type; an int passes as a float, a bool only as a bool.
+    """Raises UserError unless a value is of a type; an int passes as a float, not as a bool.
 
     Numbers must be finite, and text must be UTF-8 without null characters.
     """

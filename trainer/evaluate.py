@@ -10,6 +10,7 @@ flags.adopt_module_key_flags(cli)
 
 
 def main() -> None:
+    """Runs the command."""
     from trainer.evaluation.evaluate import evaluate, print_table
 
     print_table(evaluate(_WORKDIR.value, _CHECKPOINT.value), _WORKDIR.value)

@@ -20,12 +20,14 @@ flags.adopt_module_key_flags(cli)
 
 
 def check() -> None:
+    """Raises UserError for wrong flags that need no data to be found wrong."""
     from trainer.serving.options import check_export
 
     check_export(_WORKDIR.value, _OUTPUT.value, _FORMATS.value, overwrite=_OVERWRITE.value)
 
 
 def main() -> None:
+    """Runs the command."""
     os.environ["CUDA_VISIBLE_DEVICES"] = ""  # a GPU rounds differently
 
     from trainer.serving.export import export, print_summary

@@ -1,35 +1,39 @@
 """python -m trainer.finetune --workdir=runs/contractive"""
 
+import math
+
 from absl import flags
 
 from trainer import cli
 
 _WORKDIR = cli.workdir_flag()
 _CHECKPOINT = cli.checkpoint_flag()
-_NUM_EPOCHS = flags.DEFINE_integer("num_epochs", 20, "Passes over the labelled images, at most.")
-_BATCH_SIZE = flags.DEFINE_integer("batch_size", 100, "Images a step, over all replicas together.")
+_NUM_EPOCHS = flags.DEFINE_integer("num_epochs", 20, "Passes over the labelled images, at most.", 1)
+_BATCH_SIZE = flags.DEFINE_integer("batch_size", 100, "Images a step, over all replicas.", 1)
 _LEARNING_RATE = flags.DEFINE_float("learning_rate", 3e-3, "Adam's, the highest of the schedule.")
 _SCHEDULE = flags.DEFINE_enum(
     "schedule", "cosine", ["constant", "cosine"], "Cosine falls to 0 at the end of num_epochs."
 )
 _PATIENCE_EPOCHS = flags.DEFINE_integer(
-    "patience_epochs", 10, "Ends after so many without a better validation error."
+    "patience_epochs", 10, "Ends after so many epochs without a better validation error.", 1
 )
 _LABELS = flags.DEFINE_integer(
-    "labels", 0, "Learns from a random part of so many labelled images; 0: from all of them."
+    "labels", 0, "Learns from so many labelled images, drawn at random; 0: from all.", 0
 )
 _FROM_SCRATCH = flags.DEFINE_bool(
-    "from_scratch", False, "Trains the initial weights instead: what is it without the run?"
+    "from_scratch", False, "Begins with the initial weights: how good is it without the run?"
 )
 flags.adopt_module_key_flags(cli)
+flags.register_validator(
+    "learning_rate", lambda rate: 0 < rate < math.inf, "it must be above 0 and finite."
+)
 
 
 def main() -> None:
-    from trainer.evaluation.classifier import finetune, print_table
+    """Runs the command."""
+    from trainer.evaluation.classifier import FineTuning, finetune, print_table
 
-    metrics = finetune(
-        _WORKDIR.value,
-        _CHECKPOINT.value,
+    settings = FineTuning(
         num_epochs=_NUM_EPOCHS.value,
         batch_size=_BATCH_SIZE.value,
         learning_rate=_LEARNING_RATE.value,
@@ -38,7 +42,7 @@ def main() -> None:
         labels=_LABELS.value,
         from_scratch=_FROM_SCRATCH.value,
     )
-    print_table(metrics, _WORKDIR.value)
+    print_table(finetune(_WORKDIR.value, settings, _CHECKPOINT.value), _WORKDIR.value)
 
 
 if __name__ == "__main__":

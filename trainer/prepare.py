@@ -32,12 +32,15 @@ flags.adopt_module_key_flags(cli)
 
 
 def check() -> None:
+    """Raises UserError for wrong flags that need no data to be found wrong."""
+    from trainer.data.describe import check_tfds_flags
+
     require(
         (_DATASET.value is None) != (_CONFIG.value is None),
         "give either --dataset=NAME or --config=FILE",
     )
     paths.check_output_image("--contact_sheet", _CONTACT_SHEET.value, overwrite=_OVERWRITE.value)
-    _settings()
+    check_tfds_flags(_settings(), _DATA_DIR.value, _FROM_IDX.value)
 
 
 def _settings() -> Data:
@@ -51,6 +54,7 @@ def _settings() -> Data:
 
 
 def main() -> None:
+    """Runs the command."""
     from trainer.data.describe import prepare
 
     folder = _DATA_DIR.value

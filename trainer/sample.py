@@ -13,12 +13,14 @@ flags.adopt_module_key_flags(cli)
 
 
 def check() -> None:
+    """Raises UserError for wrong flags that need no data to be found wrong."""
     from trainer.serving.options import check_sample
 
     check_sample(_WORKDIR.value, _COUNT.value, _OUTPUT.value, overwrite=_OVERWRITE.value)
 
 
 def main() -> None:
+    """Runs the command."""
     from trainer.run.workdir import SAMPLES
     from trainer.serving.prior_samples import sample
 

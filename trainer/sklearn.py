@@ -1,4 +1,4 @@
-"""The trainer's face to scikit-learn: a transformer of tables [N, D] to codes [N, K]."""
+"""A scikit-learn transformer that encodes tables [N, D] as an autoencoder's codes [N, K]."""
 
 import contextlib
 import copy
@@ -29,21 +29,24 @@ from trainer.run import workdir
 from trainer.storage import paths
 from trainer.train import train
 
-_ROWS = 512  # computed at once, always: a row's code depends on no other row
-_SEEDS = 2**31
+_BATCH_ROWS = 512  # of each batch, padded: a row's code must not depend on the other rows
+_SEEDS = 2**31  # that may be drawn
 _FLOATS = (np.float64, np.float32)
-_ONE_AT_A_TIME = threading.Lock()  # Keras's precision and the seeds are the whole process's
+_LOCK = threading.Lock()  # Keras's precision and the seeds are global
 
 
 class AutoencoderTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
-    """Reduces tables of numbers [N, D] to an autoencoder's codes [N, K].
+    """Encodes tables of numbers [N, D] as an autoencoder's codes [N, K].
 
-    Attributes of a fitted one: `config_`, all that the training was told; `weights_`, arrays by
-    their paths; `scaling_`, what X is standardised by, or None; `validation_loss_`, of the rows
-    that were held out; `n_features_in_`, and `feature_names_in_` where X has names.
+    Attributes after `fit`:
+      config_: the config of the training, a `ConfigDict`.
+      weights_: the arrays of the model by path.
+      scaling_: the mean and std of each feature; None without `standardise`.
+      validation_loss_: the loss of the rows that were held out.
+      n_features_in_: D; `feature_names_in_` too, if X has column names.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  (parameters of an estimator are its arguments)
         self,
         config: str | ConfigDict = "dense",
         *,
@@ -59,27 +62,25 @@ class AutoencoderTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         random_state: int | np.random.RandomState | None = None,
         verbose: int = 0,
     ):
-        """Takes a config of configs/, by its name or as it is, and what is to be other there.
+        """Takes a config and values for some of its keys; None keeps the config's value.
 
         Args:
-          config: of a kind that takes vectors. `docs/configuration.md` explains its keys.
-          code_size: K. None: the config's, as for all that may be None down to `overrides`.
-          hidden_units: of the dense layers before the code.
+          config: the name of a config of `configs/` or a `ConfigDict`, of a kind that takes
+            vectors. `docs/configuration.md` explains its keys.
+          code_size: K.
+          hidden_units: units of the dense layers before the code.
           num_epochs: passes over X.
-          batch_size: rows a step; may be more than X has.
-          learning_rate: the highest of the schedule.
-          standardise: shifts and scales each feature to mean 0 and deviation 1, and has the
-            decoder answer with any number. False: X as it is, which must then suit the config;
-            most want numbers in [0, 1].
-          overrides: values of the config's other keys, as {"model.activation": "tanh"}. They have
-            the last word.
-          workdir: a folder for the run, with charts, pictures and checkpoints, that the commands
-            read which need no data. None: a temporary one.
-          warm_start: goes on with the run that `workdir` holds, on the same X: to its end where it
-            was interrupted, or beyond with a larger `num_epochs`. False refuses such a workdir.
-          random_state: decides the weights, the order and the noise. None: another each time, but
-            the run's own with `warm_start`.
-          verbose: above 0, says how the training goes.
+          batch_size: rows per step; may exceed the rows of X.
+          learning_rate: the maximum of the schedule.
+          standardise: scales each feature to mean 0 and std 1, and gives the decoder an unbounded
+            output. False takes X as it is; most configs need values in [0, 1].
+          overrides: values of other keys, as {"model.activation": "tanh"}; they take precedence.
+          workdir: a folder for the run with charts, figures and checkpoints, for all commands that
+            need no data. None: a temporary folder.
+          warm_start: resumes the run in `workdir` on the same X: an interrupted one to its end, a
+            finished one beyond it with a larger `num_epochs`. False refuses a workdir with a run.
+          random_state: seed of weights, order and noise. None: a new one for each run.
+          verbose: above 0, prints the progress of the training.
         """
         self.config = config
         self.code_size = code_size
@@ -95,17 +96,17 @@ class AutoencoderTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         self.verbose = verbose
 
     def fit(self, X, y=None):  # noqa: N803
-        """Trains on the rows of X [N, D]; a few of them, one at least, are held out to validate.
+        """Trains on the rows of X [N, D]; at least one of them is held out for validation.
 
         Raises:
-          ValueError: X, a parameter or the workdir cannot serve.
-          NonFiniteError: the numbers ran away.
-          KeyboardInterrupt: Ctrl-C or SIGTERM came; a `workdir` holds a checkpoint to go on from.
+          ValueError: X, a parameter or the workdir cannot be used.
+          NonFiniteError: the loss or a weight became NaN or infinite.
+          KeyboardInterrupt: Ctrl-C or SIGTERM; a `workdir` holds a checkpoint to resume from.
         """
         del y
         rows = _float32(validate_data(self, X, dtype=_FLOATS, ensure_min_samples=2))
         with contextlib.ExitStack() as scope:
-            for guard in (_errors_of_scikit_learn(), _ONE_AT_A_TIME, _process_left_alone()):
+            for guard in (_sklearn_errors(), _LOCK, _global_state_kept()):
                 scope.enter_context(guard)
             folder = self._folder(scope)
             config = self._resolved(len(rows), self._seed(folder))
@@ -123,29 +124,29 @@ class AutoencoderTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         return self
 
     def transform(self, X):  # noqa: N803
-        """The codes [N, K] of rows [N, D], of X's type where it is float32 or float64."""
+        """Returns the codes [N, K] of rows [N, D], in X's type if it is float32 or float64."""
         check_is_fitted(self)
         X = validate_data(self, X, dtype=_FLOATS, reset=False)  # noqa: N806
         rows = _float32(X)
         if self.scaling_ is not None:
             rows = self.scaling_.apply(rows)
-        return _mapped(self._model, "encode", rows).astype(X.dtype, copy=False)
+        return _in_batches(self._model, "encode", rows).astype(X.dtype, copy=False)
 
     def inverse_transform(self, X):  # noqa: N803
-        """What the decoder makes of codes [N, K]: rows [N, D] in the units of the fitted X."""
+        """Decodes codes [N, K] to rows [N, D] in the units of the fitted X."""
         check_is_fitted(self)
         codes = check_array(X, dtype=_FLOATS, input_name="X")
         if codes.shape[1] != self._n_features_out:
             raise ValueError(
-                f"X has {codes.shape[1]} features, but the codes are of {self._n_features_out}"
+                f"X has {codes.shape[1]} features, but a code has {self._n_features_out}"
             )
-        rows = _mapped(self._model, "decode", _float32(codes))
+        rows = _in_batches(self._model, "decode", _float32(codes))
         if self.scaling_ is not None:
             rows = self.scaling_.undo(rows)
         return rows.astype(codes.dtype, copy=False)
 
     def score(self, X, y=None) -> float:  # noqa: N803
-        """Minus the mean squared error of the reconstruction, by which a search compares."""
+        """Returns minus the mean squared error of the reconstructions."""
         del y
         errors = self.inverse_transform(self.transform(X)) - check_array(X, dtype=_FLOATS)
         return -float(np.mean(np.square(errors, dtype=np.float64)))
@@ -156,14 +157,14 @@ class AutoencoderTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         return tags
 
     def _folder(self, scope: contextlib.ExitStack) -> Path:
-        """The run's: the user's, or one that the scope takes away."""
+        """Returns the user's workdir, or a temporary folder that the scope deletes."""
         if self.workdir is None:
-            require(not self.warm_start, "warm_start=True goes on with a run; workdir must name it")
+            require(not self.warm_start, "warm_start=True resumes a run; workdir must name it")
             return Path(scope.enter_context(tempfile.TemporaryDirectory(prefix="trainer-")))
         folder = paths.path_of(self.workdir)
         require(
             self.warm_start or not (folder / workdir.CONFIG).exists(),
-            f"{folder} holds a run; warm_start=True goes on with it, another workdir leaves it",
+            f"{folder} holds a run; warm_start=True resumes it, or take another workdir",
         )
         return folder
 
@@ -175,7 +176,7 @@ class AutoencoderTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         return int(check_random_state(self.random_state).randint(_SEEDS))
 
     def _resolved(self, count: int, seed: int) -> ConfigDict:
-        """The config of a run on so many rows."""
+        """Returns the config of a run on `count` rows."""
         named = self.config
         config = load_config(named) if isinstance(named, str) else copy.deepcopy(named)
         config.seed = seed
@@ -188,8 +189,8 @@ class AutoencoderTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
             "num_epochs": self.num_epochs,
             "batch_size": self.batch_size,
             "optimizer.learning_rate": self.learning_rate,
-            **_layers(config.model, self.hidden_units, self.code_size),
-            **(_of_any_numbers(config.model) if self.standardise else {}),
+            **_layer_settings(config.model, self.hidden_units, self.code_size),
+            **(_unbounded_settings(config.model) if self.standardise else {}),
         }
         settings = {key: value for key, value in settings.items() if value is not None}
         settings |= self.overrides or {}
@@ -199,7 +200,7 @@ class AutoencoderTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         return config
 
     def _model(self) -> Autoencoder:
-        """The trained model, made anew: so its weights alone are what is pickled and copied."""
+        """Builds the trained model; only its weights are pickled and copied."""
         model = build_model(
             make_inference_strategy(),
             self.config_.precision,
@@ -210,10 +211,10 @@ class AutoencoderTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         return model
 
 
-def _layers(
+def _layer_settings(
     model: ConfigDict, hidden_units: Sequence[int] | None, code_size: int | None
 ) -> dict[str, Any]:
-    """The settings of a kind's dense layers; of some, one key tells of the code too."""
+    """Returns the settings of a kind's dense layers; in some kinds one key includes the code."""
     if "layer_sizes" not in model:
         return {"model.hidden_units": hidden_units, "model.code_size": code_size}
     *hidden, code = model.layer_sizes
@@ -221,27 +222,23 @@ def _layers(
     return {"model.layer_sizes": (*hidden, code if code_size is None else code_size)}
 
 
-def _of_any_numbers(model: ConfigDict) -> dict[str, Any]:
-    """The settings with which a kind takes numbers outside [0, 1] too."""
+def _unbounded_settings(model: ConfigDict) -> dict[str, Any]:
+    """Returns the settings with which a kind takes numbers outside [0, 1]."""
     settings = kind_settings(model.name).for_vectors or {}
     return {f"model.{key}": value for key, value in settings.items()}
 
 
 def _set(config: ConfigDict, settings: Mapping[str, Any]) -> None:
-    """Gives some of a config's keys, dotted, other values."""
+    """Sets keys of a config, as "model.activation"."""
     known = flat(config.to_dict())
     for key, value in settings.items():
         require(key in known, f"the config has no key {key!r}; allowed: {', '.join(known)}")
         kind = type(known[key])
-        plain = value.item() if isinstance(value, np.generic) else value  # of a grid of numpy's
+        plain = value.item() if isinstance(value, np.generic) else value  # from a NumPy grid
         if kind is tuple and isinstance(plain, Sequence | np.ndarray):
             plain = tuple(np.asarray(plain).tolist())
-        *sections, name = key.split(".")
-        section = config
-        for part in sections:
-            section = section[part]
         try:
-            section[name] = plain
+            config.update_from_flattened_dict({key: plain})
         except TypeError as error:
             raise UserError(
                 f"{key}={value!r} is not allowed; it takes a value of type {kind.__name__}"
@@ -249,48 +246,48 @@ def _set(config: ConfigDict, settings: Mapping[str, Any]) -> None:
 
 
 def _float32(X: np.ndarray) -> np.ndarray:  # noqa: N803
-    """What a model takes; ValueError if that cannot hold it."""
-    with np.errstate(over="ignore"):  # told in the next line
+    """Returns X as float32; raises ValueError if a number is too large for it."""
+    with np.errstate(over="ignore"):  # raised by the check below
         rows = X.astype(np.float32)
     assert_all_finite(rows, input_name="X")
     return rows
 
 
-def _mapped(make_model: Callable[[], Autoencoder], method: str, rows: np.ndarray):
-    """A model's "encode" or "decode" of rows, in whole batches."""
-    padded = np.zeros((-(-len(rows) // _ROWS) * _ROWS, rows.shape[1]), np.float32)
+def _in_batches(make_model: Callable[[], Autoencoder], method: str, rows: np.ndarray):
+    """Applies a model's "encode" or "decode" to rows, in padded batches."""
+    padded = np.zeros((-(-len(rows) // _BATCH_ROWS) * _BATCH_ROWS, rows.shape[1]), np.float32)
     padded[: len(rows)] = rows
-    with _ONE_AT_A_TIME, _process_left_alone():
+    with _LOCK, _global_state_kept():
         return map_batches(getattr(make_model(), method), padded)[: len(rows)]
 
 
 @contextlib.contextmanager
-def _errors_of_scikit_learn() -> Iterator[None]:
-    """Tells mistakes and interruptions in the way that scikit-learn's tools know."""
+def _sklearn_errors() -> Iterator[None]:
+    """Raises mistakes and interruptions as the types that scikit-learn expects."""
     try:
         yield
     except UserError as error:
         raise ValueError(str(error)) from error
-    except Preempted as error:  # an Exception, which a search would take for a failed fit
+    except Preempted as error:  # which a search would count as a failed fit
         raise KeyboardInterrupt(str(error)) from error
 
 
 @contextlib.contextmanager
-def _process_left_alone() -> Iterator[None]:
-    """Leaves the random numbers of Python and NumPy as if none had been drawn, and keeps quiet.
+def _global_state_kept() -> Iterator[None]:
+    """Restores the random states of Python and NumPy; drops TensorFlow's warnings on retracing.
 
-    TensorFlow warns of functions that are traced again and again, as those of each fit must be.
+    Each fit traces its functions anew, as it must.
     """
-    of_python, of_numpy = random.getstate(), np.random.get_state()
+    python_state, numpy_state = random.getstate(), np.random.get_state()
     logger = tf.get_logger()
-    logger.addFilter(_is_not_of_tracing)
+    logger.addFilter(_is_not_retracing)
     try:
         yield
     finally:
-        logger.removeFilter(_is_not_of_tracing)
-        random.setstate(of_python)
-        np.random.set_state(of_numpy)
+        logger.removeFilter(_is_not_retracing)
+        random.setstate(python_state)
+        np.random.set_state(numpy_state)
 
 
-def _is_not_of_tracing(record: logging.LogRecord) -> bool:
+def _is_not_retracing(record: logging.LogRecord) -> bool:
     return "retracing" not in record.getMessage()

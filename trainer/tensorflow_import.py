@@ -1,4 +1,4 @@
-"""Silence, where TensorFlow says what a person need not read."""
+"""Imports TensorFlow without the messages that no user needs."""
 
 import contextlib
 import importlib
@@ -12,21 +12,21 @@ _NVIDIA_DRIVERS = (Path("/proc/driver/nvidia"), Path("/usr/lib/wsl/lib/libcuda.s
 
 @contextlib.contextmanager
 def muted_stderr() -> Iterator[None]:
-    """Drops what is written to the file descriptor, since TensorFlow's C++ code writes there."""
+    """Drops what is written to file descriptor 2, which TensorFlow's C++ code uses directly."""
     sys.stderr.flush()
-    kept = os.dup(2)
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
-    os.close(nowhere)
+    original = os.dup(2)
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 2)
+    os.close(null)
     try:
         yield
     finally:
-        os.dup2(kept, 2)
-        os.close(kept)
+        os.dup2(original, 2)
+        os.close(original)
 
 
 def import_tensorflow() -> None:
-    """Imports TensorFlow; where there is no NVIDIA driver, without its notes on the lack of one."""
+    """Imports TensorFlow; without an NVIDIA driver its notes on missing GPUs are dropped."""
     if any(driver.exists() for driver in _NVIDIA_DRIVERS):
         importlib.import_module("tensorflow")
     else:

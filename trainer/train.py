@@ -74,18 +74,9 @@ def train(
         if not quiet:
             _print_plan(setup, first_step, end)
 
-        # 3. The loop; after a loss spike once more, from an earlier checkpoint.
+        # 3. The loop.
         try:
-            while True:
-                loop = _Loop(setup, spikes, clock, memory_check, end)
-                try:
-                    step, losses = loop.run(first_step)
-                    break
-                except Spike as spike:
-                    clock.go_back()
-                    with clock.spent_on("checkpoint"):
-                        checkpoints = setup.run.checkpoints if setup.run else None
-                        first_step = resume.restore(setup, spikes.roll_back(spike, checkpoints))
+            step, losses = _train_to(end, first_step, setup, spikes, clock, memory_check)
             workers.barrier()  # until the chief has written everything
         except Preempted:
             workers.barrier()
@@ -101,6 +92,25 @@ def train(
         ended = "finished" if step == setup.last_step else "converged"
         print(f"{ended} at step {step:,}: {describe_losses(losses)}\n{clock}")
     return losses
+
+
+def _train_to(
+    end: int,
+    first_step: int,
+    setup: Setup,
+    spikes: LossSpikes,
+    clock: Clock,
+    memory_check: contextlib.ExitStack,
+) -> tuple[int, dict[str, float]]:
+    """Runs the loop; after each loss spike once more, from an earlier checkpoint."""
+    while True:
+        try:
+            return _Loop(setup, spikes, clock, memory_check, end).run(first_step)
+        except Spike as spike:
+            clock.go_back()
+            with clock.spent_on("checkpoint"):
+                checkpoints = setup.run.checkpoints if setup.run else None
+                first_step = resume.restore(setup, spikes.roll_back(spike, checkpoints))
 
 
 class _Loop:

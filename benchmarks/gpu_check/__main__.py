@@ -1,12 +1,13 @@
-"""python -m benchmarks.gpu_check: check the GPUs of this machine, in ten minutes, in one file.
+"""python -m benchmarks.gpu_check: check the GPUs of this machine and write one Markdown file.
 
-Without a GPU it rehearses on the CPU. The exit status is 1 if a check failed.
+It takes ten minutes. Without a GPU it rehearses on the CPU. The exit status is 1 if a check failed.
 """
 
 import os
 import shutil
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,31 +20,31 @@ from benchmarks.gpu_check.report import Section, guarded, render, slug, verdict
 from trainer.config import load_config
 
 _MAX_PROCESSES = 4
-_CORES_A_PROCESS = 4
-_DESCRIBING_SECONDS = 400.0  # a trial of GPUs included, which may take 300
+_CORES_PER_PROCESS = 4
+_DESCRIBE_SECONDS = 400.0  # a trial of GPUs included, which may take 300
 _SMALL_KINDS = ("dense", "conv", "vae")
 _NETS, _MORE_NETS = ("dense", "conv"), ("deep_conv", "vae", "sparse")
 
 _MINUTES = flags.DEFINE_float("minutes", 10.0, "The time for the whole check.", 0.1)
 _SMALL = flags.DEFINE_bool("small", None, "The small form. Default: only where there is no GPU.")
 _TORCH_PYTHON = flags.DEFINE_string(
-    "torch_python", None, "An interpreter of an environment with PyTorch, to compare with."
+    "torch_python", None, "A Python with PyTorch, whose speed is measured too."
 )
 _OUT = flags.DEFINE_string("out", None, "The report. Default: runs/gpu-check/<card>.md.")
 
 
 def main(argv: list[str]) -> None:
-    """Run every check, write the report, and say where it is."""
+    """Run every check, write the report, and print where it is."""
     del argv
     budget = Budget(60 * _MINUTES.value)
-    cards = guarded_cards()
-    described = Case("the machine", "benchmarks.gpu_check.machine:describe", {})
-    (outcome,) = run([described], budget, case_seconds=_DESCRIBING_SECONDS)
-    found = outcome.value or machine.UNKNOWN
+    cards = machine.nvidia_smi()
+    case = Case("the machine", "benchmarks.gpu_check.machine:describe", {})
+    (described,) = run([case], budget, case_seconds=_DESCRIBE_SECONDS)
+    found = described.value or machine.UNKNOWN
     names = sorted({gpu["name"] for gpu in found["gpus"]})
     folder = Path(tempfile.mkdtemp(prefix="gpu-check-"))
     try:
-        sections = check(_plan(found, cards, folder, budget), found, cards, outcome)
+        sections = check(_plan(found, cards, folder, budget), found, cards, described)
     except KeyboardInterrupt:
         sys.exit("interrupted: no report is written")
     finally:
@@ -52,27 +53,12 @@ def main(argv: list[str]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     count = len(found["gpus"])
     minutes = budget.spent_seconds() / 60
-    path.write_text(
-        render(
-            sections,
-            cards=f"{count} x {', '.join(names)}",
-            rehearsal=count == 0,
-            minutes=minutes,
-        )
-    )
+    heading = f"{count} x {', '.join(names)}"
+    path.write_text(render(sections, cards=heading, rehearsal=count == 0, minutes=minutes))
     print(verdict(sections))
     print(f"report     {path}")
     print("to share   send that file, or copy it to docs/gpu/ and commit it")
     sys.exit(any(section.failures for section in sections))
-
-
-def guarded_cards() -> list[dict[str, str]]:
-    """Return the cards that nvidia-smi shows; none where it hangs or fails."""
-    try:
-        return machine.nvidia_smi()
-    except Exception as error:  # TensorFlow may find the cards all the same
-        print(f"nvidia-smi failed: {error}", file=sys.stderr)
-        return []
 
 
 def check(
@@ -80,28 +66,24 @@ def check(
 ) -> list[Section]:
     """Run the checks, those of correctness first; return a section for each."""
     about = guarded("Machine", lambda section: machine.fill(section, found, cards))
-    if not about.succeeded("TensorFlow", described) or found["refusal"]:
+    if not about.succeeded(described) or found["refusal"]:
         return [about]
     kinds, precisions = _SMALL_KINDS if plan.small else all_kinds(), found["precisions"]
     nets = _NETS[:1] if plan.small else _NETS
     sections = [about, *_exactness(plan, kinds, precisions, nets)]
-    sections.append(
-        guarded(
-            "Several GPUs" if plan.gpus else "Several devices (two logical CPUs)",
-            lambda section: many_gpus.fill(section, plan, kinds, nets),
-        )
-    )
+    title = "Several GPUs" if plan.gpus else "Several devices (two logical CPUs)"
+    sections.append(guarded(title, partial(many_gpus.fill, plan=plan, kinds=kinds, nets=nets)))
     rates = dict(speed.measure(plan, nets))
     limits = speed.measure_limits(plan, precisions)
     rest = [
-        guarded("Precisions", lambda section: speed.fill_precisions(section, plan, precisions)),
-        guarded("Log lines", lambda section: speed.fill_logging(section, plan)),
+        guarded("Precisions", partial(speed.fill_precisions, plan=plan, precisions=precisions)),
+        guarded("Log lines", partial(speed.fill_logging, plan=plan)),
     ]
     rates |= speed.measure(plan, () if plan.small else _MORE_NETS)
     return [
         *sections,
-        guarded("Speed", lambda section: speed.fill_peers(section, plan, rates)),
-        guarded("Limits", lambda section: speed.fill_limits(section, limits, rates)),
+        guarded("Speed", partial(speed.fill_frameworks, plan=plan, rates=rates)),
+        guarded("Limits", partial(speed.fill_limits, limits=limits, rates=rates)),
         *rest,
     ]
 
@@ -116,27 +98,26 @@ def _exactness(
     plan: Plan, kinds: tuple[str, ...], precisions: list[str], nets: tuple[str, ...]
 ) -> list[Section]:
     trained = exactness.train_all(plan, kinds, precisions)
+    twice = [
+        (kind, trained[kind, "float32", "first"], trained[kind, "float32", "second"])
+        for kind in plan.covered(kinds)
+    ]
+    every = partial(
+        exactness.fill_trainings, plan=plan, kinds=kinds, precisions=precisions, trained=trained
+    )
+    resumed = partial(exactness.fill_resumed, plan=plan, nets=nets)
     return [
-        guarded(
-            "Every kind in every precision",
-            lambda section: exactness.fill_trainings(section, plan, kinds, precisions, trained[0]),
-        ),
-        guarded(
-            "The same training twice",
-            lambda section: exactness.fill_bits(section, plan, kinds, trained),
-        ),
-        guarded(
-            "A checkpoint resumed on a CPU",
-            lambda section: exactness.fill_resumed(section, plan, nets),
-        ),
+        guarded("Every kind in every precision", every),
+        guarded("The same training twice", partial(exactness.fill_bits, runs=twice)),
+        guarded("A checkpoint resumed on a CPU", resumed),
     ]
 
 
 def _plan(found: dict[str, Any], cards: list[dict[str, str]], folder: Path, budget: Budget) -> Plan:
     gpus = len(found["gpus"])
-    # In another compute mode a card takes one process at a time.
+    # In any other compute mode a card takes one process at a time.
     shareable = gpus > 0 and all(card["compute_mode"] == "Default" for card in cards)
-    fitting = max(1, min(_MAX_PROCESSES, (os.cpu_count() or 1) // _CORES_A_PROCESS))
+    fitting = max(1, min(_MAX_PROCESSES, (os.cpu_count() or 1) // _CORES_PER_PROCESS))
     return Plan(
         gpus=gpus,
         small=not gpus if _SMALL.value is None else _SMALL.value,

@@ -1,6 +1,13 @@
-"""Run cases in child processes that may fail, crash or hang, within a budget of time."""
+"""Run cases in child processes, which may fail, crash or hang, within a budget of time.
+
+`python -m benchmarks.gpu_check.children` is such a child. The first line of its stdin is a JSON
+list of cases, each `{"call": "module:function", "arguments": {...}}`. For each it prints a line of
+`MARK` and JSON, either `{"value": ...}` or `{"error": "one line"}`. This module imports only the
+standard library, so a Python without TensorFlow can run it.
+"""
 
 import contextlib
+import importlib
 import json
 import os
 import signal
@@ -14,17 +21,19 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from benchmarks.gpu_check.child import MARK
-
 ROOT = Path(__file__).parents[2]
-_CASE_SECONDS = 150.0  # that one case may take, compilation included
-_LEAST_SECONDS = 5.0  # below which no process is started any more
+MARK = "gpu-check-result "
+_CASE_SECONDS = 150.0  # for one case, compilation included
+_MIN_SECONDS = 5.0  # with less time left no process is started
+_MAX_ERROR_CHARACTERS = 300
+# Lines of TensorFlow's messages that say where a graph was built, and not what went wrong.
+_ORIGINS = ("Graph execution error", "Detected at node", "<stack traces", "File ", "in user code")
 
 _T = TypeVar("_T")
 
 
 class Case(NamedTuple):
-    """A call of `module:function` in a child process; `name` is for people."""
+    """A call of `module:function` in a child process; the report shows `name`."""
 
     name: str
     call: str
@@ -32,8 +41,9 @@ class Case(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What a case returned, or the one line on why it failed; neither if no time was left."""
+    """The value of a case, or one line on its failure; neither if no time was left for it."""
 
+    name: str
     value: Any = None
     error: str | None = None
 
@@ -44,7 +54,7 @@ class Outcome(NamedTuple):
 
 
 class Budget:
-    """The time that the whole check may take; `now` returns seconds of a monotonic clock."""
+    """The time for the whole check, by `now`, which returns seconds of a monotonic clock."""
 
     def __init__(self, seconds: float, now: Callable[[], float] = time.monotonic):
         self._now = now
@@ -54,7 +64,7 @@ class Budget:
         self._processes: set[subprocess.Popen] = set()
 
     def left_seconds(self) -> float:
-        """Return the seconds that are left, 0 at least."""
+        """Return the seconds that are left, at least 0."""
         return max(0.0, self._end - self._now())
 
     def spent_seconds(self) -> float:
@@ -62,7 +72,7 @@ class Budget:
         return self._now() - self._start
 
     def end(self) -> None:
-        """Leave no time, and kill every child process that runs."""
+        """Leave no time, and kill every child process."""
         with self._lock:
             self._end = self._now()
             for process in self._processes:
@@ -70,7 +80,7 @@ class Budget:
 
     @contextlib.contextmanager
     def holding(self, process: subprocess.Popen) -> Iterator[None]:
-        """Kill a process and those that it started when the block ends, or by `end`."""
+        """Kill a process and its descendants at the end of the block, or when `end` is called."""
         with self._lock:
             self._processes.add(process)
         try:
@@ -92,22 +102,22 @@ def run(
 ) -> list[Outcome]:
     """Run cases in one child process, and after a crash the remaining ones in another.
 
-    `environment` is added to this process's. Returns an outcome a case, in their order.
+    `environment` is added to this process's. Returns the outcomes in the order of the cases.
     """
     outcomes: list[Outcome] = []
     variables = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"} | dict(environment or {})
-    while len(outcomes) < len(cases) and budget.left_seconds() > _LEAST_SECONDS:
+    while len(outcomes) < len(cases) and budget.left_seconds() > _MIN_SECONDS:
         rest = cases[len(outcomes) :]
-        found = _one_process(rest, budget, variables, python, case_seconds)
-        for case, outcome in zip(rest, found, strict=False):  # a crash leaves cases without one
+        for outcome in _run_in_process(rest, budget, variables, python, case_seconds):
             outcomes.append(outcome)
             result = "no time left" if outcome.left_out else outcome.error or "ok"
-            say(budget, f"{case.name}: {result}")
-    return outcomes + [Outcome()] * (len(cases) - len(outcomes))
+            line = f"[{budget.spent_seconds():4.0f} s] {outcome.name}: {result}"
+            print(line, file=sys.stderr, flush=True)
+    return outcomes + [Outcome(case.name) for case in cases[len(outcomes) :]]
 
 
 def in_parallel(calls: Sequence[Callable[[], _T]], budget: Budget, processes: int) -> list[_T]:
-    """Make calls that each run child processes, at most `processes` of them at a time."""
+    """Make calls that each run child processes, at most `processes` calls at a time."""
     with ThreadPoolExecutor(processes) as pool:
         futures = [pool.submit(call) for call in calls]
         try:
@@ -117,43 +127,39 @@ def in_parallel(calls: Sequence[Callable[[], _T]], budget: Budget, processes: in
             raise
 
 
-def say(budget: Budget, text: str) -> None:
-    """Print a line of progress with the seconds since the start."""
-    print(f"[{budget.spent_seconds():4.0f} s] {text}", file=sys.stderr, flush=True)
+def one_line(error: BaseException) -> str:
+    """Return the type of an error and the line of its message that says what went wrong."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    relevant = [line for line in lines if not line.startswith(_ORIGINS)]
+    text = f"{type(error).__name__}: {(relevant or lines or ['no message'])[0]}"
+    return text[:_MAX_ERROR_CHARACTERS]
 
 
 def _kill_group(process: subprocess.Popen) -> None:
-    """Kill a child and what it has started, as a trial of a GPU, unless its end is known."""
+    """Kill a child and its descendants, such as a trial of a GPU, unless it was waited for."""
     if process.returncode is None:  # else the number may be another group's by now
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
 
 
-def _status(process: subprocess.Popen) -> int:
-    """Return the exit status of a child that ends by itself, and kill what it has started."""
-    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
-    _kill_group(process)
-    return process.wait()
-
-
-def _one_process(
+def _run_in_process(
     cases: Sequence[Case],
     budget: Budget,
     variables: Mapping[str, str],
     python: str,
     case_seconds: float,
 ) -> Iterator[Outcome]:
-    """Yield the outcomes of a process, the last of them that of the case which ended it."""
+    """Yield the outcomes of one process; a case that ends the process is the last of them."""
     with tempfile.TemporaryFile("w+") as errors:
         process = subprocess.Popen(
-            [python, "-m", "benchmarks.gpu_check.child"],
+            [python, "-m", "benchmarks.gpu_check.children"],
             cwd=ROOT,
             env=dict(variables),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=errors,
             text=True,
-            start_new_session=True,  # Ctrl-C is for the parent, which ends their groups
+            start_new_session=True,  # a group of its own; Ctrl-C reaches only the parent
         )
         assert process.stdin and process.stdout
         with budget.holding(process), process.stdin, process.stdout:
@@ -161,22 +167,54 @@ def _one_process(
                 asked = [{"call": case.call, "arguments": case.arguments} for case in cases]
                 process.stdin.write(json.dumps(asked) + "\n")
                 process.stdin.flush()
-            for _ in cases:
+            for case in cases:
                 limit_seconds = min(case_seconds, budget.left_seconds())
+                began = time.monotonic()
                 killer = threading.Timer(limit_seconds, _kill_group, [process])
                 killer.start()
-                began = time.monotonic()
                 line = next((text for text in process.stdout if text.startswith(MARK)), None)
                 killer.cancel()
                 if line is not None:
-                    yield Outcome(**json.loads(line.removeprefix(MARK)))
+                    yield Outcome(case.name, **json.loads(line.removeprefix(MARK)))
                     continue
                 if budget.left_seconds() <= 0:
-                    yield Outcome()
+                    yield Outcome(case.name)
                 elif time.monotonic() - began >= limit_seconds:
-                    yield Outcome(error=f"no answer within {limit_seconds:.0f} s")
+                    yield Outcome(case.name, error=f"no answer within {limit_seconds:.0f} s")
                 else:
-                    errors.seek(0)
-                    last = next(reversed([row for row in errors if row.strip()]), "").strip()
-                    yield Outcome(error=f"ended with status {_status(process)}: {last[:300]}")
+                    yield Outcome(case.name, error=_ending(process, errors))
                 return
+
+
+def _ending(process: subprocess.Popen, errors: Any) -> str:
+    """Return the status of a child that ended by itself, and its last line on stderr."""
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+    _kill_group(process)  # before the child is waited for
+    errors.seek(0)
+    last = next(reversed([line for line in errors if line.strip()]), "").strip()
+    return f"ended with status {process.wait()}: {last[:_MAX_ERROR_CHARACTERS]}"
+
+
+def _be_child() -> None:
+    """Run the cases on stdin until the last one, or until the parent process ends."""
+    cases = json.loads(sys.stdin.readline())
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
+    for case in cases:
+        try:
+            module, _, function = case["call"].partition(":")
+            call = getattr(importlib.import_module(module), function)
+            result = {"value": call(**case["arguments"])}
+        except Exception as error:  # becomes a line of the report
+            result = {"error": one_line(error)}
+        print(MARK + json.dumps(result), flush=True)
+
+
+def _exit_with_parent() -> None:
+    """End this process when the parent's end closes the pipe."""
+    while os.read(sys.stdin.fileno(), 1):  # not sys.stdin.read, whose lock would block the exit
+        pass
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    _be_child()

@@ -2,88 +2,66 @@
 
 import math
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
+from itertools import chain, groupby
 from statistics import mean
 from typing import Any
 
-from benchmarks.gpu_check.children import Case, Outcome, in_parallel, run
+from benchmarks.gpu_check.children import Case, Outcome, in_parallel
 from benchmarks.gpu_check.plan import Plan
 from benchmarks.gpu_check.report import Section
 
 _RESUMED_STEPS = 20
 _RESUMED_TOLERANCE = 1e-3  # relative, of losses on a CPU to those on a GPU, after so few steps
-_SMALL_KIND = "dense"  # that a small check trains in every precision, and twice
 
-Outcomes = Mapping[tuple[str, str], Outcome]  # by kind and precision
+Trained = Mapping[tuple[str, str, str], Outcome]  # by kind, precision, and "first" or "second"
 
 
-def train_all(plan: Plan, kinds: Sequence[str], precisions: Sequence[str]) -> list[Outcomes]:
+def train_all(plan: Plan, kinds: Sequence[str], precisions: Sequence[str]) -> Trained:
     """Train every kind in every precision, and in float32 a second time in another process.
 
-    Returns the outcomes of the first and of the second time. A small check trains only one kind
-    in other precisions than float32, and a second time.
+    A small check trains only one kind in other precisions than float32, and a second time.
     """
-    first = [
-        [(kind, precision) for kind in kinds if precision == "float32" or _is_covered(plan, kind)]
+    covered = plan.covered(kinds)
+    asked = [
+        (kind, precision, "first")
         for precision in precisions
+        for kind in (kinds if precision == "float32" else covered)
     ]
-    if plan.processes == 1:  # which then starts TensorFlow once
-        first = [[case for batch in first for case in batch]]
-    second = [(kind, "float32") for kind in twice(plan, kinds)]
-    labels = ["first"] * len(first) + ["second"]
-    calls = [
-        partial(
-            run,
-            [plan.train_case(kind, precision, label) for kind, precision in batch],
-            plan.budget,
-            environment=plan.one_gpu(),
-        )
-        for batch, label in zip([*first, second], labels, strict=True)
-    ]
-    *of_first, of_second = in_parallel(calls, plan.budget, plan.processes)
-    found: dict[tuple[str, str], Outcome] = {}
-    for batch, outcomes in zip(first, of_first, strict=True):
-        found |= zip(batch, outcomes, strict=True)
-    return [found, dict(zip(second, of_second, strict=True))]
-
-
-def twice(plan: Plan, kinds: Sequence[str]) -> list[str]:
-    """Return the kinds that are trained twice."""
-    return [kind for kind in kinds if not plan.small or kind == _SMALL_KIND]
-
-
-def _is_covered(plan: Plan, kind: str) -> bool:
-    return not plan.small or kind == _SMALL_KIND
+    asked += [(kind, "float32", "second") for kind in covered]
+    # Where one process runs at a time, all first trainings share it: TensorFlow starts slowly.
+    in_process = slice(1, 3) if plan.processes > 1 else slice(2, 3)
+    groups = [list(group) for _, group in groupby(asked, lambda case: case[in_process])]
+    calls = [partial(plan.run, [plan.train_case(*case) for case in group]) for group in groups]
+    outcomes = in_parallel(calls, plan.budget, plan.processes)
+    return dict(zip(asked, chain.from_iterable(outcomes), strict=True))
 
 
 def fill_trainings(
-    section: Section, plan: Plan, kinds: Sequence[str], precisions: Sequence[str], found: Outcomes
+    section: Section,
+    plan: Plan,
+    kinds: Sequence[str],
+    precisions: Sequence[str],
+    trained: Trained,
 ) -> None:
-    """Write a row a kind: the mean loss of the first and of the last quarter of its steps."""
-    section.lines += [
-        f"{plan.steps} steps on digits, `execution=auto`: the mean loss of the first and of the "
-        "last quarter of them, and the seconds of the whole training.",
-        "",
+    """Write a row per kind: the mean loss of the first and of the last quarter of its steps."""
+    section.say(
+        f"{plan.steps} steps on digits, `execution=auto`: the mean loss of their first and of "
+        "their last quarter, and the seconds of the whole training."
+    )
+    found = {case[:2]: outcome for case, outcome in trained.items() if case[2] == "first"}
+    rows = [
+        (kind, *(_trained_cell(section, found.get((kind, one))) for one in precisions))
+        for kind in kinds
     ]
-    rows = []
-    for kind in kinds:
-        cells = []
-        for precision in precisions:
-            if (kind, precision) not in found:
-                cells.append("")
-                continue
-            outcome = found[kind, precision]
-            name = f"{kind} in {precision}"
-            show = partial(_trained, section, name, outcome.value)
-            cells.append(section.cell(name, outcome, show))
-        rows.append((kind, *cells))
     section.table(("kind", *precisions), rows)
     for precision in precisions:
         values = [one.value for (_, its), one in found.items() if its == precision and one.value]
         executions = ", ".join(sorted({value["execution"] for value in values})) or "none"
         tf32 = any(value["tf32"] for value in values)
-        section.lines.append(f"{precision}: executions {executions}{_tf32_words(plan, tf32)}  ")
+        words = f"; TF32 {'on' if tf32 else 'off'}" if plan.gpus else ""
+        section.lines.append(f"{precision}: executions {executions}{words}  ")
         section.require(
             not (plan.gpus and tf32 and precision == "float32"),
             "float32 products are computed in TF32",
@@ -91,93 +69,68 @@ def fill_trainings(
     section.lines.append("")
 
 
-def _tf32_words(plan: Plan, used: bool) -> str:
-    """Return whether TF32 was allowed, where it can be."""
-    return f"; TF32 {'on' if used else 'off'}" if plan.gpus else ""
+def _trained_cell(section: Section, outcome: Outcome | None) -> str:
+    if outcome is None:
+        return ""
+
+    def show() -> str:
+        losses = outcome.value["losses"]
+        quarter = max(1, len(losses) // 4)
+        before, after = mean(losses[:quarter]), mean(losses[-quarter:])
+        shown = f"{before:.4g} to {after:.4g} ({outcome.value['seconds']:.1f} s)"
+        finite = all(map(math.isfinite, losses))
+        if section.require(finite, f"{outcome.name}: a loss is not finite"):
+            section.require(after < before, f"{outcome.name}: the loss did not fall, {shown}")
+        return shown
+
+    return section.cell(outcome, show)
 
 
-def _trained(section: Section, name: str, value: dict[str, Any]) -> str:
-    losses = value["losses"]
-    quarter = max(1, len(losses) // 4)
-    before, after = mean(losses[:quarter]), mean(losses[-quarter:])
-    shown = f"{before:.4g} to {after:.4g} ({value['seconds']:.1f} s)"
-    finite = all(map(math.isfinite, losses))
-    if section.require(finite, f"{name}: a loss is not finite"):
-        section.require(after < before, f"{name}: the loss did not fall, {shown}")
-    return shown
-
-
-def fill_bits(
-    section: Section, plan: Plan, kinds: Sequence[str], found: Sequence[Outcomes]
-) -> None:
-    """Write a row a kind: whether two processes ended with the same weights and slots."""
+def fill_bits(section: Section, runs: Iterable[tuple[str, Outcome, Outcome]]) -> None:
+    """Write a row per (kind, first run, second run): whether both ended with the same state."""
     rows = []
-    for kind in twice(plan, kinds):
-        first, second = (outcomes[kind, "float32"] for outcomes in found)
+    for kind, first, second in runs:
         if first.value is None:
             section.left_out.append(f"{kind}: its first training has no result")
             rows.append((kind, "left out", ""))
             continue
-        show = partial(_same, section, kind, first.value, second.value)
-        rows.append((kind, section.cell(kind, second, show), first.value["sha256"][:16]))
-    section.lines += ["SHA-256 over all weights and optimizer slots, float32, two processes.", ""]
+        show = partial(_bits_cell, section, kind, first.value, second.value)
+        rows.append((kind, section.cell(second, show), first.value["sha256"][:16]))
+    section.say("SHA-256 over all weights and optimizer slots, float32, two processes.")
     section.table(("kind", "bits", "SHA-256"), rows)
 
 
-def _same(section: Section, kind: str, first: dict[str, Any], second: dict[str, Any]) -> str:
+def _bits_cell(section: Section, kind: str, first: dict[str, Any], second: dict[str, Any]) -> str:
     same = first["sha256"] == second["sha256"]
     return "equal" if section.require(same, f"{kind}: two processes differ") else "**differ**"
 
 
 def fill_resumed(section: Section, plan: Plan, nets: Sequence[str]) -> None:
-    """Train to a checkpoint, go on from copies of it here and on a CPU, and compare the losses."""
-    begun = run(
-        [plan.train_case(net, "float32", "begun") for net in nets],
-        plan.budget,
-        environment=plan.one_gpu(),
-    )
-    ready = [
-        net
-        for net, outcome in zip(nets, begun, strict=True)
-        if section.succeeded(f"{net}, begun", outcome)
-    ]
-    here, on_cpu = in_parallel(
-        [
-            partial(
-                run,
-                [_goes_on(plan, net, "here") for net in ready],
-                plan.budget,
-                environment=plan.one_gpu(),
-            ),
-            partial(
-                run,
-                [_goes_on(plan, net, "on-cpu", strategy="cpu:1") for net in ready],
-                plan.budget,
-                environment={"CUDA_VISIBLE_DEVICES": ""},
-            ),
-        ],
+    """Train to a checkpoint, resume copies of it here and on a CPU, and compare the losses."""
+    begun = plan.run([plan.train_case(net, "float32", "begun") for net in nets])
+    ready = [net for net, outcome in zip(nets, begun, strict=True) if section.succeeded(outcome)]
+    here = [_resumed_case(plan, net, "resumed here") for net in ready]
+    on_cpu = [_resumed_case(plan, net, "resumed on a CPU", strategy="cpu:1") for net in ready]
+    resumed = in_parallel(
+        [partial(plan.run, here), partial(plan.run, on_cpu, {"CUDA_VISIBLE_DEVICES": ""})],
         plan.budget,
         plan.processes,
     )
     rows = []
-    for net, one, other in zip(ready, here, on_cpu, strict=True):
-        if not section.succeeded(f"{net}, resumed here", one):
-            continue
-        losses = one.value["losses"]
-        name = f"{net}, resumed on a CPU"
-        rows.append((net, section.difference(name, other, losses, _RESUMED_TOLERANCE)))
-    section.lines += [
+    for net, one, other in zip(ready, *resumed, strict=True):
+        if section.succeeded(one):
+            losses = one.value["losses"]
+            rows.append((net, section.difference(other, losses, _RESUMED_TOLERANCE)))
+    section.say(
         f"A checkpoint of step {plan.steps}, written by the first device, and {_RESUMED_STEPS} "
-        "more steps on it and on a CPU: the largest relative difference of the logged losses.",
-        "",
-    ]
+        "more steps on it and on a CPU: the largest relative difference of the logged losses."
+    )
     section.table(("net", "difference"), rows)
 
 
-def _goes_on(plan: Plan, net: str, label: str, **changes: object) -> Case:
-    """Return the training that resumes a copy of the begun run."""
-    folder = plan.folder / f"{net}-resumed-{label}"
-    shutil.copytree(plan.folder / f"{net}-float32-begun", folder)
-    return plan.train_case(
-        net, "float32", label, steps=plan.steps + _RESUMED_STEPS, workdir=folder, **changes
-    )
+def _resumed_case(plan: Plan, net: str, label: str, **changes: object) -> Case:
+    """Return the training that resumes a copy of the run "begun"."""
+    workdir = plan.folder / f"{net}-{label.replace(' ', '-')}"
+    shutil.copytree(plan.folder / f"{net}-float32-begun", workdir)
+    steps = plan.steps + _RESUMED_STEPS
+    return plan.train_case(net, "float32", label, steps=steps, workdir=workdir, **changes)

@@ -6,6 +6,7 @@ import os
 import platform
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,8 @@ from benchmarks.gpu_check.report import Section
 
 _QUERY = ("name", "memory.total", "driver_version", "power.limit", "clocks.max.sm", "compute_mode")
 _PACKAGES = ("tensorflow", "keras", "numpy")
-UNKNOWN: dict[str, Any] = {  # what `describe` has not returned
+_VARIABLES = ("CUDA_VISIBLE_DEVICES", "XLA_FLAGS", "TF_XLA_FLAGS", "NCCL_ALGO")
+UNKNOWN: dict[str, Any] = {  # the result if `describe` fails
     "gpus": [],
     "build": {},
     "precisions": [],
@@ -29,7 +31,7 @@ UNKNOWN: dict[str, Any] = {  # what `describe` has not returned
 def describe() -> dict[str, Any]:
     """Return TensorFlow's GPUs and build and the trainer's precisions, in a child process.
 
-    Try the GPUs whose use needs a trial; the trainings that follow then find it passed.
+    GPUs that need a trial before use are tried here; the trainings that follow find it passed.
     """
     import tensorflow as tf
 
@@ -62,11 +64,15 @@ def describe() -> dict[str, Any]:
 
 
 def nvidia_smi() -> list[dict[str, str]]:
-    """Return what nvidia-smi says of each card; nothing where there is none."""
+    """Return what nvidia-smi reports of each card; none where it is missing, hangs or fails."""
     if not shutil.which("nvidia-smi"):
         return []
-    asked = ["nvidia-smi", f"--query-gpu={','.join(_QUERY)}", "--format=csv,noheader"]
-    answer = subprocess.run(asked, check=False, capture_output=True, text=True, timeout=60)
+    command = ["nvidia-smi", f"--query-gpu={','.join(_QUERY)}", "--format=csv,noheader"]
+    try:
+        answer = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
+    except (OSError, subprocess.TimeoutExpired) as error:  # TensorFlow may find the cards still
+        print(f"nvidia-smi failed: {error}", file=sys.stderr)
+        return []
     rows = csv.reader(answer.stdout.splitlines(), skipinitialspace=True)
     return [dict(zip(_QUERY, row, strict=True)) for row in rows if len(row) == len(_QUERY)]
 
@@ -74,7 +80,7 @@ def nvidia_smi() -> list[dict[str, str]]:
 def shared_libraries(
     distributions: Iterable[importlib.metadata.Distribution],
 ) -> dict[str, list[str]]:
-    """Return each library under `nvidia/` that several distributions install, and their names.
+    """Return each library under `nvidia/` that several distributions install, with their names.
 
     CUDA 12 and CUDA 13 wheels share paths: the one installed last overwrites the other's files.
     """
@@ -87,39 +93,35 @@ def shared_libraries(
 
 
 def fill(section: Section, found: Mapping[str, Any], cards: list[dict[str, str]]) -> None:
-    """Write the machine down; fail where a card cannot be used, or wheels are in conflict."""
-    rows = []
-    for number, gpu in enumerate(found["gpus"]):
-        capability = ".".join(map(str, gpu["capability"] or ("unknown",)))
-        has_tf32 = bool(gpu["capability"]) and tuple(gpu["capability"]) >= (8, 0)
-        shown = f"{gpu['name']}, compute capability {capability}"
-        rows.append((f"GPU {number}", f"{shown}, {'TF32' if has_tf32 else 'no TF32'}"))
+    """Write the machine down; fail if a card cannot be used or wheels are in conflict."""
+    rows = [(f"GPU {number}", _gpu_words(gpu)) for number, gpu in enumerate(found["gpus"])]
     rows += [(f"nvidia-smi {n}", ", ".join(card.values())) for n, card in enumerate(cards)]
     rows.append(("CUDA of the driver", found["driver_cuda"]))
     build = ", ".join(f"{name} {_words(value)}" for name, value in found["build"].items())
     rows.append(("TensorFlow's build", build or "unknown"))
-    for distribution in sorted(
-        importlib.metadata.distributions(), key=lambda one: str(one.metadata["Name"])
-    ):
-        name = str(distribution.metadata["Name"])
-        if name.startswith("nvidia-") or name in _PACKAGES:
-            rows.append((name, distribution.version))
+    installed = list(importlib.metadata.distributions())
+    versions = sorted((str(one.metadata["Name"]), one.version) for one in installed)
+    rows += [row for row in versions if row[0].startswith("nvidia-") or row[0] in _PACKAGES]
     rows.append(("Python", platform.python_version()))
     rows.append(("system", f"{platform.system()} {platform.release()}, {platform.machine()}"))
     memory = psutil.virtual_memory().total / 2**30
     rows.append(("CPU", f"{_cpu_name()}, {os.cpu_count()} logical cores, {memory:.0f} GiB"))
-    for name in ("CUDA_VISIBLE_DEVICES", "XLA_FLAGS", "TF_XLA_FLAGS", "NCCL_ALGO"):
-        if name in os.environ:
-            rows.append((name, os.environ[name]))
+    rows += [(name, os.environ[name]) for name in _VARIABLES if name in os.environ]
     section.table(("", ""), rows)
     section.require(
         not cards or bool(found["gpus"]) or found["hidden"],
         f"nvidia-smi shows {len(cards)} cards, TensorFlow none: is .[cuda] installed?",
     )
     section.require(not found["refusal"], found["refusal"])
-    conflicts = shared_libraries(importlib.metadata.distributions())
-    for path, names in conflicts.items():
+    for path, names in shared_libraries(installed).items():
         section.failures.append(f"{path} is installed by {' and by '.join(names)}")
+
+
+def _gpu_words(gpu: Mapping[str, Any]) -> str:
+    capability = tuple(gpu["capability"] or ())
+    tf32 = "TF32" if capability >= (8, 0) else "no TF32"
+    shown = ".".join(map(str, capability)) or "unknown"
+    return f"{gpu['name']}, compute capability {shown}, {tf32}"
 
 
 def _words(value: object) -> str:

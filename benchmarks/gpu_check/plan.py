@@ -1,17 +1,21 @@
-"""What a check covers: in full on GPUs, in small on a CPU, with the processes it runs."""
+"""What a check covers: everything on GPUs, a small form on a CPU; and how its cases are run."""
 
 import dataclasses
 import os
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from benchmarks.gpu_check.children import Budget, Case
+from benchmarks.gpu_check.children import Budget, Case, Outcome, run
 
 TRAININGS = "benchmarks.gpu_check.trainings"
+UNINTERRUPTED = {"validate_every_steps": 0, "checkpoint_every_steps": 0, "pictures": False}
+_SMALL_KIND = "dense"  # which a small check trains in every precision, and twice
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """The devices, the extent, the time, and where trainings leave their workdirs."""
+    """The devices, the extent and the time of a check, and the folder of its workdirs."""
 
     gpus: int  # that TensorFlow finds; 0: a rehearsal on the CPU
     small: bool
@@ -27,7 +31,7 @@ class Plan:
 
     @property
     def steps(self) -> int:
-        """Return the steps of a training that is checked."""
+        """Return the steps of a training."""
         return 20 if self.small else 100
 
     @property
@@ -40,28 +44,47 @@ class Plan:
         """Return the batch sizes at which rates are measured."""
         return (128,) if self.small else (128, 1024, 8192)
 
-    def one_gpu(self) -> dict[str, str]:
-        """Return the environment of a child process that sees only the first GPU."""
-        return self.first_gpus(1)
+    def covered(self, kinds: Sequence[str]) -> list[str]:
+        """Return the kinds that are trained in every precision, and twice in float32."""
+        return [kind for kind in kinds if not self.small or kind == _SMALL_KIND]
 
-    def first_gpus(self, count: int) -> dict[str, str]:
-        """Return the environment of a child process that sees `count` GPUs."""
+    def gpus_visible(self, count: int) -> dict[str, str]:
+        """Return the environment of a child process that sees the first `count` GPUs."""
         numbers = ",".join(map(str, range(count)))
         visible = os.environ.get("CUDA_VISIBLE_DEVICES", numbers).split(",")
         return {"CUDA_VISIBLE_DEVICES": ",".join(visible[:count])} if self.gpus else {}
 
+    def run(
+        self,
+        cases: Sequence[Case],
+        environment: Mapping[str, str] | None = None,
+        python: str = sys.executable,
+    ) -> list[Outcome]:
+        """Run cases in a child process that sees one GPU, or has another environment."""
+        variables = self.gpus_visible(1) if environment is None else environment
+        return run(cases, self.budget, environment=variables, python=python)
+
     def train_case(self, net: str, precision: str, label: str, **changes: object) -> Case:
         """Return the training of a net, in a workdir named by it, the precision and the label.
 
-        `steps` and `workdir` among the changes say how far and where, if not as usual.
+        Other keyword arguments change the config, but for `steps` and `workdir`, which replace the
+        usual ones.
         """
         steps = changes.pop("steps", self.steps)
-        folder = changes.pop("workdir", self.folder / f"{net}-{precision}-{label}")
+        workdir = changes.pop("workdir", self.folder / f"{net}-{precision}-{label}")
         strategy = {} if self.gpus else {"strategy": "cpu:1"}
         arguments = {
             "net": net,
-            "folder": str(folder),
+            "workdir": str(workdir),
             "steps": steps,
             "changes": strategy | {"precision": precision} | changes,
         }
-        return Case(f"train {net} {precision} {label}", f"{TRAININGS}:train", arguments)
+        return Case(f"{net} in {precision}, {label}", f"{TRAININGS}:train", arguments)
+
+    def rate_case(self, net: str, batch_size: int, **settings: object) -> Case:
+        """Return the measurement of a net's images per second."""
+        arguments = {"net": net, "batch_size": batch_size, "seconds": self.seconds} | settings
+        shown = ", ".join(f"{name} {value}" for name, value in settings.items())
+        return Case(
+            f"rate of {net} at {batch_size}{shown and f', {shown}'}", f"{TRAININGS}:rate", arguments
+        )

@@ -1,4 +1,4 @@
-"""The report: sections, each of which stands when another fails, and the file that holds them."""
+"""The report: sections, each of which stands if another fails, and the file that holds them."""
 
 import dataclasses
 import datetime
@@ -6,13 +6,12 @@ import re
 import subprocess
 from collections.abc import Callable, Iterable, Sequence
 
-from benchmarks.gpu_check.child import one_line
-from benchmarks.gpu_check.children import ROOT, Outcome
+from benchmarks.gpu_check.children import ROOT, Outcome, one_line
 
 
 @dataclasses.dataclass
 class Section:
-    """A part of the report: its Markdown lines, what failed, and what the budget left out."""
+    """A section of the report: Markdown lines, failures, and the cases that got no time."""
 
     title: str
     lines: list[str] = dataclasses.field(default_factory=list)
@@ -25,55 +24,57 @@ class Section:
             self.failures.append(failure)
         return holds
 
-    def succeeded(self, name: str, outcome: Outcome) -> bool:
-        """Return whether a case has a value; note why it has none."""
+    def succeeded(self, outcome: Outcome) -> bool:
+        """Return whether a case has a value; note why if it has none."""
         if outcome.left_out:
-            self.left_out.append(name)
+            self.left_out.append(outcome.name)
         elif outcome.error is not None:
-            self.failures.append(f"{name}: {outcome.error}")
+            self.failures.append(f"{outcome.name}: {outcome.error}")
         return outcome.value is not None
 
-    def cell(self, name: str, outcome: Outcome, show: Callable[[], str]) -> str:
-        """Return the cell of a table for a case: what `show` says of its value, or why none."""
-        if self.succeeded(name, outcome):
+    def cell(self, outcome: Outcome, show: Callable[[], str]) -> str:
+        """Return a table's cell for a case: the text of `show`, or that it has no value."""
+        if self.succeeded(outcome):
             return show()
         return "left out" if outcome.left_out else "**failed**"
 
-    def rate(self, name: str, outcome: Outcome) -> str:
+    def rate(self, outcome: Outcome) -> str:
         """Return the cell of a case whose value is a rate."""
-        return self.cell(name, outcome, lambda: f"{outcome.value:,.0f}")
+        return self.cell(outcome, lambda: f"{outcome.value:,.0f}")
 
-    def difference(
-        self, name: str, outcome: Outcome, expected: Sequence[float], tolerance: float
-    ) -> str:
-        """Return the cell of a case with losses: their largest relative difference to others.
+    def difference(self, outcome: Outcome, expected: Sequence[float], tolerance: float) -> str:
+        """Return the cell of a case with losses: their largest relative difference to `expected`.
 
-        Add a failure where it is above the tolerance.
+        A difference above the tolerance is a failure.
         """
 
         def show() -> str:
             pairs = zip(outcome.value["losses"], expected, strict=True)
             found = [abs(loss - other) / abs(other) for loss, other in pairs]
             close = all(difference <= tolerance for difference in found)  # NaN is not
-            self.require(close, f"{name}: the losses differ by {max(found):.1e}")
+            self.require(close, f"{outcome.name}: the losses differ by {max(found):.1e}")
             return f"{max(found):.1e}"
 
-        return self.cell(name, outcome, show)
+        return self.cell(outcome, show)
+
+    def say(self, text: str) -> None:
+        """Add a paragraph."""
+        self.lines += [text, ""]
 
     def table(self, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
         """Add a Markdown table, unless it has no rows."""
-        body = [row_of(row) for row in rows]
+        body = [_row(row) for row in rows]
         if body:
-            self.lines += [row_of(header), "|" + "---|" * len(header), *body, ""]
+            self.lines += [_row(header), "|" + "---|" * len(header), *body, ""]
 
 
-def row_of(cells: Sequence[str]) -> str:
+def _row(cells: Sequence[str]) -> str:
     """Return a row of a Markdown table; a bar inside a cell is escaped."""
     return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
 
 
 def guarded(title: str, fill: Callable[[Section], None]) -> Section:
-    """Fill a section; an error on the way becomes a failure of that section, in one line."""
+    """Fill a section; an exception becomes a failure of the section, in one line."""
     section = Section(title)
     try:
         fill(section)
@@ -83,7 +84,7 @@ def guarded(title: str, fill: Callable[[Section], None]) -> Section:
 
 
 def render(sections: Sequence[Section], *, cards: str, rehearsal: bool, minutes: float) -> str:
-    """Return the report as Markdown: verdict, failures, what was left out, then each section."""
+    """Return the report as Markdown: result, failures, what got no time, then each section."""
     failures = [(section.title, text) for section in sections for text in section.failures]
     left_out = [(section.title, text) for section in sections for text in section.left_out]
     first = "CPU rehearsal: no GPU was used" if rehearsal else f"GPU check: {cards}"
@@ -98,9 +99,7 @@ def render(sections: Sequence[Section], *, cards: str, rehearsal: bool, minutes:
         if found:
             lines += [f"## {heading}", "", *(f"- {title}: {text}" for title, text in found), ""]
     for section in sections:
-        lines += [f"## {section.title}", "", *section.lines]
-        if not section.lines:
-            lines += ["Nothing was measured.", ""]
+        lines += [f"## {section.title}", "", *(section.lines or ["Nothing was measured.", ""])]
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -114,7 +113,7 @@ def verdict(sections: Sequence[Section]) -> str:
 
 
 def slug(name: str) -> str:
-    """Return a file's name for a card: lower case, with hyphens."""
+    """Return a file name for a card: lower case, with hyphens."""
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "unknown"
 
 

@@ -1,22 +1,22 @@
-"""Speed: of the trainer and its peers, of the machine's limits, by precision, with log lines."""
+"""Speed: the trainer and other frameworks, the machine's limits, precisions, log lines."""
 
 import importlib.util
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 
 from benchmarks import limit
-from benchmarks.gpu_check.children import Case, Outcome, run
+from benchmarks.gpu_check.children import Case, Outcome
 from benchmarks.gpu_check.plan import TRAININGS, Plan
 from benchmarks.gpu_check.report import Section
 from benchmarks.nets import NETS
 
-Rates = Mapping[tuple[str, int], Mapping[str, Outcome]]  # by net and batch, and by way
+Rates = Mapping[tuple[str, int], Mapping[str, Outcome]]  # by (net, batch size) and way
 
 
 def measure(plan: Plan, nets: Sequence[str]) -> Rates:
     """Measure every way to train the nets, one framework after the other.
 
-    A config that the peers have no net for, as `sparse`, is measured only in the trainer.
+    A config without a net for the other frameworks, as `sparse`, is measured in the trainer only.
     """
     rates: dict[tuple[str, int], dict[str, Outcome]] = {
         (net, size): {} for net in nets for size in plan.batch_sizes
@@ -27,17 +27,15 @@ def measure(plan: Plan, nets: Sequence[str]) -> Rates:
         ("with_torch", torch_interpreter(plan)),
     ):
         asked = [(*case, way) for case in rates for way in _ways(plan, module, case[0])]
-        if python is None or not asked:
-            continue
-        cases = [_case(plan, module, *one) for one in asked]
-        outcomes = run(cases, plan.budget, environment=plan.one_gpu(), python=python)
-        for (net, size, way), outcome in zip(asked, outcomes, strict=True):
-            rates[net, size][way] = outcome
+        if python and asked:
+            outcomes = plan.run([_case(plan, module, *one) for one in asked], python=python)
+            for (net, size, way), outcome in zip(asked, outcomes, strict=True):
+                rates[net, size][way] = outcome
     return rates
 
 
 def torch_interpreter(plan: Plan) -> str | None:
-    """Return the interpreter that has PyTorch: the one that was named, or on a CPU this one."""
+    """Return the Python that has PyTorch: that of the flag, or on a CPU this one."""
     if plan.torch_python or plan.gpus:
         return plan.torch_python
     return sys.executable if importlib.util.find_spec("torch") else None
@@ -71,40 +69,35 @@ def _case(plan: Plan, module: str, net: str, batch_size: int, way: str) -> Case:
     return Case(f"{way} {net} at {batch_size}", "benchmarks.sides:measure", arguments)
 
 
-def fill_peers(section: Section, plan: Plan, rates: Rates) -> None:
-    """Write a row a net and batch: the trainer, the peers, and the ratio to the best of these."""
-    section.lines += ["Images per second while training, in float32 without TF32.", ""]
+def fill_frameworks(section: Section, plan: Plan, rates: Rates) -> None:
+    """Write a row per net and batch size: each way's rate, and the trainer's to the best other."""
+    section.say("Images per second while training, in float32 without TF32.")
     ways = list(dict.fromkeys(way for found in rates.values() for way in found))
     rows = []
     for (net, size), found in rates.items():
-        cells = [
-            section.rate(f"{way} {net} at {size}", found[way]) if way in found else ""
-            for way in ways
-        ]
+        cells = [section.rate(found[way]) if way in found else "" for way in ways]
         ours = found["trainer"].value if "trainer" in found else None
         best = max((found[way].value or 0 for way in found if way != "trainer"), default=0)
-        ratio = f"{ours / best:.2f}" if ours and best else ""
-        rows.append((f"{net}, {size}", *cells, ratio))
+        rows.append((f"{net}, {size}", *cells, f"{ours / best:.2f}" if ours and best else ""))
     section.table(("net, batch", *ways, "trainer / best other"), rows)
     if torch_interpreter(plan) is None:
-        section.lines += ["PyTorch was not measured: `TORCH_PYTHON` names no interpreter.", ""]
+        section.say("PyTorch was not measured: `TORCH_PYTHON` names no Python that has it.")
 
 
 def measure_limits(plan: Plan, precisions: Sequence[str]) -> Mapping[str, Outcome]:
-    """Measure the matrix rate in every precision, and the bandwidth."""
+    """Measure the rate of matrix products in every precision, and the bandwidth."""
     cases = [
         Case(f"limits in {one}", "benchmarks.limit:measure", {"precision": one})
         for one in precisions
     ]
-    outcomes = run(cases, plan.budget, environment=plan.one_gpu())
-    return dict(zip(precisions, outcomes, strict=True))
+    return dict(zip(precisions, plan.run(cases), strict=True))
 
 
 def fill_limits(section: Section, limits: Mapping[str, Outcome], rates: Rates) -> None:
     """Write the machine's limits, and the share of them that the trainer reaches in float32."""
     rows = []
     for precision, outcome in limits.items():
-        if section.succeeded(f"limits in {precision}", outcome):
+        if section.succeeded(outcome):
             flops, bandwidth = (
                 outcome.value[name] for name in ("flops_per_second", "bytes_per_second")
             )
@@ -115,45 +108,39 @@ def fill_limits(section: Section, limits: Mapping[str, Outcome], rates: Rates) -
         return
     shares = []
     for (net, size), found in rates.items():
-        ours = found.get("trainer", Outcome()).value
+        ours = found["trainer"].value if "trainer" in found else None
         if ours and net in NETS:
             bound = limit.images_per_second(net, size, machine)
             shares.append((f"{net}, {size}", f"{bound:,.0f}", f"{ours / bound:.1%}"))
-    section.lines += [
-        "The limit is the longer of a step's arithmetic at the float32 rate and of its bytes at "
-        "that bandwidth, each layer's output kept in memory.",
-        "",
-    ]
+    section.say(
+        "The limit is set by a step's arithmetic at the float32 rate or by its bytes at that "
+        "bandwidth, whichever take longer, each layer's output kept in memory."
+    )
     section.table(("net, batch", "limit, images per second", "trainer / limit"), shares)
 
 
 def fill_precisions(section: Section, plan: Plan, precisions: Sequence[str]) -> None:
     """Write the speed of the net with the widest layers in every precision."""
     net = "dense" if plan.small else "deep"
-    asked = [(size, precision) for size in plan.batch_sizes for precision in precisions]
-    cases = [
-        Case(
-            f"{net} at {size} in {precision}",
-            f"{TRAININGS}:rate",
-            {"net": net, "batch_size": size, "seconds": plan.seconds, "precision": precision},
+    outcomes = iter(
+        plan.run(
+            [
+                plan.rate_case(net, size, precision=precision)
+                for size in plan.batch_sizes
+                for precision in precisions
+            ]
         )
-        for size, precision in asked
-    ]
-    outcomes = run(cases, plan.budget, environment=plan.one_gpu())
-    cells = {
-        one: section.rate(case.name, outcome)
-        for one, case, outcome in zip(asked, cases, outcomes, strict=True)
-    }
+    )
+    section.say("Images per second while training:")
     rows = [
-        (f"{net}, {size}", *(cells[size, one] for one in precisions)) for size in plan.batch_sizes
+        (f"{net}, {size}", *(section.rate(next(outcomes)) for _ in precisions))
+        for size in plan.batch_sizes
     ]
-    section.lines += ["Images per second while training:", ""]
     section.table(("net, batch", *precisions), rows)
 
 
 def fill_logging(section: Section, plan: Plan) -> None:
-    """Write what a log line costs: whole trainings that log at two cadences."""
-    cadences = (5, 20) if plan.small else (100, 1000)
+    """Write what log lines cost: whole trainings that log at two cadences."""
     steps = 60 if plan.small else 10_000
     strategy = {} if plan.gpus else {"strategy": "cpu:1"}
     cases = [
@@ -162,24 +149,23 @@ def fill_logging(section: Section, plan: Plan) -> None:
             f"{TRAININGS}:logged_rate",
             {
                 "net": "dense",
-                "folder": str(plan.folder / f"logged-{every}"),
+                "workdir": str(plan.folder / f"logged-{every}"),
                 "steps": steps,
                 "changes": strategy | {"log_every_steps": every},
             },
         )
-        for every in cadences
+        for every in ((5, 20) if plan.small else (100, 1000))
     ]
-    outcomes = run(cases, plan.budget, environment=plan.one_gpu())
     rows = [
-        (case.name, outcome.value["images_per_second"], outcome.value["steps_share"])
-        for case, outcome in zip(cases, outcomes, strict=True)
-        if section.succeeded(case.name, outcome)
+        (
+            outcome.name,
+            f"{outcome.value['images_per_second']:,.0f}",
+            f"{outcome.value['steps_share']:.0%}",
+        )
+        for outcome in plan.run(cases)
+        if section.succeeded(outcome)
     ]
-    section.lines += [
-        f"Whole trainings of {steps:,} steps at batch 128, by the wall clock once compiled.",
-        "",
-    ]
-    section.table(
-        ("", "images per second", "of the time in steps"),
-        [(name, f"{rate:,.0f}", f"{share:.0%}") for name, rate, share in rows],
+    section.say(
+        f"Whole trainings of {steps:,} steps at batch 128, by the wall clock after compilation."
     )
+    section.table(("", "images per second", "share of the time in steps"), rows)

@@ -13,6 +13,7 @@ from typing import Any
 import psutil
 
 from benchmarks.gpu_check.children import ROOT
+from benchmarks.gpu_check.plan import UNINTERRUPTED
 from trainer.run.metrics_log import MetricsLog
 from trainer.run.workdir import METRICS_LOG
 
@@ -20,17 +21,10 @@ _WAIT_SECONDS = 60.0
 _PAUSE_SECONDS = 0.1
 
 
-def seconds_to_end(folder: str, changes: Mapping[str, Any]) -> float:
-    """Return how long worker 0 runs on after a SIGKILL of worker 1, in the midst of a training."""
-    settings = {
-        "data.name": "digits",
-        "batch_size": 128,
-        "num_epochs": 1e5,
-        "validate_every_steps": 0,
-        "checkpoint_every_steps": 0,
-        "pictures": False,
-    }
-    with _launched(folder, settings | dict(changes)) as launcher:
+def seconds_to_end(workdir: str, changes: Mapping[str, Any]) -> float:
+    """Return how long worker 0 runs after a SIGKILL of worker 1 in the middle of a training."""
+    endless = {"data.name": "digits", "batch_size": 128, "num_epochs": 1e5}
+    with _launched(workdir, endless | UNINTERRUPTED | dict(changes)) as launcher:
         survivor, victim = _workers(launcher)
         victim.kill()
         began = time.monotonic()
@@ -39,18 +33,19 @@ def seconds_to_end(folder: str, changes: Mapping[str, Any]) -> float:
 
 
 @contextlib.contextmanager
-def _launched(folder: str, settings: Mapping[str, Any]) -> Iterator[psutil.Process]:
-    """Start a training by two workers; begin once it has logged, and end all of its processes."""
+def _launched(workdir: str, settings: Mapping[str, Any]) -> Iterator[psutil.Process]:
+    """Start a training on two workers, enter the block once it has logged, and kill it after."""
     command = [
         *(sys.executable, "-m", "launch.local", "--workers=2", "--max_restarts=0", "--"),
-        *(f"--config={ROOT}/configs/dense.py", f"--workdir={folder}"),
+        *(f"--config={ROOT}/configs/dense.py", f"--workdir={workdir}"),
         *(f"--config.{key}={value}" for key, value in settings.items()),
     ]
+    log = MetricsLog(Path(workdir) / METRICS_LOG)
     with tempfile.TemporaryFile("w+") as errors:
         process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=errors)
         launcher = psutil.Process(process.pid)
         try:
-            while not _has_logged(Path(folder)):
+            while not any(row["split"] == "train" for row in log.rows()):
                 if process.poll() is not None:
                     errors.seek(0)
                     last = next(reversed(errors.read().splitlines()), "no message")
@@ -65,11 +60,7 @@ def _launched(folder: str, settings: Mapping[str, Any]) -> Iterator[psutil.Proce
             process.wait()
 
 
-def _has_logged(run: Path) -> bool:
-    return any(row["split"] == "train" for row in MetricsLog(run / METRICS_LOG).rows())
-
-
 def _workers(launcher: psutil.Process) -> list[psutil.Process]:
-    """Return the workers in their order; what guards them has no TF_CONFIG."""
+    """Return the workers in order; other children of the launcher have no TF_CONFIG."""
     found = [child for child in launcher.children() if "TF_CONFIG" in child.environ()]
     return sorted(found, key=lambda worker: '"index": 1' in worker.environ()["TF_CONFIG"])

@@ -1,9 +1,9 @@
-"""The trainer and the ways a user would train these nets without it, one module a framework.
+"""The trainer and the ways to train these nets without it, one module per framework.
 
-Each has `measure(way, net, batch_size, seconds)`, images per second once compiled. All train with
-Adam on the same images, which lie in memory: on their squared error, or the vae on the negative
-ELBO of images binarised anew in each step. The peers take the grey levels as its targets, which
-costs them no more. All compute in float32; on a GPU without TF32, as the trainer does.
+Each module has `measure(way, net, batch_size, seconds)`, images per second without compilation. All
+train with Adam on the same images in memory. The loss is the squared error, for the vae the
+negative ELBO of images that each step binarises anew; the other frameworks take the grey levels as
+its targets, which costs them no more. All compute in float32, on a GPU without TF32.
 """
 
 import importlib
@@ -21,6 +21,6 @@ WAYS = {
 
 
 def measure(module: str, way: str, net: str, batch_size: int, seconds: float) -> float:
-    """Images per second of a way of one of these modules."""
+    """Returns images per second of one of a module's ways."""
     side = importlib.import_module(f"{__name__}.{module}")
     return side.measure(way, net, batch_size, seconds)

@@ -1,4 +1,4 @@
-"""JAX: the epoch as one `lax.scan`, or one compiled step a call; the images resident."""
+"""JAX: many steps as one `lax.scan`, or one jitted step per call; the images on the device."""
 
 import functools
 
@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from benchmarks.nets import NETS, Layer
+from benchmarks.nets import IMAGE_SHAPE, NETS, WITH_WEIGHTS, Layer, output_shape
 from benchmarks.sides import clock
 
 _STEPS_A_CALL = 100
@@ -16,7 +16,7 @@ _BETA_1, _BETA_2, _EPSILON, _RATE = 0.9, 0.999, 1e-7, 1e-3
 
 
 def measure(way: str, net: str, batch_size: int, seconds: float) -> float:
-    """Images per second; the weights are donated, so that they are updated in place."""
+    """Returns images per second; the weights are donated, so they are updated in place."""
     pixels = jnp.asarray(clock.images())
     stack = NETS[net]
     weights = _weights(stack)
@@ -59,7 +59,7 @@ def measure(way: str, net: str, batch_size: int, seconds: float) -> float:
     generator = np.random.default_rng(0)
     steps_a_call = min(_STEPS_A_CALL, _IMAGES_A_CALL // batch_size)
 
-    def steps() -> None:
+    def steps() -> int:
         nonlocal state
         order = generator.integers(0, len(pixels), (steps_a_call, batch_size), np.int32)
         if way == "jax_scan":
@@ -68,41 +68,23 @@ def measure(way: str, net: str, batch_size: int, seconds: float) -> float:
             for positions in order:
                 state, losses = one(state, positions, pixels)
         losses.block_until_ready()
+        return order.size
 
-    return clock.rate(steps, steps_a_call * batch_size, seconds)
+    return clock.rate(steps, seconds)
 
 
 def _weights(stack: list[Layer]) -> list[tuple[jax.Array, jax.Array]]:
-    """Kernel and bias of each layer that has some, Glorot uniform."""
+    """Returns kernel (Glorot uniform) and bias (0) of each layer that has weights."""
     keys = iter(jax.random.split(jax.random.key(0), len(stack)))
-    shape = [28, 28, 1]
+    shape = IMAGE_SHAPE
     weights = []
     for layer in stack:
-        match layer.kind:
-            case "dense":
-                kernel = [shape[-1], layer.size]
-                shape = [layer.size]
-            case "conv" | "transposed":
-                kernel = [3, 3, shape[-1], layer.size]
-                grow = layer.stride if layer.kind == "transposed" else 1 / layer.stride
-                shape = [round(shape[0] * grow), round(shape[1] * grow), layer.size]
-            case "pool":
-                shape = [-(-shape[0] // 2), -(-shape[1] // 2), shape[2]]
-                continue
-            case "up":
-                shape = [2 * shape[0], 2 * shape[1], shape[2]]
-                continue
-            case "flatten":
-                shape = [int(np.prod(shape))]
-                continue
-            case "sample":
-                shape = [layer.size]
-                continue
-            case "map":
-                shape = [7, 7, layer.size]
-                continue
-        initial = jax.nn.initializers.glorot_uniform()(next(keys), kernel)
-        weights.append((initial, jnp.zeros(layer.size)))
+        if layer.kind in WITH_WEIGHTS:
+            window = () if layer.kind == "dense" else (3, 3)
+            kernel = (*window, shape[-1], layer.size)
+            initial = jax.nn.initializers.glorot_uniform()(next(keys), kernel)
+            weights.append((initial, jnp.zeros(layer.size)))
+        shape = output_shape(layer, shape)
     return weights
 
 

@@ -1,4 +1,4 @@
-"""Keras: the article's script, and `fit` tuned as well as it can be."""
+"""Keras: the article's script, and `fit` tuned for speed."""
 
 import time
 
@@ -15,9 +15,9 @@ _IMAGES_A_CALL = 16_384
 
 
 def measure(way: str, net: str, batch_size: int, seconds: float) -> float:
-    """Images per second of `fit`.
+    """Returns images per second of `fit`.
 
-    "article": as printed, one step a call; "fit": 100 steps a call; "fit_xla": compiled besides.
+    "article" takes one step per call, "fit" up to 100, "fit_xla" the same compiled by XLA.
     """
     tf.config.experimental.enable_tensor_float_32_execution(False)
     pixels = clock.images() / np.float32(255)
@@ -25,7 +25,7 @@ def measure(way: str, net: str, batch_size: int, seconds: float) -> float:
     if net == "vae":
         stack.insert(0, _Binarise())
     model = keras.Sequential([keras.Input(IMAGE_SHAPE), *stack])
-    # No shorter last call, which XLA would compile anew.
+    # A whole number of calls, since XLA would compile a shorter last one separately.
     images_a_call = len(pixels) if tf.config.list_physical_devices("GPU") else _IMAGES_A_CALL
     fitting = max(1, min(_STEPS_A_CALL, images_a_call // batch_size))
     steps_a_call = 1 if way == "article" else fitting
@@ -47,7 +47,7 @@ def _nats(images, logits):
 
 
 class _Binarise(layers.Layer):
-    """Binary pixels, each drawn with its intensity as the probability."""
+    """Draws binary pixels with the intensities as probabilities."""
 
     def __init__(self):
         super().__init__()
@@ -59,7 +59,7 @@ class _Binarise(layers.Layer):
 
 
 class _Sample(layers.Layer):
-    """A sample of the posterior whose mean and log variance come in; adds its KL divergence."""
+    """Samples the posterior from its mean and log variance; adds its KL divergence to the loss."""
 
     def __init__(self):
         super().__init__()
@@ -75,7 +75,7 @@ class _Sample(layers.Layer):
 
 
 class _Timer(keras.callbacks.Callback):
-    """Times the calls after the second, and ends the training when it has seen enough."""
+    """Measures the rate of the calls after the second one, then stops the training."""
 
     def __init__(self, seconds: float):
         super().__init__()
@@ -95,7 +95,7 @@ class _Timer(keras.callbacks.Callback):
 
 
 def keras_layer(layer: Layer) -> layers.Layer:
-    """The Keras layer of a description."""
+    """Returns the Keras layer for a description."""
     same = {"padding": "same", "activation": layer.activation}
     match layer.kind:
         case "dense":

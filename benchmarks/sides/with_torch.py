@@ -1,20 +1,22 @@
-"""PyTorch: eager, compiled, channels-last; the images resident, as a tensor of bytes.
+"""PyTorch: eager, compiled, channels-last; the images on the device, as a uint8 tensor.
 
-"torch_cuda_graphs" is compiled with mode="reduce-overhead", which on a GPU replays CUDA graphs.
+"torch_cuda_graphs" is compiled with mode="reduce-overhead", which replays CUDA graphs on a GPU.
 """
+
+from collections.abc import Callable
 
 import torch
 from torch import nn
 
-from benchmarks.nets import NETS, Layer
+from benchmarks.nets import IMAGE_SHAPE, NETS, Layer, output_shape
 from benchmarks.sides import clock
 
 _STEPS_A_CALL = 20
-_MODES = {"torch_compiled": "default", "torch_cuda_graphs": "reduce-overhead"}  # of torch.compile
+_COMPILE_MODES = {"torch_compiled": "default", "torch_cuda_graphs": "reduce-overhead"}
 
 
 def measure(way: str, net: str, batch_size: int, seconds: float) -> float:
-    """Images per second of a plain loop, its step compiled by `torch.compile` or not."""
+    """Returns images per second of a plain loop, its loss compiled by `torch.compile` or not."""
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     layout = torch.channels_last if way == "torch_channels_last" else torch.contiguous_format
@@ -32,22 +34,24 @@ def measure(way: str, net: str, batch_size: int, seconds: float) -> float:
         nats = (torch.nn.functional.softplus(logits) - batch * logits).flatten(1).sum(1)
         return (nats + kl).mean()
 
-    compiled = torch.compile(loss_of, mode=_MODES[way]) if way in _MODES else loss_of
+    if way in _COMPILE_MODES:
+        loss_of = torch.compile(loss_of, mode=_COMPILE_MODES[way])
 
-    def steps() -> None:
+    def steps() -> int:
         order = torch.randint(len(pixels), (_STEPS_A_CALL, batch_size), device=device)
         for positions in order:
             optimizer.zero_grad(set_to_none=True)
-            loss = compiled(pixels[positions])
+            loss = loss_of(pixels[positions])
             loss.backward()
             optimizer.step()
         loss.item()
+        return order.numel()
 
-    return clock.rate(steps, _STEPS_A_CALL * batch_size, seconds)
+    return clock.rate(steps, seconds)
 
 
 class _Sample(nn.Module):
-    """A sample of the posterior whose mean and log variance come in; keeps its KL divergence."""
+    """Samples the posterior from its mean and log variance; keeps its KL divergence in `kl`."""
 
     kl: torch.Tensor
 
@@ -65,35 +69,27 @@ _ACTIVATIONS: dict[str, list[type[nn.Module]]] = {
 }
 
 
+_MODULES: dict[str, Callable[[int, Layer], nn.Module]] = {  # of a number of inputs and a layer
+    "dense": lambda inputs, layer: nn.Linear(inputs, layer.size),
+    "conv": lambda inputs, layer: nn.Conv2d(inputs, layer.size, 3, layer.stride, padding=1),
+    "transposed": lambda inputs, layer: nn.ConvTranspose2d(
+        inputs, layer.size, 3, layer.stride, padding=1, output_padding=1
+    ),
+    "pool": lambda _, layer: nn.MaxPool2d(layer.stride, ceil_mode=True),
+    "up": lambda _, layer: nn.Upsample(scale_factor=layer.stride),
+    "flatten": lambda *_: nn.Flatten(),
+    "sample": lambda *_: _Sample(),
+    "map": lambda _, layer: nn.Unflatten(1, (layer.size, 7, 7)),
+}
+
+
 def _network(stack: list[Layer]) -> nn.Sequential:
     modules: list[nn.Module] = []
-    size = 1  # channels, or units once flat
-    flat = False
+    shape = IMAGE_SHAPE
     for layer in stack:
-        match layer.kind:
-            case "dense":
-                modules.append(nn.Linear(size, layer.size))
-            case "conv":
-                modules.append(nn.Conv2d(size, layer.size, 3, layer.stride, padding=1))
-            case "transposed":
-                modules.append(
-                    nn.ConvTranspose2d(size, layer.size, 3, layer.stride, 1, output_padding=1)
-                )
-            case "pool":
-                modules.append(nn.MaxPool2d(layer.stride, ceil_mode=True))
-            case "up":
-                modules.append(nn.Upsample(scale_factor=layer.stride))
-            case "flatten":
-                modules.append(nn.Flatten())
-                flat = True
-                size *= 49 if len(modules) > 1 else 784
-            case "sample":
-                modules.append(_Sample())
-            case "map":
-                modules.append(nn.Unflatten(1, (layer.size, 7, 7)))
-                flat = False
-        size = layer.size or size
+        modules.append(_MODULES[layer.kind](shape[-1], layer))
         modules += [activation() for activation in _ACTIVATIONS[layer.activation]]
-    if flat:
+        shape = output_shape(layer, shape)
+    if len(shape) == 1:
         modules.append(nn.Unflatten(1, (1, 28, 28)))
     return nn.Sequential(*modules)

@@ -1,8 +1,9 @@
-"""This trainer: its pipeline and its steps with the settings of `configs/`."""
+"""This trainer: its input pipeline and its steps, with the settings of `configs/`."""
 
 import importlib
+import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import keras
@@ -19,17 +20,14 @@ from trainer.distribution.strategy import build_model, enable_determinism, make_
 from trainer.distribution.workers import Workers
 from trainer.distribution.xla import candidate_executions
 from trainer.training.setup import make_steps
+from trainer.training.steps_per_call import StepsPerCall, step_ranges
 
-_STEPS_A_CALL = 100
-_IMAGES_A_CALL = 16_384
-_MAX_STEPS_A_GPU_CALL = 1000
-_MAX_BYTES_A_GPU_CALL = 64 * 2**20  # of the numbers of a call's examples
-_GPU_CALL_SECONDS = 0.5
-_NUMBER_BYTES = 4
+_LAST_STEP = 10**6
+_INDEX_BYTES = 4  # of an image that is on the device
 
 
 def measure(way: str, net: str, batch_size: int, seconds: float) -> float:
-    """Images per second of `trainer`, or of one of its executions where the way names it."""
+    """Returns images per second of "trainer", or of one execution, as "trainer_xla"."""
     images = aligned_empty((clock.IMAGES, *IMAGE_SHAPE))
     images[:] = clock.images()
     training = Training(net, batch_size, images, execution=way.partition("_")[2])
@@ -37,7 +35,7 @@ def measure(way: str, net: str, batch_size: int, seconds: float) -> float:
 
 
 class Training:
-    """The training of a net, a call of steps at a time."""
+    """The training of a net, a call of several steps at a time."""
 
     def __init__(
         self,
@@ -49,12 +47,22 @@ class Training:
         cpu_strategy: str = "cpu:1",
         changes: Mapping[str, Any] | None = None,
     ):
-        """Takes images uint8 [N, 28, 28, 1], and an execution unless it is the trainer's choice.
+        """Builds the training of a config on images, uint8 [N, 28, 28, 1].
 
-        `changes` are keys of the net's config, as `{"precision": "bfloat16"}`.
+        Args:
+          net: the name of the config.
+          batch_size: images per step.
+          images: the training images, which are cached on the device if they fit.
+          execution: "" for the one that the trainer takes by default.
+          cpu_strategy: the strategy where there is no GPU.
+          changes: values of other keys of the config, as `{"precision": "bfloat16"}`.
         """
-        config = importlib.import_module(f"configs.{net}").get_config()
-        config.update_from_flattened_dict({"batch_size": batch_size} | dict(changes or {}))
+        settings = importlib.import_module(f"configs.{net}").get_config()
+        uninterrupted = {"validate_every_steps": 0, "checkpoint_every_steps": 0}
+        settings.update_from_flattened_dict(
+            {"batch_size": batch_size} | uninterrupted | dict(changes or {})
+        )
+        config = parse(settings)
         keras.utils.set_random_seed(config.seed)
         if config.deterministic:
             enable_determinism()
@@ -62,52 +70,44 @@ class Training:
         workers = Workers(make_strategy("auto" if on_gpus else cpu_strategy))
         strategy = workers.strategy
         model = build_model(
-            strategy, config.precision, lambda: models.create(IMAGE_SHAPE, parse(config).model)
+            strategy, config.precision, lambda: models.create(IMAGE_SHAPE, config.model)
         )
-        self.steps = make_steps(config, workers, model, last_step=10**6)
+        self.steps = make_steps(config, workers, model, _LAST_STEP)
         self.steps.cache_on_device(images)
         self.steps.set_execution(execution or candidate_executions(strategy, model, batch_size)[0])
-        self._batch_size = batch_size
-        self._most = max(1, min(_STEPS_A_CALL, _IMAGES_A_CALL // batch_size))
-        self._count = self._most
-        if on_gpus:
-            number_bytes = batch_size * _NUMBER_BYTES
-            self._most = max(1, min(_MAX_STEPS_A_GPU_CALL, _MAX_BYTES_A_GPU_CALL // number_bytes))
+        self.batch_size = batch_size
+        on_device = self.steps.images_on_device
+        image_bytes = _INDEX_BYTES if on_device else math.prod(images.shape[1:])
+        self._pace = StepsPerCall(config.steps_per_call, batch_size * image_bytes)
         batches = training_batches(
-            *(images, self._ranges(), self._most, batch_size, config.seed),
-            as_indices=self.steps.images_on_device,
+            images,
+            step_ranges(0, _LAST_STEP, config, self._pace),
+            self._pace.max_steps,
+            batch_size,
+            config.seed,
+            as_indices=on_device,
         )
-        self._calls = batches.as_numpy_iterator()
-
-    @property
-    def images_a_call(self) -> int:
-        """The images that the next calls train on."""
-        return self._count * self._batch_size
+        self._batches = batches.as_numpy_iterator()
+        self._has_full_calls = False
 
     def call(self) -> np.ndarray:
-        """Trains on `images_a_call` images; returns the loss of each step."""
-        first, count, drawn = next(self._calls)
-        return self.steps.train(first, drawn, count)["loss"]
+        """Trains for as many steps as a training's next call would; returns their losses."""
+        first, count, drawn = next(self._batches)
+        began = time.perf_counter()
+        losses = self.steps.train(first, drawn, count)["loss"]
+        planned = self._pace.next_count(int(count), time.perf_counter() - began)
+        self._pace.plan(planned)
+        self._has_full_calls = planned <= count
+        return losses
+
+    def warm_up(self) -> None:
+        """Compiles, and trains until the calls are as long as those of a long training."""
+        self.call()  # compiles, and so plans a short call
+        self.call()
+        while not self._has_full_calls:
+            self.call()
 
     def rate(self, seconds: float) -> float:
-        """Images per second over so many seconds, once compiled."""
-        if self._most > self._count:
-            self._lengthen()
-        return clock.rate(self.call, self.images_a_call, seconds)
-
-    def _lengthen(self) -> None:
-        """Has calls last half a second, as a training's do, once those drawn ahead are done."""
-        self.call()
-        began = time.perf_counter()
-        steps = len(self.call())
-        fitting = int(steps * _GPU_CALL_SECONDS / (time.perf_counter() - began))
-        self._count = max(steps, min(fitting, self._most))
-        while len(self.call()) < self._count:
-            pass
-
-    def _ranges(self) -> Iterator[tuple[int, int]]:
-        first = 0
-        while True:
-            count = self._count
-            yield first, first + count
-            first += count
+        """Returns images per second, measured for `seconds` after the warm-up."""
+        self.warm_up()
+        return clock.rate(lambda: self.batch_size * len(self.call()), seconds)

@@ -1,4 +1,4 @@
-"""The benchmarks train the nets of the configs and count them right; results are what runs had."""
+"""The benchmarks train the nets of the configs, and count their operations right."""
 
 import json
 
@@ -10,12 +10,13 @@ from benchmarks.nets import IMAGE_SHAPE, NETS
 from benchmarks.sides import with_keras
 from tests.all_configs import CONFIGS, load_config
 from trainer import models
+from trainer.config import parse
 from trainer.run import workdir
 
 
 @pytest.mark.parametrize("net", NETS)
 def test_a_net_has_the_layers_of_its_config(net):
-    ours = models.create(IMAGE_SHAPE, **load_config(net).model)
+    ours = models.create(IMAGE_SHAPE, parse(load_config(net)).model)
     stack = [keras.Input(IMAGE_SHAPE), *map(with_keras.keras_layer, NETS[net])]
     theirs = keras.Sequential(stack)
     shapes = [
@@ -42,18 +43,18 @@ def test_every_config_has_its_row_of_results():
     assert sorted(results.RUNS) == CONFIGS
 
 
-def test_a_result_stands_beside_its_goal_and_says_whether_it_is_reached(tmp_path):
+def test_a_result_is_shown_with_its_goal_and_whether_it_is_reached(tmp_path):
     measured = {"denoised_bce": 0.08301, "denoised_mse": 0.01, "noisy_mse": 1, "noisy_pca_mse": 1}
     measured |= {"num_epochs": 2.0, "training_seconds": 90.0}
     (tmp_path / "denoising.json").write_text(json.dumps(measured))
     lines = results.table(tmp_path).splitlines()
     row = next(line for line in lines if line.startswith("| `denoising`"))
     assert "| 0.08301 | .0839, keras.io | at most 0.083: short | 2 | 2 min |" in row
-    assert sum(line.startswith("|") for line in lines) == 2 + len(results.RUNS["denoising"].figures)
+    assert sum(line.startswith("|") for line in lines) == 2 + len(results.RUNS["denoising"].metrics)
     assert "![denoising: denoising_levels](results/denoising-denoising_levels.png)" in lines
 
 
-def test_the_time_of_a_training_is_told_from_its_log(tmp_path):
+def test_the_training_time_is_computed_from_the_log(tmp_path):
     run, docs = tmp_path / "run", tmp_path / "docs"
     run.mkdir()
     rows = [
@@ -63,16 +64,17 @@ def test_the_time_of_a_training_is_told_from_its_log(tmp_path):
     ]
     (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (run / "metrics.json").write_text(json.dumps({"mse": 0.5}))
-    config = {"batch_size": 20, "num_epochs": 2.0}
-    (run / "config.json").write_text(json.dumps({"config": config}))
-    (run / "reconstructions.png").write_bytes(b"a picture")
+    config = load_config("dense")
+    config.batch_size = 20
+    workdir.Run(run, parse(config), "0123abcd", {}, {}, "id", {}).write()
+    (run / "reconstructions.png").write_bytes(b"an image")
     results.keep("dense", run, docs)
     kept = json.loads((docs / "dense.json").read_text())
     assert kept["training_seconds"] == 10 * 20 / 100 + 10 * 20 / 50
-    assert (docs / "dense-reconstructions.png").read_bytes() == b"a picture"
+    assert (docs / "dense-reconstructions.png").read_bytes() == b"an image"
 
 
-def test_figures_of_another_step_than_the_last_are_measured_again(tmp_path):
+def test_metrics_of_another_step_than_the_last_are_measured_again(tmp_path):
     assert not workdir.is_measured(tmp_path)
     rows = [json.dumps({"step": step, "split": "validation", "loss": 1}) for step in (10, 20, 30)]
     (tmp_path / "metrics.jsonl").write_text("\n".join(rows)[:-1])  # the last is cut short

@@ -87,6 +87,12 @@ def test_a_mistake_of_a_training_is_told_without_tensorflow(arguments, message):
         (["--dataset=digits", "--records"], "data.placement='records' is not allowed with 'digi"),
         (["--dataset=arrays:a.npz", "--image_size=8"], "data.image_size=8 is not allowed with 'ar"),
         (["--dataset=digits", "--image_size=-1"], "image_size=-1"),
+        (["--dataset=digits", "--data_dir=x"], "--data_dir is not allowed with 'digits'"),
+        (["--dataset=digits:9"], "'digits:9' is not known; it is written digits"),
+        (["--dataset=noise:x"], "data.name='noise:x' is not allowed; noise:N takes a number"),
+        (["--dataset=images:"], "data.name='images' names no folder"),
+        (["--dataset=arrays"], "data.name='arrays' names no file"),
+        (["--dataset=table:a,b,c"], "data.name='table:a,b,c' is not allowed; it is written"),
         (["--config=dense", "--config.data.channels=2"], "data.channels=2 is not allowed with 'mn"),
         (
             ["--config=dense", "--config.data.resplit_test=1"],
@@ -99,14 +105,9 @@ def test_a_mistake_about_data_is_told_without_tensorflow(arguments, message):
 
 
 def test_another_config_than_the_runs_is_told_without_tensorflow(tmp_path):
-    run: dict[str, Any] = {
-        "data_fingerprint": "",
-        "inputs": {},
-        "versions": {},
-        "run_id": "",
-        "executions": {},
-    }
-    run["config"] = parse(load_config("dense")).to_dict()
+    run: dict[str, Any] = {"config": parse(load_config("dense")).to_dict()}
+    run |= {key: {} for key in ("inputs", "versions", "executions")}
+    run |= dict.fromkeys(("data_fingerprint", "run_id"), "")
     (tmp_path / "config.json").write_text(json.dumps(run))
     arguments = ["--config=dense", f"--workdir={tmp_path}", "--config.batch_size=3"]
     assert_told_without_tensorflow(["trainer", *arguments], "batch_size was 128, is 3")

@@ -26,9 +26,15 @@ def hold_lock():
 
     def hold(path, at_last):
         holder = subprocess.Popen([sys.executable, "-c", HOLDER, path], stdout=subprocess.PIPE)
+        assert holder.stdout is not None
         holder.stdout.readline()
         holders.append(holder)
-        threading.Timer(1, lambda: (at_last(), holder.kill())).start()
+
+        def end():
+            at_last()
+            holder.kill()
+
+        threading.Timer(1, end).start()
 
     yield hold
     for holder in holders:

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_type_hints
 
 import numpy as np
 import pytest
@@ -24,12 +25,18 @@ NAMES = {
 }
 
 
-def test_every_source_is_found_by_its_name():
-    assert source_settings().keys() == NAMES.keys()
+def test_a_source_is_found_by_its_name():
     for source, name in NAMES.items():
         assert source_of(name) == source
-        assert isinstance(sources.find(name).EXAMPLE, str)
     assert source_of("mnist:3.0.1") == "tfds"
+
+
+@pytest.mark.parametrize("source", source_settings())
+def test_a_module_of_a_source_has_all_that_a_source_has(source):
+    module = sources.find(f"{source}:")
+    for name in get_type_hints(sources.Source):
+        assert hasattr(module, name)
+    assert callable(module.read)
 
 
 def test_sources_and_load_are_imported_without_tensorflow():

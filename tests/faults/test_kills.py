@@ -81,7 +81,7 @@ def assert_no_half_is_measured(run, drawn):
     for kill in (
         (kills.at_call, int(drawn.integers(1, 21))),
         (kills.at_byte, int(drawn.integers(len(whole)))),
-        (kills.within, "trainer.evaluation.evaluate.reconstruction_metrics"),
+        (kills.within, "trainer.evaluation.evaluators.reconstruction.reconstruction_metrics"),
         (kills.within, "trainer.storage.atomic.write_json"),
     ):
         assert evaluation_ended(run, *kill) in KILLED, kill

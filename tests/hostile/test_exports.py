@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 from hypothesis import strategies as st
 
-from configs import base
+from tests.all_configs import settings_of
 from tests.hostile.corpus import few_or_many, try_many
 from trainer import models
 from trainer.serving import export, plain_keras
@@ -22,8 +22,8 @@ REFUSALS = (TypeError, ValueError, tf.errors.InvalidArgumentError)
 @pytest.fixture(scope="module", params=[SHAPE, VECTORS], ids=["images", "vectors"])
 def exported(request, tmp_path_factory):
     """The shape of a tiny model's examples and the functions of its SavedModel."""
-    settings = base.dense().to_dict() | {"code_size": CODE, "hidden_units": (4,)}
-    model = models.create(request.param, **settings)
+    settings = settings_of("dense", code_size=CODE, hidden_units=(4,))
+    model = models.create(request.param, settings)
     dtype = "uint8" if request.param == SHAPE else "float32"
     networks = plain_keras.encoder(model, None, dtype), plain_keras.decoder(model, None)
     path = tmp_path_factory.mktemp("export") / "saved_model"

@@ -6,21 +6,19 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from sklearn.decomposition import PCA
 
 from configs import base
-from tests.all_configs import load_config
+from tests.all_configs import load_config, settings_of
 from tests.runs import assert_a_stop_changes_no_bit, final_state
 from tests.steps import adam_steps
 from trainer import data, models
 from trainer.config import make_data
 from trainer.distribution.strategy import build_model, make_strategy
 from trainer.errors import UserError
-from trainer.evaluation.evaluate import evaluate, print_table
-from trainer.models.base import Measured, StepContext
+from trainer.models.base import StepContext
 from trainer.models.concrete.model import distinct_choice, gumbel
 from trainer.positions import Noise
-from trainer.run import restore, workdir
+from trainer.run import workdir
 from trainer.train import train
 
 SHAPE = (6, 5, 1)
@@ -31,7 +29,7 @@ BATCH = 8
 def create(image_shape=SHAPE, **settings):
     keras.utils.set_random_seed(0)
     small = {"code_size": 4, "hidden_units": (7,), "images_per_draw": 3}
-    return models.create(image_shape, **(base.concrete().to_dict() | small | settings))
+    return models.create(image_shape, settings_of("concrete", **small | settings))
 
 
 def choose(model, pixels, certainty=20.0):
@@ -236,7 +234,7 @@ def test_the_mean_largest_probability_is_that_of_softmax():
 
 @pytest.fixture
 def concrete_config(digits_config):
-    digits_config.model = base.concrete()
+    digits_config.model = base.get_config("concrete").model
     digits_config.model.update({"code_size": 6, "hidden_units": (8,), "stop_when_settled": True})
     return digits_config
 
@@ -258,7 +256,6 @@ def test_a_run_that_settles_ends_at_its_validation_and_stays_ended(
     again_step, again = final_state(tmp_path)
     assert again_step == 5
     assert all(again[path].tobytes() == array.tobytes() for path, array in state.items())
-    assert evaluate(str(tmp_path))["step"] == 5
     rows = [json.loads(line) for line in (tmp_path / workdir.METRICS_LOG).open()]
     assert [row["step"] for row in rows if row["split"] == "validation"] == [5]
 
@@ -271,63 +268,22 @@ def test_a_run_stopped_between_two_validations_settles_where_it_would_have(
     assert final_state(tmp_path / "stopped")[0] == 5
 
 
-def test_a_run_that_does_not_settle_goes_to_its_end_and_is_measured(
-    concrete_config, tmp_path, capsys
-):
+def test_a_run_that_does_not_settle_goes_to_its_end(concrete_config, tmp_path, capsys):
     concrete_config.model.settled_share = 0.5
     train(concrete_config, str(tmp_path))
     assert "finished at step 10: " in capsys.readouterr().out
-    metrics = evaluate(str(tmp_path))
-    assert json.loads((tmp_path / workdir.METRICS).read_text()) == metrics
-    pixels = metrics["selected_pixels"]
-    assert len(set(pixels)) == 6
-    model = restore.load(tmp_path).model
-    images = images_like(3, (28, 28, 1))
-    np.testing.assert_array_equal(model.encode(images), images.reshape(3, -1)[:, pixels])
-    assert 0 < metrics["mean_largest_probability"] < 1
-    assert metrics["linear_readout_mse"] > metrics["pca_mse"]
-    assert metrics["pca_extra_trees_accuracy"] > 0.5
-    assert 0 < metrics["extra_trees_accuracy"] <= 1
-    picture = tmp_path / "selected_pixels.png"
-    assert picture.read_bytes().startswith(b"\x89PNG")
-    print_table(metrics, str(tmp_path))
-    assert f"selected_pixels  {', '.join(map(str, pixels))}\n" in capsys.readouterr().out
 
 
-def measured(images, labels=None):
-    pca = PCA(4).fit(images.reshape(len(images), -1))
-    codes = np.zeros((len(images), 4), np.float32)
-    return Measured(images, images, codes, pca, None, None, labels, labels)  # type: ignore[arg-type]
-
-
-def test_a_linear_readout_of_images_that_are_linear_in_the_pixels_is_perfect():
-    model = create()
-    pixels = [7, 0, 29, 13]
-    choose(model, pixels)
-    random = np.random.default_rng(0)
-    rows = random.random((50, 4), np.float32) @ random.random((4, PIXELS), np.float32) + 0.3
-    labels = (rows[:, 13] > np.median(rows[:, 13])).astype(int)
-    images = rows.reshape(50, *SHAPE)
-    metrics = model.own_metrics(measured(images, labels))
-    assert metrics["linear_readout_mse"] == pytest.approx(0, abs=1e-8)
-    assert metrics["selected_pixels"] == pixels
-    assert metrics["extra_trees_accuracy"] == 1
-    without = model.own_metrics(measured(images))
-    assert "extra_trees_accuracy" not in without
-    assert without["linear_readout_mse"] == metrics["linear_readout_mse"]
-
-
-def test_the_selected_pixels_are_drawn_where_they_are():
+def test_the_selected_pixels_are_marked_where_they_are():
     shape = (6, 5, 3)
     model = create(shape, code_size=3)
     # Row 1, column 2, two of its channels; row 5, column 4, one.
-    pixels = [(1 * 5 + 2) * 3, (1 * 5 + 2) * 3 + 1, (5 * 5 + 4) * 3 + 2]
+    choose(model, [(1 * 5 + 2) * 3, (1 * 5 + 2) * 3 + 1, (5 * 5 + 4) * 3 + 2])
     images = images_like(4, shape)
-    picture = model.own_pictures(measured(images), {"selected_pixels": pixels})["selected_pixels"]
-    coloured = np.ptp(picture.astype(int), axis=-1) > 0
-    assert coloured.shape == (48, 40)
-    assert {tuple(place) for place in np.argwhere(coloured[::8, ::8])} == {(1, 2), (5, 4)}
-    assert coloured.sum() == 2 * 64
+    grid = model.marked_pixels(images)
+    np.testing.assert_array_equal(grid.images, images.mean(axis=0)[np.newaxis])
+    assert np.argwhere(grid.marks).tolist() == [[0, 1, 2], [0, 5, 4]]
+    assert create((20,)).marked_pixels(images_like(4, (20,))) is None
 
 
 def test_the_papers_split_is_of_the_test_images_alone():

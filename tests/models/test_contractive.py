@@ -5,16 +5,14 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from configs import base
+from tests.all_configs import settings_of
 from tests.steps import adam_steps
 from trainer import models
 from trainer.distribution.variables import model_variables
 from trainer.errors import UserError
-from trainer.evaluation.evaluate import evaluate
-from trainer.models.base import Measured, StepContext
+from trainer.models.base import StepContext
 from trainer.positions import Noise
 from trainer.run.checkpoints import Checkpoints
-from trainer.train import train
 
 SHAPE = (4, 4, 1)
 ONE_SIGMOID = {"hidden_units": (), "code_activation": "sigmoid"}
@@ -23,8 +21,8 @@ METHODS = ["closed_form", "exact", "hutchinson"]
 
 def create(seed=0, **changes):
     keras.utils.set_random_seed(seed)
-    settings = base.contractive().to_dict() | {"code_size": 5} | ONE_SIGMOID | changes
-    return models.create(SHAPE, **settings)
+    settings = settings_of("contractive", **{"code_size": 5} | ONE_SIGMOID | changes)
+    return models.create(SHAPE, settings)
 
 
 def images_like(count):
@@ -160,47 +158,6 @@ def test_two_replicas_contract_as_one_does(jacobian, execution):
         weights.append({path: v.numpy() for path, v in steps.variables().items()})
     for path, expected in weights[0].items():
         np.testing.assert_allclose(weights[1][path], expected, rtol=0, atol=1e-5, err_msg=path)
-
-
-def measured(model, images):
-    def map_batches(function, rows):
-        return function(rows).numpy()
-
-    codes = model.encode(images).numpy()
-    return Measured(images, images, codes, None, map_batches, map_batches)
-
-
-def test_a_linear_encoder_is_measured_by_its_kernel_whatever_its_scale():
-    model = create(code_activation="linear")
-    images = images_like(120)
-    kernel = kernels(model)[0]
-    metrics = model.own_metrics(measured(model, images))
-    assert metrics["jacobian_norm"] == pytest.approx(np.linalg.norm(kernel), rel=1e-5)
-    expected = np.linalg.svd(kernel, compute_uv=False)
-    np.testing.assert_allclose(metrics["singular_values"], expected, rtol=1e-4)
-    # The codes' total variance is the trace of W^T Cov(x) W.
-    covariance = np.cov(images.reshape(120, -1).T, bias=True)
-    spread = np.sqrt(np.trace(kernel.T @ covariance @ kernel))
-    ratio = np.linalg.norm(kernel) / spread
-    assert metrics["jacobian_norm_to_spread"] == pytest.approx(ratio, rel=1e-4)
-    model.encoder.get_layer("code").kernel.assign(3 * kernel)
-    scaled = model.own_metrics(measured(model, images))
-    assert scaled["jacobian_norm"] == pytest.approx(3 * metrics["jacobian_norm"], rel=1e-4)
-    assert scaled["jacobian_norm_to_spread"] == pytest.approx(ratio, rel=1e-4)
-
-
-def test_a_run_is_measured_with_its_spectrum(digits_config, tmp_path):
-    digits_config.data.name = "noise:300"
-    digits_config.model = base.contractive()
-    digits_config.model.code_size = 6
-    digits_config.model.hidden_units = (16,)
-    train(digits_config, str(tmp_path))
-    metrics = evaluate(str(tmp_path))
-    values = np.array(metrics["singular_values"])
-    assert values.shape == (6,)
-    assert (np.diff(values) <= 0).all()
-    assert metrics["jacobian_norm"] > 0
-    assert (tmp_path / "singular_values.png").exists()
 
 
 @pytest.mark.parametrize(

@@ -6,26 +6,21 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from sklearn.decomposition import PCA
 
-from configs import base
-from tests.all_configs import load_config
+from tests.all_configs import load_config, settings_of
 from tests.steps import adam_steps
 from trainer import models
 from trainer.errors import UserError
-from trainer.evaluation.evaluate import evaluate
-from trainer.models.base import Measured, StepContext
-from trainer.models.denoising.model import LEVELS, projection_errors
+from trainer.models.base import StepContext
 from trainer.positions import Noise
-from trainer.train import train
 
 SHAPE = (6, 6, 1)
 
 
 def create(image_shape=SHAPE, **changes):
     keras.utils.set_random_seed(0)
-    settings = base.denoising().to_dict() | {"layer_sizes": (8, 4)} | changes
-    return models.create(image_shape, **settings)
+    settings = settings_of("denoising", **{"layer_sizes": (8, 4)} | changes)
+    return models.create(image_shape, settings)
 
 
 def images_like(count, image_shape=SHAPE):
@@ -95,7 +90,7 @@ def test_the_loss_is_that_of_the_corrupted_image_against_the_clean_one():
 def test_a_picture_shows_what_the_model_saw_but_features_are_of_clean_images():
     model = create()
     images, noise = images_like(3), Noise(0, 0, 3)
-    rows = model.rows(images, noise)
+    rows = model.reconstruction_rows(images, noise)
     assert list(rows) == ["original", "corrupted", "code", "reconstruction"]
     np.testing.assert_array_equal(rows["corrupted"], model.corrupted(images, noise))
     np.testing.assert_array_equal(rows["reconstruction"], model(rows["corrupted"]))
@@ -136,74 +131,6 @@ def test_both_networks_learn_to_restore_however_they_are_computed(network, preci
     images = np.repeat(images_like(8)[np.newaxis] > 0.7, 30, axis=0).astype(np.float32)
     losses = steps.train(0, images)["loss"]
     assert losses[-5:].mean() < 0.95 * losses[:5].mean()
-
-
-@pytest.mark.parametrize("components", [3, 36])
-def test_the_error_of_a_projection_is_that_of_its_image(components):
-    images = images_like(200)
-    noisy = corrupted(images, "gaussian", 0.3)
-    pca = PCA(components).fit(images.reshape(200, -1))
-    errors = projection_errors(pca, images, noisy)
-    assert len(errors) == components + 1
-    for number in range(components + 1):
-        basis = pca.components_[:number]
-        projected = pca.mean_ + (noisy.reshape(200, -1) - pca.mean_) @ basis.T @ basis
-        expected = np.mean((projected - images.reshape(200, -1)) ** 2)
-        assert errors[number] == pytest.approx(expected, rel=1e-4)
-
-
-def measured(images):
-    pca = PCA(10).fit(images.reshape(len(images), -1))
-    return Measured(
-        train=images,
-        test=images,
-        test_codes=np.zeros((len(images), 1)),
-        pca=pca,
-        map_batches=lambda function, rows: function(rows).numpy(),
-        map_noisy_batches=lambda function, rows: function(rows, Noise(0, 0, len(rows))).numpy(),
-    )
-
-
-def test_a_masked_image_has_the_error_of_what_was_masked():
-    # E (m x - x)^2 = level E x^2, where m is 0 with the chance `level`.
-    images = images_like(2000)
-    metrics = create(corruption="masking", corruption_level=0.25).own_metrics(measured(images))
-    power = np.square(images).mean()
-    assert metrics["noisy_mse"] == pytest.approx(0.25 * power, rel=0.02)
-    assert metrics["levels"] == list(LEVELS)
-    np.testing.assert_allclose(metrics["noisy_mse_at_levels"], np.array(LEVELS) * power, rtol=0.02)
-
-
-def test_a_model_is_measured_on_corrupted_images_against_clean_ones():
-    images = images_like(300)
-    model = create(corruption_level=0.4)
-    metrics = model.own_metrics(measured(images))
-    noisy = model.corrupted(images, Noise(0, 0, 300))
-    restored = model(noisy).numpy().astype(np.float64)
-    assert metrics["denoised_mse"] == pytest.approx(np.mean((restored - images) ** 2), rel=1e-5)
-    entropy = images * np.log(restored) + (1 - images) * np.log(1 - restored)
-    assert metrics["denoised_bce"] == pytest.approx(-entropy.mean(), rel=1e-5)
-    # As good as the mean image at least, since no component at all is allowed too.
-    variance = images.var(axis=0, dtype=np.float64).mean()
-    assert metrics["noisy_pca_mse"] <= variance * (1 + 1e-5)
-    for name in ("denoised_mse", "denoised_bce", "noisy_mse", "noisy_pca_mse"):
-        assert len(metrics[f"{name}_at_levels"]) == len(LEVELS)
-        assert metrics[f"{name}_at_levels"][LEVELS.index(0.4)] == metrics[name]
-    pictures = model.own_pictures(measured(images), metrics)
-    assert list(pictures) == ["denoising_levels"]
-    assert pictures["denoising_levels"].dtype == np.uint8
-    assert pictures["denoising_levels"].ndim == 3
-
-
-def test_a_run_with_a_code_larger_than_the_image_is_measured(digits_config, tmp_path):
-    digits_config.data.name = "noise:300"
-    digits_config.model = base.denoising()
-    digits_config.model.layer_sizes = (800,)
-    train(digits_config, str(tmp_path))
-    metrics = evaluate(str(tmp_path))
-    assert "mse_to_pca" not in metrics  # PCA would keep all there is
-    assert metrics["denoised_mse"] > 0
-    assert (tmp_path / "denoising_levels.png").exists()
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,5 @@
 """The sparse kind: what it keeps, what it penalises, on any number of replicas."""
 
-import json
 import math
 
 import keras
@@ -8,16 +7,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from configs import base
+from tests.all_configs import settings_of
 from tests.steps import adam_steps
 from trainer import models
 from trainer.errors import UserError
-from trainer.evaluation.evaluate import evaluate
 from trainer.models.base import StepContext
-from trainer.models.sparse.model import bernoulli_kl_nats, keep_largest, linear_classifier_error
+from trainer.models.sparse.model import bernoulli_kl_nats, keep_largest
 from trainer.positions import Noise
-from trainer.run import workdir
-from trainer.train import train
 
 SHAPE = (6, 6, 1)
 BATCH = 8
@@ -26,7 +22,7 @@ BATCH = 8
 def create(**settings):
     keras.utils.set_random_seed(0)
     small = {"code_size": 60, "active_units": 5, "first_active_units": 20}
-    return models.create(SHAPE, **(base.sparse().to_dict() | small | settings))
+    return models.create(SHAPE, settings_of("sparse", **small | settings))
 
 
 def kl_settings():
@@ -140,49 +136,6 @@ def test_the_penalty_is_of_the_means_over_the_global_batch(devices, execution):
     metrics = steps.train(0, images)
     assert metrics["loss/kl"][0] == pytest.approx(float(expected), rel=1e-5)
     assert metrics["gradient_norm"][0] == pytest.approx(float(norm), rel=1e-4)
-
-
-@pytest.mark.parametrize(
-    ("settings", "tied"), [({}, True), (kl_settings(), False), ({"sparsity": "l1"}, True)]
-)
-def test_a_run_is_measured(digits_config, tmp_path, settings, tied):
-    digits_config.model = base.sparse()
-    digits_config.model.update({"code_size": 900, "tied_weights": tied} | settings)
-    train(digits_config, str(tmp_path))
-    metrics = evaluate(str(tmp_path))
-    assert json.loads((tmp_path / workdir.METRICS).read_text()) == metrics
-    assert "pca_mse" not in metrics  # PCA of 900 components would be perfect
-    assert 0 <= metrics["active_units_mean"] <= 900
-    assert 0 <= metrics["dead_units_share"] < 1
-    assert 0 < metrics["linear_classifier_error"] < 0.9
-    assert sum(metrics["mean_activations"]) == 900
-    if not settings:
-        assert metrics["active_units_mean"] == 25
-    for picture in ("activations", "filters"):
-        assert (tmp_path / f"{picture}.png").read_bytes().startswith(b"\x89PNG")
-
-
-def test_dead_and_active_units_are_counted():
-    model = create()
-    codes = np.zeros((4, 60), np.float32)
-    codes[:, 0] = 1.0
-    codes[:2, 1] = -2.0
-    unused = np.zeros((4, *SHAPE), np.float32)
-    measured = models.Measured(unused, unused, codes, None, None, None)
-    metrics = model.own_metrics(measured)
-    assert metrics["active_units_mean"] == (2 + 2 + 1 + 1) / 4
-    assert metrics["dead_units_share"] == pytest.approx(58 / 60)
-
-
-@pytest.mark.parametrize("scale", [1e-3, 1, 1e3])
-def test_the_classifier_tells_what_a_plane_parts_whatever_the_scale(scale):
-    random = np.random.default_rng(0)
-    labels = np.arange(600) % 3
-    codes = scale * (2 * np.eye(3)[labels] + random.normal(0, 0.2, (600, 3)))
-    assert linear_classifier_error(codes[:300], labels[:300], codes[300:], labels[300:]) == 0
-    shuffled = random.permutation(labels)
-    error = linear_classifier_error(codes[:300], shuffled[:300], codes[300:], shuffled[300:])
-    assert error == pytest.approx(2 / 3, abs=0.12)
 
 
 @pytest.mark.parametrize(

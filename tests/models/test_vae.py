@@ -1,6 +1,5 @@
 """The variational kind against closed forms."""
 
-import json
 import math
 
 import keras
@@ -9,17 +8,15 @@ import pytest
 import tensorflow as tf
 
 from configs import base
+from tests.all_configs import settings_of
 from tests.steps import adam_steps
 from trainer import models
 from trainer.data.dataset import to_unit
-from trainer.distribution.inference import map_batches
 from trainer.errors import UserError
-from trainer.evaluation.evaluate import evaluate
-from trainer.models.base import Measured, StepContext
+from trainer.models.base import StepContext
 from trainer.models.vae import model as vae
-from trainer.monitoring.figures import grid
 from trainer.positions import Noise
-from trainer.run import restore, workdir
+from trainer.run import restore
 from trainer.serving.prior_samples import sample
 from trainer.train import train
 
@@ -29,7 +26,7 @@ DEVIATION = 0.3  # of the pixels in the linear Gaussian model
 def create(image_shape=(3, 3, 1), **settings):
     keras.utils.set_random_seed(0)
     small = {"code_size": 2, "hidden_units": (5,)}
-    return models.create(image_shape, **(base.vae().to_dict() | small | settings))
+    return models.create(image_shape, settings_of("vae", **small | settings))
 
 
 def context(count, first=0, progress=1.0):
@@ -243,78 +240,20 @@ def test_impossible_settings_are_refused_in_one_line(change, message):
     assert "\n" not in str(error.value)
 
 
-def measured(model, images):
-    def map_noisy(function, rows):
-        return map_batches(function, rows, noise_seed=0)
-
-    codes = map_batches(model.encode, images)
-    return Measured(images, images, codes, None, map_batches, map_noisy)
-
-
-def test_the_measured_bound_and_likelihood_are_those_of_the_model():
-    model, nll = linear_gaussian(nll_samples=10)
-    images = images_like(600)
-    metrics = model.own_metrics(measured(model, images))
-    assert metrics["nll_nats"] == pytest.approx(nll(images).mean(), rel=1e-4)
-    # With the true posterior the bound is tight, but for the sampling of its first term.
-    assert metrics["elbo_nats"] == pytest.approx(-nll(images).mean(), abs=0.2)
-    assert metrics["elbo_nats"] == -metrics["reconstruction_nats"] - metrics["kl_nats"]
-    assert (metrics["binarisation"], metrics["nll_samples"]) == ("none", 10)
-
-
-def test_active_units_are_those_whose_mean_varies_with_the_image():
-    model, _ = linear_gaussian(nll_samples=1)
-    images = images_like(100)
-    assert model.own_metrics(measured(model, images))["active_units"] == 2
-    kernel, bias = model.encoder.get_layer("code").get_weights()
-    kernel[:, 1] *= 1e-2
-    model.encoder.get_layer("code").set_weights([kernel, bias])
-    assert model.own_metrics(measured(model, images))["active_units"] == 1
-
-
-def test_grey_levels_get_no_likelihood_from_a_bernoulli():
-    model = create(binarisation="none")
-    metrics = model.own_metrics(measured(model, images_like()))
-    assert set(metrics) == {"binarisation", "active_units", "kl_nats", "grey_cross_entropy_nats"}
-
-
-@pytest.mark.parametrize("channels", [1, 3])
-def test_a_grid_shows_each_image_in_its_place(channels):
-    images = np.arange(5, dtype=np.float32)[:, None, None, None] / 5
-    shown = grid(np.broadcast_to(images, (5, 2, 3, channels)), columns=3)
-    assert shown.shape == (4 + 2, 9 + 2 * 2, 3)
-    assert shown.dtype == np.uint8
-    assert shown[::4, ::5, 0].tolist() == [[0, 51, 102], [153, 204, 255]]
-    assert (shown[2:4] == 255).all()  # between the rows
-    close = grid(np.broadcast_to(images, (5, 2, 3, channels)), columns=3, gap=0)
-    assert close[::2, ::3, 0].tolist() == shown[::4, ::5, 0].tolist()
-
-
 @pytest.fixture
 def vae_run(tmp_path, digits_config):
-    digits_config.model = base.vae()
+    digits_config.model = base.get_config("vae").model
     digits_config.model.update(code_size=2, hidden_units=(16,), nll_samples=20)
     train(digits_config, str(tmp_path))
     return tmp_path
 
 
-def test_a_run_is_measured_and_shown(vae_run):
-    metrics = evaluate(str(vae_run))
-    assert json.loads((vae_run / workdir.METRICS).read_text()) == metrics
-    assert metrics["elbo_nats"] < -metrics["nll_nats"] < 0
-    for name in ("prior_samples", "interpolations", "manifold"):
-        assert (vae_run / f"{name}.png").read_bytes().startswith(b"\x89PNG")
-
-
-def test_a_run_on_pixels_drawn_once_is_a_likelihood_of_them(tmp_path, digits_config):
-    digits_config.model = base.vae()
+def test_pixels_drawn_once_are_taken_as_they_are(tmp_path, digits_config):
+    digits_config.model = base.get_config("vae").model
     settings = {"binarisation": "static", "code_size": 2, "hidden_units": (16,), "nll_samples": 20}
     digits_config.model.update(settings)
     digits_config.data.update(binarise=True, image_size=8)
     train(digits_config, str(tmp_path))
-    metrics = evaluate(str(tmp_path))
-    assert metrics["binarisation"] == "static"
-    assert metrics["elbo_nats"] < -metrics["nll_nats"] < 0
     run = restore.load(tmp_path)
     images = to_unit(run.dataset.test.read()[0])
     assert set(np.unique(images)) == {0, 1}
@@ -329,7 +268,7 @@ def test_a_run_on_pixels_drawn_once_is_a_likelihood_of_them(tmp_path, digits_con
 def test_the_pixels_must_be_drawn_where_the_model_says_so(
     tmp_path, digits_config, binarisation, binarise
 ):
-    digits_config.model = base.vae()
+    digits_config.model = base.get_config("vae").model
     digits_config.model.binarisation = binarisation
     digits_config.data.binarise = binarise
     message = (

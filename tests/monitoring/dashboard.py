@@ -42,11 +42,11 @@ class Dashboard:
         self.address = address
 
     def get(self, path: str, **parameters: str) -> Any:
-        """What the server answers, read as JSON."""
+        """Returns the server's answer, parsed as JSON."""
         return json.loads(self.read(path, **parameters))
 
     def post(self, path: str, content: Any) -> Any:
-        """What the server answers to a JSON body, read as JSON."""
+        """Returns the server's answer to a JSON body, parsed as JSON."""
         request = urllib.request.Request(
             f"{self.address}/{path}",
             json.dumps(content).encode(),
@@ -56,18 +56,22 @@ class Dashboard:
             return json.loads(answer.read())
 
     def read(self, path: str, **parameters: str) -> bytes:
-        """What the server answers."""
+        """Returns the server's answer."""
         query = urllib.parse.urlencode(parameters)
         with urllib.request.urlopen(f"{self.address}/{path}?{query}") as answer:
             return answer.read()
 
 
 @contextlib.contextmanager
-def serving(runs: Path) -> Iterator[Dashboard]:
-    """TensorBoard over a folder of runs, once it has read them."""
+def serving(runs: Path, *, load_fast: bool = True) -> Iterator[Dashboard]:
+    """Serves a folder of runs; enters the block once they are read.
+
+    They are read by TensorBoard's data server, or by its Python loader.
+    """
     command = [
         *(sys.executable, "-m", "tensorboard.main", f"--logdir={runs}"),
         *("--host=localhost", "--port=0", "--reload_interval=1"),
+        f"--load_fast={str(load_fast).lower()}",
     ]
     environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"}
     with subprocess.Popen(
@@ -94,38 +98,38 @@ class Browser:
         self._driver = driver
 
     def open(self, address: str) -> None:
-        """Goes to a page, without waiting for what it shows."""
+        """Opens a page, and does not wait for its content."""
         self._driver.get("about:blank")
         self._driver.get(address)
 
     def texts(self, selector: str) -> list[str]:
-        """What is written in each element that matches a CSS selector."""
+        """Returns the text of each element that matches a CSS selector."""
         script = _ALL + "return found.map(element => element.innerText || element.textContent)"
         return [text.strip() for text in self._driver.execute_script(script, selector)]
 
     def count(self, selector: str, condition: str = "true") -> int:
-        """How many `element`s match a CSS selector and a condition in JavaScript."""
+        """Counts the elements that match a CSS selector and a condition on `element`."""
         script = _ALL + f"return found.filter(element => {condition}).length"
         return self._driver.execute_script(script, selector)
 
     def in_frames(self, depth: int) -> None:
-        """Goes into a plugin's own page, so many frames deep."""
+        """Enters the page of a plugin, `depth` frames deep."""
         for _ in range(depth):
             frame = until(lambda: self._driver.execute_script(_ALL + "return found[0]", "iframe"))
             self._driver.switch_to.frame(frame)
 
     def leave_frames(self) -> None:
-        """Comes back to TensorBoard's own page."""
+        """Returns to TensorBoard's own page."""
         self._driver.switch_to.default_content()
 
-    def picture(self) -> bytes:
-        """The window, as PNG."""
+    def screenshot(self) -> bytes:
+        """Returns the window as PNG."""
         return self._driver.get_screenshot_as_png()
 
 
 @contextlib.contextmanager
 def browsing(width: int = 1400, height: int = 900) -> Iterator[Browser]:
-    """A headless Chromium whose WebGL needs no GPU."""
+    """Opens a headless Chromium whose WebGL needs no GPU."""
     options = Options()
     options.binary_location = str(CHROMIUM)
     for flag in (
@@ -142,7 +146,7 @@ def browsing(width: int = 1400, height: int = 900) -> Iterator[Browser]:
 
 
 def until(ask: Callable[[], _T]) -> _T:
-    """The first answer that is not empty; none within a minute is an error."""
+    """Asks until an answer is not empty, and returns it; fails after a minute."""
     end = time.monotonic() + _PATIENCE_SECONDS
     while True:
         try:

@@ -1,4 +1,4 @@
-"""TensorBoard is started on finished runs, asked over HTTP and, in Chromium, looked at."""
+"""TensorBoard serves finished runs, and is asked over HTTP and looked at in Chromium."""
 
 import io
 import json
@@ -9,6 +9,7 @@ from matplotlib.image import imread
 
 from configs import base
 from tests.monitoring import dashboard
+from tests.monitoring.test_tensorboard import interrupted_run
 from trainer.evaluation.evaluate import evaluate
 from trainer.monitoring import projector
 from trainer.run import workdir
@@ -18,13 +19,14 @@ pytestmark = pytest.mark.slow
 
 TEST_IMAGES = 359  # of the embedded digits
 ALL_STATUSES = [f"STATUS_{name}" for name in ("UNKNOWN", "SUCCESS", "FAILURE", "RUNNING")]
+ASKED = {"allowedStatuses": ALL_STATUSES, "startIndex": 0, "sliceSize": 9, "colParams": []}
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """A finished vae, evaluated, beside a linear run."""
+    """A vae, trained and evaluated, and a linear run."""
     folder = tmp_path_factory.mktemp("runs")
-    for kind in (base.vae(), base.linear()):
+    for kind in (base.get_config("vae").model, base.get_config("linear").model):
         config = base.get_config()
         config.model = kind
         config.model.code_size = 2
@@ -62,7 +64,26 @@ def final_losses(run):
     return {name: value for name, value in last.items() if name not in ("step", "split")}
 
 
-def test_losses_are_charts_of_training_beside_validation(board):
+@pytest.mark.parametrize("load_fast", [True, False], ids=["data server", "Python loader"])
+def test_both_loaders_show_one_value_a_step_of_an_interrupted_run(tmp_path, load_fast):
+    interrupted_run(tmp_path / "run")
+    with dashboard.serving(tmp_path, load_fast=load_fast) as board:
+        loss = {"run": "run/train", "tag": "loss"}
+        image = {"run": "run/validation", "tag": "image", "sample": "0"}
+        dashboard.until(  # the runs are read one after the other
+            lambda: (
+                [point[1:] for point in board.get("data/plugin/scalars/scalars", **loss)]
+                == [[step, step] for step in range(1, 8)]
+                and [shown["step"] for shown in board.get("data/plugin/images/images", **image)]
+                == [1, 2, 3, 4, 5, 6, 7]
+            )
+        )
+        assert len(board.get("data/plugin/text/text", run="run/train", tag="config")) == 1
+        (row,) = board.post("data/plugin/hparams/session_groups", ASKED)["sessionGroups"]
+        assert row["hparams"]["batch_size"] == 64
+
+
+def test_losses_are_charts_of_training_and_validation(board):
     tags = board.get("data/plugin/scalars/tags")
     losses = {"loss", "loss/reconstruction_nats", "loss/kl_nats"}
     assert set(tags["vae/validation"]) == losses
@@ -79,29 +100,21 @@ def test_every_chart_of_the_layout_has_its_tags(board):
     for category in layout["category"]:
         for chart in category["chart"]:
             (tag,) = chart["multiline"]["tag"]
-            found = board.get("data/plugin/custom_scalars/scalars", run="vae/train", tag=tag)
-            assert found["tag_to_events"], chart["title"]
-            beside = board.get("data/plugin/custom_scalars/scalars", run="vae/validation", tag=tag)
-            assert bool(beside["tag_to_events"]) == (category["title"] == "losses")
+            for run in ("train", "validation"):
+                found = board.get("data/plugin/custom_scalars/scalars", run=f"vae/{run}", tag=tag)
+                expected = run == "train" or category["title"] == "losses"
+                assert bool(found["tag_to_events"]) == expected, chart["title"]
 
 
-def test_each_kind_has_its_pictures_of_each_validation(board):
+def test_images_text_and_graph_are_there(board):
     tags = board.get("data/plugin/images/tags")
-    assert {run: set(pictures) for run, pictures in tags.items()} == {
+    assert {run: set(images) for run, images in tags.items()} == {
         "vae/validation": {"reconstructions", "prior_samples", "manifold", "filters"},
         "linear/validation": {"reconstructions", "filters"},
     }
-    shown = board.get("data/plugin/images/images", run="vae/validation", tag="manifold", sample="0")
-    assert [picture["step"] for picture in shown] == [10, 20]
-
-
-def test_the_graph_has_encoder_and_decoder(board):
-    graph = board.read("data/plugin/graphs/graph", run="vae/train").decode()
-    assert "encoder" in graph
-    assert "decoder" in graph
-
-
-def test_config_and_metrics_can_be_read(board):
+    where = {"run": "vae/validation", "tag": "manifold", "sample": "0"}
+    images = board.get("data/plugin/images/images", **where)
+    assert [image["step"] for image in images] == [10, 20]
     assert board.get("data/plugin/text/tags") == {
         "vae/train": ["config"],
         "vae/test": ["metrics"],
@@ -109,11 +122,12 @@ def test_config_and_metrics_can_be_read(board):
     }
     (metrics,) = board.get("data/plugin/text/text", run="vae/test", tag="metrics")
     assert "elbo_nats" in metrics["text"]
+    graph = board.read("data/plugin/graphs/graph", run="vae/train").decode()
+    assert "encoder" in graph and "decoder" in graph
 
 
 def test_the_table_of_runs_has_a_row_for_each_with_its_final_losses(board, runs):
-    asked = {"allowedStatuses": ALL_STATUSES, "startIndex": 0, "sliceSize": 9, "colParams": []}
-    groups = board.post("data/plugin/hparams/session_groups", asked)["sessionGroups"]
+    groups = board.post("data/plugin/hparams/session_groups", ASKED)["sessionGroups"]
     rows = {group["name"]: group for group in groups}
     assert rows.keys() == {"vae/validation", "linear/validation"}
     for kind in ("vae", "linear"):
@@ -147,7 +161,7 @@ def test_the_scalars_page_shows_the_losses(board, browser):
     dashboard.until(lambda: tags <= set(browser.texts("tf-card-heading .name, .heading-label")))
 
 
-def test_the_images_page_shows_the_pictures(board, browser):
+def test_the_images_page_shows_the_images(board, browser):
     browser.open(f"{board.address}/#images")
     tags = {"filters", "manifold", "prior_samples", "reconstructions"}
     dashboard.until(lambda: tags == {text.split("\n")[0] for text in browser.texts(".heading")})
@@ -166,17 +180,17 @@ def test_the_hparams_page_has_a_row_for_each_run(board, browser, runs):
         assert any(number == pytest.approx(loss, rel=1e-3) for number in shown)
 
 
-def test_the_projector_page_shows_coloured_points_that_can_be_coloured_by_label(board, browser):
+def test_the_projector_page_shows_thumbnails_in_the_colours_of_their_labels(board, browser):
     browser.open(f"{board.address}/#projector")
     browser.in_frames(2)
     dashboard.until(lambda: browser.texts(".numDataPoints") == [str(TEST_IMAGES)])
     options = [" ".join(text.split()) for text in browser.texts("paper-item")]
     assert "label 10 colors" in options
-    dashboard.until(lambda: drawn_colours(browser.picture()) >= 5)
+    dashboard.until(lambda: label_colours(browser.screenshot()) >= 5)
 
 
-def drawn_colours(png):
-    """How many of the labels' colours are seen in the middle of a picture of the page."""
+def label_colours(png):
+    """Counts the labels' colours in the middle of a screenshot of the page."""
     page = imread(io.BytesIO(png))[150:, 350:1050, :3]
     ink = projector.sprite(np.ones((10, 1, 1, 1), np.float32), np.arange(10))[0]
     colours = ink.reshape(-1, 3)[:10] / 255

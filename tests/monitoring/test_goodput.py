@@ -15,10 +15,9 @@ from trainer.train import train
 
 
 class Time:
-    """A clock that stands until it is moved."""
+    """A clock that the test moves."""
 
-    def __init__(self):
-        self.seconds = 1000.0
+    seconds = 1000.0
 
     def __call__(self):
         return self.seconds
@@ -27,8 +26,8 @@ class Time:
         self.seconds += seconds
 
 
-def walked(time, clock, calls):
-    """Walks (first step, steps, seconds) calls, each waited for a second."""
+def train_calls(time, clock, calls):
+    """Spends (first step, steps, seconds) per call, after a wait of a second for its batch."""
 
     def batches():
         for call in calls:
@@ -49,7 +48,7 @@ def test_each_second_counts_once_to_the_cause_that_it_was_spent_on():
     time = Time()
     clock = Clock(now=time, began_seconds=time() - 4)
     time.spend(6)
-    walked(time, clock, [(0, 1, 5), (1, 10, 20), (11, 10, 30)])
+    train_calls(time, clock, [(0, 1, 5), (1, 10, 20), (11, 10, 30)])
     with clock.spent_on("validation"):
         time.spend(3)
         with clock.spent_on("checkpoint"):
@@ -65,7 +64,7 @@ def test_each_second_counts_once_to_the_cause_that_it_was_spent_on():
     )
 
 
-def test_what_fails_is_counted_and_its_steps_are_not(tmp_path):
+def test_the_time_of_a_call_that_fails_counts_and_its_steps_do_not(tmp_path):
     time = Time()
     clock = Clock(now=time)
     with pytest.raises(ZeroDivisionError), clock.spent_on_steps(0, 5):
@@ -76,25 +75,25 @@ def test_what_fails_is_counted_and_its_steps_are_not(tmp_path):
     assert json.loads((tmp_path / FILE).read_text())["step"] == 0
 
 
-def test_three_starts_tell_one_truth_and_steps_retaken_are_no_goodput(tmp_path):
+def test_three_starts_add_up_and_repeated_steps_are_no_goodput(tmp_path):
     time = Time()
     first = Clock(now=time)
     first.resume(tmp_path)
     time.spend(2)
-    walked(time, first, [(0, 10, 3), (10, 10, 10), (20, 10, 10)])  # to step 30
+    train_calls(time, first, [(0, 10, 3), (10, 10, 10), (20, 10, 10)])  # to step 30
     first.write(tmp_path)
     time.spend(500)  # until somebody starts it again
 
     second = Clock(now=time)  # from a checkpoint of step 10
     second.resume(tmp_path)
     time.spend(2)
-    walked(time, second, [(10, 5, 3), (15, 15, 14), (30, 10, 10)])
+    train_calls(time, second, [(10, 5, 3), (15, 15, 14), (30, 10, 10)])
     second.write(tmp_path)
 
     third = Clock(now=time)  # from one of step 20, of 40 steps taken
     third.resume(tmp_path)
-    walked(time, third, [(20, 1, 3), (21, 19, 16), (40, 10, 10)])
-    spent = {"start_up": 4, "compile": 9, "data": 9, "steps": 40, "retaken": 30}
+    train_calls(time, third, [(20, 1, 3), (21, 19, 16), (40, 10, 10)])
+    spent = {"start_up": 4, "compile": 9, "data": 9, "steps": 40, "repeated": 30}
     assert third.shares() == pytest.approx(shares_of(spent))
     assert "of 0:01:32 in 3 starts" in str(third)
     third.write(tmp_path)
@@ -104,42 +103,39 @@ def test_three_starts_tell_one_truth_and_steps_retaken_are_no_goodput(tmp_path):
     assert written["goodput/steps"] == pytest.approx(40 / 92)
 
 
-def test_steps_taken_again_after_a_roll_back_are_no_goodput():
+def test_steps_that_are_repeated_after_a_roll_back_are_no_goodput():
     time = Time()
     clock = Clock(now=time)
-    walked(time, clock, [(0, 10, 3), (10, 10, 10)])
+    train_calls(time, clock, [(0, 10, 3), (10, 10, 10)])
     clock.go_back()
-    walked(time, clock, [(5, 10, 7), (15, 5, 4), (20, 10, 10)])
-    assert clock.shares() == shares_of({"compile": 3, "steps": 20, "retaken": 11, "data": 5})
+    train_calls(time, clock, [(5, 10, 7), (15, 5, 4), (20, 10, 10)])
+    assert clock.shares() == shares_of({"compile": 3, "steps": 20, "repeated": 11, "data": 5})
 
 
-def test_rows_that_follow_each_other_fast_do_not_each_write_the_file(tmp_path):
+def test_log_rows_in_quick_succession_do_not_each_write_the_file(tmp_path):
     time = Time()
     clock = Clock(now=time)
     time.spend(1)
-    clock.write_at_times(tmp_path)
+    clock.write_if_due(tmp_path)
     assert not (tmp_path / FILE).exists()
     time.spend(60)
-    clock.write_at_times(tmp_path)
+    clock.write_if_due(tmp_path)
     assert goodput.metrics(tmp_path)["wall_seconds"] == 61
 
 
 @pytest.mark.parametrize(
-    "content", ["", "{", "[]", '{"starts": 1}', '{"starts": NaN, "step": 0, "seconds": {}}']
+    "content", ["", "[]", '{"starts": 1}', '{"starts": NaN, "step": 0, "seconds": {}}']
 )
-def test_a_damaged_file_is_told_and_stops_nothing(tmp_path, capsys, content):
+def test_a_damaged_file_is_reported_and_counts_as_missing(tmp_path, capsys, content):
     (tmp_path / FILE).write_text(content)
     clock = Clock(now=Time())
     clock.resume(tmp_path)
     assert "GOODPUT DAMAGED" in capsys.readouterr().err
     assert "in 1 start" in str(clock)
-
-
-def test_a_run_without_the_file_has_no_such_metrics(tmp_path):
     assert goodput.metrics(tmp_path) == {}
 
 
-def test_a_run_stopped_and_crashed_tells_where_its_time_went(
+def test_a_run_that_crashed_and_was_stopped_says_where_its_time_went(
     digits_config, tmp_path, monkeypatch, capsys
 ):
     def crash():
@@ -154,7 +150,7 @@ def test_a_run_stopped_and_crashed_tells_where_its_time_went(
         stop_after(patch, 2, lambda: os.kill(os.getpid(), signal.SIGTERM))
         with pytest.raises(Preempted):
             train(digits_config, str(tmp_path))
-    assert json.loads((tmp_path / FILE).read_text())["seconds"]["retaken"] > 0
+    assert json.loads((tmp_path / FILE).read_text())["seconds"]["repeated"] > 0
     assert final_state(tmp_path)[0] == 4
     train(digits_config, str(tmp_path))
     printed = capsys.readouterr().out.splitlines()[-1]

@@ -21,6 +21,7 @@ from trainer.config import defaults, parse_model
 from trainer.data.dataset import to_unit
 from trainer.errors import ExportError
 from trainer.evaluation.evaluate import evaluate
+from trainer.models.base import Autoencoder
 from trainer.models.sparse.model import keep_largest
 from trainer.run import workdir
 from trainer.serving import export as exporting
@@ -215,7 +216,7 @@ def test_an_export_that_differs_from_the_trainer_is_refused_and_the_one_before_i
     folder = tmp_path / "out"
     folder.mkdir()
     (folder / model_card.CARD).write_text("{}")
-    monkeypatch.setattr(models.Autoencoder, "plain_keras_code", lambda _, encoded: encoded + 0.5)
+    monkeypatch.setattr(Autoencoder, "plain_keras_code", lambda _, encoded: encoded + 0.5)
     with pytest.raises(ExportError, match=r"encode of keras differs from the trainer by \d"):
         export(str(make_run("dense")), str(folder), formats=["keras"], overwrite=True)
     assert [path.name for path in tmp_path.rglob("*")] == ["out", model_card.CARD]
@@ -244,12 +245,9 @@ def test_images_are_bytes_or_floats(make_run, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("uncompared")
-def test_samples_are_those_of_the_trainer_from_any_position(make_run, tmp_path):
-    run = make_run("vae")
-    export(str(run), str(tmp_path / "out"), formats=["saved_model"])
-    model = tf.saved_model.load(str(tmp_path / "out/saved_model"))
-    sample(str(run), 5, output=str(tmp_path))
+def test_samples_are_those_of_the_trainer_from_any_position(make_run, make_export, tmp_path):
+    model = tf.saved_model.load(str(make_export("vae") / "saved_model"))
+    sample(str(make_run("vae")), 5, output=str(tmp_path))
     with np.load(tmp_path / "samples.npz") as samples:
         np.testing.assert_allclose(model.sample(5, 0)["images"], samples["images"], atol=1e-6)
         np.testing.assert_array_equal(model.sample(n=2, first=3)["codes"], samples["codes"][3:])

@@ -1,5 +1,7 @@
 """Flags that cannot be right are refused before any model is loaded."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -35,7 +37,7 @@ MISTAKES = [  # a verb; a run; flags; the line
     (
         "encode",
         "vector",
-        {"output": "codes.npy", "options": StreamOptions(errors=True)},
+        {"output": "new.npy"} | ERRORS,
         "errors=True is not for",
     ),
     ("encode", "vector", {"output": "in/x.npz", "source": "in"}, "one contains the other"),
@@ -78,7 +80,7 @@ def test_images_of_other_channels_have_no_image_files(shape, tmp_path, monkeypat
     np.save(tmp_path / "rows.npy", pixels(shape, 2))
     (tmp_path / "image.png").touch()
     monkeypatch.chdir(tmp_path)
-    flags = {"options": StreamOptions()}
+    flags: dict[str, Any] = {"options": StreamOptions()}
     with refused("image.png holds images of 1, 3, 4 channels, but", tmp_path):
         options.check_stream("", **flags | VERBS["encode"] | {"source": "image.png"})
     with refused(f"not allowed for images of {shape[-1]} channels; allowed: .npy", tmp_path):

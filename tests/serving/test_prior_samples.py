@@ -27,9 +27,10 @@ def test_samples_are_those_of_their_positions(run, tmp_path):
         np.load(sample(run, n, output=f"{tmp_path}/{n}") / "samples.npz") for n in (9, 600)
     )
     codes = restore.load_model(run).model.prior_codes(Noise(seed, 0, 600, "evaluation"))
+    assert codes is not None
     np.testing.assert_array_equal(many["codes"], codes)
-    np.testing.assert_array_equal(few["codes"], codes[:9])
-    np.testing.assert_allclose(few["images"], many["images"][:9], rtol=1e-5)
+    for name in ("codes", "images"):
+        np.testing.assert_allclose(few[name], many[name][:9], rtol=1e-5)
     assert many["images"].shape == (600, SIDE, SIDE, 1)
 
 

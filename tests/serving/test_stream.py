@@ -288,23 +288,23 @@ BAD_IMAGES = {
     "empty": ({"notes.txt": b"x"}, "holds no image that ends in .png, .jpg"),
 }
 BAD_ARRAYS = {
-    "float.npy": (np.full((2, SIDE, SIDE), 1.5), "from 1.5 to 1.5"),
-    "int.npy": (np.full((2, SIDE, SIDE), 7), "must be uint8, or floats in [0, 1]"),
+    "float.npy": (np.full((2, SIDE, SIDE), 1.5), "holds 1.5 in row 0"),
+    "int.npy": (np.full((2, SIDE, SIDE), 7), "uint8, or floats in [0, 1]"),
     "channels.npy": (np.zeros((2, SIDE, SIDE, 3)), "(2, 8, 8, 3), but the model takes images of 8"),
 }
 BAD_VECTORS = {
     "two.npz": ({"train": GOOD, "test": GOOD}, "holds 'train', 'test'; --array"),
     "none.npz": ({"labels": np.arange(3)}, "--array"),
     "width.npz": ({"x": GOOD[:, :4]}, f"(9, 4), {SHAPE}"),
-    "rows.npy": (GOOD[:0], "it holds no example"),
-    "complex.npy": (GOOD.astype(complex), "complex128; vectors must be real numbers"),
+    "rows.npy": (GOOD[:0], "there is no number"),
+    "complex.npy": (GOOD.astype(complex), "complex128; vectors are real"),
     "object.npz": ({"x": GOOD.astype(object)}, "it holds Python objects"),
     "large.npy": (np.full((3, FEATURES), 1e300), "holds 1e+300 in row 0, column 0"),
     "nan.npy": (with_value(np.nan), "holds nan in row 7, column 2"),
     "labels.npz": ({"x": GOOD, "x_labels": np.arange(4)}, "9 rows; labels and file names must"),
     "label.npz": ({"x": GOOD, "labels": np.full(9, 1j)}, "labels and file names must"),
-    "magic.npy": (b"\x93NUM", "magic.npy cannot be read"),
-    "magic.npz": (b"PK", "magic.npz cannot be read"),
+    "magic.npy": (b"\x93NUM", "magic.npy is no .npz or .npy"),
+    "magic.npz": (b"PK", "magic.npz is no .npz or .npy"),
 }
 BAD_TABLES = {
     "nan.csv": (columns(with_value(np.nan)), "has no number in row 8, column 'x2'"),
@@ -372,7 +372,7 @@ BAD_CODES = {
     "width.csv": ({"code_0": [1.0], "label": [1]}, "has 1 columns of codes, but the model takes"),
     "nan.npy": (np.full((3, CODE), np.nan), "holds nan in row 0, column 0"),
     "nan.csv": ({f"code_{k}": [np.nan] for k in range(CODE)}, "row 1, column 'code_0'"),
-    "rows.npy": (np.zeros((0, CODE)), "it holds no example"),
+    "rows.npy": (np.zeros((0, CODE)), "there is no number"),
     "absolute.npz": ({"codes": np.zeros((1, CODE)), "files": ["/tmp/a.png"]}, "'/tmp/a.png'"),
     "twice.npz": ({"codes": np.zeros((2, CODE)), "files": ["a.png", "a.jpg"]}, "'a.jpg'"),
 }

@@ -131,7 +131,7 @@ def test_a_spike_leaves_the_bits_of_a_run_without_these_steps(
     assert [(row["step"], row["rollbacks"]) for row in rows] == [(s, s > 14) for s in steps]
     assert charts(tmp_path / "run", "train")["training/rollbacks"] == steps
     assert charts(tmp_path / "run", "validation")["loss"] == [8, 16, 24]
-    assert json.loads((tmp_path / "run" / goodput.FILE).read_text())["seconds"]["retaken"] > 0
+    assert json.loads((tmp_path / "run" / goodput.FILE).read_text())["seconds"]["repeated"] > 0
 
 
 def test_where_images_lie_calls_end_and_logs_are_due_changes_no_bit(config, tmp_path):
@@ -201,7 +201,7 @@ def test_a_crash_anywhere_in_a_roll_back_changes_no_bit(config, tmp_path, monkey
         "run.checkpoints.Checkpoints.delete_after",
         "training.loss_spikes.LossSpikes.roll_back",
         "run.checkpoints.Checkpoint.restore",
-        "training.resume.forget_after",
+        "run.metrics_log.MetricsLog.forget_after",
     ]
     for place in places:
         with monkeypatch.context() as patch:

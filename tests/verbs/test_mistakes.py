@@ -11,7 +11,7 @@ from tests.verbs.sources import FINETUNING, SOURCES, classes, config_of, vectors
 from tests.verbs.verbs import VERBS
 from trainer.config import make_data
 from trainer.data import describe
-from trainer.evaluation.classifier import finetune
+from trainer.evaluation.classifier import FineTuning, finetune
 from trainer.evaluation.evaluate import evaluate
 from trainer.run import workdir
 from trainer.serving.stream import denoise, encode
@@ -72,7 +72,7 @@ OF_DATA = {
     "resume": resume,
     "prepare": prepare,
     "evaluate": lambda folder, _: evaluate(str(folder / "run")),
-    "finetune": lambda folder, _: finetune(str(folder / "run"), **FINETUNING),
+    "finetune": lambda folder, _: finetune(str(folder / "run"), FineTuning(**FINETUNING)),
     "encode": lambda folder, _: encode(str(folder / "run"), "test", f"{folder}/new/codes.npz"),
     "denoise": lambda folder, _: denoise(str(folder / "run"), "test", f"{folder}/new/clean.npz"),
 }

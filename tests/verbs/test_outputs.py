@@ -36,7 +36,7 @@ def test_an_output_is_replaced_only_on_request(verb, run, inputs, tmp_path):
     VERBS[verb].call(run, inputs, out, overwrite=True)
     assert existing.read_bytes() != b"before"
     allowed = {
-        *("samples.png", compare.PICTURE, "export/README.md"),
+        *("samples.png", compare.FIGURE, "export/README.md"),
         *("export/encoder.keras", "export/decoder.keras"),
     }
     assert contents(out).keys() - {VERBS[verb].output, existing.parent.name} <= allowed
@@ -46,7 +46,7 @@ def test_an_output_is_replaced_only_on_request(verb, run, inputs, tmp_path):
     ("name", "write"),
     [
         ("samples.png", lambda run, out: sample(str(run), 2, output=str(out))),
-        (compare.PICTURE, lambda run, out: compare.compare([run], str(out))),
+        (compare.FIGURE, lambda run, out: compare.compare([run], str(out))),
         (
             "sheet.png",
             lambda _, out: describe.prepare(make_data("digits"), contact_sheet=f"{out}/sheet.png"),
@@ -70,7 +70,7 @@ def test_runs_are_compared_in_the_folder_that_holds_them(run, tmp_path):
         shutil.copytree(run, tmp_path / name)
     runs, _ = compare.find([str(tmp_path / "a"), str(tmp_path / "deep")])
     assert f"table      {tmp_path / 'compare.md'}" in compare.compare(runs)
-    assert (tmp_path / compare.PICTURE).exists()
+    assert (tmp_path / compare.FIGURE).exists()
 
 
 @pytest.mark.parametrize("verb", WITH_OUTPUT)

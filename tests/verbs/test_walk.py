@@ -16,7 +16,7 @@ from tests.verbs.refusals import refused
 from tests.verbs.sources import FINETUNING, SOURCES, config_of, pixels, vectors
 from trainer.data import describe
 from trainer.evaluation import compare
-from trainer.evaluation.classifier import finetune
+from trainer.evaluation.classifier import FineTuning, finetune
 from trainer.evaluation.evaluate import evaluate
 from trainer.run import workdir
 from trainer.serving import model_card
@@ -113,9 +113,9 @@ def test_a_classifier_is_fine_tuned_or_there_are_no_labels(case):
     run, source = case
     if not source.labelled:
         with refused("has no labels from 0 up to learn from", run):
-            finetune(str(run), **FINETUNING)
+            finetune(str(run), FineTuning(**FINETUNING))
         return
-    metrics = finetune(str(run), **FINETUNING)
+    metrics = finetune(str(run), FineTuning(**FINETUNING))
     assert json.loads((run / "finetuned.json").read_text()) == metrics
     assert 0 <= metrics["finetuned_test_error"] <= 1
 
@@ -147,7 +147,7 @@ def test_a_run_is_compared(kind, case, tmp_path):
     if workdir.read_metrics(run) is None:
         evaluate(str(run))
     assert f"| {kind} " in compare.compare([run], str(tmp_path))
-    assert imread(tmp_path / compare.PICTURE).ndim == 3
+    assert imread(tmp_path / compare.FIGURE).ndim == 3
 
 
 @pytest.mark.slow

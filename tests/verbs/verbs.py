@@ -6,7 +6,7 @@ from collections.abc import Callable
 from tests.verbs.sources import FINETUNING
 from trainer.checkpoints import main as verify
 from trainer.evaluation import compare
-from trainer.evaluation.classifier import finetune
+from trainer.evaluation.classifier import FineTuning, finetune
 from trainer.evaluation.evaluate import evaluate
 from trainer.serving.export import export
 from trainer.serving.options import StreamOptions
@@ -35,7 +35,7 @@ def _stream(verb, source):
 
 VERBS = {
     "evaluate": Verb(lambda run, *_: evaluate(str(run))),
-    "finetune": Verb(lambda run, *_: finetune(str(run), **FINETUNING)),
+    "finetune": Verb(lambda run, *_: finetune(str(run), FineTuning(**FINETUNING))),
     "encode": Verb(_stream(encode, "rows.npy"), "encode.npz"),
     "decode": Verb(_stream(decode, "codes.npy"), "decode.npz"),
     "denoise": Verb(_stream(denoise, "rows.npy"), "denoise.npz"),

@@ -16,7 +16,6 @@ from trainer.config.groups import (
 )
 from trainer.config.parsing import (
     config_path,
-    data_settings,
     defaults,
     differences,
     flat,
@@ -43,7 +42,6 @@ __all__ = [
     "ModelSettings",
     "Optimizer",
     "config_path",
-    "data_settings",
     "defaults",
     "defaults_of",
     "differences",

@@ -78,7 +78,8 @@ class Data(Group):
 
     name: str = key(
         "digits",
-        "Data source: digits, noise:N, images:DIR, table:FILE, arrays:FILE, or a data set of TFDS.",
+        "Data source: digits, noise:N, images:DIR, table:FILE, arrays:FILE, or a data set of TFDS. "
+        "The path of files may change on a resume.",
     )
     image_size: int = key(
         0,

@@ -37,8 +37,8 @@ def kind_settings(kind: str) -> type[ModelSettings]:
 
 
 @functools.cache
-def source_settings() -> dict[str, type[Group]]:
-    """Returns the keys that a data source takes besides those of `Data`, by source."""
+def source_settings() -> dict[str, type[Data]]:
+    """Returns the keys that the data of each source take, by source."""
     path = importlib.import_module(_SOURCES).__path__
     return {module.name: _source(module.name).Settings for module in pkgutil.iter_modules(path)}
 
@@ -49,14 +49,6 @@ def source_of(name: str) -> str:
     return source if source in source_settings() else "tfds"
 
 
-@functools.cache
-def data_settings(source: str) -> type[Data]:
-    """Returns the keys that the data of a source take."""
-    own = source_settings()[source]
-    bases = (Data,) if own is Group else (own, Data)
-    return dataclasses.dataclass(frozen=True)(type("Data", bases, {"__doc__": Data.__doc__}))
-
-
 def defaults(kind: str = "dense") -> ConfigDict:
     """Returns a locked config of a kind with every key at its default, to be edited.
 
@@ -64,9 +56,7 @@ def defaults(kind: str = "dense") -> ConfigDict:
       UserError: there is no such kind.
     """
     model = defaults_of(kind_settings(kind)) | {"name": kind}
-    data = defaults_of(Data)
-    for group in source_settings().values():
-        data |= defaults_of(group)
+    data = _data_defaults()
     groups = {"optimizer": defaults_of(Optimizer), "spikes": defaults_of(LossSpikes)}
     return ConfigDict({"model": model, "data": data, **groups, **defaults_of(Config)}).lock()
 
@@ -104,9 +94,7 @@ def make_data(name: str, **values: Any) -> Data:
     Raises:
       UserError: as `parse`.
     """
-    data = defaults_of(Data)
-    for group in source_settings().values():
-        data |= defaults_of(group)
+    data = _data_defaults()
     return parse_data(data | values | {"name": name})
 
 
@@ -119,7 +107,7 @@ def parse_data(values: Data | ConfigDict | Mapping[str, Any]) -> Data:
     name = kept["name"]
     require_kind("data.name", name, str)
     source = source_of(name)
-    own = data_settings(source)
+    own = source_settings()[source]
     for other, group in source_settings().items():
         for key, default in defaults_of(group).items():
             value = default if key in keys(own) else kept.pop(key, default)
@@ -197,6 +185,12 @@ def load_config(name: str) -> ConfigDict:
       UserError: no config has this name.
     """
     return importlib.import_module(f"{_CONFIGS}.{config_path(name).stem}").get_config()
+
+
+def _data_defaults() -> dict[str, Any]:
+    """Returns the defaults of the keys of all sources."""
+    groups = source_settings().values()
+    return {key: value for group in groups for key, value in defaults_of(group).items()}
 
 
 def _source(name: str) -> Any:

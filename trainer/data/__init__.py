@@ -7,7 +7,9 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from trainer.config import Data, parse_data
+from trainer.data import sources
 from trainer.data.dataset import Dataset, Records, Scaling, Split, fill_in, scaling_of
+from trainer.data.memory import allowed_bytes
 
 __all__ = ["Dataset", "Records", "Scaling", "Split", "fill_in", "load", "scaling_of"]
 
@@ -29,7 +31,16 @@ def load(
     Raises:
       UserError: the data set is not known, cannot be read, or does not suit the settings.
     """
-    from trainer.data import preprocess, sources
+    from trainer.data import preprocess
 
     keys = parse_data(settings)
-    return preprocess.make_dataset(sources.read(keys, folder, vectors), keys)
+    request = sources.Request(
+        settings=keys,
+        name=keys.name,
+        image_size=keys.image_size,
+        placement=keys.placement,
+        allowed_bytes=allowed_bytes(keys.memory_gib),
+        folder=folder,
+        vectors=vectors,
+    )
+    return preprocess.make_dataset(sources.find(keys.name).read(request), keys)

@@ -44,13 +44,8 @@ def prepare(
       UserError: the data set cannot be prepared or read, or the contact sheet not be drawn.
     """
     paths.check_output_image("--contact_sheet", contact_sheet, overwrite=overwrite)
-    name = settings.name
-    of_tfds = source_of(name) == "tfds"
-    for flag, value in {"data_dir": folder, "from_idx": from_idx}.items():
-        require(
-            of_tfds or not value,
-            f"--{flag} is not allowed with {name!r}; it is for data sets of TFDS",
-        )
+    check_tfds_flags(settings, folder, from_idx)
+    name, of_tfds = settings.name, source_of(settings.name) == "tfds"
     done = _prepare(settings, folder, from_idx) if of_tfds else ""
     dataset = data.load(settings, folder=folder)
     rows = {"data set": name}
@@ -65,6 +60,15 @@ def prepare(
     if folder is not None:
         rows |= {"folder": folder, "to use it": f"TFDS_DATA_DIR={shlex.quote(folder)}"}
     return "\n".join(f"{key:<12} {value}" for key, value in rows.items())
+
+
+def check_tfds_flags(settings: Data, folder: str | None, from_idx: str) -> None:
+    """Raises UserError if a flag for data sets of TFDS is given with other data."""
+    for flag, value in {"data_dir": folder, "from_idx": from_idx}.items():
+        require(
+            source_of(settings.name) == "tfds" or not value,
+            f"--{flag} is not allowed with {settings.name!r}; it is for data sets of TFDS",
+        )
 
 
 def _prepare(settings: Data, folder: str | None, from_idx: str) -> str:
@@ -136,4 +140,4 @@ def _draw(dataset: data.Dataset, name: str, path: Path) -> None:
         images = images[np.argsort(labels, kind="stable")]
     step = -(-max(images.shape[1:3]) // _SHEET_PIXELS)
     images = images[:, ::step, ::step]
-    figures.write_picture(path, figures.grid(to_unit(images), _SHEET_COLUMNS))
+    figures.write_png(path, figures.grid(to_unit(images), _SHEET_COLUMNS))

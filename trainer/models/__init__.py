@@ -5,28 +5,19 @@ its module `model` has the networks and the loss, as `Model`.
 """
 
 import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from trainer.config import ModelSettings, kinds, parse_model  # noqa: F401  BRIDGE: kinds
+from trainer.config import ModelSettings
 
 if TYPE_CHECKING:
     from trainer.models.base import Autoencoder
 
 
-def create(
-    image_shape: tuple[int, ...], settings: ModelSettings | None = None, **keys: Any
-) -> "Autoencoder":
+def create(image_shape: tuple[int, ...], settings: ModelSettings) -> "Autoencoder":
     """Builds the kind of the settings for images [H, W, C], or for vectors [D] if it takes them.
 
     Raises:
       UserError: the kind cannot have these settings with inputs of this shape.
     """
-    settings = settings or parse_model(keys)  # BRIDGE: the keys, until all callers pass settings
     kind = importlib.import_module(f"{__name__}.{settings.name}.model")
     return kind.Model(image_shape, settings)
-
-
-def __getattr__(name: str) -> Any:  # BRIDGE: until all callers import from trainer.models.base
-    if name not in ("Autoencoder", "ImageGrid", "Measured", "StepContext"):
-        raise AttributeError(name)
-    return getattr(importlib.import_module(f"{__name__}.base"), name)

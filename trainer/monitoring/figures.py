@@ -1,4 +1,4 @@
-"""The article's picture, of originals, codes and reconstructions in rows; and plots."""
+"""Figures: rows of originals, codes and reconstructions as in the article; plots; PNG files."""
 
 import io
 import math
@@ -16,89 +16,73 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 COLUMNS = 10
-_MARKED_POINTS = 50  # at most, or their marks run together
-_MARK = (0.9, 0.1, 0.1)  # red
+_MAX_MARKERS = 50  # more points per line are drawn without markers
+_RED = (0.9, 0.1, 0.1)
 _GAP = 2  # white pixels between images
-_ENLARGED = 8  # times, so that single pixels are seen
+_ENLARGEMENT = 8  # makes single pixels visible
 
 
 def reconstructions(rows: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Draws rows of images [N, H, W, C] in [0, 1], and of codes [N, K], as uint8 RGB [H, W, 3].
+    """Draws labelled rows of images [N, H, W, C] in [0, 1] and of codes [N, K], as RGB [H, W, 3].
 
-    A code is drawn as a rectangle as near to a square as K allows, black its least number and
-    white its largest. Where the first row is of vectors [N, D], each vector and each code is drawn
-    as a line of its numbers; rows of equally many share their limits.
+    A code is drawn as a rectangle as near to a square as K allows, its minimum black and its
+    maximum white. If the first row holds vectors [N, D], every vector and code is drawn as a line
+    plot; rows of the same shape share their limits.
+
+    Returns uint8.
     """
     first = next(iter(rows.values()))
     columns = len(first)
     figure = _figure(1 + columns, 1.1 * len(rows))
     axes = figure.subplots(len(rows), columns, squeeze=False)
-    for line, (title, row) in zip(axes, rows.items(), strict=True):
-        line[0].set_ylabel(title)
-        alike = np.stack([other for other in rows.values() if other.shape == row.shape])
-        for axis, picture in zip(line, row, strict=True):
+    for axes_of_row, (title, row) in zip(axes, rows.items(), strict=True):
+        axes_of_row[0].set_ylabel(title)
+        same_shape = np.stack([other for other in rows.values() if other.shape == row.shape])
+        for axis, values in zip(axes_of_row, row, strict=True):
             axis.set(xticks=[], yticks=[])
             if first.ndim == 2:
-                axis.plot(picture, drawstyle="steps-mid", color="black", linewidth=0.8)
-                axis.set_ylim(*_limits(alike))
+                axis.plot(values, drawstyle="steps-mid", color="black", linewidth=0.8)
+                axis.set_ylim(*_limits(same_shape))
             else:
-                pixels = _code_pixels(picture) if picture.ndim == 1 else _pixels(picture)
+                pixels = _code_pixels(values) if values.ndim == 1 else _image_pixels(values)
                 axis.imshow(pixels, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-    return _drawn(figure)
+    return _render(figure)
 
 
 def lines(
     x: Sequence[float], ys: Mapping[str, Sequence[float]], xlabel: str, ylabel: str
 ) -> np.ndarray:
-    """Plots each of some series over x, by their labels, from 0 up, as uint8 RGB [H, W, 3]."""
+    """Plots series by label over `x`, the y axis from 0, as uint8 RGB [H, W, 3]."""
     figure = _figure(6, 4)
     axis = figure.subplots()
-    marker = "." if len(x) <= _MARKED_POINTS else ""
+    marker = "." if len(x) <= _MAX_MARKERS else ""
     for label, y in ys.items():
         axis.plot(x, y, label=label, marker=marker)
     axis.set(xlabel=xlabel, ylabel=ylabel)
     axis.set_ylim(bottom=0)
     axis.grid(alpha=0.3)
     axis.legend()
-    return _drawn(figure)
+    return _render(figure)
 
 
 def bars(edges: Sequence[float], counts: Sequence[float], xlabel: str, ylabel: str) -> np.ndarray:
-    """A histogram of counts between each two of the edges, as uint8 RGB [H, W, 3]."""
+    """Plots a histogram of `counts` [N] in bins with `edges` [N + 1], as uint8 RGB [H, W, 3]."""
     figure = _figure(6, 4)
     axis = figure.subplots()
     axis.stairs(counts, edges, fill=True)
     axis.set(xlabel=xlabel, ylabel=ylabel)
-    return _drawn(figure)
-
-
-def stretched(images: np.ndarray) -> np.ndarray:
-    """Images [N, ...] of any numbers, each stretched so that they reach from 0 to 1."""
-    axes = tuple(range(1, images.ndim))
-    lowest, highest = images.min(axes, keepdims=True), images.max(axes, keepdims=True)
-    return (images - lowest) / np.maximum(highest - lowest, np.finfo(images.dtype).tiny)
-
-
-def marked(image: np.ndarray, marks: np.ndarray) -> np.ndarray:
-    """An image [H, W, C] in [0, 1] in grey, the pixels of a mask [H, W] red, enlarged: RGB uint8.
-
-    Each pixel becomes a square of 8 x 8.
-    """
-    drawn = np.repeat(np.clip(image.mean(axis=-1), 0, 1)[..., np.newaxis], 3, axis=-1)
-    drawn[marks] = _MARK
-    pixels = np.round(255 * drawn).astype(np.uint8)
-    return pixels.repeat(_ENLARGED, axis=0).repeat(_ENLARGED, axis=1)
+    return _render(figure)
 
 
 def png(pixels: np.ndarray) -> bytes:
-    """Pixels, uint8 [H, W, 1] of grey or [H, W, C] of RGB or RGBA, as the content of a PNG file."""
+    """Encodes uint8 pixels, [H, W, 1] grey or [H, W, C] RGB or RGBA, as PNG."""
     content = io.BytesIO()
     Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).save(content, "PNG")
     return content.getvalue()
 
 
-def write_picture(path: str | Path, pixels: np.ndarray) -> None:
-    """Writes pixels, uint8 [H, W, 3], to a PNG file, whole or not at all.
+def write_png(path: str | Path, pixels: np.ndarray) -> None:
+    """Writes uint8 pixels [H, W, 3] to a PNG file, whole or not at all.
 
     Raises:
       UserError: it cannot be written.
@@ -110,13 +94,13 @@ def write_picture(path: str | Path, pixels: np.ndarray) -> None:
 
 
 def _figure(width: float, height: float) -> "Figure":
-    # Here, since it takes a second that the start of a training does not need.
+    # Here, since the import takes a second that the start of a training does not need.
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), dpi=100, layout="constrained")
 
 
-def _drawn(figure: "Figure") -> np.ndarray:
+def _render(figure: "Figure") -> np.ndarray:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     canvas = FigureCanvasAgg(figure)
@@ -124,14 +108,26 @@ def _drawn(figure: "Figure") -> np.ndarray:
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 
-def grid(images: np.ndarray, columns: int, gap: int = _GAP) -> np.ndarray:
-    """Images [N, H, W, C] in [0, 1] side by side in rows of so many, as uint8 RGB [H', W', 3].
+def grid(
+    images: np.ndarray,
+    columns: int,
+    gap: int = _GAP,
+    stretch: bool = False,
+    marks: np.ndarray | None = None,
+) -> np.ndarray:
+    """Draws images [N, H, W, C] in [0, 1] in rows of `columns`, as uint8 RGB [H', W', 3].
 
-    So many pixels between them and what is missing of the last row are white. Vectors [N, D] of
-    any numbers become one map instead, a line for each.
+    The `gap` pixels between images and the missing images of the last row are white. `stretch`
+    scales each image so that its values span [0, 1]. `marks` [N, H, W] draws the images in grey,
+    the marked pixels in red, and each pixel as a square of 8 x 8. Vectors [N, D] of any range
+    become a heat map with a row each.
     """
     if images.ndim == 2:
-        return _map(images)
+        return _heat_map(images)
+    if stretch:
+        images = _scale_each(images)
+    if marks is not None:
+        images = _mark(images, marks)
     count, height, width, channels = images.shape
     rows = -(-count // columns)
     down, across = height + gap, width + gap
@@ -143,30 +139,41 @@ def grid(images: np.ndarray, columns: int, gap: int = _GAP) -> np.ndarray:
     return whole[: len(whole) - gap, : columns * across - gap]
 
 
-def _map(vectors: np.ndarray) -> np.ndarray:
+def _scale_each(images: np.ndarray) -> np.ndarray:
+    axes = tuple(range(1, images.ndim))
+    lowest, highest = images.min(axes, keepdims=True), images.max(axes, keepdims=True)
+    return (images - lowest) / np.maximum(highest - lowest, np.finfo(images.dtype).tiny)
+
+
+def _mark(images: np.ndarray, marks: np.ndarray) -> np.ndarray:
+    rgb = np.clip(images.mean(axis=-1, keepdims=True), 0, 1).repeat(3, axis=-1)
+    rgb[marks] = _RED
+    return rgb.repeat(_ENLARGEMENT, axis=1).repeat(_ENLARGEMENT, axis=2)
+
+
+def _heat_map(vectors: np.ndarray) -> np.ndarray:
     figure = _figure(6, 4)
     axis = figure.subplots()
-    drawn = axis.imshow(vectors, cmap="gray", aspect="auto", interpolation="nearest")
+    image = axis.imshow(vectors, cmap="gray", aspect="auto", interpolation="nearest")
     axis.set(xlabel="feature", ylabel="vector")
-    figure.colorbar(drawn)
-    return _drawn(figure)
+    figure.colorbar(image)
+    return _render(figure)
 
 
-def _limits(numbers: np.ndarray) -> tuple[float, float]:
-    """The least and the largest, with a margin that is never empty."""
-    lowest, highest = float(numbers.min()), float(numbers.max())
+def _limits(values: np.ndarray) -> tuple[float, float]:
+    """Returns the minimum and the maximum with a margin, which is never empty."""
+    lowest, highest = float(values.min()), float(values.max())
     margin = 0.05 * (highest - lowest) or 1.0
     return lowest - margin, highest + margin
 
 
-def _pixels(image: np.ndarray) -> np.ndarray:
-    """[H, W] for grey, [H, W, 3] for colour."""
+def _image_pixels(image: np.ndarray) -> np.ndarray:
+    """Returns [H, W] for grey, [H, W, C] for RGB and RGBA."""
     clipped = np.clip(image, 0, 1)
     return clipped if image.shape[-1] in (3, 4) else clipped[..., 0]
 
 
 def _code_pixels(code: np.ndarray) -> np.ndarray:
-    spread = np.ptp(code)
-    level = (code - code.min()) / (spread if spread > 0 else 1)
+    scaled = _scale_each(code[np.newaxis])
     height = max(d for d in range(1, math.isqrt(len(code)) + 1) if len(code) % d == 0)
-    return level.reshape(height, -1)
+    return scaled.reshape(height, -1)

@@ -1,7 +1,7 @@
-"""Goodput: the share of a run's wall time that new steps have, and where the rest goes.
+"""Goodput: the share of a run's wall time spent on new training steps, and where the rest goes.
 
-A clock is at one cause at any moment, so that the shares sum to the whole. It goes on from one
-start of a run to the next; the time between two starts is none's.
+The clock is at one cause at any moment, so the shares sum to 1. It carries on over the starts of a
+run; the time between two starts counts to no cause.
 """
 
 import contextlib
@@ -17,71 +17,72 @@ from typing import TypeVar
 from trainer.storage import atomic
 
 FILE = "goodput.json"
-CAUSES = {  # by their names in words
+CAUSES = {  # with the words that the last line of a training has for them
     "steps": "steps",
     "start_up": "start-up",
     "compile": "compiling",
     "data": "waiting for data",
     "checkpoint": "checkpoints",
     "validation": "validation",
-    "retaken": "steps retaken",  # that a crash or a roll-back lost
+    "repeated": "repeated steps",  # after a crash or a roll-back
     "other": "other",
 }
-_WRITE_SECONDS = 5  # at least, between two rows of the log after which the file is written
+_MIN_WRITE_SECONDS = 5  # between two writes of the file while steps are logged
 
 _T = TypeVar("_T")
 
 
 class Clock:
-    """The seconds of a run by their causes; of this start from its beginning, by `now`."""
+    """Counts the seconds of a run by cause."""
 
     def __init__(
         self, began_seconds: float | None = None, now: Callable[[], float] = time.monotonic
     ):
+        """Starts at `began_seconds` of the clock `now` (default: at once), with the start-up."""
         self._now = now
         self._since = now() if began_seconds is None else began_seconds
         self._written = self._since
         self._cause = "start_up"
         self._seconds = dict.fromkeys(CAUSES, 0.0)
         self._starts = 1
-        self._taken = 0  # steps that had been taken before the training went back
+        self._repeated_until = 0  # steps below this one were taken before and got lost
         self._step = 0
         self._compiled = False
 
     def resume(self, run: Path) -> None:
-        """Adds what the earlier starts of a run have written down, if there were any."""
+        """Adds the seconds that earlier starts of the run wrote, if there were any."""
         earlier = _read(run / FILE)
         if earlier:
             self._starts += earlier["starts"]
-            self._taken = self._step = earlier["step"]
+            self._repeated_until = self._step = earlier["step"]
             for cause, seconds in earlier["seconds"].items():
                 self._seconds[cause] += seconds
 
     def go_back(self) -> None:
-        """Takes the steps so far for lost: those that come again are retaken."""
-        self._taken = self._step
+        """Counts as repeated, from now on, the steps that have been taken so far."""
+        self._repeated_until = self._step
 
     @contextlib.contextmanager
     def spent_on(self, cause: str) -> Iterator[None]:
-        """Counts what is done inside to a cause, and no longer to the one round it."""
-        before = self._turn_to(cause)
+        """Counts the time inside the block to `cause`, and not to the cause around it."""
+        before = self._switch_to(cause)
         try:
             yield
         finally:
-            self._turn_to(before)
+            self._switch_to(before)
 
     @contextlib.contextmanager
     def spent_on_steps(self, first_step: int, count: int) -> Iterator[None]:
-        """Counts a call of steps; the first of a start compiles, and counts as that."""
-        cause = "retaken" if first_step < self._taken else "steps"
+        """Counts the time of a training call; the first call of a start counts as compiling."""
+        cause = "repeated" if first_step < self._repeated_until else "steps"
         with self.spent_on(cause if self._compiled else "compile"):
             yield
         self._compiled = True
         self._step = max(self._step, int(first_step + count))
 
     def waits_for(self, batches: Iterator[_T]) -> Iterator[_T]:
-        """The batches, each waited for on the data's account; the first wait ends the start-up."""
-        self._turn_to("other")
+        """Yields the batches, and counts the wait for each to "data"; ends the start-up."""
+        self._switch_to("other")
         while True:
             with self.spent_on("data"):
                 try:
@@ -91,21 +92,21 @@ class Clock:
             yield batch
 
     def shares(self) -> dict[str, float]:
-        """Of the wall time until now, by cause; they sum to 1."""
-        self._turn_to(self._cause)
+        """Returns each cause's share of the wall time until now."""
+        self._switch_to(self._cause)
         return _shares(self._seconds)
 
     def write(self, run: Path) -> None:
-        """Writes down the seconds until now, for the next start, where there is room for it."""
-        self._turn_to(self._cause)
+        """Writes the seconds until now for the next start; a disk error is ignored."""
+        self._switch_to(self._cause)
         self._written = self._since
         content = {"starts": self._starts, "step": self._step, "seconds": self._seconds}
-        with contextlib.suppress(OSError):  # what matters more says that there is none
+        with contextlib.suppress(OSError):  # reported by the next checkpoint, which matters more
             atomic.write_json(run / FILE, content, synced=False)  # steps wait for it
 
-    def write_at_times(self, run: Path) -> None:
-        """The same, unless it was done a moment ago."""
-        if self._now() >= self._written + _WRITE_SECONDS:
+    def write_if_due(self, run: Path) -> None:
+        """Writes the seconds unless they were written less than five seconds ago."""
+        if self._now() >= self._written + _MIN_WRITE_SECONDS:
             self.write(run)
 
     def __str__(self) -> str:
@@ -119,8 +120,8 @@ class Clock:
         ]
         return f"goodput {shares['steps']:.1%} of {whole} in {starts}: {', '.join(shown)}"
 
-    def _turn_to(self, cause: str) -> str:
-        """Counts the time until now to the cause that it was, which is returned."""
+    def _switch_to(self, cause: str) -> str:
+        """Counts the time until now to the current cause, which is returned; starts another."""
         now = self._now()
         self._seconds[self._cause] += now - self._since
         self._since = now
@@ -129,7 +130,7 @@ class Clock:
 
 
 def metrics(run: Path) -> dict[str, float]:
-    """The `wall_seconds` of a run and their shares, `goodput/<cause>`; nothing of an old run."""
+    """Returns a run's `wall_seconds` and its shares, `goodput/<cause>`; {} without the file."""
     written = _read(run / FILE)
     if written is None:
         return {}
@@ -143,15 +144,15 @@ def _shares(seconds: dict[str, float]) -> dict[str, float]:
 
 
 def _read(path: Path) -> dict | None:
-    """What a run has written; what cannot be read is reported, and ends no run."""
+    """Reads a run's file; a damaged one gets a line on stderr and counts as missing."""
     if not path.exists():
         return None
     try:
         written = json.loads(path.read_text())
         return {
-            "starts": int(_checked(written["starts"])),
-            "step": int(_checked(written["step"])),
-            "seconds": {cause: _checked(written["seconds"][cause]) for cause in CAUSES},
+            "starts": int(_finite(written["starts"])),
+            "step": int(_finite(written["step"])),
+            "seconds": {cause: _finite(written["seconds"][cause]) for cause in CAUSES},
         }
     except (OSError, *atomic.JSON_ERRORS) as error:
         print(
@@ -162,7 +163,7 @@ def _read(path: Path) -> dict | None:
         return None
 
 
-def _checked(number: float) -> float:
+def _finite(number: float) -> float:
     if not 0 <= number < math.inf:
         raise ValueError(number)
     return number

@@ -1,4 +1,4 @@
-"""A trace of some steps, for TensorBoard's profiler."""
+"""A trace of a few steps for TensorBoard's profiler."""
 
 import re
 from pathlib import Path
@@ -9,10 +9,10 @@ from trainer.errors import require
 
 
 class Profile:
-    """Traces the steps of a window "first:last", the last one excluded; of "" none."""
+    """Traces the steps of a window, "first:last" without the last; "" traces none."""
 
     def __init__(self, window: str, folder: Path):
-        """Raises UserError if the window is no window."""
+        """Raises UserError for a window of another form."""
         match = re.fullmatch(r"(\d+):(\d+)", window)
         require(
             window == "" or (match is not None and int(match[1]) < int(match[2])),
@@ -23,7 +23,7 @@ class Profile:
         self._running = False
 
     def at(self, step: int) -> None:
-        """Begins or ends the trace where a call of steps begins."""
+        """Starts or stops the trace before the training call that begins with `step`."""
         if self.borders and self.borders[0] <= step < self.borders[1]:
             if not self._running:
                 tf.profiler.experimental.start(str(self._folder))
@@ -32,7 +32,7 @@ class Profile:
             self.close()
 
     def close(self) -> None:
-        """Writes the trace, if one is under way."""
+        """Writes the trace if one is running."""
         if self._running:
             tf.profiler.experimental.stop()
             self._running = False

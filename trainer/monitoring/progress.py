@@ -1,15 +1,27 @@
-"""What a person sees of a running training: a bar on a terminal, plain lines in a log."""
+"""What a person sees of a running training: a bar on a terminal, plain lines in a log.
+
+Every line also goes to `absl.logging` at level INFO, for a program that trains as a library.
+"""
 
 import datetime
 import sys
 
+from absl import logging
 from tqdm import tqdm
+
+
+def say(text: str, *, quiet: bool = False) -> None:
+    """Logs a line, and prints it unless `quiet`; on a terminal above the bar."""
+    logging.info("%s", text)
+    if not quiet:
+        tqdm.write(text)
+        sys.stdout.flush()
 
 
 def bar(
     what: str, total: int | None, *, unit: str = "images", initial: int = 0, quiet: bool = False
 ) -> tqdm:
-    """Shows how many of a total, where it is known, are done; on a terminal alone."""
+    """Returns a bar of how many of `total` are done (None: unknown); shown on a terminal only."""
     return tqdm(
         desc=what,
         initial=initial,
@@ -22,7 +34,7 @@ def bar(
 
 
 class Progress:
-    """Shows how far the run is, how fast it goes and when it will end."""
+    """Shows how far the training is, how fast it goes and when it will end."""
 
     def __init__(self, first_step: int, last_step: int, batch_size: int, *, quiet: bool = False):
         self._quiet = quiet
@@ -39,22 +51,19 @@ class Progress:
         self._step = step
 
     def training(self, step: int, loss: float, images_per_second: float) -> None:
-        """Writes a line where there is no bar."""
-        if not self._bar.disable:
-            return
+        """Writes a line of the training; on a terminal the bar shows the same."""
         seconds_left = (self._last_step - step) * self._batch_size / images_per_second
         left = datetime.timedelta(seconds=round(seconds_left))
-        self.line(
+        say(
             f"step {step:,} of {self._last_step:,}  loss {loss:.5f}  "
-            f"{images_per_second:,.0f} images/s  {left} left"
+            f"{images_per_second:,.0f} images/s  {left} left",
+            quiet=self._quiet or not self._bar.disable,
         )
 
     def line(self, text: str) -> None:
-        """Writes a line, unless it is quiet; on a terminal above the bar."""
-        if not self._quiet:
-            tqdm.write(text)
-            sys.stdout.flush()
+        """Writes a line."""
+        say(text, quiet=self._quiet)
 
     def close(self) -> None:
-        """Leaves the bar as it is."""
+        """Ends the bar, which stays on the screen."""
         self._bar.close()

@@ -1,4 +1,4 @@
-"""TensorBoard's Embedding Projector: codes as a cloud, each with its image, label and error."""
+"""TensorBoard's Embedding Projector: codes as points, each with its image, label and error."""
 
 import math
 from collections.abc import Mapping
@@ -16,12 +16,12 @@ CONFIG = "projector_config.pbtxt"  # TensorBoard looks for this name
 CODES = "codes.tsv"
 METADATA = "metadata.tsv"
 SPRITE = "sprite.png"
-_FEWEST_NUMBERS = 3  # in a code: of fewer the projector's PCA shows nothing
-_MOST_POINTS = 10_000
-_MOST_NUMBERS = 2_000_000  # in all codes together, which a browser reads as text
-_THUMBNAIL_SIDE = 32  # pixels at most: 100 x 100 of them stay below the 8,192 a browser takes
-_PALETTE = "tab10"  # the projector's own, so that its "Color by" keeps the colours
-_PALETTE_STRIDE = 3  # from a label's colour to the next one's, likewise
+_MIN_DIMENSIONS = 3  # of a code, or the projector's PCA shows nothing
+_MAX_POINTS = 10_000
+_MAX_VALUES = 2_000_000  # in all codes together, which a browser reads as text
+_MAX_SIDE = 32  # pixels of a thumbnail: 100 x 100 of them stay below a browser's limit of 8,192
+_PALETTE = "tab10"  # the projector's own, as is the stride, so that "Color by" keeps the colours
+_PALETTE_STRIDE = 3  # between the colours of successive labels
 _PALETTE_SIZE = 10
 
 
@@ -32,17 +32,17 @@ def write(
     errors: np.ndarray,
     labels: np.ndarray | None,
 ) -> None:
-    """Writes the projector's files of codes [N, K] into a folder of their own, which it makes.
+    """Writes the projector's files of codes [N, K] into a new folder.
 
-    `images` [N, H, W, C] become a sprite, coloured by the labels; vectors have none. `errors` and
-    `labels` [N] are columns by which the points can be coloured, beside the image's number. Of more
-    than 10,000 codes, or of more than two million numbers, as many are taken, evenly spread. Codes
-    of one number or two lie in a plane.
+    Images [N, H, W, C] become a sprite, coloured by label; vectors [N, D] have no sprite. The
+    points can be coloured by `labels` and `errors` [N] and by the index of the image. At most
+    10,000 evenly spaced codes are written, and at most two million values. Codes of one or two
+    dimensions are padded with zeros to three.
     """
-    missing = max(0, _FEWEST_NUMBERS - codes.shape[1])
+    missing = max(0, _MIN_DIMENSIONS - codes.shape[1])
     codes = np.pad(codes, ((0, 0), (0, missing)))
     count, code_size = codes.shape
-    shown = min(count, _MOST_POINTS, max(2, _MOST_NUMBERS // code_size))
+    shown = min(count, _MAX_POINTS, max(2, _MAX_VALUES // code_size))
     chosen = np.linspace(0, count - 1, shown).astype(int)
     columns = {"label": labels} if labels is not None else {}
     columns |= {"mse": errors, "number": np.arange(count)}
@@ -66,29 +66,29 @@ def write(
 
 
 def sprite(images: np.ndarray, labels: np.ndarray | None) -> tuple[np.ndarray, int, int]:
-    """Thumbnails of images [N, H, W, C] in [0, 1] on a square sheet, and their height and width.
+    """Returns a square sheet of thumbnails of images [N, H, W, C] in [0, 1], and their size.
 
-    The sheet is uint8 RGB, its thumbnails at most 32 pixels high or wide. The projector opens
-    without colours, so that the thumbnails bring theirs: grey images are drawn in the colour of
-    their label on white, others are framed with it.
+    The sheet is uint8 RGB; the height and width of a thumbnail are at most 32. Grey images are in
+    the colour of their label on white, others are framed with it, since the projector itself
+    colours no point until it is asked to.
     """
     thumbnails = images[..., :3] if images.shape[-1] >= 3 else images[..., :1]
     height, width = images.shape[1:3]
-    if max(height, width) > _THUMBNAIL_SIDE:
+    if max(height, width) > _MAX_SIDE:
         height, width = (
-            max(1, side * _THUMBNAIL_SIDE // max(images.shape[1:3])) for side in (height, width)
+            max(1, side * _MAX_SIDE // max(images.shape[1:3])) for side in (height, width)
         )
         thumbnails = tf.image.resize(thumbnails, (height, width), method="area").numpy()
     if labels is not None:
-        thumbnails = _coloured(np.clip(thumbnails, 0, 1), _colours(labels))
+        thumbnails = _colour(np.clip(thumbnails, 0, 1), _label_colours(labels))
     side = math.ceil(math.sqrt(len(images)))
     sheet = np.zeros((side**2, *thumbnails.shape[1:]), np.float32)
     sheet[: len(images)] = thumbnails
     return figures.grid(sheet, columns=side, gap=0), height, width
 
 
-def _coloured(thumbnails: np.ndarray, colours: np.ndarray) -> np.ndarray:
-    """Thumbnails [N, h, w, C] and a colour [N, 3] for each to RGB ones."""
+def _colour(thumbnails: np.ndarray, colours: np.ndarray) -> np.ndarray:
+    """Returns thumbnails [N, h, w, C] as RGB, each in its colour of `colours` [N, 3]."""
     own = colours[:, np.newaxis, np.newaxis]
     if thumbnails.shape[-1] == 1:
         return 1 - thumbnails * (1 - own)
@@ -97,8 +97,8 @@ def _coloured(thumbnails: np.ndarray, colours: np.ndarray) -> np.ndarray:
     return framed
 
 
-def _colours(labels: np.ndarray) -> np.ndarray:
-    """The colour of each label, float [N, 3]."""
+def _label_colours(labels: np.ndarray) -> np.ndarray:
+    """Returns an RGB colour for each label, float [N, 3]."""
     names, numbers = np.unique(labels, return_inverse=True)
     if len(names) <= _PALETTE_SIZE:
         palette = colormaps[_PALETTE](_PALETTE_STRIDE * np.arange(len(names)) % _PALETTE_SIZE)
@@ -108,7 +108,7 @@ def _colours(labels: np.ndarray) -> np.ndarray:
 
 
 def _write_table(path: Path, columns: Mapping[str, np.ndarray]) -> None:
-    """One line of names, and one for each point."""
+    """Writes a line of names, and a line per point."""
     rows = zip(*(column.tolist() for column in columns.values()), strict=True)
     lines = [
         "\t".join(f"{value:.6g}" if isinstance(value, float) else str(value) for value in row)

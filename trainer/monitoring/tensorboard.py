@@ -1,7 +1,8 @@
-"""TensorBoard: one value a step, however often a run was interrupted."""
+"""TensorBoard's event files: one value per tag and step, however often a run is interrupted."""
 
 import contextlib
-import os
+import re
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,72 +12,83 @@ import tensorflow as tf
 from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.custom_scalar import summary as layout_summary
 from tensorboard.plugins.hparams import api_pb2
-from tensorboard.plugins.hparams import summary as session_summary
+from tensorboard.plugins.hparams import summary as hparams_summary
 
 from trainer.errors import StorageError, writing
 
-PARTS = ("train", "validation")  # two runs in TensorBoard, so that a tag of both is one chart
+SPLITS = ("train", "validation")  # two runs in TensorBoard, so that a tag of both is one chart
 TEST = "test"  # the third, which an evaluation writes
-_EVENTS = "events.out.tfevents."  # begins the names of event files; the time comes next
-_SESSION = "_hparams_/"  # begins the tags of what the HParams tab knows of a run
-_MOST_SIDE_PIXELS = 1200  # of a picture, whatever the size of the images
+_EVENTS = "events.out.tfevents."  # TensorFlow's prefix of event files; the time comes next
+_FILE_VERSION = "brain.Event:2"  # the first record of each file
+_HPARAMS_SUFFIX = ".hparams"  # of the file that puts a run in the HParams tab
+_MAX_SIDE = 1200  # pixels of an image in TensorBoard
 
 # The charts of the Custom Scalars tab: by title, the tags as regular expressions.
 _LAYOUT = {
-    "losses": {"loss, training beside validation": ["loss$"], "terms of the loss": ["loss/"]},
+    "losses": {"loss, training and validation": ["loss$"], "terms of the loss": ["loss/"]},
     "optimisation": {
         "learning rate": ["training/learning_rate$"],
         "gradient norm": ["training/gradient_norm$"],
     },
     "speed": {
         "images per second": ["training/images_per_second$"],
-        "goodput, the share of the wall time that steps have": ["training/goodput$"],
-        "where the rest goes": ["goodput/(?!steps)"],
+        "goodput: the share of wall time spent on new steps": ["training/goodput$"],
+        "the other shares of wall time": ["goodput/(?!steps)"],
     },
 }
 
 
 class Summaries:
-    """Writes the event files of a workdir; each part has a folder of its own.
+    """Writes the event files of a workdir, each split in its own folder.
 
-    Every method raises StorageError where they cannot be written.
+    Every method raises StorageError if they cannot be written.
     """
 
-    def __init__(self, workdir: Path, parts: Iterable[str] = PARTS):
+    def __init__(
+        self, workdir: Path, splits: Iterable[str] = SPLITS, *, start_step: int | None = None
+    ):
+        """Opens a file per split; `start_step` is the step from which a training starts or resumes.
+
+        TensorBoard then drops what earlier starts wrote of later steps, which come again.
+        """
+        self._validation = workdir / "validation"
         with _storage_errors():
+            if start_step is not None:
+                for split in splits:
+                    _mark_start(workdir / split, start_step)
             self._writers = {
-                part: tf.summary.create_file_writer(str(workdir / part)) for part in parts
+                split: tf.summary.create_file_writer(str(workdir / split)) for split in splits
             }
 
-    def scalars(self, part: str, step: int, values: Mapping[str, float]) -> None:
-        """One point on the chart of each tag."""
-        with self._writing(part, step):
+    def scalars(self, split: str, step: int, values: Mapping[str, float]) -> None:
+        """Writes one point on the chart of each tag."""
+        with self._writing(split, step):
             for tag, value in values.items():
                 tf.summary.scalar(tag, value)
 
-    def image(self, part: str, step: int, tag: str, picture: np.ndarray) -> None:
-        """A picture, uint8 [H, W, 3], made smaller where a side has more than 1,200 pixels."""
-        with self._writing(part, step):
-            tf.summary.image(tag, _bounded(picture)[np.newaxis])
+    def image(self, split: str, step: int, tag: str, image: np.ndarray) -> None:
+        """Writes an image, uint8 [H, W, 3], shrunk if a side has more than 1,200 pixels."""
+        with self._writing(split, step):
+            tf.summary.image(tag, _shrunk(image)[np.newaxis])
 
-    def text(self, part: str, step: int, tag: str, markdown: str) -> None:
-        """A text in Markdown."""
-        with self._writing(part, step):
+    def text(self, split: str, step: int, tag: str, markdown: str) -> None:
+        """Writes a text in Markdown."""
+        with self._writing(split, step):
             tf.summary.text(tag, markdown)
 
-    def histograms(self, part: str, step: int, values: Mapping[str, np.ndarray]) -> None:
-        """The distribution of the numbers in each array."""
-        with self._writing(part, step):
+    def histograms(self, split: str, step: int, values: Mapping[str, np.ndarray]) -> None:
+        """Writes a histogram of each array."""
+        with self._writing(split, step):
             for tag, array in values.items():
                 tf.summary.histogram(tag, array)
 
     def graph(self, graph: tf.Graph) -> None:
-        """What a model computes."""
+        """Writes the graph of a model for the Graphs tab."""
         with self._writing("train", 0):
             tf.summary.graph(graph)
 
     def layout(self) -> None:
-        """How the charts are grouped."""
+        """Writes how the Custom Scalars tab groups the charts."""
         layout = layout_pb2.Layout()
         for category, charts in _LAYOUT.items():
             added = layout.category.add(title=category)
@@ -85,16 +97,26 @@ class Summaries:
         self._raw("train", layout_summary.pb(layout))
 
     def begin(self, hyperparameters: Mapping[str, Any]) -> None:
-        """Puts the run in the table of the HParams tab, beside the last scalars of validation."""
-        self._raw("validation", session_summary.session_start_pb(dict(hyperparameters)))
+        """Adds the run to the HParams tab, with its last validation losses as metrics.
+
+        The row is a file of its own, which replaces that of an earlier start: TensorBoard shows the
+        first status and the first hyperparameters that it finds in a run.
+        """
+        with _storage_errors():
+            for path in self._validation.glob(f"{_EVENTS}*{_HPARAMS_SUFFIX}"):
+                path.unlink()
+            self._writers[_HPARAMS_SUFFIX] = tf.summary.create_file_writer(
+                str(self._validation), filename_suffix=_HPARAMS_SUFFIX
+            )
+        self._raw(_HPARAMS_SUFFIX, hparams_summary.session_start_pb(dict(hyperparameters)))
 
     def end(self, *, succeeded: bool) -> None:
-        """Says in that table how the run came to its end."""
+        """Writes in the HParams tab whether the run succeeded or failed."""
         status = api_pb2.STATUS_SUCCESS if succeeded else api_pb2.STATUS_FAILURE
-        self._raw("validation", session_summary.session_end_pb(status))
+        self._raw(_HPARAMS_SUFFIX, hparams_summary.session_end_pb(status))
 
     def flush(self) -> None:
-        """Hands everything to the disk."""
+        """Writes everything to the files."""
         with _storage_errors():
             for writer in self._writers.values():
                 writer.flush()
@@ -106,49 +128,41 @@ class Summaries:
                 writer.close()
 
     @contextlib.contextmanager
-    def _writing(self, part: str, step: int) -> Iterator[None]:
-        with _storage_errors(), self._writers[part].as_default(step):
+    def _writing(self, split: str, step: int) -> Iterator[None]:
+        with _storage_errors(), self._writers[split].as_default(step):
             yield
 
-    def _raw(self, part: str, summary: Any) -> None:
-        with self._writing(part, 0):
+    def _raw(self, split: str, summary: Any) -> None:
+        with self._writing(split, 0):
             tf.summary.experimental.write_raw_pb(summary.SerializeToString())
 
 
-def forget_after(workdir: Path, step: int) -> None:
-    """Rewrites the event files without what they say of later steps, which come again.
+def _mark_start(folder: Path, start_step: int) -> None:
+    """Marks a start of the training in a file that TensorBoard reads before the next one.
 
-    After step 0 that is everything: a run that begins writes step 0 itself. What `begin` and `end`
-    wrote goes too, since whoever goes on with the run says it anew.
+    TensorBoard's Python loader drops the later steps at such a mark, from the second one on; its
+    data server drops them of itself when a step comes again. Both read the files in the order of
+    their names, so of the times in them. Where the clock has been set back, or two starts fall in
+    one second, the earlier files are numbered instead, below any time.
     """
-    for part in PARTS:
-        for number, path in enumerate(sorted((workdir / part).glob(f"{_EVENTS}*"))):
-            with _storage_errors():
-                _forget_after(path, step, number)
-
-
-def _forget_after(path: Path, step: int, number: int) -> None:
-    if step == 0:
-        path.unlink()
-        return
-    aside = path.with_name(f".{path.name}")
-    with tf.io.TFRecordWriter(str(aside)) as writer:
-        for record in _records(path):
-            event = tf.compat.v1.Event.FromString(record)
-            if event.step <= step and not _is_of_session(event):
-                writer.write(record)
-    with aside.open() as written:
-        os.fsync(written.fileno())
-    aside.replace(path)
-    # TensorBoard reads them by the times in their names. The clock may have been set back since:
-    # a number instead, which is below any time, has it read the next file after this one.
-    rest = path.name.removeprefix(_EVENTS).partition(".")[2]
-    path.rename(path.with_name(f"{_EVENTS}{number:010d}.{rest}"))
+    folder.mkdir(parents=True, exist_ok=True)
+    now = f"{_EVENTS}{int(time.time()):010d}"
+    earlier = sorted(folder.glob(f"{_EVENTS}*"))
+    if earlier and earlier[-1].name >= now:
+        for number, path in enumerate(earlier):
+            path.rename(folder / re.sub(r"\d+", f"{number:010d}", path.name, count=1))
+    start = tf.compat.v1.SessionLog(status=tf.compat.v1.SessionLog.START)
+    # What was written at step 0 is written again after step 0, and at no later step.
+    mark = tf.compat.v1.Event(step=start_step and start_step + 1, session_log=start)
+    version = tf.compat.v1.Event(file_version=_FILE_VERSION)
+    with tf.io.TFRecordWriter(str(folder / f"{now}-start")) as writer:  # "-" sorts before "."
+        for event in (version, mark):
+            writer.write(event.SerializeToString())
 
 
 @contextlib.contextmanager
 def _storage_errors() -> Iterator[None]:
-    """Raises StorageError for what TensorFlow or the system raises of a disk."""
+    """Raises StorageError for a disk error of TensorFlow or of the operating system."""
     try:
         with writing("an event file"):
             yield
@@ -157,24 +171,10 @@ def _storage_errors() -> Iterator[None]:
         raise StorageError(f"an event file cannot be written: {why}") from error
 
 
-def _is_of_session(event: Any) -> bool:
-    return any(value.tag.startswith(_SESSION) for value in event.summary.value)
-
-
-def _bounded(picture: np.ndarray) -> np.ndarray:
-    """A picture of the same proportions whose sides have no more pixels than is useful."""
-    longest = max(picture.shape[:2])
-    if longest <= _MOST_SIDE_PIXELS:
-        return picture
-    size = [max(1, side * _MOST_SIDE_PIXELS // longest) for side in picture.shape[:2]]
-    return np.round(tf.image.resize(picture, size, method="area")).astype(np.uint8)
-
-
-def _records(path: Path) -> Iterator[bytes]:
-    """The records of an event file, up to where a kill cut it short."""
-    records = iter(tf.data.TFRecordDataset(str(path)).as_numpy_iterator())
-    while True:
-        try:
-            yield next(records)
-        except (StopIteration, tf.errors.DataLossError):
-            return
+def _shrunk(image: np.ndarray) -> np.ndarray:
+    """Returns an image [H, W, 3] in its proportions, no side longer than `_MAX_SIDE` pixels."""
+    longest = max(image.shape[:2])
+    if longest <= _MAX_SIDE:
+        return image
+    size = [max(1, side * _MAX_SIDE // longest) for side in image.shape[:2]]
+    return np.round(tf.image.resize(image, size, method="area")).astype(np.uint8)

@@ -168,7 +168,7 @@ def locked(workdir: Path, patience_seconds: float = 0) -> Iterator[None]:
     written is removed at the end.
 
     Raises:
-      UserError: the workdir cannot be created, written or locked, or another trainer holds the lock.
+      UserError: the workdir cannot be created, written or locked, or a trainer holds the lock.
     """
     path = workdir / ".lock"
     try:

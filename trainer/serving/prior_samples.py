@@ -62,7 +62,7 @@ def sample(
             *_, rows = columns.values()
             shown += [*rows[: _MAX_SHOWN - len(shown)]]
             bar.update(len(rows))
-    figures.write_picture(
+    figures.write_png(
         figure, figures.grid(np.stack(shown), columns=math.ceil(math.sqrt(len(shown))))
     )
     return folder

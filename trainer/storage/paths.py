@@ -77,8 +77,8 @@ def check_input_and_output(source: str, output: str, *, overwrite: bool) -> None
       UserError: the input does not exist; the output exists and may not be replaced, or overlaps
         with the input.
     """
-    for name, path in (("input", source), ("output", output)):
-        require(path != "", f"{name}='' is not allowed; it must name a file or folder")
+    for name, given in (("input", source), ("output", output)):
+        require(given != "", f"{name}='' is not allowed; it must name a file or folder")
     path = path_of(output)
     require_absent(path, f"output={output!r}", overwrite=overwrite)
     if source not in SPLITS:

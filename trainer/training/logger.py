@@ -85,7 +85,7 @@ class Logger:
         self._log = setup.run.log
         self._model = setup.model
         self._dataset = setup.dataset
-        self._summaries = Summaries(setup.workdir)
+        self._summaries = Summaries(setup.workdir, start_step=first_step)
         self._progress = Progress(first_step, last_step, config.batch_size, quiet=config.quiet)
         self._saver = BackgroundSaver(setup.run.checkpoints)
         self._clock = clock
@@ -140,7 +140,7 @@ class Logger:
         self._summaries.scalars("train", step, {_chart(name): row[name] for name in row})
         self._log.append({"step": step, "split": "train"} | dict(row))
         self._progress.training(step, row["loss"], row["images_per_second"])
-        self._clock.write_at_times(self._workdir)
+        self._clock.write_if_due(self._workdir)
 
     def validation(self, step: int, losses: Mapping[str, float]) -> None:
         """Writes the losses of a validation, figures, histograms and the shares of the time."""
@@ -187,9 +187,11 @@ class Logger:
         fitting = _MAX_NUMBERS // math.prod(self._dataset.image_shape)
         count = max(figures.COLUMNS, min(_MAX_IMAGES, fitting))
         images = to_unit(self._dataset.validation.images[:count])
-        rows = self._model.rows(images[: figures.COLUMNS], self._noise(figures.COLUMNS))
-        own = self._model.validation_pictures(images, self._noise(count))
-        return {"reconstructions": figures.reconstructions(rows), **own}
+        some, noise = images[: figures.COLUMNS], self._noise(figures.COLUMNS)
+        rows = self._model.reconstruction_rows(some, noise)
+        grids = self._model.validation_images(images, self._noise(count))
+        drawn = {tag: figures.grid(**vars(grid)) for tag, grid in grids.items()}
+        return {"reconstructions": figures.reconstructions(rows), **drawn}
 
     def _noise(self, count: int) -> positions.Noise:
         """Returns the noise of the first validation images."""

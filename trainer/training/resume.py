@@ -5,7 +5,7 @@ import numpy as np
 from trainer.distribution.step import Steps
 from trainer.distribution.variables import values_of
 from trainer.errors import NonFiniteError, require
-from trainer.monitoring.tensorboard import PARTS, forget_after
+from trainer.monitoring.tensorboard import SPLITS
 from trainer.run import workdir
 from trainer.run.checkpoints import Checkpoint
 from trainer.training.setup import Setup
@@ -52,7 +52,7 @@ def _find_checkpoint(setup: Setup) -> Checkpoint | None:
     assert setup.run is not None
     path = setup.run.workdir
     checkpoint = setup.run.checkpoints.find()
-    has_begun = any((path / name).exists() for name in (workdir.METRICS_LOG, *PARTS))
+    has_begun = any((path / name).exists() for name in (workdir.METRICS_LOG, *SPLITS))
     require(
         checkpoint is not None or not has_begun,
         f"{path} holds a run without its checkpoints; put one back, or take another --workdir",
@@ -74,5 +74,4 @@ def _restore(setup: Setup, checkpoint: Checkpoint | None) -> None:
         return
     checkpoint.restore(setup.steps.variables())
     run.checkpoints.set_aside_after(checkpoint.step)
-    forget_after(run.workdir, checkpoint.step)
     run.log.forget_after(checkpoint.step)

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from trainer.errors import UserError, in_one_line, require, require_choice
+from trainer.errors import UserError, in_one_line, require
 from trainer.storage import paths
 
 SUFFIXES = paths.IMAGE_SUFFIXES
@@ -50,13 +50,6 @@ class Decoder:
     image_size: int | tuple[int, int] = 0
     channels: int = 0
     fit: str = "stretch"
-
-    def __post_init__(self) -> None:
-        require_choice("data.fit", self.fit, FITS)
-        require(
-            self.image_size != 0 or self.fit == "stretch",
-            f"data.fit={self.fit!r} needs data.image_size, the side of the square to fit in",
-        )
 
     def __call__(self, path: Path) -> np.ndarray:
         """Returns the pixels of a file, uint8 [H, W, C], upright by its EXIF orientation.

@@ -44,6 +44,9 @@ def open_split(builder, name: str, image_shape: tuple[int, int, int]) -> Split:
     def resized(image: np.ndarray) -> np.ndarray:
         return image if image.shape == image_shape else _resize(image, image_shape).numpy()
 
+    def int64(label) -> np.ndarray:
+        return np.asarray(label, np.int64)
+
     def records(feature: str, convert: Callable[[Any], np.ndarray], **settings) -> Records:
         source = builder.as_data_source(name, **settings)
 
@@ -57,7 +60,7 @@ def open_split(builder, name: str, image_shape: tuple[int, int, int]) -> Split:
     if not _is_labelled(builder):
         return Split(images, None)
     without_images = {"image": tfds.decode.SkipDecoding()}
-    return Split(images, records("label", np.int64, decoders=without_images))
+    return Split(images, records("label", int64, decoders=without_images))
 
 
 def _array_record_blocks(builder, name: str, image_shape: tuple[int, int, int]) -> Iterator[tuple]:

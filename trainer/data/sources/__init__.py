@@ -10,19 +10,18 @@ from typing import Generic, Protocol, TypeVar, cast
 
 import numpy as np
 
-from trainer.config import Data, Group, source_of
+from trainer.config import Data, source_of
 from trainer.data.dataset import Split
-from trainer.data.memory import allowed_bytes
 
 MEMORY = "memory"  # the source of vectors that a program passes to `data.load`
-_Settings = TypeVar("_Settings", bound=Group)
+_Settings = TypeVar("_Settings", bound=Data)
 
 
 @dataclasses.dataclass(frozen=True)
 class Request(Generic[_Settings]):
     """What is asked of a source."""
 
-    settings: _Settings  # the keys that the source declares
+    settings: _Settings
     name: str  # data.name
     image_size: int = 0
     placement: str = "auto"
@@ -54,7 +53,7 @@ class Source(Protocol):
     RESIZES: bool  # takes data.image_size
     STAYS_IN_FILES: bool  # takes data.placement="records"
     PATH_MAY_MOVE: bool  # a resumed run may find the data at another path
-    Settings: type[Group]  # the keys of config.data that this source alone takes
+    Settings: type[Data]  # the keys of config.data: those of every source, and its own
 
     @staticmethod
     def read(request: Request) -> Splits:
@@ -68,17 +67,3 @@ class Source(Protocol):
 def find(name: str) -> Source:
     """Returns the source of this `data.name`."""
     return cast(Source, importlib.import_module(f"{__name__}.{source_of(name)}"))
-
-
-def read(settings: Data, folder: str | None, vectors: np.ndarray | None) -> Splits:
-    """Reads a source's examples; see `data.load`."""
-    request = Request(
-        settings,
-        settings.name,
-        settings.image_size,
-        settings.placement,
-        allowed_bytes(settings.memory_gib),
-        folder,
-        vectors,
-    )
-    return find(settings.name).read(request)

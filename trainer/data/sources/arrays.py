@@ -1,6 +1,6 @@
 """A user's vectors or images in a file of NumPy's."""
 
-from trainer.config import Group
+from trainer.config import Data
 from trainer.data.dataset import Split
 from trainer.data.sources import Request, Splits
 from trainer.errors import require
@@ -10,17 +10,22 @@ EXAMPLE = "arrays:FILE"
 RESIZES = False
 STAYS_IN_FILES = False
 PATH_MAY_MOVE = True
-Settings = Group  # no keys of its own
+
+
+class Settings(Data):
+    """The keys of arrays: those of every source."""
+
+    def check(self) -> None:
+        require(
+            ":" in self.name and not self.name.endswith(":"),
+            "data.name='arrays' names no file; it is written arrays:FILE.npz or arrays:FILE.npy",
+        )
 
 
 def read(request: Request) -> Splits:
     """Reads the array of an .npy file; or of an .npz file `train` and, if there, `test`."""
     from trainer.data.files import numpy_files
 
-    require(
-        request.argument != "",
-        "data.name='arrays' names no file; it is written arrays:FILE.npz or arrays:FILE.npy",
-    )
     arrays = numpy_files.read(paths.path_of(request.argument), request.allowed_bytes)
     train, test = (
         Split(arrays[name], arrays.get(f"{name}_labels")) if name in arrays else None

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from trainer.config import Group
+from trainer.config import Data
 from trainer.data.dataset import Split
 from trainer.data.memory import aligned_empty, require_fits
 from trainer.data.sources import Request, Splits
@@ -12,9 +12,15 @@ EXAMPLE = "digits"
 RESIZES = True
 STAYS_IN_FILES = False
 PATH_MAY_MOVE = False
-Settings = Group  # no keys of its own
 _COUNT = 1797
 _SIDE = 28  # pixels, as of MNIST
+
+
+class Settings(Data):
+    """The keys of the digits: those of every source."""
+
+    def check(self) -> None:
+        require(self.name == EXAMPLE, f"{self.name!r} is not known; it is written {EXAMPLE}")
 
 
 def read(request: Request) -> Splits:
@@ -22,7 +28,6 @@ def read(request: Request) -> Splits:
     import tensorflow as tf
     from sklearn.datasets import load_digits
 
-    require(request.name == EXAMPLE, f"{request.name!r} is not known; it is written {EXAMPLE}")
     side = request.image_size or _SIDE
     require_fits(
         EXAMPLE, _COUNT * side**2, request.allowed_bytes, "a smaller data.image_size takes less"

@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 
-from trainer.config import Group, key
+from trainer.config import Data, key
 from trainer.data.dataset import Records, Split
 from trainer.data.memory import aligned_copy, usage
 from trainer.data.sources import Request, Splits
@@ -18,7 +18,7 @@ PATH_MAY_MOVE = True
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings(Group):
+class Settings(Data):
     """The keys of folders of images."""
 
     fit: str = key(
@@ -34,6 +34,16 @@ class Settings(Group):
         "", 'Folder that keeps the decoded images; "": DIR/.decoded.', may_change=True
     )
 
+    def check(self) -> None:
+        require(
+            ":" in self.name and not self.name.endswith(":"),
+            "data.name='images' names no folder; it is written images:DIR",
+        )
+        require(
+            self.fit == "stretch" or self.image_size != 0,
+            f"data.fit={self.fit!r} needs data.image_size, the side of the square to fit in",
+        )
+
 
 def read(request: Request[Settings]) -> Splits:
     """Reads a folder; the images stay in the file of decoded images if they do not fit memory."""
@@ -41,7 +51,6 @@ def read(request: Request[Settings]) -> Splits:
     from trainer.data.files.images import Decoder
 
     settings, folder = request.settings, request.argument
-    require(folder != "", "data.name='images' names no folder; it is written images:DIR")
     decoder = Decoder(request.image_size, settings.channels, settings.fit)
     found = image_cache.read(paths.path_of(folder), decoder, settings.cache_dir)
     fits = found.images.nbytes <= request.allowed_bytes

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from trainer.config import Group
+from trainer.config import Data
 from trainer.data.dataset import Split
 from trainer.data.memory import aligned_empty
 from trainer.data.sources import Request, Splits
@@ -12,7 +12,7 @@ EXAMPLE = "memory"
 RESIZES = False
 STAYS_IN_FILES = False
 PATH_MAY_MOVE = False
-Settings = Group  # no keys of its own
+Settings = Data
 
 
 def read(request: Request) -> Splits:

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from trainer.config import Group
+from trainer.config import Data
 from trainer.data.dataset import Split
 from trainer.data.memory import aligned_empty, blocks, require_fits
 from trainer.data.sources import Request, Splits
@@ -12,20 +12,25 @@ EXAMPLE = "noise:N"
 RESIZES = True
 STAYS_IN_FILES = False
 PATH_MAY_MOVE = False
-Settings = Group  # no keys of its own
 _SIDE = 28  # pixels, as of MNIST
 _TEST_IMAGES = 1000
 _MAX_DIGITS = 12  # of N
 
 
+class Settings(Data):
+    """The keys of noise: those of every source."""
+
+    def check(self) -> None:
+        number = self.name.partition(":")[2]
+        require(
+            number.isdecimal() and len(number) <= _MAX_DIGITS and int(number) > 2,
+            f"data.name={self.name!r} is not allowed; noise:N takes a number of images above 2",
+        )
+
+
 def read(request: Request) -> Splits:
     """Returns N grey images to train on and 1,000 to test."""
-    number = request.argument
-    require(
-        number.isdecimal() and len(number) <= _MAX_DIGITS and int(number) > 2,
-        f"data.name={request.name!r} is not allowed; noise:N takes a number of images above 2",
-    )
-    count, side = int(number), request.image_size or _SIDE
+    count, side = int(request.argument), request.image_size or _SIDE
     require_fits(
         request.name,
         (count + _TEST_IMAGES) * side**2,
@@ -33,10 +38,11 @@ def read(request: Request) -> Splits:
         "fewer images or a smaller data.image_size take less",
     )
     generator = np.random.default_rng(0)
-    splits = []
-    for size in (count, _TEST_IMAGES):
+
+    def noise(size: int) -> Split:
         images = aligned_empty((size, side, side, 1))
         for block in blocks(images):
             block[:] = generator.integers(0, 256, block.shape, np.uint8)
-        splits.append(Split(images, None))
-    return Splits(*splits)
+        return Split(images, None)
+
+    return Splits(noise(count), noise(_TEST_IMAGES))

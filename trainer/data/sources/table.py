@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from trainer.config import Group, key
+from trainer.config import Data, key
 from trainer.data.dataset import Split
 from trainer.data.memory import aligned_copy
 from trainer.data.sources import Request, Splits
@@ -16,7 +16,7 @@ PATH_MAY_MOVE = True
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings(Group):
+class Settings(Data):
     """The keys of tables."""
 
     label_column: str = key("", 'Column of labels, integers or words; "": no labels.')
@@ -28,16 +28,19 @@ class Settings(Group):
         choices=("", "mean", "median"),
     )
 
+    def check(self) -> None:
+        files = self.name.partition(":")[2]
+        require(
+            files != "" and files.count(",") <= 1,
+            f"data.name={self.name!r} is not allowed; it is written table:FILE or table:TRAIN,TEST",
+        )
+
 
 def read(request: Request[Settings]) -> Splits:
     """Reads table:FILE, or table:TRAIN,TEST; missing numbers are NaN where they are imputed."""
     from trainer.data.files import tables
 
     settings, files = request.settings, request.argument.split(",")
-    require(
-        request.argument != "" and len(files) <= 2,
-        f"data.name={request.name!r} is not allowed; it is written table:FILE or table:TRAIN,TEST",
-    )
     found = tables.read(
         [paths.path_of(file) for file in files],
         label_column=settings.label_column,

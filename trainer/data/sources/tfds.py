@@ -5,7 +5,7 @@ import os
 
 import numpy as np
 
-from trainer.config import Group
+from trainer.config import Data
 from trainer.data.memory import usage
 from trainer.data.sources import Request, Splits
 from trainer.errors import UserError, require
@@ -14,7 +14,7 @@ EXAMPLE = "a data set of TFDS"
 RESIZES = True
 STAYS_IN_FILES = True
 PATH_MAY_MOVE = False
-Settings = Group  # no keys of its own
+Settings = Data
 
 
 def read(request: Request) -> Splits:
@@ -44,12 +44,13 @@ def read(request: Request) -> Splits:
     in_files = _stays_in_files(builder, size, request)
     read_split = tfds_records.open_split if in_files else tfds_records.read_split
     try:
-        return Splits(*(read_split(builder, name, image_shape) for name in names))
+        train, *test = (read_split(builder, name, image_shape) for name in names)
     except (tf.errors.OpError, OSError, AssertionError, RuntimeError, ValueError) as error:
         raise UserError(
             f"the data set in {builder.data_path} cannot be read ({type(error).__name__}); "
             "delete that folder and prepare it again"
         ) from error
+    return Splits(train, test[0] if test else None)
 
 
 def _check_features(builder, image_size: int) -> None:

@@ -1,17 +1,10 @@
 """The contractive kind: its networks and its loss."""
 
-from typing import Any
-
-import numpy as np
 import tensorflow as tf
 
 from trainer.models import base, networks
 from trainer.models.contractive import Settings
-from trainer.monitoring import figures
 from trainer.positions import Noise
-
-_MEASURED_IMAGES = 100  # of the test images, whose Jacobian is decomposed
-_MEASURED_AT_ONCE = 50  # so many Jacobians lie in memory
 
 
 class Model(base.Autoencoder):
@@ -33,7 +26,7 @@ class Model(base.Autoencoder):
         }[settings.jacobian]
 
     def loss_terms(self, images: tf.Tensor, context: base.StepContext) -> dict[str, tf.Tensor]:
-        """The reconstruction error, and `contraction`, the weighted squared norm."""
+        """Returns the reconstruction error, and `contraction`, the weighted squared norm."""
         images = tf.convert_to_tensor(images)
         with tf.GradientTape(persistent=True) as tape:
             tape.watch(images)
@@ -45,52 +38,12 @@ class Model(base.Autoencoder):
         }
 
     def jacobian(self, images: tf.Tensor) -> tf.Tensor:
-        """J of images [B, H, W, C], float32 [B, K, H, W, C]."""
+        """Returns J of images [B, H, W, C], float32 [B, K, H, W, C]."""
         images = tf.convert_to_tensor(images)
         with tf.GradientTape() as tape:
             tape.watch(images)
             codes = self.encode(images)
         return tape.batch_jacobian(codes, images)
-
-    def own_metrics(self, measured: base.Measured) -> dict[str, Any]:
-        """How much the encoder contracts around the first test images.
-
-        `jacobian_norm`: the mean of ||J||_F; `jacobian_norm_to_spread`: that over the root of the
-        codes' total variance, which no scale of the code can change; `singular_values`: the mean
-        of each of J, the largest first, as Rifai et al. plot them.
-        """
-        images = measured.test[:_MEASURED_IMAGES]
-        values = np.concatenate([
-            self._singular_values(measured, images[first : first + _MEASURED_AT_ONCE])
-            for first in range(0, len(images), _MEASURED_AT_ONCE)
-        ])  # fmt: skip
-        norm = float(np.sqrt(np.square(values).sum(axis=1)).mean())
-        spread = float(np.sqrt(measured.test_codes.var(axis=0).sum()))
-        return {
-            "jacobian_norm": norm,
-            "jacobian_norm_to_spread": norm / spread if spread > 0 else None,
-            "singular_values": values.mean(axis=0).tolist(),
-        }
-
-    def own_pictures(
-        self, measured: base.Measured, metrics: dict[str, Any]
-    ) -> dict[str, np.ndarray]:
-        """The spectrum of singular values."""
-        del measured
-        values = metrics["singular_values"]
-        numbers = range(1, len(values) + 1)
-        means = {"mean over test images": values}
-        axes = "number, the largest first", "singular value of the encoder's Jacobian"
-        return {"singular_values": figures.lines(numbers, means, *axes)}
-
-    def _singular_values(self, measured: base.Measured, images: np.ndarray) -> np.ndarray:
-        jacobians = measured.map_batches(self.jacobian, images)
-        matrices = jacobians.reshape(*jacobians.shape[:2], -1).astype(np.float64)
-        transposed = matrices.transpose(0, 2, 1)
-        # The roots of the smaller product's eigenvalues, several times faster than an SVD.
-        wide = matrices.shape[1] <= matrices.shape[2]
-        squares = np.linalg.eigvalsh(matrices @ transposed if wide else transposed @ matrices)
-        return np.sqrt(np.maximum(squares, 0))[:, ::-1]
 
     def _closed_form(
         self, tape: tf.GradientTape, images: tf.Tensor, codes: tf.Tensor, noise: Noise
@@ -116,5 +69,5 @@ class Model(base.Autoencoder):
 
 
 def _sum_of_squares(rows: tf.Tensor) -> tf.Tensor:
-    """[B, ...] to [B]."""
+    """Sums the squares of each row, [B, ...] to [B]."""
     return tf.reduce_sum(tf.square(rows), axis=list(range(1, len(rows.shape))))

@@ -1,0 +1,34 @@
+import numpy as np
+import pytest
+
+from trainer.monitoring import figures
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_grid_shows_each_image_in_its_place(channels):
+    images = np.arange(5, dtype=np.float32)[:, None, None, None] / 5
+    shown = figures.grid(np.broadcast_to(images, (5, 2, 3, channels)), columns=3)
+    assert shown.shape == (4 + 2, 9 + 2 * 2, 3)
+    assert shown.dtype == np.uint8
+    assert shown[::4, ::5, 0].tolist() == [[0, 51, 102], [153, 204, 255]]
+    assert (shown[2:4] == 255).all()  # between the rows
+    close = figures.grid(np.broadcast_to(images, (5, 2, 3, channels)), columns=3, gap=0)
+    assert close[::2, ::3, 0].tolist() == shown[::4, ::5, 0].tolist()
+
+
+def test_stretched_images_reach_from_black_to_white_each():
+    images = np.array([[0, 0, 1], [-1, 0, 0]], np.float32).reshape(2, 1, 3, 1)
+    shown = figures.grid(images, columns=1, gap=0, stretch=True)
+    assert shown[..., 0].tolist() == [[0, 0, 255], [0, 255, 255]]
+
+
+def test_marked_pixels_are_red_squares_in_a_grey_image():
+    image = np.full((1, 2, 3, 3), 0.2, np.float32)
+    marks = np.zeros((1, 2, 3), bool)
+    marks[0, 1, 2] = True
+    shown = figures.grid(image, columns=1, gap=0, marks=marks)
+    assert shown.shape == (16, 24, 3)
+    coloured = np.ptp(shown.astype(int), axis=-1) > 0
+    assert coloured[8:, 16:].all()
+    assert coloured.sum() == 64
+    assert (shown[~coloured] == 51).all()

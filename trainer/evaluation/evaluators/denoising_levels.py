@@ -1,0 +1,83 @@
+"""How well corrupted images are restored, at the level of the training and at others."""
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from trainer.evaluation.evaluators import EvaluatedModel, Result
+from trainer.evaluation.evaluators.reconstruction import in_unit_interval, mean_bce_nats
+from trainer.monitoring import figures
+
+if TYPE_CHECKING:
+    from sklearn.decomposition import PCA
+
+ORDER = 50
+LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
+_PCA_IMAGES = 10_000  # training images that choose the number of PCA's components
+_LINES = {"noisy": "corrupted", "noisy_pca": "corrupted, by PCA", "denoised": "restored"}
+
+
+def applies(evaluated: EvaluatedModel) -> bool:
+    """Returns whether the model is trained on images corrupted at a level."""
+    return hasattr(evaluated.model, "corruption_level")
+
+
+def measure(evaluated: EvaluatedModel) -> Result:
+    """Measures the errors of restored test images against the clean ones.
+
+    `denoised_mse` and, of data in [0, 1], `denoised_bce` (nats), at the level of the training; for
+    comparison `noisy_mse`, of the corrupted images, and `noisy_pca_mse`, of their projections on
+    the first `noisy_pca_components` of PCA's components, the number that is best on corrupted
+    training images. The same at each of `levels` in the lists `..._at_levels`, and as a plot.
+    """
+    model = evaluated.model
+    metrics = _measure_level(evaluated, model.corruption_level)
+    at_levels = [_measure_level(evaluated, level) for level in LEVELS]
+    metrics |= {
+        "levels": list(LEVELS),
+        **{f"{name}_at_levels": [row[name] for row in at_levels] for name in metrics},
+    }
+    lines = {label: metrics[f"{name}_mse_at_levels"] for name, label in _LINES.items()}
+    x = f"level of the corruption ({model.corruption.replace('_', ' ')})"
+    return Result(metrics, {"denoising_levels": figures.lines(LEVELS, lines, x, "mse")})
+
+
+def projection_errors(pca: "PCA", images: np.ndarray, noisy: np.ndarray) -> np.ndarray:
+    """Returns the mse of noisy images projected on 0, 1, ..., K components, float64 [K + 1].
+
+    Both [N, ...]. Beginning with the mean image, component j takes away what it holds of a clean
+    image, (c_j)^2, and brings what noise put there, (z_j - c_j)^2.
+    """
+    rows, noisy_rows = (some.reshape(len(some), -1) for some in (images, noisy))
+    clean = pca.transform(rows)
+    brought = np.square(pca.transform(noisy_rows) - clean).sum(axis=0, dtype=np.float64)
+    taken = np.square(clean).sum(axis=0, dtype=np.float64)
+    of_mean = np.square(rows - pca.mean_).sum(dtype=np.float64)
+    return (of_mean + np.cumsum([0, *(brought - taken)])) / rows.size
+
+
+def _measure_level(evaluated: EvaluatedModel, level: float) -> dict[str, Any]:
+    model: Any = evaluated.model  # whose `corrupted` takes a level
+    test, pca = evaluated.test, evaluated.pca
+
+    def corrupt(images):
+        return evaluated.map(
+            lambda batch, noise: model.corrupted(batch, noise, level), images, with_noise=True
+        )
+
+    noisy = corrupt(test)
+    denoised = evaluated.map(model, noisy)
+    some = evaluated.train[:_PCA_IMAGES]
+    components = int(projection_errors(pca, some, corrupt(some)).argmin())
+    metrics: dict[str, Any] = {"denoised_mse": _mse(test, denoised)}
+    if in_unit_interval(test):
+        metrics["denoised_bce"] = mean_bce_nats(test, denoised)
+    return metrics | {
+        "noisy_mse": _mse(test, noisy),
+        "noisy_pca_mse": float(projection_errors(pca, test, noisy)[components]),
+        "noisy_pca_components": components,
+    }
+
+
+def _mse(images: np.ndarray, others: np.ndarray) -> float:
+    return float(np.square(others - images).mean(dtype=np.float64))

@@ -1,0 +1,28 @@
+"""The error of PCA with a code of the same size, fitted on the same training images."""
+
+import numpy as np
+
+from trainer.evaluation.evaluators import Column, EvaluatedModel, Result
+from trainer.evaluation.evaluators.reconstruction import squared_errors
+
+ORDER = 10
+COLUMNS = (
+    Column("pca_mse", "PCA mse", ".5f"),
+    Column("mse_to_pca", "mse / PCA mse", ".3f"),
+)
+
+
+def applies(evaluated: EvaluatedModel) -> bool:
+    """Returns whether the code is smaller than an image: else PCA is perfect."""
+    return evaluated.is_undercomplete
+
+
+def measure(evaluated: EvaluatedModel) -> Result:
+    """Measures `pca_mse` and, unless that is 0, `mse_to_pca`, the model's `mse` over it."""
+    pca, rows = evaluated.pca, evaluated.test_rows
+    projected = pca.inverse_transform(pca.transform(rows))
+    metrics = {"pca_mse": float(np.square(projected - rows, dtype=np.float64).mean())}
+    if metrics["pca_mse"] > 0:  # a feature may be a linear function of others
+        mse = float(squared_errors(evaluated.test, evaluated.reconstructions).mean())
+        metrics["mse_to_pca"] = mse / metrics["pca_mse"]
+    return Result(metrics)

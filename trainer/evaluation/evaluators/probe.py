@@ -1,0 +1,42 @@
+"""A linear probe: how well logistic regression classifies codes that are not trained further."""
+
+import numpy as np
+
+from trainer.evaluation.evaluators import Column, EvaluatedModel, Result
+
+ORDER = 20
+COLUMNS = (
+    Column("probe_accuracy", "probe", ".1%"),
+    Column("pca_probe_accuracy", "PCA probe", ".1%"),
+)
+_TOLERANCE = 2e-4  # of the gradient; with less, large codes take minutes for nothing
+
+
+def applies(evaluated: EvaluatedModel) -> bool:
+    """Returns whether there are classes to tell apart."""
+    return evaluated.has_classes
+
+
+def measure(evaluated: EvaluatedModel) -> Result:
+    """Measures `probe_accuracy` and, of an undercomplete code, `pca_probe_accuracy`."""
+    labels = evaluated.train_labels, evaluated.test_labels
+    metrics = {"probe_accuracy": probe_accuracy(evaluated.train_codes, evaluated.codes, *labels)}
+    if evaluated.is_undercomplete:
+        train, test = map(evaluated.pca.transform, (evaluated.train_rows, evaluated.test_rows))
+        metrics["pca_probe_accuracy"] = probe_accuracy(train, test, *labels)
+    return Result(metrics)
+
+
+def probe_accuracy(
+    train_codes: np.ndarray,
+    test_codes: np.ndarray,
+    train_labels: np.ndarray | None,
+    test_labels: np.ndarray | None,
+) -> float:
+    """Returns the test accuracy of logistic regression on standardised codes [N, K]."""
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000, tol=_TOLERANCE))
+    return float(probe.fit(train_codes, train_labels).score(test_codes, test_labels))

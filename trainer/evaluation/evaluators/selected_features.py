@@ -1,0 +1,57 @@
+"""Which features of an image the code selects, and how much these tell."""
+
+from typing import Any
+
+import numpy as np
+
+from trainer.evaluation.evaluators import EvaluatedModel, Result
+from trainer.monitoring import figures
+
+ORDER = 80
+_TREES = 50  # as Abid et al. 2019
+
+
+def applies(evaluated: EvaluatedModel) -> bool:
+    """Returns whether the code is a selection of the image's numbers."""
+    return hasattr(evaluated.model, "selected_pixels")
+
+
+def measure(evaluated: EvaluatedModel) -> Result:
+    """Measures what can be learnt from the selected pixels; marks them on the mean image.
+
+    `selected_pixels`, in the order of the code; `mean_largest_probability`. Learnt from the
+    training images: `linear_readout_mse`, the test error of a linear regression of all pixels on
+    the selected ones, and, where there are labels, `extra_trees_accuracy`, of 50 extremely
+    randomised trees on the selected pixels, and `pca_extra_trees_accuracy`, of the same on as many
+    components of PCA.
+    """
+    from sklearn.linear_model import LinearRegression
+
+    model = evaluated.model
+    pixels = model.selected_pixels()
+    train, test = evaluated.train_rows, evaluated.test_rows
+    readout = LinearRegression().fit(train[:, pixels], train)
+    error = np.square(readout.predict(test[:, pixels]) - test).mean(dtype=np.float64)
+    metrics: dict[str, Any] = {
+        "selected_pixels": pixels.tolist(),
+        "mean_largest_probability": model.mean_largest_probability(),
+        "linear_readout_mse": float(error),
+    }
+    if evaluated.train_labels is not None and evaluated.test_labels is not None:
+        labels, pca = (evaluated.train_labels, evaluated.test_labels), evaluated.pca
+        on_pixels = _trees_accuracy(train[:, pixels], test[:, pixels], *labels)
+        on_pca = _trees_accuracy(pca.transform(train), pca.transform(test), *labels)
+        metrics |= {"extra_trees_accuracy": on_pixels, "pca_extra_trees_accuracy": on_pca}
+    marked = model.marked_pixels(evaluated.train)
+    return Result(
+        metrics, {} if marked is None else {"selected_pixels": figures.grid(**vars(marked))}
+    )
+
+
+def _trees_accuracy(
+    train: np.ndarray, test: np.ndarray, train_labels: np.ndarray, test_labels: np.ndarray
+) -> float:
+    from sklearn.ensemble import ExtraTreesClassifier
+
+    trees = ExtraTreesClassifier(_TREES, random_state=0, n_jobs=-1)
+    return float(trees.fit(train, train_labels).score(test, test_labels))

@@ -1,0 +1,63 @@
+"""How sparse the codes of the test images are, and how well they are classified."""
+
+from typing import Any
+
+import numpy as np
+
+from trainer.evaluation.evaluators import EvaluatedModel, Result
+from trainer.monitoring import figures
+
+ORDER = 70
+_BINS = 50
+_PENALTY_SHARE = 600  # mean loss + |w|^2 / (2 * 600); chosen by validation
+
+
+def applies(evaluated: EvaluatedModel) -> bool:
+    """Returns whether the model says above which |activation| a unit is active."""
+    return hasattr(evaluated.model, "active_above")
+
+
+def measure(evaluated: EvaluatedModel) -> Result:
+    """Counts the active units of the test codes; draws the histogram, and the first filters.
+
+    A unit is active where its |activation| is above `active_above`. `active_units_mean` is the mean
+    number of active units of an image; `dead_units_share` the share of the units that are active in
+    no test image; `mean_activations` counts the units whose mean |activation| over the images lies
+    between each two of `mean_activation_edges`. Where there are classes, `linear_classifier_error`
+    is the test error of `linear_classifier_error()`.
+    """
+    active_above = evaluated.model.active_above
+    sizes = np.abs(evaluated.codes)
+    active = sizes > active_above
+    counts, edges = (array.tolist() for array in np.histogram(sizes.mean(axis=0), bins=_BINS))
+    metrics: dict[str, Any] = {
+        "active_above": active_above,
+        "active_units_mean": float(active.sum(axis=1).mean()),
+        "dead_units_share": float(1 - active.any(axis=0).mean()),
+        "mean_activations": counts,
+        "mean_activation_edges": edges,
+    }
+    if evaluated.has_classes:
+        metrics["linear_classifier_error"] = linear_classifier_error(evaluated)
+    axes = "mean activation over the test images", "units"
+    drawn = {"activations": figures.bars(edges, counts, *axes)}
+    filters = evaluated.model.filters()
+    if filters is not None:
+        drawn["filters"] = figures.grid(**vars(filters))
+    return Result(metrics, drawn)
+
+
+def linear_classifier_error(evaluated: EvaluatedModel) -> float:
+    """Returns the test error of logistic regression on codes that keep their scales.
+
+    All units are divided by one number, the root mean square of the training codes: divided each
+    by its own, as in `probe`, the rarest would count the most. The weights are penalised, since
+    1,000 units separate all of the training images.
+    """
+    from sklearn.linear_model import LogisticRegression
+
+    codes = evaluated.train_codes
+    scale = max(float(np.sqrt(np.square(codes).mean())), np.finfo(np.float32).tiny)
+    classifier = LogisticRegression(C=_PENALTY_SHARE / len(codes), max_iter=1000, tol=2e-4)
+    classifier.fit(codes / scale, evaluated.train_labels)
+    return 1 - float(classifier.score(evaluated.codes / scale, evaluated.test_labels))
