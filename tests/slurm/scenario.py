@@ -1,7 +1,7 @@
-"""What `tests/slurm/run` does on its Slurm: the job that launch.slurm writes, on two nodes.
+"""The jobs that `tests/slurm/run` starts on its two nodes, by launch.slurm.
 
-A training is preempted in its midst, requeued, and ends like one that was left alone on one
-process. A job that is cancelled stays so.
+A training is preempted and requeued, and ends with the weights of an undisturbed one on a single
+process. A job that is cancelled is not requeued.
 """
 
 import json
@@ -50,7 +50,7 @@ def preempted_training(folder: Path) -> None:
     text = log.read_text()
     for node, task in (("n1", 0), ("n2", 1)):
         assert f"{node}: task {task}: Exited with exit code 75" in text
-        assert text.count(f"{task}: stopping after the steps under way") == 1
+        assert text.count(f"{task}: stopping after") == 1
     stopped = re.search(r"0: stopped at step (\d+)", text)
     assert stopped
     step = int(stopped[1])
