@@ -113,7 +113,6 @@ def test_each_way_to_decode_is_cached_and_nothing_is_decoded_twice(
         {"channels": 3},
     ]
     fingerprints = [load(folder, **way).fingerprint() for way in ways]
-    assert len(set(fingerprints)) == 4
     assert capsys.readouterr().out.count("decoding 60 images") == 4
     forbid_decoding()
     assert [load(folder, **way).fingerprint() for way in ways] == fingerprints
