@@ -51,8 +51,8 @@ class Fault:
 
     def diff(self, original: str) -> str:
         """Returns the change as a unified diff with one line of context."""
-        lines = (text.splitlines(keepends=True) for text in (original, self.text))
-        return "".join(difflib.unified_diff(*lines, self.path, self.path, n=1))
+        before, after = original.splitlines(True), self.text.splitlines(True)
+        return "".join(difflib.unified_diff(before, after, self.path, self.path, n=1))
 
 
 def choose(
@@ -114,7 +114,7 @@ def _statements(
     scopes: list[ast.AST] = [tree]
     if roots:
         wanted, scopes = set(roots), []
-        named = [(function.name, function) for function in functions]
+        named: list[tuple[str, ast.stmt]] = [(function.name, function) for function in functions]
         named += [
             (target.id, node)
             for node in tree.body

@@ -3,10 +3,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.mutation.__main__ import faults_of, report
+from tests.mutation.__main__ import Tree, faults_of, report
 from tests.mutation.faults import choose, derive
 from tests.mutation.targets import TARGETS
 
+ROOT = Path(__file__).parents[2]
 TEXT = '''"""A file."""
 import math
 
@@ -20,14 +21,6 @@ def mean(values, axis=0):
 def other(x: float) -> bool:
     return x < 3
 '''
-
-
-class Tree:
-    original = Path(__file__).parents[2]
-
-    @classmethod
-    def text(cls, path):
-        return (cls.original / path).read_text()
 
 
 def changed_lines(fault):
@@ -65,11 +58,11 @@ def test_only_the_functions_named_and_those_they_use_get_faults():
 @pytest.mark.parametrize("name", TARGETS)
 def test_every_target_has_its_faults_which_all_parse_and_its_tests(name):
     target = TARGETS[name]
-    faults = faults_of(Tree, name, target)
+    faults = faults_of(Tree(ROOT, ROOT), name, target)
     assert len(faults) == len({fault.key for fault in faults}) == target.faults
     for fault in faults:
         ast.parse(fault.text)
-    assert target.paths(Tree.original, target.tests)
+    assert target.paths(ROOT, target.tests)
 
 
 def test_a_report_counts_by_target_and_shows_what_was_missed():
