@@ -273,7 +273,7 @@ def test_a_resume_may_change_length_cadence_devices_and_where_the_data_lie():
     free = {
         *("num_epochs", "strategy", "startup_timeout_seconds", "profile", "steps_per_call"),
         *("log_every_steps", "validate_every_steps", "checkpoint_every_steps", "keep_checkpoints"),
-        *("histograms", "pictures", "quiet", "data.placement", "data.memory_gib"),
+        *("histograms", "figures", "quiet", "data.placement", "data.memory_gib"),
         *("data.cache_dir", "spikes.loss_ratio", "spikes.skip_steps", "spikes.max_rollbacks"),
     }
     names = flat(before.to_dict()).keys()

@@ -30,7 +30,7 @@ PLAIN: dict[str, Any] = {
     "execution": "graph",
     "optimizer.schedule": "constant",
     "steps_per_call": 1,
-    "pictures": False,
+    "figures": False,
 }
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from benchmarks.gpu_check.children import Budget, Case, Outcome, run
 
 TRAININGS = "benchmarks.gpu_check.trainings"
-UNINTERRUPTED = {"validate_every_steps": 0, "checkpoint_every_steps": 0, "pictures": False}
+UNINTERRUPTED = {"validate_every_steps": 0, "checkpoint_every_steps": 0, "figures": False}
 _SMALL_KIND = "dense"  # which a small check trains in every precision, and twice
 
 

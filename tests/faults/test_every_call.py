@@ -23,7 +23,7 @@ def kill_at(numbers, folder):
     config = tiny_config("dense", steps=4)
     config.model.hidden_units = (8,)
     config.validate_every_steps = 2
-    config.pictures = False
+    config.figures = False
     assert ended(config, folder / "alone") == 0
     names = map(str, itertools.count())
     run, killed = folder / next(names), 0

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.faults
 
 ROOT = Path(__file__).parent.parent.parent
 SECONDS = float(os.environ.get("LONG_RUN_SECONDS") or 120)
-EVERY_STEPS = 1000  # a validation with pictures and a checkpoint
+EVERY_STEPS = 1000  # a validation with figures and a checkpoint
 KEPT = 2
 SETTINGS = {
     "data.name": "digits",

@@ -27,7 +27,7 @@ SETTINGS = {
     "validate_every_steps": EVERY_STEPS,
     "checkpoint_every_steps": EVERY_STEPS,
     "startup_timeout_seconds": 40.0,  # that one waits for another that a signal has ended
-    "pictures": False,
+    "figures": False,
 }
 
 

@@ -17,7 +17,7 @@ def golden_config(last_step=LAST_STEP):
     config.model.update({"hidden_units": (8,), "code_size": 2})
     config.optimizer.schedule = "constant"
     config.update({"batch_size": 64, "num_epochs": last_step * 64 / 1366, "execution": "graph"})
-    config.update({"log_every_steps": 5, "pictures": False, "quiet": True})
+    config.update({"log_every_steps": 5, "figures": False, "quiet": True})
     return config
 
 

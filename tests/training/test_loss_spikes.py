@@ -43,7 +43,7 @@ def config(digits_config):
     digits_config.data.validation_fraction = 0.2
     digits_config.checkpoint_every_steps = 4
     digits_config.validate_every_steps = 8
-    digits_config.pictures = False
+    digits_config.figures = False
     digits_config.quiet = True
     digits_config.spikes.loss_ratio = 5.0
     digits_config.spikes.skip_steps = 3

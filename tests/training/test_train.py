@@ -161,7 +161,7 @@ def test_a_run_leaves_its_config_its_metrics_and_its_checkpoints(digits_config, 
 
 
 def test_a_quiet_run_without_pictures_shows_nothing(digits_config, tmp_path, capfd):
-    digits_config.quiet, digits_config.pictures = True, False
+    digits_config.quiet, digits_config.figures = True, False
     for _ in range(2):
         train(digits_config, str(tmp_path))
     assert capfd.readouterr() == ("", "")

@@ -153,6 +153,6 @@ def config_of(kind, source):
     config.num_epochs = 1e-6
     config.execution = "graph"
     config.strategy = "cpu:1"
-    config.pictures = False
+    config.figures = False
     config.quiet = True
     return config

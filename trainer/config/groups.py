@@ -213,7 +213,7 @@ class Config(Group):
         "Log histograms of the weights at validations; less often after the first 127.",
         may_change=True,
     )
-    pictures: bool = key(
+    figures: bool = key(
         True,
         "Log images of reconstructions at validations; less often after the first 127.",
         may_change=True,

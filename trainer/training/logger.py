@@ -148,7 +148,7 @@ class Logger:
         shares = self._clock.shares()
         self._summaries.scalars("train", step, {f"goodput/{name}": shares[name] for name in shares})
         draws = step == self._last_step or has_figures(step // self._config.validate_every_steps)
-        if self._config.pictures and draws:
+        if self._config.figures and draws:
             for tag, figure in self._figures().items():
                 self._summaries.image("validation", step, tag, figure)
         if self._config.histograms and draws:
