@@ -1,7 +1,5 @@
 """The sparse kind: what it keeps, what it penalises, on any number of replicas."""
 
-import math
-
 import keras
 import numpy as np
 import pytest
@@ -138,23 +136,14 @@ def test_the_penalty_is_of_the_means_over_the_global_batch(devices, execution):
     assert metrics["gradient_norm"][0] == pytest.approx(float(norm), rel=1e-4)
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"sparsity": "l2"}, "model.sparsity='l2' is not known; allowed: k_sparse, kl, l1"),
+def test_settings_that_contradict_each_other_are_refused_in_one_line():
+    for change, named in (
         ({"active_units": 21}, "model.active_units=21 and model.first_active_units=20"),
         ({"first_active_units": 61}, "up to model.code_size=60"),
-        ({"alpha": 0.5}, "model.alpha=0.5 is not allowed"),
         ({"alpha": 12.5}, "allow 1 to 12"),
-        ({"annealing_share": 1.5}, "model.annealing_share=1.5"),
-        ({"target_rate": 1.0}, "model.target_rate=1.0"),
-        ({"sparsity": "kl"}, "needs model.code_activation='sigmoid', not 'linear'"),
-        ({"penalty_weight": -1.0}, "model.penalty_weight=-1.0"),
-        ({"penalty_weight": math.inf}, "model.penalty_weight=inf"),
-    ],
-)
-def test_impossible_settings_are_refused_in_one_line(change, message):
-    with pytest.raises(UserError) as error:
-        create(**change)
-    assert message in str(error.value)
-    assert "\n" not in str(error.value)
+        ({"sparsity": "kl"}, "model.code_activation='sigmoid', not 'linear'"),
+    ):
+        with pytest.raises(UserError) as error:
+            create(**change)
+        assert named in str(error.value)
+        assert "\n" not in str(error.value)

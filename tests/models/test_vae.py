@@ -216,28 +216,17 @@ def test_either_network_takes_any_code_size(network, code_size):
     assert np.isfinite(loss(model, images, context(2))).all()
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"likelihood": "poisson"}, "model.likelihood='poisson' is not known; allowed: bernoulli"),
-        ({"binarisation": "fixed"}, "'fixed' is not known; allowed: dynamic, static, none"),
-        ({"likelihood": "gaussian", "binarisation": "static"}, "binarisation='none', not 'static'"),
-        ({"likelihood": "gaussian"}, "needs model.binarisation='none', not 'dynamic'"),
-        ({"objective": "iw"}, "model.objective='iw' is not known; allowed: elbo, iwae"),
-        ({"objective": "iwae", "beta": 0.5}, "model.objective='iwae' needs model.beta=1"),
-        ({"network": "deep"}, "model.network='deep' is not known; allowed: dense, conv"),
+def test_settings_that_contradict_each_other_are_refused_in_one_line():
+    for change, named in (
+        ({"likelihood": "gaussian", "binarisation": "static"}, "not 'static'"),
+        ({"likelihood": "gaussian"}, "not 'dynamic'"),
+        ({"objective": "iwae", "beta": 0.5}, "model.beta=1"),
         ({"network": "conv", "stage_filters": (8,)}, "there are two stages"),
-        ({"standard_deviation": 0.0}, "model.standard_deviation=0.0 is not allowed"),
-        ({"beta": -1.0}, "model.beta=-1.0 is not allowed; only finite numbers of at least 0"),
-        ({"beta_warmup_share": 1.5}, "it must be at most 1"),
-        ({"samples": 0}, "model.samples=0 is not allowed"),
-    ],
-)
-def test_impossible_settings_are_refused_in_one_line(change, message):
-    with pytest.raises(UserError) as error:
-        create(**change)
-    assert message in str(error.value)
-    assert "\n" not in str(error.value)
+    ):
+        with pytest.raises(UserError) as error:
+            create(**change)
+        assert named in str(error.value)
+        assert "\n" not in str(error.value)
 
 
 @pytest.fixture
