@@ -177,8 +177,9 @@ def operations_without_gpu_kernel(graph_def):
         (node.op, node.attr["T"].type, node.attr["Tparams"].type)
         for _, nodes in functions_outside_xla(graph_def)
         for node in nodes
-        # Neither an argument nor a call.
-        if any(kernel.device_type == "CPU" for kernel in registered_kernels(node.op))
+        # Neither an argument nor a call, nor the text of an assertion, which the host keeps.
+        if node.attr["dtype"].type != tf.string.as_datatype_enum
+        and any(kernel.device_type == "CPU" for kernel in registered_kernels(node.op))
         and not has_gpu_kernel(node)
     }
 
