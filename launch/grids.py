@@ -25,7 +25,7 @@ def read(texts: Sequence[str]) -> dict[str, list[str]]:
             re.fullmatch(_KEY, key) is not None and all(values),
             f"--grid={text} is not allowed; it takes config.KEY=VALUE,VALUE,...",
         )
-        require(key not in grid, f"--grid gives {key} twice; list all values of a key in one --grid")
+        require(key not in grid, f"--grid gives {key} twice; one --grid takes all values of a key")
         twice = sorted({value for value in values if values.count(value) > 1})
         require(not twice, f"--grid={text} gives {', '.join(twice)} twice")
         grid[key] = values

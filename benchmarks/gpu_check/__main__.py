@@ -34,7 +34,7 @@ _OUT = flags.DEFINE_string("out", None, "The report. Default: runs/gpu-check/<ca
 
 
 def main(argv: list[str]) -> None:
-    """Run every check, write the report, and print where it is."""
+    """Runs every check, writes the report, and prints where it is."""
     del argv
     budget = Budget(60 * _MINUTES.value)
     cards = machine.nvidia_smi()
@@ -64,7 +64,7 @@ def main(argv: list[str]) -> None:
 def check(
     plan: Plan, found: dict[str, Any], cards: list[dict[str, str]], described: Outcome
 ) -> list[Section]:
-    """Run the checks, those of correctness first; return a section for each."""
+    """Runs the checks, those of correctness first; returns a section for each."""
     about = guarded("Machine", lambda section: machine.fill(section, found, cards))
     if not about.succeeded(described) or found["refusal"]:
         return [about]
@@ -89,7 +89,7 @@ def check(
 
 
 def all_kinds() -> tuple[str, ...]:
-    """Return the kinds: the configs whose model has their own name."""
+    """Returns the kinds: the configs whose model has their own name."""
     names = sorted(path.stem for path in (ROOT / "configs").glob("[a-z]*.py"))
     return tuple(name for name in names if name != "base" and load_config(name).model.name == name)
 

@@ -1,4 +1,4 @@
-"""Run cases in child processes, which may fail, crash or hang, within a budget of time.
+"""Runs cases in child processes, which may fail, crash or hang, within a budget of time.
 
 `python -m benchmarks.gpu_check.children` is such a child. The first line of its stdin is a JSON
 list of cases, each `{"call": "module:function", "arguments": {...}}`. For each it prints a line of
@@ -49,7 +49,7 @@ class Outcome(NamedTuple):
 
     @property
     def left_out(self) -> bool:
-        """Return whether the budget ended before the case did."""
+        """Returns whether the budget ended before the case did."""
         return self.value is None and self.error is None
 
 
@@ -64,15 +64,15 @@ class Budget:
         self._processes: set[subprocess.Popen] = set()
 
     def left_seconds(self) -> float:
-        """Return the seconds that are left, at least 0."""
+        """Returns the seconds that are left, at least 0."""
         return max(0.0, self._end - self._now())
 
     def spent_seconds(self) -> float:
-        """Return the seconds since the start."""
+        """Returns the seconds since the start."""
         return self._now() - self._start
 
     def end(self) -> None:
-        """Leave no time, and kill every child process."""
+        """Leaves no time, and kills every child process."""
         with self._lock:
             self._end = self._now()
             for process in self._processes:
@@ -80,7 +80,7 @@ class Budget:
 
     @contextlib.contextmanager
     def holding(self, process: subprocess.Popen) -> Iterator[None]:
-        """Kill a process and its descendants at the end of the block, or when `end` is called."""
+        """Kills a process and its descendants at the end of the block, or when `end` is called."""
         with self._lock:
             self._processes.add(process)
         try:
@@ -100,7 +100,7 @@ def run(
     python: str = sys.executable,
     case_seconds: float = _CASE_SECONDS,
 ) -> list[Outcome]:
-    """Run cases in one child process, and after a crash the remaining ones in another.
+    """Runs cases in one child process, and after a crash the remaining ones in another.
 
     `environment` is added to this process's. Returns the outcomes in the order of the cases.
     """
@@ -117,7 +117,7 @@ def run(
 
 
 def in_parallel(calls: Sequence[Callable[[], _T]], budget: Budget, processes: int) -> list[_T]:
-    """Make calls that each run child processes, at most `processes` calls at a time."""
+    """Makes calls that each run child processes, at most `processes` calls at a time."""
     with ThreadPoolExecutor(processes) as pool:
         futures = [pool.submit(call) for call in calls]
         try:
@@ -128,7 +128,7 @@ def in_parallel(calls: Sequence[Callable[[], _T]], budget: Budget, processes: in
 
 
 def one_line(error: BaseException) -> str:
-    """Return the type of an error and the line of its message that says what went wrong."""
+    """Returns the type of an error and the line of its message that says what went wrong."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     relevant = [line for line in lines if not line.startswith(_ORIGINS)]
     text = f"{type(error).__name__}: {(relevant or lines or ['no message'])[0]}"
@@ -136,7 +136,7 @@ def one_line(error: BaseException) -> str:
 
 
 def _kill_group(process: subprocess.Popen) -> None:
-    """Kill a child and its descendants, such as a trial of a GPU, unless it was waited for."""
+    """Kills a child and its descendants, such as a trial of a GPU, unless it was waited for."""
     if process.returncode is None:  # else the number may be another group's by now
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
@@ -149,7 +149,7 @@ def _run_in_process(
     python: str,
     case_seconds: float,
 ) -> Iterator[Outcome]:
-    """Yield the outcomes of one process; a case that ends the process is the last of them."""
+    """Yields the outcomes of one process; a case that ends the process is the last of them."""
     with tempfile.TemporaryFile("w+") as errors:
         process = subprocess.Popen(
             [python, "-m", "benchmarks.gpu_check.children"],
@@ -187,7 +187,7 @@ def _run_in_process(
 
 
 def _ending(process: subprocess.Popen, errors: Any) -> str:
-    """Return the status of a child that ended by itself, and its last line on stderr."""
+    """Returns the status of a child that ended by itself, and its last line on stderr."""
     os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
     _kill_group(process)  # before the child is waited for
     errors.seek(0)
@@ -196,7 +196,7 @@ def _ending(process: subprocess.Popen, errors: Any) -> str:
 
 
 def _be_child() -> None:
-    """Run the cases on stdin until the last one, or until the parent process ends."""
+    """Runs the cases on stdin until the last one, or until the parent process ends."""
     cases = json.loads(sys.stdin.readline())
     threading.Thread(target=_exit_with_parent, daemon=True).start()
     for case in cases:
@@ -210,7 +210,7 @@ def _be_child() -> None:
 
 
 def _exit_with_parent() -> None:
-    """End this process when the parent's end closes the pipe."""
+    """Ends this process when the parent's end closes the pipe."""
     while os.read(sys.stdin.fileno(), 1):  # not sys.stdin.read, whose lock would block the exit
         pass
     os._exit(1)

@@ -29,7 +29,7 @@ UNKNOWN: dict[str, Any] = {  # the result if `describe` fails
 
 
 def describe() -> dict[str, Any]:
-    """Return TensorFlow's GPUs and build and the trainer's precisions, in a child process.
+    """Returns TensorFlow's GPUs and build and the trainer's precisions, in a child process.
 
     GPUs that need a trial before use are tried here; the trainings that follow find it passed.
     """
@@ -64,7 +64,7 @@ def describe() -> dict[str, Any]:
 
 
 def nvidia_smi() -> list[dict[str, str]]:
-    """Return what nvidia-smi reports of each card; none where it is missing, hangs or fails."""
+    """Returns what nvidia-smi reports of each card; none where it is missing, hangs or fails."""
     if not shutil.which("nvidia-smi"):
         return []
     command = ["nvidia-smi", f"--query-gpu={','.join(_QUERY)}", "--format=csv,noheader"]
@@ -80,7 +80,7 @@ def nvidia_smi() -> list[dict[str, str]]:
 def shared_libraries(
     distributions: Iterable[importlib.metadata.Distribution],
 ) -> dict[str, list[str]]:
-    """Return each library under `nvidia/` that several distributions install, with their names.
+    """Returns each library under `nvidia/` that several distributions install, with their names.
 
     CUDA 12 and CUDA 13 wheels share paths: the one installed last overwrites the other's files.
     """
@@ -93,7 +93,7 @@ def shared_libraries(
 
 
 def fill(section: Section, found: Mapping[str, Any], cards: list[dict[str, str]]) -> None:
-    """Write the machine down; fail if a card cannot be used or wheels are in conflict."""
+    """Writes the machine down; fail if a card cannot be used or wheels are in conflict."""
     rows = [(f"GPU {number}", _gpu_words(gpu)) for number, gpu in enumerate(found["gpus"])]
     rows += [(f"nvidia-smi {n}", ", ".join(card.values())) for n, card in enumerate(cards)]
     rows.append(("CUDA of the driver", found["driver_cuda"]))

@@ -13,7 +13,7 @@ _LOSS_SECONDS = 30  # within which the loss of a worker ends the others; later l
 
 
 def fill(section: Section, plan: Plan, kinds: Sequence[str], nets: Sequence[str]) -> None:
-    """Compare all devices with one; a single GPU has nothing to be compared with."""
+    """Compares all devices with one; a single GPU has nothing to be compared with."""
     if plan.gpus == 1:
         section.say("This machine has one GPU.")
         return
