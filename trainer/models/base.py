@@ -125,7 +125,7 @@ class Autoencoder(keras.Model):
         return None
 
     def corrupted(self, images: tf.Tensor, noise: Noise) -> tf.Tensor | None:
-        """Corrupts images [B, H, W, C] for the model to restore; None: the kind does not corrupt."""
+        """Corrupts images [B, H, W, C] for the model to restore; None: no corruption."""
         del images, noise
         return None
 
