@@ -1,9 +1,9 @@
 """Runs cases in child processes, which may fail, crash or hang, within a budget of time.
 
-`python -m benchmarks.gpu_check.children` is such a child. The first line of its stdin is a JSON
-list of cases, each `{"call": "module:function", "arguments": {...}}`. For each it prints a line of
-`MARK` and JSON, either `{"value": ...}` or `{"error": "one line"}`. This module imports only the
-standard library, so a Python without TensorFlow can run it.
+`python -m benchmarks.gpu_check.children` is a child. The first line of its stdin is a JSON list of
+cases, each `{"call": "module:function", "arguments": {...}}`. For each case, the child prints a
+line of `MARK` and JSON, either `{"value": ...}` or `{"error": "one line"}`. This module imports
+only the standard library, so a Python without TensorFlow can run it.
 """
 
 import contextlib
@@ -24,16 +24,16 @@ from typing import Any, NamedTuple, TypeVar
 ROOT = Path(__file__).parents[2]
 MARK = "gpu-check-result "
 _CASE_SECONDS = 150.0  # for one case, compilation included
-_MIN_SECONDS = 5.0  # with less time left no process is started
+_MIN_SECONDS = 5.0  # of the budget, to start another process
 _MAX_ERROR_CHARACTERS = 300
-# Lines of TensorFlow's messages that say where a graph was built, and not what went wrong.
+# Beginnings of lines in TensorFlow's messages that say where a graph was built, not what failed.
 _ORIGINS = ("Graph execution error", "Detected at node", "<stack traces", "File ", "in user code")
 
 _T = TypeVar("_T")
 
 
 class Case(NamedTuple):
-    """A call of `module:function` in a child process; the report shows `name`."""
+    """Describes a call of `module:function` in a child process; the report shows `name`."""
 
     name: str
     call: str
@@ -41,7 +41,7 @@ class Case(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """The value of a case, or one line on its failure; neither if no time was left for it."""
+    """Holds the value of a case, or one line on its failure; neither if no time was left."""
 
     name: str
     value: Any = None
@@ -54,7 +54,7 @@ class Outcome(NamedTuple):
 
 
 class Budget:
-    """The time for the whole check, by `now`, which returns seconds of a monotonic clock."""
+    """Limits the time for the whole check, by `now`, a clock of monotonic seconds."""
 
     def __init__(self, seconds: float, now: Callable[[], float] = time.monotonic):
         self._now = now
@@ -72,7 +72,7 @@ class Budget:
         return self._now() - self._start
 
     def end(self) -> None:
-        """Leaves no time, and kills every child process."""
+        """Ends the budget now, and kills every child process."""
         with self._lock:
             self._end = self._now()
             for process in self._processes:
@@ -100,7 +100,7 @@ def run(
     python: str = sys.executable,
     case_seconds: float = _CASE_SECONDS,
 ) -> list[Outcome]:
-    """Runs cases in one child process, and after a crash the remaining ones in another.
+    """Runs cases in one child process, and after a crash the remaining cases in another.
 
     `environment` is added to this process's. Returns the outcomes in the order of the cases.
     """
@@ -117,7 +117,7 @@ def run(
 
 
 def in_parallel(calls: Sequence[Callable[[], _T]], budget: Budget, processes: int) -> list[_T]:
-    """Makes calls that each run child processes, at most `processes` calls at a time."""
+    """Makes calls that run child processes, at most `processes` calls at a time."""
     with ThreadPoolExecutor(processes) as pool:
         futures = [pool.submit(call) for call in calls]
         try:
@@ -128,7 +128,7 @@ def in_parallel(calls: Sequence[Callable[[], _T]], budget: Budget, processes: in
 
 
 def one_line(error: BaseException) -> str:
-    """Returns the type of an error and the line of its message that says what went wrong."""
+    """Returns the type of an error and the first relevant line of its message."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     relevant = [line for line in lines if not line.startswith(_ORIGINS)]
     text = f"{type(error).__name__}: {(relevant or lines or ['no message'])[0]}"
@@ -136,8 +136,8 @@ def one_line(error: BaseException) -> str:
 
 
 def _kill_group(process: subprocess.Popen) -> None:
-    """Kills a child and its descendants, such as a trial of a GPU, unless it was waited for."""
-    if process.returncode is None:  # else the number may be another group's by now
+    """Kills a child and its descendants, such as a trial of a GPU, unless the child was reaped."""
+    if process.returncode is None:  # otherwise another group may have the number by now
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
 

@@ -1,4 +1,4 @@
-"""The machine: cards, driver, CUDA, builds, and wheels that overwrite each other's libraries."""
+"""Describes the machine: cards, driver, CUDA, builds, and wheels that share library files."""
 
 import csv
 import importlib.metadata
@@ -29,9 +29,9 @@ UNKNOWN: dict[str, Any] = {  # the result if `describe` fails
 
 
 def describe() -> dict[str, Any]:
-    """Returns TensorFlow's GPUs and build and the trainer's precisions, in a child process.
+    """Returns TensorFlow's GPUs and build and the trainer's precisions; runs in a child process.
 
-    GPUs that need a trial before use are tried here; the trainings that follow find it passed.
+    GPUs that need a trial before use are tried here, so that later trainings need not.
     """
     import tensorflow as tf
 
@@ -70,7 +70,7 @@ def nvidia_smi() -> list[dict[str, str]]:
     command = ["nvidia-smi", f"--query-gpu={','.join(_QUERY)}", "--format=csv,noheader"]
     try:
         answer = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
-    except (OSError, subprocess.TimeoutExpired) as error:  # TensorFlow may find the cards still
+    except (OSError, subprocess.TimeoutExpired) as error:  # TensorFlow may still find the cards
         print(f"nvidia-smi failed: {error}", file=sys.stderr)
         return []
     rows = csv.reader(answer.stdout.splitlines(), skipinitialspace=True)
@@ -93,7 +93,7 @@ def shared_libraries(
 
 
 def fill(section: Section, found: Mapping[str, Any], cards: list[dict[str, str]]) -> None:
-    """Writes the machine down; fail if a card cannot be used or wheels are in conflict."""
+    """Describes the machine; adds a failure if a card cannot be used or wheels are in conflict."""
     rows = [(f"GPU {number}", _gpu_words(gpu)) for number, gpu in enumerate(found["gpus"])]
     rows += [(f"nvidia-smi {n}", ", ".join(card.values())) for n, card in enumerate(cards)]
     rows.append(("CUDA of the driver", found["driver_cuda"]))

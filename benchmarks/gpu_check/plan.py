@@ -1,4 +1,4 @@
-"""What a check covers: everything on GPUs, a small form on a CPU; and how its cases are run."""
+"""Plans what a check covers, everything on GPUs, a small form on a CPU; runs its cases."""
 
 import dataclasses
 import os
@@ -10,12 +10,12 @@ from benchmarks.gpu_check.children import Budget, Case, Outcome, run
 
 TRAININGS = "benchmarks.gpu_check.trainings"
 UNINTERRUPTED = {"validate_every_steps": 0, "checkpoint_every_steps": 0, "figures": False}
-_SMALL_KIND = "dense"  # which a small check trains in every precision, and twice
+_SMALL_KIND = "dense"  # the kind that a small check trains in every precision, and twice
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """The devices, the extent and the time of a check, and the folder of its workdirs."""
+    """Holds the devices, the extent and the time of a check, and the folder of its workdirs."""
 
     gpus: int  # that TensorFlow finds; 0: a rehearsal on the CPU
     small: bool
@@ -36,7 +36,7 @@ class Plan:
 
     @property
     def seconds(self) -> float:
-        """Returns how long a rate is measured."""
+        """Returns the seconds for which a rate is measured."""
         return 0.1 if self.small else 1.5
 
     @property
@@ -65,10 +65,9 @@ class Plan:
         return run(cases, self.budget, environment=variables, python=python)
 
     def train_case(self, net: str, precision: str, label: str, **changes: object) -> Case:
-        """Returns the training of a net, in a workdir named by it, the precision and the label.
+        """Returns the training of a net, in a workdir named by net, precision and label.
 
-        Other keyword arguments change the config, but for `steps` and `workdir`, which replace the
-        usual ones.
+        `steps` and `workdir` replace the defaults; other keyword arguments change the config.
         """
         steps = changes.pop("steps", self.steps)
         workdir = changes.pop("workdir", self.folder / f"{net}-{precision}-{label}")

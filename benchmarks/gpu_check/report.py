@@ -1,4 +1,4 @@
-"""The report: sections, each of which stands if another fails, and the file that holds them."""
+"""Writes the report: independent sections, and the file that holds all of them."""
 
 import dataclasses
 import datetime
@@ -11,7 +11,7 @@ from benchmarks.gpu_check.children import ROOT, Outcome, one_line
 
 @dataclasses.dataclass
 class Section:
-    """A section of the report: Markdown lines, failures, and the cases that got no time."""
+    """Collects a section of the report: Markdown lines, failures, and cases without time."""
 
     title: str
     lines: list[str] = dataclasses.field(default_factory=list)
@@ -25,7 +25,7 @@ class Section:
         return holds
 
     def succeeded(self, outcome: Outcome) -> bool:
-        """Returns whether a case has a value; note why if it has none."""
+        """Returns whether a case has a value; otherwise notes the failure or the lack of time."""
         if outcome.left_out:
             self.left_out.append(outcome.name)
         elif outcome.error is not None:
@@ -43,7 +43,7 @@ class Section:
         return self.cell(outcome, lambda: f"{outcome.value:,.0f}")
 
     def difference(self, outcome: Outcome, expected: Sequence[float], tolerance: float) -> str:
-        """Returns the cell of a case with losses: their largest relative difference to `expected`.
+        """Returns the cell of a case with losses: the largest relative difference to `expected`.
 
         A difference above the tolerance is a failure.
         """
@@ -78,13 +78,13 @@ def guarded(title: str, fill: Callable[[Section], None]) -> Section:
     section = Section(title)
     try:
         fill(section)
-    except Exception as error:  # the other sections are worth having
+    except Exception as error:  # the other sections are still useful
         section.failures.append(f"the section could not be completed: {one_line(error)}")
     return section
 
 
 def render(sections: Sequence[Section], *, cards: str, rehearsal: bool, minutes: float) -> str:
-    """Returns the report as Markdown: result, failures, what got no time, then each section."""
+    """Formats the report as Markdown: result, failures, cases without time, then each section."""
     failures = [(section.title, text) for section in sections for text in section.failures]
     left_out = [(section.title, text) for section in sections for text in section.left_out]
     first = "CPU rehearsal: no GPU was used" if rehearsal else f"GPU check: {cards}"

@@ -1,4 +1,4 @@
-"""Speed: the trainer and other frameworks, the machine's limits, precisions, log lines."""
+"""Measures speed: the trainer, other frameworks, the machine's limits, precisions, log lines."""
 
 import importlib.util
 import sys
@@ -16,7 +16,7 @@ Rates = Mapping[tuple[str, int], Mapping[str, Outcome]]  # by (net, batch size) 
 def measure(plan: Plan, nets: Sequence[str]) -> Rates:
     """Measures every way to train the nets, one framework after the other.
 
-    A config without a net for the other frameworks, as `sparse`, is measured in the trainer only.
+    A config without a net for the other frameworks, such as `sparse`, is measured only here.
     """
     rates: dict[tuple[str, int], dict[str, Outcome]] = {
         (net, size): {} for net in nets for size in plan.batch_sizes
@@ -35,7 +35,7 @@ def measure(plan: Plan, nets: Sequence[str]) -> Rates:
 
 
 def torch_interpreter(plan: Plan) -> str | None:
-    """Returns the Python that has PyTorch: that of the flag, or on a CPU this one."""
+    """Returns a Python that has PyTorch: the flag's or, on a CPU, this one."""
     if plan.torch_python or plan.gpus:
         return plan.torch_python
     return sys.executable if importlib.util.find_spec("torch") else None
@@ -70,7 +70,7 @@ def _case(plan: Plan, module: str, net: str, batch_size: int, way: str) -> Case:
 
 
 def fill_frameworks(section: Section, plan: Plan, rates: Rates) -> None:
-    """Writes a row per net and batch size: each way's rate, and the trainer's to the best other."""
+    """Writes a row per net and batch size: the rates, and the trainer's ratio to the best other."""
     section.say("Images per second while training, in float32 without TF32.")
     ways = list(dict.fromkeys(way for found in rates.values() for way in found))
     rows = []

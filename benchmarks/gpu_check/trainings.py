@@ -1,4 +1,4 @@
-"""The trainings that a child process runs for the check, and what they return to the report."""
+"""Runs the trainings of the check in a child process, and returns results for the report."""
 
 import hashlib
 import json
@@ -68,7 +68,7 @@ def rate(
 
 
 def logged_rate(net: str, workdir: str, steps: int, changes: Mapping[str, Any]) -> dict[str, float]:
-    """Returns images per second of wall time of a whole training, and the share its steps have.
+    """Returns a whole training's images per second of wall time, and the share of its steps.
 
     The start-up, the compilation, validations and checkpoints do not count.
     """
@@ -88,7 +88,7 @@ def _train(
     """Trains a config for some steps on a number of images; returns the run and its logged rows."""
     config = load_config(net)
     settings = {"batch_size": _BATCH_SIZE, "quiet": True} | UNINTERRUPTED | dict(settings)
-    num_epochs = (steps - 0.5) * settings["batch_size"] / images  # which is rounded up
+    num_epochs = (steps - 0.5) * settings["batch_size"] / images  # rounded up to `steps`
     config.update_from_flattened_dict(settings | {"num_epochs": num_epochs})
     train_run(config, workdir)
     run = read(Path(workdir))

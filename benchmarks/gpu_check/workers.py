@@ -1,4 +1,4 @@
-"""Two workers, one of which is killed: the seconds until the other one ends."""
+"""Kills one of two workers, and measures the seconds until the other one ends."""
 
 import contextlib
 import signal
@@ -34,7 +34,7 @@ def seconds_to_end(workdir: str, changes: Mapping[str, Any]) -> float:
 
 @contextlib.contextmanager
 def _launched(workdir: str, settings: Mapping[str, Any]) -> Iterator[psutil.Process]:
-    """Starts a training on two workers, enter the block once it has logged, and kills it after."""
+    """Starts a training on two workers; enters the block after its first log row, then kills it."""
     command = [
         *(sys.executable, "-m", "launch.local", "--workers=2", "--max_restarts=0", "--"),
         *(f"--config={ROOT}/configs/dense.py", f"--workdir={workdir}"),
