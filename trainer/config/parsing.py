@@ -64,7 +64,7 @@ def defaults(kind: str = "dense") -> ConfigDict:
 def parse(config: Config | ConfigDict | Mapping[str, Any]) -> Config:
     """Checks every key of a config and returns its values.
 
-    `data` has the common keys and those of the source; keys of other sources are left out.
+    `data` has the common keys and the keys of the source, without the keys of other sources.
 
     Raises:
       UserError: a key is missing or not known, has a value of another type or out of its range, or

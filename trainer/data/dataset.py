@@ -62,7 +62,7 @@ class Split:
 
 @dataclasses.dataclass(frozen=True)
 class Scaling:
-    """Standardises vectors [..., D] by a mean and a standard deviation, both float64 [D]."""
+    """Standardises vectors [..., D] by a mean and a std, both float64 [D]."""
 
     mean: np.ndarray
     std: np.ndarray

@@ -69,7 +69,7 @@ def load(folder: str | Path, checkpoint: str = "last") -> TrainedRun:
     dataset = data.load(run.config.data)
     require(
         dataset.fingerprint() == run.data_fingerprint,
-        f"the data of {run.config.data.name!r} are not those that {run.workdir} was trained on",
+        f"{run.workdir} was trained on other data: {run.config.data.name!r} has changed",
     )
     return TrainedRun(**vars(trained), dataset=dataset)
 

@@ -77,7 +77,7 @@ def open_run(
         return Run(workdir, config, data_fingerprint, inputs, versions, run_id, {})
     require(
         run.data_fingerprint == data_fingerprint,
-        f"{workdir} holds a run on other data: those of {config.data.name!r} have changed",
+        f"{workdir} holds a run on other data: {config.data.name!r} has changed",
     )
     return dataclasses.replace(run, config=config, inputs=inputs)
 

@@ -179,7 +179,7 @@ class _SplitFolder:
             )
         if without_class and class_names:
             raise UserError(
-                f"{folder} holds images, such as {without_class[0]}, beside folders, such as "
+                f"{folder} holds images, such as {without_class[0]}, next to folders, such as "
                 f"{class_names[0]}; either all images have a class, or none has"
             )
         return cls(folder, files, class_names)

@@ -33,7 +33,7 @@ def find(name: str, folder: str | None):
     """Returns TFDS's builder of a data set in a folder (None: TFDS's own), prepared or not.
 
     Raises:
-      UserError: TFDS does not know the name, or the folder holds part of the data set.
+      UserError: TFDS does not know the name, or the folder holds an incomplete data set.
     """
     import tensorflow_datasets as tfds
 
