@@ -1,7 +1,7 @@
-"""python -m benchmarks.costs: what a training costs besides its steps.
+"""python -m benchmarks.costs: measures what a training costs besides its steps.
 
-Measures replicas, the size of the data, the start-up and checkpoints. Each measurement runs in a
-process of its own; the measurements alternate, and medians are compared. Writes a table and JSON.
+Measures replicas, the size of the data, the start-up and checkpoints. Each measurement runs in its
+own process; the cases alternate, and medians are compared. Writes a table and JSON.
 """
 
 import json
@@ -19,7 +19,7 @@ from absl import app, flags
 
 _ROUNDS = flags.DEFINE_integer("rounds", 3, "Measurements of each case; medians are compared.", 1)
 _SECONDS = flags.DEFINE_float("seconds", 5.0, "Seconds for which a rate is measured.", 0.1)
-_COSTS = flags.DEFINE_list("costs", [], "Any of replicas, data, start, checkpoints; default: all.")
+_COSTS = flags.DEFINE_list("costs", [], "Some of replicas, data, start, checkpoints; default: all.")
 _DATA = flags.DEFINE_string("data", "digits", "The data set of the start-up measurement.")
 _OUT = flags.DEFINE_string("out", "runs/benchmark", "The folder of costs.md and costs.json.")
 _ONE = flags.DEFINE_string("one", None, "Measure this case only, as replicas/conv/4.")
@@ -41,7 +41,7 @@ flags.register_validator(
 
 
 def main(argv: list[str]) -> None:
-    """Measures the case of --one and prints it, or all cases and writes the table."""
+    """Measures and prints the case of --one, or measures all cases and writes the table."""
     del argv
     if _ONE.value:
         cost, _, case = _ONE.value.partition("/")
@@ -116,7 +116,7 @@ def _seconds_to_next_row(run: Path) -> float:
 
 
 def checkpoints(net: str) -> dict[str, float]:
-    """Measures the seconds of training that a checkpoint costs, and their share at one a minute.
+    """Measures the seconds of training that a checkpoint costs, and the share at one per minute.
 
     Windows of training with and without a checkpoint alternate.
     """

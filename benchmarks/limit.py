@@ -1,8 +1,8 @@
-"""A roofline: the images per second that a machine's arithmetic and memory bandwidth allow.
+"""Computes a roofline: the images per second that a machine's arithmetic and bandwidth allow.
 
-Counts the work of an implementation in float32 that keeps each layer's output in memory; one that
-fuses layers or stays in the caches can move fewer bytes. Arithmetic: a product in the forward pass,
-and in the backward pass one for the weights and, except in the first layer, one for the inputs.
+Counts the work of an implementation in float32 that keeps each layer's output in memory; fused
+layers or large caches can move fewer bytes. Arithmetic: a product in the forward pass, and in the
+backward pass a product for the weights and, except in the first layer, another for the inputs.
 Bytes: Adam reads weight, gradient and both moments and writes all but the gradient; each layer's
 output is written, read by the next layer, and read again in the backward pass.
 """
@@ -30,14 +30,14 @@ _GPU_COPIES = 10
 
 
 class Machine(TypedDict):
-    """The measured rates of a machine."""
+    """Holds the measured rates of a machine."""
 
     flops_per_second: float
     bytes_per_second: float
 
 
 def images_per_second(net: str, batch_size: int, machine: Machine) -> float:
-    """Returns the limit of a net, set by its arithmetic or its bytes, whichever take longer."""
+    """Returns the limit of a net by its arithmetic or its bytes, whichever take longer."""
     flops, activations, parameters = count(net)
     bytes_per_image = _FLOAT_BYTES * (
         _ACTIVATION_PASSES * activations + _ADAM_PASSES * parameters / batch_size

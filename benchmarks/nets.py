@@ -1,4 +1,4 @@
-"""The nets that every side trains, as plain data: encoder and decoder of a config in one list."""
+"""Lists the nets that every framework trains: encoder and decoder of a config as plain data."""
 
 import math
 from typing import NamedTuple
@@ -8,7 +8,7 @@ WITH_WEIGHTS = ("dense", "conv", "transposed")  # the kinds of layers that have 
 
 
 class Layer(NamedTuple):
-    """One layer of a net."""
+    """Describes one layer of a net."""
 
     kind: str  # dense, conv, transposed, pool, up, flatten, map (7 x 7 x size), sample (of a vae)
     size: int = 0  # units or channels
@@ -17,7 +17,7 @@ class Layer(NamedTuple):
 
 
 def output_shape(layer: Layer, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Returns what a layer makes of an input shape: (height, width, channels) or (units,)."""
+    """Returns a layer's output shape for an input shape: (height, width, channels) or (units,)."""
     *sides, channels = shape
     match layer.kind:
         case "conv" | "pool":
@@ -54,7 +54,7 @@ NETS: dict[str, list[Layer]] = {
         *(_FLATTEN, *_dense(1000, 500, 250), Layer("dense", 30)),
         *(*_dense(250, 500, 1000), Layer("dense", 784, activation="sigmoid")),
     ],
-    # Its input is binarised anew in each step; the loss is the negative ELBO.
+    # Each step binarises the images anew; the loss is the negative ELBO.
     "vae": [
         *(_FLATTEN, *_dense(200, 200, activation="tanh"), Layer("dense", 100)),
         *(Layer("sample", 50), *_dense(200, 200, activation="tanh"), Layer("dense", 784)),

@@ -1,9 +1,8 @@
 """python -m benchmarks.results: trains and evaluates every kind, and compares it with its paper.
 
-Each run is the config of its name on MNIST, by the project's own commands in a workdir of its own,
-where it is resumed if it is not finished. The metrics and the training time are kept in
-`docs/results/`, from which `docs/results.md` is written; so single runs can be repeated by name, as
-`--runs=vae,iwae`.
+Each run is the config of its name on MNIST, by the project's own commands in its own workdir; an
+unfinished run is resumed. The metrics and the training time are kept in `docs/results/`, from which
+`docs/results.md` is written, so that single runs can be repeated by name, as `--runs=vae,iwae`.
 """
 
 import json
@@ -23,12 +22,12 @@ from trainer.run.workdir import METRICS, is_measured
 
 _ROOT = Path(__file__).parent.parent
 _DOCS = _ROOT / "docs"
-_FINETUNED = "finetuned.json"  # whose module would bring TensorFlow into this process
+_FINETUNED = "finetuned.json"  # as in trainer.evaluation.classifier, which needs TensorFlow
 _ERRORS = ("finetuned_test_error", "frozen_test_error")
 
 
 class Metric(NamedTuple):
-    """A metric of a run by its key in `metrics.json` or `finetuned.json`, and its goal."""
+    """Names a metric of a run by its key in `metrics.json` or `finetuned.json`; sets its goal."""
 
     name: str
     key: str
@@ -38,7 +37,7 @@ class Metric(NamedTuple):
 
 
 class Run(NamedTuple):
-    """A run: its protocol in words, its metrics, and the figures that the docs show."""
+    """Describes a run by its protocol, its metrics, and the figures that the docs show."""
 
     protocol: str
     metrics: tuple[Metric, ...]
@@ -160,8 +159,8 @@ RUNS: Mapping[str, Run] = {
     ),
 }
 
-_RUNS = flags.DEFINE_list("runs", list(RUNS), "The runs to make.")
-_WORKDIRS = flags.DEFINE_string("workdirs", "runs/results", "The folder of their workdirs.")
+_RUNS = flags.DEFINE_list("runs", list(RUNS), "The runs to train and evaluate.")
+_WORKDIRS = flags.DEFINE_string("workdirs", "runs/results", "The folder of the runs' workdirs.")
 
 flags.register_validator(
     "runs", lambda runs: set(runs) <= RUNS.keys(), f"allowed: {', '.join(RUNS)}"

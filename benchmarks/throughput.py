@@ -1,8 +1,8 @@
-"""python -m benchmarks.throughput: images per second while training, by framework.
+"""python -m benchmarks.throughput: measures images per second while training, by framework.
 
-Each measurement runs in a process of its own; the frameworks alternate, and medians are compared.
-All train the same nets on the same images in memory; compilation does not count. A framework that
-is not installed (pip install '.[bench]') is left out. Writes a table, a plot and JSON.
+Each measurement runs in its own process; the frameworks alternate, and medians are compared. All
+train the same nets on the same images in memory; compilation does not count. A framework that is
+not installed (pip install '.[bench]') is left out. Writes a table, a plot and JSON.
 """
 
 import importlib.util
@@ -20,7 +20,7 @@ from absl import app, flags
 from benchmarks import limit, sides
 from benchmarks.nets import NETS
 
-# The same kernels for Keras as for the trainer: off by default on CPUs without AVX-512.
+# Gives Keras the trainer's kernels, which are off by default on CPUs without AVX-512.
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
@@ -38,7 +38,7 @@ _CONV_SIDES = (
 
 _NETS = flags.DEFINE_list("nets", list(NETS), "The nets to train.")
 _BATCHES = flags.DEFINE_list("batches", ["64", "512", "4096"], "The batch sizes.")
-_WAYS = flags.DEFINE_list("ways", [], "The ways to train; default: those that suit the net.")
+_WAYS = flags.DEFINE_list("ways", [], "The ways to train; default: all that suit the net.")
 _ROUNDS = flags.DEFINE_integer("rounds", 3, "Measurements of each case; medians are compared.", 1)
 _SECONDS = flags.DEFINE_float("seconds", 3.0, "Seconds of a measurement, after compilation.", 0.1)
 _OUT = flags.DEFINE_string("out", "runs/benchmark", "The folder of table, plot and JSON.")
@@ -60,7 +60,7 @@ Rates = dict[str, dict[str, list[float]]]  # images per second by "net/batch" an
 
 
 def main(argv: list[str]) -> None:
-    """Measures the case of --one and prints it, or all cases and writes the results."""
+    """Measures and prints the case of --one, or measures all cases and writes the results."""
     del argv
     if _ONE.value:
         module, way, net, batch_size = _ONE.value.split("/")
@@ -74,11 +74,13 @@ def main(argv: list[str]) -> None:
             try:
                 rate = _in_a_process(f"{module}/{way}/{net}/{batch_size}")
             except subprocess.CalledProcessError as error:
-                said = f"failed: {' '.join(error.stderr.strip().splitlines()[-1:])}"
+                result = f"failed: {' '.join(error.stderr.strip().splitlines()[-1:])}"
             else:
                 row.setdefault(way, []).append(rate)
-                said = f"{rate:,.0f}"
-            print(f"round {number}  {net} {batch_size} {way}: {said}", file=sys.stderr, flush=True)
+                result = f"{rate:,.0f}"
+            print(
+                f"round {number}  {net} {batch_size} {way}: {result}", file=sys.stderr, flush=True
+            )
     machine = limit.measure()
     out = Path(_OUT.value)
     out.mkdir(parents=True, exist_ok=True)
@@ -117,8 +119,8 @@ def _in_a_process(case: str) -> float:
 def _table(rates: Rates, machine: limit.Machine) -> str:
     """Returns a Markdown table with a row per net and batch size.
 
-    Its columns: the medians, the trainer's ratio to the article's script and to the fastest other
-    framework, and the share of the machine's limit that the trainer reaches.
+    The columns are the medians, the trainer's ratio to the article's script and to the fastest
+    other framework, and the share of the machine's limit that the trainer reaches.
     """
     ways = list(dict.fromkeys(way for row in rates.values() for way in row))
     lines = [
@@ -157,11 +159,11 @@ def _plot(rates: Rates, machine: limit.Machine, path: Path) -> None:
         width = 0.8 / len(shown)
         for number, way in enumerate(shown):
             heights = [statistics.median(rates[case].get(way, [0.0])) for case in cases]
-            places = [
+            centres = [
                 group + width * (number - (len(shown) - 1) / 2) for group in range(len(cases))
             ]
             colour = "black" if way == "trainer" else f"C{ways.index(way) - 1}"
-            panel.bar(places, heights, width, label=way, color=colour)
+            panel.bar(centres, heights, width, label=way, color=colour)
         for group, case in enumerate(cases):
             bound = limit.images_per_second(net, int(case.split("/")[1]), machine)
             panel.hlines(bound, group - 0.4, group + 0.4, "grey", "dashed")

@@ -1,4 +1,4 @@
-"""Every key at its default, for a kind of autoencoder; a config takes these and edits some.
+"""Gives every key of a kind of autoencoder its default; a config edits some of the defaults.
 
 `docs/configuration.md` explains each key.
 """

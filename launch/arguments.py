@@ -1,4 +1,4 @@
-"""Parse a launcher's command line: its own flags stand before `--`, the trainer's after it."""
+"""Parses a launcher's command line: its own flags stand before `--`, the trainer's after it."""
 
 import itertools
 import sys
@@ -13,15 +13,15 @@ _REQUIRED = ("config", "workdir")
 
 
 def run(main: Callable[[list[str]], int]) -> None:
-    """Parse the launcher's flags, call `main` with the trainer's and exit with what it returns.
+    """Parses the launcher's flags, calls `main` with the trainer's, and exits with its status.
 
-    A mistake of the user is told in one line, with exit status 2.
+    A mistake of the user is reported in one line, with exit status 2.
     """
     app.run(lambda argv: _run(main, argv), flags_parser=_parse)
 
 
 def flag_value(trainer_flags: list[str], name: str) -> str | None:
-    """Return the value of `--name=value` or `--name value`, the last where it is repeated."""
+    """Returns the value of `--name=value` or `--name value`, the last where it is repeated."""
     value = None
     for flag, following in itertools.zip_longest(trainer_flags, trainer_flags[1:], fillvalue=""):
         given, has_value, own_value = flag.lstrip("-").partition("=")
@@ -35,7 +35,7 @@ def _run(main: Callable[[list[str]], int], trainer_flags: list[str]) -> None:
         for name in _REQUIRED:
             require(
                 bool(flag_value(trainer_flags, name)),
-                f"the trainer's --{name}=... is missing; its flags follow the launcher's after --",
+                f"--{name}=... is missing; the trainer's flags follow the launcher's after --",
             )
         sys.exit(main(trainer_flags))
     except UserError as error:

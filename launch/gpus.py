@@ -1,4 +1,4 @@
-"""Share this machine's GPUs out among the processes that a launcher starts."""
+"""Shares this machine's GPUs out among the processes that a launcher starts."""
 
 import itertools
 import os
@@ -12,7 +12,7 @@ from trainer.errors import require
 
 
 def environments(trainer_flags: list[str], flag: str, count: int) -> list[dict[str, str]]:
-    """Return the environment of each of `count` trainers, which have equally many GPUs.
+    """Returns the environments of `count` trainers, each with an equal number of GPUs.
 
     Raises:
       UserError: the GPUs cannot be shared evenly; the line names the `flag` that gave the count.
@@ -22,7 +22,7 @@ def environments(trainer_flags: list[str], flag: str, count: int) -> list[dict[s
 
 
 def visible_gpus() -> list[str]:
-    """Return the GPUs that CUDA_VISIBLE_DEVICES allows, as named there; if unset, all by number."""
+    """Returns the GPUs named in CUDA_VISIBLE_DEVICES or, if it is unset, the numbers of all."""
     allowed = os.environ.get("CUDA_VISIBLE_DEVICES")
     if allowed is not None:
         names = [name.strip() for name in allowed.split(",")]
@@ -38,11 +38,15 @@ def visible_gpus() -> list[str]:
 
 
 def share(gpus: Sequence[str], flag: str, count: int) -> list[dict[str, str]]:
-    """Return `environments` for the given GPUs."""
+    """Shares GPUs evenly; returns an environment for each of `count` processes.
+
+    Raises:
+      UserError: the GPUs cannot be shared evenly.
+    """
     require(
         len(gpus) % count == 0,
-        f"{flag}={count} cannot share {len(gpus)} GPUs evenly; allowed: what divides them, or "
-        "fewer GPUs by CUDA_VISIBLE_DEVICES",
+        f"{flag}={count} cannot share {len(gpus)} GPUs evenly; allowed: a divisor of {len(gpus)}, "
+        "or fewer GPUs by CUDA_VISIBLE_DEVICES",
     )
     size = len(gpus) // count
     return [

@@ -1,4 +1,4 @@
-"""Read the grid of a sweep: the values of some keys of the config, in every combination."""
+"""Reads the grid of a sweep: the values of some keys of the config, in every combination."""
 
 import itertools
 import re
@@ -12,7 +12,7 @@ _UNSAFE = r"[^\w.+-]+"  # for the name of a folder
 
 
 def read(texts: Sequence[str]) -> dict[str, list[str]]:
-    """Return the values of each key, from texts such as `config.model.code_size=2,8`.
+    """Returns the values of each key, from texts such as `config.model.code_size=2,8`.
 
     Raises:
       UserError: a text has another form, or repeats a key or a value.
@@ -25,7 +25,7 @@ def read(texts: Sequence[str]) -> dict[str, list[str]]:
             re.fullmatch(_KEY, key) is not None and all(values),
             f"--grid={text} is not allowed; it takes config.KEY=VALUE,VALUE,...",
         )
-        require(key not in grid, f"--grid gives {key} twice; allowed: all its values in one")
+        require(key not in grid, f"--grid gives {key} twice; one --grid takes all values of a key")
         twice = sorted({value for value in values if values.count(value) > 1})
         require(not twice, f"--grid={text} gives {', '.join(twice)} twice")
         grid[key] = values
@@ -33,7 +33,7 @@ def read(texts: Sequence[str]) -> dict[str, list[str]]:
 
 
 def combinations(grid: Mapping[str, Sequence[str]]) -> dict[str, dict[str, str]]:
-    """Return every combination of one value a key, by the name of its folder: `code_size=2,seed=0`.
+    """Returns every combination of one value per key, by its folder, as `code_size=2,seed=0`.
 
     Raises:
       UserError: two combinations have the same name.
@@ -55,7 +55,7 @@ def combinations(grid: Mapping[str, Sequence[str]]) -> dict[str, dict[str, str]]
 
 
 def _short_names(keys: Sequence[str]) -> dict[str, str]:
-    """Return the shortest ending of each key that no other key has."""
+    """Returns the shortest suffix of each key that no other key has."""
     names = {}
     for key in keys:
         parts = key.split(".")

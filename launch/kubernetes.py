@@ -1,11 +1,11 @@
-"""Train on Kubernetes 1.31 or later: print or apply the manifests of launch/templates.
+"""Trains on Kubernetes 1.31 or later: prints or applies the manifests of launch/templates.
 
     python -m launch.kubernetes --workers=4 --gpus=8 --image=IMAGE --volume_claim=CLAIM -- ...
 
 The workers are the pods of an Indexed Job with a headless Service, or of a JobSet. No worker can
-train alone: when one ends, the others end within 30 seconds, and all are restarted. That counts as
-one restart, unless they wrote a checkpoint (status 75) or the cluster took the pod away. A mistake
-of the user (status 2) fails the Job.
+train alone: when one ends, the others end within 30 seconds, and all are restarted. All of them
+together count as one restart, and as none if they wrote a checkpoint (status 75) or the cluster
+took the pod away. A mistake of the user (status 2) fails the Job.
 """
 
 import json
@@ -75,7 +75,7 @@ _CUDA_CACHE = "/cache/cuda"
 
 
 def main(trainer_flags: list[str]) -> int:
-    """Print the manifests or apply them; return the exit status."""
+    """Prints or applies the manifests; returns the exit status."""
     manifests = render(trainer_flags)
     if _APPLY.value:
         return _apply(manifests)
@@ -84,14 +84,15 @@ def main(trainer_flags: list[str]) -> int:
 
 
 def render(trainer_flags: list[str]) -> str:
-    """Return the manifests as YAML documents.
+    """Returns the manifests as YAML documents.
 
     Raises:
       UserError: a flag is missing or not allowed.
     """
     require(bool(_IMAGE.value), "--image=... is missing")
     require(
-        bool(_VOLUME_CLAIM.value), "--volume_claim=... is missing; a pod's own disk goes with it"
+        bool(_VOLUME_CLAIM.value),
+        "--volume_claim=... is missing; a pod's own disk is lost with the pod",
     )
     values = _values(trainer_flags)
     (job,) = _fill("job.yaml", values)
@@ -106,7 +107,7 @@ def render(trainer_flags: list[str]) -> str:
 
 
 def _values(trainer_flags: list[str]) -> dict[str, Any]:
-    """Return what the placeholders and conditions of the templates stand for."""
+    """Returns the values of the placeholders and conditions of the templates."""
     workdir = _workdir(trainer_flags)
     name = _name(workdir)
     host = f"{name}-worker-0" if _JOBSET.value else name
@@ -141,13 +142,13 @@ def _workdir(trainer_flags: list[str]) -> PurePosixPath:
     require(
         mount in workdir.parents and ".." not in workdir.parts,
         f"--workdir={workdir} is not allowed; it must lie under --mount={mount}, "
-        "since all else goes with the pod",
+        "since other files are lost with the pod",
     )
     return workdir
 
 
 def _name(workdir: PurePosixPath) -> str:
-    """Return the Job's name, from which the names of the pods and services are made."""
+    """Returns the Job's name, from which the names of the pods and services are made."""
     name = _NAME.value or re.sub("[^a-z0-9]+", "-", workdir.name.lower()).strip("-")
     endings = [f"-{_WORKERS.value - 1}", "-tensorboard" if _TENSORBOARD.value else ""]
     if _JOBSET.value:
@@ -173,7 +174,7 @@ def _environment() -> dict[str, str]:
         )
         require(
             variable not in ("TF_CONFIG", "JOB_COMPLETION_INDEX"),
-            f"--env={text} is not allowed; {variable} is what tells the workers apart",
+            f"--env={text} is not allowed; the launcher sets {variable}, which names the worker",
         )
         variables[variable] = value
     return variables
@@ -190,12 +191,12 @@ def _resources() -> dict[str, dict[str, str]]:
 
 
 def _escape(text: str) -> str:
-    """Double each dollar sign, since Kubernetes expands $(NAME) and reads $$ as $."""
+    """Doubles each dollar sign, since Kubernetes expands $(NAME) and reads $$ as $."""
     return text.replace("$", "$$")
 
 
 def _fill(template: str, values: dict[str, Any]) -> Iterator[Any]:
-    """Yield the objects of a template, with the lines whose condition holds and the values."""
+    """Fills in a template: keeps the lines whose condition holds; yields its objects."""
     file = resources.files("launch").joinpath("templates", template)
     lines = []
     for line in file.read_text(encoding="utf-8").splitlines():
@@ -209,7 +210,7 @@ def _fill(template: str, values: dict[str, Any]) -> Iterator[Any]:
 
 
 def _replace(node: Any, values: dict[str, Any]) -> Any:
-    """Replace each `${name}`: a text that is nothing else becomes the value, of whatever type."""
+    """Replaces each `${name}` by its value; a text of one placeholder keeps the value's type."""
     if isinstance(node, dict):
         return {key: _replace(child, values) for key, child in node.items()}
     if isinstance(node, list):

@@ -1,7 +1,7 @@
-"""Train on several processes of this machine: python -m launch.local --workers=2 -- FLAGS.
+"""Trains on several processes of this machine: python -m launch.local --workers=2 -- FLAGS.
 
 The processes are the workers of one MultiWorkerMirroredStrategy, named to each other by TF_CONFIG.
-No worker can go on without the others: where one dies all end, and all restart from the last
+No worker can continue without the others: if one dies, all end and restart from the last
 checkpoint.
 """
 
@@ -26,7 +26,7 @@ _MAX_RESTARTS = flags.DEFINE_integer(
 
 
 def main(trainer_flags: list[str]) -> int:
-    """Train on the workers; return their exit status."""
+    """Trains on the workers; returns their exit status."""
     trainer = [sys.executable, "-m", "trainer", *trainer_flags]
     environments = gpus.environments(trainer_flags, "workers", _WORKERS.value)
     return run_workers(trainer, environments, _MAX_RESTARTS.value)
@@ -35,7 +35,7 @@ def main(trainer_flags: list[str]) -> int:
 def run_workers(
     argv: Sequence[str], environments: Sequence[Mapping[str, str]], max_restarts: int
 ) -> int:
-    """Run a command once in each environment, as the workers of one cluster; see `supervise`."""
+    """Runs a command once in each environment, as the workers of one cluster; see `supervise`."""
 
     def start(_: Mapping[str, str]) -> list[Command]:
         addresses = [f"127.0.0.1:{port}" for port in free_ports(len(environments))]
@@ -54,7 +54,7 @@ def run_workers(
 
 
 def free_ports(count: int) -> list[int]:
-    """Return TCP ports of this machine that no process listens on."""
+    """Returns TCP ports of this machine that no process listens on."""
     with contextlib.ExitStack() as scope:
         listeners = [scope.enter_context(socket.create_server(("", 0))) for _ in range(count)]
         return [listener.getsockname()[1] for listener in listeners]

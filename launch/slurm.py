@@ -1,4 +1,4 @@
-"""Train on Slurm, with one trainer on each node: write the script for sbatch and submit it.
+"""Trains on Slurm, with one trainer on each node: writes the script for sbatch and submits it.
 
     python -m launch.slurm --nodes=2 --gpus_per_node=8 --submit -- --config=... --workdir=...
 
@@ -60,7 +60,7 @@ _SHELLCHECK = "# shellcheck disable=SC2016,SC2329  # $... is expanded, and worke
 
 
 def main(trainer_flags: list[str]) -> int:
-    """Write the script, and submit or print it; return 0, or sbatch's status if it failed.
+    """Writes the script, and submits or prints it; returns 0, or sbatch's status if it failed.
 
     Raises:
       UserError: a flag is not allowed, the file cannot be written or sbatch is missing.
@@ -81,7 +81,7 @@ def main(trainer_flags: list[str]) -> int:
 
 
 def script(trainer_flags: list[str]) -> str:
-    """Return the batch script: options of sbatch, variables, and templates/slurm.sh.
+    """Returns the batch script: options of sbatch, variables, and templates/slurm.sh.
 
     Raises:
       UserError: a flag is not allowed.
@@ -89,7 +89,8 @@ def script(trainer_flags: list[str]) -> str:
     _check_flags()
     srun_options = []
     if _CPUS.value:
-        srun_options.append(f"--cpus-per-task={_CPUS.value}")  # srun does not take it from sbatch
+        # Repeated here, since srun does not inherit this option from sbatch.
+        srun_options.append(f"--cpus-per-task={_CPUS.value}")
     if _NODES.value > 1:
         srun_options.append("--label")
     trainer = [_PYTHON.value, "-m", "trainer", *trainer_flags]
@@ -105,7 +106,7 @@ def script(trainer_flags: list[str]) -> str:
 
 
 def _sbatch_options(trainer_flags: list[str]) -> Iterator[str]:
-    """Yield the options of sbatch; it takes the last of several that set the same thing."""
+    """Yields the options of sbatch, which takes the last of several that set the same thing."""
     folder = Path(arguments.flag_value(trainer_flags, "workdir") or "").absolute()
     yield "--job-name=" + (_NAME.value or re.sub(r"[^\w.,+-]", "_", folder.name))
     yield f"--nodes={_NODES.value}"
@@ -128,7 +129,7 @@ def _sbatch_options(trainer_flags: list[str]) -> Iterator[str]:
 
 
 def _check_flags() -> None:
-    """Raise UserError unless sbatch will read every flag as it is meant."""
+    """Raises UserError if sbatch could misread a flag."""
     for name, value in (
         ("partition", _PARTITION.value),
         ("account", _ACCOUNT.value),
@@ -152,7 +153,7 @@ def _check_flags() -> None:
 
 
 def _submit(text: str) -> int:
-    """Pipe the script to sbatch, which prints the job's number or why it refuses the job."""
+    """Pipes the script to sbatch, which prints the job's number or why it refuses the job."""
     try:
         return subprocess.run(
             ["sbatch", "--parsable"], input=text, text=True, check=False

@@ -1,4 +1,4 @@
-"""Run jobs of one or more processes on this machine, restart what crashes, pass signals on.
+"""Runs jobs of one or more processes on this machine, restarts crashed ones, passes signals on.
 
 A launcher has a single thread: Linux sends PR_SET_PDEATHSIG at the end of each thread of a parent,
 and a trainer that gets a second SIGTERM does not wait for its checkpoint.
@@ -34,7 +34,7 @@ _NEVER_RESTARTED = (*_CLEAN, UserError.exit_status, _OUTPUT_CLOSED)
 
 
 class Command(NamedTuple):
-    """A process to start; its lines are printed after `[name] `."""
+    """Describes a process to start, whose lines are printed after `[name] `."""
 
     name: str
     argv: Sequence[str]
@@ -42,10 +42,10 @@ class Command(NamedTuple):
 
 
 class Job(NamedTuple):
-    """Stages that run one after the other, each of commands that start, crash and restart together.
+    """Describes stages that run one after the other; the commands of a stage restart together.
 
-    A stage is called at each start, with the environment that the job has been given, and returns
-    its commands. The next stage is asked for only when the one before has finished.
+    A stage is called at each start, with the environment of the job, and returns its commands. The
+    next stage is taken from the iterator only once the stage before has finished.
     """
 
     name: str
@@ -58,11 +58,11 @@ def supervise(
     max_restarts: int,
     received: Sequence[int],
 ) -> dict[str, int]:
-    """Run as many jobs at a time as there are environments, each in one of them.
+    """Runs as many jobs at a time as there are environments, each in one of them.
 
-    A stage that crashes is restarted, at most `max_restarts` times a job. A job that fails ends
-    alone. `received` grows by the signals that reach the launcher: each is sent once to every
-    process, and nothing is started any more.
+    A stage that crashes is restarted, at most `max_restarts` times per job. A job that fails does
+    not end the others. `received` grows by the signals that reach the launcher: each is sent once
+    to every process, and no process is started after the first.
 
     Returns the exit status of each job that was started: 0 where all stages finished, 2 where a
     process was refused, otherwise that of the first process that crashed, else 75. A signal that
@@ -96,7 +96,7 @@ def supervise(
 
 @contextlib.contextmanager
 def received_signals() -> Iterator[list[int]]:
-    """Collect SIGTERM, SIGINT and SIGHUP in a list instead of ending this process.
+    """Collects SIGTERM, SIGINT and SIGHUP in a list instead of ending this process.
 
     SIGHUP, which a closed terminal sends, is listed as SIGTERM; under `nohup` it stays ignored.
     """
@@ -117,12 +117,12 @@ def received_signals() -> Iterator[list[int]]:
 
 
 def say(message: str) -> None:
-    """Print a line of the launcher itself to stderr."""
+    """Prints a line of the launcher itself to stderr."""
     print(f"launch: {message}", file=sys.stderr, flush=True)
 
 
 class _RunningJob:
-    """A job with the processes of its current stage."""
+    """Runs a job: its current stage, restarts included."""
 
     def __init__(self, job: Job, environment: Mapping[str, str], max_restarts: int):
         self.name = job.name
@@ -133,7 +133,7 @@ class _RunningJob:
         self.group = _Group(self._stage(environment))
 
     def poll(self, stopping: bool) -> int | None:
-        """Start what is due where the processes have ended; return the job's status at its end."""
+        """Restarts or advances the stage if its processes have ended; returns the job's status."""
         status = self.group.poll()
         if status is None or stopping:
             return status
@@ -155,7 +155,7 @@ class _RunningJob:
 
 
 class _Group:
-    """Processes started together, none of which can do without the others."""
+    """Runs processes that start and end together."""
 
     def __init__(self, commands: Sequence[Command]):
         self._processes: list[_Process] = []
@@ -169,13 +169,13 @@ class _Group:
             raise
 
     def send(self, number: int) -> None:
-        """Send a signal to each process that still runs."""
+        """Sends a signal to each process that still runs."""
         for process in self._processes:
             process.send(number)
         self._allow(_EXIT_SECONDS)
 
     def poll(self) -> int | None:
-        """Return the status of the group once all processes have ended or been killed."""
+        """Returns the status of the group once all processes have ended or been killed."""
         for process in self._processes:
             status = process.poll()
             if status is not None and process not in self._statuses:
@@ -193,9 +193,9 @@ class _Group:
         return _group_status(list(self._statuses.values()))
 
     def kill(self) -> None:
-        """Kill the processes and what they have started; return after their last line."""
+        """Kills the processes and what they have started; returns after their last line."""
         for process in self._processes:
-            process.send(signal.SIGKILL)  # to all of them before waiting for the first
+            process.send(signal.SIGKILL)  # to every process before waiting for the first
         for process in self._processes:
             process.kill()
 
@@ -204,7 +204,7 @@ class _Group:
 
 
 class _Process:
-    """A command that runs, whose lines are relayed to the launcher's own stdout and stderr."""
+    """Runs a command and relays its lines to the launcher's own stdout and stderr."""
 
     def __init__(self, command: Command):
         self.name = command.name
@@ -215,7 +215,7 @@ class _Process:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             bufsize=0,
-            start_new_session=True,  # otherwise Ctrl-C in a terminal would reach it twice
+            start_new_session=True,  # otherwise Ctrl-C in a terminal reaches the process twice
             preexec_fn=_terminate_with_launcher,
         )
         assert self._popen.stdout is not None
@@ -226,17 +226,17 @@ class _Process:
         ]
 
     def poll(self) -> int | None:
-        """Relay output; return the exit status, negative for a signal, or None while it runs."""
+        """Relays output; returns the exit status, negative for a signal, or None while it runs."""
         for relay in self._relays:
             relay.copy()
         return self._popen.poll()
 
     def send(self, number: int) -> None:
-        """Send a signal, unless the process has ended."""
+        """Sends a signal, unless the process has ended."""
         self._popen.send_signal(number)
 
     def kill(self) -> None:
-        """Kill the process and what it has started; return after its last line."""
+        """Kills the process and what it has started; returns after its last line."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._popen.pid, signal.SIGKILL)
         self._popen.wait()
@@ -255,17 +255,17 @@ class _Relay:
         utf8 = codecs.getincrementaldecoder("utf-8")("replace")
         self._decoder = io.IncrementalNewlineDecoder(utf8, translate=True)
         self._lines: collections.deque[str] = collections.deque()
-        self._rest = ""  # of which the end of the line is missing
+        self._rest = ""  # a line whose end is missing
 
     def copy(self) -> None:
-        """Copy what has been written, as far as the stream takes it without waiting."""
+        """Copies what the process has written, as far as the stream takes lines without waiting."""
         if not self._lines:
             self._read()
         while self._lines and select.select([], [self._sink], [], 0)[1]:
             self._write(self._lines.popleft())
 
     def close(self) -> None:
-        """Copy everything else, with a last line that lacks its line break."""
+        """Copies everything else, including a last line without its line break."""
         while self._read():
             pass
         for line in (*self._lines, *([self._rest] if self._rest else [])):
@@ -273,7 +273,7 @@ class _Relay:
         self._source.close()
 
     def _read(self) -> bool:
-        """Return whether there was anything to read."""
+        """Returns whether there was anything to read."""
         data = None if self._source.closed else self._source.read(_READ_BYTES)
         if data:
             *lines, self._rest = (self._rest + self._decoder.decode(data)).split("\n")
@@ -283,12 +283,12 @@ class _Relay:
     def _write(self, line: str) -> None:
         try:
             print(f"{self._prefix}{line.rstrip()}", file=self._sink, flush=True)
-        except OSError:  # nobody reads the stream: the process is to notice
+        except OSError:  # nobody reads the stream; closing the source sends the process SIGPIPE
             self._source.close()
 
 
 def _terminate_with_launcher() -> None:
-    """Have Linux send this process SIGTERM when the launcher dies, even by SIGKILL."""
+    """Has Linux send this process SIGTERM when the launcher dies, even by SIGKILL."""
     if sys.platform == "linux":
         _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
@@ -300,7 +300,7 @@ def _report_signal(name: str, status: int) -> None:
 
 
 def _group_status(statuses: Sequence[int]) -> int:
-    """Return the status of a group, from those of its processes in the order they ended."""
+    """Returns the status of a group from its processes' statuses, in the order of their ends."""
     crashed = [status for status in statuses if status not in _CLEAN]
     if UserError.exit_status in crashed:
         return UserError.exit_status

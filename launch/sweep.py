@@ -1,9 +1,9 @@
-"""Train and evaluate a run for each combination of config values, then compare the runs.
+"""Trains and evaluates a run for each combination of config values, then compares the runs.
 
     python -m launch.sweep --grid=config.model.code_size=2,8,32 -- --config=... --workdir=runs/sweep
 
 Each run has its own folder in the workdir, named by its values. The same command continues a sweep
-that was stopped: runs that are finished are not trained again, nor evaluated again.
+that was stopped, without training or evaluating finished runs again.
 """
 
 import sys
@@ -39,7 +39,7 @@ _MAX_RESTARTS = flags.DEFINE_integer(
 
 
 def main(trainer_flags: list[str]) -> int:
-    """Train, evaluate and compare the runs.
+    """Trains, evaluates and compares the runs.
 
     Returns 0 if all runs finish, 75 if a signal stops them, 2 if one is refused, otherwise the
     status of the first run that did not finish.
@@ -51,7 +51,7 @@ def main(trainer_flags: list[str]) -> int:
     grid = grids.read(_GRID.value)
     for key in grid:
         given = arguments.flag_value(trainer_flags, key)
-        require(given is None, f"{key} is in --grid, and {given} after --; allowed: one of them")
+        require(given is None, f"{key} is in --grid, and {given} after --; give it once")
     settings = grids.combinations(grid)
     environments = gpus.environments(trainer_flags, "parallel", _PARALLEL.value)
 
@@ -76,7 +76,7 @@ def main(trainer_flags: list[str]) -> int:
 def _stages(
     trainer_flags: Sequence[str], run: Path, settings: Mapping[str, str]
 ) -> Iterator[Callable[[Mapping[str, str]], list[Command]]]:
-    """Yield the training of a run and, unless its newest step is evaluated, the evaluation."""
+    """Yields the training of a run and, unless its newest step is evaluated, the evaluation."""
 
     def stage(*argv: str) -> Callable[[Mapping[str, str]], list[Command]]:
         return lambda environment: [Command(run.name, [*_MODULE, *argv], environment)]
@@ -95,7 +95,7 @@ def _is_measured(run: Path) -> bool:
 
 
 def _sweep_status(failed: Mapping[str, int]) -> int:
-    """Return 2 if any run was refused, else the status of the first crash, else 75 or 0."""
+    """Returns 2 if any run was refused, else the status of the first crash, else 75 or 0."""
     if UserError.exit_status in failed.values():
         return UserError.exit_status
     crashed = [status for status in failed.values() if status != Preempted.exit_status]

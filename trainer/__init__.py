@@ -8,13 +8,13 @@ if TYPE_CHECKING:
 
 __all__ = ["AutoencoderTransformer"]
 
-# Turns on oneDNN's faster convolutions, which are off by default on x86 CPUs without AVX-512.
-# TensorFlow reads it when it is imported; set here, every entry point uses the same kernels.
+# oneDNN's faster convolutions are off by default on x86 CPUs without AVX-512. TensorFlow reads the
+# variable on its import; set here, every entry point uses the same kernels.
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
 
 def __getattr__(name: str) -> Any:
-    """Imports the transformer, and with it TensorFlow, only when it is used."""
+    """Imports the transformer, which needs TensorFlow, only on its first use."""
     if name == "AutoencoderTransformer":
         from trainer.tensorflow_import import import_tensorflow
 

@@ -6,7 +6,7 @@ from absl import flags
 
 from trainer import cli
 
-_BEGAN_SECONDS = time.monotonic()  # before TensorFlow is imported, which takes its time
+_BEGAN_SECONDS = time.monotonic()  # before the import of TensorFlow, which takes seconds
 
 _WORKDIR = cli.workdir_flag()
 _CONFIG = cli.config_flag("--config.key=value overrides one of its keys.")

@@ -1,6 +1,6 @@
 """python -m trainer.checkpoints verify RUN ...
 
-Ends with 0 if all checkpoints of the runs are whole, with 1 if one is damaged or another run's.
+Exits with 0 if all checkpoints of the runs are whole, with 1 if one is damaged or another run's.
 """
 
 import sys

@@ -7,11 +7,11 @@ from absl import flags
 from trainer import cli
 
 _OUTPUT = flags.DEFINE_string(
-    "output", "", "The folder for compare.md and compare.png. Default: the folder of the runs."
+    "output", "", "Folder for compare.md and compare.png. Default: the folder of the runs."
 )
-_OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replaces an existing comparison.")
+_OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace an existing comparison.")
 _EVALUATE = flags.DEFINE_bool(
-    "evaluate", False, "First evaluates the runs that are not evaluated, by trainer.evaluate."
+    "evaluate", False, "First run trainer.evaluate on the runs that are not evaluated."
 )
 
 
@@ -23,11 +23,11 @@ def main(names: list[str]) -> None:
     runs, others = compare.find(names)
     if others:
         print(f"left out, no runs: {', '.join(map(str, others))}")
-    # Refuses an output before hours of evaluation.
+    # Checks the output before hours of evaluation.
     compare.output_folder(runs, _OUTPUT.value, overwrite=_OVERWRITE.value)
     status = compare.evaluate(runs) if _EVALUATE.value else 0
     if status and all(workdir.read_metrics(run) is None for run in runs):
-        sys.exit(status)  # the evaluations have said why
+        sys.exit(status)  # the evaluations have printed why
     print(compare.compare(runs, _OUTPUT.value, overwrite=_OVERWRITE.value))
     sys.exit(status)
 

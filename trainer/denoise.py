@@ -1,6 +1,6 @@
 """python -m trainer.denoise --workdir=runs/denoising --input=photos --output=clean
 
-Writes reconstructions. Runs of all kinds can do so; only the denoising kind learns to remove noise.
+Writes reconstructions by a run of any kind; only the denoising kind learns to remove noise.
 """
 
 from absl import flags

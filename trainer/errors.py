@@ -1,4 +1,4 @@
-"""The errors that end a command, with the exit status that a launcher acts on."""
+"""Defines the errors that end a command, each with the exit status that a launcher acts on."""
 
 import contextlib
 import math
@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 
 
 class CommandError(Exception):
-    """Ends a command with a message of one line, printable whatever is in it, and a status."""
+    """Ends a command with an exit status and a message, made printable and one line."""
 
     exit_status: int
 
@@ -15,42 +15,42 @@ class CommandError(Exception):
 
 
 def printable(text: str) -> str:
-    """Escapes line breaks, control characters and lone surrogates, so that text is one line."""
+    """Escapes line breaks, control characters and lone surrogates; returns one line."""
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 class UserError(CommandError):
-    """The user's mistake: a flag, a config, data or a workdir. Never restarted."""
+    """Reports a mistake of the user in a flag, config, data or workdir; never restarted."""
 
     exit_status = 2
 
 
 class NonFiniteError(CommandError):
-    """The loss, the gradients or the weights are NaN or infinite."""
+    """Reports NaN or infinity in the loss, the gradients or the weights."""
 
     exit_status = 1
 
 
 class WorkersError(CommandError):
-    """Another worker is missing; all workers must be started again together."""
+    """Reports a missing worker; all workers must be started again together."""
 
     exit_status = 1
 
 
 class StorageError(CommandError):
-    """A file cannot be written; the last checkpoint is intact, so start again to go on."""
+    """Reports a file that cannot be written; a new start resumes from the last checkpoint."""
 
     exit_status = 1
 
 
 class ExportError(CommandError):
-    """An exported model does not compute what the trainer computes; nothing of it is kept."""
+    """Reports an export that does not load or compute what the trainer does; it is deleted."""
 
     exit_status = 1
 
 
 class Preempted(CommandError):  # noqa: N818
-    """SIGTERM or SIGINT has stopped the command; start it again to go on."""
+    """Reports that SIGTERM or SIGINT stopped the command; a new start resumes the work."""
 
     exit_status = 75
 
@@ -77,7 +77,7 @@ def require_utf8(arguments: Iterable[str]) -> None:
 
 
 def is_utf8(text: str) -> bool:
-    """Whether text can be encoded as UTF-8; a file name may hold other bytes."""
+    """Returns whether text can be encoded as UTF-8; a file name may hold other bytes."""
     return text.encode(errors="replace").decode() == text
 
 
@@ -87,7 +87,7 @@ def in_one_line(error: Exception) -> str:
 
 
 def require_kind(name: str, value: object, kind: type) -> None:
-    """Raises UserError unless a value is of a type; an int passes as a float, not as a bool.
+    """Raises UserError unless a value has a type; an int passes as a float, a bool as neither.
 
     Numbers must be finite, and text must be UTF-8 without null characters.
     """

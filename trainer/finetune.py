@@ -8,20 +8,25 @@ from trainer import cli
 
 _WORKDIR = cli.workdir_flag()
 _CHECKPOINT = cli.checkpoint_flag()
-_NUM_EPOCHS = flags.DEFINE_integer("num_epochs", 20, "Passes over the labelled images, at most.", 1)
-_BATCH_SIZE = flags.DEFINE_integer("batch_size", 100, "Images a step, over all replicas.", 1)
-_LEARNING_RATE = flags.DEFINE_float("learning_rate", 3e-3, "Adam's, the highest of the schedule.")
+_NUM_EPOCHS = flags.DEFINE_integer("num_epochs", 20, "Most passes over the labelled images.", 1)
+_BATCH_SIZE = flags.DEFINE_integer("batch_size", 100, "Images per step, over all replicas.", 1)
+_LEARNING_RATE = flags.DEFINE_float(
+    "learning_rate", 3e-3, "Highest learning rate of the schedule, for Adam."
+)
 _SCHEDULE = flags.DEFINE_enum(
-    "schedule", "cosine", ["constant", "cosine"], "Cosine falls to 0 at the end of num_epochs."
+    "schedule",
+    "cosine",
+    ["constant", "cosine"],
+    "Schedule of the learning rate; cosine falls to 0 at the end of num_epochs.",
 )
 _PATIENCE_EPOCHS = flags.DEFINE_integer(
-    "patience_epochs", 10, "Ends after so many epochs without a better validation error.", 1
+    "patience_epochs", 10, "End after this many epochs without a better validation error.", 1
 )
 _LABELS = flags.DEFINE_integer(
-    "labels", 0, "Learns from so many labelled images, drawn at random; 0: from all.", 0
+    "labels", 0, "Number of labelled images to learn from, chosen at random; 0: all.", 0
 )
 _FROM_SCRATCH = flags.DEFINE_bool(
-    "from_scratch", False, "Begins with the initial weights: how good is it without the run?"
+    "from_scratch", False, "Begin with the weights that the run began with, as a baseline."
 )
 flags.adopt_module_key_flags(cli)
 flags.register_validator(

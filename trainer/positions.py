@@ -1,8 +1,8 @@
-"""Order and noise as pure functions of (seed, position).
+"""Computes order and noise as pure functions of (seed, position).
 
 A position p = 0, 1, 2, ... counts training examples over the whole run and over all replicas.
-With N examples, position p is example `permutation(seed, p // N, N)[p % N]`, and has a stretch of
-a counter-based random stream to itself. So the step number is the whole state of order and noise.
+With N examples, position p is example `permutation(seed, p // N, N)[p % N]`, and owns one stretch
+of a counter-based random stream. So the step number is the whole state of order and noise.
 """
 
 import functools
@@ -15,11 +15,11 @@ import tensorflow as tf
 
 _PHILOX = 1  # the `alg` of TensorFlow's stateless random operations
 _INTEGERS_PER_TICK = 4  # of 32 bits, at each tick of the Philox counter
-_FLOAT_BITS = 24  # of precision that a float32 has
+_FLOAT_BITS = 24  # the precision of a float32
 
 
 def _key(*parts: object) -> int:
-    """Hashes parts to 64 bits, which are the same in every process and on every machine."""
+    """Hashes the parts of a key to 64 bits, the same in every process and on every machine."""
     text = "/".join(str(part) for part in parts)
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
 
@@ -37,22 +37,21 @@ def permutation(seed: int, epoch: int, size: int) -> np.ndarray:
 
 
 def examples(seed: int, first: int, count: int, size: int) -> np.ndarray:
-    """Returns the examples, of `size`, at positions first to first + count - 1, int64 [count]."""
+    """Returns which of `size` examples are at `count` positions from `first` on, int64 [count]."""
     positions = np.arange(first, first + count)
     epochs = positions // size
-    drawn = np.empty(count, np.int64)
+    indices = np.empty(count, np.int64)
     for epoch in np.unique(epochs):
-        here = epochs == epoch
-        drawn[here] = permutation(seed, int(epoch), size)[positions[here] % size]
-    return drawn
+        mask = epochs == epoch
+        indices[mask] = permutation(seed, int(epoch), size)[positions[mask] % size]
+    return indices
 
 
 class Noise:
-    """The noise of `count` consecutive positions, the same wherever and whenever it is drawn.
+    """Draws the noise of `count` consecutive positions, the same on any machine at any time.
 
-    Each `purpose`, a name such as "corruption", has a random stream to itself. So has each
-    `stream`: the positions of an evaluation count the examples of a split from 0, and their noise
-    is not that of training.
+    Each `purpose`, a name such as "corruption", and each `stream` have independent numbers. An
+    evaluation has its own stream, since its positions count the examples of a split from 0.
     """
 
     def __init__(
@@ -80,15 +79,15 @@ class Noise:
         return self._shaped(pairs, shape)
 
     def of(self, row: int | tf.Tensor) -> "Noise":
-        """Returns the noise of one position, counted from the first."""
+        """Returns the noise of one position, `row` positions after the first."""
         position = tf.cast(self._first_position, tf.int64) + tf.cast(row, tf.int64)
         return Noise(self._seed, position, 1, self._stream)
 
     def shared(self, size: int) -> tuple["Noise", tf.Tensor]:
-        """Returns noise that `size` positions share, and which row of it each has, int64 [count].
+        """Returns noise that groups of positions share, and each position's row, int64 [count].
 
-        Group g is the positions g * size to (g + 1) * size - 1. The noise has a row for each group
-        that `count` positions can touch, wherever the first one lies.
+        Group g has the positions g * size to (g + 1) * size - 1. The noise has a row for each
+        group that `count` positions can touch, whatever the first position is.
         """
         first = tf.cast(self._first_position, tf.int64)
         count = (self._count + size - 2) // size + 1
@@ -99,9 +98,9 @@ class Noise:
     def _unit(self, purpose: str, elements: int) -> tf.Tensor:
         """Draws uniform numbers [count, elements rounded up to a multiple of 4].
 
-        By way of integers: TensorFlow's own uniform and normal numbers have other bits under XLA.
-        A row holds the first integer of each of its ticks, then the second of each, and so on: XLA
-        computes such planes several numbers at a time, but ticks one by one.
+        Converts integers, since TensorFlow's own uniform and normal numbers have other bits under
+        XLA. A row holds the first integer of all its ticks, then the second of all, and so on: XLA
+        vectorises such planes, but would compute ticks one by one.
         """
         ticks = -(-elements // _INTEGERS_PER_TICK)
         first_tick = tf.cast(self._first_position, tf.int64) * ticks

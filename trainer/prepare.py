@@ -7,19 +7,18 @@ from trainer.config import Data, make_data
 from trainer.errors import require
 from trainer.storage import paths
 
-_DATASET = flags.DEFINE_string("dataset", None, "The data set to describe, as data.name takes it.")
+_DATASET = flags.DEFINE_string("dataset", None, "Data set to describe, written as data.name.")
 _CONFIG = cli.config_flag("Describe the data of this config instead of --dataset.")
 _DATA_DIR = flags.DEFINE_string(
     "data_dir",
     None,
-    "The folder to prepare a TFDS data set in; set TFDS_DATA_DIR to it, or to a copy, to train.",
+    "Folder to prepare a TFDS data set in. A training finds the folder, or a copy, by "
+    "TFDS_DATA_DIR.",
 )
-_CONTACT_SHEET = flags.DEFINE_string(
-    "contact_sheet", "", "A PNG file to draw some of the images to."
-)
-_OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace a contact sheet that is there.")
+_CONTACT_SHEET = flags.DEFINE_string("contact_sheet", "", "PNG file to draw some of the images to.")
+_OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace an existing contact sheet.")
 _FROM_IDX = flags.DEFINE_string(
-    "from_idx", "", "The folder of MNIST's four original files, which replace a download."
+    "from_idx", "", "Folder of MNIST's four original files, to be used instead of a download."
 )
 _IMAGE_SIZE = flags.DEFINE_integer(
     "image_size", 0, "data.image_size, for images that differ in size.", lower_bound=0

@@ -1,4 +1,4 @@
-"""A scikit-learn transformer that encodes tables [N, D] as an autoencoder's codes [N, K]."""
+"""Offers autoencoders as a scikit-learn transformer of tables [N, D] to codes [N, K]."""
 
 import contextlib
 import copy
@@ -29,8 +29,8 @@ from trainer.run import workdir
 from trainer.storage import paths
 from trainer.train import train
 
-_BATCH_ROWS = 512  # of each batch, padded: a row's code must not depend on the other rows
-_SEEDS = 2**31  # that may be drawn
+_BATCH_ROWS = 512  # to which each batch is padded: a row's code must not depend on other rows
+_SEED_LIMIT = 2**31  # above each random seed
 _FLOATS = (np.float64, np.float32)
 _LOCK = threading.Lock()  # Keras's precision and the seeds are global
 
@@ -75,8 +75,8 @@ class AutoencoderTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
           standardise: scales each feature to mean 0 and std 1, and gives the decoder an unbounded
             output. False takes X as it is; most configs need values in [0, 1].
           overrides: values of other keys, as {"model.activation": "tanh"}; they take precedence.
-          workdir: a folder for the run with charts, figures and checkpoints, for all commands that
-            need no data. None: a temporary folder.
+          workdir: a folder that keeps the run, its charts, figures and checkpoints, for the
+            commands that need no data. None: a temporary folder.
           warm_start: resumes the run in `workdir` on the same X: an interrupted one to its end, a
             finished one beyond it with a larger `num_epochs`. False refuses a workdir with a run.
           random_state: seed of weights, order and noise. None: a new one for each run.
@@ -173,7 +173,7 @@ class AutoencoderTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
             return workdir.read(folder).config.seed
         if isinstance(self.random_state, int | np.integer):
             return int(self.random_state)
-        return int(check_random_state(self.random_state).randint(_SEEDS))
+        return int(check_random_state(self.random_state).randint(_SEED_LIMIT))
 
     def _resolved(self, count: int, seed: int) -> ConfigDict:
         """Returns the config of a run on `count` rows."""
@@ -214,7 +214,7 @@ class AutoencoderTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
 def _layer_settings(
     model: ConfigDict, hidden_units: Sequence[int] | None, code_size: int | None
 ) -> dict[str, Any]:
-    """Returns the settings of a kind's dense layers; in some kinds one key includes the code."""
+    """Returns the settings of a kind's dense layers; in `layer_sizes`, the code is the last."""
     if "layer_sizes" not in model:
         return {"model.hidden_units": hidden_units, "model.code_size": code_size}
     *hidden, code = model.layer_sizes
@@ -263,12 +263,12 @@ def _in_batches(make_model: Callable[[], Autoencoder], method: str, rows: np.nda
 
 @contextlib.contextmanager
 def _sklearn_errors() -> Iterator[None]:
-    """Raises mistakes and interruptions as the types that scikit-learn expects."""
+    """Converts UserError and Preempted to the exceptions that scikit-learn expects."""
     try:
         yield
     except UserError as error:
         raise ValueError(str(error)) from error
-    except Preempted as error:  # which a search would count as a failed fit
+    except Preempted as error:  # a search would count it as a failed fit
         raise KeyboardInterrupt(str(error)) from error
 
 
@@ -276,7 +276,7 @@ def _sklearn_errors() -> Iterator[None]:
 def _global_state_kept() -> Iterator[None]:
     """Restores the random states of Python and NumPy; drops TensorFlow's warnings on retracing.
 
-    Each fit traces its functions anew, as it must.
+    Each fit has to trace its functions anew.
     """
     python_state, numpy_state = random.getstate(), np.random.get_state()
     logger = tf.get_logger()

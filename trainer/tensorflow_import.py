@@ -1,4 +1,4 @@
-"""Imports TensorFlow without the messages that no user needs."""
+"""Imports TensorFlow without messages that no user needs."""
 
 import contextlib
 import importlib
@@ -26,7 +26,7 @@ def muted_stderr() -> Iterator[None]:
 
 
 def import_tensorflow() -> None:
-    """Imports TensorFlow; without an NVIDIA driver its notes on missing GPUs are dropped."""
+    """Imports TensorFlow; drops its notes on missing GPUs where there is no NVIDIA driver."""
     if any(driver.exists() for driver in _NVIDIA_DRIVERS):
         importlib.import_module("tensorflow")
     else:

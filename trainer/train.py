@@ -1,4 +1,4 @@
-"""Trains a run from its newest checkpoint to its end: set up, resume, loop; top to bottom."""
+"""Trains a run from its newest checkpoint to its end: sets up, resumes, loops."""
 
 import contextlib
 import dataclasses
@@ -37,31 +37,31 @@ def train(
     The data are those of the config or, with data.name='memory', the `vectors` [N, D]. The
     start-up counts from `began_seconds` of the monotonic clock, or from now.
 
-    Returns the validation losses at the last step, or where the model has converged.
+    Returns the validation losses at the last step, or at the step where the model converged.
 
     Raises:
       UserError: the config, the data or the workdir cannot be used.
       NonFiniteError: the loss or the weights are not finite; the last checkpoint is intact.
       Preempted: SIGTERM or SIGINT came to one of the workers; a checkpoint is written.
-      WorkersError: another worker has not come, or is gone.
-      StorageError: the workdir cannot be written any more; the last checkpoint is intact.
+      WorkersError: another worker has not started, or is lost.
+      StorageError: the workdir can no longer be written; the last checkpoint is intact.
     """
     clock = Clock(began_seconds)
     config = parse(config)
     with contextlib.ExitStack() as scope:
-        # A device that is too small shows by the first validation; later, other programs fill it.
+        # Out of memory before the first validation: the device is too small; later: it is shared.
         memory_check = scope.enter_context(contextlib.ExitStack())
         memory_check.enter_context(within_memory())
         setup = scope.enter_context(set_up(config, workdir, vectors))
         workers, quiet = setup.workers, config.quiet or not setup.workers.is_chief
 
-        # 1. The chief's checkpoint; how the steps are computed; the run's config.json.
+        # 1. Find the chief's checkpoint, choose how steps are computed, write config.json.
         checkpoint = resume.find_checkpoint(setup)
         cache_images(setup)
         setup.steps.set_execution(agree_on_execution(setup))
         workers.run_on_chief(lambda: _write_config(setup))
 
-        # 2. All workers begin from the same state.
+        # 2. Restore the same state on all workers.
         spikes = LossSpikes(config.spikes, workers)
         first_step = resume.restore(setup, checkpoint)
         spikes.resume(checkpoint)
@@ -74,10 +74,10 @@ def train(
         if not quiet:
             _print_plan(setup, first_step, end)
 
-        # 3. The loop.
+        # 3. Run the loop.
         try:
             step, losses = _train_to(end, first_step, setup, spikes, clock, memory_check)
-            workers.barrier()  # until the chief has written everything
+            workers.barrier()  # waits until the chief has written everything
         except Preempted:
             workers.barrier()
             raise
@@ -102,7 +102,7 @@ def _train_to(
     clock: Clock,
     memory_check: contextlib.ExitStack,
 ) -> tuple[int, dict[str, float]]:
-    """Runs the loop; after each loss spike once more, from an earlier checkpoint."""
+    """Runs the loop, and again from an earlier checkpoint after each loss spike."""
     while True:
         try:
             return _Loop(setup, spikes, clock, memory_check, end).run(first_step)
@@ -160,7 +160,7 @@ class _Loop:
             for first, count, rows in self._clock.waits_for(self._batches(first_step)):
                 step = int(first + count)
                 self._take_steps(first, count, rows)
-                stopping = setup.workers.any(setup.stop.requested)  # once: signals come at any time
+                stopping = setup.workers.any(setup.stop.requested)  # once: signals may follow
                 validates = due(step, self._config.validate_every_steps, end)
                 if validates:
                     self._validate(step)
@@ -218,7 +218,7 @@ class _Loop:
         self._memory_check.close()
 
     def _save(self, step: int, validation_loss: float | None) -> None:
-        next_step = min(step, self._end - 1)  # which would use the weights
+        next_step = min(step, self._end - 1)  # the first step to use these weights
         with self._clock.spent_on("checkpoint"), self._spikes.nonfinite_as_spike(next_step):
             state = resume.finite_state(self._setup.steps, step) | self._spikes.state()
             self._logger.checkpoint(step, state, validation_loss)
@@ -233,7 +233,7 @@ def _write_config(setup: Setup) -> None:
 
 
 def _has_converged(setup: Setup, checkpoint: Checkpoint | None) -> bool:
-    """Whether an earlier start has ended at a checkpoint, before the last step."""
+    """Returns whether an earlier start ended at this checkpoint since the model converged."""
     validated = checkpoint is not None and checkpoint.validation_loss is not None
     return validated and setup.model.has_converged()
 

@@ -1,1 +1,1 @@
-"""Check a machine with GPUs: one command, ten minutes, one Markdown file (`make gpu-check`)."""
+"""Checks a machine with GPUs: one command, ten minutes, one Markdown file (`make gpu-check`)."""

@@ -1,6 +1,7 @@
-"""python -m benchmarks.gpu_check: check the GPUs of this machine and write one Markdown file.
+"""python -m benchmarks.gpu_check: checks the GPUs of this machine and writes one Markdown file.
 
-It takes ten minutes. Without a GPU it rehearses on the CPU. The exit status is 1 if a check failed.
+The check takes ten minutes, or rehearses on the CPU if there is no GPU. Exits with 1 if a check
+failed.
 """
 
 import os
@@ -21,7 +22,7 @@ from trainer.config import load_config
 
 _MAX_PROCESSES = 4
 _CORES_PER_PROCESS = 4
-_DESCRIBE_SECONDS = 400.0  # a trial of GPUs included, which may take 300
+_DESCRIBE_SECONDS = 400.0  # including a trial of GPUs, which may take 300
 _SMALL_KINDS = ("dense", "conv", "vae")
 _NETS, _MORE_NETS = ("dense", "conv"), ("deep_conv", "vae", "sparse")
 
@@ -34,7 +35,7 @@ _OUT = flags.DEFINE_string("out", None, "The report. Default: runs/gpu-check/<ca
 
 
 def main(argv: list[str]) -> None:
-    """Run every check, write the report, and print where it is."""
+    """Runs every check, writes the report, and prints where it is."""
     del argv
     budget = Budget(60 * _MINUTES.value)
     cards = machine.nvidia_smi()
@@ -64,7 +65,7 @@ def main(argv: list[str]) -> None:
 def check(
     plan: Plan, found: dict[str, Any], cards: list[dict[str, str]], described: Outcome
 ) -> list[Section]:
-    """Run the checks, those of correctness first; return a section for each."""
+    """Runs the checks, those of correctness first; returns a section for each."""
     about = guarded("Machine", lambda section: machine.fill(section, found, cards))
     if not about.succeeded(described) or found["refusal"]:
         return [about]
@@ -89,7 +90,7 @@ def check(
 
 
 def all_kinds() -> tuple[str, ...]:
-    """Return the kinds: the configs whose model has their own name."""
+    """Returns the kinds that have a config of the same name."""
     names = sorted(path.stem for path in (ROOT / "configs").glob("[a-z]*.py"))
     return tuple(name for name in names if name != "base" and load_config(name).model.name == name)
 

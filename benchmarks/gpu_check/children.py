@@ -1,9 +1,9 @@
-"""Run cases in child processes, which may fail, crash or hang, within a budget of time.
+"""Runs cases in child processes, which may fail, crash or hang, within a budget of time.
 
-`python -m benchmarks.gpu_check.children` is such a child. The first line of its stdin is a JSON
-list of cases, each `{"call": "module:function", "arguments": {...}}`. For each it prints a line of
-`MARK` and JSON, either `{"value": ...}` or `{"error": "one line"}`. This module imports only the
-standard library, so a Python without TensorFlow can run it.
+`python -m benchmarks.gpu_check.children` is a child. The first line of its stdin is a JSON list of
+cases, each `{"call": "module:function", "arguments": {...}}`. For each case, the child prints a
+line of `MARK` and JSON, either `{"value": ...}` or `{"error": "one line"}`. This module imports
+only the standard library, so a Python without TensorFlow can run it.
 """
 
 import contextlib
@@ -24,16 +24,16 @@ from typing import Any, NamedTuple, TypeVar
 ROOT = Path(__file__).parents[2]
 MARK = "gpu-check-result "
 _CASE_SECONDS = 150.0  # for one case, compilation included
-_MIN_SECONDS = 5.0  # with less time left no process is started
+_MIN_SECONDS = 5.0  # of the budget, to start another process
 _MAX_ERROR_CHARACTERS = 300
-# Lines of TensorFlow's messages that say where a graph was built, and not what went wrong.
+# Beginnings of lines in TensorFlow's messages that say where a graph was built, not what failed.
 _ORIGINS = ("Graph execution error", "Detected at node", "<stack traces", "File ", "in user code")
 
 _T = TypeVar("_T")
 
 
 class Case(NamedTuple):
-    """A call of `module:function` in a child process; the report shows `name`."""
+    """Describes a call of `module:function` in a child process; the report shows `name`."""
 
     name: str
     call: str
@@ -41,7 +41,7 @@ class Case(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """The value of a case, or one line on its failure; neither if no time was left for it."""
+    """Holds the value of a case, or one line on its failure; neither if no time was left."""
 
     name: str
     value: Any = None
@@ -49,12 +49,12 @@ class Outcome(NamedTuple):
 
     @property
     def left_out(self) -> bool:
-        """Return whether the budget ended before the case did."""
+        """Returns whether the budget ended before the case did."""
         return self.value is None and self.error is None
 
 
 class Budget:
-    """The time for the whole check, by `now`, which returns seconds of a monotonic clock."""
+    """Limits the time for the whole check, by `now`, a clock of monotonic seconds."""
 
     def __init__(self, seconds: float, now: Callable[[], float] = time.monotonic):
         self._now = now
@@ -64,15 +64,15 @@ class Budget:
         self._processes: set[subprocess.Popen] = set()
 
     def left_seconds(self) -> float:
-        """Return the seconds that are left, at least 0."""
+        """Returns the seconds that are left, at least 0."""
         return max(0.0, self._end - self._now())
 
     def spent_seconds(self) -> float:
-        """Return the seconds since the start."""
+        """Returns the seconds since the start."""
         return self._now() - self._start
 
     def end(self) -> None:
-        """Leave no time, and kill every child process."""
+        """Ends the budget now, and kills every child process."""
         with self._lock:
             self._end = self._now()
             for process in self._processes:
@@ -80,7 +80,7 @@ class Budget:
 
     @contextlib.contextmanager
     def holding(self, process: subprocess.Popen) -> Iterator[None]:
-        """Kill a process and its descendants at the end of the block, or when `end` is called."""
+        """Kills a process and its descendants at the end of the block, or when `end` is called."""
         with self._lock:
             self._processes.add(process)
         try:
@@ -100,7 +100,7 @@ def run(
     python: str = sys.executable,
     case_seconds: float = _CASE_SECONDS,
 ) -> list[Outcome]:
-    """Run cases in one child process, and after a crash the remaining ones in another.
+    """Runs cases in one child process, and after a crash the remaining cases in another.
 
     `environment` is added to this process's. Returns the outcomes in the order of the cases.
     """
@@ -117,7 +117,7 @@ def run(
 
 
 def in_parallel(calls: Sequence[Callable[[], _T]], budget: Budget, processes: int) -> list[_T]:
-    """Make calls that each run child processes, at most `processes` calls at a time."""
+    """Makes calls that run child processes, at most `processes` calls at a time."""
     with ThreadPoolExecutor(processes) as pool:
         futures = [pool.submit(call) for call in calls]
         try:
@@ -128,7 +128,7 @@ def in_parallel(calls: Sequence[Callable[[], _T]], budget: Budget, processes: in
 
 
 def one_line(error: BaseException) -> str:
-    """Return the type of an error and the line of its message that says what went wrong."""
+    """Returns the type of an error and the first relevant line of its message."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     relevant = [line for line in lines if not line.startswith(_ORIGINS)]
     text = f"{type(error).__name__}: {(relevant or lines or ['no message'])[0]}"
@@ -136,8 +136,8 @@ def one_line(error: BaseException) -> str:
 
 
 def _kill_group(process: subprocess.Popen) -> None:
-    """Kill a child and its descendants, such as a trial of a GPU, unless it was waited for."""
-    if process.returncode is None:  # else the number may be another group's by now
+    """Kills a child and its descendants, such as a trial of a GPU, unless the child was reaped."""
+    if process.returncode is None:  # otherwise another group may have the number by now
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
 
@@ -149,7 +149,7 @@ def _run_in_process(
     python: str,
     case_seconds: float,
 ) -> Iterator[Outcome]:
-    """Yield the outcomes of one process; a case that ends the process is the last of them."""
+    """Yields the outcomes of one process; a case that ends the process is the last of them."""
     with tempfile.TemporaryFile("w+") as errors:
         process = subprocess.Popen(
             [python, "-m", "benchmarks.gpu_check.children"],
@@ -187,7 +187,7 @@ def _run_in_process(
 
 
 def _ending(process: subprocess.Popen, errors: Any) -> str:
-    """Return the status of a child that ended by itself, and its last line on stderr."""
+    """Returns the status of a child that ended by itself, and its last line on stderr."""
     os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
     _kill_group(process)  # before the child is waited for
     errors.seek(0)
@@ -196,7 +196,7 @@ def _ending(process: subprocess.Popen, errors: Any) -> str:
 
 
 def _be_child() -> None:
-    """Run the cases on stdin until the last one, or until the parent process ends."""
+    """Runs the cases on stdin until the last one, or until the parent process ends."""
     cases = json.loads(sys.stdin.readline())
     threading.Thread(target=_exit_with_parent, daemon=True).start()
     for case in cases:
@@ -210,7 +210,7 @@ def _be_child() -> None:
 
 
 def _exit_with_parent() -> None:
-    """End this process when the parent's end closes the pipe."""
+    """Ends this process when the parent's end closes the pipe."""
     while os.read(sys.stdin.fileno(), 1):  # not sys.stdin.read, whose lock would block the exit
         pass
     os._exit(1)

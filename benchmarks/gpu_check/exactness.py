@@ -1,4 +1,4 @@
-"""Every kind in every precision; the same bits twice; a GPU's checkpoint resumed on a CPU."""
+"""Checks every kind in every precision, equal bits of two runs, and a resume on a CPU."""
 
 import math
 import shutil
@@ -13,15 +13,15 @@ from benchmarks.gpu_check.plan import Plan
 from benchmarks.gpu_check.report import Section
 
 _RESUMED_STEPS = 20
-_RESUMED_TOLERANCE = 1e-3  # relative, of losses on a CPU to those on a GPU, after so few steps
+_RESUMED_TOLERANCE = 1e-3  # relative, of losses on a CPU to losses on a GPU, after so few steps
 
 Trained = Mapping[tuple[str, str, str], Outcome]  # by kind, precision, and "first" or "second"
 
 
 def train_all(plan: Plan, kinds: Sequence[str], precisions: Sequence[str]) -> Trained:
-    """Train every kind in every precision, and in float32 a second time in another process.
+    """Trains every kind in every precision, and in float32 a second time in another process.
 
-    A small check trains only one kind in other precisions than float32, and a second time.
+    A small check does so for only one kind, and trains the other kinds once in float32.
     """
     covered = plan.covered(kinds)
     asked = [
@@ -45,7 +45,7 @@ def fill_trainings(
     precisions: Sequence[str],
     trained: Trained,
 ) -> None:
-    """Write a row per kind: the mean loss of the first and of the last quarter of its steps."""
+    """Writes a row per kind: the mean loss of the first and of the last quarter of its steps."""
     section.say(
         f"{plan.steps} steps on digits, `execution=auto`: the mean loss of their first and of "
         "their last quarter, and the seconds of the whole training."
@@ -87,7 +87,7 @@ def _trained_cell(section: Section, outcome: Outcome | None) -> str:
 
 
 def fill_bits(section: Section, runs: Iterable[tuple[str, Outcome, Outcome]]) -> None:
-    """Write a row per (kind, first run, second run): whether both ended with the same state."""
+    """Writes a row per (kind, first run, second run): whether both ended with the same state."""
     rows = []
     for kind, first, second in runs:
         if first.value is None:
@@ -106,7 +106,7 @@ def _bits_cell(section: Section, kind: str, first: dict[str, Any], second: dict[
 
 
 def fill_resumed(section: Section, plan: Plan, nets: Sequence[str]) -> None:
-    """Train to a checkpoint, resume copies of it here and on a CPU, and compare the losses."""
+    """Trains to a checkpoint, resumes copies of the run here and on a CPU, compares the losses."""
     begun = plan.run([plan.train_case(net, "float32", "begun") for net in nets])
     ready = [net for net, outcome in zip(nets, begun, strict=True) if section.succeeded(outcome)]
     here = [_resumed_case(plan, net, "resumed here") for net in ready]
@@ -129,7 +129,7 @@ def fill_resumed(section: Section, plan: Plan, nets: Sequence[str]) -> None:
 
 
 def _resumed_case(plan: Plan, net: str, label: str, **changes: object) -> Case:
-    """Return the training that resumes a copy of the run "begun"."""
+    """Returns the training that resumes a copy of the run "begun"."""
     workdir = plan.folder / f"{net}-{label.replace(' ', '-')}"
     shutil.copytree(plan.folder / f"{net}-float32-begun", workdir)
     steps = plan.steps + _RESUMED_STEPS

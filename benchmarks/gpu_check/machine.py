@@ -1,4 +1,4 @@
-"""The machine: cards, driver, CUDA, builds, and wheels that overwrite each other's libraries."""
+"""Describes the machine: cards, driver, CUDA, builds, and wheels that share library files."""
 
 import csv
 import importlib.metadata
@@ -29,9 +29,9 @@ UNKNOWN: dict[str, Any] = {  # the result if `describe` fails
 
 
 def describe() -> dict[str, Any]:
-    """Return TensorFlow's GPUs and build and the trainer's precisions, in a child process.
+    """Returns TensorFlow's GPUs and build and the trainer's precisions; runs in a child process.
 
-    GPUs that need a trial before use are tried here; the trainings that follow find it passed.
+    GPUs that need a trial before use are tried here, so that later trainings need not.
     """
     import tensorflow as tf
 
@@ -64,13 +64,13 @@ def describe() -> dict[str, Any]:
 
 
 def nvidia_smi() -> list[dict[str, str]]:
-    """Return what nvidia-smi reports of each card; none where it is missing, hangs or fails."""
+    """Returns what nvidia-smi reports of each card; none where it is missing, hangs or fails."""
     if not shutil.which("nvidia-smi"):
         return []
     command = ["nvidia-smi", f"--query-gpu={','.join(_QUERY)}", "--format=csv,noheader"]
     try:
         answer = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
-    except (OSError, subprocess.TimeoutExpired) as error:  # TensorFlow may find the cards still
+    except (OSError, subprocess.TimeoutExpired) as error:  # TensorFlow may still find the cards
         print(f"nvidia-smi failed: {error}", file=sys.stderr)
         return []
     rows = csv.reader(answer.stdout.splitlines(), skipinitialspace=True)
@@ -80,7 +80,7 @@ def nvidia_smi() -> list[dict[str, str]]:
 def shared_libraries(
     distributions: Iterable[importlib.metadata.Distribution],
 ) -> dict[str, list[str]]:
-    """Return each library under `nvidia/` that several distributions install, with their names.
+    """Returns each library under `nvidia/` that several distributions install, with their names.
 
     CUDA 12 and CUDA 13 wheels share paths: the one installed last overwrites the other's files.
     """
@@ -93,7 +93,7 @@ def shared_libraries(
 
 
 def fill(section: Section, found: Mapping[str, Any], cards: list[dict[str, str]]) -> None:
-    """Write the machine down; fail if a card cannot be used or wheels are in conflict."""
+    """Describes the machine; adds a failure if a card cannot be used or wheels are in conflict."""
     rows = [(f"GPU {number}", _gpu_words(gpu)) for number, gpu in enumerate(found["gpus"])]
     rows += [(f"nvidia-smi {n}", ", ".join(card.values())) for n, card in enumerate(cards)]
     rows.append(("CUDA of the driver", found["driver_cuda"]))

@@ -1,4 +1,4 @@
-"""Several GPUs: images, equal weights and bits, one GPU's loss, throughput, a worker that dies."""
+"""Checks several GPUs: equal weights and bits, one GPU's losses, throughput, a dying worker."""
 
 from collections.abc import Sequence
 
@@ -7,13 +7,13 @@ from benchmarks.gpu_check.children import Case, Outcome
 from benchmarks.gpu_check.plan import TRAININGS, Plan
 from benchmarks.gpu_check.report import Section
 
-_TOLERANCE = 1e-3  # relative, of the losses on all devices to those on one
+_TOLERANCE = 1e-3  # relative, of the losses on all devices to the losses on one
 _IMAGES_PER_DEVICE = 256
-_LOSS_SECONDS = 30  # within which the loss of a worker ends the others; later launch.local does
+_LOST_WORKER_SECONDS = 30  # for the other workers to end; after that, launch.local kills them
 
 
 def fill(section: Section, plan: Plan, kinds: Sequence[str], nets: Sequence[str]) -> None:
-    """Compare all devices with one; a single GPU has nothing to be compared with."""
+    """Compares all devices with one, unless the machine has a single GPU."""
     if plan.gpus == 1:
         section.say("This machine has one GPU.")
         return
@@ -81,7 +81,7 @@ def _fill_equality(
 
 
 def _fill_kinds(section: Section, plan: Plan, kinds: Sequence[str], nets: Sequence[str]) -> None:
-    batch_size = 32 * plan.devices  # since 128 does not divide by every number of GPUs
+    batch_size = 32 * plan.devices  # 128 is not a multiple of every number of GPUs
     again = [kind for kind in kinds if kind in nets]
     first, second = (
         plan.run(
@@ -104,7 +104,8 @@ def _fill_lost_worker(section: Section, plan: Plan) -> None:
     if section.succeeded(outcome):
         seconds = outcome.value
         section.require(
-            seconds < _LOSS_SECONDS, f"{case.name}: the other one ended after {seconds:.0f} s"
+            seconds < _LOST_WORKER_SECONDS,
+            f"{case.name}: the other worker ended after {seconds:.0f} s",
         )
         section.say(
             f"Of two workers with a GPU each one was killed; the other ended {seconds:.1f} s later."

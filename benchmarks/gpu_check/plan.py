@@ -1,4 +1,4 @@
-"""What a check covers: everything on GPUs, a small form on a CPU; and how its cases are run."""
+"""Plans what a check covers, everything on GPUs, a small form on a CPU; runs its cases."""
 
 import dataclasses
 import os
@@ -10,12 +10,12 @@ from benchmarks.gpu_check.children import Budget, Case, Outcome, run
 
 TRAININGS = "benchmarks.gpu_check.trainings"
 UNINTERRUPTED = {"validate_every_steps": 0, "checkpoint_every_steps": 0, "figures": False}
-_SMALL_KIND = "dense"  # which a small check trains in every precision, and twice
+_SMALL_KIND = "dense"  # the kind that a small check trains in every precision, and twice
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """The devices, the extent and the time of a check, and the folder of its workdirs."""
+    """Holds the devices, the extent and the time of a check, and the folder of its workdirs."""
 
     gpus: int  # that TensorFlow finds; 0: a rehearsal on the CPU
     small: bool
@@ -26,30 +26,30 @@ class Plan:
 
     @property
     def devices(self) -> int:
-        """Return the devices of the largest training: all GPUs, or two logical CPUs."""
+        """Returns the devices of the largest training: all GPUs, or two logical CPUs."""
         return self.gpus or 2
 
     @property
     def steps(self) -> int:
-        """Return the steps of a training."""
+        """Returns the steps of a training."""
         return 20 if self.small else 100
 
     @property
     def seconds(self) -> float:
-        """Return how long a rate is measured."""
+        """Returns the seconds for which a rate is measured."""
         return 0.1 if self.small else 1.5
 
     @property
     def batch_sizes(self) -> tuple[int, ...]:
-        """Return the batch sizes at which rates are measured."""
+        """Returns the batch sizes at which rates are measured."""
         return (128,) if self.small else (128, 1024, 8192)
 
     def covered(self, kinds: Sequence[str]) -> list[str]:
-        """Return the kinds that are trained in every precision, and twice in float32."""
+        """Returns the kinds that are trained in every precision, and twice in float32."""
         return [kind for kind in kinds if not self.small or kind == _SMALL_KIND]
 
     def gpus_visible(self, count: int) -> dict[str, str]:
-        """Return the environment of a child process that sees the first `count` GPUs."""
+        """Returns the environment of a child process that sees the first `count` GPUs."""
         numbers = ",".join(map(str, range(count)))
         visible = os.environ.get("CUDA_VISIBLE_DEVICES", numbers).split(",")
         return {"CUDA_VISIBLE_DEVICES": ",".join(visible[:count])} if self.gpus else {}
@@ -60,15 +60,14 @@ class Plan:
         environment: Mapping[str, str] | None = None,
         python: str = sys.executable,
     ) -> list[Outcome]:
-        """Run cases in a child process that sees one GPU, or has another environment."""
+        """Runs cases in a child process that sees one GPU, or has another environment."""
         variables = self.gpus_visible(1) if environment is None else environment
         return run(cases, self.budget, environment=variables, python=python)
 
     def train_case(self, net: str, precision: str, label: str, **changes: object) -> Case:
-        """Return the training of a net, in a workdir named by it, the precision and the label.
+        """Returns the training of a net, in a workdir named by net, precision and label.
 
-        Other keyword arguments change the config, but for `steps` and `workdir`, which replace the
-        usual ones.
+        `steps` and `workdir` replace the defaults; other keyword arguments change the config.
         """
         steps = changes.pop("steps", self.steps)
         workdir = changes.pop("workdir", self.folder / f"{net}-{precision}-{label}")
@@ -82,7 +81,7 @@ class Plan:
         return Case(f"{net} in {precision}, {label}", f"{TRAININGS}:train", arguments)
 
     def rate_case(self, net: str, batch_size: int, **settings: object) -> Case:
-        """Return the measurement of a net's images per second."""
+        """Returns the measurement of a net's images per second."""
         arguments = {"net": net, "batch_size": batch_size, "seconds": self.seconds} | settings
         shown = ", ".join(f"{name} {value}" for name, value in settings.items())
         return Case(

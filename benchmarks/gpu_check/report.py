@@ -1,4 +1,4 @@
-"""The report: sections, each of which stands if another fails, and the file that holds them."""
+"""Writes the report: independent sections, and the file that holds all of them."""
 
 import dataclasses
 import datetime
@@ -11,7 +11,7 @@ from benchmarks.gpu_check.children import ROOT, Outcome, one_line
 
 @dataclasses.dataclass
 class Section:
-    """A section of the report: Markdown lines, failures, and the cases that got no time."""
+    """Collects a section of the report: Markdown lines, failures, and cases without time."""
 
     title: str
     lines: list[str] = dataclasses.field(default_factory=list)
@@ -19,13 +19,13 @@ class Section:
     left_out: list[str] = dataclasses.field(default_factory=list)
 
     def require(self, holds: bool, failure: str) -> bool:
-        """Add a failure unless the condition holds; return whether it does."""
+        """Adds a failure unless the condition holds; returns whether it does."""
         if not holds:
             self.failures.append(failure)
         return holds
 
     def succeeded(self, outcome: Outcome) -> bool:
-        """Return whether a case has a value; note why if it has none."""
+        """Returns whether a case has a value; otherwise notes the failure or the lack of time."""
         if outcome.left_out:
             self.left_out.append(outcome.name)
         elif outcome.error is not None:
@@ -33,17 +33,17 @@ class Section:
         return outcome.value is not None
 
     def cell(self, outcome: Outcome, show: Callable[[], str]) -> str:
-        """Return a table's cell for a case: the text of `show`, or that it has no value."""
+        """Returns a table's cell for a case: the text of `show`, or that it has no value."""
         if self.succeeded(outcome):
             return show()
         return "left out" if outcome.left_out else "**failed**"
 
     def rate(self, outcome: Outcome) -> str:
-        """Return the cell of a case whose value is a rate."""
+        """Returns the cell of a case whose value is a rate."""
         return self.cell(outcome, lambda: f"{outcome.value:,.0f}")
 
     def difference(self, outcome: Outcome, expected: Sequence[float], tolerance: float) -> str:
-        """Return the cell of a case with losses: their largest relative difference to `expected`.
+        """Returns the cell of a case with losses: the largest relative difference to `expected`.
 
         A difference above the tolerance is a failure.
         """
@@ -58,33 +58,33 @@ class Section:
         return self.cell(outcome, show)
 
     def say(self, text: str) -> None:
-        """Add a paragraph."""
+        """Adds a paragraph."""
         self.lines += [text, ""]
 
     def table(self, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-        """Add a Markdown table, unless it has no rows."""
+        """Adds a Markdown table, unless it has no rows."""
         body = [_row(row) for row in rows]
         if body:
             self.lines += [_row(header), "|" + "---|" * len(header), *body, ""]
 
 
 def _row(cells: Sequence[str]) -> str:
-    """Return a row of a Markdown table; a bar inside a cell is escaped."""
+    """Returns a row of a Markdown table; a bar inside a cell is escaped."""
     return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
 
 
 def guarded(title: str, fill: Callable[[Section], None]) -> Section:
-    """Fill a section; an exception becomes a failure of the section, in one line."""
+    """Fills a section; an exception becomes a failure of the section, in one line."""
     section = Section(title)
     try:
         fill(section)
-    except Exception as error:  # the other sections are worth having
+    except Exception as error:  # the other sections are still useful
         section.failures.append(f"the section could not be completed: {one_line(error)}")
     return section
 
 
 def render(sections: Sequence[Section], *, cards: str, rehearsal: bool, minutes: float) -> str:
-    """Return the report as Markdown: result, failures, what got no time, then each section."""
+    """Formats the report as Markdown: result, failures, cases without time, then each section."""
     failures = [(section.title, text) for section in sections for text in section.failures]
     left_out = [(section.title, text) for section in sections for text in section.left_out]
     first = "CPU rehearsal: no GPU was used" if rehearsal else f"GPU check: {cards}"
@@ -104,7 +104,7 @@ def render(sections: Sequence[Section], *, cards: str, rehearsal: bool, minutes:
 
 
 def verdict(sections: Sequence[Section]) -> str:
-    """Return how many checks failed and how many were left out."""
+    """Returns how many checks failed and how many were left out."""
     failures = sum(len(section.failures) for section in sections)
     left_out = sum(len(section.left_out) for section in sections)
     if not failures and not left_out:
@@ -113,12 +113,12 @@ def verdict(sections: Sequence[Section]) -> str:
 
 
 def slug(name: str) -> str:
-    """Return a file name for a card: lower case, with hyphens."""
+    """Returns a file name for a card: lower case, with hyphens."""
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "unknown"
 
 
 def _commit() -> str:
-    """Return the commit of this checkout, and whether files differ from it."""
+    """Returns the commit of this checkout, and whether files differ from it."""
     try:
         asked = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=12"]
         return subprocess.run(asked, check=True, capture_output=True, text=True).stdout.strip()

@@ -1,4 +1,4 @@
-"""Speed: the trainer and other frameworks, the machine's limits, precisions, log lines."""
+"""Measures speed: the trainer, other frameworks, the machine's limits, precisions, log lines."""
 
 import importlib.util
 import sys
@@ -14,9 +14,9 @@ Rates = Mapping[tuple[str, int], Mapping[str, Outcome]]  # by (net, batch size) 
 
 
 def measure(plan: Plan, nets: Sequence[str]) -> Rates:
-    """Measure every way to train the nets, one framework after the other.
+    """Measures every way to train the nets, one framework after the other.
 
-    A config without a net for the other frameworks, as `sparse`, is measured in the trainer only.
+    A config without a net for the other frameworks, such as `sparse`, is measured only here.
     """
     rates: dict[tuple[str, int], dict[str, Outcome]] = {
         (net, size): {} for net in nets for size in plan.batch_sizes
@@ -35,7 +35,7 @@ def measure(plan: Plan, nets: Sequence[str]) -> Rates:
 
 
 def torch_interpreter(plan: Plan) -> str | None:
-    """Return the Python that has PyTorch: that of the flag, or on a CPU this one."""
+    """Returns a Python that has PyTorch: the flag's or, on a CPU, this one."""
     if plan.torch_python or plan.gpus:
         return plan.torch_python
     return sys.executable if importlib.util.find_spec("torch") else None
@@ -70,7 +70,7 @@ def _case(plan: Plan, module: str, net: str, batch_size: int, way: str) -> Case:
 
 
 def fill_frameworks(section: Section, plan: Plan, rates: Rates) -> None:
-    """Write a row per net and batch size: each way's rate, and the trainer's to the best other."""
+    """Writes a row per net and batch size: the rates, and the trainer's ratio to the best other."""
     section.say("Images per second while training, in float32 without TF32.")
     ways = list(dict.fromkeys(way for found in rates.values() for way in found))
     rows = []
@@ -85,7 +85,7 @@ def fill_frameworks(section: Section, plan: Plan, rates: Rates) -> None:
 
 
 def measure_limits(plan: Plan, precisions: Sequence[str]) -> Mapping[str, Outcome]:
-    """Measure the rate of matrix products in every precision, and the bandwidth."""
+    """Measures the rate of matrix products in every precision, and the bandwidth."""
     cases = [
         Case(f"limits in {one}", "benchmarks.limit:measure", {"precision": one})
         for one in precisions
@@ -94,7 +94,7 @@ def measure_limits(plan: Plan, precisions: Sequence[str]) -> Mapping[str, Outcom
 
 
 def fill_limits(section: Section, limits: Mapping[str, Outcome], rates: Rates) -> None:
-    """Write the machine's limits, and the share of them that the trainer reaches in float32."""
+    """Writes the machine's limits, and the share of them that the trainer reaches in float32."""
     rows = []
     for precision, outcome in limits.items():
         if section.succeeded(outcome):
@@ -120,7 +120,7 @@ def fill_limits(section: Section, limits: Mapping[str, Outcome], rates: Rates) -
 
 
 def fill_precisions(section: Section, plan: Plan, precisions: Sequence[str]) -> None:
-    """Write the speed of the net with the widest layers in every precision."""
+    """Writes the speed of the net with the widest layers in every precision."""
     net = "dense" if plan.small else "deep"
     outcomes = iter(
         plan.run(
@@ -140,7 +140,7 @@ def fill_precisions(section: Section, plan: Plan, precisions: Sequence[str]) -> 
 
 
 def fill_logging(section: Section, plan: Plan) -> None:
-    """Write what log lines cost: whole trainings that log at two cadences."""
+    """Writes what log lines cost: whole trainings that log at two cadences."""
     steps = 60 if plan.small else 10_000
     strategy = {} if plan.gpus else {"strategy": "cpu:1"}
     cases = [

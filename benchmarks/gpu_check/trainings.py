@@ -1,4 +1,4 @@
-"""The trainings that a child process runs for the check, and what they return to the report."""
+"""Runs the trainings of the check in a child process, and returns results for the report."""
 
 import hashlib
 import json
@@ -23,7 +23,7 @@ _DIGITS = 1366  # training images of data.name="digits"
 
 
 def train(net: str, workdir: str, steps: int, changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Train a config on digits up to a step, in a workdir that may hold its run already.
+    """Trains a config on digits up to a step, in a workdir that may hold its run already.
 
     Returns the seconds, the logged losses, the SHA-256 of all weights and slots, the execution, and
     whether float32 products used TF32.
@@ -42,7 +42,7 @@ def train(net: str, workdir: str, steps: int, changes: Mapping[str, Any]) -> dic
 
 
 def replicas(net: str, batch_size: int, steps: int, devices: int) -> dict[str, Any]:
-    """Train some steps on all GPUs, or on logical CPU devices.
+    """Trains some steps on all GPUs, or on logical CPU devices.
 
     Returns the device of each copy of the training images, the names of variables that differ
     between the replicas, and the losses.
@@ -61,14 +61,14 @@ def replicas(net: str, batch_size: int, steps: int, devices: int) -> dict[str, A
 def rate(
     net: str, batch_size: int, seconds: float, devices: int = 1, precision: str = "float32"
 ) -> float:
-    """Return images per second while training on all GPUs, or on logical CPU devices."""
+    """Returns images per second while training on all GPUs, or on logical CPU devices."""
     strategy, changes = f"cpu:{devices}", {"precision": precision}
     training = Training(net, batch_size, clock.images(), cpu_strategy=strategy, changes=changes)
     return training.rate(seconds)
 
 
 def logged_rate(net: str, workdir: str, steps: int, changes: Mapping[str, Any]) -> dict[str, float]:
-    """Return images per second of wall time of a whole training, and the share its steps have.
+    """Returns a whole training's images per second of wall time, and the share of its steps.
 
     The start-up, the compilation, validations and checkpoints do not count.
     """
@@ -85,10 +85,10 @@ def logged_rate(net: str, workdir: str, steps: int, changes: Mapping[str, Any]) 
 def _train(
     net: str, workdir: str, steps: int, images: int, settings: Mapping[str, Any]
 ) -> tuple[Run, list[dict[str, Any]]]:
-    """Train a config for some steps on a number of images; return the run and its logged rows."""
+    """Trains a config for some steps on a number of images; returns the run and its logged rows."""
     config = load_config(net)
     settings = {"batch_size": _BATCH_SIZE, "quiet": True} | UNINTERRUPTED | dict(settings)
-    num_epochs = (steps - 0.5) * settings["batch_size"] / images  # which is rounded up
+    num_epochs = (steps - 0.5) * settings["batch_size"] / images  # rounded up to `steps`
     config.update_from_flattened_dict(settings | {"num_epochs": num_epochs})
     train_run(config, workdir)
     run = read(Path(workdir))
@@ -96,7 +96,7 @@ def _train(
 
 
 def _digest(run: Run) -> str:
-    """Return the SHA-256 of a run's newest checkpoint: names, shapes, types and bytes."""
+    """Returns the SHA-256 of a run's newest checkpoint: names, shapes, types and bytes."""
     newest = run.checkpoints.find()
     assert newest is not None
     digest = hashlib.sha256()
@@ -107,7 +107,7 @@ def _digest(run: Run) -> str:
 
 
 def _is_equal(variable: Any) -> bool:
-    """Return whether all replicas hold the same bits of a Keras variable."""
+    """Returns whether all replicas hold the same bits of a Keras variable."""
     copies = getattr(variable.value, "values", (variable.value,))
     first, *others = (copy.numpy().tobytes() for copy in copies)
     return all(other == first for other in others)

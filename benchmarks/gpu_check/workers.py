@@ -1,4 +1,4 @@
-"""Two workers, one of which is killed: the seconds until the other one ends."""
+"""Kills one of two workers, and measures the seconds until the other one ends."""
 
 import contextlib
 import signal
@@ -22,7 +22,7 @@ _PAUSE_SECONDS = 0.1
 
 
 def seconds_to_end(workdir: str, changes: Mapping[str, Any]) -> float:
-    """Return how long worker 0 runs after a SIGKILL of worker 1 in the middle of a training."""
+    """Returns how long worker 0 runs after a SIGKILL of worker 1 in the middle of a training."""
     endless = {"data.name": "digits", "batch_size": 128, "num_epochs": 1e5}
     with _launched(workdir, endless | UNINTERRUPTED | dict(changes)) as launcher:
         survivor, victim = _workers(launcher)
@@ -34,7 +34,7 @@ def seconds_to_end(workdir: str, changes: Mapping[str, Any]) -> float:
 
 @contextlib.contextmanager
 def _launched(workdir: str, settings: Mapping[str, Any]) -> Iterator[psutil.Process]:
-    """Start a training on two workers, enter the block once it has logged, and kill it after."""
+    """Starts a training on two workers; enters the block after its first log row, then kills it."""
     command = [
         *(sys.executable, "-m", "launch.local", "--workers=2", "--max_restarts=0", "--"),
         *(f"--config={ROOT}/configs/dense.py", f"--workdir={workdir}"),
@@ -61,6 +61,6 @@ def _launched(workdir: str, settings: Mapping[str, Any]) -> Iterator[psutil.Proc
 
 
 def _workers(launcher: psutil.Process) -> list[psutil.Process]:
-    """Return the workers in order; other children of the launcher have no TF_CONFIG."""
+    """Returns the workers in order; other children of the launcher have no TF_CONFIG."""
     found = [child for child in launcher.children() if "TF_CONFIG" in child.environ()]
     return sorted(found, key=lambda worker: '"index": 1' in worker.environ()["TF_CONFIG"])

@@ -1,14 +1,14 @@
-"""The trainer and the ways to train these nets without it, one module per framework.
+"""Trains the nets of benchmarks.nets in the trainer and in other frameworks, one module each.
 
 Each module has `measure(way, net, batch_size, seconds)`, images per second without compilation. All
-train with Adam on the same images in memory. The loss is the squared error, for the vae the
-negative ELBO of images that each step binarises anew; the other frameworks take the grey levels as
-its targets, which costs them no more. All compute in float32, on a GPU without TF32.
+train with Adam on the same images in memory. The loss is the squared error; for the vae it is the
+negative ELBO of images that each step binarises anew, where the other frameworks take the grey
+levels as targets, at no higher cost. All compute in float32, on a GPU without TF32.
 """
 
 import importlib
 
-# The ways of each module, here so that they are known where its framework is not installed.
+# The ways of each module, listed here since its framework may not be installed.
 WAYS = {
     "with_trainer": (
         *("trainer", "trainer_graph", "trainer_xla_update", "trainer_xla"),

@@ -1,4 +1,4 @@
-"""The images that every side trains on, and how its speed is measured."""
+"""Provides the images that every framework trains on, and measures its speed."""
 
 import time
 from collections.abc import Callable

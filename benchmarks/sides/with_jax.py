@@ -1,4 +1,4 @@
-"""JAX: many steps as one `lax.scan`, or one jitted step per call; the images on the device."""
+"""Trains in JAX: many steps as one `lax.scan`, or a jitted step per call; images on the device."""
 
 import functools
 
@@ -16,7 +16,7 @@ _BETA_1, _BETA_2, _EPSILON, _RATE = 0.9, 0.999, 1e-7, 1e-3
 
 
 def measure(way: str, net: str, batch_size: int, seconds: float) -> float:
-    """Returns images per second; the weights are donated, so they are updated in place."""
+    """Returns images per second; the weights are donated and so updated in place."""
     pixels = jnp.asarray(clock.images())
     stack = NETS[net]
     weights = _weights(stack)

@@ -1,4 +1,4 @@
-"""Keras: the article's script, and `fit` tuned for speed."""
+"""Trains in Keras: by the article's script, and by `fit` tuned for speed."""
 
 import time
 
@@ -54,8 +54,8 @@ class _Binarise(layers.Layer):
         self._seeds = keras.random.SeedGenerator(0)
 
     def call(self, images):
-        drawn = keras.random.uniform(keras.ops.shape(images), seed=self._seeds)
-        return keras.ops.cast(drawn < images, "float32")
+        uniform = keras.random.uniform(keras.ops.shape(images), seed=self._seeds)
+        return keras.ops.cast(uniform < images, "float32")
 
 
 class _Sample(layers.Layer):
@@ -70,8 +70,8 @@ class _Sample(layers.Layer):
         mean, log_variance = ops.split(inputs, 2, axis=-1)
         kl = ops.sum(ops.square(mean) + ops.exp(log_variance) - log_variance - 1, axis=-1) / 2
         self.add_loss(ops.mean(kl))
-        drawn = keras.random.normal(ops.shape(mean), seed=self._seeds)
-        return mean + ops.exp(log_variance / 2) * drawn
+        noise = keras.random.normal(ops.shape(mean), seed=self._seeds)
+        return mean + ops.exp(log_variance / 2) * noise
 
 
 class _Timer(keras.callbacks.Callback):

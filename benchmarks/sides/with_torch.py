@@ -1,4 +1,4 @@
-"""PyTorch: eager, compiled, channels-last; the images on the device, as a uint8 tensor.
+"""Trains in PyTorch: eager, compiled, channels-last; images on the device, as a uint8 tensor.
 
 "torch_cuda_graphs" is compiled with mode="reduce-overhead", which replays CUDA graphs on a GPU.
 """

@@ -1,4 +1,4 @@
-"""This trainer: its input pipeline and its steps, with the settings of `configs/`."""
+"""Trains in this trainer, by its input pipeline and its steps, with the settings of `configs/`."""
 
 import importlib
 import math
@@ -35,7 +35,7 @@ def measure(way: str, net: str, batch_size: int, seconds: float) -> float:
 
 
 class Training:
-    """The training of a net, a call of several steps at a time."""
+    """Trains a net, a call of several steps at a time."""
 
     def __init__(
         self,
@@ -92,9 +92,9 @@ class Training:
 
     def call(self) -> np.ndarray:
         """Trains for as many steps as a training's next call would; returns their losses."""
-        first, count, drawn = next(self._batches)
+        first, count, batches = next(self._batches)
         began = time.perf_counter()
-        losses = self.steps.train(first, drawn, count)["loss"]
+        losses = self.steps.train(first, batches, count)["loss"]
         planned = self._pace.next_count(int(count), time.perf_counter() - began)
         self._pace.plan(planned)
         self._has_full_calls = planned <= count
@@ -102,7 +102,7 @@ class Training:
 
     def warm_up(self) -> None:
         """Compiles, and trains until the calls are as long as those of a long training."""
-        self.call()  # compiles, and so plans a short call
+        self.call()  # compiles, and therefore plans a short call
         self.call()
         while not self._has_full_calls:
             self.call()

@@ -152,7 +152,7 @@ def test_a_wrong_flag_needs_no_tensorflow(module):
 
 @pytest.mark.parametrize("module", OF_A_RUN)
 def test_help_names_the_flags(module):
-    assert "--workdir: The folder of the run" in run(module, "--help").stdout
+    assert "--workdir: Folder of the run" in run(module, "--help").stdout
 
 
 def test_a_workdir_without_a_run_gets_one_line_and_status_2(tmp_path):

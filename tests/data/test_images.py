@@ -227,7 +227,7 @@ def tree(*names):
         (tree("train/a.png", "test"), "{}/test holds no images"),
         (tree("test/a.png"), "{} holds a folder test, but no folder train"),
         (tree("cat/a.png", "dog"), "{}/dog is a class without images"),
-        (tree("cat/a.png", "b.png"), "such as b.png, beside folders, such as cat"),
+        (tree("cat/a.png", "b.png"), "such as b.png, next to folders, such as cat"),
         (tree("train/cat/a.png", "test/dog/a.png"), "'dog'"),
         (tree("train/cat/a.png", "test/a.png"), "one of the two has none"),
         (two_sizes, "a.png is 4x5 pixels, b.png 6x5"),

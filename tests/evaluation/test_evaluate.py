@@ -74,7 +74,7 @@ def test_what_is_no_run_or_has_other_data_is_refused(linear_run, tmp_path, monke
         evaluate(str(tmp_path / "empty"))
     with monkeypatch.context() as patch:
         patch.setattr(data.Dataset, "fingerprint", lambda _: "other")
-        with pytest.raises(UserError, match="not those"):
+        with pytest.raises(UserError, match="was trained on other data"):
             evaluate(str(linear_run))
     (linear_run / workdir.CONFIG).write_text("{")
     with pytest.raises(UserError, match="cannot be read"):

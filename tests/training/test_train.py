@@ -367,7 +367,7 @@ def test_length_and_cadence_may_change(digits_config, tmp_path):
 def test_other_images_on_an_old_workdir_are_refused(digits_config, tmp_path, monkeypatch):
     train(digits_config, str(tmp_path))
     monkeypatch.setattr(data.Dataset, "fingerprint", lambda _: "other")
-    with pytest.raises(UserError, match="those of 'digits' have changed"):
+    with pytest.raises(UserError, match="on other data: 'digits' has changed"):
         train(digits_config, str(tmp_path))
 
 

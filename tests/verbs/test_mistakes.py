@@ -90,7 +90,7 @@ def test_bad_data_are_refused_by_every_verb_that_reads_them(verb, fault, spoilt)
 @pytest.mark.parametrize("verb", [verb for verb in OF_DATA if verb not in ("train", "prepare")])
 def test_other_data_than_the_runs_are_refused(verb, spoilt):
     folder, source = spoilt(other_data, "npz_vectors")
-    message = "holds a run on other data" if verb == "resume" else "are not those that"
+    message = "holds a run on other data" if verb == "resume" else "was trained on other data"
     with refused(message, folder):
         OF_DATA[verb](folder, source)
 

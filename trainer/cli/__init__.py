@@ -27,7 +27,7 @@ from trainer.tensorflow_import import import_tensorflow
 def workdir_flag() -> flags.FlagHolder[str]:
     """Defines --workdir, the folder of a run."""
     flag = flags.DEFINE_string(
-        "workdir", None, "The folder of the run; training resumes one that is there.", required=True
+        "workdir", None, "Folder of the run, which a training resumes or begins.", required=True
     )
     flags.register_validator(flag, lambda folder: folder != "", "it must name a folder.")
     return flag
@@ -36,7 +36,7 @@ def workdir_flag() -> flags.FlagHolder[str]:
 def config_flag(help_text: str) -> flags.FlagHolder[ConfigDict]:
     """Defines --config, a config file or the name of one in configs/."""
     flag = config_flags.DEFINE_config_file(
-        "config", None, f"The config file, or the name of one in configs/. {help_text}"
+        "config", None, f"Config file, or the name of one in configs/. {help_text}"
     )
     flags.FLAGS["config"].parser = _ConfigParser("config")
     return flag
@@ -46,21 +46,24 @@ def config_flag(help_text: str) -> flags.FlagHolder[ConfigDict]:
 def checkpoint_flag() -> flags.FlagHolder[str]:
     """Defines --checkpoint, "last" or "best"."""
     return flags.DEFINE_enum(
-        "checkpoint", "last", ["last", "best"], "The newest, or the best on the validation images."
+        "checkpoint",
+        "last",
+        ["last", "best"],
+        "Newest checkpoint, or the best on the validation images.",
     )
 
 
 class _ConfigParser(ConfigFileFlagParser):
-    """Reads a config file, or by a name like `conv` the file of that name in configs/."""
+    """Reads a config file, or for a name such as `conv` the file configs/conv.py."""
 
     def parse(self, path: str) -> ConfigDict:
-        # A run is often named after its config, so a folder of that name may be there.
+        # A folder may have the name, since runs are often named after their config.
         named = path.replace("-", "_").isidentifier() and not Path(path).is_file()
         return super().parse(str(config_path(path)) if named else path)
 
 
 def check_config(config: ConfigDict) -> None:
-    """Raises UserError if --workdir or a training would refuse the config; needs no TensorFlow."""
+    """Raises UserError if the config is wrong or another than --workdir's; needs no TensorFlow."""
     from trainer.run import workdir
     from trainer.storage import paths
 
@@ -78,9 +81,9 @@ def check_run() -> None:
 def run(main: Callable[[], None], check: Callable[[], None] = lambda: None) -> None:
     """Parses the flags, runs `check`, imports TensorFlow, runs `main`, and exits.
 
-    A UserError of `check` is reported at once. Exit statuses: 0 finished; 2 the user's mistake; 75
-    stopped, to be started again; 130 Ctrl-C in a command that cannot be continued; 141 a closed
-    pipe; 1 anything else.
+    A UserError of `check` is reported before the import. Exit statuses: 0 finished; 2 the user's
+    mistake; 75 stopped, to be started again; 130 Ctrl-C in a command that cannot be continued; 141
+    a closed pipe; 1 anything else.
     """
     app.run(lambda _: _run(main, check), flags_parser=_parse)
 
@@ -107,20 +110,21 @@ def _run(
             if needs_tensorflow:
                 import_tensorflow()
         main()
-    except CommandError as end:  # anything else is a traceback
+    except CommandError as end:  # other errors leave a traceback
         _leave(str(end), end.exit_status)
     except KeyboardInterrupt:
         _leave("interrupted", 128 + signal.SIGINT)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for Python's last flush
+        # Python flushes stdout once more at its exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         _leave("nobody reads the output any more", 128 + signal.SIGPIPE)
 
 
 @contextlib.contextmanager
 def _stoppable() -> Iterator[None]:
-    """Ends the command on SIGTERM, before any work, with the status of a preemption.
+    """Ends the command with the status of a preemption if SIGTERM comes before any work.
 
-    In the first process of a container, which no signal ends by itself, SIGTERM stays handled.
+    Process 1 of a container keeps the handler, since Linux ignores its unhandled signals.
     """
 
     def stop(number, frame):
@@ -140,7 +144,7 @@ def _parse(argv: list[str], takes_names: bool = False) -> list[str]:
         for name in flags.FLAGS:
             # A config file that cannot be opened raises OSError when its value is used.
             getattr(flags.FLAGS[name].value, "items", None)
-    except SystemExit:  # of absl's --help, with 1
+    except SystemExit:  # absl exits with 1 after --help
         sys.exit(0)
     except UserError as error:
         _leave(str(error), error.exit_status)
@@ -158,7 +162,7 @@ def _leave(message: str, exit_status: int) -> NoReturn:
 
 
 def _in_one_line(error: Exception) -> str:
-    """Returns what is wrong with the flags, and the line of a config file that raised an error."""
+    """Describes an error of the flags, or of a config file with the line that raised it."""
     if isinstance(error, AttributeError | KeyError):
         # ml_collections wraps a KeyError, whose text is escaped, in an AttributeError.
         unknown = re.fullmatch(r"""["'\\]*(\w+)["'\\n\s]*(?:Did you mean "(\w+)".*)?""", str(error))
@@ -184,7 +188,7 @@ def _in_one_line(error: Exception) -> str:
 
 
 def _allowed_keys(error: Exception) -> str:
-    """Returns the keys of the group of the config that has no such key."""
+    """Lists the keys of the group in which a key was not found."""
     selves = [frame.f_locals.get("self") for frame, _ in traceback.walk_tb(error.__traceback__)]
     groups = [group for group in selves if isinstance(group, ConfigDict)]
     return f"allowed: {', '.join(groups[-1])}" if groups else "trainer/config lists all keys"

@@ -1,4 +1,4 @@
-"""Flags of encode, decode and denoise, which stream examples or codes through a trained model."""
+"""Defines the flags of encode, decode and denoise."""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,8 +9,8 @@ from trainer import cli
 
 _INPUTS = {
     "examples": "Folder of images (.png, .jpg, .jpeg, .bmp, .gif), one image, arrays (.npz, .npy) "
-    "or a table (.csv, .tsv, .parquet); or train, validation or test, a split of the run's own "
-    "data (./test is a folder).",
+    "or a table (.csv, .tsv, .parquet); or a split of the run's own data: train, validation or "
+    "test (./test is a folder).",
     "codes": "File of codes, as trainer.encode writes it.",
 }
 _OUTPUTS = {
@@ -48,8 +48,8 @@ def define(reads: str, writes: str) -> Callable[[], None]:
         flags.DEFINE_bool(
             "errors",
             False,
-            "Also write the mean squared error of each reconstruction: unusual examples have large "
-            "ones.",
+            "Also write the mean squared error of each reconstruction, which is large for unusual "
+            "examples.",
         )
     flags.adopt_module_key_flags(cli)
 

@@ -1,9 +1,9 @@
 """Every key of a config, once: type, default, range, comment, and whether a resume may change it.
 
-A group of keys is a frozen dataclass of `key(...)` fields. The keys of a kind of autoencoder are
-the `Settings` of `trainer.models.<kind>`, those of a data source the `Settings` of
-`trainer.data.sources.<source>`; both are found by name. Users edit a `ConfigDict` of the same
-keys, and `parse` turns it into a `Config`. Needs no TensorFlow.
+A group of keys is a frozen dataclass of `key(...)` fields. `trainer.models.<kind>.Settings` has the
+keys of a kind of autoencoder, `trainer.data.sources.<source>.Settings` the keys of a data source;
+both modules are found by name. Users edit a `ConfigDict` of the same keys, which `parse` turns
+into a `Config`. Needs no TensorFlow.
 """
 
 from trainer.config.groups import (

@@ -1,4 +1,4 @@
-"""The keys of every run: those of a kind and of a data source are declared beside these."""
+"""Declares the keys of every run; each kind and each data source declares its own keys."""
 
 import dataclasses
 import re
@@ -15,7 +15,7 @@ EXECUTIONS = ("graph", "xla_update", "xla", "xla_products")
 
 @dataclasses.dataclass(frozen=True)
 class Optimizer(Group):
-    """How the weights are updated."""
+    """Declares how the weights are updated."""
 
     name: str = key(
         "adam", "Optimizer of Keras.", choices=("adam", "adamw", "sgd", "rmsprop", "adadelta")
@@ -23,25 +23,25 @@ class Optimizer(Group):
     learning_rate: float = key(1e-3, "Highest learning rate of the schedule.", at_least=0)
     schedule: str = key(
         "cosine",
-        "Course of the learning rate; cosine falls to 0 at the last step.",
+        "Schedule of the learning rate; cosine falls to 0 at the last step.",
         choices=("constant", "cosine"),
     )
     warmup_steps: int = key(
         0, "Steps in which the learning rate rises linearly from 0 before the schedule.", at_least=0
     )
     clip_norm: float = key(
-        0.0, "Largest global norm of the gradient, which is scaled down to it; 0: any.", at_least=0
+        0.0, "Global norm to which larger gradients are scaled down; 0: no clipping.", at_least=0
     )
     weight_decay: float = key(
         0.0,
-        "Weight decay, decoupled from the gradient and times the learning rate.",
+        "Decoupled weight decay, multiplied by the learning rate.",
         at_least=0,
     )
 
 
 @dataclasses.dataclass(frozen=True)
 class LossSpikes(Group):
-    """What a run does when its loss suddenly rises."""
+    """Declares what a run does when its loss suddenly rises."""
 
     loss_ratio: float = key(
         0.0,
@@ -52,14 +52,14 @@ class LossSpikes(Group):
     )
     skip_steps: int = key(
         10,
-        "Steps left out after a roll-back, the last of them the one with the spike.",
+        "Steps to skip after a roll-back, up to and including the step with the spike.",
         at_least=1,
         may_change=True,
         is_hyperparameter=True,
     )
     max_rollbacks: int = key(
         10,
-        "Roll-backs after which the next spike ends the run.",
+        "Number of roll-backs after which the next spike ends the run.",
         at_least=1,
         may_change=True,
         is_hyperparameter=True,
@@ -74,7 +74,7 @@ class LossSpikes(Group):
 
 @dataclasses.dataclass(frozen=True)
 class Data(Group):
-    """The keys that every data source takes; a source's `Settings` add its own."""
+    """Declares the keys that every data source takes; a source's `Settings` add its own."""
 
     name: str = key(
         "digits",
@@ -98,13 +98,13 @@ class Data(Group):
     )
     placement: str = key(
         "auto",
-        "Where the training images lie; records stay in their files, auto takes what fits.",
+        "Where the training images are kept; records: in their files; auto: the first that fits.",
         choices=("auto", "device", "host", "records"),
         may_change=True,
     )
     memory_gib: float = key(
         0.0,
-        "Memory of the host for images, in GiB; 0: most of what is free.",
+        "Host memory for images, in GiB; 0: 80 % of what is free.",
         at_least=0,
         may_change=True,
     )
@@ -112,26 +112,27 @@ class Data(Group):
         False, "Standardise the features of vectors by mean and std of the training split."
     )
     binarise: bool = key(
-        False, "Draw each pixel once for all as 0 or 1, by its intensity: static binarisation."
+        False,
+        "Draw each pixel once as 0 or 1, with its intensity as probability: static binarisation.",
     )
 
 
 @dataclasses.dataclass(frozen=True)
 class ModelSettings(Group):
-    """The keys of every kind of autoencoder; the `Settings` of a kind add its own."""
+    """Declares the keys of every kind of autoencoder; the `Settings` of a kind add its own."""
 
-    # Values with which the kind takes vectors of any numbers; None: it takes images alone.
+    # Settings with which the kind takes vectors of any numbers; None: the kind takes only images.
     for_vectors: ClassVar[Mapping[str, Any] | None] = {}
 
-    name: str = key("dense", "Kind of autoencoder, a package in trainer/models.")
+    name: str = key("dense", "Kind of autoencoder: the name of a package in trainer/models.")
 
     def check_with(self, data: Data) -> None:
-        """Raises UserError where a key contradicts those of the data."""
+        """Raises UserError where a key contradicts a key of the data."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config(Group):
-    """All keys of a run."""
+    """Holds all keys of a run."""
 
     model: ModelSettings
     data: Data
@@ -145,7 +146,7 @@ class Config(Group):
     )
     num_epochs: float = key(
         10.0,
-        "Passes over the training examples; a cosine schedule ends with them.",
+        "Passes over the training examples; a cosine schedule spans all of them.",
         above=0,
         may_change=True,
         is_hyperparameter=True,
@@ -159,7 +160,7 @@ class Config(Group):
     )
     startup_timeout_seconds: float = key(
         300.0,
-        "How long several workers wait for each other at the start.",
+        "Seconds that several workers wait for each other at the start.",
         above=0,
         may_change=True,
     )
@@ -170,7 +171,7 @@ class Config(Group):
     )
     execution: str = key(
         "auto",
-        "How steps are compiled; auto chooses by model and devices, measure times each way.",
+        "How steps are compiled; auto chooses by model and devices, measure by timing.",
         choices=("auto", "measure", *EXECUTIONS),
     )
     deterministic: bool = key(
@@ -183,7 +184,7 @@ class Config(Group):
     )
     steps_per_call: int = key(
         0,
-        "Steps run without returning to the host; 0: as many as take half a second.",
+        "Steps per call, which does not return to the host; 0: as many as take half a second.",
         at_least=0,
         may_change=True,
     )
@@ -204,7 +205,7 @@ class Config(Group):
     )
     keep_checkpoints: int = key(
         3,
-        "Newest checkpoints to keep, besides the best on validation.",
+        "Number of newest checkpoints to keep, besides the best on validation.",
         at_least=1,
         may_change=True,
     )

@@ -1,4 +1,4 @@
-"""From a user's ConfigDict to the checked values of every key."""
+"""Parses a user's ConfigDict into the checked values of every key."""
 
 import dataclasses
 import functools
@@ -14,7 +14,7 @@ from trainer.config.groups import Config, Data, LossSpikes, ModelSettings, Optim
 from trainer.config.schema import Group, Key, defaults_of, keys
 from trainer.errors import require, require_choice, require_kind
 
-# Packages that are searched at run time.
+# Packages whose modules are found by name.
 _CONFIGS, _KINDS, _SOURCES = "configs", "trainer.models", "trainer.data.sources"
 
 _Group = TypeVar("_Group", bound=Group)
@@ -38,7 +38,7 @@ def kind_settings(kind: str) -> type[ModelSettings]:
 
 @functools.cache
 def source_settings() -> dict[str, type[Data]]:
-    """Returns the keys that the data of each source take, by source."""
+    """Returns the class of the data keys of each source."""
     path = importlib.import_module(_SOURCES).__path__
     return {module.name: _source(module.name).Settings for module in pkgutil.iter_modules(path)}
 
@@ -64,7 +64,7 @@ def defaults(kind: str = "dense") -> ConfigDict:
 def parse(config: Config | ConfigDict | Mapping[str, Any]) -> Config:
     """Checks every key of a config and returns its values.
 
-    `data` has the common keys and those of the source; keys of other sources are left out.
+    `data` has the common keys and the keys of the source, without the keys of other sources.
 
     Raises:
       UserError: a key is missing or not known, has a value of another type or out of its range, or
@@ -113,7 +113,7 @@ def parse_data(values: Data | ConfigDict | Mapping[str, Any]) -> Data:
             value = default if key in keys(own) else kept.pop(key, default)
             require(
                 type(value) is type(default) and value == default,
-                f"data.{key}={value!r} is not allowed with {name!r}; data of {other} alone take it",
+                f"data.{key}={value!r} is not allowed with {name!r}; it is for data of {other}",
             )
     data = _parse("data.", own, kept)
     module = _source(source)
@@ -142,7 +142,7 @@ def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def hyperparameters(config: Config) -> dict[str, Any]:
-    """Returns the values, by dotted keys, that the trained weights depend on."""
+    """Returns the values that the trained weights depend on, by dotted keys."""
     return {
         name: value
         for name, key, value in _walk(config)
@@ -151,9 +151,10 @@ def hyperparameters(config: Config) -> dict[str, Any]:
 
 
 def differences(before: Config, after: Config) -> dict[str, tuple[Any, Any]]:
-    """Returns both values of each dotted key that differs and may not change in a run.
+    """Returns both values of each dotted key that differs but may not change in a run.
 
-    The files of a source may be moved. Of another kind, only the name is compared.
+    Ignores the paths of files, which may be moved. Of models of different kinds, only the names
+    are compared.
     """
     old, new = ({name: (key, value) for name, key, value in _walk(c)} for c in (before, after))
     ignored = {name for name, (key, _) in new.items() if key.may_change}
@@ -167,7 +168,7 @@ def differences(before: Config, after: Config) -> dict[str, tuple[Any, Any]]:
 
 
 def config_path(name: str) -> Path:
-    """Returns the file of a config that is installed with the trainer: `dense` is configs/dense.py.
+    """Returns the file of an installed config by its name: configs/dense.py for `dense`.
 
     Raises:
       UserError: no config has this name.
@@ -198,7 +199,7 @@ def _source(name: str) -> Any:
 
 
 def _group(values: dict[str, Any], name: str) -> Mapping[str, Any]:
-    """Takes a group of keys out of the values."""
+    """Removes a group of keys from the values, and returns it."""
     require(name in values, f"the config has no {name}")
     group = values.pop(name)
     require(
@@ -225,7 +226,7 @@ def _parse(prefix: str, group: type[_Group], values: Mapping[str, Any], **groups
 
 
 def _walk(group: Group, prefix: str = "") -> Iterator[tuple[str, Key, Any]]:
-    """Yields each dotted key with what is known of it and its value."""
+    """Yields each dotted key, its `Key` and its value."""
     known = keys(type(group))
     for field in dataclasses.fields(group):
         value = getattr(group, field.name)

@@ -1,4 +1,4 @@
-"""A key of a config is a field of a frozen dataclass, with its range and its comment."""
+"""Defines a key of a config as a field of a frozen dataclass, with a range and a comment."""
 
 import dataclasses
 import sys
@@ -7,12 +7,12 @@ from typing import Any
 
 from trainer.errors import require, require_choice, require_kind
 
-_KEY = "key"  # of a field's metadata
+_KEY = "key"  # in the metadata of a field
 
 
 @dataclasses.dataclass(frozen=True)
 class Key:
-    """What is known of a key besides its name, type and default."""
+    """Describes a key, except for its name, type and default."""
 
     comment: str
     at_least: float | None = None
@@ -24,7 +24,7 @@ class Key:
     is_hyperparameter: bool = False  # although it may change: the weights depend on it
 
     def parse(self, name: str, kind: type, value: Any) -> Any:
-        """Returns a value as its type; numbers of a list become a tuple, of a float key a float.
+        """Returns a value in the type of its key: a tuple for a list, a float for an integer.
 
         Raises:
           UserError: the value is of another type, out of the range, or not one of the choices.
@@ -73,14 +73,14 @@ def key(default: Any, comment: str, **limits: Any) -> Any:
 
 @dataclasses.dataclass(frozen=True)
 class Group:
-    """A group of keys; a subclass adds the keys."""
+    """Groups keys, which a subclass declares."""
 
     def check(self) -> None:
         """Raises UserError where two keys contradict each other."""
 
 
 def keys(group: type[Group]) -> dict[str, tuple[Any, Key]]:
-    """Returns the type and the key of each field that `key` declared, by name, in their order."""
+    """Returns the type and the `Key` of each field that `key` declared, by name and in order."""
     known: dict[str, Key] = {}
     for base in reversed(group.__mro__):
         if dataclasses.is_dataclass(base):

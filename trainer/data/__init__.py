@@ -24,9 +24,9 @@ def load(
 
     Args:
       settings: `config.data`.
-      folder: of data sets of TFDS, instead of TFDS_DATA_DIR. One that is not there is downloaded,
-        by the first process that asks for it.
-      vectors: finite numbers [N, D], copied: the training examples of the source "memory".
+      folder: where data sets of TFDS are, instead of TFDS_DATA_DIR. The first process to ask for a
+        missing data set downloads it.
+      vectors: finite numbers [N, D], the training examples of the source "memory"; copied.
 
     Raises:
       UserError: the data set is not known, cannot be read, or does not suit the settings.

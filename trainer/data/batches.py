@@ -1,4 +1,4 @@
-"""Training batches: the examples at positions of the run, as a tf.data pipeline."""
+"""Draws training batches, the examples at positions of the run, by a tf.data pipeline."""
 
 import sys
 from collections.abc import Iterable
@@ -23,9 +23,9 @@ def training_batches(
     """Returns the batches of each range of steps (first, last).
 
     An element is (first, K, batches [max_steps, B, ...]) with K = last - first. Step k has the
-    examples at positions k * batch_size to (k + 1) * batch_size - 1, of which this worker takes its
-    `local_rows`, B of them. Batches hold images [H, W, C], or int32 indices of images if
-    `as_indices`; those beyond K are zeros.
+    examples at positions k * batch_size to (k + 1) * batch_size - 1; this worker takes only its
+    `local_rows`, B examples. Batches hold images [H, W, C], or int32 indices of images if
+    `as_indices`; batches beyond K are zeros.
     """
     rows = len(range(batch_size)[local_rows])
     batches_shape = (max_steps, rows, *(() if as_indices else images.shape[1:]))
@@ -38,7 +38,7 @@ def training_batches(
         indices = positions.examples(seed, first * batch_size, steps * batch_size, len(images))
         indices = indices.reshape(steps, batch_size)[:, local_rows]
         batches = np.zeros(batches_shape, dtype)
-        if steps:  # Records cannot be read at no index
+        if steps:  # Records cannot read zero rows
             batches[:steps] = indices if as_indices else images[indices]
         return np.int64(first), np.int32(steps), batches
 
@@ -47,7 +47,7 @@ def training_batches(
         batches.set_shape(batches_shape)
         return first, steps, batches
 
-    # Not from_generator: while one is open, XLA's loops run at two thirds of their speed on a CPU.
+    # Dataset.from_generator would slow XLA's loops on a CPU to two thirds of their speed.
     elements = tf.data.Dataset.range(sys.maxsize).map(element)
     return without_autotune(elements.take_while(lambda _, steps, __: steps > 0).prefetch(2))
 
@@ -55,7 +55,7 @@ def training_batches(
 def without_autotune(dataset: tf.data.Dataset) -> tf.data.Dataset:
     """Returns the pipeline without tf.data's tuner.
 
-    Its thread sleeps twice as long each time, and an iterator that ends may wait a minute for it.
+    The tuner's thread sleeps twice as long each time, and may delay an iterator's end by a minute.
     """
     options = tf.data.Options()
     options.autotune.enabled = False

@@ -1,4 +1,4 @@
-"""A data set in memory or in files: its three splits, and how its vectors are scaled."""
+"""Represents a data set in memory or in files: its three splits, and the scaling of vectors."""
 
 import dataclasses
 import hashlib
@@ -8,18 +8,17 @@ import numpy as np
 
 from trainer.data.memory import blocks
 
-_FINGERPRINT_ROWS = 100_000  # of a split; a larger one is sampled at so many evenly spaced rows
+_FINGERPRINT_ROWS = 100_000  # of a split; a larger split is sampled at even distances
 
 
 class Records:
-    """Rows [N, ...] that stay in files and are read when they are indexed.
+    """Reads rows [N, ...] from files when they are indexed.
 
-    Supports what an array does of `len`, `shape`, `dtype`, and of indexing by slices and by integer
-    arrays.
+    Supports `len`, `shape`, `dtype`, and indexing by slices and by integer arrays, as an array.
     """
 
     def __init__(self, read: Callable[[np.ndarray], np.ndarray], rows: np.ndarray):
-        """Takes a function from row numbers [n] in the files to rows [n, ...], and N numbers."""
+        """Takes a function that reads rows [n, ...] at indices [n] of the files, and N indices."""
         self._read = read
         self._rows = rows
         first = self[:1]
@@ -41,7 +40,7 @@ class Records:
 
 @dataclasses.dataclass(frozen=True)
 class Split:
-    """Examples of the training, validation or test split, with their labels where they have any.
+    """Holds the examples of a split, with labels if there are any.
 
     `images` are images [N, H, W, C], uint8 or float32 in [0, 1]; or vectors [N, D], float32.
     """
@@ -63,7 +62,7 @@ class Split:
 
 @dataclasses.dataclass(frozen=True)
 class Scaling:
-    """Standardises vectors [..., D] by a mean and a standard deviation, both float64 [D]."""
+    """Standardises vectors [..., D] by a mean and a std, both float64 [D]."""
 
     mean: np.ndarray
     std: np.ndarray
@@ -79,23 +78,23 @@ class Scaling:
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-    """The three splits of a data set; no example is in two of them."""
+    """Holds the three splits of a data set, which share no example."""
 
     train: Split
     validation: Split
     test: Split
     scaling: Scaling | None = None  # of standardised vectors
     feature_names: tuple[str, ...] = ()  # the columns of a table
-    class_names: tuple[str, ...] = ()  # by label, where the source names its classes
+    class_names: tuple[str, ...] = ()  # by label, if the source names its classes
     fill: np.ndarray | None = None  # float64 [D], imputed for missing numbers of a table
 
     @property
     def image_shape(self) -> tuple[int, ...]:
-        """(H, W, C) of images, (D,) of vectors."""
+        """Returns (H, W, C) of images, (D,) of vectors."""
         return tuple(self.train.images.shape[1:])
 
     def inputs(self) -> dict[str, list]:
-        """Returns what config.json keeps of a model's inputs; `scaling_of` reads it.
+        """Describes a model's inputs for config.json, from which `scaling_of` reads the scaling.
 
         `mean`, `std` and `fill` are in the units of the source.
         """

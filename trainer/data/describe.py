@@ -33,26 +33,26 @@ def prepare(
     """Reads a data set as a training would, and returns a description for a person.
 
     Args:
-      settings: `config.data`. With the placement "records" a data set of
-        TFDS is prepared as ArrayRecord files, from which images can be read as they are drawn.
-      folder: to prepare a data set of TFDS in, unless it is there; None: TFDS_DATA_DIR.
+      settings: `config.data`. With the placement "records", a data set of TFDS is prepared as
+        ArrayRecord files, whose images can be read one by one.
+      folder: where to prepare a missing data set of TFDS; None: TFDS_DATA_DIR.
       from_idx: the folder of MNIST's four original files, which replace a download.
       contact_sheet: a PNG file to draw some training images to, sorted by label.
-      overwrite: replace a contact sheet that is there.
+      overwrite: replace an existing contact sheet.
 
     Raises:
-      UserError: the data set cannot be prepared or read, or the contact sheet not be drawn.
+      UserError: the data set cannot be prepared or read, or the contact sheet cannot be drawn.
     """
     paths.check_output_image("--contact_sheet", contact_sheet, overwrite=overwrite)
     check_tfds_flags(settings, folder, from_idx)
-    name, of_tfds = settings.name, source_of(settings.name) == "tfds"
-    done = _prepare(settings, folder, from_idx) if of_tfds else ""
+    name, is_tfds = settings.name, source_of(settings.name) == "tfds"
+    state = _prepare(settings, folder, from_idx) if is_tfds else ""
     dataset = data.load(settings, folder=folder)
     rows = {"data set": name}
-    if of_tfds:
+    if is_tfds:
         info = tfds_prepare.find(name, folder).info
-        counts = [f"{split} {of.num_examples:,}" for split, of in info.splits.items()]
-        rows = {"data set": f"{info.name} {info.version}, {done}", "splits": ", ".join(counts)}
+        counts = [f"{key} {split.num_examples:,}" for key, split in info.splits.items()]
+        rows = {"data set": f"{info.name} {info.version}, {state}", "splits": ", ".join(counts)}
     rows |= _describe(dataset)
     if contact_sheet:
         _draw(dataset, name, paths.path_of(contact_sheet))
@@ -72,7 +72,7 @@ def check_tfds_flags(settings: Data, folder: str | None, from_idx: str) -> None:
 
 
 def _prepare(settings: Data, folder: str | None, from_idx: str) -> str:
-    """Prepares MNIST from its files; says whether `data.load` finds or prepares a data set."""
+    """Prepares MNIST if `from_idx`; returns "was there already" or "prepared" for the user."""
     builder = tfds_prepare.find(settings.name, folder)
     require(
         not from_idx or builder.name == "mnist",
@@ -113,7 +113,7 @@ def _describe(dataset: data.Dataset) -> dict[str, str]:
 
 
 def _range(splits: tuple[Split, ...]) -> str:
-    """Describes the type, range, mean and standard deviation of all numbers."""
+    """Describes the type, range, mean and std of all numbers."""
     lowest, highest, count, total, squares = math.inf, -math.inf, 0, 0.0, 0.0
     for split in splits:
         for block in blocks(split.images):

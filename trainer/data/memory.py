@@ -1,4 +1,4 @@
-"""Memory of the host: how much of it a data set may fill, and arrays that TensorFlow can share."""
+"""Limits the host's memory that data may fill; makes arrays that TensorFlow can share."""
 
 import math
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ from trainer.errors import require
 
 GIB = 2**30
 BLOCK_ROWS = 4096  # rows that are read, copied or generated at a time
-_MEMORY_SHARE = 0.8  # of the host's free memory, that a data set may fill by default
+_MEMORY_SHARE = 0.8  # of the host's free memory, which a data set may fill by default
 _ALIGNMENT_BYTES = 64  # TensorFlow shares the memory of arrays that begin at a multiple of this
 
 
@@ -26,7 +26,7 @@ def require_fits(what: str, size: float, allowed: float, advice: str = "") -> No
 
 
 def usage(what: str, size: float, allowed: float) -> str:
-    """Says how many bytes something takes, of those allowed."""
+    """Describes how much of the allowed memory something takes."""
     return f"{what} takes {size / GIB:.1f} GiB of {allowed / GIB:.1f} GiB of memory"
 
 
@@ -47,6 +47,6 @@ def aligned_copy(array: np.ndarray) -> np.ndarray:
 
 
 def blocks(rows: Any) -> Iterator[np.ndarray]:
-    """Yields the rows of an array or of `Records` a block at a time; an array's are views."""
+    """Yields the rows of an array, as views, or of `Records`, a block at a time."""
     for start in range(0, len(rows), BLOCK_ROWS):
         yield rows[start : start + BLOCK_ROWS]

@@ -1,4 +1,4 @@
-"""What is done to a source's examples before training: split, binarise, impute, standardise.
+"""Prepares a source's examples for training: splits, binarises, imputes, standardises.
 
 Splitting and binarisation draw the same numbers in every run, whatever the run's seed, so that all
 runs are validated and tested on the same examples.
@@ -16,8 +16,8 @@ from trainer.data.memory import BLOCK_ROWS, aligned_empty, blocks
 from trainer.errors import UserError, require
 
 _SEED = 0
-_TEST_FRACTION = 0.2  # of the training examples, where a source has no test split
-_BINARISED_ROWS = 512  # binarised at a time: each pixel takes a random number
+_TEST_FRACTION = 0.2  # of the training examples, if a source has no test split
+_BINARISED_ROWS = 512  # at a time: each pixel takes a random number
 
 
 def make_dataset(splits: sources.Splits, settings: Data) -> Dataset:
@@ -36,10 +36,10 @@ def make_dataset(splits: sources.Splits, settings: Data) -> Dataset:
     if settings.resplit_test:
         train, test = _split(test, settings.resplit_test)
     train, validation = _split(train, settings.validation_fraction)
-    three = (train, validation, test)
-    fill = _impute(three, splits.feature_names, splits.impute) if splits.impute else None
-    scaling = _standardise(three, settings.name) if settings.standardise else None
-    return Dataset(*three, scaling, splits.feature_names, splits.class_names, fill)
+    all_splits = (train, validation, test)
+    fill = _impute(all_splits, splits.feature_names, splits.impute) if splits.impute else None
+    scaling = _standardise(all_splits, settings.name) if settings.standardise else None
+    return Dataset(*all_splits, scaling, splits.feature_names, splits.class_names, fill)
 
 
 def _split(examples: Split, fraction: float) -> tuple[Split, Split]:
@@ -47,7 +47,7 @@ def _split(examples: Split, fraction: float) -> tuple[Split, Split]:
     count = round(fraction * len(examples))
     require(
         0 < count < len(examples),
-        f"{len(examples)} examples cannot give up a share of {fraction}; one split is empty",
+        f"a share of {fraction} of {len(examples)} examples leaves an empty split",
     )
     held_out = np.zeros(len(examples), bool)
     held_out[positions.permutation(_SEED, 0, len(examples))[:count]] = True
@@ -60,7 +60,7 @@ def _split(examples: Split, fraction: float) -> tuple[Split, Split]:
 
 
 def _split_rows(rows, held_out: np.ndarray):
-    """Returns the rows that are kept, in their order, and those held out."""
+    """Returns the rows that are kept and the rows held out, each in their order."""
     if isinstance(rows, Records):
         return rows.subset(~held_out), rows.subset(held_out)
     held = rows[held_out]
@@ -73,7 +73,7 @@ def _split_rows(rows, held_out: np.ndarray):
 
 
 def _binarise(split: Split, split_name: str, name: str) -> Split:
-    """Makes each pixel 255 with its intensity as the probability, else 0."""
+    """Sets each pixel to 255 with its intensity as the probability, else to 0."""
     images = split.images
     if isinstance(images, Records):
         raise UserError(
@@ -92,8 +92,8 @@ def _binarise(split: Split, split_name: str, name: str) -> Split:
 def _impute(splits: tuple[Split, ...], feature_names: tuple[str, ...], how: str) -> np.ndarray:
     """Replaces missing numbers, NaN, by the feature's mean or median in the training split.
 
-    Not by scikit-learn's SimpleImputer, which sums float32 numbers in float32: around 1e6, the mean
-    of 20,000 numbers is wrong by 200.
+    scikit-learn's SimpleImputer would sum float32 numbers in float32: around 1e6, the mean of
+    20,000 numbers is wrong by 200.
     """
     rows = splits[0].images[:]
     without = [feature_names[column] for column in np.flatnonzero(np.isnan(rows).all(axis=0))]
@@ -111,10 +111,10 @@ def _impute(splits: tuple[Split, ...], feature_names: tuple[str, ...], how: str)
 
 
 def _standardise(splits: tuple[Split, ...], name: str) -> Scaling:
-    """Scales vectors by the mean and std of the training split; a constant feature is shifted only.
+    """Scales vectors by mean and std of the training split; only shifts constant features.
 
-    Not by scikit-learn's StandardScaler, which scales float32 numbers in float32: where the mean is
-    1e6 stds, the third digit is wrong.
+    scikit-learn's StandardScaler would scale float32 numbers in float32: if the mean is 1e6 stds,
+    the third digit is wrong.
     """
     rows = splits[0].images
     if isinstance(rows, Records) or rows.ndim > 2:

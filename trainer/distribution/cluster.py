@@ -1,4 +1,4 @@
-"""The workers of a training, as TF_CONFIG names them. Needs no TensorFlow."""
+"""Reads the workers of a training from TF_CONFIG, and reaches them. Needs no TensorFlow."""
 
 import concurrent.futures
 import dataclasses
@@ -22,26 +22,26 @@ _FORM = '{"cluster": {"worker": ["host:port", ...]}, "task": {"type": "worker", 
 
 @dataclasses.dataclass(frozen=True)
 class Cluster:
-    """The addresses host:port of several workers, the chief's first, and this worker's index."""
+    """Names several workers by address, host:port, the chief's first; knows this worker's index."""
 
     addresses: tuple[str, ...]
     index: int
 
     def name(self, index: int) -> str:
-        """Return a worker's name for messages, such as `worker 1 (10.0.0.2:2222)`."""
+        """Returns a worker's name for messages, such as `worker 1 (10.0.0.2:2222)`."""
         return f"worker {index} ({self.addresses[index]})"
 
     def names(self, indices: Iterable[int]) -> str:
-        """Return the names of several workers."""
+        """Returns the names of several workers."""
         return ", ".join(map(self.name, sorted(indices)))
 
     @property
     def own_name(self) -> str:
-        """The name of this worker."""
+        """Returns the name of this worker."""
         return self.name(self.index)
 
     def listen(self) -> socket.socket:
-        """Listen on this worker's port, on all interfaces unless its address is a loopback one.
+        """Listens on this worker's port, on all interfaces unless its address is a loopback one.
 
         Raises:
           WorkersError: the port cannot be opened.
@@ -60,7 +60,7 @@ class Cluster:
             ) from error
 
     def unreachable_workers(self) -> list[int]:
-        """Return the other workers that accept no connection now or within some seconds."""
+        """Returns the other workers that refuse a connection now or within five seconds."""
         others = [index for index in range(len(self.addresses)) if index != self.index]
         deadline = time.monotonic() + _EXIT_SECONDS
         with concurrent.futures.ThreadPoolExecutor(_MAX_CONNECTS) as pool:
@@ -73,10 +73,10 @@ class Cluster:
 
 
 def from_tf_config() -> Cluster | None:
-    """Return the workers that TF_CONFIG names; None if it is unset or names this process alone.
+    """Returns the workers that TF_CONFIG names; None if it is unset or names this process alone.
 
     Raises:
-      UserError: it cannot be parsed, or has other tasks than a chief and workers.
+      UserError: TF_CONFIG cannot be parsed, or has other tasks than a chief and workers.
     """
     text = os.environ.get("TF_CONFIG", "")
     try:
@@ -98,7 +98,7 @@ def from_tf_config() -> Cluster | None:
 
 
 def host_and_port(address: str) -> tuple[str, int]:
-    """Split an address host:port or [IPv6]:port; raise ValueError if it is none."""
+    """Splits an address host:port or [IPv6]:port; raises ValueError for any other text."""
     host, _, port = address.rpartition(":")
     if not host or not 0 < int(port) < 2**16:
         raise ValueError(address)
@@ -109,8 +109,7 @@ def _check(name: str, tasks: dict[str, Any], kind: str, number: int) -> None:
     others = set(tasks) - {"chief", "worker"}
     require(
         not others and kind in tasks,
-        f"{name} names {', '.join(sorted(others)) or kind!r}; "
-        "all tasks are workers, of which the first is the chief",
+        f"{name} names {', '.join(sorted(others)) or kind!r}; allowed: worker, and chief",
     )
     chiefs, count = len(tasks.get("chief", [])), len(tasks[kind])
     require(chiefs <= 1, f"{name} has {chiefs} chiefs; there can be one")

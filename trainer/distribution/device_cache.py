@@ -1,4 +1,4 @@
-"""The training images on every replica's device, and the rows of a batch among them."""
+"""Keeps the training images on every replica's device, and gathers batches there."""
 
 import math
 from typing import Any
@@ -9,18 +9,18 @@ import tensorflow as tf
 from trainer.data.memory import aligned_empty
 from trainer.distribution import devices
 
-_ALIGNMENT_BYTES = 64  # that TensorFlow asks of memory it shares
+_ALIGNMENT_BYTES = 64  # TensorFlow shares only memory that begins at a multiple of this
 _WORD_BYTES = 4
 
 
 class DeviceCache:
-    """A copy of the training images on the device of each replica, once it is filled.
+    """Holds a copy of the training images on the device of each replica, once filled.
 
-    On GPUs images of bytes lie in rows [N, D], filled up to whole words.
+    On GPUs, images of bytes are stored as rows [N, D], padded to whole words.
     """
 
     def __init__(self, strategy: tf.distribute.Strategy):
-        self.copies: Any | None = None  # each replica's, of all images [N, ...]
+        self.copies: Any | None = None  # all images [N, ...], for each replica
         self._strategy = strategy
         self._image_shape: tuple[int, ...] = ()
 
@@ -58,7 +58,7 @@ class DeviceCache:
         return [copy.device for copy in self._strategy.experimental_local_results(self.copies)]
 
     def gather(self, copy: tf.Tensor, indices: tf.Tensor, *, by_words: bool) -> tf.Tensor:
-        """Returns the images [B, ...] of these indices in a replica's copy.
+        """Returns the images [B, ...] at some indices of a replica's copy.
 
         TensorFlow's gather has a GPU kernel for words but none for bytes, which XLA gathers well.
         """
@@ -73,7 +73,7 @@ class DeviceCache:
 
 
 def _in_whole_words(rows: np.ndarray) -> np.ndarray:
-    """Fills rows of bytes [N, D] up with zeros; copies them only where D is not a multiple of 4."""
+    """Pads rows of bytes [N, D] with zeros to a multiple of 4; copies only if D is none."""
     missing = -rows.shape[1] % _WORD_BYTES
     if missing == 0:
         return rows

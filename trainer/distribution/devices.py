@@ -1,4 +1,4 @@
-"""The devices that a strategy has, and what happens when their memory is too small."""
+"""Finds the devices of a strategy, and reports memory that is too small."""
 
 import contextlib
 import dataclasses
@@ -15,7 +15,7 @@ _STRATEGIES = ("auto", "mirrored", "multi_worker")
 
 @dataclasses.dataclass(frozen=True)
 class Devices:
-    """A number of devices of one kind, "CPU" or "GPU"."""
+    """Counts the devices of one kind, "CPU" or "GPU"."""
 
     kind: str
     count: int
@@ -25,7 +25,7 @@ class Devices:
 
 
 def check_devices(name: str, workers: int) -> Devices:
-    """Returns the devices that a strategy of that name has on this machine; starts nothing.
+    """Returns the devices of a strategy on this machine, without starting the strategy.
 
     Raises:
       UserError: the name is not known or does not fit the number of workers, or TensorFlow cannot

@@ -1,4 +1,4 @@
-"""Whether the numbers of a training stay finite."""
+"""Checks that the losses and gradients of a training stay finite."""
 
 from collections.abc import Mapping
 
@@ -13,15 +13,15 @@ class FiniteCheck:
     """Checks the metrics of training steps, as `Steps.train` returns them."""
 
     def __init__(self, *, scales_losses: bool, norm_every_step: bool):
-        """`norm_every_step`: each step has a gradient norm, not NaN for want of one."""
+        """Takes whether losses are scaled, and whether each step computes its gradient norm."""
         self._checks_norm = norm_every_step and not scales_losses
         self._skipped_steps = 0
 
     def nonfinite_steps(self, metrics: Mapping[str, np.ndarray]) -> np.ndarray:
         """Returns which steps, bool [count], have a loss or a gradient that is not finite.
 
-        Where the gradient norm is not computed, it shows in the loss of the next step. Where losses
-        are scaled, a step whose gradient overflows is skipped and breaks nothing.
+        Without a gradient norm, a bad gradient shows in the loss of the next step. With scaled
+        losses, a step whose gradient overflows is skipped and counts as finite.
         """
         finite = np.isfinite(metrics["loss"])
         if self._checks_norm:
@@ -29,10 +29,10 @@ class FiniteCheck:
         return ~finite
 
     def require_finite(self, first_step: int, metrics: Mapping[str, np.ndarray]) -> None:
-        """Checks the steps of one call, which follow those of the last.
+        """Checks the steps of one call, which follow the steps of the call before.
 
         Raises:
-          NonFiniteError: a loss is not finite, or gradients stay so at every loss scale.
+          NonFiniteError: a loss is not finite, or gradients overflow at every loss scale.
         """
         nonfinite = self.nonfinite_steps(metrics)
         if nonfinite.any():

@@ -1,7 +1,7 @@
-"""A trial of GPUs: what a training step does is computed on them, in a process of its own.
+"""Tries GPUs: computes the operations of a training step on them, in another process.
 
-A GPU that a build of TensorFlow cannot use may end the process. `python -m` exits with 0 where all
-of it works.
+A GPU that a build of TensorFlow cannot use may end the process. The command
+`python -m trainer.distribution.gpu_trial NUMBER ...` exits with 0 if every GPU passes.
 """
 
 import contextlib
@@ -18,17 +18,17 @@ import tensorflow as tf
 
 from trainer.errors import UserError, in_one_line, printable
 
-_SECONDS = 300  # that a trial may take: the driver may compile PTX for a minute or two
+_SECONDS = 300  # limit of a trial: the driver may compile PTX for a minute or two
 _COMMAND = (sys.executable, "-m", "trainer.distribution.gpu_trial")
 _BATCH, _INPUTS, _UNITS = 64, 784, 1000  # the size of a small autoencoder
 _TOLERANCE = 0.01  # of TF32's products, relative to the largest number
 
 
 def first_failure(kinds: Mapping[int, str]) -> tuple[int, str] | None:
-    """Tries GPUs; returns the number of the first one that fails and why, or None.
+    """Tries GPUs; returns the number of the first GPU that fails and the reason, or None.
 
-    `kinds` says by the number of each GPU what decides whether it works. A file in the user's cache
-    marks a kind that has passed, which is not tried again.
+    `kinds` maps the number of each GPU to a text on everything that its success depends on. A file
+    in the user's cache marks a text as passed; GPUs of this text are not tried again.
 
     Raises:
       UserError: no process can be started.
@@ -62,7 +62,7 @@ def _exists(path: Path | None) -> bool:
 
 @functools.cache
 def _try(numbers: Sequence[int]) -> tuple[int, str] | None:
-    folder = str(Path(__file__).parents[2])  # where it is found from any working directory
+    folder = str(Path(__file__).parents[2])  # lets the child import trainer from any folder
     paths = os.pathsep.join(filter(None, (folder, os.environ.get("PYTHONPATH"))))
     try:
         trial = subprocess.run(
@@ -90,14 +90,14 @@ def main(numbers: list[str]) -> None:
     """Tries the GPUs of these numbers in TensorFlow's list; prints each that passes."""
     from trainer.distribution.xla import set_gpu_flags
 
-    set_gpu_flags()  # without which XLA compiles other kernels than a training's
+    set_gpu_flags()  # so that XLA compiles the kernels of a training
     gpus = tf.config.list_physical_devices("GPU")
     tried = [gpus[int(number)] for number in numbers]
     tf.config.set_visible_devices(tried, "GPU")
     for gpu in tried:
         tf.config.experimental.set_memory_growth(gpu, True)
     tf.config.set_soft_device_placement(False)
-    tf.config.experimental.enable_op_determinism()  # which chooses other kernels
+    tf.config.experimental.enable_op_determinism()  # chooses the kernels of a training
     tf.random.set_seed(0)
     for index, number in enumerate(numbers):
         compute_on(f"GPU:{index}")
@@ -134,7 +134,7 @@ def _compiled_step(weights, images):
 
 
 def _expected_step(weights: np.ndarray, images: np.ndarray) -> np.ndarray:
-    """Computes the same step in NumPy, by the written-out gradient."""
+    """Computes the step of `_compiled_step` in NumPy, by the written-out gradient."""
     codes = np.maximum(images @ weights, 0)
     errors = 2 / _BATCH * (codes @ weights.T - images)
     through_decoder = errors.T @ codes

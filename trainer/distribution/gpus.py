@@ -1,4 +1,4 @@
-"""NVIDIA GPUs: which of them this build of TensorFlow can use, and what stands in its way."""
+"""Checks which NVIDIA GPUs this build of TensorFlow can use, and says why not others."""
 
 import contextlib
 import ctypes
@@ -18,8 +18,8 @@ Version = tuple[int, ...]
 
 _BLACKWELL = (10, 0)  # compute capability
 _TURING = (7, 5)
-_CUDNN_OF_TURING = (9, 11)  # the first that has no kernels for older GPUs
-_CUDNN = "nvidia-cudnn-cu12"  # which pip install .[cuda] brings
+_CUDNN_OF_TURING = (9, 11)  # the first version without kernels for older GPUs than Turing
+_CUDNN = "nvidia-cudnn-cu12"  # a dependency of pip install .[cuda]
 _WAY_OUT = "CUDA_VISIBLE_DEVICES hides it"
 _DRIVER_OF_GPUS = Path("/proc/driver/nvidia/gpus")
 _DRIVER_OF_WSL = Path("/usr/lib/wsl/lib/libcuda.so.1")
@@ -31,12 +31,12 @@ def check_gpus() -> int:
     A GPU that `set_visible_devices` hides is neither counted nor checked. Numbers in messages are
     positions in TensorFlow's list of physical GPUs, hidden ones included.
 
-    Which generations a build can use follows from its kernels, the driver and cuDNN. This build has
-    no kernels of its own for Blackwell: there a trial in another process decides, once for each
-    kind of GPU, build and driver. A file in the user's cache marks that it has passed.
+    The kernels of the build, the driver and cuDNN decide which generations can be used. This build
+    has no kernels of its own for Blackwell, where a trial in another process decides, once for
+    each kind of GPU, build and driver. A file in the user's cache marks a trial that has passed.
 
     Raises:
-      UserError: TensorFlow cannot use one of them; the line says why and what to do.
+      UserError: TensorFlow cannot use a visible GPU; the line says why and what to do.
     """
     visible = tf.config.get_visible_devices("GPU")
     on_trial: dict[int, str] = {}
@@ -66,7 +66,7 @@ def check_gpus() -> int:
 
 def unusable_gpu_note() -> str | None:
     """Returns a line on a GPU of this machine that TensorFlow does not list, or None."""
-    machine_has_gpu = _DRIVER_OF_WSL.exists() and Path("/dev/dxg").exists()  # of any maker's
+    machine_has_gpu = _DRIVER_OF_WSL.exists() and Path("/dev/dxg").exists()  # of any maker
     with contextlib.suppress(OSError):
         machine_has_gpu |= any(_DRIVER_OF_GPUS.iterdir())
     if not machine_has_gpu or all_hidden() or tf.config.list_physical_devices("GPU"):
@@ -86,7 +86,7 @@ def unusable_gpu_note() -> str | None:
 
 
 def all_hidden() -> bool:
-    """Returns whether CUDA_VISIBLE_DEVICES hides every GPU: CUDA ends its list at "" and "-1"."""
+    """Returns whether CUDA_VISIBLE_DEVICES hides every GPU; CUDA ends the list at "" and "-1"."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     return visible is not None and visible.split(",")[0].strip() in ("", "-1")
 
@@ -102,7 +102,7 @@ def driver_cuda_version() -> Version | None:
 
 
 def _check_kernels(name: str, capability: Version) -> None:
-    """Raises UserError where a GPU older than Blackwell has no kernels; warns where some lack."""
+    """Raises UserError if a GPU before Blackwell has no kernels; warns if some are missing."""
     targets = tf.sysconfig.get_build_info().get("cuda_compute_capabilities", [])
     found = [re.fullmatch(r"sm_(\d+)(\d)a?", target) for target in targets]
     built_for = sorted((int(match[1]), int(match[2])) for match in found if match)
@@ -133,7 +133,7 @@ def _check_kernels(name: str, capability: Version) -> None:
 
 
 def _cuda_of_build() -> Version | None:
-    """Returns the CUDA version that compiled this build, whose PTX a driver must understand."""
+    """Returns the CUDA version that compiled this build; a driver must understand its PTX."""
     return _version(tf.sysconfig.get_build_info().get("cuda_version", ""))
 
 

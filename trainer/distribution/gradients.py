@@ -1,4 +1,4 @@
-"""One replica's share of the gradients and of the loss terms of a step.
+"""Computes one replica's share of the gradients and of the loss terms of a step.
 
 A loss term is per example, [B]. A share is the sum over the replica's rows divided by the size of
 the global batch, so that the sum of all shares is the mean over the batch.
@@ -16,7 +16,7 @@ from trainer.positions import Noise
 
 
 class Learner(Protocol):
-    """What steps ask of a Keras model, as `Autoencoder` describes it."""
+    """Describes what steps need of a Keras model; `Autoencoder` documents the methods."""
 
     layers: Any
     variables: Any
@@ -29,7 +29,7 @@ class Learner(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class ReplicaBatch:
-    """The rows of one step's batch that a replica computes."""
+    """Holds the rows of one step's batch that a replica computes."""
 
     images: tf.Tensor  # [B, H, W, C] or [B, D]
     labels: tf.Tensor | None  # [B]
@@ -62,17 +62,17 @@ class Gradients:
     ) -> tuple[list[tf.Tensor], dict[str, tf.Tensor]]:
         """Computes the gradients of the loss times a scale, and the loss terms themselves.
 
-        `means` are those of `statistics` over the global batch.
+        `means` are the means of `statistics` over the global batch.
         """
         size = batch.images.shape[0]
-        parts = cuts(size) if self.execution.cuts_batch else 1
-        if parts == 1:
+        count = cuts(size) if self.execution.cuts_batch else 1
+        if count == 1:
             return self._of_rows(batch, means, scale)
-        part = size // parts
-        total = self._of_rows(batch.rows(0, part), means, scale)
+        rows = size // count
+        total = self._of_rows(batch.rows(0, rows), means, scale)
         k = tf.constant(1)
-        while k < parts:
-            share = self._of_rows(batch.rows(k * part, part), means, scale)
+        while k < count:
+            share = self._of_rows(batch.rows(k * rows, rows), means, scale)
             total = tf.nest.map_structure(tf.add, total, share)
             k += 1
         return total
@@ -101,7 +101,7 @@ class Gradients:
             }
             scaled_loss = scale * tf.add_n(list(terms.values()))
         variables = self.model.trainable_variables
-        # A loss may not depend on some weights, as a classifier's on a decoder.
+        # A loss need not depend on all weights: a classifier's ignores the decoder.
         gradients = [
             tf.zeros(variable.shape) if gradient is None else gradient
             for variable, gradient in zip(

@@ -1,4 +1,4 @@
-"""A model's functions applied to many rows, on one device."""
+"""Applies a model's functions to many rows, on one device."""
 
 from collections.abc import Callable
 
@@ -47,8 +47,8 @@ def in_batches(
 ) -> Callable[[np.ndarray], np.ndarray]:
     """Compiles a model's function of rows for blocks of up to `size` rows.
 
-    A smaller block is filled up, so that a row gives the same bits in any block and at any place
-    in it: on a CPU the last rows of a matrix product, if they are few, go through other kernels.
+    Smaller blocks are padded, so that a row gives the same bits wherever it stands in any block:
+    on a CPU, a few last rows of a matrix product go through other kernels.
     """
     filled_size = -(-size // _KERNEL_ROWS) * _KERNEL_ROWS
     some_rows = tf.TensorSpec((filled_size, *row_shape), tf.float32)

@@ -1,4 +1,4 @@
-"""The mean losses of a model over any number of images, on one replica or many."""
+"""Computes the mean losses of a model over any number of images, on one replica or many."""
 
 from collections.abc import Iterator
 from typing import Protocol
@@ -14,7 +14,7 @@ from trainer.positions import Noise
 
 
 class Rows(Protocol):
-    """An array [N, ...], or an object that reads rows from files when it is sliced."""
+    """Describes an array [N, ...], or an object that reads rows from files when sliced."""
 
     def __len__(self) -> int: ...
 
@@ -22,7 +22,7 @@ class Rows(Protocol):
 
 
 class MeanLosses:
-    """Computes mean losses, with the noise that evaluations draw of a seed."""
+    """Computes mean losses, with the evaluation noise of a seed."""
 
     def __init__(self, slices: Slices, model: Learner, seed: int):
         self._slices = slices
@@ -50,7 +50,7 @@ class MeanLosses:
         return {name: value / len(images) for name, value in totals.items()}
 
     def _batches(self, images: Rows) -> Iterator[tuple[tf.Tensor, ...]]:
-        """Yields the first index of each batch, its rows, and their weights: 1, or 0 beyond N."""
+        """Yields the first index, the rows and the weights of each batch: 1, or 0 beyond N."""
         replicas = self._strategy.num_replicas_in_sync
         size = -(-EVALUATION_BATCH_SIZE // replicas) * replicas
         own = self._slices.of_worker(size)

@@ -1,4 +1,4 @@
-"""Optimizers by name, their learning rate and loss scale."""
+"""Creates optimizers by name, with their learning rate and loss scale."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -20,7 +20,7 @@ _SCHEDULES = ("constant", "cosine")
 
 
 def create(name: str, *, clip_norm: float, weight_decay: float) -> keras.optimizers.Optimizer:
-    """Creates an optimizer whose learning rate each step sets; 0 turns clipping or decay off.
+    """Creates an optimizer; every step sets the learning rate, and 0 turns clipping or decay off.
 
     Raises:
       UserError: the name is not known, or a number is negative.
@@ -69,8 +69,8 @@ def build(
 ) -> keras.optimizers.Optimizer:
     """Builds an optimizer on the replicas, for gradients that are summed over them already.
 
-    With a number of steps, losses are scaled dynamically: the scale doubles after so many steps
-    without an overflow of the gradients, and halves at each, whose step is skipped.
+    With `loss_scale_growth_steps`, losses are scaled dynamically: the scale doubles after this many
+    steps without an overflow of the gradients; an overflow halves it and skips the step.
     """
     with strategy.scope():
         optimizer = create_optimizer()
@@ -89,7 +89,7 @@ def scales_losses(optimizer: keras.optimizers.Optimizer) -> bool:
 
 
 def loss_scale(optimizer: keras.optimizers.Optimizer) -> tf.Tensor:
-    """Returns the factor of the next step's losses, float32 []."""
+    """Returns the factor by which the next step's losses are scaled, float32 []."""
     if not scales_losses(optimizer):
         return tf.ones(())
     return tf.convert_to_tensor(optimizer.dynamic_scale)

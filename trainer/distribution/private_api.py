@@ -1,6 +1,6 @@
-"""The private names of TensorFlow and Keras that this package uses, each with its reason.
+"""Wraps the private names of TensorFlow and Keras that this package uses, each with its reason.
 
-tests/distribution/test_private_api.py says which of them a new release has taken away.
+tests/distribution/test_private_api.py says which private names a new release has taken away.
 """
 
 import contextlib
@@ -26,10 +26,10 @@ def update_replica(
     gradients: Sequence[tf.Tensor],
     variables: Sequence[keras.Variable],
 ) -> None:
-    """Updates the variables of one replica as `optimizer.apply` does, but for its `iterations`.
+    """Updates the variables of one replica as `optimizer.apply` does, except `iterations`.
 
-    `apply` calls tf.distribute's merge_call, which XLA cannot compile within a replica. Averaged
-    weights and constraints, which it would add, are not used here.
+    `apply` calls tf.distribute's merge_call, which XLA cannot compile within a replica. The
+    averaged weights and constraints that `apply` supports are not used here.
     """
     assert not optimizer.use_ema
     assert all(variable.constraint is None for variable in variables)

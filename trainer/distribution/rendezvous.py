@@ -1,7 +1,7 @@
-"""Wait until all workers of a training are present, and refuse workers that differ.
+"""Waits until all workers of a training are present, and refuses workers that differ.
 
-Needs no TensorFlow: its start waits silently for a worker that does not come, and its collectives
-hang where the devices or the versions of the workers differ.
+Needs no TensorFlow, whose start waits silently for a missing worker, and whose collectives hang
+where the devices or the versions of the workers differ.
 """
 
 import contextlib
@@ -31,10 +31,10 @@ def rendezvous(
     timeout_seconds: float,
     stopped: Callable[[], bool] = lambda: False,
 ) -> None:
-    """Return on every worker once all are present, with equal `facts`.
+    """Returns on every worker once all are present, with equal `facts`.
 
-    The workers connect to the chief's port, which TensorFlow opens later. A worker that waits
-    prints for whom, every ten seconds.
+    The workers connect to the chief's port, which TensorFlow opens later. A waiting worker prints
+    the missing ones every ten seconds.
 
     Raises:
       UserError: the facts or the TF_CONFIG of the workers differ; the same line on each worker.
@@ -51,7 +51,7 @@ def rendezvous(
 
 
 class _Wait:
-    """The wait of this worker for others."""
+    """Limits and reports the wait of this worker for others."""
 
     def __init__(self, cluster: Cluster, timeout_seconds: float, stopped: Callable[[], bool]):
         self._cluster = cluster
@@ -60,7 +60,7 @@ class _Wait:
         self._deadline = self._printed + timeout_seconds
 
     def check(self, missing: set[int], reason: str = "") -> None:
-        """Raise if the wait must end; print whom it is for if a line is due."""
+        """Raises CommandError if the wait must end; prints the missing workers if a line is due."""
         if self._stopped():
             raise Preempted("stopped before the first step; start again to go on")
         names, now = self._cluster.names(missing), time.monotonic()
@@ -75,7 +75,7 @@ class _Wait:
 
 
 class _Chief(socketserver.ThreadingTCPServer):
-    """The chief's server, with one thread and connection for each other worker that is present."""
+    """Serves the other workers from the chief, each by one thread and connection."""
 
     daemon_threads = True
 
@@ -86,21 +86,21 @@ class _Chief(socketserver.ThreadingTCPServer):
         self.changed = threading.Condition()
         self.others = set(range(1, count))
         self.present: set[int] = set()
-        self.uninformed = set(self.others)  # those that have yet to hear the outcome
+        self.uninformed = set(self.others)  # workers that do not know the outcome yet
         self.outcome: dict[str, Any] | None = None  # {"status": of the process, "line": its error}
         self._facts = facts
 
     def end(self, error: CommandError | None = None) -> None:
-        """Let the rendezvous succeed or fail on all workers, unless it has ended already."""
+        """Sets the outcome of the rendezvous on all workers, unless there is one already."""
         with self.changed:
             if self.outcome is None:
                 self.outcome = {"status": error.exit_status if error else 0, "line": str(error)}
-                if not isinstance(error, UserError):  # of which latecomers are to hear too
+                if not isinstance(error, UserError):  # which latecomers get too
                     self.uninformed &= self.present
             self.changed.notify_all()
 
     def finish_request(self, request: Any, client_address: Any) -> None:
-        """Serve a worker's connection, in a thread of its own."""
+        """Serves a worker's connection, in a thread of its own."""
         del client_address
         request.settimeout(_CONNECT_SECONDS)
         with request.makefile("rb") as lines:
@@ -109,10 +109,10 @@ class _Chief(socketserver.ThreadingTCPServer):
             request.sendall(json.dumps(reply).encode() + b"\n")
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Ignore connections that break, and clients that are no workers."""
+        """Ignores broken connections, and clients that are no workers."""
 
     def _replies(self, hello: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-        """Yield who is missing, every half second, and the outcome in the end."""
+        """Yields the missing workers every half second, and the outcome in the end."""
         index = hello["index"]
         with self.changed:
             error = _error(hello, self._facts, index in self.present)
@@ -133,7 +133,7 @@ class _Chief(socketserver.ThreadingTCPServer):
 
 
 def _error(hello: Mapping[str, Any], facts: Mapping[str, str], twice: bool) -> CommandError | None:
-    """Return why a worker that connects ends the rendezvous, if it does."""
+    """Returns the error by which a worker that connects ends the rendezvous, or None."""
     index, others = int(hello["index"]), hello["facts"]
     if hello["stopped"]:
         return Preempted(hello["stopped"])
@@ -150,7 +150,7 @@ def _error(hello: Mapping[str, Any], facts: Mapping[str, str], twice: bool) -> C
 
 
 def _serve(chief: _Chief, wait: _Wait) -> None:
-    """Do the chief's part: serve the other workers until all know the outcome."""
+    """Serves the other workers, on the chief, until all know the outcome."""
     threading.Thread(target=chief.serve_forever, args=(0.05,), daemon=True).start()
     with chief.changed:
         while chief.outcome is None:
@@ -165,7 +165,7 @@ def _serve(chief: _Chief, wait: _Wait) -> None:
 
 
 def _join(cluster: Cluster, facts: Mapping[str, str], wait: _Wait) -> None:
-    """Do another worker's part: stay connected to the chief until it replies the outcome."""
+    """Stays connected to the chief, on another worker, until the chief sends the outcome."""
     hello: dict[str, Any] = {"index": cluster.index, "facts": facts, "stopped": ""}
     while True:
         reason = ""
@@ -186,7 +186,7 @@ def _join(cluster: Cluster, facts: Mapping[str, str], wait: _Wait) -> None:
 
 
 def _say(cluster: Cluster, hello: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """Connect to the chief; yield its replies."""
+    """Connects to the chief, sends `hello` and yields the replies."""
     address = host_and_port(cluster.addresses[0])
     with socket.create_connection(address, _CONNECT_SECONDS) as connection:
         connection.sendall(json.dumps(hello).encode() + b"\n")

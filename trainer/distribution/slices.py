@@ -1,4 +1,4 @@
-"""The consecutive rows of a global batch that each worker and each replica computes."""
+"""Divides a global batch into the consecutive rows of each worker and each replica."""
 
 import dataclasses
 
@@ -7,14 +7,14 @@ import tensorflow as tf
 
 @dataclasses.dataclass(frozen=True)
 class Slices:
-    """The rows of one worker of a strategy, and of its replicas."""
+    """Finds the rows of one worker of a strategy, and of its replicas."""
 
     strategy: tf.distribute.Strategy
     worker: int
 
     @property
     def local_replicas(self) -> int:
-        """The number of replicas of this worker."""
+        """Returns the number of replicas of this worker."""
         return len(self.strategy.extended.worker_devices)
 
     def of_worker(self, batch_size: int) -> slice:
@@ -23,9 +23,9 @@ class Slices:
         return slice(self.worker * rows, (self.worker + 1) * rows)
 
     def of_replica(self, batch: tf.Tensor) -> tuple[tf.Tensor, int]:
-        """Returns this replica's rows of a worker's batch, and the first one's index in the global.
+        """Returns this replica's rows of a worker's batch, and the global index of the first row.
 
-        Call it in a replica's context, while a tf.function is traced.
+        Must be called in a replica's context, while a tf.function is traced.
         """
         replica = tf.distribute.get_replica_context().replica_id_in_sync_group
         replica = int(tf.get_static_value(replica))

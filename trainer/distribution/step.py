@@ -1,9 +1,9 @@
-"""Training and evaluation steps on one replica or many.
+"""Computes training and evaluation steps on one replica or many.
 
 In a training step each replica takes its rows of the batch and computes its share of the gradients
-(gradients.py). The shares are summed over the replicas, and each updates its weights by the sum
-(update.py). So the optimizer gets the global gradient, whose clipping and whose test for overflow
-come out alike on every replica.
+(gradients.py). The shares are summed over the replicas, and each replica updates its weights by the
+sum (update.py). So the optimizer gets the global gradient, and clips it and tests it for overflow
+alike on every replica.
 """
 
 import dataclasses
@@ -34,20 +34,20 @@ _TIMED_CALLS = 5  # of each execution, since other processes disturb some
 
 @dataclasses.dataclass(frozen=True)
 class StepSettings:
-    """What every training step of a run has in common."""
+    """Holds the settings that all training steps of a run share."""
 
     precision: str  # the model's; float16 gets dynamic loss scaling
     batch_size: int  # of all replicas together
     seed: int  # of the noise
-    last_step: int  # where the training ends, by which the kinds measure their progress
-    # How often a CPU computes the gradient norm, which reads all gradients from memory once more:
-    # in these steps and the last one; in every step where the optimizer needs it.
+    last_step: int  # the end of the training, at which `StepContext.progress` is 1
+    # A CPU computes the gradient norm every so many steps and in the last one, since the norm reads
+    # all gradients from memory once more; in every step if the optimizer needs the norm.
     norm_every_steps: int = 1
     loss_scale_growth_steps: int = 2000  # without an overflow; then the loss scale doubles
 
 
 class Steps:
-    """Training and evaluation steps of one model on the replicas of one strategy."""
+    """Trains and evaluates one model on the replicas of one strategy."""
 
     def __init__(
         self,
@@ -60,10 +60,10 @@ class Steps:
         execution: str = "graph",
         worker: int = 0,
     ):
-        """Builds the optimizer, whose learning rate is a function of the step, on the replicas.
+        """Builds the optimizer on the replicas.
 
-        `worker` is the index of this worker among those of the strategy. For `execution` see
-        `set_execution`.
+        `learning_rate` maps the step, int64 [], to a rate, float32 []. `worker` is the index of
+        this worker in the strategy. `set_execution` explains `execution`.
 
         Raises:
           UserError: the batch cannot be divided among the replicas, or the execution is not known.
@@ -119,7 +119,7 @@ class Steps:
 
     @property
     def execution(self) -> str:
-        """The mode in which training steps are computed."""
+        """Returns the mode in which training steps are computed."""
         return self._execution.mode
 
     def local_rows(self) -> slice:
@@ -136,7 +136,7 @@ class Steps:
 
     @property
     def images_on_device(self) -> bool:
-        """Whether the training images lie on the devices."""
+        """Returns whether the training images are on the devices."""
         return self._cache.copies is not None
 
     def image_devices(self) -> list[str]:
@@ -159,8 +159,8 @@ class Steps:
 
         Returns, each float32 [count]: `loss` and `loss/<term>` (means over the batch),
         `gradient_norm` (global, before clipping; NaN where it was not computed), `skipped_steps`
-        (1 where float16 gradients overflowed), `learning_rate` and `loss_scale`. Each call's are
-        for `require_finite` to check.
+        (1 where float16 gradients overflowed), `learning_rate` and `loss_scale`. The caller passes
+        these metrics of each call to `require_finite`.
         """
         count = len(batches) if count is None else count
         rows = self.train_function(
@@ -173,15 +173,15 @@ class Steps:
         return dict(zip(self._metric_names, rows.T, strict=True))
 
     def nonfinite_steps(self, metrics: Mapping[str, np.ndarray]) -> np.ndarray:
-        """Returns which steps of a call of `train`, bool [count], have gone wrong."""
+        """Returns which steps of a call of `train`, bool [count], are not finite."""
         return self._finite.nonfinite_steps(metrics)
 
     def require_finite(self, first_step: int, metrics: Mapping[str, np.ndarray]) -> None:
-        """Raises NonFiniteError, naming the steps, if a call of `train` has gone wrong."""
+        """Raises NonFiniteError, naming the steps, if steps of a call of `train` are not finite."""
         self._finite.require_finite(first_step, metrics)
 
     def fastest(self, executions: Sequence[str], batches: np.ndarray | tf.Tensor) -> str:
-        """Times training calls of each execution, and leaves the run's state as it was."""
+        """Times training calls of some executions; returns the fastest and restores the state."""
         before = values_of(self.variables())
         seconds = {}
         for execution in executions:
@@ -219,7 +219,7 @@ class Steps:
         self.optimizer.learning_rate.assign(part(self._learning_rate)(step))
         total = run(self._sum_of_shares, args=(step, batch, cache, labels))
         if self._replicas_update_alone:
-            # By a lambda: a tf.function itself would be run as one for all replicas on CPUs.
+            # A lambda, since on CPUs a tf.function would be run as one for all replicas.
             update = lambda total: part(self._update_replica)(total, step)  # noqa: E731
             rows = run(update, args=(total,))
             self.optimizer.iterations.assign_add(1)
@@ -231,7 +231,7 @@ class Steps:
         part = self._execution.part
         images, start = self._slices.of_replica(batch)
         if cache is not None:
-            # By itself, so that a step has the same bits without the cache.
+            # Compiled separately, so that a step has the same bits without the cache.
             by_words = self._execution.gathers_words
             images = part(self._cache.gather)(cache, images, by_words=by_words)
         labels = None if labels is None else self._slices.of_replica(labels)[0]

@@ -1,4 +1,4 @@
-"""The strategy of a training, and models built on its replicas."""
+"""Makes the strategy of a training, and builds models on its replicas."""
 
 import contextlib
 import functools
@@ -58,10 +58,10 @@ def leave_other_gpus() -> None:
 
 
 def enable_determinism() -> None:
-    """Makes all operations give the same bits each time; call it before the first collective.
+    """Makes all operations give the same bits each time; must precede the first collective.
 
-    NVLink switches (NVLS) sum over GPUs in hardware, in an order that is not promised to be the
-    same twice: NCCL is kept to other algorithms, unless the user has chosen some.
+    NVLink switches (NVLS) sum over GPUs in hardware, in an order that may vary: NCCL is kept to
+    other algorithms, unless the user has chosen some.
     """
     tf.config.experimental.enable_op_determinism()
     os.environ.setdefault("NCCL_ALGO", "^NVLS,NVLSTree")

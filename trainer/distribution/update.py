@@ -1,4 +1,4 @@
-"""The update of the weights by gradients that are summed over the replicas."""
+"""Updates the weights by gradients that are summed over the replicas."""
 
 import dataclasses
 import math
@@ -19,7 +19,7 @@ class Update:
     model: Learner
     optimizer: keras.optimizers.Optimizer
     execution: Execution
-    norm_every_steps: int  # and in the last one; the gradient norm of the others is NaN
+    norm_every_steps: int  # the last step has a gradient norm too; in other steps it is NaN
     last_step: int
 
     def __call__(
@@ -49,7 +49,7 @@ class Update:
             return tf.sqrt(tf.add_n([square(gradient) for gradient in gradients]))
         end = step + 1
         needed = (end % self.norm_every_steps == 0) | (end == self.last_step)
-        # A branch for each, so that no gradient is kept for the last one's sake.
+        # A branch for each gradient, so that none is kept in memory until the last one is there.
         squares = [tf.cond(needed, lambda g=g: square(g), lambda: math.nan) for g in gradients]
         return tf.sqrt(tf.add_n(squares))
 

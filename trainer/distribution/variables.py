@@ -1,4 +1,4 @@
-"""The variables of a model or a run by their paths, and their values."""
+"""Maps paths to the variables of a model or a run, and to copies of their values."""
 
 from collections.abc import Mapping
 
@@ -12,5 +12,5 @@ def model_variables(model: keras.Model) -> dict[str, keras.Variable]:
 
 
 def values_of(variables: Mapping[str, keras.Variable]) -> dict[str, np.ndarray]:
-    """Copies the values of variables, under the same names."""
+    """Copies the values of variables, under the same paths."""
     return {path: variable.numpy() for path, variable in variables.items()}

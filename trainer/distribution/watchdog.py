@@ -1,7 +1,7 @@
-"""End this worker when another one is lost, whatever it is waiting for. Needs no TensorFlow.
+"""Ends this worker when another one is lost. Needs no TensorFlow.
 
-A collective with a worker that has died may wait for ever: whether NCCL and gRPC notice is up to
-them, and nothing can interrupt the main thread meanwhile. The same holds for TensorFlow's start.
+A collective with a dead worker may wait for ever: NCCL and gRPC need not notice the death, and
+nothing can interrupt the main thread meanwhile. The same holds for TensorFlow's start.
 """
 
 import concurrent.futures
@@ -20,7 +20,7 @@ from typing import Any
 from trainer.distribution.cluster import Cluster, from_tf_config, host_and_port
 from trainer.errors import WorkersError, printable
 
-ATTEMPTS = 8  # failed in a row, after which a worker counts as lost
+ATTEMPTS = 8  # failures in a row after which a worker counts as lost
 PAUSE_SECONDS = 1.0  # between two attempts
 CONNECT_SECONDS = 2.0  # for a machine to answer: TCP asks a second time after one
 _CONCURRENT_CONNECTS = 64
@@ -29,22 +29,22 @@ _LOCAL_ERRORS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.
 
 
 class Watchdog:
-    """A thread that ends this process, with the status of WorkersError, once a worker is lost.
+    """Ends this process from a thread, with the status of WorkersError, once a worker is lost.
 
     A worker is lost when eight attempts in a row to connect to its port have failed: some 10
     seconds after its process has died, or 30 after its machine has gone; with more than 64 machines
     gone at once, 16 seconds later for each 64 more. A worker that could not be reached at the first
     eight attempts is not watched, since some networks connect only some of the workers.
 
-    A worker that is suspended keeps its port open, and is waited for while the system accepts
-    connections for it. Each other worker makes one a second, which fill the queue of gRPC's port
-    (net.core.somaxconn, by default 4096): with N workers after 4096 / (N - 1) seconds.
+    A suspended worker keeps its port open, and counts as alive until the system refuses
+    connections to the port. The other workers connect once a second each, which fills the queue of
+    the port (net.core.somaxconn, by default 4096): with N workers after 4096 / (N - 1) seconds.
 
-    Start it when all workers have opened their ports; close it before the first of them may exit.
+    Start a watchdog when all workers have opened their ports; close it before any worker may exit.
     """
 
     def __init__(self, cluster: Cluster | None, end: Callable[[int], Any] = os._exit):
-        """Watch the other workers of a cluster, if there is one; `end` takes the exit status."""
+        """Watches the other workers of a cluster, if there is one; `end` takes the exit status."""
         self._cluster = cluster
         self._end = end
         self._closed = threading.Event()
@@ -53,7 +53,7 @@ class Watchdog:
             self._thread.start()
 
     def close(self) -> None:
-        """Stop watching."""
+        """Stops watching."""
         self._closed.set()
         if self._thread.is_alive():
             self._thread.join(2 * CONNECT_SECONDS)
@@ -80,7 +80,7 @@ class Watchdog:
 
 
 class _Peer:
-    """Another worker's port, and the failed attempts in a row to connect to it."""
+    """Counts the failed attempts in a row to connect to another worker's port."""
 
     def __init__(self, address: str):
         self._host, self._port = host_and_port(address)
@@ -90,7 +90,7 @@ class _Peer:
         self._endpoints: list[tuple[Any, ...]] = []
 
     def count_failures(self) -> int:
-        """Try to connect; return the number of failures in a row."""
+        """Tries to connect; returns the number of failures in a row."""
         self._failures = 0 if self._is_reachable() else self._failures + 1
         return self._failures
 
@@ -113,16 +113,17 @@ class _Peer:
                     return True
             else:
                 self.was_reached = True
-                self._endpoints = [endpoint]  # of a host's several, the one the worker listens on
+                self._endpoints = [endpoint]  # of the host's endpoints, where the worker listens
                 return True
         return False
 
 
 @contextlib.contextmanager
 def kill_if_startup_hangs(cluster: Cluster | None, timeout_seconds: float) -> Iterator[None]:
-    """Kill this process if TensorFlow's start waits too long for a worker that was lost.
+    """Kills this process if TensorFlow's start waits too long for a worker that was lost.
 
-    Another process does so, since that start lets no thread or signal handler of Python run.
+    Another process kills this one, since TensorFlow's start lets no thread and no signal handler
+    of Python run.
     """
     if cluster is None:
         yield
@@ -136,7 +137,7 @@ def kill_if_startup_hangs(cluster: Cluster | None, timeout_seconds: float) -> It
 
 
 def kill_later(pid: int, timeout_seconds: float) -> None:
-    """Kill the parent process `pid` after some time, with a line that names the lost workers."""
+    """Kills the parent process `pid` after some time, with a line that names the lost workers."""
     time.sleep(timeout_seconds)
     cluster = from_tf_config()
     assert cluster is not None

@@ -1,4 +1,4 @@
-"""The workers of one training and their collectives, once TensorFlow runs on all of them.
+"""Coordinates the workers of one training by collectives, once TensorFlow runs on all of them.
 
 A training has a single worker unless TF_CONFIG names more. All workers call the same methods in the
 same order: each call waits for all of them.
@@ -19,7 +19,7 @@ from trainer.errors import UserError, WorkersError, require
 
 _T = TypeVar("_T")
 _MAX_TEXT_BYTES = 4096
-# What TensorFlow raises where a worker is lost. InternalError may be one too, or mean anything.
+# TensorFlow's errors if a worker is lost. InternalError can be one too, or have another cause.
 _LOST_WORKER_ERRORS = (
     tf.errors.UnavailableError,
     tf.errors.AbortedError,
@@ -29,7 +29,7 @@ _LOST_WORKER_ERRORS = (
 
 
 class Workers:
-    """The workers of a strategy, seen from one of them; the chief, worker 0, writes the workdir."""
+    """Runs collectives among the workers of a strategy; the chief, worker 0, writes the workdir."""
 
     def __init__(self, strategy: Strategy, cluster: Cluster | None = None):
         self.strategy = strategy
@@ -39,19 +39,19 @@ class Workers:
         self.is_chief = self.index == 0
 
     def broadcast_int(self, number: int) -> int:
-        """Return the chief's number on all workers."""
+        """Returns the chief's number on all workers."""
         return int(self._sum(np.array([number if self.is_chief else 0]))[0])
 
     def any(self, condition: bool) -> bool:
-        """Return whether the condition holds on any worker."""
+        """Returns whether the condition holds on any worker."""
         return bool(self._sum(np.array([int(condition)]))[0])
 
     def barrier(self) -> None:
-        """Return when all workers have called this."""
+        """Waits until all workers have called this method."""
         self.any(False)
 
     def all_gather_text(self, text: str) -> list[str]:
-        """Return the text of each worker, cut to 4096 bytes."""
+        """Returns the texts of all workers, each cut to 4096 bytes."""
         encoded = text.encode()[:_MAX_TEXT_BYTES]
         rows = np.zeros((self.count, _MAX_TEXT_BYTES), np.int64)
         rows[self.index, : len(encoded)] = list(encoded)
@@ -59,10 +59,10 @@ class Workers:
         return [row.tobytes().rstrip(b"\0").decode(errors="replace") for row in all_rows]
 
     def run_everywhere(self, stage: Callable[[], _T]) -> _T:
-        """Call a function on every worker, and return its result.
+        """Calls a function on every worker, and returns its result.
 
         Raises:
-          UserError: the function raised one, here or on another worker, which the line names.
+          UserError: the function raised UserError, here or on another worker that the line names.
         """
         try:
             result = stage()
@@ -74,21 +74,21 @@ class Workers:
         return result
 
     def run_on_chief(self, stage: Callable[[], _T]) -> _T | None:
-        """Call a function on the chief alone; return its result there and None on the others.
+        """Calls a function on the chief alone; returns its result there and None on the others.
 
         Raises:
-          UserError: the function raised one; on all workers.
+          UserError: the function raised UserError on the chief; raised on all workers.
         """
         return self.run_everywhere(lambda: stage() if self.is_chief else None)
 
     def require_equal_on_all(self, name: str, text: str) -> None:
-        """Raise UserError on all workers unless the text is the same on each; `name` is plural."""
+        """Raises UserError on all workers if their texts differ; `name` is a plural noun."""
         texts = self.all_gather_text(text)
         differing = [f"worker {index}" for index, other in enumerate(texts) if other != texts[0]]
         require(not differing, f"{name} differ between worker 0 and {', '.join(differing)}")
 
     def broadcast_variables(self, variables: Mapping[str, Any]) -> None:
-        """Assign the chief's values of the variables, to the bit, on all workers."""
+        """Assigns the chief's values of the variables, to the bit, on all workers."""
         if self.count == 1:
             return
         values = values_of(variables)
@@ -104,10 +104,10 @@ class Workers:
 
 @contextlib.contextmanager
 def lost_workers_as_errors(cluster: Cluster | None) -> Iterator[None]:
-    """Replace the errors that TensorFlow raises when a worker is lost.
+    """Replaces the errors that TensorFlow raises when a worker is lost.
 
     Raises:
-      WorkersError: instead of them; it names the workers that cannot be reached.
+      WorkersError: instead of TensorFlow's errors, with the workers that cannot be reached.
     """
     try:
         yield

@@ -1,4 +1,4 @@
-"""How training steps are executed: what XLA compiles of them, and what it needs for that."""
+"""Chooses what XLA compiles of a training step, and sets what the compilation needs."""
 
 import dataclasses
 import itertools
@@ -13,7 +13,7 @@ from trainer.errors import require_choice
 from trainer.models.base import Autoencoder
 
 CUT_SIZE = 128  # images at a time where convolutions are matrix products on a CPU
-_SMALL_BATCH = 128  # whose arithmetic does not outweigh a copy of the weights
+_SMALL_BATCH = 128  # images whose arithmetic does not outweigh a copy of the weights
 _LARGE_PRODUCTS = 4e9  # multiply-adds a step of dense layers, on a CPU
 _LAUNCH_BOUND = 2e9  # multiply-adds a step of convolutions, which a GPU does while it launches them
 _GPU_FLAGS = {
@@ -29,28 +29,29 @@ _GPU_FLAGS = {
 
 @dataclasses.dataclass(frozen=True)
 class Execution:
-    """How training steps are executed; every way has the same result up to rounding.
+    """Describes how training steps are executed; every mode gives the same result up to rounding.
 
-    There are three: TensorFlow's own kernels; on one replica, a loop over the steps that XLA has
-    compiled; on several, parts of a step that XLA has compiled, with sums over replicas in between.
+    There are three ways: TensorFlow's own kernels; on one replica, a loop over the steps that XLA
+    has compiled; on several replicas, stages of a step that XLA has compiled, with sums over the
+    replicas in between.
     """
 
     mode: str  # of `EXECUTIONS`
     on_gpus: bool
     loop_by_xla: bool  # on one replica
-    parts_by_xla: bool  # on several
+    parts_by_xla: bool  # on several replicas
     update_by_xla: bool  # on one replica: alone or in the loop
-    layer_kinds: tuple[type, ...]  # the layers of Keras that take forms for XLA
-    cuts_batch: bool  # into parts that fit a CPU's caches
-    gathers_words: bool  # rather than bytes from the device cache
+    layer_kinds: tuple[type, ...]  # Keras's layers that are rewritten for XLA
+    cuts_batch: bool  # into pieces that fit a CPU's caches
+    gathers_words: bool  # from the device cache, instead of bytes
     orders_gradients: bool  # by `one_after_the_other`
 
     def part(self, function: Callable) -> Callable:
-        """Returns a function that one replica computes, compiled where parts are."""
+        """Returns a function of one replica, compiled if `parts_by_xla`."""
         return tf.function(function, jit_compile=True) if self.parts_by_xla else function
 
     def update(self, function: Callable) -> Callable:
-        """Returns the function that updates all replicas, compiled where the loop is not."""
+        """Returns the function that updates all replicas, compiled if only the update is."""
         alone = self.update_by_xla and not self.loop_by_xla
         return tf.function(function, jit_compile=True) if alone else function
 
@@ -86,7 +87,7 @@ def make_execution(mode: str, strategy: tf.distribute.Strategy, batch_size: int)
 
 
 def set_gpu_flags() -> None:
-    """Adds XLA's flags for GPUs to XLA_FLAGS, but for those that it holds already.
+    """Adds XLA's flags for GPUs to XLA_FLAGS, except flags that are set already.
 
     XLA reads the variable once, when it first compiles.
     """
@@ -99,11 +100,11 @@ def set_gpu_flags() -> None:
 def candidate_executions(
     strategy: tf.distribute.Strategy, model: Autoencoder, batch_size: int
 ) -> tuple[str, ...]:
-    """Returns the executions worth a try on these devices, the usually fastest first.
+    """Returns the executions to try on these devices, the usually fastest first.
 
-    On a CPU, convolutions with few channels go by matrix products, others by its library, and so
-    do the products of large layers on large batches (measured in docs/performance.md); other nets
-    are compiled, where XLA takes them whole. On GPUs all nets are compiled, and convolutions are
+    On a CPU, convolutions with few channels become matrix products; other convolutions, and the
+    products of large layers on large batches, are left to TensorFlow's library (measured in
+    docs/performance.md); other nets are compiled. On GPUs all nets are compiled; convolutions are
     matrix products where they have few channels or the batch is small: each call of cuDNN is a
     launch of its own, where the rest of the step is part of one CUDA graph.
     """
@@ -126,20 +127,20 @@ def candidate_executions(
 
 
 def sum_of_squares_for_cpu(gradient: tf.Tensor) -> tf.Tensor:
-    """Sums the squares of a gradient, which XLA on a CPU then reads from memory once, not thrice.
+    """Sums the squares of a gradient so that XLA on a CPU reads it from memory once, not thrice.
 
-    XLA splits a sum of more than 32 terms into a tree, and then no longer squares while it sums.
+    XLA splits a sum of more than 32 terms into a tree, in which squaring and summing are separate.
     """
     size = gradient.shape.num_elements()
-    parts = next(parts for parts in range(8, 0, -1) if size % parts == 0)
-    eighths = tf.add_n([tf.square(p) for p in tf.split(tf.reshape(gradient, [-1]), parts)])
-    return tf.reduce_sum(eighths)
+    count = next(count for count in range(8, 0, -1) if size % count == 0)
+    folded = tf.add_n([tf.square(piece) for piece in tf.split(tf.reshape(gradient, [-1]), count)])
+    return tf.reduce_sum(folded)
 
 
 def one_after_the_other(gradients: list[tf.Tensor]) -> list[tf.Tensor]:
-    """Returns the same gradients, each of which depends on the one before it in the model.
+    """Makes each gradient depend on the gradient before it in the model, with equal values.
 
-    So a layer's weights change only once the backward pass is through with them. XLA, which orders
+    So a layer's weights change only when the backward pass no longer needs them. XLA, which orders
     by data dependence only, would otherwise copy the weights first.
     """
 
@@ -153,7 +154,7 @@ def one_after_the_other(gradients: list[tf.Tensor]) -> list[tf.Tensor]:
 
 
 def cuts(size: int) -> int:
-    """Returns into how few equal parts a batch is cut that fit a CPU's caches; 1 if none do."""
+    """Returns the least number of equal pieces of a batch that fit a CPU's caches, or 1."""
     if size <= CUT_SIZE:
         return 1
     fitting = range(CUT_SIZE // 2, CUT_SIZE + 1)

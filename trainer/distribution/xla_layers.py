@@ -1,8 +1,8 @@
-"""Keras's convolutional layers in forms that XLA compiles well.
+"""Rewrites Keras's convolutional layers in forms that XLA compiles well.
 
 XLA on a CPU compiles matrix products and shifts of maps well, and convolutions badly. XLA on a GPU
-has no deterministic gradient of Keras's max-pooling. Each form here computes what the layer of
-Keras does, from the same weights; a layer whose settings no form covers is left as it is.
+has no deterministic gradient of Keras's max-pooling. Each form here computes the outputs of Keras's
+layer from the same weights; a layer whose settings no form covers is left unchanged.
 """
 
 import contextlib
@@ -43,7 +43,7 @@ def rewritten(model: keras.Model, kinds: Collection[type[layers.Layer]]) -> Iter
         yield
     finally:
         for layer, method in changed:
-            delattr(layer, method)  # uncovers that of the class
+            delattr(layer, method)  # uncovers the method of the class
 
 
 def count_multiplications(model: keras.Model) -> tuple[int, int]:
@@ -84,7 +84,7 @@ def _convolve(layer: layers.Conv2D, inputs: tf.Tensor, kernel: tf.Tensor) -> tf.
     size, _, channels, filters = kernel.shape
     outputs = [-(-length // stride) for length in inputs.shape[1:3]]
     if stride == 1 and filters < channels:
-        # Few maps out: one product to the taps of each, then shift and add those.
+        # Few maps out: one product to the taps of each map, then shift and add the taps.
         taps = tf.tensordot(inputs, kernel, [[3], [2]])  # [B, H, W, size, size, filters]
         padded = _pad_same(tf.reshape(taps, [*_dimensions(inputs), -1]), size, stride)
         shifted = _shifts(padded, size, stride, outputs)
@@ -149,7 +149,7 @@ def _dimensions(maps: tf.Tensor) -> tuple[tf.Tensor, int, int]:
 
 
 def _pad_same(maps: tf.Tensor, size: int, stride: int) -> tf.Tensor:
-    """Pads maps [B, H, W, C] with zeros as "same" does: the odd one below and to the right."""
+    """Pads maps [B, H, W, C] with zeros as "same" does: an odd one below or to the right."""
     padding = [[0, 0], [0, 0], [0, 0], [0, 0]]
     for axis in (1, 2):
         length = maps.shape[axis]
@@ -159,7 +159,7 @@ def _pad_same(maps: tf.Tensor, size: int, stride: int) -> tf.Tensor:
 
 
 def _shifts(padded: tf.Tensor, size: int, stride: int, outputs: list[int]) -> list[tf.Tensor]:
-    """Returns for each tap of a kernel, row by row, the pixels [B, *outputs, C] that it meets."""
+    """Returns for each tap of a kernel, row by row, the pixels [B, *outputs, C] under the tap."""
     height, width = ((length - 1) * stride + 1 for length in outputs)
     return [
         padded[:, row : row + height : stride, column : column + width : stride]

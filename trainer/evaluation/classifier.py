@@ -1,4 +1,4 @@
-"""Fine-tuning: trains the encoder of a run, with a softmax layer on its code, to classify."""
+"""Fine-tunes the encoder of a run, with a softmax layer on its code, to classify images."""
 
 import dataclasses
 import itertools
@@ -30,8 +30,8 @@ from trainer.models.base import Autoencoder, StepContext
 from trainer.run import checkpoints, restore
 from trainer.storage import atomic, paths
 
-FINETUNED = "finetuned"  # the files' names without their suffixes
-FROM_SCRATCH = "from_scratch"
+FINETUNED = "finetuned"  # a file name without suffix
+FROM_SCRATCH = "from_scratch"  # a file name without suffix
 _LABELS_SEED = 0  # the same for every run, so that all learn from the same labels
 _MAX_STEPS_PER_CALL = 100
 _MAX_BYTES_PER_CALL = 64 * 2**20  # of images
@@ -40,26 +40,26 @@ _Labelled = tuple[np.ndarray, np.ndarray]  # images [N, H, W, C] and labels [N]
 
 @dataclasses.dataclass(frozen=True)
 class FineTuning:
-    """The settings of a fine-tuning."""
+    """Holds the settings of a fine-tuning."""
 
-    num_epochs: int  # passes over the labelled images, at most
-    batch_size: int  # images a step, over all replicas together
-    learning_rate: float  # Adam's, the highest of the schedule
+    num_epochs: int  # most passes over the labelled images
+    batch_size: int  # images per step, over all replicas
+    learning_rate: float  # the highest of the schedule, for Adam
     schedule: str  # constant, or cosine down to 0 at the end of num_epochs
-    patience_epochs: int  # ends after so many epochs without a better validation error
-    labels: int = 0  # learns from so many labelled images, drawn at random; 0: from all
-    from_scratch: bool = False  # begins with the weights that the run began with
+    patience_epochs: int  # epochs without a better validation error after which to end
+    labels: int = 0  # number of labelled images to learn from, chosen at random; 0: all
+    from_scratch: bool = False  # begin with the weights that the run began with
 
     @property
     def name(self) -> str:
-        """The name of the files, without suffix."""
+        """Returns the name of the files, without suffix."""
         return FROM_SCRATCH if self.from_scratch else FINETUNED
 
 
 class Classifier(keras.Model):
     """Computes logits W code + b of an autoencoder's code; trains the encoder with W and b.
 
-    Vincent et al. 2010 and Rifai et al. 2011 measure so what an encoder has learnt.
+    Vincent et al. 2010 and Rifai et al. 2011 measure encoders in this way.
     """
 
     def __init__(self, autoencoder: Autoencoder, classes: int):
@@ -84,7 +84,7 @@ class Classifier(keras.Model):
 
 
 class EarlyStopping:
-    """Keeps the epoch of lowest validation error; of equal ones, that of lower cross-entropy."""
+    """Keeps the weights of the epoch of lowest validation error, or then cross-entropy."""
 
     def __init__(self, patience_epochs: int):
         self._patience_epochs = patience_epochs
@@ -93,7 +93,7 @@ class EarlyStopping:
         self.weights: dict[str, np.ndarray] = {}
 
     def update(self, epoch: int, error: float, cross_entropy: float, classifier: Any) -> bool:
-        """Takes the validation of an epoch; returns whether the patience is at its end."""
+        """Adds the validation of an epoch; returns whether to stop."""
         if (error, cross_entropy) < (self.error, self.cross_entropy):
             self.epoch, self.error, self.cross_entropy = epoch, error, cross_entropy
             variables = model_variables(classifier)
@@ -104,23 +104,23 @@ class EarlyStopping:
 def finetune(workdir: str, settings: FineTuning, checkpoint: str = "last") -> dict[str, Any]:
     """Trains a classifier from a run's "last" or "best" checkpoint, and measures it.
 
-    The classifier learns by Adam from the run's training images. The weights are those of the epoch
-    that `EarlyStopping` keeps; the test images have no say in it.
+    The classifier learns by Adam from the run's training images. `EarlyStopping` chooses the
+    weights, without the test images.
 
     Writes `finetuned.json` and the weights, by their paths, to `finetuned.npz`; from scratch
     `from_scratch.json` and `from_scratch.npz`.
 
     Returns:
-      What the JSON file holds: the settings, `finetuned_test_error` or `from_scratch_test_error`,
-      the share of the test images that are classified wrong, and `frozen_test_error`, that of
-      logistic regression on the codes before the fine-tuning.
+      The content of the JSON file: the settings, `finetuned_test_error` or
+      `from_scratch_test_error`, the share of the test images that are classified wrong, and
+      `frozen_test_error`, the test error of logistic regression on the codes before fine-tuning.
 
     Raises:
       UserError: a setting is not possible, the data have no labels, or what `restore.load` raises.
       NonFiniteError: a loss was not finite; nothing is written.
-      StorageError: the workdir cannot be written; what was there before still is.
+      StorageError: the workdir cannot be written; earlier files are unchanged.
     """
-    # 1. The run and its labelled images.
+    # 1. Load the run and its labelled images.
     path = paths.path_of(workdir)
     run = restore.load(path, checkpoint)
     if run.config.deterministic:
@@ -134,7 +134,7 @@ def finetune(workdir: str, settings: FineTuning, checkpoint: str = "last") -> di
     )
     autoencoder = initial_model(run) if settings.from_scratch else run.model
 
-    # 2. The classifier and its steps.
+    # 2. Build the classifier and its steps.
     keras.utils.set_random_seed(run.config.seed)
     classifier = build_model(
         run.strategy, run.config.precision, lambda: Classifier(autoencoder, classes)
@@ -158,7 +158,7 @@ def finetune(workdir: str, settings: FineTuning, checkpoint: str = "last") -> di
     if isinstance(train.images, np.ndarray) and run.config.data.placement != "host":
         steps.cache_on_device(train.images)
 
-    # 3. The error of the codes as they are; then the epochs.
+    # 3. Measure the codes before training; then train the epochs.
     validation, test = (_read(run, split) for split in (run.dataset.validation, run.dataset.test))
     frozen_test_error = _frozen_error(autoencoder, _read(run, train), test)
     began = time.monotonic()
@@ -174,7 +174,7 @@ def finetune(workdir: str, settings: FineTuning, checkpoint: str = "last") -> di
             break
     seconds = time.monotonic() - began
 
-    # 4. The test images, once.
+    # 4. Measure the best epoch on the test images.
     for variable_path, variable in model_variables(classifier).items():
         variable.assign(best.weights[variable_path])
     test_error, _ = _measure(classifier, *test)
@@ -197,7 +197,7 @@ def finetune(workdir: str, settings: FineTuning, checkpoint: str = "last") -> di
 
 
 def print_table(metrics: dict[str, Any], workdir: str) -> None:
-    """Prints the errors, and where the files are."""
+    """Prints the errors and the paths of the files."""
     name = FINETUNED if f"{FINETUNED}_test_error" in metrics else FROM_SCRATCH
     label = f"{name.replace('_', ' ')} test error"
     print(f"""
@@ -213,10 +213,10 @@ weights    {Path(workdir) / name}.npz""")
 def labelled(split: Split, count: int) -> Split:
     """Returns `count` random images of a split, or all (0), with the labels in memory.
 
-    A larger count has the images of a smaller one, and more.
+    A larger count includes the images of a smaller one.
 
     Raises:
-      UserError: there are fewer images, or all of those drawn are of one class.
+      UserError: there are fewer images, or all chosen images are of one class.
     """
     assert split.labels is not None
     require(
@@ -235,7 +235,7 @@ def labelled(split: Split, count: int) -> Split:
 
 
 def initial_model(run: restore.TrainedRun) -> Autoencoder:
-    """Builds the autoencoder of a run with the weights that the training began with."""
+    """Builds the autoencoder of a run with its initial weights."""
     keras.utils.set_random_seed(run.config.seed)
     return build_model(
         run.strategy,
@@ -266,7 +266,7 @@ def _count_classes(run: restore.TrainedRun) -> int:
 
 
 def _execution(run: restore.TrainedRun, batch_size: int) -> str:
-    """Returns how the run computes its own steps on these devices, or would."""
+    """Returns the execution that the run uses, or would use, for its own steps on these devices."""
     chosen = run.run.executions.get(describe_devices(run.strategy))
     if chosen is None and run.config.execution in EXECUTIONS:
         chosen = run.config.execution

@@ -1,6 +1,6 @@
-"""Compares runs with each other and with PCA: a table and a plot.
+"""Compares runs with each other and with PCA, in a table and plots.
 
-Reads what training and evaluation have written to the workdirs, without TensorFlow.
+Reads the files of training and evaluation in the workdirs, without TensorFlow.
 """
 
 import dataclasses
@@ -20,17 +20,16 @@ from trainer.storage import atomic, paths
 TABLE = "compare.md"
 FIGURE = "compare.png"
 _FINGERPRINT_DIGITS = 8  # shown
-# Of metrics.json, what every evaluation writes; then what the plots show besides.
-_REQUIRED = ("step", "code_size", "test_images", "mse")
-_PLOTTED = ("pca_mse", "probe_accuracy", "pca_probe_accuracy", "knn_accuracy")
+_REQUIRED = ("step", "code_size", "test_images", "mse")  # in every metrics.json
+_PLOTTED = ("pca_mse", "probe_accuracy", "pca_probe_accuracy", "knn_accuracy")  # if they exist
 
 
 @dataclasses.dataclass(frozen=True)
 class ComparedRun:
-    """A run by its config, its log and its metrics; numbers that they lack are NaN."""
+    """Describes a run by its config, log and metrics; missing numbers are NaN."""
 
     workdir: Path
-    name: str  # its path from the nearest folder that holds all runs
+    name: str  # the path from the nearest folder that holds all runs
     kind: str
     data: str
     data_fingerprint: str
@@ -39,7 +38,7 @@ class ComparedRun:
     validation_loss: float
     images_per_second: float
     training_seconds: float
-    metrics: Mapping[str, float]  # those that are compared; {} unless the run is evaluated
+    metrics: Mapping[str, float]  # only compared metrics; {} unless the run is evaluated
 
     def metric(self, name: str) -> float:
         """Returns a metric, or NaN."""
@@ -47,13 +46,13 @@ class ComparedRun:
 
 
 def find(names: Sequence[str]) -> tuple[list[Path], list[Path]]:
-    """Returns the workdirs among the named folders and the folders in these; and the other paths.
+    """Returns the workdirs among the named folders and their subfolders, and the other paths.
 
-    The other paths are the named files, but for an earlier comparison's, and the folders without a
+    The other paths are named files, except those of an earlier comparison, and folders without a
     run next to folders with one.
 
     Raises:
-      UserError: nothing has such a name, or there is no run where one is named.
+      UserError: a path does not exist or holds no run.
     """
     require(bool(names), "name the workdirs to compare, or folders that hold them, as runs/*")
     runs: dict[Path, Path] = {}
@@ -67,7 +66,7 @@ def find(names: Sequence[str]) -> tuple[list[Path], list[Path]]:
         found = {folder.resolve(): folder for folder in folders if _is_run(folder)}
         require(
             bool(found),
-            f"{path} holds no run: there is no {workdir.CONFIG} in it, nor in the folders in it",
+            f"{path} holds no run: there is no {workdir.CONFIG} in it, nor in its subfolders",
         )
         runs |= found
         others += [folder for folder in folders if not _is_run(folder)]
@@ -78,7 +77,7 @@ def find(names: Sequence[str]) -> tuple[list[Path], list[Path]]:
 def evaluate(workdirs: Iterable[Path]) -> int:
     """Runs `trainer.evaluate` on the runs that are not evaluated, each in a process of its own.
 
-    Returns 0, or the exit status of the first that failed and has said why.
+    Returns 0, or the exit status of the first evaluation that failed, which has printed why.
     """
     failed = 0
     for folder in workdirs:
@@ -91,10 +90,10 @@ def evaluate(workdirs: Iterable[Path]) -> int:
 
 
 def output_folder(workdirs: Sequence[Path], output: str = "", *, overwrite: bool = False) -> Path:
-    """Returns the folder of `compare.md` and `compare.png`; by default the nearest of all runs.
+    """Returns the folder of `compare.md` and `compare.png`, by default the one that holds all runs.
 
     Raises:
-      UserError: one of the files is there.
+      UserError: one of the files exists and may not be replaced.
     """
     return paths.check_output_files(
         output or _common_folder(workdirs), (TABLE, FIGURE), overwrite=overwrite
@@ -217,7 +216,7 @@ def _text(groups: Sequence[Sequence[ComparedRun]], others: Sequence[ComparedRun]
 
 
 def _progress(run: ComparedRun) -> str:
-    """Says how far a run is, by its log."""
+    """Describes how far a run is, by its log."""
     if not run.last_step:
         return f"{run.workdir}, which has logged nothing"
     loss = run.validation_loss
@@ -226,7 +225,7 @@ def _progress(run: ComparedRun) -> str:
 
 
 def _table(group: Sequence[ComparedRun]) -> Iterator[str]:
-    """Yields lines of Markdown, with columns aligned for the terminal."""
+    """Yields the lines of a Markdown table, with columns aligned for the terminal."""
     columns = [
         _column("run", [run.name.replace("|", r"\|") for run in group], "<"),
         _column("kind", [run.kind for run in group], "<"),

@@ -1,4 +1,4 @@
-"""The plots of `trainer.compare`: error and accuracy over the size of the code, and speed."""
+"""Draws the plots of `trainer.compare`: error and accuracy by code size, and speed."""
 
 import io
 import itertools
@@ -12,18 +12,18 @@ if TYPE_CHECKING:
 
     from trainer.evaluation.compare import ComparedRun
 
-_MARKERS = "os^Dv*PX"  # a new one for each ten runs
+_MARKERS = "os^Dv*PX"  # a new marker for each ten runs
 _COLOURS = [f"C{number}" for number in range(10)]
 _LEGEND_LINES = 30  # in a column
 _LEGEND_LINE_INCHES = 0.21
 _LETTER_INCHES = 0.085
 _MAX_TICKS = 8  # code sizes that fit below a plot
-_LOG_RATIO = 5  # of the largest value to the smallest, from which a scale is logarithmic
+_LOG_RATIO = 5  # of the largest value to the smallest, from which on a scale is logarithmic
 
 
 def draw(groups: Sequence[tuple[str, Sequence["ComparedRun"]]]) -> bytes:
     """Draws a row of plots for each group of runs, under its heading; returns a PNG."""
-    # Here, since it takes a second that a mistake should not wait for.
+    # Imported here, since a message about a mistake should not wait a second for matplotlib.
     from matplotlib.figure import Figure
 
     entries = [len(group) + 1 for _, group in groups]
@@ -49,7 +49,7 @@ def draw_row(row: "SubFigure", heading: str, group: Sequence["ComparedRun"]) -> 
         look: dict[str, Any] = {"marker": marker, "color": colour, "linestyle": "none"}
         size = run.metric("code_size")
         handles += error.plot(size, run.metric("mse"), **look)
-        on_rim = look | {"clip_on": False, "zorder": 3}  # whole where it is at 100 %
+        on_rim = look | {"clip_on": False, "zorder": 3}  # draws markers at 100 % whole
         accuracy.plot(size, run.metric("probe_accuracy"), **on_rim)
         accuracy.plot(size, run.metric("knn_accuracy"), markerfacecolor="none", **on_rim)
         speed.plot(run.training_seconds, run.images_per_second, **look)
@@ -98,7 +98,7 @@ def _set_accuracy_axis(axes: "Axes", has_labels: bool) -> None:
 
 
 def _set_code_axis(axes: "Axes", sizes: Sequence[int]) -> None:
-    """Marks those of the sizes, in ascending order, whose numbers do not touch each other."""
+    """Labels the sizes, in ascending order, whose labels do not overlap."""
     nearest = (sizes[-1] / sizes[0]) ** (1 / _MAX_TICKS)
     ticks = [sizes[0]]
     for size in sizes[1:]:

@@ -1,4 +1,4 @@
-"""Measures a trained run on its test images: asks each evaluator, writes what they say."""
+"""Measures a trained run on its test images by every evaluator; writes metrics and figures."""
 
 import contextlib
 import math
@@ -18,8 +18,8 @@ from trainer.run.workdir import METRICS
 from trainer.storage import atomic, paths
 
 _MAX_IMAGES = 200_000  # of a split
-_MEMORY_SHARE = 1 / 8  # of the memory that images may fill: several arrays of their size are made
-_MAX_INTEGERS = 12  # of a list, in a line
+_MEMORY_SHARE = 1 / 8  # of the allowed memory for a split: several arrays of its size are made
+_MAX_INTEGERS = 12  # shown of a list
 
 
 def evaluate(workdir: str, checkpoint: str = "last") -> dict[str, Any]:
@@ -28,12 +28,12 @@ def evaluate(workdir: str, checkpoint: str = "last") -> dict[str, Any]:
     TensorBoard gets a run `test`: the codes for its projector, and the metrics as a table.
 
     Returns:
-      What `metrics.json` holds: the `step`, the `code_size`, the number of `test_images` (as many
-      as memory takes), and the metrics of each module of `evaluators` that applies.
+      The content of `metrics.json`: the `step`, the `code_size`, the number of `test_images` (as
+      many as fit memory), and the metrics of each module of `evaluators` that applies.
 
     Raises:
       UserError: the workdir holds no run that can be read, or its data have changed.
-      StorageError: the workdir cannot be written; what was measured before is still there.
+      StorageError: the workdir cannot be written; earlier files are unchanged.
     """
     path = paths.path_of(workdir)
     run = restore.load(path, checkpoint)
@@ -47,16 +47,16 @@ def evaluate(workdir: str, checkpoint: str = "last") -> dict[str, Any]:
         "code_size": run.model.code_size,
         "test_images": len(test),
     }
-    drawn: dict[str, np.ndarray] = {}
+    plots: dict[str, np.ndarray] = {}
     for evaluator in evaluators.load():
         if evaluator.applies(evaluated):
             result = evaluator.measure(evaluated)
             metrics |= result.metrics
-            drawn |= result.figures
+            plots |= result.figures
 
     with atomic.replacing(path) as tmp:
         atomic.write_json(tmp / METRICS, metrics)
-        for name, figure in drawn.items():
+        for name, figure in plots.items():
             (tmp / f"{name}.png").write_bytes(figures.png(figure))
         _write_summaries(tmp, metrics, evaluated)
     return metrics
@@ -65,8 +65,8 @@ def evaluate(workdir: str, checkpoint: str = "last") -> dict[str, Any]:
 def read(run: restore.TrainedRun, split: Split) -> tuple[np.ndarray, np.ndarray | None]:
     """Reads the images of a split as float32 in [0, 1], and the labels.
 
-    Reads all of them or, evenly spread, as many as fit the memory with what is made of them;
-    200,000 at most.
+    Reads all images or, evenly spread, as many as fit the memory with the arrays made from them,
+    and at most 200,000.
     """
     row_bytes = np.dtype(np.float32).itemsize * math.prod(run.dataset.image_shape)
     allowed = allowed_bytes(run.config.data.memory_gib)
@@ -76,9 +76,9 @@ def read(run: restore.TrainedRun, split: Split) -> tuple[np.ndarray, np.ndarray 
 
 
 def print_table(metrics: dict[str, Any], workdir: str) -> None:
-    """Prints the metrics, one a line, and where the files are.
+    """Prints the metrics, one per line, and the paths of the files.
 
-    Leaves out the shares of the goodput, which the training has printed.
+    Leaves out the goodput, which the training has printed.
     """
     for name, value in metrics.items():
         if not name.startswith("goodput/"):

@@ -1,4 +1,4 @@
-"""A trained model with its data, and what several evaluators need of them."""
+"""Computes what several evaluators need of a trained model and its data."""
 
 import dataclasses
 import functools
@@ -8,19 +8,19 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-if TYPE_CHECKING:  # seconds of imports that those who only ask for columns do not need
+if TYPE_CHECKING:  # trainer.compare reads only columns, and should not wait seconds for imports
     import tensorflow as tf
     from sklearn.decomposition import PCA
 
     from trainer.models.base import Autoencoder
     from trainer.positions import Noise
 
-_MAX_EXACT_PCA = 4096  # numbers in an image, whose covariance is decomposed in seconds
+_MAX_EXACT_PCA = 4096  # numbers in an image; such a covariance is decomposed in seconds
 
 
 @dataclasses.dataclass(frozen=True)
 class EvaluatedModel:
-    """A trained model, its training and test images, and arrays computed once, when first used.
+    """Holds a trained model, its training and test images, and arrays computed on first use.
 
     Images are float32 [N, H, W, C] in [0, 1], or vectors [N, D] of any numbers.
     """
@@ -35,32 +35,32 @@ class EvaluatedModel:
 
     @property
     def train_rows(self) -> np.ndarray:
-        """The training images as rows [N, D]."""
+        """Returns the training images as rows [N, D]."""
         return self.train.reshape(len(self.train), -1)
 
     @property
     def test_rows(self) -> np.ndarray:
-        """The test images as rows [N, D]."""
+        """Returns the test images as rows [N, D]."""
         return self.test.reshape(len(self.test), -1)
 
     @functools.cached_property
     def train_codes(self) -> np.ndarray:
-        """The codes of the training images, float32 [N, K]."""
+        """Returns the codes of the training images, float32 [N, K]."""
         return self.map(self.model.encode, self.train)
 
     @functools.cached_property
     def codes(self) -> np.ndarray:
-        """The codes of the test images, float32 [N, K]."""
+        """Returns the codes of the test images, float32 [N, K]."""
         return self.map(self.model.encode, self.test)
 
     @functools.cached_property
     def reconstructions(self) -> np.ndarray:
-        """The reconstructions of the test images, float32 [N, H, W, C]."""
+        """Returns the reconstructions of the test images, float32 [N, H, W, C]."""
         return self.map(self.model.decode, self.codes)
 
     @functools.cached_property
     def pca(self) -> "PCA":
-        """PCA of the training images with as many components as the code has numbers."""
+        """Fits PCA to the training images, with as many components as the code has numbers."""
         from sklearn.decomposition import PCA
 
         exact = self.train_rows.shape[1] <= _MAX_EXACT_PCA
@@ -70,13 +70,13 @@ class EvaluatedModel:
 
     @property
     def has_classes(self) -> bool:
-        """Whether both splits have labels, and the training images more than one."""
+        """Returns whether both splits have labels, and the training images at least two classes."""
         train, test = self.train_labels, self.test_labels
         return train is not None and test is not None and bool(np.ptp(train) > 0)
 
     @property
     def is_undercomplete(self) -> bool:
-        """Whether the code has fewer numbers than an image."""
+        """Returns whether the code has fewer numbers than an image."""
         return self.model.code_size < self.test[0].size
 
     def noise(self, count: int) -> "Noise":

@@ -1,4 +1,4 @@
-"""The contract of every kind: encode, decode, and loss terms per example."""
+"""Defines the contract of every kind: encode, decode, and loss terms per example."""
 
 import dataclasses
 import math
@@ -15,7 +15,7 @@ _MAX_FILTERS = 100
 
 @dataclasses.dataclass(frozen=True)
 class StepContext:
-    """What a loss of one step depends on besides the images: noise, progress, batch means."""
+    """Holds what a loss of one step depends on besides images: noise, progress, batch means."""
 
     noise: Noise  # a row for each example, by its position
     progress: tf.Tensor  # float32 [], the share of the training's steps that are done
@@ -26,7 +26,7 @@ class StepContext:
 
 @dataclasses.dataclass(frozen=True)
 class ImageGrid:
-    """Images to be drawn side by side: [N, H, W, C] in [0, 1], or vectors [N, D] of any numbers.
+    """Holds images to draw side by side: [N, H, W, C] in [0, 1], or vectors [N, D] of any numbers.
 
     The fields are the arguments of `trainer.monitoring.figures.grid`.
     """
@@ -34,16 +34,16 @@ class ImageGrid:
     images: np.ndarray
     columns: int = 10
     gap: int = 2  # white pixels between two images
-    stretch: bool = False  # draws the least number of each image black and its largest white
-    marks: np.ndarray | None = None  # bool [N, H, W], the pixels to be marked
+    stretch: bool = False  # scales each image from black, its minimum, to white, its maximum
+    marks: np.ndarray | None = None  # bool [N, H, W], the pixels to mark
 
 
 class Autoencoder(keras.Model):
     """Reconstructs images [B, H, W, C], pixels in [0, 1], from a code [B, K].
 
-    Where nothing is said of pixels, images may be vectors [B, D] of any numbers. `encoder` maps
-    images to the code, `decoder` maps the code to logits: the reconstruction before the output
-    activation; both end in float32. A model is one replica's view and knows of no other.
+    Unless pixels are mentioned, images may be vectors [B, D] of any numbers. `encoder` maps images
+    to the code, `decoder` maps the code to logits, the reconstruction before the output
+    activation; both return float32. A model sees one replica and knows of no other.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class Autoencoder(keras.Model):
 
     @property
     def code_size(self) -> int:
-        """The size K of a code."""
+        """Returns the size K of a code."""
         return self.decoder.input_shape[-1]
 
     def encode(self, images: tf.Tensor) -> tf.Tensor:
@@ -85,14 +85,14 @@ class Autoencoder(keras.Model):
         """Computes the code from the encoder's output by Keras's own operations.
 
         Takes and returns symbolic tensors, for an exported network that loads without the trainer.
-        A kind whose `encode` does more than `encoder` overrides it.
+        A kind whose `encode` does more than `encoder` overrides this method.
         """
         return encoded
 
     def loss_terms(self, images: tf.Tensor, context: StepContext) -> dict[str, tf.Tensor]:
         """Returns the terms of the loss, each float32 [B]; training minimises their sum.
 
-        Here the reconstruction error alone, under the name of the loss.
+        By default the reconstruction error alone, under the name of the loss.
         """
         del context
         return {self._loss: self.error(self.decoder(self.encode(images)), images)}
@@ -100,7 +100,7 @@ class Autoencoder(keras.Model):
     def error(self, logits: tf.Tensor, images: tf.Tensor) -> tf.Tensor:
         """Returns the error of each reconstruction, float32 [B], a mean over the pixels.
 
-        "mse" is the squared error; "bce" the binary cross-entropy in nats, from the logits.
+        "mse" is the squared error, "bce" the binary cross-entropy of the logits in nats.
         """
         if self._loss == "bce":
             error = tf.nn.sigmoid_cross_entropy_with_logits(labels=images, logits=logits)
@@ -119,34 +119,34 @@ class Autoencoder(keras.Model):
     def statistics(self, images: tf.Tensor) -> tf.Tensor | None:
         """Returns numbers, float32 [B, S], whose means over the global batch a loss term needs.
 
-        The means arrive as `StepContext.batch_means`, for `means_of_each`. None: no term needs any.
+        The means arrive as `StepContext.batch_means`, for `means_of_each`. None: they are unused.
         """
         del images
         return None
 
     def corrupted(self, images: tf.Tensor, noise: Noise) -> tf.Tensor | None:
-        """Corrupts images [B, H, W, C], which the model restores; None: the kind does not."""
+        """Corrupts images [B, H, W, C] for the model to restore; None: no corruption."""
         del images, noise
         return None
 
     def prior_codes(self, noise: Noise) -> tf.Tensor | None:
-        """Draws codes from the kind's prior, float32 [B, K]; None: it has none."""
+        """Draws codes from the kind's prior, float32 [B, K]; None: the kind has no prior."""
         del noise
         return None
 
     def has_converged(self) -> bool:
         """Returns whether a training may end at this validation, before its last step.
 
-        Depends on the weights alone, or a resumed run would end elsewhere.
+        Must depend on the weights alone, or a resumed run would end at another step.
         """
         return False
 
     def manifold(self) -> ImageGrid | None:
-        """Returns images of codes spread over a prior of two numbers; None: there is no such."""
+        """Returns images of codes spread over a prior of two numbers; None: no such prior."""
         return None
 
     def filters(self) -> ImageGrid | None:
-        """Returns the weights of the first units that see an image; None: they are convolutions."""
+        """Returns the weights of the first dense units; None: the first layer is a convolution."""
         first = next(layer for layer in self.encoder.layers if layer.weights)
         if not isinstance(first, keras.layers.Dense):
             return None
@@ -154,9 +154,9 @@ class Autoencoder(keras.Model):
         return ImageGrid(kernels, stretch=True)
 
     def reconstruction_rows(self, images: np.ndarray, noise: Noise) -> dict[str, np.ndarray]:
-        """Returns images [N, H, W, C] and what becomes of them, by the titles of a figure's rows.
+        """Returns images [N, H, W, C], codes and reconstructions, by the titles of a figure's rows.
 
-        The rows are `original`, `corrupted` where the kind corrupts, `code` and `reconstruction`.
+        The rows are `original`, `corrupted` if the kind corrupts, `code` and `reconstruction`.
         """
         corrupted = self.corrupted(images, noise)
         codes = self.encode(images if corrupted is None else corrupted)
@@ -165,11 +165,10 @@ class Autoencoder(keras.Model):
         return {name: np.asarray(row) for name, row in rows.items() if row is not None}
 
     def validation_images(self, images: np.ndarray, noise: Noise) -> dict[str, ImageGrid]:
-        """Returns what a training shows at a validation, by TensorBoard's tags; must be quick.
+        """Returns the images to log at a validation, by TensorBoard's tags; must be quick.
 
-        Takes some validation images [N, H, W, C] in [0, 1] and the noise of N examples. Here:
-        `filters` where dense units see the images, `prior_samples` where there is a prior, and
-        `manifold` where there is one.
+        Takes some validation images [N, H, W, C] in [0, 1] and the noise of N examples. By default
+        returns `filters`, `prior_samples` and `manifold`, if the kind has them.
         """
         del images
         codes = self.prior_codes(noise)
@@ -201,14 +200,14 @@ def require_unit_interval(setting: str, lowest: float, highest: float, instead: 
     require(
         lowest >= 0 and highest <= 1,
         f"{setting} needs numbers in [0, 1], but the data reach from {lowest:g} to {highest:g}; "
-        f"these take {instead}",
+        f"such data need {instead}",
     )
 
 
 def means_of_each(batch_means: tf.Tensor, statistics: tf.Tensor) -> tf.Tensor:
-    """Returns the batch means [S] once for each example, [B, S], with the example's gradient.
+    """Repeats the batch means [S] for each example, [B, S], with the gradient of the example.
 
-    A loss term f of the rows has the value f(means) for each example, and the mean of the gradients
-    over the global batch is that of f(means): f'(means) times the mean gradient of the statistics.
+    A loss term f then has the value f(means) for each example. The mean of its gradients over the
+    global batch is the gradient of f(means): f'(means) times the mean gradient of the statistics.
     """
     return batch_means + statistics - tf.stop_gradient(statistics)

@@ -1,8 +1,8 @@
-"""Encoders and decoders, dense and convolutional: plain stacks of Keras layers.
+"""Builds encoders and decoders, dense and convolutional, as plain stacks of Keras layers.
 
-Every layer has a name of its own, since checkpoints store a variable under its path. A decoder
-ends in logits, to which the model applies the output activation. Codes and logits are computed in
-float32, whatever the precision of the layers between.
+Every layer has a unique name, since checkpoints store a variable under its path. A decoder ends in
+logits, to which the model applies the output activation. Codes and logits are computed in float32,
+whatever the precision of the other layers.
 """
 
 import functools
@@ -34,7 +34,7 @@ def create(
     The encoder gives [B, numbers_of_each * code_size]; the decoder takes [B, code_size].
 
     Raises:
-      UserError: convolutions are asked of vectors.
+      UserError: the settings choose convolutions, but the inputs are vectors.
     """
     activation, code_size = settings.activation, settings.code_size
     encoded = numbers_of_each * code_size
@@ -107,14 +107,11 @@ def tied_decoder(
 
 
 class TransposedDense(layers.Layer):
-    """Takes rows [B, units] back to the [B, inputs] of a dense layer, by the same kernel.
-
-    The bias is its own.
-    """
+    """Maps rows [B, units] to [B, inputs] by a dense layer's kernel, transposed, and a new bias."""
 
     def __init__(self, dense: layers.Dense, activation: str = "linear", **settings):
         super().__init__(**settings)
-        self._kernel = lambda: dense.kernel  # not tracked by Keras: a variable of the encoder alone
+        self._kernel = lambda: dense.kernel  # hidden from Keras: it is the encoder's variable
         self._activation = keras.activations.get(activation)
 
     def build(self, input_shape):
@@ -127,7 +124,7 @@ class TransposedDense(layers.Layer):
         return self._activation(outputs + tf.cast(self.bias, outputs.dtype))
 
     def plain_keras(self, inputs: keras.KerasTensor) -> keras.KerasTensor:
-        """Computes what `call` does by a Keras layer with a copy of the kernel, in float32."""
+        """Computes `call` by a Keras layer with a copy of the kernel, in float32."""
         kernel, bias = (weights.numpy() for weights in (self._kernel(), self.bias))
         dense = layers.Dense(len(bias), self._activation, name=self.name, dtype="float32")
         outputs = dense(inputs)
@@ -138,7 +135,7 @@ class TransposedDense(layers.Layer):
 def dense_pair(
     image_shape: Shape, layer_sizes: Sequence[int], activation: str, code_activation: str
 ) -> tuple[keras.Sequential, keras.Sequential]:
-    """Builds dense layers of `layer_sizes`, whose last is the code, and their mirror image."""
+    """Builds dense layers of `layer_sizes`, the code last, and their mirror image."""
     *hidden_units, code_size = layer_sizes
     return (
         dense_encoder(image_shape, hidden_units, code_size, activation, code_activation),
@@ -149,12 +146,13 @@ def dense_pair(
 def conv_pair(
     image_shape: Shape, layer_sizes: Sequence[int], activation: str, code_activation: str
 ) -> tuple[keras.Sequential, keras.Sequential]:
-    """Builds keras.io's denoiser: `pooled_encoder`, and a decoder that doubles as often.
+    """Builds keras.io's denoiser: `pooled_encoder`, and a decoder of transposed convolutions.
 
-    The decoder is transposed convolutions of stride 2, and a convolution to the logits.
+    The decoder has a transposed convolution of stride 2 for each pooling, and a convolution to the
+    logits.
 
     Raises:
-      UserError: the shape is one of vectors.
+      UserError: the inputs are vectors.
     """
     encoder = pooled_encoder(image_shape, layer_sizes, activation, code_activation)
     height, width, image_channels = image_shape
@@ -177,11 +175,11 @@ def pooled_encoder(
 ) -> keras.Sequential:
     """Builds 3x3 convolutions of `layer_sizes` channels, a max-pooling after each.
 
-    Each pooling halves H and W, rounded up. The code is the flattened maps of the last one. The
-    article's encoder has two.
+    Each pooling halves H and W, rounded up. The code is the flattened maps of the last pooling.
+    The article's encoder has two poolings.
 
     Raises:
-      UserError: the shape is one of vectors.
+      UserError: the inputs are vectors.
     """
     _require_image(image_shape)
     *hidden, (last, code_channels) = enumerate(layer_sizes, start=1)
@@ -204,7 +202,7 @@ def pooled_decoder(
 ) -> keras.Sequential:
     """Builds the article's decoder: three 3x3 convolutions, with an up-sampling between each two.
 
-    It takes a code [B, ceil(H/4) * ceil(W/4) * code_channels] to logits [B, H, W, C].
+    The decoder maps a code [B, ceil(H/4) * ceil(W/4) * code_channels] to logits [B, H, W, C].
     """
     height, width, channels = image_shape
     rows, columns = _halved(image_shape, 2)
@@ -225,7 +223,7 @@ def strided_encoder(
     """Builds two 3x3 convolutions of stride 2, a dense layer and a linear code [B, code_size].
 
     Raises:
-      UserError: the shape is one of vectors.
+      UserError: the inputs are vectors.
     """
     _require_image(image_shape)
     return _network("encoder", image_shape, [
@@ -262,8 +260,8 @@ def _network(
 def _require_image(shape: Shape) -> None:
     require(
         len(shape) == 3,
-        f"convolutions need images [H, W, C], not vectors of {shape[0]} numbers; these take a kind "
-        "of dense layers, by model.name, or by model.network='dense' where a kind has both",
+        f"convolutions need images [H, W, C], not vectors of {shape[0]} numbers; vectors need a "
+        "model.name with dense layers, or model.network='dense' if the kind has both",
     )
 
 
@@ -275,12 +273,12 @@ def _dense_layers(units: Sequence[int], activation: str) -> list[layers.Layer]:
 
 
 def _halved(image_shape: Shape, times: int) -> tuple[int, int]:
-    """Returns rows and columns after as many halvings as `times`, each rounded up."""
+    """Returns rows and columns after halving them `times` times, rounded up."""
     return -(-image_shape[0] // 2**times), -(-image_shape[1] // 2**times)
 
 
 def _crop(size: tuple[int, int], cropped: tuple[int, int]) -> list[layers.Layer]:
-    """Builds a layer that cuts off, below and to the right, what rounding up has added, if any."""
+    """Builds a layer, if needed, that cuts off the rows and columns added by rounding up."""
     extra = size[0] - cropped[0], size[1] - cropped[1]
     if extra == (0, 0):
         return []

@@ -1,4 +1,4 @@
-"""Groups of keys that several kinds share. Needs no TensorFlow."""
+"""Declares groups of keys that several kinds share. Needs no TensorFlow."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 from trainer.config import ModelSettings, key
 from trainer.errors import require
 
-# Names of keras.activations, but for those that change the shape or need arguments.
+# Names of keras.activations, except activations that change the shape or need arguments.
 ACTIVATIONS = (
     *("celu", "elu", "exponential", "gelu", "hard_shrink", "hard_sigmoid", "hard_silu"),
     *("hard_swish", "hard_tanh", "leaky_relu", "linear", "log_sigmoid", "log_softmax", "mish"),
@@ -19,9 +19,9 @@ ACTIVATIONS = (
 
 @dataclasses.dataclass(frozen=True)
 class CodeSize(ModelSettings):
-    """Adds the size of a code that is no convolution's."""
+    """Adds the size of a code that is not the output of a convolution."""
 
-    code_size: int = key(32, "Numbers in the code.", at_least=1)
+    code_size: int = key(32, "Number of values in the code.", at_least=1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,12 +96,12 @@ class Stages(ModelSettings):
 class NetworkChoice(ModelSettings):
     """Adds the choice between dense and convolutional networks."""
 
-    network: str = key("dense", "Sort of encoder and decoder.", choices=("dense", "conv"))
+    network: str = key("dense", "Type of encoder and decoder.", choices=("dense", "conv"))
 
 
 @dataclasses.dataclass(frozen=True)
 class Network(NetworkChoice, Stages, HiddenUnits, CodeSize, Activation):
-    """Combines the keys of a network that is dense or has the two stages."""
+    """Combines the keys of a network that is dense or convolutional."""
 
 
 @dataclasses.dataclass(frozen=True)

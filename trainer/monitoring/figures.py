@@ -1,4 +1,4 @@
-"""Figures: rows of originals, codes and reconstructions as in the article; plots; PNG files."""
+"""Draws figures: rows of originals, codes and reconstructions, plots, grids; writes PNG files."""
 
 import io
 import math
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 COLUMNS = 10
-_MAX_MARKERS = 50  # more points per line are drawn without markers
+_MAX_MARKERS = 50  # points of a line; more are drawn without markers
 _RED = (0.9, 0.1, 0.1)
 _GAP = 2  # white pixels between images
 _ENLARGEMENT = 8  # makes single pixels visible
@@ -85,7 +85,7 @@ def write_png(path: str | Path, pixels: np.ndarray) -> None:
     """Writes uint8 pixels [H, W, 3] to a PNG file, whole or not at all.
 
     Raises:
-      UserError: it cannot be written.
+      UserError: the file cannot be written.
     """
     try:
         atomic.write_bytes(Path(path), png(pixels))
@@ -94,7 +94,7 @@ def write_png(path: str | Path, pixels: np.ndarray) -> None:
 
 
 def _figure(width: float, height: float) -> "Figure":
-    # Here, since the import takes a second that the start of a training does not need.
+    # Imported here, since the import would delay the start of a training by a second.
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), dpi=100, layout="constrained")
@@ -161,14 +161,14 @@ def _heat_map(vectors: np.ndarray) -> np.ndarray:
 
 
 def _limits(values: np.ndarray) -> tuple[float, float]:
-    """Returns the minimum and the maximum with a margin, which is never empty."""
+    """Returns the minimum and the maximum with a margin above 0."""
     lowest, highest = float(values.min()), float(values.max())
     margin = 0.05 * (highest - lowest) or 1.0
     return lowest - margin, highest + margin
 
 
 def _image_pixels(image: np.ndarray) -> np.ndarray:
-    """Returns [H, W] for grey, [H, W, C] for RGB and RGBA."""
+    """Returns the pixels to draw, [H, W] of grey images, [H, W, C] of RGB and RGBA."""
     clipped = np.clip(image, 0, 1)
     return clipped if image.shape[-1] in (3, 4) else clipped[..., 0]
 

@@ -1,7 +1,7 @@
-"""Goodput: the share of a run's wall time spent on new training steps, and where the rest goes.
+"""Measures goodput, the share of a run's wall time spent on new steps, and the other shares.
 
-The clock is at one cause at any moment, so the shares sum to 1. It carries on over the starts of a
-run; the time between two starts counts to no cause.
+Every second of a start counts to one cause, so the shares sum to 1. The counts continue over the
+starts of a run; the time between two starts does not count.
 """
 
 import contextlib
@@ -17,7 +17,7 @@ from typing import TypeVar
 from trainer.storage import atomic
 
 FILE = "goodput.json"
-CAUSES = {  # with the words that the last line of a training has for them
+CAUSES = {  # with their words in the last line of a training
     "steps": "steps",
     "start_up": "start-up",
     "compile": "compiling",
@@ -27,7 +27,7 @@ CAUSES = {  # with the words that the last line of a training has for them
     "repeated": "repeated steps",  # after a crash or a roll-back
     "other": "other",
 }
-_MIN_WRITE_SECONDS = 5  # between two writes of the file while steps are logged
+_MIN_WRITE_SECONDS = 5  # between two writes of the file, unless a checkpoint is written
 
 _T = TypeVar("_T")
 
@@ -38,19 +38,19 @@ class Clock:
     def __init__(
         self, began_seconds: float | None = None, now: Callable[[], float] = time.monotonic
     ):
-        """Starts at `began_seconds` of the clock `now` (default: at once), with the start-up."""
+        """Counts the start-up from `began_seconds` of the clock `now`, by default from now."""
         self._now = now
         self._since = now() if began_seconds is None else began_seconds
         self._written = self._since
         self._cause = "start_up"
         self._seconds = dict.fromkeys(CAUSES, 0.0)
         self._starts = 1
-        self._repeated_until = 0  # steps below this one were taken before and got lost
+        self._repeated_until = 0  # steps below this one were taken before, and lost
         self._step = 0
         self._compiled = False
 
     def resume(self, run: Path) -> None:
-        """Adds the seconds that earlier starts of the run wrote, if there were any."""
+        """Adds the seconds that earlier starts of the run have written, if any."""
         earlier = _read(run / FILE)
         if earlier:
             self._starts += earlier["starts"]
@@ -59,12 +59,12 @@ class Clock:
                 self._seconds[cause] += seconds
 
     def go_back(self) -> None:
-        """Counts as repeated, from now on, the steps that have been taken so far."""
+        """Counts the steps up to the newest as repeated when they are taken again."""
         self._repeated_until = self._step
 
     @contextlib.contextmanager
     def spent_on(self, cause: str) -> Iterator[None]:
-        """Counts the time inside the block to `cause`, and not to the cause around it."""
+        """Counts the time inside the block to `cause` instead of the cause around the block."""
         before = self._switch_to(cause)
         try:
             yield
@@ -101,8 +101,8 @@ class Clock:
         self._switch_to(self._cause)
         self._written = self._since
         content = {"starts": self._starts, "step": self._step, "seconds": self._seconds}
-        with contextlib.suppress(OSError):  # reported by the next checkpoint, which matters more
-            atomic.write_json(run / FILE, content, synced=False)  # steps wait for it
+        with contextlib.suppress(OSError):  # the next checkpoint reports it
+            atomic.write_json(run / FILE, content, synced=False)  # steps wait for the write
 
     def write_if_due(self, run: Path) -> None:
         """Writes the seconds unless they were written less than five seconds ago."""
@@ -121,7 +121,7 @@ class Clock:
         return f"goodput {shares['steps']:.1%} of {whole} in {starts}: {', '.join(shown)}"
 
     def _switch_to(self, cause: str) -> str:
-        """Counts the time until now to the current cause, which is returned; starts another."""
+        """Counts the time until now to the current cause, then changes it; returns the former."""
         now = self._now()
         self._seconds[self._cause] += now - self._since
         self._since = now
@@ -144,7 +144,7 @@ def _shares(seconds: dict[str, float]) -> dict[str, float]:
 
 
 def _read(path: Path) -> dict | None:
-    """Reads a run's file; a damaged one gets a line on stderr and counts as missing."""
+    """Reads a run's file; None if it is missing or, with a line on stderr, damaged."""
     if not path.exists():
         return None
     try:

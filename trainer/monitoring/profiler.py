@@ -1,4 +1,4 @@
-"""A trace of a few steps for TensorBoard's profiler."""
+"""Traces a few steps for TensorBoard's profiler."""
 
 import re
 from pathlib import Path
@@ -9,10 +9,10 @@ from trainer.errors import require
 
 
 class Profile:
-    """Traces the steps of a window, "first:last" without the last; "" traces none."""
+    """Traces the steps of a window "first:last", `last` excluded; "" traces none."""
 
     def __init__(self, window: str, folder: Path):
-        """Raises UserError for a window of another form."""
+        """Parses the window; raises UserError if it has another form."""
         match = re.fullmatch(r"(\d+):(\d+)", window)
         require(
             window == "" or (match is not None and int(match[1]) < int(match[2])),

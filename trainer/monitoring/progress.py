@@ -1,4 +1,4 @@
-"""What a person sees of a running training: a bar on a terminal, plain lines in a log.
+"""Shows a running training to a person: a bar on a terminal, plain lines in a log.
 
 Every line also goes to `absl.logging` at level INFO, for a program that trains as a library.
 """
@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 
 def say(text: str, *, quiet: bool = False) -> None:
-    """Logs a line, and prints it unless `quiet`; on a terminal above the bar."""
+    """Logs a line and, unless `quiet`, prints it; on a terminal above the bar."""
     logging.info("%s", text)
     if not quiet:
         tqdm.write(text)
@@ -21,7 +21,7 @@ def say(text: str, *, quiet: bool = False) -> None:
 def bar(
     what: str, total: int | None, *, unit: str = "images", initial: int = 0, quiet: bool = False
 ) -> tqdm:
-    """Returns a bar of how many of `total` are done (None: unknown); shown on a terminal only."""
+    """Returns a progress bar, shown on a terminal only; total None: the end is not known."""
     return tqdm(
         desc=what,
         initial=initial,
@@ -45,13 +45,13 @@ class Progress:
         self._bar = bar("training", total, initial=done, quiet=quiet)
 
     def advance(self, step: int, loss: float) -> None:
-        """Moves the bar."""
+        """Moves the bar to a step, and shows the loss."""
         self._bar.set_postfix_str(f"loss {loss:.5f}", refresh=False)
         self._bar.update((step - self._step) * self._batch_size)
         self._step = step
 
     def training(self, step: int, loss: float, images_per_second: float) -> None:
-        """Writes a line of the training; on a terminal the bar shows the same."""
+        """Writes a line on the training, unless a bar on a terminal shows the same."""
         seconds_left = (self._last_step - step) * self._batch_size / images_per_second
         left = datetime.timedelta(seconds=round(seconds_left))
         say(
@@ -61,7 +61,7 @@ class Progress:
         )
 
     def line(self, text: str) -> None:
-        """Writes a line."""
+        """Writes a line of text, unless `quiet`."""
         say(text, quiet=self._quiet)
 
     def close(self) -> None:

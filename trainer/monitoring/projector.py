@@ -1,4 +1,4 @@
-"""TensorBoard's Embedding Projector: codes as points, each with its image, label and error."""
+"""Writes codes for TensorBoard's Embedding Projector, each with its image, label and error."""
 
 import math
 from collections.abc import Mapping
@@ -16,11 +16,12 @@ CONFIG = "projector_config.pbtxt"  # TensorBoard looks for this name
 CODES = "codes.tsv"
 METADATA = "metadata.tsv"
 SPRITE = "sprite.png"
-_MIN_DIMENSIONS = 3  # of a code, or the projector's PCA shows nothing
+_MIN_DIMENSIONS = 3  # of a code; with fewer, the projector's PCA shows nothing
 _MAX_POINTS = 10_000
-_MAX_VALUES = 2_000_000  # in all codes together, which a browser reads as text
+_MAX_VALUES = 2_000_000  # in all codes, which a browser reads as text
 _MAX_SIDE = 32  # pixels of a thumbnail: 100 x 100 of them stay below a browser's limit of 8,192
-_PALETTE = "tab10"  # the projector's own, as is the stride, so that "Color by" keeps the colours
+# Palette and stride are the projector's own, so that its "Color by" keeps the colours.
+_PALETTE = "tab10"
 _PALETTE_STRIDE = 3  # between the colours of successive labels
 _PALETTE_SIZE = 10
 
@@ -68,9 +69,9 @@ def write(
 def sprite(images: np.ndarray, labels: np.ndarray | None) -> tuple[np.ndarray, int, int]:
     """Returns a square sheet of thumbnails of images [N, H, W, C] in [0, 1], and their size.
 
-    The sheet is uint8 RGB; the height and width of a thumbnail are at most 32. Grey images are in
-    the colour of their label on white, others are framed with it, since the projector itself
-    colours no point until it is asked to.
+    The sheet is uint8 RGB; the height and width of a thumbnail are at most 32. Labels colour the
+    thumbnails, since the projector colours no point by default: grey images are drawn in the
+    colour on white, other images are framed.
     """
     thumbnails = images[..., :3] if images.shape[-1] >= 3 else images[..., :1]
     height, width = images.shape[1:3]
@@ -88,12 +89,12 @@ def sprite(images: np.ndarray, labels: np.ndarray | None) -> tuple[np.ndarray, i
 
 
 def _colour(thumbnails: np.ndarray, colours: np.ndarray) -> np.ndarray:
-    """Returns thumbnails [N, h, w, C] as RGB, each in its colour of `colours` [N, 3]."""
-    own = colours[:, np.newaxis, np.newaxis]
+    """Returns thumbnails [N, h, w, C] as RGB, drawn or framed in the `colours` [N, 3]."""
+    tints = colours[:, np.newaxis, np.newaxis]
     if thumbnails.shape[-1] == 1:
-        return 1 - thumbnails * (1 - own)
+        return 1 - thumbnails * (1 - tints)
     framed = thumbnails.copy()
-    framed[:, [0, -1]] = framed[:, :, [0, -1]] = own
+    framed[:, [0, -1]] = framed[:, :, [0, -1]] = tints
     return framed
 
 
@@ -108,7 +109,7 @@ def _label_colours(labels: np.ndarray) -> np.ndarray:
 
 
 def _write_table(path: Path, columns: Mapping[str, np.ndarray]) -> None:
-    """Writes a line of names, and a line per point."""
+    """Writes a table: a line of column names, then a line per point."""
     rows = zip(*(column.tolist() for column in columns.values()), strict=True)
     lines = [
         "\t".join(f"{value:.6g}" if isinstance(value, float) else str(value) for value in row)

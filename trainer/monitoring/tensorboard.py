@@ -1,4 +1,4 @@
-"""TensorBoard's event files: one value per tag and step, however often a run is interrupted."""
+"""Writes TensorBoard's event files: one value per tag and step, through all interruptions."""
 
 import contextlib
 import re
@@ -16,11 +16,11 @@ from tensorboard.plugins.hparams import summary as hparams_summary
 
 from trainer.errors import StorageError, writing
 
-SPLITS = ("train", "validation")  # two runs in TensorBoard, so that a tag of both is one chart
-TEST = "test"  # the third, which an evaluation writes
-_EVENTS = "events.out.tfevents."  # TensorFlow's prefix of event files; the time comes next
+SPLITS = ("train", "validation")  # two runs in TensorBoard, so that both are in one chart of a tag
+TEST = "test"  # a third run in TensorBoard, which an evaluation writes
+_EVENTS = "events.out.tfevents."  # TensorFlow's prefix of event files, before the time
 _FILE_VERSION = "brain.Event:2"  # the first record of each file
-_HPARAMS_SUFFIX = ".hparams"  # of the file that puts a run in the HParams tab
+_HPARAMS_SUFFIX = ".hparams"  # of the file with a run's row in the HParams tab
 _MAX_SIDE = 1200  # pixels of an image in TensorBoard
 
 # The charts of the Custom Scalars tab: by title, the tags as regular expressions.
@@ -41,7 +41,7 @@ _LAYOUT = {
 class Summaries:
     """Writes the event files of a workdir, each split in its own folder.
 
-    Every method raises StorageError if they cannot be written.
+    Every method raises StorageError if a file cannot be written.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class Summaries:
     ):
         """Opens a file per split; `start_step` is the step from which a training starts or resumes.
 
-        TensorBoard then drops what earlier starts wrote of later steps, which come again.
+        With `start_step`, TensorBoard drops what earlier starts wrote of later steps.
         """
         self._validation = workdir / "validation"
         with _storage_errors():
@@ -99,8 +99,8 @@ class Summaries:
     def begin(self, hyperparameters: Mapping[str, Any]) -> None:
         """Adds the run to the HParams tab, with its last validation losses as metrics.
 
-        The row is a file of its own, which replaces that of an earlier start: TensorBoard shows the
-        first status and the first hyperparameters that it finds in a run.
+        The row has its own file, which replaces the file of an earlier start, since TensorBoard
+        shows the first status and the first hyperparameters of a run.
         """
         with _storage_errors():
             for path in self._validation.glob(f"{_EVENTS}*{_HPARAMS_SUFFIX}"):
@@ -116,7 +116,7 @@ class Summaries:
         self._raw(_HPARAMS_SUFFIX, hparams_summary.session_end_pb(status))
 
     def flush(self) -> None:
-        """Writes everything to the files."""
+        """Flushes the files to the disk."""
         with _storage_errors():
             for writer in self._writers.values():
                 writer.flush()
@@ -140,10 +140,10 @@ class Summaries:
 def _mark_start(folder: Path, start_step: int) -> None:
     """Marks a start of the training in a file that TensorBoard reads before the next one.
 
-    TensorBoard's Python loader drops the later steps at such a mark, from the second one on; its
-    data server drops them of itself when a step comes again. Both read the files in the order of
-    their names, so of the times in them. Where the clock has been set back, or two starts fall in
-    one second, the earlier files are numbered instead, below any time.
+    TensorBoard's Python loader drops later steps at each mark but the first; TensorBoard's data
+    server drops them whenever a step is repeated. Both read the files in the order of their names,
+    which begin with times. If the clock was set back, or two starts fall in one second, the earlier
+    files get numbers below any time instead.
     """
     folder.mkdir(parents=True, exist_ok=True)
     now = f"{_EVENTS}{int(time.time()):010d}"
@@ -152,7 +152,7 @@ def _mark_start(folder: Path, start_step: int) -> None:
         for number, path in enumerate(earlier):
             path.rename(folder / re.sub(r"\d+", f"{number:010d}", path.name, count=1))
     start = tf.compat.v1.SessionLog(status=tf.compat.v1.SessionLog.START)
-    # What was written at step 0 is written again after step 0, and at no later step.
+    # A start at step 0 writes the events of step 0 again; later starts keep their first step's.
     mark = tf.compat.v1.Event(step=start_step and start_step + 1, session_log=start)
     version = tf.compat.v1.Event(file_version=_FILE_VERSION)
     with tf.io.TFRecordWriter(str(folder / f"{now}-start")) as writer:  # "-" sorts before "."
@@ -172,7 +172,7 @@ def _storage_errors() -> Iterator[None]:
 
 
 def _shrunk(image: np.ndarray) -> np.ndarray:
-    """Returns an image [H, W, 3] in its proportions, no side longer than `_MAX_SIDE` pixels."""
+    """Shrinks an image [H, W, 3] so that no side is longer than `_MAX_SIDE` pixels."""
     longest = max(image.shape[:2])
     if longest <= _MAX_SIDE:
         return image

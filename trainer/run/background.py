@@ -1,4 +1,4 @@
-"""Checkpoints saved in the background, while the training goes on."""
+"""Saves checkpoints in the background, while the training goes on."""
 
 import sys
 import time
@@ -8,13 +8,13 @@ from typing import Any
 from trainer.errors import StorageError
 from trainer.run.checkpoints import Checkpoints, State
 
-PATIENCE_SECONDS = 600.0  # for which training goes on while no checkpoint can be written
+PATIENCE_SECONDS = 600.0  # of training while no checkpoint can be written
 
 
 class BackgroundSaver:
     """Saves checkpoints one after the other in a thread.
 
-    Training goes on while none can be written, for PATIENCE_SECONDS; a line says so.
+    If a checkpoint cannot be written, a line says so; training ends after PATIENCE_SECONDS of that.
     """
 
     def __init__(self, checkpoints: Checkpoints) -> None:
@@ -51,7 +51,7 @@ class BackgroundSaver:
             raise _given_up(error)
 
     def close(self) -> None:
-        """Waits, and ends the thread."""
+        """Waits until the last checkpoint is committed, and ends the thread."""
         try:
             self.wait()
         finally:

@@ -1,9 +1,9 @@
-"""Checkpoints: written under a temporary name, renamed when whole, verified before use.
+"""Writes checkpoints under a temporary name, renames them when whole, verifies them before use.
 
 A checkpoint is a folder `step-<number>` with `state.npz`, an array for each variable under the
 variable's path, and `manifest.json`: the step, the validation loss if there was one, the id of the
-run, the digests of the state and of the manifest itself. Arrays under names, rather than
-TensorFlow's own format, since that stores optimizer slots by their position.
+run, the digests of the state and of the manifest. TensorFlow's own format would store optimizer
+slots by position instead of by path.
 """
 
 import dataclasses
@@ -28,33 +28,33 @@ _MANIFEST = "manifest.json"
 _MANIFEST_KEYS = {"step", "validation_loss", "run_id", "state_sha256"}
 _PREFIX = "step-"
 _WRITING = ".writing-"  # begins the name of a checkpoint that is being written
-_DELETING = ".deleting-"  # likewise, deleted
-_DAMAGED = "damaged-"  # likewise, set aside since it is damaged
+_DELETING = ".deleting-"  # begins the name of a checkpoint that is being deleted
+_DAMAGED = "damaged-"  # begins the name of a damaged checkpoint that was renamed
 
 State = Mapping[str, np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)
 class Checkpoint:
-    """A verified checkpoint."""
+    """Describes a verified checkpoint."""
 
     path: Path
     step: int
     validation_loss: float | None
 
     def state(self) -> State:
-        """Reads the arrays, by the paths of their variables."""
+        """Reads the arrays by their variables' paths."""
         with np.load(self.path / _STATE, allow_pickle=False) as arrays:
             return dict(arrays)
 
     def restore(self, variables: Mapping[str, Any]) -> None:
-        """Assigns all of the variables, by path; the checkpoint may hold more.
+        """Assigns values to all of the variables, by path; the checkpoint may hold more.
 
         Raises:
           UserError: the checkpoint lacks a variable, or holds another shape or dtype of it.
         """
         state = self.state()
-        for path, variable in variables.items():  # all, before the first of them is changed
+        for path, variable in variables.items():  # checks all before it changes the first
             expected = (tuple(variable.shape), str(variable.dtype))
             found = (state[path].shape, str(state[path].dtype)) if path in state else None
             require(
@@ -66,15 +66,15 @@ class Checkpoint:
 
 
 class DamagedError(Exception):
-    """A checkpoint is not what was written."""
+    """Reports a checkpoint that is not what was written."""
 
 
 class OtherRunError(UserError):
-    """A checkpoint belongs to another run."""
+    """Reports a checkpoint of another run."""
 
 
 class Checkpoints:
-    """The checkpoints of one run.
+    """Saves, finds, verifies and deletes the checkpoints of one run.
 
     A checkpoint of another run, copied into the folder, is never used, counted or deleted.
     """
@@ -94,12 +94,12 @@ class Checkpoints:
     ) -> None:
         """Commits a checkpoint, then deletes all but the newest `keep` and the best.
 
-        Where the run may roll back to `needed_step` or later, the newest and the best checkpoint
-        up to that step are kept too. A crash at any time leaves the whole checkpoint or none.
+        If the run may roll back to `needed_step` or later, the newest and the best checkpoint up to
+        that step are kept too. A crash at any time leaves the whole checkpoint or none.
 
         Raises:
-          StorageError: the checkpoint cannot be written, or one of this step exists; the other
-            checkpoints are untouched.
+          StorageError: the checkpoint cannot be written, or a checkpoint of this step exists; the
+            other checkpoints are unchanged.
         """
         tmp = self.folder / f"{_WRITING}{_name(step)}"
         try:
@@ -107,17 +107,17 @@ class Checkpoints:
                 self._commit(tmp, step, state, validation_loss)
                 self._delete_old(keep, needed_step)
         except StorageError:
-            shutil.rmtree(tmp, ignore_errors=True)  # gives a full disk its room back
+            shutil.rmtree(tmp, ignore_errors=True)  # frees the space of a full disk
             raise
 
     def find(self, checkpoint: str = "last") -> Checkpoint | None:
         """Finds the newest whole checkpoint ("last") or the one of lowest validation loss ("best").
 
-        Warns of each damaged checkpoint on the way. Returns None where there is no checkpoint.
+        Warns of each damaged checkpoint on the way. Returns None if there is no checkpoint.
 
         Raises:
-          UserError: none of the checkpoints is whole, or none of the whole ones has the validation
-            loss that "best" needs, or the first choice belongs to another run.
+          UserError: no checkpoint is whole, no whole checkpoint has the validation loss that "best"
+            needs, or the first choice belongs to another run.
         """
         paths = self._paths()
         if checkpoint == "best":
@@ -131,7 +131,7 @@ class Checkpoints:
         return self._require_whole(paths)
 
     def find_before(self, step: int) -> Checkpoint | None:
-        """Finds the newest whole checkpoint up to a step or, without one, the next after it.
+        """Finds the newest whole checkpoint up to a step or, without one, the first after the step.
 
         Warns and raises as `find`.
         """
@@ -153,7 +153,7 @@ class Checkpoints:
                 _sync(self.folder)
 
     def set_aside_after(self, step: int) -> None:
-        """Renames the checkpoints of later steps, all damaged, so that none is in the way."""
+        """Renames the checkpoints of later steps, all damaged, so that their names are free."""
         for path in self._paths():
             if path.name > _name(step):
                 path.rename(self.folder / f"{_DAMAGED}{path.name}-{time.time_ns()}")
@@ -161,10 +161,10 @@ class Checkpoints:
     def report(self) -> tuple[list[str], int]:
         """Returns a line on each checkpoint, oldest first, and how many cannot be used.
 
-        Checkpoints that were set aside have a line and do not count.
+        Damaged checkpoints that were renamed have a line, but do not count.
 
         Raises:
-          UserError: there are none.
+          UserError: there is no checkpoint.
         """
         paths = self._paths()[::-1]
         require(bool(paths), f"{self.folder} holds no checkpoint")
@@ -189,7 +189,7 @@ class Checkpoints:
 
         Raises:
           OtherRunError: the checkpoint belongs to another run.
-          DamagedError: something is missing, or is not what was written.
+          DamagedError: a file is missing, or is not what was written.
         """
         manifest = self._manifest(path)
         try:
@@ -229,7 +229,7 @@ class Checkpoints:
         own = [*losses]
         kept = {*own[:keep], self._best(losses)}
         if needed_step is not None:
-            before = _up_to(own, needed_step)  # what comes after is needed as the step advances
+            before = _up_to(own, needed_step)  # later ones are needed as the step advances
             best_before = self._best({path: losses[path] for path in before})
             kept |= {*own[: len(own) - len(before) + 1], best_before}
         for path in own:
@@ -246,7 +246,7 @@ class Checkpoints:
         return {path: loss for path, loss in losses.items() if loss is not None}
 
     def _loss(self, path: Path) -> float | None:
-        """Reads a validation loss; infinity: not validated, None: no manifest of this run."""
+        """Reads a validation loss; infinity if there was none, None if no manifest of this run."""
         try:
             loss = self._manifest(path)["validation_loss"]
         except (DamagedError, OtherRunError):
@@ -303,7 +303,7 @@ class Checkpoints:
 
 
 def write_arrays(path: Path, state: State) -> str:
-    """Writes arrays to an .npz file; returns the digest of what is on disk."""
+    """Writes arrays to an .npz file; returns the digest of the file on disk."""
     with path.open("wb") as file:
         np.savez(file, **state)  # type: ignore[arg-type]
         os.fsync(file.fileno())
@@ -311,7 +311,7 @@ def write_arrays(path: Path, state: State) -> str:
 
 
 def _by_loss(losses: Mapping[Path, float | None]) -> list[Path]:
-    """Sorts the validated checkpoints, the lowest loss first, after those without a manifest."""
+    """Sorts checkpoints, the lowest loss first; those without a manifest precede all others."""
     ranks = {path: -math.inf if loss is None else loss for path, loss in losses.items()}
     return sorted((path for path in ranks if ranks[path] < math.inf), key=ranks.__getitem__)
 
@@ -321,11 +321,12 @@ def _up_to(paths: list[Path], step: int) -> list[Path]:
 
 
 def _delete(path: Path) -> None:
-    _remove(path.rename(path.with_name(f"{_DELETING}{path.name}")))  # so that no half is ever found
+    # Renamed first, so that a half-deleted checkpoint is never found.
+    _remove(path.rename(path.with_name(f"{_DELETING}{path.name}")))
 
 
 def _remove(path: Path) -> None:
-    """Deletes a folder; of a link to a folder, the link alone."""
+    """Deletes a folder, or a link to a folder but not its target."""
     if path.is_symlink():
         path.unlink()
     else:

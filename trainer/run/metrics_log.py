@@ -1,4 +1,4 @@
-"""The metrics log of a run: `metrics.jsonl`, one row for each log line and each validation."""
+"""Keeps the metrics log of a run, `metrics.jsonl`: a row for each log line and validation."""
 
 import json
 import math
@@ -10,12 +10,12 @@ from typing import Any
 from trainer.errors import require, writing
 from trainer.storage import atomic
 
-_POSITIVE = "images_per_second"  # what a row of training must hold, above 0
+_POSITIVE = "images_per_second"  # in each row of training, above 0
 _NEEDED = {"train": _POSITIVE, "validation": "loss"}
 
 
 class MetricsLog:
-    """A file of JSON rows, each with its `step` and its `split`, "train" or "validation"."""
+    """Appends and reads JSON rows, each with its `step` and its `split`, train or validation."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -24,13 +24,13 @@ class MetricsLog:
         """Adds a row.
 
         Raises:
-          StorageError: the row cannot be written; part of its line may be.
+          StorageError: the row cannot be written, or only in part.
         """
         with writing(self.path), self.path.open("a") as log:
             log.write(json.dumps(row, allow_nan=False) + "\n")
 
     def rows(self) -> list[dict[str, Any]]:
-        """Reads the rows; a line that a kill has cut short is left out.
+        """Reads the rows, without a line that a kill has cut short.
 
         Raises:
           UserError: a row is not one that a training writes.
@@ -48,10 +48,10 @@ class MetricsLog:
         return rows
 
     def forget_after(self, step: int) -> None:
-        """Drops the rows of later steps, which a resumed run takes again.
+        """Drops the rows of later steps, which a resumed run repeats.
 
         Raises:
-          StorageError: the log cannot be written; what was there before still is.
+          StorageError: the log cannot be written, and is unchanged.
         """
         if self.path.exists():
             kept = [line for line in self._lines() if step_of(line) <= step]
@@ -73,7 +73,7 @@ def training_seconds(rows: Iterable[Mapping[str, Any]], batch_size: int) -> floa
 
 
 def step_of(line: str) -> float:
-    """Returns the step of a JSON object in a line; infinity where the line is not whole."""
+    """Returns the step of a JSON object in a line; infinity if the line is not whole."""
     try:
         return int(json.loads(line)["step"])
     except atomic.JSON_ERRORS:

@@ -1,4 +1,4 @@
-"""A trained model, read from its workdir alone."""
+"""Restores a trained model from its workdir alone."""
 
 import dataclasses
 import operator
@@ -24,25 +24,25 @@ from trainer.storage import paths
 
 @dataclasses.dataclass(frozen=True)
 class TrainedModel:
-    """A model with the weights of a checkpoint; needs none of the data of its run."""
+    """Holds a model with the weights of a checkpoint, without the data of the run."""
 
     run: workdir.Run
-    strategy: Strategy  # on whose devices the model is
+    strategy: Strategy  # of the devices that hold the model
     step: int  # of the checkpoint
     model: Autoencoder
-    scaling: data.Scaling | None  # from a user's vectors to the model's
+    scaling: data.Scaling | None  # from the user's units to the model's inputs
     feature_names: tuple[str, ...]  # the columns of a table, in the model's order
-    fill: np.ndarray | None  # float64 [D], in a user's units, in the place of missing numbers
+    fill: np.ndarray | None  # float64 [D], replaces missing numbers, in the user's units
 
     @property
     def config(self) -> Config:
-        """The config of the run."""
+        """Returns the config of the run."""
         return self.run.config
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainedRun(TrainedModel):
-    """A trained model with the data of its run."""
+    """Adds the data of its run to a trained model."""
 
     dataset: data.Dataset
 
@@ -69,7 +69,7 @@ def load(folder: str | Path, checkpoint: str = "last") -> TrainedRun:
     dataset = data.load(run.config.data)
     require(
         dataset.fingerprint() == run.data_fingerprint,
-        f"the data of {run.config.data.name!r} are not those that {run.workdir} was trained on",
+        f"{run.workdir} was trained on other data: {run.config.data.name!r} has changed",
     )
     return TrainedRun(**vars(trained), dataset=dataset)
 

@@ -28,31 +28,31 @@ _PACKAGES = ("tensorflow", "keras", "numpy", "tensorflow-datasets", "scikit-lear
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """A run: its workdir, and what `config.json` there says."""
+    """Describes a run by its workdir and the content of `config.json`."""
 
     workdir: Path
     config: Config
     data_fingerprint: str
     inputs: Mapping[str, list]  # shape, scaling and names of the inputs: `Dataset.inputs`
     versions: Mapping[str, str]  # of the packages that the run began with
-    run_id: str  # each checkpoint bears it, and so do copies of the workdir
-    executions: Mapping[str, str]  # how the steps are computed, by the devices
+    run_id: str  # in each checkpoint; the same in copies of the workdir
+    executions: Mapping[str, str]  # how steps are computed, by devices
 
     @property
     def checkpoints(self) -> Checkpoints:
-        """The run's checkpoints."""
+        """Returns the run's checkpoints."""
         return Checkpoints(self.workdir / CHECKPOINTS, self.run_id)
 
     @property
     def log(self) -> MetricsLog:
-        """The run's metrics log."""
+        """Returns the run's metrics log."""
         return MetricsLog(self.workdir / METRICS_LOG)
 
     def write(self) -> None:
         """Writes `config.json`.
 
         Raises:
-          StorageError: the file cannot be written; what was there before still is.
+          StorageError: the file cannot be written, and is unchanged.
         """
         path = self.workdir / CONFIG
         description = vars(self) | {"config": self.config.to_dict()}
@@ -64,7 +64,7 @@ class Run:
 def open_run(
     workdir: Path, config: Config, data_fingerprint: str, inputs: Mapping[str, list]
 ) -> Run:
-    """Returns the run of this config on these data: that of the workdir, or a new one.
+    """Returns the run of this config on these data, from the workdir or new.
 
     Writes nothing.
 
@@ -77,13 +77,13 @@ def open_run(
         return Run(workdir, config, data_fingerprint, inputs, versions, run_id, {})
     require(
         run.data_fingerprint == data_fingerprint,
-        f"{workdir} holds a run on other data: those of {config.data.name!r} have changed",
+        f"{workdir} holds a run on other data: {config.data.name!r} has changed",
     )
     return dataclasses.replace(run, config=config, inputs=inputs)
 
 
 def check_config(workdir: Path, config: Config) -> Run | None:
-    """Returns the run that a training by this config would resume; None: it would begin one.
+    """Returns the run that a training by this config would resume; None: it would begin a run.
 
     Raises:
       UserError: the workdir holds a run of another config, or no run of the trainer.
@@ -112,7 +112,7 @@ def installed_versions() -> dict[str, str]:
 
 
 def code_digest() -> str:
-    """Returns a digest of the source code of this package."""
+    """Returns a digest of the trainer's source code."""
     digest = hashlib.sha256()
     root = Path(__file__).parents[1]
     for path in sorted(root.rglob("*.py")):
@@ -147,7 +147,7 @@ def read(workdir: Path) -> Run:
 
 @contextlib.contextmanager
 def as_damaged_config(workdir: Path) -> Iterator[None]:
-    """Adds to a UserError inside that the run's `config.json` is to blame."""
+    """Blames the run's `config.json` for a UserError inside the block."""
     try:
         yield
     except UserError as error:
@@ -164,8 +164,8 @@ def _text(value: object) -> str:
 def locked(workdir: Path, patience_seconds: float = 0) -> Iterator[None]:
     """Creates a workdir, and locks it against other trainers.
 
-    Waits up to `patience_seconds` for a trainer that holds the lock. A workdir in which nothing was
-    written is removed at the end.
+    Waits up to `patience_seconds` for a trainer that holds the lock. Removes the workdir at the end
+    if nothing was written there.
 
     Raises:
       UserError: the workdir cannot be created, written or locked, or a trainer holds the lock.
@@ -198,10 +198,10 @@ def _lock(lock: IO, workdir: Path, patience_seconds: float) -> None:
 
 
 def read_metrics(workdir: Path) -> dict[str, Any] | None:
-    """What `trainer.evaluate` measured of a run; None if it has not yet.
+    """Returns what `trainer.evaluate` measured of a run, or None before the first evaluation.
 
     Raises:
-      UserError: it cannot be read.
+      UserError: the metrics cannot be read.
     """
     path = workdir / METRICS
     if not path.exists():
@@ -210,14 +210,14 @@ def read_metrics(workdir: Path) -> dict[str, Any] | None:
         metrics = dict(json.loads(path.read_text()))
         for value in metrics.values():
             if isinstance(value, int):
-                float(value)  # OverflowError: no figure is so large
+                float(value)  # raises OverflowError: no metric is so large
         return metrics
     except (OSError, *atomic.JSON_ERRORS) as error:
         raise UserError(f"{path} cannot be read ({type(error).__name__}: {error})") from error
 
 
 def is_measured(workdir: Path, metrics: str = METRICS) -> bool:
-    """Whether a file of metrics is there, and of the last step that the run has logged."""
+    """Returns whether a file of metrics exists, measured at the last step that the run logged."""
     path = workdir / metrics
     rows = MetricsLog(workdir / METRICS_LOG).rows()
     return (

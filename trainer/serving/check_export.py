@@ -2,9 +2,9 @@
 
     python -I trainer/serving/check_export.py EXPORT REFERENCE.npz FORMAT ...
 
-`trainer.serving.export` runs this file in a process of its own. For each function, the reference
-holds `<function>/inputs`; `<function>/outputs`, which the trainer computed; and `<function>/units`,
-in which differences are measured. Prints JSON: the largest difference of each function by format.
+`trainer.serving.export` runs this file in another process. For each function, the reference holds
+`<function>/inputs`; `<function>/outputs`, computed by the trainer; and `<function>/units`, in which
+differences are measured. Prints JSON: the largest difference of each function by format.
 """
 
 import importlib.abc
@@ -23,7 +23,7 @@ Function: TypeAlias = Callable[[np.ndarray], np.ndarray]
 
 
 class _ImportBlocker(importlib.abc.MetaPathFinder):
-    """Fails the import of this project, wherever it is installed."""
+    """Makes every import of this project fail, wherever it is installed."""
 
     def find_spec(self, fullname, path=None, target=None):
         del path, target
@@ -79,7 +79,7 @@ _LOADERS = {"keras": (_keras, "keras"), "litert": (_litert, "tflite"), "onnx": (
 
 
 def _load(export: Path, name: str) -> dict[str, Function]:
-    """Returns the functions that an export has in a format."""
+    """Loads the functions of an export in a format."""
     if name == "saved_model":
         return _saved_model(export / name)
     load, suffix = _LOADERS[name]
@@ -87,7 +87,7 @@ def _load(export: Path, name: str) -> dict[str, Function]:
 
 
 def _difference(function: Function, inputs, outputs, units) -> float:
-    """Returns the largest difference of batches of one row and of all others, in the units."""
+    """Returns the largest difference in the units, over a batch of one row and one of the rest."""
     batches = [function(inputs[:1]), function(inputs[1:])]
     for rows, expected in zip(batches, (outputs[:1], outputs[1:]), strict=True):
         if rows.shape != expected.shape:

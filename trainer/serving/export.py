@@ -1,6 +1,6 @@
 """Exports a trained run in formats that load without this project.
 
-Every format is compared with the trainer's outputs before the export is moved into its place.
+The outputs of every format are compared with the trainer's before the export is moved into place.
 """
 
 import dataclasses
@@ -34,9 +34,9 @@ from trainer.storage import atomic, paths
 from trainer.tensorflow_import import muted_stderr
 
 _TOLERANCE = 1e-4  # of the largest output, or of 1
-_MAX_ROUNDINGS = 4  # of a float32 in the user's units, allowed besides
-_ROWS = 16  # compared
-_CANDIDATE_ROWS = 64  # from which these are chosen
+_MAX_ROUNDINGS = 4  # of a float32 in the user's units, allowed on top of the tolerance
+_ROWS = 16  # number of compared rows
+_CANDIDATE_ROWS = 64  # from which the compared rows are chosen
 _PERTURBATION = 1e-5  # of an input, relative: about a hundred roundings
 _SEED = 0  # of the inputs
 _FIRST_SAMPLE = 3
@@ -53,12 +53,12 @@ def export(
 ) -> dict[str, Any]:
     """Exports a run's "last" or "best" checkpoint; returns the model card.
 
-    The output gets the files of `model_card.FILES`, `README.md` and `card.json`. Everything is
-    computed in float32, whatever the precision of the training.
+    The output gets the files of `model_card.FILES`, `README.md` and `card.json`. The networks
+    compute in float32, whatever the precision of the training.
 
     Args:
       workdir: the folder of the trained run.
-      output: the folder to make.
+      output: the folder to create.
       checkpoint: "last" or "best".
       formats: some of `options.FORMATS`.
       images: the dtype of images, "uint8" of 0 to 255 or "float32" in [0, 1]; vectors are always
@@ -101,7 +101,7 @@ def export(
 
 
 def print_summary(card: Mapping[str, Any], output: str) -> None:
-    """Prints the largest differences from the trainer's outputs, and where the export is."""
+    """Prints the largest differences from the trainer's outputs, and the path of the export."""
     for name, functions in card["differences"].items():
         for function, difference in functions.items():
             print(f"{name:>12}  {function:<12} largest difference {difference:.1e}")
@@ -120,14 +120,14 @@ def write_saved_model(
     model: Autoencoder,
     seed: int,
 ) -> None:
-    """Writes a SavedModel of the functions encode, decode, reconstruct and, of a prior, sample.
+    """Writes a SavedModel of encode, decode, reconstruct and, if there is a prior, sample.
 
     Args:
-      path: the folder to make.
+      path: the folder to create.
       encoder: see `plain_keras.encoder`.
       decoder: see `plain_keras.decoder`.
       model: gives the prior.
-      seed: of the samples; the run's gives those of `trainer.sample`.
+      seed: of the samples; with the run's seed they are those of `trainer.sample`.
     """
     rows = plain_keras.input_name(model)
     inputs, codes = (
@@ -159,12 +159,12 @@ def write_saved_model(
 def compare(
     folder: Path, reference: Mapping[str, np.ndarray], formats: Sequence[str]
 ) -> dict[str, dict[str, float]]:
-    """Returns the largest difference of each function by format, from a process without trainer.
+    """Measures the largest difference of each function by format, in a process without trainer.
 
     Args:
-      folder: of the export; its parent gets temporary files.
+      folder: the folder of the export, whose parent gets temporary files.
       reference: inputs, outputs and units of each function, as `check_export` takes them.
-      formats: to compare.
+      formats: the formats to compare.
 
     Raises:
       ExportError: a format cannot be loaded, or differs by more than the tolerance.
@@ -188,7 +188,7 @@ def compare(
 
 
 def _in_float32(trained: restore.TrainedModel) -> restore.TrainedModel:
-    """Returns the run with a model of the same weights that computes in float32."""
+    """Returns the run with a model that has the same weights but computes in float32."""
     if trained.config.precision == "float32":
         return trained
     model = build_model(
@@ -212,7 +212,7 @@ def _write(folder: Path, trained: restore.TrainedModel, dtype: str, formats: Seq
     for network in (encoder, decoder):
         if "keras" in formats:
             network.save(folder / f"{network.name}.keras")
-        if "litert" in formats:  # of its own operations: TensorFlow's need another library
+        if "litert" in formats:  # only LiteRT's operations: TensorFlow's need another library
             operations = {"supported_ops": [tf.lite.OpsSet.TFLITE_BUILTINS]}
             _convert(network, folder / f"{network.name}.tflite", "litert", target_spec=operations)
         if "onnx" in formats:
@@ -223,9 +223,9 @@ def _convert(network: keras.Model, path: Path, name: str, **settings: Any) -> No
     """Writes a network in a format that Keras converts to.
 
     Raises:
-      UserError: the format has no such operations.
+      UserError: the format lacks an operation of the network.
     """
-    logging.getLogger("tf2onnx").setLevel(logging.CRITICAL)  # its errors are raised here
+    logging.getLogger("tf2onnx").setLevel(logging.CRITICAL)  # errors are raised here instead
     try:
         with muted_stderr(), warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # of Keras's patch of tf2onnx
@@ -242,7 +242,7 @@ def _convert(network: keras.Model, path: Path, name: str, **settings: Any) -> No
 
 
 def _reference(trained: restore.TrainedModel, dtype: str) -> dict[str, np.ndarray]:
-    """Returns inputs of each function, the trainer's outputs, and the units of differences."""
+    """Returns inputs and the trainer's outputs of each function, and the units of differences."""
     model, scaling = trained.model, trained.scaling
     rows = _test_inputs(trained, dtype)
     codes = map_batches(model.encode, _model_inputs(trained, rows))
@@ -275,7 +275,7 @@ def _model_inputs(trained: restore.TrainedModel, rows: np.ndarray) -> np.ndarray
 def _test_inputs(trained: restore.TrainedModel, dtype: str) -> np.ndarray:
     """Returns random rows whose codes change least when the inputs change by rounding errors.
 
-    Where two units of a k-sparse code are almost equal, rounding decides which one is kept.
+    If two units of a k-sparse code are almost equal, rounding decides which unit is kept.
     """
     generator = np.random.default_rng(_SEED)
     shape = (_CANDIDATE_ROWS, *trained.model.image_shape)

@@ -1,4 +1,4 @@
-"""Writes the card of an export: what it holds, where it comes from, and how to call it."""
+"""Writes the card of an export: content, origin, checks, and code that calls the networks."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -72,7 +72,7 @@ _TRAINING_METRICS = ("wall_seconds", "goodput/")  # prefixes of metrics that are
 
 
 def readme(card: Mapping[str, Any]) -> str:
-    """Returns the card as Markdown, with code that runs in the folder of the export."""
+    """Formats the card as Markdown, with code that runs in the folder of the export."""
     sections = [
         f"# {card['kind']}: an autoencoder of {card['data']['name']}",
         f"{_inputs(card['inputs'])} A code is {card['code_size']} numbers, float32. Batches may "
@@ -115,7 +115,7 @@ def readme(card: Mapping[str, Any]) -> str:
 
 
 def _inputs(inputs: Mapping[str, Any]) -> str:
-    """Returns sentences on what the encoder takes and the decoder returns."""
+    """Describes the inputs of the encoder and the outputs of the decoder."""
     takes = f"Takes {inputs['name']}, {inputs['dtype']} [B, {', '.join(map(str, inputs['shape']))}]"
     if inputs["name"] == "vectors":
         return f"{takes}, in the units of the training data, and returns them in the same units."

@@ -1,4 +1,4 @@
-"""Options of encode, decode, denoise, sample and export, checked without TensorFlow and data."""
+"""Checks the options of encode, decode, denoise, sample and export without TensorFlow or data."""
 
 import dataclasses
 import importlib.util
@@ -19,13 +19,13 @@ _ONNX_PACKAGES = ("tf2onnx", "onnx", "onnxruntime")
 
 @dataclasses.dataclass(frozen=True)
 class StreamOptions:
-    """Options that encode, decode and denoise share, named as their flags are."""
+    """Holds the options of encode, decode and denoise, named as the flags."""
 
     checkpoint: str = "last"  # or "best"
-    array: str = ""  # to read from an .npz file that holds several
-    label_column: str = ""  # of a table
-    resize: bool = False  # image files to the size of the model's images
-    errors: bool = False  # encode also writes the mean squared error of each reconstruction
+    array: str = ""  # the array to read from an .npz file that holds several
+    label_column: str = ""  # the labels' column of a table
+    resize: bool = False  # scale image files to the size of the model's images
+    errors: bool = False  # also write the mean squared error of each reconstruction
     batch_size: int = 512
     overwrite: bool = False
 
@@ -36,9 +36,9 @@ DEFAULTS = StreamOptions()
 def check_stream(
     workdir: str, source: str, output: str, options: StreamOptions, *, reads: str, writes: str
 ) -> None:
-    """Raises UserError unless the input and the output can hold "examples" or "codes" of the run.
+    """Raises UserError unless the input and the output suit their content and the run.
 
-    `reads` and `writes` are the content of the input and of the output.
+    `reads` and `writes`, the content of input and output, are "examples" or "codes".
     """
     shape = example_shape(workdir)
     paths.check_input_and_output(source, output, overwrite=options.overwrite)
@@ -72,7 +72,7 @@ def check_sample(workdir: str, count: int, output: str, *, overwrite: bool) -> P
 
 
 def check_export(workdir: str, output: str, formats: Sequence[str], *, overwrite: bool) -> Path:
-    """Returns the folder of the export; raises UserError if it or a format is not possible."""
+    """Returns the folder of the export; raises UserError if the folder or a format is wrong."""
     for name in formats:
         require_choice("formats", name, FORMATS)
     require(len(formats) > 0, f"formats is empty; allowed: {', '.join(FORMATS)}")
@@ -101,7 +101,7 @@ def example_shape(workdir: str) -> tuple[int, ...]:
 
 
 def describe(shape: tuple[int, ...], content: str = "") -> str:
-    """Returns what rows of this shape are called in messages, as "images of 28x28x1"."""
+    """Describes rows of a shape for messages, as "images of 28x28x1"."""
     content = content or ("vectors" if len(shape) == 1 else "images")
     return f"{content} of {'x'.join(map(str, shape))}"
 

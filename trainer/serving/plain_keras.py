@@ -1,7 +1,7 @@
 """Rebuilds a trained encoder and decoder from Keras's own layers and operations, in float32.
 
-They load without this project, in Keras's safe mode. Preprocessing is inside: pixels are scaled to
-[0, 1], vectors are standardised from the user's units and given back in them.
+The networks load without this project, in Keras's safe mode, and include preprocessing: pixels are
+scaled to [0, 1], vectors are standardised from the user's units and returned in the user's units.
 """
 
 from typing import Any
@@ -17,8 +17,8 @@ from trainer.models.base import Autoencoder
 def encoder(model: Autoencoder, scaling: data.Scaling | None, dtype: str) -> keras.Model:
     """Returns the network from examples to codes [B, K].
 
-    It takes images [B, H, W, C], of 0 to 255 if the dtype is "uint8", else in [0, 1]; or vectors,
-    float32 [B, D].
+    The network takes images [B, H, W, C], from 0 to 255 if the dtype is "uint8", else in [0, 1]; or
+    vectors, float32 [B, D].
     """
     inputs = keras.Input(model.image_shape, dtype=dtype, name=input_name(model))
     outputs = inputs
@@ -56,13 +56,13 @@ def input_name(model: Autoencoder) -> str:
 def _rescale(
     rows: keras.KerasTensor, scale: np.ndarray, offset: np.ndarray, name: str
 ) -> keras.KerasTensor:
-    """Returns rows * scale + offset; Keras's `Normalization` would bound the std from below."""
+    """Returns rows * scale + offset; Keras's `Normalization` would enlarge a tiny std."""
     layer = layers.Rescaling(scale.tolist(), offset.tolist(), dtype="float32", name=name)
     return layer(rows)
 
 
 def _apply(layer: layers.Layer, inputs: keras.KerasTensor) -> keras.KerasTensor:
-    """Returns the outputs of the layer of Keras that the layer derives from or names itself."""
+    """Applies a layer's `plain_keras` or else a copy of its base class in Keras."""
     if hasattr(layer, "plain_keras"):
         return layer.plain_keras(inputs)
     bases: tuple[Any, ...] = type(layer).__mro__
@@ -70,7 +70,7 @@ def _apply(layer: layers.Layer, inputs: keras.KerasTensor) -> keras.KerasTensor:
     copy = keras_layer.from_config(layer.get_config() | {"dtype": "float32"})
     outputs = copy(inputs)
     copy.set_weights(layer.get_weights())
-    if isinstance(layer, layers.UpSampling2D):  # LiteRT's converter does not infer its shape
+    if isinstance(layer, layers.UpSampling2D):  # LiteRT's converter does not infer the shape
         shape = layers.Reshape(outputs.shape[1:], name=f"{layer.name}_shape", dtype="float32")
         outputs = shape(outputs)
     return outputs

@@ -18,7 +18,8 @@ from trainer.storage import paths
 
 _MAX_SHOWN = 1024
 _NUMBER_BYTES = 4  # of float32
-_BLOCK_ROWS = 512  # a multiple of any CPU's vector, so that the codes have the bits of one draw
+# A multiple of any CPU's vector, so that blocks of codes have the bits of a single draw.
+_BLOCK_ROWS = 512
 
 
 def sample(
@@ -31,15 +32,15 @@ def sample(
 ) -> Path:
     """Writes samples of a run's "last" or "best" checkpoint; returns the folder.
 
-    `samples.npz` holds `codes`, float32 [N, K], drawn from the prior, and their mean images,
-    `images`, float32 [N, H, W, C] in [0, 1], or mean vectors, `vectors`, float32 [N, D] in the
-    user's units; `samples.png` shows the first 1024. A larger count begins with the same samples.
+    `samples.npz` holds `codes`, float32 [N, K], drawn from the prior, and their means: `images`,
+    float32 [N, H, W, C] in [0, 1], or `vectors`, float32 [N, D] in the user's units. `samples.png`
+    shows the first 1024 samples. A larger count begins with the same samples.
 
     Args:
       workdir: the folder of the trained run.
       count: N.
       checkpoint: "last" or "best".
-      output: the folder of the files; the workdir if it is "".
+      output: the folder of the files; "": the workdir.
       overwrite: replace existing samples.
 
     Raises:
@@ -69,7 +70,7 @@ def sample(
 
 
 def _blocks(trained: restore.TrainedModel, count: int) -> Iterator[dict[str, np.ndarray]]:
-    """Yields codes and their mean images or vectors, up to _BLOCK_ROWS at a time."""
+    """Yields blocks of up to _BLOCK_ROWS codes and their mean images or vectors."""
     model = trained.model
     size = min(_BLOCK_ROWS, count)
     decode = in_batches(model.decode, (model.code_size,), size)

@@ -20,29 +20,29 @@ from trainer.storage import paths
 _CODE_PREFIX = "code_"  # of a table's columns of codes
 _LABEL_KINDS = "biufU"  # NumPy's kinds of types for numbers and text
 _CHARACTER_BYTES = 4  # of NumPy's text
-_OTHER_ARRAYS = ("labels", "files", "errors")  # of an .npz file, that are no examples
+_OTHER_ARRAYS = ("labels", "files", "errors")  # arrays of an .npz file that are no examples
 
 
 class Block(NamedTuple):
-    """Some consecutive rows of an input."""
+    """Holds consecutive rows of an input."""
 
     rows: np.ndarray  # images [B, H, W, C], uint8 or float32 in [0, 1]; else float32 [B, D]
     labels: np.ndarray | None = None  # [B], numbers or text
-    files: np.ndarray | None = None  # str [B], names inside the folder that is read
+    files: np.ndarray | None = None  # str [B], names relative to the input folder
 
 
 @dataclasses.dataclass(frozen=True)
 class Input:
-    """Rows that are read block by block."""
+    """Reads rows block by block."""
 
     count: int | None  # None: not known before the end
-    blocks: Callable[[int], Iterator[Block]]  # takes the largest number of rows of a block
+    blocks: Callable[[int], Iterator[Block]]  # takes the maximum rows of a block
     is_standardised: bool = False  # the vectors are the model's inputs, not in the user's units
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainingData:
-    """How the training turned its files into examples, before any standardisation."""
+    """Describes how the training turned its files into examples, before any standardisation."""
 
     shape: tuple[int, ...]  # (H, W, C) or (D,)
     fit: str = "stretch"  # how images became squares
@@ -54,7 +54,7 @@ class TrainingData:
 
 @dataclasses.dataclass(frozen=True)
 class _Expected:
-    """What every row must be for the model."""
+    """Describes the rows that the model takes."""
 
     shape: tuple[int, ...]
     content: str  # "images", "vectors" or "codes"
@@ -79,15 +79,15 @@ def split(dataset: data.Dataset, name: str) -> Input:
 
 
 def examples(path: Path, training: TrainingData, options: StreamOptions = DEFAULTS) -> Input:
-    """Opens images or vectors, to be read as the training read its own.
+    """Opens images or vectors, to be read as the training read its data.
 
     Takes one image file, or all of a folder and its subfolders in the order of their names; an
-    array of an .npy or .npz file; or a table, of which each row is a vector: of the columns that
-    the training had, in any order, or of all columns if it had no table. The labels of a table are
-    those of `options.label_column`, or of the training's.
+    array of an .npy or .npz file; or a table, whose rows are vectors. A table needs the feature
+    columns of the training's table, in any order; if the training had none, all columns are
+    features. The labels are in `options.label_column`, or else in the training's label column.
 
     Raises:
-      UserError: now or while reading, the input cannot be read or does not fit the model.
+      UserError: here or while reading, if the input cannot be read or does not fit the model.
     """
     shape = training.shape
     if path.is_dir() or images.is_image(path.name):
@@ -236,7 +236,7 @@ def _rows(
     fill: np.ndarray | None,
     size: int,
 ) -> Iterator[Block]:
-    """Yields a table's rows with the columns of `others`, which maps fields of Block to names."""
+    """Yields a table's rows; `others` maps further fields of Block to the names of columns."""
     types = {"files": pa.string()}
     for rows, given in tables.blocks(
         path, features, extra=list(others.values()), keep_missing=fill is not None
@@ -254,7 +254,7 @@ def _rows(
 
 
 def _column_type(path: Path, column: pa.Array) -> pa.DataType:
-    """Returns the type of a column; in a text file, the first one that all values parse as."""
+    """Returns the type of a column; in text files the first type that all values parse as."""
     if path.suffix.lower() in tables.SEPARATORS:
         for kind in (pa.int64(), pa.float64()):
             with contextlib.suppress(pa.ArrowInvalid):
@@ -268,7 +268,7 @@ def _column(path: Path, name: str, column: pa.Array, kind: pa.DataType) -> np.nd
         values = column.cast(kind).to_numpy(zero_copy_only=False)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         raise UserError(
-            f"the column {name!r} of {path} begins as {kind}, but does not go on as such "
+            f"the column {name!r} of {path} begins with values of type {kind}, but holds others "
             f"({in_one_line(error)})"
         ) from error
     values = values.astype(str) if values.dtype.hasobject else values

@@ -18,16 +18,16 @@ _Columns: TypeAlias = dict[str, np.ndarray]
 
 
 def encode(workdir: str, source: str, output: str, options: StreamOptions = DEFAULTS) -> int:
-    """Writes the codes of images or vectors; returns their number N.
+    """Encodes images or vectors and writes the codes; returns their number N.
 
     The source is a file or folder as `readers.examples` takes it, or a split of the run's own data.
-    The output gets `codes`, float32 [N, K], with the `labels` and `files` that the examples have;
-    and with `options.errors` also `errors`, float32 [N], the mean squared error of each
-    reconstruction, of pixels in [0, 1] or of vectors in the user's units. An .npy file gets the
-    codes alone.
+    The output gets `codes`, float32 [N, K], and the `labels` and `files` that the examples have;
+    with `options.errors` also `errors`, float32 [N], the mean squared error of each
+    reconstruction, of pixels in [0, 1] or of vectors in the user's units. An .npy file gets only
+    the codes.
 
     Raises:
-      UserError: the run, the source or the output cannot be used; the output is unchanged.
+      UserError: the run, the source or the output cannot be used; an existing output is unchanged.
     """
     check_stream(workdir, source, output, options, reads="examples", writes="codes")
     trained, examples = _open_examples(workdir, source, options)
@@ -43,7 +43,7 @@ def encode(workdir: str, source: str, output: str, options: StreamOptions = DEFA
 
 
 def decode(workdir: str, source: str, output: str, options: StreamOptions = DEFAULTS) -> int:
-    """Writes the examples that codes stand for; returns their number N.
+    """Decodes codes and writes the examples; returns their number N.
 
     The source is a file of codes as `encode` writes it. An output folder gets a PNG for each code,
     named as the code's file or by its number. A file gets `images`, float32 [N, H, W, C] in [0, 1],
@@ -64,7 +64,7 @@ def decode(workdir: str, source: str, output: str, options: StreamOptions = DEFA
 
 
 def denoise(workdir: str, source: str, output: str, options: StreamOptions = DEFAULTS) -> int:
-    """Writes reconstructions of images or vectors; a model of kind denoising removes their noise.
+    """Writes reconstructions of images or vectors; a model of kind denoising removes noise.
 
     The source is as for `encode`, the output as for `decode`. Returns the number of examples.
 
@@ -82,11 +82,11 @@ def denoise(workdir: str, source: str, output: str, options: StreamOptions = DEF
 
 
 class _BatchedModel:
-    """A trained model that takes examples as users have them, in batches of one size."""
+    """Applies a trained model to examples in the user's units, in batches of one size."""
 
     def __init__(self, trained: restore.TrainedModel, rows: readers.Input, batch_size: int):
-        # A batch is at most as large as the input, but never smaller than the default size where
-        # that is allowed: all small inputs share one size, so their rows get the same bits.
+        # A batch is as large as the input, at least the default size and at most `batch_size`: all
+        # small inputs share one size, so their rows get the same bits.
         count = batch_size if rows.count is None else rows.count
         self.batch_size = min(batch_size, max(count, DEFAULTS.batch_size))
         self._scaling = trained.scaling
@@ -141,7 +141,7 @@ def _stream(
     batch_size: int,
     compute: Callable[[np.ndarray], _Columns],
 ) -> int:
-    """Writes what is computed of each block, with its labels and files; returns the row count."""
+    """Computes and writes columns block by block, with labels and files; returns the row count."""
     count = 0
     with (
         writers.create(output) as write,

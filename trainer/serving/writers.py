@@ -19,8 +19,8 @@ from trainer.monitoring import figures
 from trainer.storage import atomic, paths
 
 _ROW_GROUP_BYTES = 32 * 2**20  # of a Parquet file
-_COPIED_ROWS = 2**16  # at a time, when text turns out to be longer
-_NUMBER_DIGITS = 8  # in the names of images that have none
+_COPIED_ROWS = 2**16  # at a time, when longer text needs a wider type
+_NUMBER_DIGITS = 8  # in the names of images without file names
 
 Columns: TypeAlias = Mapping[str, np.ndarray]  # [B, ...] by names in the plural
 Write: TypeAlias = Callable[[Columns], None]  # the examples or codes are the first column
@@ -30,9 +30,9 @@ Write: TypeAlias = Callable[[Columns], None]  # the examples or codes are the fi
 def create(output: str) -> Iterator[Write]:
     """Yields a function that writes columns to a temporary sibling, which replaces the output.
 
-    An .npz file keeps the names of the columns. A table has them in the singular, with a number
-    behind for each of several numbers in a row. An .npy file and a folder of images hold the first
-    column alone; the images are named by the column `files`.
+    An .npz file keeps the names of the columns. A table has the names in the singular, numbered if
+    a row holds several numbers, as code_0. An .npy file and a folder of images hold only the first
+    column; the images are named by the column `files`.
 
     Raises:
       UserError: the output cannot be written, or two images would have the same name.
@@ -51,10 +51,10 @@ def create(output: str) -> Iterator[Write]:
 
 
 class _NpyWriter:
-    """Appends rows to an .npy file whose number of rows is not known before.
+    """Appends rows to an .npy file whose final number of rows is unknown.
 
     NumPy's header has room for any number. The file is not mapped into memory: on a full disk,
-    writing to a map ends the process by SIGBUS, where a file raises OSError.
+    writing to a map ends the process by SIGBUS, whereas writing to a file raises OSError.
     """
 
     def __init__(self, path: Path):
@@ -65,7 +65,7 @@ class _NpyWriter:
         self._dtype = np.dtype(np.float32)
 
     def append(self, rows: np.ndarray) -> None:
-        """Adds rows [B, ...]; text may be longer than before."""
+        """Adds rows [B, ...], whose text may be longer than in the rows before."""
         if self._count == 0:
             self._row_shape, self._dtype = rows.shape[1:], rows.dtype
             self._write_header()
@@ -89,7 +89,7 @@ class _NpyWriter:
         np.lib.format.write_array_header_1_0(self._file, header)
 
     def _widen(self, dtype: np.dtype) -> None:
-        """Rewrites the text so far in a wider type."""
+        """Rewrites the rows of text in a wider type."""
         self.close()
         narrow = np.load(self.path, mmap_mode="r", allow_pickle=False)
         self.path.unlink()  # the map keeps its content
@@ -106,7 +106,7 @@ def _npy(path: Path) -> Iterator[Write]:
 
 @contextlib.contextmanager
 def _npz(path: Path) -> Iterator[Write]:
-    """Writes each array to a file of its own, and in the end all of them into one."""
+    """Writes each array to its own file, and packs the files into one in the end."""
     arrays: dict[str, _NpyWriter] = {}
     with contextlib.ExitStack() as stack:
 
@@ -208,10 +208,10 @@ def _images(path: Path) -> Iterator[Write]:
 
 
 def _png_name(file: str) -> str:
-    """Returns the name of the PNG for a file; subfolders are kept.
+    """Returns the name of the PNG for a file, subfolders included.
 
     Raises:
-      UserError: the PNG would be outside the output, or no file can have such a name.
+      UserError: the PNG would be outside the output, or the name is not allowed for files.
     """
     path = PurePosixPath(file)
     is_inside = path.name != "" and not path.is_absolute() and ".." not in path.parts
@@ -222,7 +222,7 @@ def _png_name(file: str) -> str:
 
 
 def _is_encodable(file: str) -> bool:
-    """Returns whether the file system can have such a name."""
+    """Returns whether the file system allows the name."""
     try:
         return b"\0" not in os.fsencode(file)
     except UnicodeEncodeError:

@@ -1,4 +1,4 @@
-"""Files and folders that are written whole or not at all."""
+"""Writes files and folders whole or not at all."""
 
 import contextlib
 import json
@@ -10,7 +10,7 @@ from typing import Any
 
 from trainer.errors import writing
 
-# What parsing a damaged JSON file, or one of another content, can raise.
+# Errors of parsing a JSON file that is damaged or has other content.
 JSON_ERRORS = (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError)
 
 
@@ -52,7 +52,7 @@ def temporary_sibling(path: Path) -> Iterator[Path]:
         with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as tmp:
             yield Path(tmp)
     except BaseException:
-        with contextlib.suppress(OSError):  # another process may have put something there
+        with contextlib.suppress(OSError):  # another process may use the folder by now
             for folder in made:
                 folder.rmdir()
         raise
@@ -81,11 +81,11 @@ def replacing(workdir: Path) -> Iterator[Path]:
     JSON files are moved last, since they describe the others.
 
     Raises:
-      StorageError: something cannot be written. Nothing is half written, and what was not replaced
-        is unchanged.
+      StorageError: a file cannot be written. No file is half written; files that were not replaced
+        are unchanged.
     """
     with (
-        writing(f"what is to be kept in {workdir}"),
+        writing(f"a result in {workdir}"),
         tempfile.TemporaryDirectory(prefix=".", dir=workdir) as folder,
     ):
         tmp = Path(folder, "new")

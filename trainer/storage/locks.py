@@ -1,4 +1,4 @@
-"""File locks between processes, also of several hosts that share a folder."""
+"""Locks files between processes, also of several hosts that share a folder."""
 
 import contextlib
 import fcntl
@@ -16,9 +16,9 @@ _RETRY_SECONDS = 0.2
 
 @contextlib.contextmanager
 def locked(path: Path, advice: str) -> Iterator[None]:
-    """Holds an exclusive lock on a file, made with its folder where missing; waits for it.
+    """Waits for an exclusive lock on a file, created if missing, and holds it in the block.
 
-    The system releases the lock of a process that dies.
+    The system releases the locks of a process that dies.
 
     Raises:
       UserError: the folder cannot be written or locked; the message ends in the advice.
@@ -38,9 +38,9 @@ def locked(path: Path, advice: str) -> Iterator[None]:
 
 
 def acquire(lock: IO, holder: str, timeout_seconds: float = math.inf) -> bool:
-    """Locks an open file; returns whether this succeeded within the timeout.
+    """Locks an open file; returns whether the lock was free within the timeout.
 
-    Prints now and then that it waits for the holder.
+    Prints every ten seconds that the process waits for the holder.
 
     Raises:
       OSError: the file system has no locks.

@@ -1,6 +1,6 @@
-"""Checks of input and output paths, made before any work and without TensorFlow.
+"""Checks input and output paths before any work and without TensorFlow.
 
-One rule holds for every output: an existing one is replaced only with --overwrite.
+An existing output is replaced only with --overwrite.
 """
 
 import os
@@ -18,10 +18,10 @@ FOLDER = "/"  # stands for the suffix of an output that is a folder of images
 
 
 def path_of(text: str | Path) -> Path:
-    """Expands a leading ~ to the home folder.
+    """Returns a path whose leading ~ is expanded to the home folder.
 
     Raises:
-      UserError: there is no such home folder, or the file system cannot have such a path.
+      UserError: the home folder does not exist, or the file system does not allow the path.
     """
     try:
         path = Path(text).expanduser()
@@ -34,7 +34,7 @@ def path_of(text: str | Path) -> Path:
 
 
 def suffix(output: str) -> str:
-    """Returns the suffix in lower case; FOLDER where the path has none or ends in a slash."""
+    """Returns the suffix in lower case, or FOLDER if the path has none or ends in a slash."""
     return FOLDER if output.endswith("/") else Path(output).suffix.lower() or FOLDER
 
 
@@ -44,12 +44,12 @@ def require_exists(path: Path) -> None:
 
 
 def require_absent(path: Path, name: str, *, overwrite: bool) -> None:
-    """Raises UserError, which calls the path `name`, if it exists and may not be replaced."""
+    """Raises UserError if the path, called `name` there, exists and may not be replaced."""
     require(overwrite or not os.path.lexists(path), f"{name} exists; --overwrite replaces it")
 
 
 def require_suffix(output: str, allowed: Sequence[str], content: str) -> None:
-    """Raises UserError unless an output with this suffix can hold the content."""
+    """Raises UserError unless the suffix of an output is allowed for its content."""
     names = ["FOLDER/" if ending == FOLDER else ending for ending in allowed]
     require(
         suffix(output) in allowed,
@@ -58,7 +58,7 @@ def require_suffix(output: str, allowed: Sequence[str], content: str) -> None:
 
 
 def require_disk_space(name: str, folder: Path, needed_bytes: int) -> None:
-    """Raises UserError if the disk of a folder, which need not exist, has less free space."""
+    """Raises UserError if the disk of a folder, which need not exist yet, has too little space."""
     existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
     free_bytes = shutil.disk_usage(existing).free
     require(
@@ -142,7 +142,7 @@ def check_output_folder(output: str, marker: str, *, overwrite: bool) -> Path:
 
 
 def check_output_image(flag: str, output: str, *, overwrite: bool) -> None:
-    """Checks that a PNG may be written in an existing folder; an empty path asks for none.
+    """Checks that a PNG may be written in an existing folder; accepts an empty path, for no PNG.
 
     Raises:
       UserError: the file exists and may not be replaced, has another suffix, or has no folder.

@@ -1,4 +1,4 @@
-"""What a training writes: metrics, TensorBoard's charts and images, checkpoints, progress."""
+"""Writes what a training leaves: metrics, TensorBoard's charts, checkpoints, progress."""
 
 import contextlib
 import math
@@ -23,15 +23,15 @@ from trainer.training.loss_spikes import LossSpikes, Spike
 from trainer.training.setup import Setup
 from trainer.training.steps_per_call import due, log_windows
 
-_MAX_IMAGES = 100  # of the validation split, from which a kind makes its figures
-_MAX_NUMBERS = 2**20  # in all of these images together
-_FIGURES_PER_DOUBLING = 64  # validations with figures, each time that their number doubles
+_MAX_IMAGES = 100  # validation images for a kind's figures
+_MAX_NUMBERS = 2**20  # in all images for the figures
+_FIGURES_PER_DOUBLING = 64  # validations with figures per doubling of the number of validations
 
 
 class MetricsWindow:
-    """The metrics of the steps since the last log row or checkpoint.
+    """Collects the metrics of the steps since the last log row or checkpoint.
 
-    With `compiles`, the first call includes the compilation, and does not count for the speed.
+    With `compiles`, the first call includes the compilation and does not count for the speed.
     """
 
     def __init__(self, compiles: bool = False) -> None:
@@ -41,7 +41,7 @@ class MetricsWindow:
 
     @property
     def is_empty(self) -> bool:
-        """Whether no step was taken."""
+        """Returns whether no step was taken."""
         return not self._metrics
 
     def add(self, metrics: dict[str, np.ndarray], seconds: float) -> None:
@@ -73,7 +73,7 @@ class MetricsWindow:
 
 
 class Logger:
-    """Writes what the chief's training leaves, from its first step to its end."""
+    """Writes the records of a training on the chief, from the first step to the end."""
 
     def __init__(
         self, setup: Setup, spikes: LossSpikes, clock: Clock, first_step: int, last_step: int
@@ -107,7 +107,7 @@ class Logger:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Closes all; a training that is preempted, or rolls back, has not ended."""
+        """Closes all files; a preemption or a roll-back does not end the training."""
         with contextlib.closing(self):
             if not isinstance(error, Preempted | Spike):
                 self._summaries.end(succeeded=error is None)
@@ -119,7 +119,7 @@ class Logger:
     def steps(
         self, first_step: int, metrics: Mapping[str, np.ndarray], count: int, seconds: float
     ) -> None:
-        """Logs the steps of a call wherever a row is due; `metrics` is {} of skipped steps.
+        """Logs the steps of a call wherever a row is due; skipped steps have no `metrics`, {}.
 
         A row holds the means over the steps since the last row, checkpoint or start.
         """
@@ -143,7 +143,7 @@ class Logger:
         self._clock.write_if_due(self._workdir)
 
     def validation(self, step: int, losses: Mapping[str, float]) -> None:
-        """Writes the losses of a validation, figures, histograms and the shares of the time."""
+        """Writes the losses of a validation, figures, histograms and the goodput."""
         self._summaries.scalars("validation", step, losses)
         shares = self._clock.shares()
         self._summaries.scalars("train", step, {f"goodput/{name}": shares[name] for name in shares})
@@ -163,8 +163,8 @@ class Logger:
         state: Mapping[str, np.ndarray],
         validation_loss: float | None,
     ) -> None:
-        """Saves a checkpoint in the background; what TensorBoard shows is on disk before."""
-        self._window = MetricsWindow()  # a run that resumes here begins a window too
+        """Flushes TensorBoard's files, then saves a checkpoint in the background."""
+        self._window = MetricsWindow()  # as in a run that resumes here
         self._summaries.flush()
         self._saver.save(
             step,
@@ -190,8 +190,8 @@ class Logger:
         some, noise = images[: figures.COLUMNS], self._noise(figures.COLUMNS)
         rows = self._model.reconstruction_rows(some, noise)
         grids = self._model.validation_images(images, self._noise(count))
-        drawn = {tag: figures.grid(**vars(grid)) for tag, grid in grids.items()}
-        return {"reconstructions": figures.reconstructions(rows), **drawn}
+        plots = {tag: figures.grid(**vars(grid)) for tag, grid in grids.items()}
+        return {"reconstructions": figures.reconstructions(rows), **plots}
 
     def _noise(self, count: int) -> positions.Noise:
         """Returns the noise of the first validation images."""
@@ -200,7 +200,7 @@ class Logger:
 
 
 class NullLogger:
-    """Writes nothing, on the workers that are not the chief."""
+    """Writes nothing, on workers that are not the chief."""
 
     def __enter__(self) -> Self:
         return self
@@ -229,17 +229,17 @@ class NullLogger:
 
 
 def has_figures(validation: int) -> bool:
-    """Whether a validation, counted from 1, leaves figures and histograms in the event files.
+    """Returns whether a validation, counted from 1, gets figures and histograms.
 
-    Each of the first 127 does, every second up to 255, every fourth up to 511 and so on: 64 for
-    each doubling of a run's length, so that event files stay small.
+    Each of the first 127 does, every second up to 255, every fourth up to 511 and so on: 64 per
+    doubling of a run's length, so that event files stay small.
     """
     doublings = max(0, (validation // _FIGURES_PER_DOUBLING).bit_length() - 1)
     return validation % 2**doublings == 0
 
 
 def describe_losses(losses: Mapping[str, float]) -> str:
-    """Returns losses in a line."""
+    """Formats losses as one line."""
     shown = {name: value for name, value in losses.items() if name != "loss" or len(losses) > 2}
     return ", ".join(f"{name} {value:.5f}" for name, value in shown.items())
 

@@ -1,8 +1,8 @@
-"""Loss spikes: the run goes back before a spike, and on without the steps that led there.
+"""Rolls a run back before a loss spike, and goes on without the steps that led to the spike.
 
-As Chowdhery et al. 2022 (PaLM, section 5.1), but exact. Whether a step is a spike follows from the
-losses of the steps before it, whose running mean is part of each checkpoint, as are the steps to
-skip. So the run ends with the bits of a run that never had these steps, interrupted or not.
+Follows Chowdhery et al. 2022 (PaLM, section 5.1), but exactly: the running mean of the losses,
+which decides whether a step is a spike, and the steps to skip are part of each checkpoint. So the
+run, interrupted or not, ends with the bits of a run that never had the skipped steps.
 """
 
 import contextlib
@@ -17,12 +17,12 @@ from trainer.errors import NonFiniteError
 from trainer.run.checkpoints import Checkpoint, Checkpoints
 
 _MEAN_STEPS = 100  # time constant of the running mean
-_STATISTICS = "spikes/loss_statistics"  # of a checkpoint: [count, mean loss, mean |loss|]
-_SKIPPED = "spikes/skipped"  # of a checkpoint: int64 [rollbacks, 2], first and last step
+_STATISTICS = "spikes/loss_statistics"  # in a checkpoint: [count, mean loss, mean |loss|]
+_SKIPPED = "spikes/skipped"  # in a checkpoint: int64 [rollbacks, 2], first and last step
 
 
 class Spike(Exception):  # noqa: N818
-    """The loss has run away at a step, and the run may go back."""
+    """Reports a loss spike at a step from which the run may roll back."""
 
     def __init__(self, step: int, reason: str):
         super().__init__(f"step {step}: {reason}")
@@ -31,7 +31,7 @@ class Spike(Exception):  # noqa: N818
 
 
 class LossSpikes:
-    """Detects loss spikes, and knows the steps to skip because of them.
+    """Detects loss spikes, and keeps the steps to skip after roll-backs.
 
     All workers call the same methods in the same order; the chief decides.
     """
@@ -44,7 +44,7 @@ class LossSpikes:
         self._skipped: list[tuple[int, int]] = []  # first and last step of each roll-back
 
     def resume(self, checkpoint: Checkpoint | None) -> None:
-        """Takes up the chief's checkpoint at the start of a run."""
+        """Restores the state from the chief's checkpoint, on all workers."""
         state = checkpoint.state() if checkpoint else {}
         self._statistics = state.get(_STATISTICS, np.zeros(3))
         ranges = state.get(_SKIPPED, np.zeros((0, 2), np.int64))
@@ -55,7 +55,7 @@ class LossSpikes:
         self._skipped = list(zip(steps[::2], steps[1::2], strict=True))
 
     def state(self) -> dict[str, np.ndarray]:
-        """Returns the arrays that a checkpoint holds."""
+        """Returns the arrays to store in a checkpoint."""
         if not (self._enabled or self._skipped):
             return {}
         skipped = np.array(self._skipped, np.int64).reshape(-1, 2)
@@ -63,15 +63,15 @@ class LossSpikes:
 
     @property
     def borders(self) -> tuple[int, ...]:
-        """The steps at which a call of steps must end, to be skipped as a whole or not at all."""
+        """Returns the steps where a call must end, so that all of its steps are skipped or none."""
         return tuple(border for first, last in self._skipped for border in (first, last + 1))
 
     def skips(self, step: int) -> bool:
-        """Whether a step is skipped."""
+        """Returns whether a step is skipped."""
         return any(first <= step <= last for first, last in self._skipped)
 
     def watch(self, first_step: int, losses: np.ndarray, nonfinite: np.ndarray) -> None:
-        """Looks for a spike in the losses [K] of a call; `nonfinite` [K] are spikes anyway.
+        """Looks for a spike in the losses [K] of a call; `nonfinite` [K] steps are always spikes.
 
         Raises:
           Spike: a step is a spike.
@@ -88,10 +88,10 @@ class LossSpikes:
 
     @contextlib.contextmanager
     def nonfinite_as_spike(self, step: int) -> Iterator[None]:
-        """Turns a NonFiniteError inside into a spike at a step, where the run may go back.
+        """Turns a NonFiniteError inside into a spike at a step, if roll-backs are enabled.
 
         Raises:
-          Spike: instead of the error.
+          Spike: instead of NonFiniteError.
         """
         try:
             yield
@@ -101,7 +101,7 @@ class LossSpikes:
             raise
 
     def needed_step(self, step: int) -> int | None:
-        """Returns the earliest step that a roll-back after `step` may go back to; None: never."""
+        """Returns the earliest step that a roll-back after `step` may need; None: no roll-back."""
         if not self._enabled or len(self._skipped) >= self._settings.max_rollbacks:
             return None
         left = self._settings.max_rollbacks - len(self._skipped)
@@ -114,7 +114,7 @@ class LossSpikes:
         return {"rollbacks": float(sum(last < step for _, last in self._skipped))}
 
     def roll_back(self, spike: Spike, checkpoints: Checkpoints | None) -> Checkpoint | None:
-        """Chooses the steps to skip and the checkpoint to go back to; the chief's, or None.
+        """Chooses the steps to skip; returns the checkpoint to restore, None on other workers.
 
         Deletes the chief's later checkpoints. A run that is killed before it has saved the next
         checkpoint meets the same spike again, and skips the same steps.
@@ -152,10 +152,10 @@ class LossSpikes:
         return first
 
     def _find(self, first_step: int, losses: np.ndarray, nonfinite: np.ndarray) -> tuple[int, str]:
-        """Returns the first spike of a call and the reason, or -1; updates the running mean.
+        """Returns the step of a call's first spike, or -1, and why; updates the running mean.
 
-        A loss is a spike above `loss_ratio` times the mean or, where losses are negative, as far
-        above the mean in units of the mean absolute loss.
+        A loss is a spike if it exceeds the mean by more than `loss_ratio` - 1 times the mean
+        absolute loss; a positive loss, if it exceeds `loss_ratio` times the mean.
         """
         count, mean, size = self._statistics.tolist()
         for index, loss in enumerate(losses.tolist()):

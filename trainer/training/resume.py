@@ -1,4 +1,4 @@
-"""How a start of a run goes on from the run's newest checkpoint, or begins a new run."""
+"""Resumes a run from its newest checkpoint, or begins a new run."""
 
 import numpy as np
 
@@ -12,7 +12,7 @@ from trainer.training.setup import Setup
 
 
 def find_checkpoint(setup: Setup) -> Checkpoint | None:
-    """Finds the chief's newest whole checkpoint; None on other workers, and for a new run.
+    """Finds the chief's newest whole checkpoint; None on other workers and for a new run.
 
     Raises:
       UserError: the run has lost its checkpoints, or is already past the last step.
@@ -23,7 +23,7 @@ def find_checkpoint(setup: Setup) -> Checkpoint | None:
 def restore(setup: Setup, checkpoint: Checkpoint | None) -> int:
     """Restores the chief's checkpoint on all workers, and returns its step.
 
-    What the run has written of later steps is deleted. Without a checkpoint, saves one of step 0.
+    Deletes what the run has written of later steps. Without a checkpoint, saves one of step 0.
 
     Raises:
       UserError: the checkpoint does not fit the model.

@@ -1,4 +1,4 @@
-"""Everything that one start of a run works with, set up in the order that TensorFlow needs."""
+"""Sets up what one start of a run works with, in the order that TensorFlow needs."""
 
 import contextlib
 import dataclasses
@@ -30,16 +30,16 @@ from trainer.storage import paths
 from trainer.training.signals import Stop
 
 _MAX_POSITION = 2**62  # positions are int64
-_MEASURED_IMAGES = 2048  # on which each execution trains when executions are timed
+_MEASURED_IMAGES = 2048  # to train on when executions are timed
 
 
 @dataclasses.dataclass(frozen=True)
 class Setup:
-    """What one start of a run works with."""
+    """Holds what one start of a run works with."""
 
     config: Config
     workdir: Path
-    run: Run | None  # the chief's
+    run: Run | None  # on the chief; None on other workers
     workers: Workers
     dataset: data.Dataset
     model: Autoencoder
@@ -55,11 +55,11 @@ def set_up(config: Config, folder: str, vectors: np.ndarray | None = None) -> It
     Raises:
       UserError: the config, the data or the workdir cannot be used.
       Preempted: a signal came while this worker waited for others.
-      WorkersError: another worker has not come.
+      WorkersError: another worker has not started.
     """
     path = paths.path_of(folder)
     with contextlib.ExitStack() as scope:
-        # The workers and their devices, before TensorFlow's first operation.
+        # Set up the workers and their devices before TensorFlow's first operation.
         stop = scope.enter_context(contextlib.closing(Stop()))
         stop.arm()
         cluster = from_tf_config()
@@ -71,13 +71,13 @@ def set_up(config: Config, folder: str, vectors: np.ndarray | None = None) -> It
         lock = workdir.locked(path, patience_seconds)
         workers.run_on_chief(lambda: scope.enter_context(lock))
 
-        # The data fix the shape of the model's inputs and the number of steps.
+        # Read the data, which fix the shape of the model's inputs and the number of steps.
         dataset = workers.run_everywhere(lambda: data.load(config.data, vectors=vectors))
         fingerprint = dataset.fingerprint()
         workers.require_equal_on_all(f"the data of data.name={config.data.name!r}", fingerprint)
         last_step = _last_step(config, len(dataset.train))
 
-        # A download draws from Python's random numbers, from which Keras takes its seeds.
+        # Seeded after a download, which uses the generator that gives Keras its seeds.
         keras.utils.set_random_seed(config.seed)
         model = build_model(
             workers.strategy,
@@ -119,7 +119,7 @@ def make_steps(config: Config, workers: Workers, model: Autoencoder, last_step: 
 
 
 def cache_images(setup: Setup) -> None:
-    """Copies the training images to the devices, where the config wants them and they fit on all.
+    """Copies the training images to the devices if the config asks for it and they fit on all.
 
     Raises:
       UserError: `data.placement` is "device", and the images do not fit.
@@ -133,13 +133,13 @@ def cache_images(setup: Setup) -> None:
     steps.release_device_cache()
     require(
         placement == "auto",
-        f"data.placement='device': the {images.nbytes / 2**30:.1f} GiB of images do not fit there; "
-        "data.placement=auto takes what fits",
+        f"data.placement='device' is not allowed: {images.nbytes / 2**30:.1f} GiB of images do not "
+        "fit on the device; data.placement=auto uses the host instead",
     )
 
 
 def agree_on_execution(setup: Setup) -> str:
-    """Returns the execution of all workers: the run's on these devices, or the chief's choice."""
+    """Returns one execution for all workers: the run's on these devices, or the chief's choice."""
     workers = setup.workers
     devices = describe_devices(workers.strategy)
     known = setup.run.executions.get(devices) if setup.run else None
@@ -179,13 +179,13 @@ def _make_workers(config: Config, cluster: Cluster | None, stop: Stop) -> Worker
     if cluster:
         facts = {key: repr(value) for key, value in flat(config.to_dict()).items()}
         facts |= workdir.installed_versions()
-        facts |= {"the trainer's code": workdir.code_digest(), "what each has": str(devices)}
+        facts |= {"the trainer's code": workdir.code_digest(), "the set of devices": str(devices)}
         rendezvous(cluster, facts, config.startup_timeout_seconds, lambda: stop.requested)
     if config.deterministic:
         enable_determinism()
     with kill_if_startup_hangs(cluster, config.startup_timeout_seconds):
         strategy = make_strategy(config.strategy, count)
-    stop.arm()  # the strategy of several workers takes SIGTERM away
+    stop.arm()  # the strategy of several workers has replaced the handler of SIGTERM
     return Workers(strategy, cluster)
 
 

@@ -1,13 +1,13 @@
-"""The signals that ask a training to stop."""
+"""Turns signals into requests to stop a training."""
 
 import signal
 import threading
 
 
 class Stop:
-    """Turns the first SIGTERM or SIGINT into a request; a second one acts by its old handler.
+    """Turns the first SIGTERM or SIGINT into a request; the second goes to the old handler.
 
-    Does nothing in other threads than the main one, where Python delivers no signals.
+    Does nothing outside the main thread, the only one to which Python delivers signals.
     """
 
     def __init__(self) -> None:
@@ -17,7 +17,7 @@ class Stop:
         self._before = {number: signal.getsignal(number) for number in numbers}
 
     def arm(self) -> None:
-        """Installs the handlers; to be called again after code that installs others."""
+        """Installs the handlers; must be called again after code that replaces them."""
         for number, handler in self._before.items():
             signal.signal(number, handler if self.requested else self._request)
 

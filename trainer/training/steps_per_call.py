@@ -1,4 +1,4 @@
-"""How many steps a call of the training function takes, and where a call ends."""
+"""Decides how many steps a call of the training function takes, and where a call ends."""
 
 import itertools
 from collections.abc import Iterator
@@ -15,8 +15,9 @@ _MAX_BYTES_PER_CALL = 16 * 2**20  # of rows, which the host copies whole for eac
 class StepsPerCall:
     """Chooses the steps of each call so that a call takes half a second.
 
-    So signals, logs and the progress bar stay prompt. The choice changes no bit of a run. Calls are
-    planned some calls in advance, as their batches are drawn; the chief plans for all workers.
+    Half a second keeps signals, logs and the progress bar prompt. The choice changes no bit of a
+    run. Calls are planned some calls in advance, as batches are prefetched; the chief plans for all
+    workers.
     """
 
     def __init__(self, steps_per_call: int, step_bytes: int, longest: int = _MAX_STEPS_PER_CALL):
@@ -52,7 +53,7 @@ class StepsPerCall:
 
 
 def due(step: int, every_steps: int, last_step: int) -> bool:
-    """Whether an action is due that is taken every `every_steps` (0: never) and at the end."""
+    """Returns whether an action is due, every `every_steps` steps (0: never) and at the end."""
     return step == last_step or (every_steps > 0 and step % every_steps == 0)
 
 
@@ -79,9 +80,9 @@ def step_ranges(
 
 
 def cadences(config: Config) -> list[int]:
-    """Returns the cadences of validations and checkpoints, which need the weights.
+    """Returns the intervals of validations and checkpoints, which need the weights after a call.
 
-    Log rows do not: a call returns the metrics of each of its steps.
+    A log row needs no end of a call, which returns the metrics of each step.
     """
     cadences = (config.validate_every_steps, config.checkpoint_every_steps)
     return [every for every in cadences if every > 0]

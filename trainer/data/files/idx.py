@@ -1,4 +1,4 @@
-"""Reads MNIST's four original files, and makes sure that they are whole."""
+"""Reads MNIST's four original files, and checks that they are whole."""
 
 import dataclasses
 import gzip
@@ -12,7 +12,7 @@ from trainer.errors import UserError, require
 
 @dataclasses.dataclass(frozen=True)
 class Original:
-    """What a file holds once it is unpacked."""
+    """Describes the unpacked content of a file."""
 
     size_bytes: int
     sha256: str

@@ -1,4 +1,4 @@
-"""Keeps the decoded images of a folder in a file, which later runs and other processes read."""
+"""Caches the decoded images of a folder in a file for later runs and other processes."""
 
 import dataclasses
 import hashlib
@@ -16,13 +16,13 @@ from trainer.errors import UserError, require
 from trainer.storage import locks, paths
 
 FOLDER = ".decoded"  # in the folder of images, unless data.cache_dir names another
-_DECODER_VERSION = 1  # to be raised when a Decoder of the same settings makes other pixels
+_DECODER_VERSION = 1  # raise it when a Decoder of the same settings gives other pixels
 _ADVICE = "data.cache_dir=DIR keeps the decoded images elsewhere"
 
 
 @dataclasses.dataclass(frozen=True)
 class DecodedImages(Listing):
-    """The image files of a folder and their pixels."""
+    """Holds the image files of a folder and their pixels."""
 
     images: np.ndarray  # uint8 [N, H, W, C], a read-only map of the file
 
@@ -34,8 +34,8 @@ def read(folder: Path, decoder: Decoder, cache_dir: str = "") -> DecodedImages:
     removed, all are decoded again.
 
     Raises:
-      UserError: the folder is none of images; an image cannot be read, or differs from the others
-        in size or channels; the file cannot be written.
+      UserError: the folder holds no images; an image cannot be read, or differs from the others in
+        size or channels; the file cannot be written.
     """
     listing = scan(folder)
     path = _path(folder, listing, decoder, cache_dir)
@@ -60,7 +60,7 @@ def _path(folder: Path, listing: Listing, decoder: Decoder, cache_dir: str) -> P
 
 
 def _open(path: Path, count: int) -> np.ndarray | None:
-    """Returns the images of a file, or None unless it is whole."""
+    """Maps the images of a file into memory; returns None unless the file is whole."""
     try:
         images = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError):
@@ -69,12 +69,12 @@ def _open(path: Path, count: int) -> np.ndarray | None:
 
 
 def _write(path: Path, folder: Path, listing: Listing, decoder: Decoder) -> None:
-    """Writes the whole file or nothing, then removes files of the same settings."""
+    """Writes a file whole or not at all, then removes older files of the same settings."""
     print(f"decoding {len(listing.files):,} images of {folder} once, into {path}", flush=True)
     settings = path.name.partition("-")[0]
     tmp = path.with_name(f".{settings}.part")
     try:
-        # Not np.lib.format.open_memmap: on a full disk a memory map ends the process by SIGBUS.
+        # np.lib.format.open_memmap would end the process by SIGBUS on a full disk.
         with tmp.open("wb") as file:
             for image in _decode_alike(folder, listing.files, decoder):
                 if file.tell() == 0:
@@ -95,7 +95,7 @@ def _write(path: Path, folder: Path, listing: Listing, decoder: Decoder) -> None
 
 
 def _decode_alike(folder: Path, files: tuple[str, ...], decoder: Decoder) -> Iterator[np.ndarray]:
-    """Yields the pixels of the files; raises UserError where the shape is not the first one's."""
+    """Yields the pixels of the files; raises UserError if a shape differs from the first."""
     images = decode(folder, files, decoder)
     hidden = not sys.stderr.isatty()
     shape: tuple[int, ...] = ()

@@ -21,30 +21,30 @@ MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # Pillow's modes, by the number of channe
 _FORMATS = ("PNG", "JPEG", "BMP", "GIF")
 _GREY_MODES = ("1", "L", "LA", "I", "I;16", "I;16B", "I;16L")
 _DEEP_MODES = ("I", "I;16", "I;16B", "I;16L")  # 16 bits
-_MAX_WAITING = 512  # images that are decoded ahead of the reader
-_MAX_WAITING_BYTES = 64 * 2**20
+_MAX_AHEAD = 512  # images decoded before the reader asks for them
+_MAX_AHEAD_BYTES = 64 * 2**20
 
 
 @dataclasses.dataclass(frozen=True)
 class Listing:
-    """The image files of a folder: first the training split, then the test split, each sorted."""
+    """Lists the image files of a folder: the training split, then the test split, each sorted."""
 
     files: tuple[str, ...]  # relative to the folder
     labels: np.ndarray | None  # int64 [N]
     class_names: tuple[str, ...]  # by label
     train_count: int
     has_test: bool
-    digest: str  # of the files' names, sizes and times of change
+    digest: str  # of the names, sizes and modification times of the files
 
 
 @dataclasses.dataclass(frozen=True)
 class Decoder:
-    """Decodes an image file to pixels, and resizes and converts them.
+    """Decodes an image file to pixels of a size and a number of channels.
 
     `image_size` is the side of a square, or (height, width); 0 keeps the size. `channels` is 1 for
     grey, 3 for colour, 4 for colour with transparency, 0 for grey or colour as the image is. `fit`
-    says how an image of another aspect ratio is resized: "stretch" it, "crop" its middle, or "pad"
-    it with black.
+    is how to resize an image of another aspect ratio: "stretch", "crop" to the middle, or "pad"
+    with black.
     """
 
     image_size: int | tuple[int, int] = 0
@@ -90,13 +90,13 @@ def decode(folder: Path, files: Sequence[str], decoder: Decoder) -> Iterator[np.
     with warnings.catch_warnings(), ThreadPoolExecutor(threads) as pool:
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         first = decoder(folder / files[0])
-        step = max(threads, min(_MAX_WAITING, _MAX_WAITING_BYTES // first.nbytes))
+        step = max(threads, min(_MAX_AHEAD, _MAX_AHEAD_BYTES // first.nbytes))
         for start in range(0, len(files), step):
             yield from pool.map(lambda name: decoder(folder / name), files[start : start + step])
 
 
 def is_image(name: str) -> bool:
-    """Whether the name is that of an image file."""
+    """Returns whether a file of this name is an image."""
     return name.lower().endswith(SUFFIXES)
 
 
@@ -113,11 +113,12 @@ def names(folder: Path) -> list[str]:
 def scan(folder: Path) -> Listing:
     """Lists the images of `folder/train` and, if it is there, `folder/test`.
 
-    Without these two, all images of the folder are training images. The subfolders of a split are
-    classes, labelled 0, 1, ... in the order of their names. Hidden files and folders are left out.
+    Without these two folders, all images of `folder` are training images. The subfolders of a split
+    are classes, labelled 0, 1, ... in the order of their names. Hidden files and folders are left
+    out.
 
     Raises:
-      UserError: the folder cannot be read, holds no images, or images beside class folders.
+      UserError: the folder cannot be read, holds no images, or holds images next to class folders.
     """
     require(folder.is_dir(), f"{folder} is no folder; data.name=images:DIR needs one of images")
     present = [name for name in ("train", "test") if (folder / name).is_dir()]
@@ -141,7 +142,7 @@ def scan(folder: Path) -> Listing:
             state = f"{prefix}{file}\0{status.st_size}\0{status.st_mtime_ns}\n"
             digest.update(state.encode(errors="surrogateescape"))
             if class_names:
-                labels.append(class_names.index(_top(file)))
+                labels.append(class_names.index(_class_folder(file)))
     return Listing(
         tuple(files),
         np.array(labels, np.int64) if class_names else None,
@@ -154,7 +155,7 @@ def scan(folder: Path) -> Listing:
 
 @dataclasses.dataclass(frozen=True)
 class _SplitFolder:
-    """The image files of one split."""
+    """Holds the image files of one split."""
 
     folder: Path
     files: list[tuple[str, os.stat_result]]  # relative to the folder, sorted
@@ -168,7 +169,8 @@ class _SplitFolder:
             f"{folder} holds no images: no file that ends in {', '.join(SUFFIXES)}",
         )
         without_class = [name for name, _ in files if "/" not in name]
-        class_names = tuple(sorted({_top(name) for name, _ in files} - set(without_class)))
+        folders = {_class_folder(name) for name, _ in files}
+        class_names = tuple(sorted(folders - set(without_class)))
         subfolders = (path.name for path in sorted(folder.iterdir()) if path.is_dir())
         for name in subfolders:
             require(
@@ -177,7 +179,7 @@ class _SplitFolder:
             )
         if without_class and class_names:
             raise UserError(
-                f"{folder} holds images, such as {without_class[0]}, beside folders, such as "
+                f"{folder} holds images, such as {without_class[0]}, next to folders, such as "
                 f"{class_names[0]}; either all images have a class, or none has"
             )
         return cls(folder, files, class_names)
@@ -193,7 +195,7 @@ def _walk(
     seen = {} if seen is None else seen
     status = (folder / prefix).stat()
     before = seen.setdefault((status.st_dev, status.st_ino), prefix)
-    require(  # links that lead upwards would never end
+    require(  # a link to a parent folder would never end
         before == prefix,
         f"{folder / prefix} is the same folder as {folder / before}, by a link; each may be there "
         "once",
@@ -217,11 +219,11 @@ def _readable(folder: Path) -> Iterator[None]:
         raise UserError(f"{error.filename or folder} cannot be read: {error.strerror}") from error
 
 
-def _top(name: str) -> str:
+def _class_folder(name: str) -> str:
     return name.partition("/")[0]
 
 
 def _convert(image: Image.Image, channels: int) -> Image.Image:
-    if image.mode in _DEEP_MODES:  # Pillow would clip at 255
+    if image.mode in _DEEP_MODES:  # Pillow would clip 16 bits at 255
         image = Image.fromarray(np.round(np.asarray(image) / 257).astype(np.uint8))
     return image.convert(MODES[channels])

@@ -1,4 +1,4 @@
-"""Reads a user's .npy and .npz files: as a training's arrays, or a block of rows at a time."""
+"""Reads a user's .npy and .npz files, as the arrays of a training or block by block."""
 
 import contextlib
 import dataclasses
@@ -20,17 +20,17 @@ SUFFIXES = paths.ARRAY_SUFFIXES
 _SPLITS = ("train", "test")
 _NAMES = (*_SPLITS, "train_labels", "test_labels")
 _NPY = b"\x93NUMPY"  # the first bytes of an .npy file
-# What a damaged .npy or .npz file raises besides OSError.
+# Errors of reading a damaged .npy or .npz file, besides OSError.
 _DAMAGE_ERRORS = (
     *(ValueError, EOFError, KeyError, RuntimeError, NotImplementedError, MemoryError),
-    *(SyntaxError, tokenize.TokenError, TypeError, OverflowError),  # of a damaged header
+    *(SyntaxError, tokenize.TokenError, TypeError, OverflowError),  # by a damaged header
     *(zipfile.BadZipFile, zlib.error),
 )
 
 
 @dataclasses.dataclass(frozen=True)
 class StoredArray:
-    """An array of an .npy file or in an .npz file, of which the header alone is read."""
+    """Describes an array of an .npy or .npz file by its header; `blocks` reads the rows."""
 
     path: Path
     name: str  # in the .npz file; "" of an .npy file
@@ -43,13 +43,13 @@ class StoredArray:
 
     @property
     def nbytes(self) -> int:
-        """The size in memory."""
+        """Returns the size of the array in memory."""
         return self.dtype.itemsize * math.prod(self.shape)
 
     def blocks(self, size: int, allowed_bytes: float) -> Iterator[np.ndarray]:
         """Yields `size` rows at a time, in the machine's byte order.
 
-        An array in an .npz file that is stored by columns must fit the allowed bytes as a whole.
+        An array stored by columns in an .npz file must fit the allowed bytes as a whole.
 
         Raises:
           UserError: the array cannot be read.
@@ -85,7 +85,7 @@ class StoredArray:
 
 
 def open_arrays(path: Path) -> dict[str, StoredArray]:
-    """Returns the arrays of an .npz file by their names, or the one of an .npy file as "".
+    """Returns the arrays of an .npz file by their names, or the array of an .npy file as "".
 
     Raises:
       UserError: the file cannot be read, or one of its arrays holds Python objects.
@@ -108,7 +108,7 @@ def open_arrays(path: Path) -> dict[str, StoredArray]:
 
 
 def read(path: Path, allowed_bytes: float) -> dict[str, np.ndarray]:
-    """Reads the arrays of a training: `train` and, if there, `test` and the labels of both.
+    """Reads the arrays of a training: `train` and, if present, `test` and the labels of both.
 
     The array of an .npy file is `train`. Vectors [N, D] of any real numbers become float32; images
     [N, H, W, C] or [N, H, W] are uint8, or become float32 and lie in [0, 1]. `train_labels` and
@@ -148,14 +148,14 @@ def read(path: Path, allowed_bytes: float) -> dict[str, np.ndarray]:
 
 
 def check_examples(stored: StoredArray, *, images: bool) -> None:
-    """Raises UserError unless an array has examples, of a type that images or vectors have."""
+    """Raises UserError unless an array is non-empty and of a type for images or vectors."""
     kind, count = stored.dtype.kind, math.prod(stored.shape)
     require(
         kind in ("bf" if images else "biuf") or stored.dtype == np.uint8,
         f"{stored} is of type {stored.dtype}; "
         + ("images are uint8, or floats in [0, 1]" if images else "vectors are real numbers"),
     )
-    require(count > 0, f"{stored} has the shape {stored.shape}, in which there is no number")
+    require(count > 0, f"{stored} has the shape {stored.shape}: there is no number in it")
 
 
 def example_blocks(
@@ -234,7 +234,7 @@ def _open(path: Path, name: str, stored_bytes: int) -> StoredArray:
 
 
 def _read_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
-    """Returns the shape, whether it is in Fortran order, and the type of the array that follows."""
+    """Reads a header: the shape of the array, whether it is in Fortran order, and its type."""
     version = np.lib.format.read_magic(file)
     if version == (1, 0):
         return np.lib.format.read_array_header_1_0(file)

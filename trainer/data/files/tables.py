@@ -1,7 +1,7 @@
 """Reads a user's tables of numbers, CSV or Parquet, a block of rows at a time.
 
-Messages count rows from 1, without the header and blank lines. Not by pyarrow's dataset scanner,
-which decodes a whole row group of Parquet at once: twice the memory of the readers here, or more.
+Messages count rows from 1, without the header and blank lines. pyarrow's dataset scanner would
+decode a whole row group of Parquet at once, with twice the memory of the readers here, or more.
 """
 
 import contextlib
@@ -32,7 +32,7 @@ _PARQUET_BUFFER_BYTES = 2**20  # a column
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """The rows of one file."""
+    """Holds the rows of one file."""
 
     rows: np.ndarray  # float32 [N, D], NaN where a number is missing
     labels: np.ndarray | None  # int64 [N]
@@ -40,16 +40,16 @@ class Table:
 
 @dataclasses.dataclass(frozen=True)
 class Tables:
-    """One file, or one to train and one to test, with the same columns."""
+    """Holds one table, or one to train and one to test with the same columns."""
 
     tables: tuple[Table, ...]
     feature_names: tuple[str, ...]
-    class_names: tuple[str, ...]  # by label, where the labels are words
+    class_names: tuple[str, ...]  # by label, if the labels are words
 
 
 @dataclasses.dataclass(frozen=True)
 class OpenTable:
-    """A table of which nothing but its columns has been read."""
+    """Describes a table by its columns; `batches` reads the rows."""
 
     names: tuple[str, ...]
     types: tuple[pa.DataType, ...]  # text for each column of CSV
@@ -58,7 +58,7 @@ class OpenTable:
 
 
 def split_names(text: str) -> list[str]:
-    """Returns the column names of a text with commas between them."""
+    """Splits a text into column names at its commas."""
     return [name.strip() for name in text.split(",") if name.strip()]
 
 
@@ -72,12 +72,12 @@ def read(
 ) -> Tables:
     """Reads tables whose columns are numbers, except for the labels and the dropped columns.
 
-    Labels are integers, or words, which are numbered from 0 in their sorted order in the first
-    table. The other tables may have their columns in another order. Missing numbers become NaN with
+    Labels are integers, or words, whose sorted order in the first table numbers them from 0. The
+    other tables may have the columns in another order. Missing numbers become NaN with
     `keep_missing`.
 
     Raises:
-      UserError: a file cannot be read or is no such table; a number is missing, infinite or too
+      UserError: a file cannot be read or has other columns; a number is missing, infinite or too
         large for float32; the rows take more than the allowed bytes.
     """
     feature_names: tuple[str, ...] = ()
@@ -122,7 +122,7 @@ def blocks(
 ) -> Iterator[tuple[np.ndarray, list[pa.Array]]]:
     """Yields float32 rows [n, D] of the named columns, in the order of the names.
 
-    Each block comes with the same rows of the `extra` columns, of the file's types: of CSV, text.
+    Each block comes with the same rows of the `extra` columns, in the file's types; text for CSV.
 
     Raises:
       UserError: a column is missing, or as `read`.
@@ -161,7 +161,7 @@ def _readable(path: Path) -> Iterator[None]:
 
 
 def _open_csv(path: Path) -> OpenTable:
-    """Opens a text file; every column is read as text, since types could differ by block."""
+    """Opens a text file; reads every column as text, since inferred types could differ by block."""
     separator = SEPARATORS[path.suffix.lower()]
     parsing = pyarrow.csv.ParseOptions(delimiter=separator, newlines_in_values=True)
     reading = pyarrow.csv.ReadOptions(block_size=_BLOCK_BYTES)
@@ -274,7 +274,7 @@ def _float32(path: Path, name: str, column: pa.Array, first_row: int) -> np.ndar
     infinite = np.flatnonzero(np.isinf(converted))
     if len(infinite):
         raise UserError(
-            f"{path} holds {values[infinite[0]]:g} in {_place(first_row + infinite[0], name)}; "
+            f"{path} holds {values[infinite[0]]:g} in {_cell(first_row + infinite[0], name)}; "
             "only finite numbers of float32 are allowed"
         )
     return converted
@@ -282,7 +282,7 @@ def _float32(path: Path, name: str, column: pa.Array, first_row: int) -> np.ndar
 
 def _require_number_type(path: Path, name: str, kind: pa.DataType) -> None:
     require(
-        path.suffix.lower() in SEPARATORS  # its text is parsed
+        path.suffix.lower() in SEPARATORS  # text is parsed later
         or pa.types.is_integer(kind)
         or pa.types.is_floating(kind)
         or pa.types.is_boolean(kind)
@@ -298,10 +298,10 @@ def _is_text(kind: pa.DataType) -> bool:
 
 
 def _labels(path: Path, name: str, column: pa.Array, first_row: int) -> pa.Array:
-    """Returns a column without missing values, after a check of how much memory its text takes."""
+    """Returns a column of labels; checks that none is missing and that no text is too long."""
     if column.null_count:
         row = column.is_null().index(True).as_py()
-        raise UserError(f"{path} holds nothing in {_place(first_row + row, name)}")
+        raise UserError(f"{path} holds nothing in {_cell(first_row + row, name)}")
     is_encoded = isinstance(column, pa.DictionaryArray)
     texts = column.dictionary if is_encoded else column
     if _is_text(texts.type) and len(texts):
@@ -324,7 +324,7 @@ def _parse(path: Path, name: str, column: pa.Array, first_row: int) -> np.ndarra
             if text is not None:
                 require(
                     _is_number(text),
-                    f"{path} holds {text!r} in {_place(first_row + row, name)}, which is no "
+                    f"{path} holds {text!r} in {_cell(first_row + row, name)}, which is no "
                     "number; in a training, data.label_column takes a column as the labels, and "
                     "data.drop_columns leaves one out",
                 )
@@ -345,19 +345,19 @@ def _require_no_missing(path: Path, rows: np.ndarray, names: Sequence[str], firs
     if len(missing):
         row, column = missing[0].tolist()
         raise UserError(
-            f"{path} has no number in {_place(first_row + row, names[column])}; "
+            f"{path} has no number in {_cell(first_row + row, names[column])}; "
             "in a training, data.impute=mean or median fills in missing numbers"
         )
 
 
-def _place(row: int, column: str) -> str:
+def _cell(row: int, column: str) -> str:
     """Describes a cell by its row, counted from 0, and its column."""
     return f"row {row + 1:,}, column {column!r}"
 
 
 @dataclasses.dataclass(frozen=True)
 class _Labels:
-    """The labels of a table: integers, or indices of words."""
+    """Holds the labels of a table: integers, or indices of words."""
 
     path: Path
     column: str

@@ -1,7 +1,7 @@
 """Finds data sets of TFDS in their folder, or prepares them there.
 
-However many processes ask for a data set, one prepares it. A prepared data set is only read: its
-folder may be read-only, and needs no lock.
+However many processes ask for a data set, only one prepares it. A prepared data set needs no lock,
+and may be in a read-only folder.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ from pathlib import Path
 from trainer.errors import UserError, in_one_line, require
 from trainer.storage import locks
 
-_INFO = "dataset_info.json"  # written last: with it a data set is whole
+_INFO = "dataset_info.json"  # written last, so it marks a whole data set
 _SOURCES = {  # by the suffix of a user's file
     **dict.fromkeys((".npz", ".npy"), "arrays"),
     **dict.fromkeys((".csv", ".tsv", ".parquet"), "table"),
@@ -33,7 +33,7 @@ def find(name: str, folder: str | None):
     """Returns TFDS's builder of a data set in a folder (None: TFDS's own), prepared or not.
 
     Raises:
-      UserError: TFDS does not know the name, or the folder holds part of the data set.
+      UserError: TFDS does not know the name, or the folder holds an incomplete data set.
     """
     import tensorflow_datasets as tfds
 
@@ -53,8 +53,8 @@ def find(name: str, folder: str | None):
         raise UserError(f"{name!r} is no data set of TFDS; {_hint(name)}") from error
     require(
         is_prepared(builder) or not builder.data_path.exists(),
-        f"{builder.data_path} holds a part of a data set, without its {_INFO}; "
-        "delete that folder and prepare it again",
+        f"{builder.data_path} holds an incomplete data set, without its {_INFO}; "
+        "delete that folder and prepare the data set again",
     )
     return builder
 
@@ -72,7 +72,7 @@ def _hint(name: str) -> str:
 
 
 def is_prepared(builder) -> bool:
-    """Whether the data set can be read from its folder."""
+    """Returns whether the data set can be read from its folder."""
     return (builder.data_path / _INFO).exists()
 
 
@@ -82,7 +82,7 @@ def download(name: str, folder: str | None, file_format: str | None = None) -> N
     `file_format` is "tfrecord", "array_record", or None for TFDS's default.
 
     Raises:
-      UserError: the server cannot be reached, or the folder not be written or locked.
+      UserError: the server cannot be reached, or the folder cannot be written or locked.
     """
     builder = find(name, folder)
     try:
@@ -103,7 +103,7 @@ def download(name: str, folder: str | None, file_format: str | None = None) -> N
 def prepare_mnist(
     folder: str | None, contents: Mapping[str, bytes], file_format: str | None = None
 ) -> None:
-    """Prepares MNIST as `download` does, from the contents of its four original files by name."""
+    """Prepares MNIST as `download` does, but from the contents of its original files, by name."""
     builder = find("mnist", folder)
 
     def prepare() -> None:

@@ -1,4 +1,4 @@
-"""The examples of a TFDS data set, in its TFRecord or ArrayRecord files."""
+"""Reads the examples of a TFDS data set from its TFRecord or ArrayRecord files."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -15,10 +15,10 @@ _TFRECORD_BATCH = 256
 
 
 def read_split(builder, name: str, image_shape: tuple[int, int, int]) -> Split:
-    """Reads a split into memory, its images resized to a shape (H, W, C).
+    """Reads a split into memory, with images resized to a shape (H, W, C).
 
     Raises:
-      ValueError: the files hold another number of examples than they should.
+      ValueError: the files hold another number of examples than the data set's info says.
     """
     count = builder.info.splits[name].num_examples
     images = aligned_empty((count, *image_shape))
@@ -74,7 +74,7 @@ def _array_record_blocks(builder, name: str, image_shape: tuple[int, int, int]) 
 def _tfrecord_blocks(builder, name: str, image_shape: tuple[int, int, int]) -> Iterator[tuple]:
     """Yields the images and labels of a split in TFRecord files.
 
-    Not by TFDS itself, which parses one example at a time and is far slower.
+    TFDS itself would parse one example at a time, which is far slower.
     """
     features = {"image": tf.io.FixedLenFeature([], tf.string)}
     if _is_labelled(builder):

@@ -1,7 +1,7 @@
-"""Where examples come from: a module for each source, found by its name.
+"""Reads examples, by a module for each source, found by its name.
 
 `data.name` is the source's name and perhaps an argument, as in "images:DIR". A name without a
-module is that of a TFDS data set. To add a source, add a module with what `Source` lists.
+module is a TFDS data set. To add a source, add a module with the names that `Source` lists.
 """
 
 import dataclasses
@@ -19,7 +19,7 @@ _Settings = TypeVar("_Settings", bound=Data)
 
 @dataclasses.dataclass(frozen=True)
 class Request(Generic[_Settings]):
-    """What is asked of a source."""
+    """Tells a source which examples to read."""
 
     settings: _Settings
     name: str  # data.name
@@ -31,39 +31,39 @@ class Request(Generic[_Settings]):
 
     @property
     def argument(self) -> str:
-        """What follows the source's name and a colon; "": nothing."""
+        """Returns the text after the source's name and a colon, or ""."""
         return self.name.partition(":")[2]
 
 
 @dataclasses.dataclass(frozen=True)
 class Splits:
-    """The examples of a source before any are held out."""
+    """Holds the examples of a source before any are held out."""
 
     train: Split
-    test: Split | None = None  # None: a part of the training examples becomes the test split
+    test: Split | None = None  # None: some training examples become the test split
     feature_names: tuple[str, ...] = ()
     class_names: tuple[str, ...] = ()
     impute: str = ""  # the statistic that replaces missing numbers, "mean" or "median"
 
 
 class Source(Protocol):
-    """What a module of a source has. It is imported without TensorFlow; `read` may import it."""
+    """Describes the module of a source, imported without TensorFlow, which `read` may import."""
 
     EXAMPLE: str  # how data.name is written, such as "images:DIR"
     RESIZES: bool  # takes data.image_size
     STAYS_IN_FILES: bool  # takes data.placement="records"
     PATH_MAY_MOVE: bool  # a resumed run may find the data at another path
-    Settings: type[Data]  # the keys of config.data: those of every source, and its own
+    Settings: type[Data]  # the keys of config.data: the keys of every source, and its own
 
     @staticmethod
     def read(request: Request) -> Splits:
         """Reads the examples.
 
         Raises:
-          UserError: they cannot be read, or are not such that a training can use them.
+          UserError: the examples cannot be read, or a training cannot use them.
         """
 
 
 def find(name: str) -> Source:
-    """Returns the source of this `data.name`."""
+    """Returns the source of a `data.name`."""
     return cast(Source, importlib.import_module(f"{__name__}.{source_of(name)}"))

@@ -1,4 +1,4 @@
-"""A user's vectors or images in a file of NumPy's."""
+"""Reads a user's vectors or images from an .npy or .npz file."""
 
 from trainer.config import Data
 from trainer.data.dataset import Split
@@ -13,7 +13,7 @@ PATH_MAY_MOVE = True
 
 
 class Settings(Data):
-    """The keys of arrays: those of every source."""
+    """Declares the keys of every source, and checks the name."""
 
     def check(self) -> None:
         require(
@@ -23,7 +23,7 @@ class Settings(Data):
 
 
 def read(request: Request) -> Splits:
-    """Reads the array of an .npy file; or of an .npz file `train` and, if there, `test`."""
+    """Reads the array of an .npy file, or `train` and, if present, `test` of an .npz file."""
     from trainer.data.files import numpy_files
 
     arrays = numpy_files.read(paths.path_of(request.argument), request.allowed_bytes)

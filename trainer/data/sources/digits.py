@@ -1,4 +1,4 @@
-"""1,797 handwritten digits of 8x8 pixels that come with scikit-learn, resized."""
+"""Reads the 1,797 handwritten digits of 8x8 pixels that come with scikit-learn, resized."""
 
 import numpy as np
 
@@ -17,14 +17,14 @@ _SIDE = 28  # pixels, as of MNIST
 
 
 class Settings(Data):
-    """The keys of the digits: those of every source."""
+    """Declares the keys of every source, and checks the name."""
 
     def check(self) -> None:
         require(self.name == EXAMPLE, f"{self.name!r} is not known; it is written {EXAMPLE}")
 
 
 def read(request: Request) -> Splits:
-    """Returns the digits, scaled by bicubic interpolation, as training examples."""
+    """Returns the digits as training examples, resized by bicubic interpolation."""
     import tensorflow as tf
     from sklearn.datasets import load_digits
 

@@ -1,4 +1,4 @@
-"""A user's folder of images, decoded once into a file that later runs read."""
+"""Reads a user's folder of images, decoded once into a file that later runs read."""
 
 import dataclasses
 
@@ -19,19 +19,19 @@ PATH_MAY_MOVE = True
 
 @dataclasses.dataclass(frozen=True)
 class Settings(Data):
-    """The keys of folders of images."""
+    """Declares the keys of a folder of images."""
 
     fit: str = key(
         "stretch",
-        "How images of another shape become squares of data.image_size: stretch, crop (to the "
-        "middle), pad (with black).",
+        "How images of another aspect ratio become squares of data.image_size: stretch, crop (to "
+        "the middle), pad (with black).",
         choices=("stretch", "crop", "pad"),
     )
     channels: int = key(
         0, "Convert images to 1 channel (grey) or 3 (colour); 0: as they are.", choices=(0, 1, 3)
     )
     cache_dir: str = key(
-        "", 'Folder that keeps the decoded images; "": DIR/.decoded.', may_change=True
+        "", 'Folder for the cache of decoded images; "": DIR/.decoded.', may_change=True
     )
 
     def check(self) -> None:
@@ -46,7 +46,7 @@ class Settings(Data):
 
 
 def read(request: Request[Settings]) -> Splits:
-    """Reads a folder; the images stay in the file of decoded images if they do not fit memory."""
+    """Reads a folder into memory, or leaves the images in their cache if they do not fit."""
     from trainer.data.files import image_cache
     from trainer.data.files.images import Decoder
 

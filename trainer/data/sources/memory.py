@@ -1,4 +1,4 @@
-"""Vectors that a program passes to `data.load`, such as those of the scikit-learn transformer."""
+"""Takes vectors that a program passes to `data.load`, as the scikit-learn transformer does."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""Images of uniform noise, with nothing to learn: a load of any size to measure speed with."""
+"""Makes images of uniform noise, with nothing to learn, to measure speed at any data size."""
 
 import numpy as np
 
@@ -18,7 +18,7 @@ _MAX_DIGITS = 12  # of N
 
 
 class Settings(Data):
-    """The keys of noise: those of every source."""
+    """Declares the keys of every source, and checks the name."""
 
     def check(self) -> None:
         number = self.name.partition(":")[2]

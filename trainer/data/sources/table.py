@@ -1,4 +1,4 @@
-"""A user's vectors in the rows of one or two tables."""
+"""Reads a user's vectors from the rows of one or two tables."""
 
 import dataclasses
 
@@ -17,10 +17,10 @@ PATH_MAY_MOVE = True
 
 @dataclasses.dataclass(frozen=True)
 class Settings(Data):
-    """The keys of tables."""
+    """Declares the keys of tables."""
 
     label_column: str = key("", 'Column of labels, integers or words; "": no labels.')
-    drop_columns: str = key("", "Columns that are neither feature nor label, with commas between.")
+    drop_columns: str = key("", "Columns to leave out of the features, with commas between.")
     impute: str = key(
         "",
         "Replace missing numbers by the feature's mean or median in the training split; "
@@ -37,7 +37,7 @@ class Settings(Data):
 
 
 def read(request: Request[Settings]) -> Splits:
-    """Reads table:FILE, or table:TRAIN,TEST; missing numbers are NaN where they are imputed."""
+    """Reads table:FILE, or table:TRAIN,TEST; missing numbers are NaN if they will be imputed."""
     from trainer.data.files import tables
 
     settings, files = request.settings, request.argument.split(",")

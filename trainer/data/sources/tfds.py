@@ -1,4 +1,4 @@
-"""Image data sets of TensorFlow Datasets (TFDS)."""
+"""Reads image data sets of TensorFlow Datasets (TFDS)."""
 
 import math
 import os
@@ -18,10 +18,10 @@ Settings = Data
 
 
 def read(request: Request) -> Splits:
-    """Reads a data set, which is downloaded if it is not there.
+    """Reads a data set, and downloads it if it is missing.
 
-    It stays in its ArrayRecord files if it does not fit memory or the placement is "records". Its
-    `test` split, or else its `validation` split, is the test split.
+    A data set that does not fit memory, or has the placement "records", stays in its ArrayRecord
+    files. The `test` split, or else the `validation` split, is the test split.
     """
     import tensorflow as tf
 
@@ -71,7 +71,7 @@ def _check_features(builder, image_size: int) -> None:
 
 
 def _stays_in_files(builder, size: int, request: Request) -> bool:
-    """Whether images of so many bytes are read from files as they are drawn."""
+    """Returns whether images of `size` bytes are left in files; raises UserError if they cannot."""
     if request.placement != "records" and size <= request.allowed_bytes:
         return False
     why = (

@@ -1,7 +1,7 @@
-"""The measurements of a trained run, one module each: a new metric is a new module here.
+"""Measures a trained run, by one module per measurement: a new metric is a new module here.
 
-A module is an `Evaluator`. To find the modules, and what `trainer.compare` shows of them, must not
-take the seconds that TensorFlow and scikit-learn need: a module imports these in its functions.
+A module is an `Evaluator`. `trainer.compare` imports the modules for their columns, and should not
+wait for TensorFlow and scikit-learn: a module imports these two only inside its functions.
 """
 
 import dataclasses
@@ -19,7 +19,7 @@ __all__ = ["Column", "EvaluatedModel", "Evaluator", "Result", "columns", "load"]
 
 @dataclasses.dataclass(frozen=True)
 class Column:
-    """A metric in the table of `trainer.compare`."""
+    """Describes a metric in the table of `trainer.compare`."""
 
     metric: str
     title: str
@@ -28,17 +28,19 @@ class Column:
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """What an evaluator measured."""
+    """Holds the results of an evaluator.
+
+    `figures` are uint8 [H, W, 3] by the names of their files, without ".png".
+    """
 
     metrics: Mapping[str, Any]  # for metrics.json
     figures: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
-    # uint8 [H, W, 3] by the names of the files, without ".png"
 
 
 class Evaluator(Protocol):
-    """What a module of this package defines; `COLUMNS`, of `trainer.compare`, may be missing."""
+    """Describes a module of this package, which may also define `COLUMNS` for `trainer.compare`."""
 
-    ORDER: int  # of the metrics among those of the other modules
+    ORDER: int  # sorts the metrics of all modules
 
     def applies(self, evaluated: EvaluatedModel) -> bool:
         """Returns whether the model and its data have what the measurement needs."""

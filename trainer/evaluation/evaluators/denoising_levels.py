@@ -1,4 +1,4 @@
-"""How well corrupted images are restored, at the level of the training and at others."""
+"""Measures how well corrupted images are restored, at the training's noise level and others."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -18,17 +18,18 @@ _LINES = {"noisy": "corrupted", "noisy_pca": "corrupted, by PCA", "denoised": "r
 
 
 def applies(evaluated: EvaluatedModel) -> bool:
-    """Returns whether the model is trained on images corrupted at a level."""
+    """Returns whether the model is trained on corrupted images."""
     return hasattr(evaluated.model, "corruption_level")
 
 
 def measure(evaluated: EvaluatedModel) -> Result:
     """Measures the errors of restored test images against the clean ones.
 
-    `denoised_mse` and, of data in [0, 1], `denoised_bce` (nats), at the level of the training; for
-    comparison `noisy_mse`, of the corrupted images, and `noisy_pca_mse`, of their projections on
-    the first `noisy_pca_components` of PCA's components, the number that is best on corrupted
-    training images. The same at each of `levels` in the lists `..._at_levels`, and as a plot.
+    `denoised_mse` and, for data in [0, 1], `denoised_bce` (nats) are measured at the level of the
+    training. For comparison, `noisy_mse` is the error of the corrupted images, and `noisy_pca_mse`
+    of their projections on the first `noisy_pca_components` of PCA, the number that is best on
+    corrupted training images. The lists `..._at_levels` and the plot have the same at each of
+    `levels`.
     """
     model = evaluated.model
     metrics = _measure_level(evaluated, model.corruption_level)
@@ -45,19 +46,19 @@ def measure(evaluated: EvaluatedModel) -> Result:
 def projection_errors(pca: "PCA", images: np.ndarray, noisy: np.ndarray) -> np.ndarray:
     """Returns the mse of noisy images projected on 0, 1, ..., K components, float64 [K + 1].
 
-    Both [N, ...]. Beginning with the mean image, component j takes away what it holds of a clean
-    image, (c_j)^2, and brings what noise put there, (z_j - c_j)^2.
+    `images` and `noisy` are [N, ...], with coordinates c_j and z_j on component j. No component
+    gives the error of the mean image; component j removes c_j^2 and adds (z_j - c_j)^2.
     """
     rows, noisy_rows = (some.reshape(len(some), -1) for some in (images, noisy))
     clean = pca.transform(rows)
-    brought = np.square(pca.transform(noisy_rows) - clean).sum(axis=0, dtype=np.float64)
-    taken = np.square(clean).sum(axis=0, dtype=np.float64)
-    of_mean = np.square(rows - pca.mean_).sum(dtype=np.float64)
-    return (of_mean + np.cumsum([0, *(brought - taken)])) / rows.size
+    added = np.square(pca.transform(noisy_rows) - clean).sum(axis=0, dtype=np.float64)
+    removed = np.square(clean).sum(axis=0, dtype=np.float64)
+    mean_error = np.square(rows - pca.mean_).sum(dtype=np.float64)
+    return (mean_error + np.cumsum([0, *(added - removed)])) / rows.size
 
 
 def _measure_level(evaluated: EvaluatedModel, level: float) -> dict[str, Any]:
-    model: Any = evaluated.model  # whose `corrupted` takes a level
+    model: Any = evaluated.model  # its `corrupted` takes a level
     test, pca = evaluated.test, evaluated.pca
 
     def corrupt(images):

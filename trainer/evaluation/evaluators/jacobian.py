@@ -1,4 +1,4 @@
-"""How much the encoder contracts around the test images."""
+"""Measures how much the encoder contracts around the test images."""
 
 import numpy as np
 
@@ -18,9 +18,9 @@ def applies(evaluated: EvaluatedModel) -> bool:
 def measure(evaluated: EvaluatedModel) -> Result:
     """Measures the Jacobian J of the encoder at the first test images.
 
-    `jacobian_norm` is the mean of ||J||_F; `jacobian_norm_to_spread` is `jacobian_norm` over the
-    root of the codes' total variance, which no scale of the code can change; `singular_values` is
-    the mean of each singular value of J, the largest first, as Rifai et al. 2011 plot them.
+    `jacobian_norm` is the mean of ||J||_F. `jacobian_norm_to_spread`, `jacobian_norm` over the root
+    of the codes' total variance, does not depend on the scale of the code. `singular_values` has
+    the mean of each singular value of J, the largest first, as plotted by Rifai et al. 2011.
     """
     images = evaluated.test[:_IMAGES]
     values = np.concatenate([
@@ -45,7 +45,7 @@ def _singular_values(evaluated: EvaluatedModel, images: np.ndarray) -> np.ndarra
     jacobians = evaluated.map(evaluated.model.jacobian, images)
     matrices = jacobians.reshape(*jacobians.shape[:2], -1).astype(np.float64)
     transposed = matrices.transpose(0, 2, 1)
-    # The roots of the smaller product's eigenvalues, several times faster than an SVD.
+    # Takes the roots of the smaller product's eigenvalues, several times faster than an SVD.
     wide = matrices.shape[1] <= matrices.shape[2]
     squares = np.linalg.eigvalsh(matrices @ transposed if wide else transposed @ matrices)
     return np.sqrt(np.maximum(squares, 0))[:, ::-1]

@@ -1,4 +1,4 @@
-"""How well the nearest training codes classify the test codes."""
+"""Measures how well the nearest training codes classify the test codes."""
 
 from trainer.evaluation.evaluators import Column, EvaluatedModel, Result
 
@@ -8,7 +8,7 @@ _NEIGHBORS = 5
 
 
 def applies(evaluated: EvaluatedModel) -> bool:
-    """Returns whether there are classes to tell apart."""
+    """Returns whether the data have classes."""
     return evaluated.has_classes
 
 

@@ -1,4 +1,4 @@
-"""The likelihood of the test images, and the variational bound on it."""
+"""Measures the likelihood of the test images, and its variational bound."""
 
 from typing import Any
 
@@ -16,13 +16,13 @@ def applies(evaluated: EvaluatedModel) -> bool:
 
 
 def measure(evaluated: EvaluatedModel) -> Result:
-    """Measures the bound and the likelihood, in nats an image.
+    """Measures the bound and the likelihood, in nats per image.
 
     `elbo_nats` is -`reconstruction_nats` - `kl_nats`, whatever the objective and beta; `nll_nats`
-    is -log p(x) by `nll_samples` importance samples. The images are binarised as `binarisation`
-    says. `active_units` counts the units of the code whose posterior mean has a variance above 0.01
-    over the images. Where the model is no distribution of the images, `grey_cross_entropy_nats`
-    takes the place of the reconstruction, and there is no likelihood.
+    is -log p(x) by `nll_samples` importance samples. `binarisation` says how the images are
+    binarised. `active_units` counts the units of the code whose posterior mean has a variance above
+    0.01 over the images. If the model is no distribution of the images, `grey_cross_entropy_nats`
+    replaces the reconstruction, and there is no likelihood.
     """
     import tensorflow as tf
 

@@ -1,4 +1,4 @@
-"""The error of PCA with a code of the same size, fitted on the same training images."""
+"""Measures the error of PCA with a code of the same size, fitted to the same training images."""
 
 import numpy as np
 
@@ -13,12 +13,12 @@ COLUMNS = (
 
 
 def applies(evaluated: EvaluatedModel) -> bool:
-    """Returns whether the code is smaller than an image: else PCA is perfect."""
+    """Returns whether the code is smaller than an image; otherwise PCA is perfect."""
     return evaluated.is_undercomplete
 
 
 def measure(evaluated: EvaluatedModel) -> Result:
-    """Measures `pca_mse` and, unless that is 0, `mse_to_pca`, the model's `mse` over it."""
+    """Measures `pca_mse` and, unless that is 0, `mse_to_pca`, the ratio `mse` / `pca_mse`."""
     pca, rows = evaluated.pca, evaluated.test_rows
     projected = pca.inverse_transform(pca.transform(rows))
     metrics = {"pca_mse": float(np.square(projected - rows, dtype=np.float64).mean())}

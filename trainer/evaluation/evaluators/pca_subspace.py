@@ -1,4 +1,4 @@
-"""How close the subspace of a linear decoder comes to the principal subspace."""
+"""Measures how close the subspace of a linear decoder comes to the principal subspace."""
 
 import math
 
@@ -15,7 +15,7 @@ def applies(evaluated: EvaluatedModel) -> bool:
 
 
 def measure(evaluated: EvaluatedModel) -> Result:
-    """Measures the distance of the decoder's subspace, and of components recovered from it, to PCA.
+    """Compares the decoder's subspace, and components recovered from that subspace, with PCA.
 
     `largest_angle_degrees` is the largest principal angle between the two subspaces;
     `component_cosines` the |cosine| of each recovered component to PCA's, largest variance first.
@@ -38,8 +38,8 @@ def principal_components(decoder_map: np.ndarray, rows: np.ndarray) -> np.ndarra
     """Returns principal components [K, D] of rows [N, D] in the column span of a map [D, K].
 
     QR gives an orthonormal basis Q of the span; PCA of the data projected on Q, in K dimensions,
-    rotates it to the components. Right for every decoder that spans the principal subspace,
-    whereas its singular vectors are the components only with L2 on both maps (Kunin 2019).
+    rotates Q to the components. This holds for every decoder that spans the principal subspace; the
+    decoder's singular vectors are the components only with L2 on both maps (Kunin 2019).
     """
     from sklearn.decomposition import PCA
 

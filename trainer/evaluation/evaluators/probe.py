@@ -1,4 +1,4 @@
-"""A linear probe: how well logistic regression classifies codes that are not trained further."""
+"""Measures by a linear probe how well logistic regression classifies frozen codes."""
 
 import numpy as np
 
@@ -9,16 +9,16 @@ COLUMNS = (
     Column("probe_accuracy", "probe", ".1%"),
     Column("pca_probe_accuracy", "PCA probe", ".1%"),
 )
-_TOLERANCE = 2e-4  # of the gradient; with less, large codes take minutes for nothing
+_TOLERANCE = 2e-4  # of the gradient; a smaller one takes minutes on large codes and gains nothing
 
 
 def applies(evaluated: EvaluatedModel) -> bool:
-    """Returns whether there are classes to tell apart."""
+    """Returns whether the data have classes."""
     return evaluated.has_classes
 
 
 def measure(evaluated: EvaluatedModel) -> Result:
-    """Measures `probe_accuracy` and, of an undercomplete code, `pca_probe_accuracy`."""
+    """Measures `probe_accuracy` and, if the code is undercomplete, `pca_probe_accuracy`."""
     labels = evaluated.train_labels, evaluated.test_labels
     metrics = {"probe_accuracy": probe_accuracy(evaluated.train_codes, evaluated.codes, *labels)}
     if evaluated.is_undercomplete:

@@ -1,4 +1,4 @@
-"""How close the reconstructions of the test images come to the images."""
+"""Measures how close the reconstructions of the test images come to the images."""
 
 import numpy as np
 
@@ -33,7 +33,7 @@ def reconstruction_metrics(images: np.ndarray, rebuilt: np.ndarray) -> dict[str,
     `mse` is the mean squared error of all pixels; `psnr_db` the mean over the images of
     10 log10(1 / mse of the image); `ssim` the mean structural similarity (Wang et al. 2004) and
     `bce` the mean binary cross-entropy of a pixel in nats, both with reconstructions cut to [0, 1].
-    Vectors [N, D] have no `psnr_db` and no `ssim`, and a `bce` only where all lie in [0, 1].
+    Vectors [N, D] have no `psnr_db` and no `ssim`, and a `bce` only if all numbers lie in [0, 1].
     """
     errors = squared_errors(images, rebuilt)
     cut = np.clip(rebuilt, 0, 1)
@@ -47,7 +47,7 @@ def reconstruction_metrics(images: np.ndarray, rebuilt: np.ndarray) -> dict[str,
 
 
 def squared_errors(images: np.ndarray, rebuilt: np.ndarray) -> np.ndarray:
-    """Returns the mean squared error of each of the reconstructions [N, ...], float64 [N]."""
+    """Returns the mean squared error of each reconstruction [N, ...], float64 [N]."""
     axes = tuple(range(1, images.ndim))
     return np.square(rebuilt - images, dtype=np.float64).mean(axis=axes)
 

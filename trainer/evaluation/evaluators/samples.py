@@ -1,4 +1,4 @@
-"""What a prior over the codes generates."""
+"""Draws what a prior over the codes generates."""
 
 import numpy as np
 
@@ -6,7 +6,7 @@ from trainer.evaluation.evaluators import EvaluatedModel, Result
 from trainer.monitoring import figures
 
 ORDER = 91
-_SAMPLES = 100  # at most: as many as there are test images
+_MAX_SAMPLES = 100  # and at most the number of test images
 _PAIRS = 10
 _STEPS = 10
 
@@ -17,24 +17,24 @@ def applies(evaluated: EvaluatedModel) -> bool:
 
 
 def measure(evaluated: EvaluatedModel) -> Result:
-    """Draws `prior_samples`, `interpolations` and, of a code of two numbers, `manifold`.
+    """Draws `prior_samples`, `interpolations` and, for a code of two numbers, `manifold`.
 
-    Each row of the interpolations leads from a test image to another by equal steps between their
-    codes.
+    Each row of the interpolations leads from one test image to another by equal steps between the
+    two codes.
     """
     model = evaluated.model
     samples = evaluated.map(
         lambda _, noise: model.decode(model.prior_codes(noise)),
-        evaluated.test[:_SAMPLES],
+        evaluated.test[:_MAX_SAMPLES],
         with_noise=True,
     )
-    drawn = {"prior_samples": figures.grid(samples, figures.COLUMNS)}
+    plots = {"prior_samples": figures.grid(samples, figures.COLUMNS)}
     if len(evaluated.test) > 1:
-        drawn["interpolations"] = _interpolations(evaluated)
+        plots["interpolations"] = _interpolations(evaluated)
     manifold = model.manifold()
     if manifold is not None:
-        drawn["manifold"] = figures.grid(**vars(manifold))
-    return Result({}, drawn)
+        plots["manifold"] = figures.grid(**vars(manifold))
+    return Result({}, plots)
 
 
 def _interpolations(evaluated: EvaluatedModel) -> np.ndarray:

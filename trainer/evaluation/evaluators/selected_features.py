@@ -1,4 +1,4 @@
-"""Which features of an image the code selects, and how much these tell."""
+"""Measures how much the features tell that the code selects from an image."""
 
 from typing import Any
 
@@ -12,18 +12,18 @@ _TREES = 50  # as Abid et al. 2019
 
 
 def applies(evaluated: EvaluatedModel) -> bool:
-    """Returns whether the code is a selection of the image's numbers."""
+    """Returns whether the code selects numbers of the image."""
     return hasattr(evaluated.model, "selected_pixels")
 
 
 def measure(evaluated: EvaluatedModel) -> Result:
-    """Measures what can be learnt from the selected pixels; marks them on the mean image.
+    """Measures what can be learnt from the selected pixels; marks the pixels on the mean image.
 
-    `selected_pixels`, in the order of the code; `mean_largest_probability`. Learnt from the
-    training images: `linear_readout_mse`, the test error of a linear regression of all pixels on
-    the selected ones, and, where there are labels, `extra_trees_accuracy`, of 50 extremely
-    randomised trees on the selected pixels, and `pca_extra_trees_accuracy`, of the same on as many
-    components of PCA.
+    `selected_pixels` are in the order of the code; `mean_largest_probability` is the model's. All
+    other metrics are test results of models fitted to the training images: `linear_readout_mse` of
+    a linear regression of all pixels on the selected pixels and, if there are labels,
+    `extra_trees_accuracy` of 50 extremely randomised trees on the selected pixels, and
+    `pca_extra_trees_accuracy` of such trees on as many components of PCA.
     """
     from sklearn.linear_model import LinearRegression
 

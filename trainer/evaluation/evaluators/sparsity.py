@@ -1,4 +1,4 @@
-"""How sparse the codes of the test images are, and how well they are classified."""
+"""Measures how sparse the codes of the test images are, and how well they can be classified."""
 
 from typing import Any
 
@@ -13,18 +13,18 @@ _PENALTY_SHARE = 600  # mean loss + |w|^2 / (2 * 600); chosen by validation
 
 
 def applies(evaluated: EvaluatedModel) -> bool:
-    """Returns whether the model says above which |activation| a unit is active."""
+    """Returns whether the model defines the |activation| above which a unit is active."""
     return hasattr(evaluated.model, "active_above")
 
 
 def measure(evaluated: EvaluatedModel) -> Result:
-    """Counts the active units of the test codes; draws the histogram, and the first filters.
+    """Counts the active units of the test codes; draws a histogram and the first filters.
 
     A unit is active where its |activation| is above `active_above`. `active_units_mean` is the mean
     number of active units of an image; `dead_units_share` the share of the units that are active in
-    no test image; `mean_activations` counts the units whose mean |activation| over the images lies
-    between each two of `mean_activation_edges`. Where there are classes, `linear_classifier_error`
-    is the test error of `linear_classifier_error()`.
+    no test image; `mean_activations` is the histogram, with `mean_activation_edges`, of the units'
+    mean |activation| over the images. If the data have classes, `linear_classifier_error` is the
+    result of `linear_classifier_error()`.
     """
     active_above = evaluated.model.active_above
     sizes = np.abs(evaluated.codes)
@@ -40,19 +40,19 @@ def measure(evaluated: EvaluatedModel) -> Result:
     if evaluated.has_classes:
         metrics["linear_classifier_error"] = linear_classifier_error(evaluated)
     axes = "mean activation over the test images", "units"
-    drawn = {"activations": figures.bars(edges, counts, *axes)}
+    plots = {"activations": figures.bars(edges, counts, *axes)}
     filters = evaluated.model.filters()
     if filters is not None:
-        drawn["filters"] = figures.grid(**vars(filters))
-    return Result(metrics, drawn)
+        plots["filters"] = figures.grid(**vars(filters))
+    return Result(metrics, plots)
 
 
 def linear_classifier_error(evaluated: EvaluatedModel) -> float:
     """Returns the test error of logistic regression on codes that keep their scales.
 
-    All units are divided by one number, the root mean square of the training codes: divided each
-    by its own, as in `probe`, the rarest would count the most. The weights are penalised, since
-    1,000 units separate all of the training images.
+    All units are divided by the root mean square of the training codes. If each unit were divided
+    by its own std, as in `probe`, the rarest units would count the most. The weights are penalised,
+    since 1,000 units separate all training images.
     """
     from sklearn.linear_model import LogisticRegression
 

@@ -1,10 +1,11 @@
 """The concrete autoencoder: the code is k of the image's own pixels (Abid et al. 2019).
 
-k selectors over the D numbers of an image, and a dense decoder of what they select. In training
-selector j takes the mixture of pixels m_j = softmax((logits_j + Gumbel) / T), a sample of the
-concrete distribution (Maddison et al. 2017, Jang et al. 2017), while T falls exponentially. In the
-last `settled_share` of the steps, in evaluation and in `encode` it takes one pixel, by
-`distinct_choice` of the logits: k pixels, no two the same, and the reconstruction knows no others.
+The model has k selectors over the D numbers of an image, and a dense decoder of the selected
+numbers. In training selector j takes the mixture of pixels m_j = softmax((logits_j + Gumbel) / T),
+a sample of the concrete distribution (Maddison et al. 2017, Jang et al. 2017), while T falls
+exponentially. In the last `settled_share` of the steps, in evaluation and in `encode`, each
+selector takes one pixel, by `distinct_choice` of the logits: k pixels, no two the same, from which
+alone the image is reconstructed.
 """
 
 import dataclasses
@@ -18,7 +19,7 @@ TINY = {"code_size": 4, "hidden_units": (8,)}
 
 @dataclasses.dataclass(frozen=True)
 class Settings(settings.CodeSize, settings.Reconstruction, settings.Activation):
-    """The keys of the concrete kind."""
+    """Declares the keys of the concrete kind."""
 
     code_size: int = 50
     activation: str = "leaky_relu"
@@ -28,11 +29,11 @@ class Settings(settings.CodeSize, settings.Reconstruction, settings.Activation):
         10.0, "Temperature of the selectors' softmax at step 0.", above=0
     )
     last_temperature: float = key(
-        0.01, "Temperature that the softmax falls to, exponentially.", above=0
+        0.01, "Temperature to which the softmax falls exponentially.", above=0
     )
     settled_share: float = key(
         0.1,
-        "Last share of the training, in which each selector takes one pixel.",
+        "Share of the training, at its end, in which each selector takes one pixel.",
         at_least=0,
         below=1,
     )
@@ -42,11 +43,11 @@ class Settings(settings.CodeSize, settings.Reconstruction, settings.Activation):
     )
     selector_rate: float = key(
         10.0,
-        "Learning rate of the selectors' logits, times adam's; with sgd, times its square.",
+        "Factor of the selectors' learning rate with adam; with sgd, the factor is its square.",
         above=0,
     )
     images_per_draw: int = key(
-        16, "Successive images that share a draw of the selectors' noise.", at_least=1
+        16, "Number of successive images that share a draw of the selectors' noise.", at_least=1
     )
 
     def check(self) -> None:

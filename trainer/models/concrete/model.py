@@ -1,4 +1,4 @@
-"""The concrete kind: its selectors, its decoder and its loss."""
+"""Builds the concrete kind: its selectors, its decoder and its loss."""
 
 import math
 
@@ -40,11 +40,11 @@ class Model(base.Autoencoder):
 
     @property
     def logits(self) -> tf.Tensor:
-        """The selectors' logits, float32 [k, D]."""
+        """Returns the selectors' logits, float32 [k, D]."""
         return self.encoder.get_layer("code").logits
 
     def loss_terms(self, images: tf.Tensor, context: base.StepContext) -> dict[str, tf.Tensor]:
-        """Returns the reconstruction error from the mixtures or, once settled, from the pixels."""
+        """Returns the reconstruction error from mixtures or, once settled, from single pixels."""
 
         def selected():
             # The gradient of the images would be a scatter, which XLA on a GPU does one by one.
@@ -62,7 +62,7 @@ class Model(base.Autoencoder):
         return {self._loss: self.error(self.decoder(codes), images)}
 
     def temperature(self, progress: tf.Tensor) -> tf.Tensor:
-        """Returns T = first * (last / first)**p, p the share done of the steps before settling."""
+        """Returns T = first * (last / first)**p, with p the progress up to `settled_share`."""
         done = tf.minimum(progress / (1 - self._settings.settled_share), 1.0)
         first, last = self._settings.first_temperature, self._settings.last_temperature
         return first * tf.pow(last / first, done)
@@ -76,14 +76,14 @@ class Model(base.Autoencoder):
         k * D logarithms. The authors draw once a step; one draw an image varies the least.
         """
         groups, own_group = noise.shared(self._settings.images_per_draw)
-        drawn = gumbel(groups.uniform("selectors", tuple(self.logits.shape)))  # [G, k, D]
-        weights = tf.nn.softmax((self.logits + drawn) / temperature)
+        gumbels = gumbel(groups.uniform("selectors", tuple(self.logits.shape)))  # [G, k, D]
+        weights = tf.nn.softmax((self.logits + gumbels) / temperature)
         rows = tf.reshape(images, [-1, weights.shape[-1]])
         by_groups = tf.einsum("bd,gkd->bgk", rows, weights)
         return tf.einsum("bgk,bg->bk", by_groups, tf.one_hot(own_group, by_groups.shape[1]))
 
     def mean_largest_probability(self) -> float:
-        """Returns how settled the selectors are: the mean of the largest of softmax(logits).
+        """Returns the mean over the selectors of the largest of softmax(logits).
 
         At any temperature, a draw has its largest weight at the same pixel with this probability.
         """
@@ -98,7 +98,7 @@ class Model(base.Autoencoder):
         return distinct_choice(self.logits).numpy()
 
     def marked_pixels(self, images: np.ndarray) -> base.ImageGrid | None:
-        """Returns the mean of images [N, H, W, C], the selected pixels marked; None of vectors."""
+        """Marks the selected pixels on the mean of images [N, H, W, C]; None for vectors."""
         mean = images.mean(axis=0)
         if mean.ndim == 1:
             return None
@@ -108,18 +108,18 @@ class Model(base.Autoencoder):
         return base.ImageGrid(mean[np.newaxis], columns=1, gap=0, marks=marks)
 
     def validation_images(self, images: np.ndarray, noise: Noise) -> dict[str, base.ImageGrid]:
-        """Returns `selected_pixels` too, those that the selectors would take now."""
+        """Adds `selected_pixels`, the pixels that the selectors would take now."""
         marked = self.marked_pixels(images)
         own = {} if marked is None else {"selected_pixels": marked}
         return super().validation_images(images, noise) | own
 
 
 class Selectors(layers.Layer):
-    """Selects the k numbers of rows [B, D] that the logits choose, [B, k].
+    """Selects k numbers of each row [B, D] by the largest logits, [B, k].
 
     The logits are `rate` times the weights. The length of Adam's steps does not depend on the scale
-    of the gradient, so the logits learn at `rate` times the decoder's learning rate. They begin
-    with Glorot's variance, whatever the rate.
+    of the gradient, so the logits learn at `rate` times the decoder's learning rate. The initial
+    logits have Glorot's variance, whatever the rate.
     """
 
     def __init__(self, count: int, rate: float, **settings):
@@ -135,14 +135,14 @@ class Selectors(layers.Layer):
 
     @property
     def logits(self) -> tf.Tensor:
-        """The logits, float32 [k, D]."""
+        """Returns the logits, float32 [k, D]."""
         return self._rate * tf.convert_to_tensor(self._weights)
 
     def call(self, rows):
         return tf.gather(rows, distinct_choice(self.logits), axis=1)
 
     def plain_keras(self, rows: keras.KerasTensor) -> keras.KerasTensor:
-        """Selects the same columns by an operation of Keras, in which they are constants."""
+        """Selects the columns of `call` by an operation of Keras, with constant indices."""
         return keras.ops.take(rows, distinct_choice(self.logits).numpy().tolist(), axis=1)
 
 
@@ -155,13 +155,13 @@ def distinct_choice(logits: tf.Tensor) -> tf.Tensor:
     """Chooses a column for each row of logits [k, D], k <= D, no two the same: int32 [k].
 
     Takes the largest entry and strikes out its row and column, k times over. So each row gets its
-    argmax, unless another row has a larger entry there. Of equal entries the first counts.
+    argmax, unless another row has a larger entry in that column. Of equal entries the first counts.
     """
     rows, columns = logits.shape
     row_numbers, column_numbers = tf.range(rows), tf.range(columns)
 
-    # An entry that is the largest of its row and of its column is taken whatever is taken before:
-    # so all of these are taken at once, in a round or two where few rows share an argmax.
+    # An entry that is the largest of its row and of its column is taken in any order. So a round
+    # takes all such entries at once; few rounds are needed if few rows share an argmax.
     def take(left, chosen):
         column = _first(left, column_numbers, axis=1)  # [k], the argmax of each row
         row = _first(left, row_numbers[:, tf.newaxis], axis=0)  # [D]

@@ -1,14 +1,14 @@
-"""Contractive: the code is made to change little around each image (Rifai et al. 2011).
+"""The contractive autoencoder: the code changes little around each image (Rifai et al. 2011).
 
 The loss is the reconstruction error + penalty_weight * ||J||_F^2, where J = dh/dx [K, H*W*C] is
-the encoder's Jacobian. `jacobian` says how the norm is found:
+the encoder's Jacobian. `jacobian` says how the norm is computed:
 
 - "closed_form", for one layer h = sigmoid(W x + b): sum_i (h_i (1 - h_i))^2 sum_j W_ij^2;
 - "exact", for any encoder, at a cost that grows with K;
 - "hutchinson", an unbiased estimate: the mean of ||J^T v||^2 over `probes` vectors v of random
   signs (Hutchinson 1989), at the cost of one more pass backwards for each.
 
-Without `tied_weights` an encoder can shrink its code for nothing, since the decoder grows it back.
+Without `tied_weights`, shrinking the code avoids the penalty, since the decoder can scale it back.
 """
 
 import dataclasses
@@ -22,15 +22,15 @@ TINY = {"code_size": 4, "hidden_units": (8,), "tied_weights": True, "jacobian": 
 
 @dataclasses.dataclass(frozen=True)
 class Settings(settings.DenseOrTiedNetwork):
-    """The keys of the contractive kind."""
+    """Declares the keys of the contractive kind."""
 
     penalty_weight: float = key(1e-4, "Weight of the Jacobian's norm in the loss.", at_least=0)
     jacobian: str = key(
         "exact",
-        "How the norm is found; closed_form needs one sigmoid layer.",
+        "How the norm is computed; closed_form needs one sigmoid layer.",
         choices=("closed_form", "exact", "hutchinson"),
     )
-    probes: int = key(1, "Random vectors an image in hutchinson's estimate.", at_least=1)
+    probes: int = key(1, "Random vectors per image in hutchinson's estimate.", at_least=1)
 
     def check(self) -> None:
         super().check()

@@ -1,4 +1,4 @@
-"""The contractive kind: its networks and its loss."""
+"""Builds the contractive kind: its networks and its loss."""
 
 import tensorflow as tf
 
@@ -50,8 +50,8 @@ class Model(base.Autoencoder):
     ) -> tf.Tensor:
         del tape, images, noise
         kernel = tf.convert_to_tensor(self.encoder.get_layer("code").kernel)  # [H*W*C, K]
-        of_units = tf.reduce_sum(tf.square(kernel), axis=0)
-        return tf.linalg.matvec(tf.square(codes * (1 - codes)), of_units)
+        unit_norms = tf.reduce_sum(tf.square(kernel), axis=0)
+        return tf.linalg.matvec(tf.square(codes * (1 - codes)), unit_norms)
 
     def _exact(
         self, tape: tf.GradientTape, images: tf.Tensor, codes: tf.Tensor, noise: Noise
@@ -62,10 +62,10 @@ class Model(base.Autoencoder):
     def _hutchinson(
         self, tape: tf.GradientTape, images: tf.Tensor, codes: tf.Tensor, noise: Noise
     ) -> tf.Tensor:
-        drawn = noise.uniform("probe", (self._probes, self.code_size))
-        signs = tf.unstack(tf.where(drawn < 0.5, -1.0, 1.0), axis=1)
-        pulled_back = [tape.gradient(codes, images, output_gradients=v) for v in signs]
-        return tf.add_n([_sum_of_squares(rows) for rows in pulled_back]) / self._probes
+        uniform = noise.uniform("probe", (self._probes, self.code_size))
+        signs = tf.unstack(tf.where(uniform < 0.5, -1.0, 1.0), axis=1)
+        products = [tape.gradient(codes, images, output_gradients=v) for v in signs]  # J^T v
+        return tf.add_n([_sum_of_squares(rows) for rows in products]) / self._probes
 
 
 def _sum_of_squares(rows: tf.Tensor) -> tf.Tensor:

@@ -1,4 +1,4 @@
-"""The article's convolutional autoencoder: max-pooling down, up-sampling up.
+"""The article's convolutional autoencoder, with max-pooling and up-sampling.
 
 The code is ceil(H/4) x ceil(W/4) x code_channels; images of 28x28x1 give 7x7x1 = 49 numbers.
 """
@@ -13,7 +13,7 @@ TINY = {"filters": 2}
 
 @dataclasses.dataclass(frozen=True)
 class Settings(settings.CodeActivation, settings.Reconstruction, settings.Activation):
-    """The keys of the conv kind."""
+    """Declares the keys of the conv kind."""
 
     for_vectors = None
 

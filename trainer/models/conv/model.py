@@ -1,4 +1,4 @@
-"""The conv kind: its networks."""
+"""Builds the conv kind: its networks."""
 
 from trainer.models import base, networks
 from trainer.models.conv import Settings

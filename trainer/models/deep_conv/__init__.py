@@ -1,4 +1,4 @@
-"""Two convolutions of stride 2, a dense layer, a linear code of any size; mirrored."""
+"""Two convolutions of stride 2, a dense layer and a linear code of any size, mirrored back."""
 
 import dataclasses
 
@@ -9,7 +9,7 @@ TINY = {"code_size": 3, "stage_filters": (2, 3), "dense_units": 8}
 
 @dataclasses.dataclass(frozen=True)
 class Settings(settings.Stages, settings.CodeSize, settings.Reconstruction, settings.Activation):
-    """The keys of the deep_conv kind."""
+    """Declares the keys of the deep_conv kind."""
 
     for_vectors = None
 

@@ -1,4 +1,4 @@
-"""The deep_conv kind: its networks."""
+"""Builds the deep_conv kind: its networks."""
 
 from trainer.models import base, networks
 from trainer.models.deep_conv import Settings

@@ -1,10 +1,10 @@
 """Restores clean images from corrupted ones (Vincent et al. 2008, 2010).
 
-The model sees an image through new noise each time, and its error is that against the clean image.
-"masking" sets a share of the pixels to 0, "salt_and_pepper" to 0 or 1 with equal chance;
-"gaussian" adds noise of that std and clips images, but not vectors, to [0, 1]. Each channel of a
-pixel has its own chance. `encode` adds no noise: the features are those of clean images. The code
-may be larger than the image, since the identity restores nothing.
+The model sees an image with new noise each time; the error is measured against the clean image.
+With `corruption_level` p, "masking" sets a share p of the pixels to 0, "salt_and_pepper" to 0 or 1
+with equal probability; "gaussian" adds noise of std p and clips images, but not vectors, to [0, 1].
+Each channel of a pixel is corrupted independently. `encode` adds no noise, and gives the features
+of clean images. The code may be larger than the image, since the identity restores nothing.
 """
 
 import dataclasses
@@ -25,7 +25,7 @@ class Settings(
     settings.Activation,
     settings.NetworkChoice,
 ):
-    """The keys of the denoising kind."""
+    """Declares the keys of the denoising kind."""
 
     for_vectors: ClassVar[Mapping[str, Any] | None] = {
         "network": "dense",
@@ -39,11 +39,14 @@ class Settings(
     )
     corruption: str = key(
         "gaussian",
-        "Noise on the images.",
+        "Type of the noise on the images.",
         choices=("masking", "salt_and_pepper", "gaussian"),
     )
     corruption_level: float = key(
-        0.4, "Share of the pixels that are changed, or the std of the noise.", at_least=0, at_most=1
+        0.4,
+        "Share of the pixels that are changed, or the std of gaussian noise.",
+        at_least=0,
+        at_most=1,
     )
 
     def check(self) -> None:

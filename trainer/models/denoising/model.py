@@ -1,4 +1,4 @@
-"""The denoising kind: its networks, its noise and its loss."""
+"""Builds the denoising kind: its networks, its noise and its loss."""
 
 import tensorflow as tf
 
@@ -10,13 +10,13 @@ _NETWORKS = {"dense": networks.dense_pair, "conv": networks.conv_pair}
 
 
 def _masking(images: tf.Tensor, noise: Noise, level: float) -> tf.Tensor:
-    drawn = noise.uniform("corruption", images.shape[1:])
-    return tf.where(drawn < level, 0.0, images)
+    uniform = noise.uniform("corruption", images.shape[1:])
+    return tf.where(uniform < level, 0.0, images)
 
 
 def _salt_and_pepper(images: tf.Tensor, noise: Noise, level: float) -> tf.Tensor:
-    drawn = noise.uniform("corruption", images.shape[1:])
-    return tf.where(drawn < level / 2, 0.0, tf.where(drawn < level, 1.0, images))
+    uniform = noise.uniform("corruption", images.shape[1:])
+    return tf.where(uniform < level / 2, 0.0, tf.where(uniform < level, 1.0, images))
 
 
 def _gaussian(images: tf.Tensor, noise: Noise, level: float) -> tf.Tensor:
@@ -53,7 +53,7 @@ class Model(base.Autoencoder):
         return _CORRUPTIONS[self.corruption](images, noise, level)
 
     def check_data(self, lowest: float, highest: float) -> None:
-        """Raises UserError if the data leave [0, 1], whose ends are salt and pepper."""
+        """Raises UserError if the data leave [0, 1], the range of salt and pepper."""
         super().check_data(lowest, highest)
         if self.corruption == "salt_and_pepper":
             others = "model.corruption='gaussian' or 'masking'"

@@ -1,6 +1,6 @@
-"""Dense layers down to the code, mirrored up again.
+"""Dense layers from the image to the code, mirrored back.
 
-H*W*C - hidden_units - code_size - hidden_units reversed - H*W*C.
+The widths are H*W*C - hidden_units - code_size - hidden_units reversed - H*W*C.
 """
 
 import dataclasses
@@ -12,4 +12,4 @@ TINY = {"code_size": 3, "hidden_units": (8,)}
 
 @dataclasses.dataclass(frozen=True)
 class Settings(settings.DenseNetwork):
-    """The keys of the dense kind."""
+    """Declares the keys of the dense kind."""

@@ -1,4 +1,4 @@
-"""The dense kind: its networks."""
+"""Builds the dense kind: its networks."""
 
 from trainer.models import base, networks
 from trainer.models.dense import Settings

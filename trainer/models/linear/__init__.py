@@ -1,8 +1,8 @@
-"""One linear map down, one up: PCA, learnt by gradient descent.
+"""A linear encoder and a linear decoder: PCA, learnt by gradient descent.
 
-x̂ = U (V x + b) + c, trained on the squared error, which has no local minimum but the global one.
-There the columns of U span the principal subspace (Baldi & Hornik 1989); they need not be the
-components themselves (Plaut 2018).
+x̂ = U (V x + b) + c is trained on the squared error, whose only local minimum is the global one. At
+the minimum, the columns of U span the principal subspace (Baldi & Hornik 1989), but need not be
+the principal components (Plaut 2018).
 """
 
 import dataclasses
@@ -14,4 +14,4 @@ TINY = {"code_size": 3}
 
 @dataclasses.dataclass(frozen=True)
 class Settings(settings.CodeSize):
-    """The keys of the linear kind."""
+    """Declares the keys of the linear kind."""

@@ -1,4 +1,4 @@
-"""The linear kind: its networks."""
+"""Builds the linear kind: its networks."""
 
 import numpy as np
 
@@ -22,5 +22,5 @@ class Model(base.Autoencoder):
 
     @property
     def decoder_map(self) -> np.ndarray:
-        """The decoder's matrix U, float32 [H*W*C, K]."""
+        """Returns the decoder's matrix U, float32 [H*W*C, K]."""
         return self.decoder.get_layer("logits").kernel.numpy().T

@@ -1,11 +1,11 @@
-"""Sparse: a code of more units than the image has pixels, few of them active at a time.
+"""The sparse autoencoder: a code of more units than pixels, few of them active at a time.
 
 The loss is a reconstruction error; `sparsity` says what makes the code sparse:
 
 - "k_sparse": the k largest activations of an image are kept, the others set to 0 (Makhzani & Frey
   2013). In training k falls linearly from `first_active_units` to `active_units` over the
-  `annealing_share` of the steps, since units die where it begins small; at test time
-  `alpha * active_units` are kept.
+  `annealing_share` of the steps, since units die if k begins small; at test time
+  `alpha * active_units` activations are kept.
 - "kl": penalty_weight * sum_j KL(target_rate || the mean of unit j over the global batch) between
   Bernoulli distributions (Ng 2011, CS294A).
 - "l1": penalty_weight * sum_j |h_j| of each image.
@@ -22,7 +22,7 @@ TINY = {"code_size": 20, "active_units": 3, "first_active_units": 9, "tied_weigh
 
 @dataclasses.dataclass(frozen=True)
 class Settings(settings.DenseOrTiedNetwork):
-    """The keys of the sparse kind."""
+    """Declares the keys of the sparse kind."""
 
     code_size: int = 1000
     hidden_units: tuple[int, ...] = ()
@@ -37,7 +37,7 @@ class Settings(settings.DenseOrTiedNetwork):
     )
     alpha: float = key(1.0, "Factor of active_units at test time.", at_least=0)
     target_rate: float = key(
-        0.1, "Mean activation over a batch that kl draws each unit to.", above=0, below=1
+        0.1, "Mean activation over a batch towards which kl pulls each unit.", above=0, below=1
     )
     penalty_weight: float = key(1e-4, "Weight of the kl or l1 penalty in the loss.", at_least=0)
 
@@ -47,7 +47,7 @@ class Settings(settings.DenseOrTiedNetwork):
         require(
             self.sparsity != "k_sparse" or active <= first <= size,
             f"model.active_units={active} and model.first_active_units={first} are not allowed; "
-            f"they rise in this order up to model.code_size={size}",
+            f"active_units <= first_active_units <= code_size={size} must hold",
         )
         require(
             self.sparsity != "k_sparse" or 1 <= self.alpha <= size / active,

@@ -1,4 +1,4 @@
-"""The sparse kind: its networks and its loss."""
+"""Builds the sparse kind: its networks and its loss."""
 
 import keras
 import tensorflow as tf
@@ -32,11 +32,11 @@ class Model(base.Autoencoder):
         return keep_largest(activations, self._test_units, most=self._test_units)
 
     def plain_keras_code(self, encoded: keras.KerasTensor) -> keras.KerasTensor:
-        """Keeps the activations that `encode` keeps, the first of equal ones too."""
+        """Keeps the activations that `encode` keeps, and likewise the first of equal ones."""
         if self._settings.sparsity != "k_sparse":
             return encoded
-        _, places = keras.ops.top_k(encoded, self._test_units)
-        return encoded * keras.ops.sum(keras.ops.one_hot(places, self.code_size), axis=1)
+        _, units = keras.ops.top_k(encoded, self._test_units)
+        return encoded * keras.ops.sum(keras.ops.one_hot(units, self.code_size), axis=1)
 
     def statistics(self, images: tf.Tensor) -> tf.Tensor | None:
         """Returns the activations, float32 [B, K], if "kl" needs their batch means."""
@@ -73,8 +73,8 @@ def keep_largest(activations: tf.Tensor, count: int | tf.Tensor, *, most: int) -
 
     Of equal activations the first are kept.
     """
-    # By comparisons, since XLA on a GPU would scatter a mask one element after the other; of
-    # floats, since TensorFlow compares int32 on the host. A NaN is not dropped: it must be seen.
+    # Compares, since XLA on a GPU would scatter a mask one element after the other; compares
+    # floats, since TensorFlow compares int32 on the host. A NaN is kept, and so is noticed.
     unit = tf.range(activations.shape[1], dtype=tf.float32)
     largest, units = tf.math.top_k(tf.stop_gradient(activations), most)  # [B, most], descending
     least_kept = tf.gather(largest, [count - 1], axis=1)

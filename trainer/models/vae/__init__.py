@@ -1,11 +1,11 @@
 """The variational autoencoder, and the importance-weighted one.
 
-p(x|z) p(z) with z ~ N(0, I), and q(z|x) = N(mean(x), diag(variance(x))) (Kingma & Welling 2014).
-The encoder ends in mean and log variance, [B, 2K]; the code is the mean. p(x|z) is "bernoulli",
-its logits decoded, or "gaussian" of a fixed std, its mean decoded. With binarisation "dynamic" x is
-binary, each pixel drawn anew with its intensity as the probability whenever an example is seen
-(Burda et al. 2016). With "static" the images are such a draw already, the same each time. With
-"none" x is the grey levels themselves, of which a "bernoulli" is no likelihood.
+The model is p(x|z) p(z) with z ~ N(0, I), the posterior q(z|x) = N(mean(x), diag(variance(x)))
+(Kingma & Welling 2014). The encoder ends in mean and log variance, [B, 2K]; the code is the mean.
+The decoder gives the logits of a "bernoulli" p(x|z), or the mean of a "gaussian" one of fixed std.
+With binarisation "dynamic", each pixel is drawn as 0 or 1 whenever an example is seen, with its
+intensity as the probability (Burda et al. 2016). With "static", the data are such a draw already,
+the same each time. With "none", x is the grey levels, for which "bernoulli" is no likelihood.
 """
 
 import dataclasses
@@ -21,7 +21,7 @@ TINY = {"code_size": 2, "hidden_units": (8,), "nll_samples": 2}
 
 @dataclasses.dataclass(frozen=True)
 class Settings(settings.Network):
-    """The keys of the vae kind."""
+    """Declares the keys of the vae kind."""
 
     for_vectors: ClassVar[Mapping[str, Any] | None] = {
         "likelihood": "gaussian",
@@ -39,23 +39,23 @@ class Settings(settings.Network):
     )
     binarisation: str = key(
         "dynamic",
-        "When pixels are drawn as 0 or 1: each time, with the data by data.binarise, or never.",
+        "When pixels are drawn as 0 or 1: at each step, once by data.binarise, or never.",
         choices=("dynamic", "static", "none"),
     )
     objective: str = key(
         "elbo",
-        "Bound that is maximised; iwae is the tighter one, by importance weights.",
+        "Bound to maximise; iwae is tighter, by importance weights.",
         choices=("elbo", "iwae"),
     )
-    samples: int = key(1, "Samples of the code for each image in the objective.", at_least=1)
+    samples: int = key(1, "Samples of the code per image in the objective.", at_least=1)
     beta: float = key(
-        1.0, "Weight of the KL divergence in the elbo, which bounds log p(x) at 1.", at_least=0
+        1.0, "Weight of the KL divergence in the elbo; at 1 the elbo bounds log p(x).", at_least=0
     )
     beta_warmup_share: float = key(
         0.0, "Share of the training in which beta rises linearly from 0.", at_least=0, at_most=1
     )
     nll_samples: int = key(
-        5000, "Samples of the code by which trainer.evaluate estimates log p(x).", at_least=1
+        5000, "Samples of the code per image for trainer.evaluate's log p(x).", at_least=1
     )
 
     def check(self) -> None:

@@ -1,4 +1,4 @@
-"""The vae kind: its networks, its bounds and its likelihood."""
+"""Builds the vae kind: its networks, its bounds and its likelihood."""
 
 import functools
 import math
@@ -38,7 +38,7 @@ class Model(base.Autoencoder):
         self.nll_samples = settings.nll_samples
 
     def check_data(self, lowest: float, highest: float) -> None:
-        """Raises UserError if a Bernoulli likelihood is asked of numbers outside [0, 1]."""
+        """Raises UserError if the likelihood is Bernoulli and the data leave [0, 1]."""
         if self._settings.likelihood == "bernoulli":
             others = "model.likelihood='gaussian' and model.binarisation='none'"
             base.require_unit_interval("model.likelihood='bernoulli'", lowest, highest, others)
@@ -48,7 +48,7 @@ class Model(base.Autoencoder):
         return self.posterior(images)[0]
 
     def plain_keras_code(self, encoded: keras.KerasTensor) -> keras.KerasTensor:
-        """Returns the mean without the log variance."""
+        """Takes the mean and leaves out the log variance."""
         return keras.ops.split(encoded, 2, axis=-1)[0]
 
     def posterior(self, images: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -86,9 +86,10 @@ class Model(base.Autoencoder):
         return tf.cast(noise.uniform("binarisation", self.image_shape) < images, tf.float32)
 
     def nll_nats(self, images: tf.Tensor, noise: Noise) -> tf.Tensor:
-        """Estimates -log p(x) by importance sampling from q(z|x), float32 [B]; no less, on average.
+        """Estimates -log p(x) by importance sampling from q(z|x), float32 [B].
 
-        Goes image by image, some samples at a time, so that the activations stay in the caches.
+        The mean estimate is an upper bound. Computes some samples of one image at a time, so that
+        the activations stay in the caches.
         """
         seen = self.binarised(images, noise)
         mean, log_variance = self.posterior(seen)
@@ -113,7 +114,7 @@ class Model(base.Autoencoder):
 
     @property
     def has_likelihood(self) -> bool:
-        """Whether p(x|z) is a distribution of the images; of grey levels a "bernoulli" is not."""
+        """Returns whether p(x|z) is a distribution of the images; grey levels are not Bernoulli."""
         return self._settings.likelihood != "bernoulli" or self.binarisation != "none"
 
     def elbo_terms(self, images: tf.Tensor, noise: Noise) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
@@ -130,7 +131,7 @@ class Model(base.Autoencoder):
     def manifold(self) -> base.ImageGrid | None:
         """Returns the images of a code of two numbers at quantiles of the prior.
 
-        The quantiles are evenly spread in probability; None: the code has another size.
+        The quantiles are evenly spread in probability. None: the code has another size.
         """
         from scipy.special import ndtri  # the inverse of the normal distribution function
 
@@ -189,5 +190,5 @@ def bernoulli_nats(logits: tf.Tensor, pixels: tf.Tensor) -> tf.Tensor:
 
 def gaussian_nats(means: tf.Tensor, pixels: tf.Tensor, standard_deviation: float) -> tf.Tensor:
     """Returns the log density of each pixel, N(mean, standard_deviation**2)."""
-    deviations = (pixels - means) / standard_deviation
-    return -0.5 * tf.square(deviations) - math.log(standard_deviation * math.sqrt(2 * math.pi))
+    scaled = (pixels - means) / standard_deviation
+    return -0.5 * tf.square(scaled) - math.log(standard_deviation * math.sqrt(2 * math.pi))
