@@ -17,8 +17,7 @@ from typing import Any, NamedTuple
 from absl import app, flags
 
 from trainer.run import workdir as workdirs
-from trainer.run.metrics_log import training_seconds
-from trainer.run.workdir import METRICS, is_measured
+from trainer.run.metrics_log import METRICS, is_measured, training_seconds
 
 _ROOT = Path(__file__).parent.parent
 _DOCS = _ROOT / "docs"

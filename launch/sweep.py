@@ -15,8 +15,7 @@ from absl import flags
 from launch import arguments, gpus, grids
 from launch.supervisor import Command, Job, received_signals, say, supervise
 from trainer.errors import Preempted, UserError, require
-from trainer.evaluation import compare
-from trainer.run import workdir
+from trainer.run.metrics_log import is_measured
 from trainer.storage import paths
 
 _MODULE = (sys.executable, "-m")
@@ -62,6 +61,9 @@ def main(trainer_flags: list[str]) -> int:
         statuses = supervise(jobs, environments, _MAX_RESTARTS.value, received)
         finished = [runs[name] for name in runs if statuses.get(name) == 0]
         if finished and not received:
+            # Here, since NumPy starts threads, and all runs have ended: see launch/supervisor.py.
+            from trainer.evaluation import compare
+
             print(compare.compare(finished, str(folder), overwrite=True), flush=True)
     if received:
         say("stopped; start the same command again to go on")
@@ -89,7 +91,7 @@ def _stages(
 
 def _is_measured(run: Path) -> bool:
     try:
-        return workdir.is_measured(run)
+        return is_measured(run)
     except UserError:  # trainer.evaluate reports the damage, and the other jobs go on
         return False
 

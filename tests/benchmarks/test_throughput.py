@@ -11,7 +11,7 @@ from benchmarks.sides import with_keras
 from tests.all_configs import CONFIGS, load_config
 from trainer import models
 from trainer.config import parse
-from trainer.run import workdir
+from trainer.run import metrics_log, workdir
 
 
 @pytest.mark.parametrize("net", NETS)
@@ -75,10 +75,10 @@ def test_the_training_time_is_computed_from_the_log(tmp_path):
 
 
 def test_metrics_of_another_step_than_the_last_are_measured_again(tmp_path):
-    assert not workdir.is_measured(tmp_path)
+    assert not metrics_log.is_measured(tmp_path)
     rows = [json.dumps({"step": step, "split": "validation", "loss": 1}) for step in (10, 20, 30)]
     (tmp_path / "metrics.jsonl").write_text("\n".join(rows)[:-1])  # the last is cut short
-    assert not workdir.is_measured(tmp_path)
+    assert not metrics_log.is_measured(tmp_path)
     for step, measured in ((10, False), (20, True)):
         (tmp_path / "metrics.json").write_text(json.dumps({"step": step}))
-        assert workdir.is_measured(tmp_path) == measured
+        assert metrics_log.is_measured(tmp_path) == measured

@@ -40,7 +40,7 @@ from trainer.errors import UserError
 from trainer.monitoring.goodput import FILE as GOODPUT
 from trainer.monitoring.goodput import Clock
 from trainer.run import workdir
-from trainer.run.metrics_log import training_seconds
+from trainer.run.metrics_log import is_measured, training_seconds
 from trainer.serving import readers
 from trainer.serving.options import StreamOptions
 from trainer.storage import atomic
@@ -184,7 +184,7 @@ def look_at(run):
     """Reads what a workdir holds, as the commands do."""
     opened = workdir.open_run(run, parse(dense.get_config()), "0123abcd", {})
     training_seconds(opened.log.rows(), 64)
-    workdir.is_measured(run)
+    is_measured(run)
     workdir.read_metrics(run)
     Clock().resume(run)
     for checkpoint in ("last", "best"):

@@ -10,6 +10,8 @@ from typing import Any
 from trainer.errors import require, writing
 from trainer.storage import atomic
 
+METRICS_LOG = "metrics.jsonl"
+METRICS = "metrics.json"  # what trainer.evaluate measured
 _POSITIVE = "images_per_second"  # in each row of training, above 0
 _NEEDED = {"train": _POSITIVE, "validation": "loss"}
 
@@ -78,3 +80,14 @@ def step_of(line: str) -> float:
         return int(json.loads(line)["step"])
     except atomic.JSON_ERRORS:
         return math.inf
+
+
+def is_measured(workdir: Path, metrics: str = METRICS) -> bool:
+    """Returns whether a file of metrics exists, measured at the last step that the run logged."""
+    path = workdir / metrics
+    rows = MetricsLog(workdir / METRICS_LOG).rows()
+    return (
+        bool(rows)
+        and path.exists()
+        and step_of(path.read_text(errors="replace")) == rows[-1]["step"]
+    )

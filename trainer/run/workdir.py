@@ -14,13 +14,11 @@ from typing import IO, Any
 from trainer.config import Config, differences, parse
 from trainer.errors import UserError, require, writing
 from trainer.run.checkpoints import Checkpoints
-from trainer.run.metrics_log import MetricsLog, step_of
+from trainer.run.metrics_log import METRICS, METRICS_LOG, MetricsLog
 from trainer.storage import atomic, locks
 
 CONFIG = "config.json"
 CHECKPOINTS = "checkpoints"
-METRICS_LOG = "metrics.jsonl"
-METRICS = "metrics.json"
 SAMPLES = ("samples.npz", "samples.png")
 
 _PACKAGES = ("tensorflow", "keras", "numpy", "tensorflow-datasets", "scikit-learn")
@@ -214,14 +212,3 @@ def read_metrics(workdir: Path) -> dict[str, Any] | None:
         return metrics
     except (OSError, *atomic.JSON_ERRORS) as error:
         raise UserError(f"{path} cannot be read ({type(error).__name__}: {error})") from error
-
-
-def is_measured(workdir: Path, metrics: str = METRICS) -> bool:
-    """Returns whether a file of metrics exists, measured at the last step that the run logged."""
-    path = workdir / metrics
-    rows = MetricsLog(workdir / METRICS_LOG).rows()
-    return (
-        bool(rows)
-        and path.exists()
-        and step_of(path.read_text(errors="replace")) == rows[-1]["step"]
-    )
