@@ -44,7 +44,7 @@ class StorageError(CommandError):
 
 
 class ExportError(CommandError):
-    """Reports an export that does not load or compute what the trainer does; it is deleted."""
+    """Reports an export that fails to load or differs from the trainer; the export is deleted."""
 
     exit_status = 1
 

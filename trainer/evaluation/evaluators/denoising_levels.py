@@ -46,8 +46,8 @@ def measure(evaluated: EvaluatedModel) -> Result:
 def projection_errors(pca: "PCA", images: np.ndarray, noisy: np.ndarray) -> np.ndarray:
     """Returns the mse of noisy images projected on 0, 1, ..., K components, float64 [K + 1].
 
-    `images` and `noisy` are [N, ...], with coordinates c_j and z_j on component j. No component
-    gives the error of the mean image; component j removes c_j^2 and adds (z_j - c_j)^2.
+    `images` and `noisy` are [N, ...], with coordinates c_j and z_j on component j. Zero components
+    have the error of the mean image; component j removes c_j^2 and adds (z_j - c_j)^2.
     """
     rows, noisy_rows = (some.reshape(len(some), -1) for some in (images, noisy))
     clean = pca.transform(rows)
