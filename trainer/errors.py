@@ -26,7 +26,7 @@ class UserError(CommandError):
 
 
 class NonFiniteError(CommandError):
-    """Reports NaN or infinity in the loss, the gradients or the weights."""
+    """Reports NaN or infinity in loss, gradients or weights, or more loss spikes than allowed."""
 
     exit_status = 1
 

@@ -157,9 +157,9 @@ class _Loop:
                 self._logger = Logger(setup, self._spikes, self._clock, first_step, end)
                 scope.enter_context(contextlib.closing(self._profile))
             scope.enter_context(self._logger)
-            for first, count, rows in self._clock.waits_for(self._batches(first_step)):
+            for first, count, batches in self._clock.waits_for(self._batches(first_step)):
                 step = int(first + count)
-                self._take_steps(first, count, rows)
+                self._take_steps(first, count, batches)
                 stopping = setup.workers.any(setup.stop.requested)  # once: signals may follow
                 validates = due(step, self._config.validate_every_steps, end)
                 if validates:
@@ -187,7 +187,7 @@ class _Loop:
             local_rows=setup.steps.local_rows(),
         ).as_numpy_iterator()
 
-    def _take_steps(self, first: int, count: int, rows: np.ndarray) -> None:
+    def _take_steps(self, first: int, count: int, batches: np.ndarray) -> None:
         """Takes the steps of one call, unless they are skipped, and logs them."""
         setup = self._setup
         if setup.workers.is_chief:
@@ -198,12 +198,12 @@ class _Loop:
             return
         began = time.monotonic()
         with self._clock.spent_on_steps(first, count):
-            metrics = setup.steps.train(first, rows, count)
+            metrics = setup.steps.train(first, batches, count)
         seconds = time.monotonic() - began
         nonfinite = setup.steps.nonfinite_steps(metrics)
         self._spikes.watch(first, metrics["loss"], nonfinite)
-        finite = int(np.argmax(nonfinite)) if nonfinite.any() else count
-        self._logger.steps(first, metrics, finite, seconds * finite / count)
+        finite_steps = int(np.argmax(nonfinite)) if nonfinite.any() else count
+        self._logger.steps(first, metrics, finite_steps, seconds * finite_steps / count)
         setup.steps.require_finite(first, metrics)
         self._pace.plan(setup.workers.broadcast_int(self._pace.next_count(count, seconds)))
         self._logger.advance(int(first + count), float(metrics["loss"][-1]))

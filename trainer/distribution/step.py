@@ -114,7 +114,7 @@ class Steps:
         )
         # Keras's loss scaling updates all replicas at once, which XLA cannot compile.
         scales_losses = optimizers.scales_losses(self.optimizer)
-        self._replicas_update_alone = self._execution.parts_by_xla and not scales_losses
+        self._updates_inside_replicas = self._execution.parts_by_xla and not scales_losses
         self.train_function = tf.function(self._train, jit_compile=self._execution.loop_by_xla)
 
     @property
@@ -218,13 +218,13 @@ class Steps:
         run, part = self._strategy.run, self._execution.part
         self.optimizer.learning_rate.assign(part(self._learning_rate)(step))
         total = run(self._sum_of_shares, args=(step, batch, cache, labels))
-        if self._replicas_update_alone:
+        if self._updates_inside_replicas:
             # A lambda, since on CPUs a tf.function would be run as one for all replicas.
-            update = lambda total: part(self._update_replica)(total, step)  # noqa: E731
+            update = lambda total: part(self._update_inside)(total, step)  # noqa: E731
             rows = run(update, args=(total,))
             self.optimizer.iterations.assign_add(1)
             return self._strategy.experimental_local_results(rows)[0]
-        return self._execution.update(self._update_replicas)(*total, step)
+        return self._execution.update(self._update_from_outside)(*total, step)
 
     def _sum_of_shares(self, step, batch, cache, labels):
         """Computes, on one of the replicas, the gradients and loss terms of the whole batch."""
@@ -239,24 +239,24 @@ class Steps:
         if means is not None:
             means = sum_over_replicas(means)
         share = part(self._share)(images, labels, step, start, means)
-        return all_reduce(share) if self._replicas_update_alone else sum_over_replicas(share)
+        return all_reduce(share) if self._updates_inside_replicas else sum_over_replicas(share)
 
     def _share(self, images, labels, step, start, means):
         """Computes a replica's share of gradients and loss terms, packed for its own update."""
         position = step * self._settings.batch_size + start
         batch = ReplicaBatch(images, labels, step, position)
         share = self._gradients(batch, means, optimizers.loss_scale(self.optimizer))
-        if not self._replicas_update_alone:
+        if not self._updates_inside_replicas:
             return share
         self._share_like = tf.nest.map_structure(lambda one: tf.TensorSpec(one.shape), share)
         return pack(share)
 
-    def _update_replicas(self, gradients, terms, step):
+    def _update_from_outside(self, gradients, terms, step):
         update = lambda gradients, terms: self._row(self._update(gradients, terms, step))  # noqa: E731
         rows = self._strategy.run(update, args=(gradients, terms))
         return self._strategy.experimental_local_results(rows)[0]
 
-    def _update_replica(self, packed, step):
+    def _update_inside(self, packed, step):
         gradients, terms = unpack(packed, self._share_like)
         return self._row(self._update.of_one_replica(gradients, terms, step))
 

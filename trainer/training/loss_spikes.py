@@ -84,7 +84,7 @@ class LossSpikes:
             step, reason = self._find(first_step, losses, nonfinite)
         step = self._workers.broadcast_int(step)
         if step >= 0:
-            self._raise(step, reason)
+            self._roll_back_or_end(step, reason)
 
     @contextlib.contextmanager
     def nonfinite_as_spike(self, step: int) -> Iterator[None]:
@@ -97,7 +97,7 @@ class LossSpikes:
             yield
         except NonFiniteError as error:
             if self._enabled:
-                self._raise(step, str(error))
+                self._roll_back_or_end(step, str(error))
             raise
 
     def needed_step(self, step: int) -> int | None:
@@ -171,7 +171,7 @@ class LossSpikes:
         self._statistics = np.array([count, mean, size])
         return -1, ""
 
-    def _raise(self, step: int, reason: str) -> None:
+    def _roll_back_or_end(self, step: int, reason: str) -> None:
         if len(self._skipped) < self._settings.max_rollbacks:
             raise Spike(step, reason)
         raise NonFiniteError(
