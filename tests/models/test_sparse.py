@@ -139,7 +139,7 @@ def test_the_penalty_is_of_the_means_over_the_global_batch(devices, execution):
 def test_settings_that_contradict_each_other_are_refused_in_one_line():
     for change, named in (
         ({"active_units": 21}, "model.active_units=21 and model.first_active_units=20"),
-        ({"first_active_units": 61}, "up to model.code_size=60"),
+        ({"first_active_units": 61}, "code_size=60"),
         ({"alpha": 12.5}, "allow 1 to 12"),
         ({"sparsity": "kl"}, "model.code_activation='sigmoid', not 'linear'"),
     ):
