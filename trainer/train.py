@@ -130,7 +130,7 @@ class _Loop:
         self._clock = clock
         self._memory_check = memory_check
         self._end = end
-        self._profile = Profile(setup.config.profile, setup.workdir / "train")
+        self._profile = Profile(setup.config.profile_steps, setup.workdir / "train")
         self._losses: dict[str, float] = {}  # of the last validation
         images = setup.dataset.train.images
         image_bytes = math.prod(images.shape[1:]) * images.dtype.itemsize

@@ -229,6 +229,12 @@ class Config(Group):
         """Returns the keys and values as nested dicts, which `parse` reads."""
         return dataclasses.asdict(self)
 
+    @property
+    def profile_steps(self) -> tuple[int, ...]:
+        """The first step of the trace and the step after its last; () without a trace."""
+        match = re.fullmatch(r"(\d+):(\d+)", self.profile)
+        return (int(match[1]), int(match[2])) if match else ()
+
     def check(self) -> None:
         known = re.fullmatch(r"auto|mirrored|multi_worker|cpu:0*[1-9]\d*", self.strategy)
         require(
@@ -236,9 +242,9 @@ class Config(Group):
             f"strategy={self.strategy!r} is not known; allowed: auto, mirrored, multi_worker, "
             "cpu:N with N at least 1",
         )
-        steps = re.fullmatch(r"(\d+):(\d+)", self.profile)
+        window = self.profile_steps
         require(
-            self.profile == "" or (steps is not None and int(steps[1]) < int(steps[2])),
+            self.profile == "" or (len(window) == 2 and window[0] < window[1]),
             f"profile={self.profile!r} is not allowed; it takes first:last, as 100:120",
         )
         self.model.check_with(self.data)

@@ -1,24 +1,15 @@
 """Traces a few steps for TensorBoard's profiler."""
 
-import re
 from pathlib import Path
 
 import tensorflow as tf
 
-from trainer.errors import require
-
 
 class Profile:
-    """Traces the steps of a window "first:last", `last` excluded; "" traces none."""
+    """Traces the steps from the first of `borders` to before the second; () traces none."""
 
-    def __init__(self, window: str, folder: Path):
-        """Parses the window; raises UserError if it has another form."""
-        match = re.fullmatch(r"(\d+):(\d+)", window)
-        require(
-            window == "" or (match is not None and int(match[1]) < int(match[2])),
-            f"profile={window!r} is not allowed; it takes first:last, as 100:120",
-        )
-        self.borders = (int(match[1]), int(match[2])) if match else ()
+    def __init__(self, borders: tuple[int, ...], folder: Path):
+        self.borders = borders
         self._folder = folder
         self._running = False
 

@@ -23,7 +23,6 @@ from trainer.distribution.workers import Workers, lost_workers_as_errors
 from trainer.distribution.xla import candidate_executions
 from trainer.errors import require, require_choice
 from trainer.models.base import Autoencoder
-from trainer.monitoring.profiler import Profile
 from trainer.run import workdir
 from trainer.run.workdir import Run
 from trainer.storage import paths
@@ -197,7 +196,7 @@ def _last_step(config: Config, examples: int) -> int:
         f"{config.batch_size} it makes {last_step:,} steps, more than can be counted",
     )
     require(
-        max(Profile(config.profile, Path()).borders, default=0) <= last_step,
+        max(config.profile_steps, default=0) <= last_step,
         f"profile={config.profile!r} is not allowed; the run ends at step {last_step}",
     )
     return last_step
