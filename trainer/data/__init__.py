@@ -36,9 +36,6 @@ def load(
     keys = parse_data(settings)
     request = sources.Request(
         settings=keys,
-        name=keys.name,
-        image_size=keys.image_size,
-        placement=keys.placement,
         allowed_bytes=allowed_bytes(keys.memory_gib),
         folder=folder,
         vectors=vectors,

@@ -22,9 +22,6 @@ class Request(Generic[_Settings]):
     """Tells a source which examples to read."""
 
     settings: _Settings
-    name: str  # data.name
-    image_size: int = 0
-    placement: str = "auto"
     allowed_bytes: float = float("inf")  # of the host's memory
     folder: str | None = None  # of TFDS; None: that of TFDS_DATA_DIR
     vectors: np.ndarray | None = None  # of the source "memory"
@@ -32,7 +29,7 @@ class Request(Generic[_Settings]):
     @property
     def argument(self) -> str:
         """Returns the text after the source's name and a colon, or ""."""
-        return self.name.partition(":")[2]
+        return self.settings.name.partition(":")[2]
 
 
 @dataclasses.dataclass(frozen=True)

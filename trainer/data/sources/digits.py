@@ -28,7 +28,7 @@ def read(request: Request) -> Splits:
     import tensorflow as tf
     from sklearn.datasets import load_digits
 
-    side = request.image_size or _SIDE
+    side = request.settings.image_size or _SIDE
     require_fits(
         EXAMPLE, _COUNT * side**2, request.allowed_bytes, "a smaller data.image_size takes less"
     )

@@ -51,16 +51,16 @@ def read(request: Request[Settings]) -> Splits:
     from trainer.data.files.images import Decoder
 
     settings, folder = request.settings, request.argument
-    decoder = Decoder(request.image_size, settings.channels, settings.fit)
+    decoder = Decoder(settings.image_size, settings.channels, settings.fit)
     found = image_cache.read(paths.path_of(folder), decoder, settings.cache_dir)
     fits = found.images.nbytes <= request.allowed_bytes
     require(
-        fits or request.placement in ("auto", "records"),
-        f"data.placement={request.placement!r} is not allowed: "
+        fits or settings.placement in ("auto", "records"),
+        f"data.placement={settings.placement!r} is not allowed: "
         f"{usage(folder, found.images.nbytes, request.allowed_bytes)}; "
         "auto leaves the images in their file",
     )
-    in_memory = fits and request.placement != "records"
+    in_memory = fits and settings.placement != "records"
     file_names = np.array(found.files, object)
 
     def split(rows: slice) -> Split:

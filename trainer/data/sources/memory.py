@@ -17,9 +17,9 @@ Settings = Data
 
 def read(request: Request) -> Splits:
     """Returns a float32 copy of the vectors, and an empty test split."""
-    if request.name != EXAMPLE or request.vectors is None:
+    if request.settings.name != EXAMPLE or request.vectors is None:
         raise UserError(
-            f"data.name={request.name!r} are vectors that a program held in memory; "
+            f"data.name={request.settings.name!r} are vectors that a program held in memory; "
             "in a file they are arrays:FILE.npz"
         )
     rows = aligned_empty(request.vectors.shape, np.float32)

@@ -30,9 +30,9 @@ class Settings(Data):
 
 def read(request: Request) -> Splits:
     """Returns N grey images to train on and 1,000 to test."""
-    count, side = int(request.argument), request.image_size or _SIDE
+    count, side = int(request.argument), request.settings.image_size or _SIDE
     require_fits(
-        request.name,
+        request.settings.name,
         (count + _TEST_IMAGES) * side**2,
         request.allowed_bytes,
         "fewer images or a smaller data.image_size take less",

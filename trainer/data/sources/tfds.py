@@ -27,19 +27,20 @@ def read(request: Request) -> Splits:
 
     from trainer.data.files import tfds_prepare, tfds_records
 
+    settings = request.settings
     folder = request.folder or os.environ.get("TFDS_DATA_DIR")
-    builder = tfds_prepare.find(request.name, folder)
-    _check_features(builder, request.image_size)
+    builder = tfds_prepare.find(settings.name, folder)
+    _check_features(builder, settings.image_size)
     if not tfds_prepare.is_prepared(builder):
-        file_format = "array_record" if request.placement == "records" else None
-        tfds_prepare.download(request.name, folder, file_format)
-        builder = tfds_prepare.find(request.name, folder)
+        file_format = "array_record" if settings.placement == "records" else None
+        tfds_prepare.download(settings.name, folder, file_format)
+        builder = tfds_prepare.find(settings.name, folder)
     present = builder.info.splits
-    require("train" in present, f"data.name={request.name!r} has no training images")
+    require("train" in present, f"data.name={settings.name!r} has no training images")
     names = ["train", *[name for name in ("test", "validation") if name in present][:1]]
     image_shape = builder.info.features["image"].shape
-    if request.image_size:
-        image_shape = (request.image_size, request.image_size, image_shape[-1])
+    if settings.image_size:
+        image_shape = (settings.image_size, settings.image_size, image_shape[-1])
     size = sum(present[name].num_examples for name in names) * math.prod(image_shape)
     in_files = _stays_in_files(builder, size, request)
     read_split = tfds_records.open_split if in_files else tfds_records.read_split
@@ -72,16 +73,16 @@ def _check_features(builder, image_size: int) -> None:
 
 def _stays_in_files(builder, size: int, request: Request) -> bool:
     """Returns whether images of `size` bytes are left in files; raises UserError if they cannot."""
-    if request.placement != "records" and size <= request.allowed_bytes:
+    placement = request.settings.placement
+    if placement != "records" and size <= request.allowed_bytes:
         return False
     why = (
         "data.placement='records' needs the data set as ArrayRecord"
-        if request.placement == "records"
+        if placement == "records"
         else usage(builder.name, size, request.allowed_bytes)
     )
     require(
-        request.placement in ("auto", "records")
-        and builder.info.file_format.value == "array_record",
+        placement in ("auto", "records") and builder.info.file_format.value == "array_record",
         f"{why}; prepare it so that it can be read by index: "
         f"python -m trainer.prepare --dataset={builder.name} --records --data_dir=DIR, with a new "
         "folder DIR, TFDS_DATA_DIR set to it, and data.placement=auto",
