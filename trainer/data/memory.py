@@ -38,6 +38,11 @@ def aligned_empty(shape: tuple[int, ...], dtype: Any = np.uint8) -> np.ndarray:
     return raw[start : start + size].view(dtype).reshape(shape)
 
 
+def is_aligned(array: np.ndarray) -> bool:
+    """Returns whether the array begins where TensorFlow can share its memory."""
+    return array.ctypes.data % _ALIGNMENT_BYTES == 0
+
+
 def aligned_copy(array: np.ndarray) -> np.ndarray:
     """Returns a copy whose memory TensorFlow can share."""
     copy = aligned_empty(array.shape, array.dtype)

@@ -6,10 +6,9 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from trainer.data.memory import aligned_empty
+from trainer.data.memory import aligned_empty, is_aligned
 from trainer.distribution import devices
 
-_ALIGNMENT_BYTES = 64  # TensorFlow shares only memory that begins at a multiple of this
 _WORD_BYTES = 4
 
 
@@ -32,7 +31,7 @@ class DeviceCache:
         self._image_shape = images.shape[1:]
         if devices.on_gpus(self._strategy) and images.dtype == np.uint8:
             images = _in_whole_words(images.reshape(len(images), -1))
-        if images.ctypes.data % _ALIGNMENT_BYTES == 0 and images.flags.writeable:
+        if is_aligned(images) and images.flags.writeable:
             tensor = tf.experimental.dlpack.from_dlpack(images.__dlpack__())
         else:
             with tf.device("CPU:0"):
