@@ -1,6 +1,5 @@
 """Trains in this trainer, by its input pipeline and its steps, with the settings of `configs/`."""
 
-import importlib
 import math
 import time
 from collections.abc import Mapping
@@ -13,7 +12,7 @@ import tensorflow as tf
 from benchmarks.nets import IMAGE_SHAPE
 from benchmarks.sides import clock
 from trainer import models
-from trainer.config import parse
+from trainer.config import load_config, parse
 from trainer.data.batches import training_batches
 from trainer.data.memory import aligned_empty
 from trainer.distribution.strategy import build_model, enable_determinism, make_strategy
@@ -57,7 +56,7 @@ class Training:
           cpu_strategy: the strategy where there is no GPU.
           changes: values of other keys of the config, as `{"precision": "bfloat16"}`.
         """
-        settings = importlib.import_module(f"configs.{net}").get_config()
+        settings = load_config(net)
         uninterrupted = {"validate_every_steps": 0, "checkpoint_every_steps": 0}
         settings.update_from_flattened_dict(
             {"batch_size": batch_size} | uninterrupted | dict(changes or {})
