@@ -1,1 +1,1 @@
-"""Speed next to what a user would run otherwise, always measured in one run."""
+"""Speed compared with other frameworks, measured alternately on one machine."""

@@ -1,1 +1,1 @@
-"""The lab notebook, a file a run: source, command, measured result. `base.py` has the defaults."""
+"""One file per recorded run: source, command, measured result. `base.py` has the defaults."""

@@ -1,1 +1,1 @@
-"""Starts the trainer in many places: processes of one machine, Slurm, Kubernetes."""
+"""Launchers: several processes of one machine, sweeps, Slurm, Kubernetes."""

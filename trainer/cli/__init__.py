@@ -1,4 +1,4 @@
-"""What every command does alike: parse flags, check them, run, leave with an exit status.
+"""Common to all commands: parse and check flags, run, exit with a status.
 
 A wrong flag and --help are answered without TensorFlow.
 """

@@ -1,4 +1,4 @@
-"""Every key of a config, once: type, default, range, comment, and whether a resume may change it.
+"""Every config key, declared once: type, default, range, comment, whether a resume may change it.
 
 A group of keys is a frozen dataclass of `key(...)` fields. `trainer.models.<kind>.Settings` has the
 keys of a kind of autoencoder, `trainer.data.sources.<source>.Settings` the keys of a data source;

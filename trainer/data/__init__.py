@@ -1,4 +1,4 @@
-"""config.data -> Dataset -> batches: sources, readers of files, splits, preprocessing."""
+"""From config.data to a Dataset and its batches: sources, file readers, splits, preprocessing."""
 
 from collections.abc import Mapping
 from typing import Any

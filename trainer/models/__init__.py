@@ -1,4 +1,4 @@
-"""The kinds of autoencoder, one package each, found by its name.
+"""The kinds of autoencoder: one package per kind, found by its name.
 
 The package `trainer.models.<kind>` declares the kind's keys, as `Settings`, without TensorFlow;
 its module `model` has the networks and the loss, as `Model`.

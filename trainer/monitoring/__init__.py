@@ -1,1 +1,1 @@
-"""What a person watches: TensorBoard, figures, progress, goodput, profiles."""
+"""TensorBoard, figures, progress bar, goodput, profiles."""

@@ -1,1 +1,1 @@
-"""A run is its workdir: config, checkpoints, metrics."""
+"""The workdir of a run: config, checkpoints, metrics."""

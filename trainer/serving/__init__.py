@@ -1,1 +1,1 @@
-"""A trained run for others: codes, samples, exports."""
+"""Uses of a trained run: codes, samples, exports."""

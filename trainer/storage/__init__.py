@@ -1,1 +1,1 @@
-"""Files on disk: checked paths, whole-or-nothing writes, locks between processes."""
+"""Files on disk: path checks, atomic writes, locks between processes."""
