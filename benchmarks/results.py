@@ -56,17 +56,17 @@ RUNS: Mapping[str, Run] = {
             Metric("largest angle to PCA's subspace, degrees", "largest_angle_degrees", "0"),
         ),
     ),
-    "dense": Run("784-128-64-32, relu", (_mse("PCA of 32 numbers .01683", 0.01683),)),
+    "dense": Run("784-128-64-32, relu", (_mse("PCA .01683", 0.01683),)),
     "conv": Run("the article's convolutions, a code of 49", (_mse(".0296, the article", 0.0296),)),
     "deep": Run("784-1000-500-250-30, relu", (_mse(".0038, Hinton & Salakhutdinov 2006", 0.0038),)),
     "deep_conv": Run("3.3 million parameters, a code of 49", (_mse("PCA .01169", 0.01169),)),
     "denoising": Run(
-        "Gaussian noise of 0.4, cut to [0, 1] and new each time; 28,353 parameters",
+        "Gaussian noise of 0.4, clipped to [0, 1], new each time; 28,353 parameters",
         (
-            Metric("bce of the restored", "denoised_bce", ".0839, keras.io", 0.0830),
-            Metric("mse of the restored", "denoised_mse", ""),
+            Metric("bce of the denoised", "denoised_bce", ".0839, keras.io", 0.0830),
+            Metric("mse of the denoised", "denoised_mse", ""),
             Metric("mse of the noisy", "noisy_mse", ""),
-            Metric("mse of the noisy by PCA", "noisy_pca_mse", ""),
+            Metric("mse of PCA on the noisy", "noisy_pca_mse", ""),
         ),
         ("reconstructions", "denoising_levels"),
     ),
@@ -79,17 +79,17 @@ RUNS: Mapping[str, Run] = {
                 "1.35 %, Makhzani & Frey",
                 0.0135,
             ),
-            Metric("dead units, share", "dead_units_share", ""),
+            Metric("share of dead units", "dead_units_share", ""),
         ),
         ("reconstructions", "activations", "filters"),
     ),
     "sparse_kl": Run(
-        "1,000 sigmoid units, the mean activation of each drawn to .1; frozen codes",
+        "1,000 sigmoid units, target mean activation .1; frozen codes",
         (Metric("error of logistic regression", "linear_classifier_error", ""),),
         ("reconstructions", "activations", "filters"),
     ),
     "contractive": Run(
-        "1,000 sigmoid units, tied; encoder and softmax trained on the labels",
+        "1,000 sigmoid units, tied; encoder and softmax fine-tuned on labels",
         (
             Metric(
                 "error, fine-tuned",
@@ -104,7 +104,7 @@ RUNS: Mapping[str, Run] = {
         finetuning=(),
     ),
     "sdae": Run(
-        "1000-1000-1000, 25 % masking; encoder and softmax trained on the labels",
+        "1000-1000-1000, 25 % masking; encoder and softmax fine-tuned on labels",
         (
             Metric(
                 "error, fine-tuned",
@@ -117,11 +117,11 @@ RUNS: Mapping[str, Run] = {
         finetuning=("--learning_rate=1e-3",),
     ),
     "concrete_paper": Run(
-        "50 pixels, linear readout, MNIST's test images alone: 4,000 (400 to validate) and 6,000",
+        "50 pixels, MNIST's test images only: 4,000 (400 to validate) and 6,000",
         (
-            Metric("mse of the linear readout", "linear_readout_mse", ".026, Abid et al.", 0.025),
+            Metric("mse of linear regression", "linear_readout_mse", ".026, Abid et al.", 0.025),
             Metric(
-                "accuracy of extra trees", "extra_trees_accuracy", ".906, Abid et al.", 0.91, True
+                "accuracy of extra-trees", "extra_trees_accuracy", ".906, Abid et al.", 0.91, True
             ),
         ),
         ("reconstructions", "selected_pixels"),
@@ -129,8 +129,8 @@ RUNS: Mapping[str, Run] = {
     "concrete": Run(
         "50 pixels, 57,000 / 3,000 / 10,000 images",
         (
-            Metric("mse of the linear readout", "linear_readout_mse", ""),
-            Metric("accuracy of extra trees", "extra_trees_accuracy", ""),
+            Metric("mse of linear regression", "linear_readout_mse", ""),
+            Metric("accuracy of extra-trees", "extra_trees_accuracy", ""),
         ),
         ("reconstructions", "selected_pixels"),
     ),
@@ -143,13 +143,13 @@ RUNS: Mapping[str, Run] = {
         "784-200-200-50, tanh, dynamic binarisation, 5,000 samples",
         (
             Metric("-log p(x), nats", "nll_nats", "86.76, Burda et al.; 86.35 reproduced", 86.35),
-            Metric("elbo, nats", "elbo_nats", ""),
+            Metric("ELBO, nats", "elbo_nats", ""),
             Metric("active units", "active_units", ""),
         ),
         ("reconstructions", "prior_samples", "interpolations"),
     ),
     "iwae": Run(
-        "the same by the bound of 5 importance samples",
+        "the same, IWAE bound with 5 importance samples",
         (
             Metric("-log p(x), nats", "nll_nats", "85.54, Burda et al.; 85.18 reproduced", 85.4),
             Metric("active units", "active_units", ""),
@@ -201,10 +201,10 @@ def table(folder: Path) -> str:
     lines = [
         "# Results",
         "",
-        "Each kind beside its paper, on test images of MNIST, pixels in [0, 1]; `mse` and `bce`",
-        "are means over the pixels. `make results` makes all of it anew, `make results RUNS=vae`",
-        "a part; `docs/results/` has all that each run measured, and `configs/` what it was.",
-        "Settings were chosen on validation images. The time is that of the training's steps.",
+        "MNIST test images with pixels in [0, 1]; `mse` and `bce` are means over the pixels.",
+        "Settings were chosen on validation images; times are of training steps. `make results`",
+        "repeats all runs, `make results RUNS=vae` one. `docs/results/` has all metrics,",
+        "`configs/` the settings.",
         "",
         "| config | protocol | figure | measured | published | goal | epochs | training |",
         "|---|---|---|---|---|---|---|---|",
