@@ -1,14 +1,14 @@
-"""The article's convolutional autoencoder: 620 parameters, a code of 7x7x1 = 49 numbers.
+"""The article's convolutional autoencoder: 620 parameters, a code of 7x7x1 = 49 values.
 
-As printed but for two choices. The output is a sigmoid, which the article names beside its linear
-one: a validation mse of .0183 after 5 epochs, against .0223. The optimizer is Adam: Keras 3 starts
-the article's Adadelta at a rate of 0.001, where the Keras of the article took 1.0, and learns
-nothing.
+As in the article but for two choices. The output is a sigmoid, which the article names as an
+alternative to its linear output: a validation mse of .0183 after 5 epochs, against .0223. The
+optimizer is Adam: Keras 3 starts the article's Adadelta at a rate of 0.001, where the Keras of the
+article took 1.0, and learns nothing.
 
     python -m trainer --config=configs/conv.py --workdir=runs/conv
 
-MNIST, seed 0: test mse .01652, 1.41 of PCA's with 49 numbers (the article printed .0296).
-6 minutes on one core (AMD EPYC), 24 GiB, busy with other work besides.
+MNIST, seed 0: test mse .01652, 1.41 times PCA's with 49 components (the article has .0296). 6
+minutes on one core (AMD EPYC), 24 GiB, busy with other work besides.
 """
 
 from configs import base

@@ -1,7 +1,7 @@
-"""One linear map down to 32 numbers and one up: PCA, learnt by gradient descent.
+"""A linear encoder to 32 values and a linear decoder: PCA, learnt by gradient descent.
 
-The article quotes it: the weights span PCA's subspace without being its components, which
-`trainer.evaluate` recovers from them (Baldi & Hornik 1989, Plaut 2018).
+The weights span PCA's subspace without being its components, which `trainer.evaluate` recovers from
+them (Baldi & Hornik 1989, Plaut 2018).
 
     python -m trainer --config=configs/linear.py --workdir=runs/linear
 
