@@ -27,7 +27,7 @@ train: .venv/installed
 test: .venv/installed
 	$(BIN)/python -m pytest --numprocesses=2 --dist=worksteal
 
-# Trainings of several real processes, beside the same of one, and what kills them.
+# Trainings with several real processes, compared with one process, and what kills them.
 test-workers: .venv/installed
 	$(BIN)/python -m pytest -m workers
 
@@ -87,7 +87,7 @@ gpu-check: $(if $(HAS_GPU),.venv/cuda,.venv/installed)
 	$(BIN)/python -m benchmarks.gpu_check $(if $(SMALL),--small) \
 		$(addprefix --torch_python=,$(TORCH_PYTHON))
 
-# make results: every kind beside its paper, in some hours.  make results RUNS=vae,iwae: a part.
+# make results: compares every kind with its paper, in some hours.  make results RUNS=vae,iwae: some.
 results: .venv/installed
 	$(BIN)/python -m benchmarks.results $(addprefix --runs=,$(RUNS))
 

@@ -54,7 +54,7 @@ NETS: dict[str, list[Layer]] = {
         *(_FLATTEN, *_dense(1000, 500, 250), Layer("dense", 30)),
         *(*_dense(250, 500, 1000), Layer("dense", 784, activation="sigmoid")),
     ],
-    # Each step binarises the images anew; the loss is the negative ELBO.
+    # Each step binarises the images again; the loss is the negative ELBO.
     "vae": [
         *(_FLATTEN, *_dense(200, 200, activation="tanh"), Layer("dense", 100)),
         *(Layer("sample", 50), *_dense(200, 200, activation="tanh"), Layer("dense", 784)),

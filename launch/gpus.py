@@ -22,7 +22,7 @@ def environments(trainer_flags: list[str], flag: str, count: int) -> list[dict[s
 
 
 def visible_gpus() -> list[str]:
-    """Returns the GPUs named in CUDA_VISIBLE_DEVICES or, if it is unset, the numbers of all."""
+    """Returns the GPUs named in CUDA_VISIBLE_DEVICES or, if it is unset, the indices of all."""
     allowed = os.environ.get("CUDA_VISIBLE_DEVICES")
     if allowed is not None:
         names = [name.strip() for name in allowed.split(",")]

@@ -65,8 +65,8 @@ def supervise(
     to every process, and no process is started after the first.
 
     Returns the exit status of each job that was started: 0 where all stages finished, 2 where a
-    process was refused, otherwise that of the first process that crashed, else 75. A signal that
-    ended a process counts as 128 plus its number, as in a shell.
+    process was refused, otherwise the status of the first process that crashed, else 75. A signal
+    that ended a process counts as 128 plus its number, as in a shell.
     """
     waiting = collections.deque(jobs)
     free = list(environments)

@@ -223,7 +223,7 @@ def _layer_settings(
 
 
 def _unbounded_settings(model: ConfigDict) -> dict[str, Any]:
-    """Returns the settings with which a kind takes numbers outside [0, 1]."""
+    """Returns the settings with which a kind takes values outside [0, 1]."""
     settings = kind_settings(model.name).for_vectors or {}
     return {f"model.{key}": value for key, value in settings.items()}
 
@@ -276,7 +276,7 @@ def _sklearn_errors() -> Iterator[None]:
 def _global_state_kept() -> Iterator[None]:
     """Restores the random states of Python and NumPy; drops TensorFlow's warnings on retracing.
 
-    Each fit has to trace its functions anew.
+    Each fit has to trace its functions again.
     """
     python_state, numpy_state = random.getstate(), np.random.get_state()
     logger = tf.get_logger()

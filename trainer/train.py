@@ -34,7 +34,7 @@ def train(
 ) -> dict[str, float]:
     """Trains the autoencoder of a config in a workdir, from the newest checkpoint if there is one.
 
-    The data are those of the config or, with data.name='memory', the `vectors` [N, D]. The
+    The data come from the config or, with data.name='memory', are the `vectors` [N, D]. The
     start-up counts from `began_seconds` of the monotonic clock, or from now.
 
     Returns the validation losses at the last step, or at the step where the model converged.

@@ -65,7 +65,7 @@ def main(argv: list[str]) -> None:
 def check(
     plan: Plan, found: dict[str, Any], cards: list[dict[str, str]], described: Outcome
 ) -> list[Section]:
-    """Runs the checks, those of correctness first; returns a section for each."""
+    """Runs the checks, correctness first; returns a section for each."""
     about = guarded("Machine", lambda section: machine.fill(section, found, cards))
     if not about.succeeded(described) or found["refusal"]:
         return [about]

@@ -2,7 +2,7 @@
 
 Each module has `measure(way, net, batch_size, seconds)`, images per second without compilation. All
 train with Adam on the same images in memory. The loss is the squared error; for the vae it is the
-negative ELBO of images that each step binarises anew, where the other frameworks take the grey
+negative ELBO of images that each step binarises again, where the other frameworks take the grey
 levels as targets, at no higher cost. All compute in float32, on a GPU without TF32.
 """
 

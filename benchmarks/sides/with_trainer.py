@@ -100,7 +100,7 @@ class Training:
         return losses
 
     def warm_up(self) -> None:
-        """Compiles, and trains until the calls are as long as those of a long training."""
+        """Compiles, and trains until the calls are as long as in a long training."""
         self.call()  # compiles, and therefore plans a short call
         self.call()
         while not self._has_full_calls:

@@ -121,7 +121,7 @@ class Data(Group):
 class ModelSettings(Group):
     """Declares the keys of every kind of autoencoder; the `Settings` of a kind add its own."""
 
-    # Settings with which the kind takes vectors of any numbers; None: the kind takes only images.
+    # Settings with which the kind takes vectors of any values; None: the kind takes only images.
     for_vectors: ClassVar[Mapping[str, Any] | None] = {}
 
     name: str = key("dense", "Kind of autoencoder: the name of a package in trainer/models.")

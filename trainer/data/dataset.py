@@ -86,7 +86,7 @@ class Dataset:
     scaling: Scaling | None = None  # of standardised vectors
     feature_names: tuple[str, ...] = ()  # the columns of a table
     class_names: tuple[str, ...] = ()  # by label, if the source names its classes
-    fill: np.ndarray | None = None  # float64 [D], imputed for missing numbers of a table
+    fill: np.ndarray | None = None  # float64 [D], imputed for missing values of a table
 
     @property
     def image_shape(self) -> tuple[int, ...]:
@@ -137,5 +137,5 @@ def scaling_of(inputs: Mapping[str, list]) -> Scaling | None:
 
 
 def fill_in(vectors: np.ndarray, fill: np.ndarray) -> None:
-    """Replaces the missing numbers, NaN, of vectors [..., D] by `fill` [D], in place."""
+    """Replaces the missing values, NaN, of vectors [..., D] by `fill` [D], in place."""
     np.copyto(vectors, fill.astype(np.float32), where=np.isnan(vectors))

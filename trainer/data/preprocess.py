@@ -90,7 +90,7 @@ def _binarise(split: Split, split_name: str, name: str) -> Split:
 
 
 def _impute(splits: tuple[Split, ...], feature_names: tuple[str, ...], how: str) -> np.ndarray:
-    """Replaces missing numbers, NaN, by the feature's mean or median in the training split.
+    """Replaces missing values, NaN, by the feature's mean or median in the training split.
 
     scikit-learn's SimpleImputer would sum float32 numbers in float32: around 1e6, the mean of
     20,000 numbers is wrong by 200.

@@ -108,7 +108,7 @@ def compute_on(device: str) -> None:
     """Computes an elementwise operation, a product, a convolution and a compiled training step.
 
     Raises:
-      ArithmeticError: the device computes other numbers than NumPy.
+      ArithmeticError: the device computes other values than NumPy.
     """
     random = np.random.default_rng(0)
     images = random.random((_BATCH, _INPUTS), np.float32)

@@ -26,7 +26,7 @@ _PLOTTED = ("pca_mse", "probe_accuracy", "pca_probe_accuracy", "knn_accuracy")  
 
 @dataclasses.dataclass(frozen=True)
 class ComparedRun:
-    """Describes a run by its config, log and metrics; missing numbers are NaN."""
+    """Describes a run by its config, log and metrics; missing values are NaN."""
 
     workdir: Path
     name: str  # the path from the nearest folder that holds all runs
@@ -48,7 +48,7 @@ class ComparedRun:
 def find(names: Sequence[str]) -> tuple[list[Path], list[Path]]:
     """Returns the workdirs among the named folders and their subfolders, and the other paths.
 
-    The other paths are named files, except those of an earlier comparison, and folders without a
+    The other paths are named files, except an earlier comparison's, and folders without a
     run next to folders with one.
 
     Raises:

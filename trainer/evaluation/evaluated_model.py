@@ -15,14 +15,14 @@ if TYPE_CHECKING:  # trainer.compare reads only columns, and should not wait sec
     from trainer.models.base import Autoencoder
     from trainer.positions import Noise
 
-_MAX_EXACT_PCA = 4096  # numbers in an image; such a covariance is decomposed in seconds
+_MAX_EXACT_PCA = 4096  # values of an image; such a covariance is decomposed in seconds
 
 
 @dataclasses.dataclass(frozen=True)
 class EvaluatedModel:
     """Holds a trained model, its training and test images, and arrays computed on first use.
 
-    Images are float32 [N, H, W, C] in [0, 1], or vectors [N, D] of any numbers.
+    Images are float32 [N, H, W, C] in [0, 1], or vectors [N, D] of any values.
     """
 
     model: "Autoencoder"
@@ -60,7 +60,7 @@ class EvaluatedModel:
 
     @functools.cached_property
     def pca(self) -> "PCA":
-        """Fits PCA to the training images, with as many components as the code has numbers."""
+        """Fits PCA to the training images, with as many components as the code has values."""
         from sklearn.decomposition import PCA
 
         exact = self.train_rows.shape[1] <= _MAX_EXACT_PCA
@@ -76,7 +76,7 @@ class EvaluatedModel:
 
     @property
     def is_undercomplete(self) -> bool:
-        """Returns whether the code has fewer numbers than an image."""
+        """Returns whether the code has fewer values than an image."""
         return self.model.code_size < self.test[0].size
 
     def noise(self, count: int) -> "Noise":

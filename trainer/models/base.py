@@ -26,7 +26,7 @@ class StepContext:
 
 @dataclasses.dataclass(frozen=True)
 class ImageGrid:
-    """Holds images to draw side by side: [N, H, W, C] in [0, 1], or vectors [N, D] of any numbers.
+    """Holds images to draw side by side: [N, H, W, C] in [0, 1], or vectors [N, D] of any values.
 
     The fields are the arguments of `trainer.monitoring.figures.grid`.
     """
@@ -41,7 +41,7 @@ class ImageGrid:
 class Autoencoder(keras.Model):
     """Reconstructs images [B, H, W, C], pixels in [0, 1], from a code [B, K].
 
-    Unless pixels are mentioned, images may be vectors [B, D] of any numbers. `encoder` maps images
+    Unless pixels are mentioned, images may be vectors [B, D] of any values. `encoder` maps images
     to the code, `decoder` maps the code to logits, the reconstruction before the output
     activation; both return float32. A model sees one replica and knows of no other.
     """
@@ -117,7 +117,7 @@ class Autoencoder(keras.Model):
             require_unit_interval("model.output_activation='sigmoid'", lowest, highest, others)
 
     def statistics(self, images: tf.Tensor) -> tf.Tensor | None:
-        """Returns numbers, float32 [B, S], whose means over the global batch a loss term needs.
+        """Returns values, float32 [B, S], whose means over the global batch a loss term needs.
 
         The means arrive as `StepContext.batch_means`, for `means_of_each`. None: they are unused.
         """
@@ -142,7 +142,7 @@ class Autoencoder(keras.Model):
         return False
 
     def manifold(self) -> ImageGrid | None:
-        """Returns images of codes spread over a prior of two numbers; None: no such prior."""
+        """Returns images of codes spread over a prior of two values; None: no such prior."""
         return None
 
     def filters(self) -> ImageGrid | None:

@@ -32,7 +32,7 @@ class TrainedModel:
     model: Autoencoder
     scaling: data.Scaling | None  # from the user's units to the model's inputs
     feature_names: tuple[str, ...]  # the columns of a table, in the model's order
-    fill: np.ndarray | None  # float64 [D], replaces missing numbers, in the user's units
+    fill: np.ndarray | None  # float64 [D], replaces missing values, in the user's units
 
     @property
     def config(self) -> Config:

@@ -104,7 +104,7 @@ def check_config(workdir: Path, config: Config) -> Run | None:
 
 
 def installed_versions() -> dict[str, str]:
-    """Returns the versions of Python and of the packages that a run's numbers depend on."""
+    """Returns the versions of Python and of the packages that a run's results depend on."""
     packages = {name: importlib.metadata.version(name) for name in _PACKAGES}
     return packages | {"python": platform.python_version()}
 

@@ -127,7 +127,7 @@ def write_saved_model(
       encoder: see `plain_keras.encoder`.
       decoder: see `plain_keras.decoder`.
       model: gives the prior.
-      seed: of the samples; with the run's seed they are those of `trainer.sample`.
+      seed: of the samples; the run's seed gives the samples of `trainer.sample`.
     """
     rows = plain_keras.input_name(model)
     inputs, codes = (

@@ -49,7 +49,7 @@ class TrainingData:
     feature_names: tuple[str, ...] = ()  # of a table's columns, in the model's order
     label_column: str = ""
     drop_columns: tuple[str, ...] = ()
-    fill: np.ndarray | None = None  # float64 [D], replaces a table's missing numbers
+    fill: np.ndarray | None = None  # float64 [D], replaces a table's missing values
 
 
 @dataclasses.dataclass(frozen=True)

@@ -23,7 +23,7 @@ class Request(Generic[_Settings]):
 
     settings: _Settings
     allowed_bytes: float = float("inf")  # of the host's memory
-    folder: str | None = None  # of TFDS; None: that of TFDS_DATA_DIR
+    folder: str | None = None  # of TFDS; None: TFDS_DATA_DIR
     vectors: np.ndarray | None = None  # of the source "memory"
 
     @property
@@ -40,7 +40,7 @@ class Splits:
     test: Split | None = None  # None: some training examples become the test split
     feature_names: tuple[str, ...] = ()
     class_names: tuple[str, ...] = ()
-    impute: str = ""  # the statistic that replaces missing numbers, "mean" or "median"
+    impute: str = ""  # the statistic that replaces missing values, "mean" or "median"
 
 
 class Source(Protocol):

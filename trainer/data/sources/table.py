@@ -37,7 +37,7 @@ class Settings(Data):
 
 
 def read(request: Request[Settings]) -> Splits:
-    """Reads table:FILE, or table:TRAIN,TEST; missing numbers are NaN if they will be imputed."""
+    """Reads table:FILE, or table:TRAIN,TEST; missing values are NaN if they will be imputed."""
     from trainer.data.files import tables
 
     settings, files = request.settings, request.argument.split(",")

@@ -33,7 +33,7 @@ def reconstruction_metrics(images: np.ndarray, rebuilt: np.ndarray) -> dict[str,
     `mse` is the mean squared error of all pixels; `psnr_db` the mean over the images of
     10 log10(1 / mse of the image); `ssim` the mean structural similarity (Wang et al. 2004) and
     `bce` the mean binary cross-entropy of a pixel in nats, both with reconstructions cut to [0, 1].
-    Vectors [N, D] have no `psnr_db` and no `ssim`, and a `bce` only if all numbers lie in [0, 1].
+    Vectors [N, D] have no `psnr_db` and no `ssim`, and a `bce` only if all values lie in [0, 1].
     """
     errors = squared_errors(images, rebuilt)
     cut = np.clip(rebuilt, 0, 1)
@@ -53,7 +53,7 @@ def squared_errors(images: np.ndarray, rebuilt: np.ndarray) -> np.ndarray:
 
 
 def in_unit_interval(rows: np.ndarray) -> bool:
-    """Returns whether all numbers lie in [0, 1], as pixels do."""
+    """Returns whether all values lie in [0, 1], as pixels do."""
     return bool(rows.min() >= 0 and rows.max() <= 1)
 
 

@@ -17,7 +17,7 @@ def applies(evaluated: EvaluatedModel) -> bool:
 
 
 def measure(evaluated: EvaluatedModel) -> Result:
-    """Draws `prior_samples`, `interpolations` and, for a code of two numbers, `manifold`.
+    """Draws `prior_samples`, `interpolations` and, for a code of two values, `manifold`.
 
     Each row of the interpolations leads from one test image to another by equal steps between the
     two codes.

@@ -1,4 +1,4 @@
-"""Measures how much the features tell that the code selects from an image."""
+"""Measures how well the selected features predict images and labels."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ _TREES = 50  # as Abid et al. 2019
 
 
 def applies(evaluated: EvaluatedModel) -> bool:
-    """Returns whether the code selects numbers of the image."""
+    """Returns whether the code is a subset of the image's values."""
     return hasattr(evaluated.model, "selected_pixels")
 
 

@@ -1,7 +1,7 @@
 """The concrete autoencoder: the code is k of the image's own pixels (Abid et al. 2019).
 
-The model has k selectors over the D numbers of an image, and a dense decoder of the selected
-numbers. In training selector j takes the mixture of pixels m_j = softmax((logits_j + Gumbel) / T),
+The model has k selectors over the D values of an image, and a dense decoder of the selected
+values. In training selector j takes the mixture of pixels m_j = softmax((logits_j + Gumbel) / T),
 a sample of the concrete distribution (Maddison et al. 2017, Jang et al. 2017), while T falls
 exponentially. In the last `settled_share` of the steps, in evaluation and in `encode`, each
 selector takes one pixel, by `distinct_choice` of the logits: k pixels, no two the same, from which

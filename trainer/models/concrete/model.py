@@ -115,7 +115,7 @@ class Model(base.Autoencoder):
 
 
 class Selectors(layers.Layer):
-    """Selects k numbers of each row [B, D] by the largest logits, [B, k].
+    """Selects k values of each row [B, D] by the largest logits, [B, k].
 
     The logits are `rate` times the weights. The length of Adam's steps does not depend on the scale
     of the gradient, so the logits learn at `rate` times the decoder's learning rate. The initial

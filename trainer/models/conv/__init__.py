@@ -1,6 +1,6 @@
 """The article's convolutional autoencoder, with max-pooling and up-sampling.
 
-The code is ceil(H/4) x ceil(W/4) x code_channels; images of 28x28x1 give 7x7x1 = 49 numbers.
+The code is ceil(H/4) x ceil(W/4) x code_channels; images of 28x28x1 give 7x7x1 = 49 values.
 """
 
 import dataclasses

@@ -129,7 +129,7 @@ class Model(base.Autoencoder):
         return reconstruction, kl_nats(mean, log_variance), mean
 
     def manifold(self) -> base.ImageGrid | None:
-        """Returns the images of a code of two numbers at quantiles of the prior.
+        """Returns the images of a code of two values at quantiles of the prior.
 
         The quantiles are evenly spread in probability. None: the code has another size.
         """
