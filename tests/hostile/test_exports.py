@@ -10,8 +10,6 @@ from tests.hostile.corpus import few_or_many, try_many
 from trainer import models
 from trainer.serving import export, plain_keras
 
-SHAPE = (5, 4, 1)
-VECTORS = (5,)
 CODE = 3
 ROWS = st.integers(0, 3)
 SIDES = st.lists(st.sampled_from([0, 1, 3, 4, 5]), max_size=4)
@@ -19,22 +17,18 @@ TYPES = ["uint8", "int8", "int32", "int64", "float32", "float64", "bool", "compl
 REFUSALS = (TypeError, ValueError, tf.errors.InvalidArgumentError)
 
 
-@pytest.fixture(scope="module", params=[SHAPE, VECTORS], ids=["images", "vectors"])
-def exported(request, tmp_path_factory):
-    """The shape of a tiny model's examples and the functions of its SavedModel."""
-    settings = settings_of("dense", code_size=CODE, hidden_units=(4,))
-    model = models.create(request.param, settings)
-    dtype = "uint8" if request.param == SHAPE else "float32"
-    networks = plain_keras.encoder(model, None, dtype), plain_keras.decoder(model, None)
-    path = tmp_path_factory.mktemp("export") / "saved_model"
-    export.write_saved_model(path, *networks, model, seed=0)
-    loaded = tf.saved_model.load(str(path))
-    return request.param, dtype, {name: loaded.signatures[name] for name in loaded.signatures}
-
-
+@pytest.mark.parametrize(("shape", "dtype"), [((5, 4, 1), "uint8"), ((5,), "float32")])
 @few_or_many(600)
-def test_a_signature_takes_what_it_says_and_raises_at_all_else(exported, examples):
-    shape, dtype, functions = exported
+def test_a_signature_takes_what_it_says_and_raises_at_all_else(tmp_path, shape, dtype, examples):
+    model = models.create(shape, settings_of("dense", code_size=CODE, hidden_units=(4,)))
+    networks = plain_keras.encoder(model, None, dtype), plain_keras.decoder(model, None)
+    export.write_saved_model(tmp_path / "saved_model", *networks, model, seed=0)
+    loaded = tf.saved_model.load(str(tmp_path / "saved_model"))
+    functions = {name: loaded.signatures[name] for name in loaded.signatures}
+    for given in ({}, {"x": tf.zeros((1, 5))}):  # no argument, or one of another name
+        with pytest.raises(TypeError):
+            functions["encode"](**given)
+
     right = st.tuples(ROWS.map(lambda rows: (rows, *shape)), st.just(dtype))
     right_codes = st.tuples(ROWS.map(lambda rows: (rows, CODE)), st.just("float32"))
     any_shape = SIDES.map(tuple) | ROWS.map(lambda rows: (rows, *shape))
@@ -59,10 +53,3 @@ def test_a_signature_takes_what_it_says_and_raises_at_all_else(exported, example
     fillers = st.sampled_from([0, 1, 255, -1, 0.5, 1e30, float("nan"), float("inf")])
     with np.errstate(all="ignore"):
         try_many(examples, st.tuples(st.sampled_from(sorted(takes)), anything, fillers), meet)
-
-
-def test_an_argument_of_another_name_or_none_is_refused(exported):
-    *_, functions = exported
-    for given in ({}, {"x": tf.zeros((1, 5))}):
-        with pytest.raises(TypeError):
-            functions["encode"](**given)

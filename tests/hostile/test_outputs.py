@@ -17,6 +17,7 @@ PART = TEXTS | st.sampled_from(
 )
 UPWARDS = ["../../a", "../../../secret", "a/../../../b", "/tmp/a", "a\0.png", "..x"]
 NAMES = st.lists(PART, min_size=1, max_size=3).map("/".join) | st.sampled_from(UPWARDS)
+IMAGES = np.zeros((2, 2, 2, 1), np.float32)
 
 
 def everything(folder):
@@ -36,11 +37,8 @@ def test_an_image_of_any_name_stays_in_its_folder(tmp_path, examples):
             images = np.zeros((len(files), 2, 2, 1), np.float32)
             write({"images": images, "files": np.array(files, object)})
         for path in sorted(output.rglob("*"), reverse=True):
-            if not path.is_dir():
-                assert path.suffix == ".png"
-                path.unlink()
-            else:
-                path.rmdir()
+            assert path.is_dir() or path.suffix == ".png"
+            path.rmdir() if path.is_dir() else path.unlink()
         if output.exists():
             output.rmdir()
         assert everything(tmp_path) == before
@@ -51,33 +49,29 @@ def test_an_image_of_any_name_stays_in_its_folder(tmp_path, examples):
 @pytest.mark.parametrize("suffix", ["", ".npz", ".csv"])
 def test_an_output_that_is_a_link_is_replaced_and_not_followed(tmp_path, suffix):
     elsewhere = tmp_path / f"elsewhere{suffix}"
-    if suffix:
-        elsewhere.write_text("before")
-    else:
+    if not suffix:
         elsewhere.mkdir()
-        (elsewhere / "kept.png").write_text("before")
+    (elsewhere if suffix else elsewhere / "kept.png").write_text("before")
     before = everything(tmp_path)
     link = tmp_path / f"out{suffix}"
     link.symlink_to(elsewhere)
     paths.check_input_and_output("test", str(link), overwrite=True)
     with writers.create(str(link)) as write:
-        rows = np.zeros((1, 2), np.float32) if suffix else np.zeros((1, 2, 2, 1), np.float32)
-        write({"images": rows})
+        write({"images": IMAGES[:, 0, :, 0] if suffix else IMAGES})
     assert not link.is_symlink()
     assert {path: held for path, held in everything(tmp_path).items() if path in before} == before
 
 
 def test_a_link_inside_an_output_of_images_is_replaced_and_not_followed(tmp_path):
-    (tmp_path / "elsewhere").mkdir()
-    (tmp_path / "elsewhere" / "00000000.png").write_text("before")
-    output = tmp_path / "out"
+    elsewhere, output = tmp_path / "elsewhere", tmp_path / "out"
+    elsewhere.mkdir()
+    (elsewhere / "00000000.png").write_text("before")
     output.mkdir()
-    (output / "00000000.png").symlink_to(tmp_path / "elsewhere" / "00000000.png")
-    (output / "linked").symlink_to(tmp_path / "elsewhere")
+    (output / "00000000.png").symlink_to(elsewhere / "00000000.png")
+    (output / "linked").symlink_to(elsewhere)
     with writers.create(str(output)) as write:
-        files = np.array(["00000000", "linked/00000000"])
-        write({"images": np.zeros((2, 2, 2, 1), np.float32), "files": files})
-    assert (tmp_path / "elsewhere" / "00000000.png").read_text() == "before"
+        write({"images": IMAGES, "files": np.array(["00000000", "linked/00000000"])})
+    assert (elsewhere / "00000000.png").read_text() == "before"
     assert not (output / "linked").is_symlink()
 
 
