@@ -10,25 +10,27 @@ import shutil
 import threading
 import urllib.request
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from tensorflow_datasets.image_classification import mnist
 
-from tests.runs import final_state
+from tests.data.conftest import sizes_of, splits_of
+from tests.runs import assert_same_bits
 from tests.tiny_colour import TinyColour
 from trainer import data
 from trainer.config import make_data
 from trainer.data.dataset import Records
 from trainer.data.describe import prepare
 from trainer.data.files import idx, tfds_prepare
-from trainer.errors import UserError
 from trainer.train import train
 
 ROOT = Path(__file__).parents[2]
 SHARED = ROOT.parent / "shared" / "data"
 COUNTS = {"train": 40, "t10k": 10}
 COLOUR = {"image_size": 6, "validation_fraction": 0.25}
+IN_FILES: list[dict[str, Any]] = [{"placement": "records"}, {"memory_gib": 1e-6}]
 
 
 def idx_file(array):
@@ -36,81 +38,78 @@ def idx_file(array):
     return header + array.tobytes()
 
 
-@functools.cache
-def tiny_mnist():
-    """Files like MNIST's, of noise, by their names."""
-    generator = np.random.default_rng(0)
-    files = {}
-    for split, count in COUNTS.items():
-        images = generator.integers(0, 256, (count, 28, 28), np.uint8)
-        files[f"{split}-images-idx3-ubyte"] = idx_file(images)
-        files[f"{split}-labels-idx1-ubyte"] = idx_file(images[:, 0, 0] % 10)
-    return files
-
-
-def originals():
-    return {
-        name: idx.Original(len(content), hashlib.sha256(content).hexdigest())
-        for name, content in tiny_mnist().items()
-    }
+TINY_MNIST = {}  # files like MNIST's, of noise, by their names
+for split, count in COUNTS.items():
+    noise = np.random.default_rng(count).integers(0, 256, (count, 28, 28), np.uint8)
+    TINY_MNIST[f"{split}-images-idx3-ubyte"] = idx_file(noise)
+    TINY_MNIST[f"{split}-labels-idx1-ubyte"] = idx_file(noise[:, 0, 0] % 10)
+ORIGINALS = {
+    name: idx.Original(len(content), hashlib.sha256(content).hexdigest())
+    for name, content in TINY_MNIST.items()
+}
 
 
 @pytest.fixture
 def files(tmp_path):
     """The folder of the four files, two of them gzipped."""
-    folder = tmp_path / "files"
-    folder.mkdir()
-    for name, content in tiny_mnist().items():
-        if "images" in name:
-            (folder / f"{name}.gz").write_bytes(gzip.compress(content))
-        else:
-            (folder / name).write_bytes(content)
-    return folder
+    for name, content in TINY_MNIST.items():
+        path = tmp_path / "files" / (f"{name}.gz" if "images" in name else name)
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(gzip.compress(content) if "images" in name else content)
+    return path.parent
+
+
+@pytest.fixture
+def in_array_records(prepared, monkeypatch):
+    """Has TFDS find the tiny data set in files that are read by index."""
+    monkeypatch.setenv("TFDS_DATA_DIR", str(prepared["array_record"]))
 
 
 @pytest.fixture
 def of_tiny_mnist(monkeypatch):
     """Has the trainer and TFDS expect the tiny files in place of MNIST's."""
-    monkeypatch.setattr(idx, "read", functools.partial(idx.read, originals=originals()))
+    monkeypatch.setattr(idx, "read", functools.partial(idx.read, originals=ORIGINALS))
     monkeypatch.setattr(mnist, "_TRAIN_EXAMPLES", COUNTS["train"])
     monkeypatch.setattr(mnist, "_TEST_EXAMPLES", COUNTS["t10k"])
 
 
-def test_the_four_files_of_mnist_are_read_gzipped_or_not(files):
-    assert idx.read(files, originals()) == tiny_mnist()
-
-
-PACKED, PLAIN = "train-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte"
-
-
-@pytest.mark.parametrize(
-    ("name", "damage", "named"),
-    [
-        (PACKED, lambda _: None, "train-images-idx3-ubyte nor"),
-        (PLAIN, lambda content: content[:-1], "17 bytes, unpacked; it must hold 18"),
-        (PLAIN, lambda content: content + b"1", "more bytes, unpacked; it must hold 18"),
-        (PLAIN, lambda content: content[:-1] + b"\xff", "SHA-256"),
-        (PACKED, lambda content: content[:-20], "31,376 bytes"),
-        (PACKED, lambda _: b"<html>", "Not a gzipped file"),
-        (PACKED, lambda content: content[:99] + bytes(99) + content[198:], "cannot be read"),
-    ],
-)
-def test_a_wrong_file_of_mnist_is_refused(files, refused, name, damage, named):
-    content = damage((files / name).read_bytes())
-    if content is None:
-        (files / name).unlink()
-    else:
-        (files / name).write_bytes(content)
-    line = refused(idx.read, files, originals())
-    assert named in line
-    assert name in line
+def test_the_four_files_of_mnist_are_read_gzipped_or_not_and_refused_if_wrong(files, refused):
+    assert idx.read(files, ORIGINALS) == TINY_MNIST
+    packed, plain = files / "train-images-idx3-ubyte.gz", files / "t10k-labels-idx1-ubyte"
+    images, labels = packed.read_bytes(), plain.read_bytes()
+    for path, damaged, named in (
+        (plain, labels[:-1], "17 bytes, unpacked; it must hold 18"),
+        (plain, labels + b"1", "more bytes, unpacked; it must hold 18"),
+        (plain, labels[:-1] + b"\xff", "SHA-256"),
+        (plain, labels, ""),
+        (packed, images[:-20], "31,376 bytes"),
+        (packed, b"<html>", "Not a gzipped file"),
+        (packed, images[:99] + bytes(99) + images[198:], "cannot be read"),
+    ):
+        path.write_bytes(damaged)
+        if named:
+            line = refused(idx.read, files, ORIGINALS)
+            assert named in line
+            assert str(path) in line
+    packed.unlink()
+    assert "train-images-idx3-ubyte nor" in refused(idx.read, files, ORIGINALS)
 
 
 @pytest.mark.usefixtures("of_tiny_mnist")
 @pytest.mark.parametrize("placement", ["auto", "records"])
-def test_mnist_is_prepared_from_its_files_once(files, tmp_path, placement):
+def test_mnist_is_prepared_from_its_files_once_and_never_in_part(
+    files, tmp_path, refused, monkeypatch, placement
+):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
     folder = tmp_path / "data"
     settings = make_data("mnist", placement=placement)
+    with monkeypatch.context() as patch:
+        patch.setattr(mnist, "_extract_mnist_labels", full)
+        assert "No space left" in refused(prepare, settings, str(folder), from_idx=str(files))
+    assert not list(folder.glob("mnist/*"))
+
     description = prepare(settings, str(folder), from_idx=str(files))
     rows = {line[:12].strip(): line[13:] for line in description.splitlines()}
     assert rows["data set"] == "mnist 3.0.1, prepared"
@@ -118,14 +117,12 @@ def test_mnist_is_prepared_from_its_files_once(files, tmp_path, placement):
     assert rows["images"] == "28x28x1"
     assert rows["to use it"] == f"TFDS_DATA_DIR={folder}"
     assert sorted(path.name for path in folder.iterdir()) == [".mnist.lock", "mnist"]
-
     dataset = data.load(settings, folder=str(folder))
     assert rows["fingerprint"] == dataset.fingerprint()
     images, labels = dataset.test.read()
-    expected = np.frombuffer(tiny_mnist()["t10k-images-idx3-ubyte"][16:], np.uint8)
-    assert {image.tobytes() for image in images} == {
-        image.tobytes() for image in expected.reshape(10, 28, 28)
-    }
+    expected = np.frombuffer(TINY_MNIST["t10k-images-idx3-ubyte"][16:], np.uint8)
+    stored = {image.tobytes() for image in expected.reshape(10, 28, 28)}
+    assert {image.tobytes() for image in images} == stored
     np.testing.assert_array_equal(labels, images[:, 0, 0, 0] % 10)
 
     # Again, as in a folder that nothing may be written to: neither files nor lock are needed.
@@ -135,75 +132,45 @@ def test_mnist_is_prepared_from_its_files_once(files, tmp_path, placement):
     assert [path.name for path in folder.iterdir()] == ["mnist"]
 
 
-@pytest.mark.usefixtures("of_tiny_mnist")
-def test_a_preparation_that_breaks_off_leaves_nothing_and_can_be_repeated(
-    files, tmp_path, refused, monkeypatch
-):
-    def full(*_):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    arguments = (make_data("mnist"), str(tmp_path / "data"))
-    with monkeypatch.context() as patch:
-        patch.setattr(mnist, "_extract_mnist_labels", full)
-        assert "No space left" in refused(prepare, *arguments, from_idx=str(files))
-    assert not list((tmp_path / "data").glob("mnist/*"))
-    assert "prepared" in prepare(*arguments, from_idx=str(files))
-
-
-@pytest.mark.parametrize("left", [{}, {"dataset_info.json": '{"name": "mn'}])
-def test_a_part_of_a_data_set_is_refused(tmp_path, refused, left):
+def test_a_part_of_a_data_set_is_refused(tmp_path, refused):
     folder = tmp_path / "mnist" / "3.0.1"
     folder.mkdir(parents=True)
-    for name, text in left.items():
-        (folder / name).write_text(text)
-    line = refused(tfds_prepare.find, "mnist", str(tmp_path))
-    assert "dataset_info.json" in line
-    assert "prepare" in line
+    for text in (None, '{"name": "mn'):
+        if text:
+            (folder / "dataset_info.json").write_text(text)
+        line = refused(tfds_prepare.find, "mnist", str(tmp_path))
+        assert "dataset_info.json" in line
+        assert "prepare" in line
 
 
-@pytest.mark.parametrize(
-    ("name", "flags", "named"),
-    [
-        ("digits", {}, "--data_dir is not allowed with 'digits'"),
+def test_what_cannot_be_prepared_is_refused_at_once(tmp_path, refused):
+    for name, flags, named in (
         ("fashion_mnist", {"from_idx": "files"}, "from_idx='files'"),
         ("ag_news_subset", {}, "ag_news_subset holds no images"),
-    ],
-)
-def test_what_cannot_be_prepared_is_refused_at_once(tmp_path, refused, name, flags, named):
-    assert named in refused(prepare, make_data(name), str(tmp_path / "data"), **flags)
-    assert not (tmp_path / "data").exists()
+    ):
+        assert named in refused(prepare, make_data(name), str(tmp_path / "data"), **flags)
+        assert not (tmp_path / "data").exists()
 
 
-def test_images_of_many_sizes_are_resized_and_a_test_split_is_cut(tfds_folder, load):
-    tfds_folder("tfrecord")
+def test_images_of_many_sizes_are_resized_and_a_test_split_is_cut(
+    prepared, load, refused, monkeypatch
+):
+    monkeypatch.setenv("TFDS_DATA_DIR", str(prepared["tfrecord"]))
     colour = load("tiny_colour", **COLOUR)
     assert colour.image_shape == (6, 6, 3)
-    splits = (colour.train, colour.validation, colour.test)
-    assert [len(split) for split in splits] == [12, 4, 4]
-    for split in splits:
+    assert sizes_of(colour) == [12, 4, 4]
+    for split in splits_of(colour):
         np.testing.assert_array_equal(split.images[:, 0, 0, 0], 10 * split.labels)
 
-
-@pytest.mark.parametrize(
-    ("settings", "named"),
-    [
-        ({}, "set data.image_size"),
-        (COLOUR | {"placement": "records"}, "--dataset=tiny_colour --records"),
-        (COLOUR | {"memory_gib": 1e-6}, "--dataset=tiny_colour --records"),
-    ],
-)
-def test_settings_that_a_data_set_cannot_have_are_refused(
-    tfds_folder, load, refused, settings, named
-):
-    tfds_folder("tfrecord")
-    assert named in refused(load, "tiny_colour", **settings)
+    assert "set data.image_size" in refused(load, "tiny_colour")
+    for settings in IN_FILES:  # TFRecord files cannot be read by index
+        line = refused(load, "tiny_colour", **COLOUR, **settings)
+        assert "--dataset=tiny_colour --records" in line
 
 
-@pytest.mark.parametrize("settings", [{"placement": "records"}, {"memory_gib": 1e-6}])
-def test_a_set_larger_than_the_memory_stays_in_its_files_and_is_the_same(
-    tfds_folder, load, settings
-):
-    tfds_folder("array_record")
+@pytest.mark.parametrize("settings", IN_FILES)
+@pytest.mark.usefixtures("in_array_records")
+def test_a_set_larger_than_the_memory_stays_in_its_files_and_is_the_same(load, refused, settings):
     memory, files = load("tiny_colour", **COLOUR), load("tiny_colour", **COLOUR, **settings)
     assert isinstance(memory.train.images, np.ndarray)
     assert isinstance(files.train.images, Records)
@@ -215,25 +182,18 @@ def test_a_set_larger_than_the_memory_stays_in_its_files_and_is_the_same(
         assert ours.images.shape == theirs.images.shape
         for read, expected in zip(ours.read(max_rows=3), theirs.read(max_rows=3), strict=True):
             np.testing.assert_array_equal(read, expected)
+    line = refused(load, "tiny_colour", **COLOUR, **settings, binarise=True)
+    assert "'tiny_colour' stays in its files" in line
 
 
-def test_images_in_files_are_not_binarised(tfds_folder, load, refused):
-    tfds_folder("array_record")
-    keys = COLOUR | {"placement": "records", "binarise": True}
-    assert "'tiny_colour' stays in its files" in refused(load, "tiny_colour", **keys)
-
-
-def test_training_from_files_is_the_same_bits(tfds_folder, digits_config, tmp_path):
-    tfds_folder("array_record")
+@pytest.mark.usefixtures("in_array_records")
+def test_training_from_files_is_the_same_bits(digits_config, tmp_path):
     digits_config.data.update({"name": "tiny_colour", **COLOUR})
-    digits_config.update({"batch_size": 4, "num_epochs": 5.0})
-    states = []
+    digits_config.update({"batch_size": 4, "num_epochs": 2.0, "figures": False})
     for placement in ("device", "records"):
         digits_config.data.placement = placement
         train(digits_config, str(tmp_path / placement))
-        _, state = final_state(tmp_path / placement)
-        states.append({path: array.tobytes() for path, array in state.items()})
-    assert states[0] == states[1]
+    assert_same_bits(tmp_path / "device", tmp_path / "records")
 
 
 def test_a_server_that_is_out_of_reach_is_not_waited_for(tmp_path, refused, monkeypatch):
@@ -271,13 +231,10 @@ def test_a_process_waits_for_another_and_does_not_prepare_again(
     assert tfds_prepare.is_prepared(tfds_prepare.find(name, str(tmp_path)))
 
 
-def test_a_folder_that_cannot_be_locked_or_written_is_refused(tmp_path, refused, monkeypatch):
+def test_a_folder_that_cannot_be_locked_is_refused(tmp_path, refused, monkeypatch):
     def refuse(*_):
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
-    (tmp_path / "file").touch()
-    line = refused(tfds_prepare.download, "tiny_colour", str(tmp_path / "file"))
-    assert "cannot be written" in line
     monkeypatch.setattr(fcntl, "flock", refuse)
     line = refused(tfds_prepare.download, "tiny_colour", str(tmp_path))
     assert "cannot be locked" in line
@@ -291,11 +248,3 @@ def test_mnist_from_its_files_is_what_tfds_makes_of_it(tmp_path):
     description = prepare(settings, str(tmp_path), from_idx=str(SHARED / "idx"))
     theirs = data.load(settings, folder=str(SHARED / "tfds"))
     assert f"fingerprint  {theirs.fingerprint()}" in description
-
-
-def test_a_damaged_data_set_names_its_folder(tfds_folder, load):
-    folder = tfds_folder("tfrecord")
-    for path in folder.rglob("*.tfrecord*"):
-        path.write_bytes(path.read_bytes()[:100])
-    with pytest.raises(UserError, match=rf"{folder}.* cannot be read .*; delete that folder"):
-        load("tiny_colour", **COLOUR)
