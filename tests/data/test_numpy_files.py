@@ -6,29 +6,26 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.data.conftest import FEATURES, vectors
 from trainer.data.dataset import to_unit
 from trainer.data.files import numpy_files
-from trainer.errors import UserError
 
-FEATURES = 6
 ALL = float("inf")  # allowed bytes
+ROWS = vectors(20)
+TOO_LARGE = vectors(5020)
+TOO_LARGE[5007, 3] = 1e39
 
 
-def vectors(count=20, seed=0):
-    return np.random.default_rng(seed).normal(5, 3, (count, FEATURES))
+@pytest.fixture
+def save(save):
+    return lambda **arrays: Path(save(**arrays).removeprefix("arrays:"))
 
 
-def with_one(value):
-    rows = vectors()
-    rows[7, 3] = value
-    return rows
+def read(path, allowed_bytes=ALL):
+    return numpy_files.read(path, allowed_bytes)
 
 
-def read(name, allowed_bytes=ALL):
-    return numpy_files.read(Path(name.removeprefix("arrays:")), allowed_bytes)
-
-
-@pytest.mark.parametrize("dtype", ["float16", "float64", ">f4", "int64", "uint8", "bool"])
+@pytest.mark.parametrize("dtype", [">f4", "int64", "bool"])
 def test_vectors_are_taken_as_the_numbers_that_they_are(save, dtype):
     raw = np.random.default_rng(0).integers(0, 200, (5000, FEATURES)).astype(dtype)
     arrays = read(save(train=raw, test=np.asfortranarray(raw[:10])))
@@ -38,16 +35,6 @@ def test_vectors_are_taken_as_the_numbers_that_they_are(save, dtype):
     # TensorFlow can share the memory.
     assert arrays["train"].ctypes.data % 64 == 0
     assert arrays["train"].flags.writeable
-
-
-def test_an_npy_file_holds_the_training_examples(tmp_path, save):
-    np.save(tmp_path / "rows.npy", vectors())
-    np.save(tmp_path / "columns.npy", np.asfortranarray(vectors()))
-    expected = read(save(train=vectors()))["train"]
-    for name in ("rows", "columns"):
-        arrays = read(str(tmp_path / f"{name}.npy"))
-        assert list(arrays) == ["train"]
-        np.testing.assert_array_equal(arrays["train"], expected)
 
 
 def test_images_are_bytes_or_floats_between_0_and_1(save):
@@ -62,94 +49,61 @@ def test_images_are_bytes_or_floats_between_0_and_1(save):
 
 
 @pytest.mark.parametrize("make", [np.ascontiguousarray, np.asfortranarray])
-@pytest.mark.parametrize("write", [np.savez, np.savez_compressed, np.save])
+@pytest.mark.parametrize("write", [np.savez_compressed, np.save])
 def test_blocks_are_the_rows_of_an_array(tmp_path, make, write):
     rows = make(vectors(25).astype(">f8"))
     path = tmp_path / ("own.npy" if write is np.save else "own.npz")
-    write(path, **({"arr": rows} if write is np.save else {"rows": rows}))
+    write(path, **({"arr": rows} if write is np.save else {"train": rows}))
     (stored,) = numpy_files.open_arrays(path).values()
     assert (stored.shape, stored.nbytes) == (rows.shape, rows.nbytes)
     blocks = list(stored.blocks(10, ALL))
     assert [len(block) for block in blocks] == [10, 10, 5]
     assert {block.dtype for block in blocks} == {np.dtype("=f8")}
     np.testing.assert_array_equal(np.concatenate(blocks), rows)
-
-
-def test_an_array_stored_by_columns_must_fit_the_memory_as_a_whole(save, refused):
-    path = Path(save(rows=np.asfortranarray(vectors())).removeprefix("arrays:"))
-    stored = numpy_files.open_arrays(path)["rows"]
-    assert "numpy.ascontiguousarray" in refused(list, stored.blocks(5, stored.nbytes - 1))
+    assert list(read(path)) == ["train"]  # as the array of an .npy file is called
 
 
 @pytest.mark.parametrize(
     ("arrays", "named"),
     [
-        ({"x_train": vectors()}, "'train'; it holds 'x_train'"),
-        ({}, "it holds nothing"),
-        ({"train": vectors(), "labels": [0]}, "holds 'labels'"),
-        ({"train": np.array([[{}]] * 20)}, "'train'"),
+        ({"x_train": ROWS}, "'train'; it holds 'x_train'"),
+        ({"train": ROWS, "labels": [0]}, "holds 'labels'"),
         ({"train": np.array([["a"]] * 20)}, "type <U1"),
-        ({"train": np.ones((20, 2), complex)}, "type complex128"),
-        ({"train": with_one(np.nan)}, "nan in row 7, column 3"),
-        ({"train": vectors(), "test": with_one(-np.inf)}, "-inf in row 7"),
-        ({"train": with_one(1e39)}, "1e+39 in row 7, column 3"),
-        ({"train": np.vstack([vectors(5000), with_one(np.nan)])}, "nan in row 5007"),
-        ({"train": vectors(), "test": vectors(9)[:, 1:]}, "5 numbers, 'train' of 6"),
+        ({"train": ROWS, "test": TOO_LARGE}, "1e+39 in row 5007, column 3"),
+        ({"train": ROWS, "test": ROWS[:, 1:]}, "5 numbers, 'train' of 6"),
         ({"train": np.ones(20)}, "shape (20,)"),
-        ({"train": np.ones((20, 0))}, "shape (20, 0)"),
-        ({"train": vectors(), "test": vectors(0)}, "shape (0, 6)"),
+        ({"train": ROWS, "test": ROWS[:0]}, "shape (0, 6)"),
         ({"train": np.ones((20, 4, 4), int)}, "type int64; images are uint8"),
         ({"train": np.full((20, 4, 4), 1.5)}, "1.5 in row 0, column (0, 0)"),
         ({"train": np.full((20, 4, 4), -0.1)}, "-0.1 in row 0"),
         ({"train": np.full((20, 4, 4), np.nan)}, "nan in row 0"),
-        ({"train": vectors(), "train_labels": np.arange(19)}, "20 integers"),
-        ({"train": vectors(), "train_labels": np.ones(20)}, "float64 [20]"),
-        ({"train": vectors(), "train_labels": np.ones(20, int)}, "all 1"),
-        ({"train": vectors(), "test_labels": np.arange(5)}, "'test_labels' without 'test'"),
+        ({"train": ROWS, "train_labels": np.arange(19)}, "20 integers"),
+        ({"train": ROWS, "train_labels": np.ones(20)}, "float64 [20]"),
+        ({"train": ROWS, "train_labels": np.ones(20, int)}, "all 1"),
+        ({"train": ROWS, "test_labels": np.arange(5)}, "'test_labels' without 'test'"),
     ],
 )
 def test_arrays_that_do_not_serve_are_refused(save, refused, arrays, named):
-    name = save(**arrays)
-    line = refused(read, name)
+    path = save(**arrays)
+    line = refused(read, path)
     assert named in line
-    assert name.removeprefix("arrays:") in line
+    assert str(path) in line
 
 
 def test_arrays_larger_than_the_memory_are_refused(save, refused):
-    name = save(train=vectors(), train_labels=np.arange(20))
-    size = vectors().nbytes + 20 * 8
-    read(name, size)
-    assert "GiB of memory" in refused(read, name, size - 1)
+    path, size = save(train=ROWS, train_labels=np.arange(20)), ROWS.nbytes + 20 * 8
+    read(path, size)
+    assert "GiB of memory" in refused(read, path, size - 1)
+    # One stored by columns has no rows to read a block at a time.
+    stored = numpy_files.open_arrays(save(rows=np.asfortranarray(ROWS)))["rows"]
+    assert "numpy.ascontiguousarray" in refused(list, stored.blocks(5, stored.nbytes - 1))
 
 
-def damaged(content):
-    return content[:600] + bytes([content[600] ^ 1]) + content[601:]
-
-
-@pytest.mark.parametrize(
-    ("file", "damage", "named"),
-    [
-        ("none.npz", None, "No such file"),
-        (".", None, "Is a directory"),
-        ("empty.npz", lambda _: b"", "is no .npz or .npy file"),
-        ("text.npz", lambda _: b"1,2,3\n", "is no .npz or .npy file"),
-        ("cut.npz", lambda content: content[:-100], "is no .npz or .npy file"),
-        ("damaged.npz", damaged, "'train' in "),
-    ],
-)
-def test_a_file_that_cannot_be_read_is_refused(tmp_path, save, refused, file, damage, named):
-    content = Path(save(train=vectors()).removeprefix("arrays:")).read_bytes()
-    if damage:
-        (tmp_path / file).write_bytes(damage(content))
-    line = refused(read, str(tmp_path / file))
-    assert named in line
-    assert str(tmp_path / file) in line
-
-
-def test_a_file_cut_while_it_is_read_is_refused(tmp_path):
+def test_a_file_cut_while_it_is_read_or_missing_is_refused(tmp_path, refused):
     path = tmp_path / "rows.npy"
-    np.save(path, vectors())
+    np.save(path, ROWS)
     (stored,) = numpy_files.open_arrays(path).values()
     longer = dataclasses.replace(stored, shape=(21, FEATURES))
-    with pytest.raises(UserError, match="ends too early"):
-        list(longer.blocks(5, ALL))
+    assert "ends too early" in refused(list, longer.blocks(5, ALL))
+    path.unlink()
+    assert f"{path} cannot be read: No such file" in refused(read, path)
