@@ -22,12 +22,10 @@ def test_batches_hold_the_examples_of_their_positions(as_indices):
     assert (elements[1][2][1:] == 0).all()
 
 
-@pytest.mark.parametrize("workers", [2, 4])
-def test_the_workers_together_draw_each_position_once(workers):
-    size = 4 // workers
+def test_the_workers_together_draw_each_position_once():
     shares = []
-    for worker in range(workers):
-        rows = slice(worker * size, (worker + 1) * size)
+    for worker in range(2):
+        rows = slice(2 * worker, 2 * worker + 2)
         batches = training_batches(IMAGES, [(5, 8)], 3, 4, 7, as_indices=True, local_rows=rows)
         shares.append(next(batches.as_numpy_iterator())[2])
     np.testing.assert_array_equal(np.hstack(shares).ravel(), positions.examples(7, 20, 12, 10))

@@ -3,26 +3,17 @@
 import numpy as np
 import pytest
 
+from tests.data.conftest import FEATURES, sizes_of, splits_of, vectors
 from trainer.data.dataset import to_unit
-
-FEATURES = 6
-
-
-def splits_of(dataset):
-    return (dataset.train, dataset.validation, dataset.test)
 
 
 def images_of(dataset):
     return [split.read()[0] for split in splits_of(dataset)]
 
 
-def vectors(count=60, seed=0):
-    return np.random.default_rng(seed).normal(5, 3, (count, FEATURES))
-
-
 def test_the_splits_share_no_image_and_are_the_same_each_time(load):
     digits, again = load("digits"), load("digits")
-    assert [len(split) for split in splits_of(digits)] == [1366, 72, 359]
+    assert sizes_of(digits) == [1366, 72, 359]
     rows = np.concatenate([images.reshape(len(images), -1) for images in images_of(digits)])
     assert len(np.unique(rows, axis=0)) == 1797
     assert digits.fingerprint() == again.fingerprint()
@@ -31,11 +22,9 @@ def test_the_splits_share_no_image_and_are_the_same_each_time(load):
 
 def test_labels_go_along_and_the_order_of_the_kept_rows_stays(load, save):
     labels = np.arange(60)
-    own = load(
-        save(train=np.repeat(labels[:, np.newaxis], 2, axis=1), train_labels=labels),
-        validation_fraction=0.1,
-    )
-    assert [len(split) for split in splits_of(own)] == [43, 5, 12]
+    name = save(train=np.repeat(labels[:, np.newaxis], 2, axis=1), train_labels=labels)
+    own = load(name, validation_fraction=0.1)
+    assert sizes_of(own) == [43, 5, 12]
     for split in splits_of(own):
         np.testing.assert_array_equal(split.images[:, 1], split.labels)
     assert (np.diff(own.train.labels) > 0).all()
@@ -44,7 +33,7 @@ def test_labels_go_along_and_the_order_of_the_kept_rows_stays(load, save):
 def test_a_resplit_uses_the_test_split_alone(load, save):
     arrays = {"train": vectors(), "test": np.arange(20.0)[:, np.newaxis].repeat(FEATURES, axis=1)}
     own = load(save(**arrays), resplit_test=0.25, validation_fraction=0.2)
-    assert [len(split) for split in splits_of(own)] == [12, 3, 5]
+    assert sizes_of(own) == [12, 3, 5]
     assert sorted(np.concatenate(images_of(own))[:, 0].tolist()) == list(range(20))
 
 
@@ -61,19 +50,17 @@ def test_a_binary_image_is_the_same_in_every_load_whatever_split_it_is_in(load):
     assert binary_of[0] == binary_of[1]
 
 
-def test_a_binary_pixel_is_white_as_often_as_it_is_bright(load, tmp_path):
+def test_a_binary_pixel_is_white_as_often_as_it_is_bright(load, save):
     pixels = np.array([0, 1, 25, 128, 254, 255], np.uint8).reshape(1, 2, 3)
     count = 20_000
     images = np.tile(pixels, (count, 1, 1))
-    np.savez(tmp_path / "bytes.npz", train=images, test=images)
-    np.savez(tmp_path / "floats.npz", train=images / 255, test=images / 255)
     of_bytes, of_floats = (
-        images_of(load(f"arrays:{tmp_path / name}.npz", binarise=True))
-        for name in ("bytes", "floats")
+        images_of(load(save(train=given, test=given), binarise=True))
+        for given in (images, images / 255)
     )
-    for images, others in zip(of_bytes, of_floats, strict=True):
-        assert set(np.unique(images)) == {0, 255}
-        np.testing.assert_array_equal(images, others)
+    for drawn, others in zip(of_bytes, of_floats, strict=True):
+        assert set(np.unique(drawn)) == {0, 255}
+        np.testing.assert_array_equal(drawn, others)
     share = pixels.ravel() / 255
     error = 4 * np.sqrt(share * (1 - share) / count)
     rows = of_bytes[2].reshape(count, 6) / 255
@@ -110,17 +97,16 @@ def test_features_are_standardised_by_the_training_split_alone(load, save, offse
     np.testing.assert_allclose(after.train.images[:, 2], 0, atol=1e-6)
 
 
-@pytest.mark.parametrize("standardise", [False, True])
-@pytest.mark.parametrize("split", ["train", "test"])
-def test_another_number_is_another_data_set(load, save, split, standardise):
-    def fingerprint(**changed):
-        arrays = {"train": vectors(), "test": vectors(10, seed=1)}
-        return load(save(**arrays | changed), standardise=standardise).fingerprint()
-
-    changed = vectors() if split == "train" else vectors(10, seed=1)
-    changed[3, 4] += 0.01
-    assert fingerprint() == fingerprint()
-    assert fingerprint(**{split: changed}) != fingerprint()
+def test_another_number_or_label_is_another_data_set(load, save):
+    arrays = {"train": vectors(), "test": vectors(10, 1), "train_labels": np.arange(60)}
+    fingerprints = []
+    for name in (None, None, *arrays):
+        changed = {name: arrays[name].copy()} if name else {}
+        for array in changed.values():
+            array[3] += 1
+        fingerprints.append(load(save(**arrays | changed), standardise=True).fingerprint())
+    assert fingerprints[0] == fingerprints[1]
+    assert len(set(fingerprints)) == 4
 
 
 def test_vectors_are_not_binarised(load, save, refused):
@@ -128,6 +114,5 @@ def test_vectors_are_not_binarised(load, save, refused):
 
 
 def test_unit_images_lie_between_0_and_1_and_floats_stay():
-    grey = np.array([0, 51, 255], np.uint8)
-    np.testing.assert_allclose(to_unit(grey), [0, 0.2, 1], rtol=1e-6)
+    np.testing.assert_allclose(to_unit(np.array([0, 51, 255], np.uint8)), [0, 0.2, 1], rtol=1e-6)
     np.testing.assert_array_equal(to_unit(np.array([0.25])), [0.25])
