@@ -1,39 +1,57 @@
 """Does what a person types, each command in a fork of one process that has imported what is slow.
 
-    python -m tests.typed parse|run <commands.json
+    python -m tests.typed parse|light|run <commands.json
 
 Each command is its words after `python`: `-m`, a module and flags, or a file. Prints, as JSON, the
-exit status and the output of each; `run` ends after the first that fails. `parse` hands the flags
-to the command's own parser, and goes no further.
+exit status and the output of each. `parse` hands the flags to the command's own parser, and goes no
+further; `light` fails a command that imports TensorFlow; `run` ends after the first that fails.
 """
 
+import importlib
 import json
 import os
 import runpy
+import subprocess
 import sys
 import tempfile
+from pathlib import Path
 
 from absl import app
 
+ROOT = Path(__file__).parent.parent
 FAILED = 1
 
 
-def outcome(words, parse_only):
+def outcomes(mode, commands, cwd=ROOT, **environment):
+    """The exit status and the output of each command."""
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.typed", mode],
+        cwd=cwd,
+        env=os.environ | {"PYTHONPATH": str(ROOT)} | environment,
+        input=json.dumps(commands),
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    return json.loads(done.stdout)
+
+
+def outcome(words, mode):
     with tempfile.TemporaryFile() as output:
         pid = os.fork()
         if pid == 0:
             for descriptor in (1, 2):
                 os.dup2(output.fileno(), descriptor)
-            os._exit(status(words, parse_only))
+            os._exit(status(words, mode))
         code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
         output.seek(0)
         return code, output.read().decode()
 
 
-def status(words, parse_only):
+def status(words, mode):
     """Does the words in this process, which has no other use after that."""
     try:
-        if parse_only:
+        if mode == "parse":
             vars(app)["run"] = lambda _, flags_parser: flags_parser(sys.argv)
         if words[0] == "-m":
             sys.argv = words[1:]
@@ -42,7 +60,10 @@ def status(words, parse_only):
             sys.argv = words
             runpy.run_path(words[0], run_name="__main__")
     except SystemExit as end:
-        return end.code or 0
+        if mode != "light" or "tensorflow" not in sys.modules:
+            return end.code or 0
+        print("TensorFlow was imported")
+        return FAILED
     except BaseException:
         sys.excepthook(*sys.exc_info())
         return FAILED
@@ -53,18 +74,14 @@ def status(words, parse_only):
 
 
 def main(mode):
-    commands = json.load(sys.stdin)
-    if mode == "run":
-        import keras  # noqa: F401
-
-    else:
-        from ml_collections import config_flags  # noqa: F401
-    outcomes = []
-    for words in commands:
-        outcomes.append(outcome(words, mode == "parse"))
-        if mode == "run" and outcomes[-1][0]:
+    for name in ("keras",) if mode == "run" else ("numpy", "ml_collections.config_flags"):
+        importlib.import_module(name)
+    done = []
+    for words in json.load(sys.stdin):
+        done.append(outcome(words, mode))
+        if mode == "run" and done[-1][0]:
             break
-    print(json.dumps(outcomes))
+    print(json.dumps(done))
 
 
 if __name__ == "__main__":
