@@ -9,8 +9,9 @@ import shutil
 import subprocess
 from pathlib import Path
 
+from tests.gpu_compile.devices import describe
+
 HERE = Path(__file__).parent
-DEVICES = ("a100", "h100", "rtx30", "rtx40", "rtx50", "t4")  # the files of devices/
 
 _NVCC = "nvidia-cuda-nvcc-cu12"
 _HIGHWAYHASH = Path("/usr/include/highwayhash/highwayhash.h")
@@ -78,8 +79,9 @@ def compile_module(program: Path, module: Path, device: str, flags: str, folder:
         *(f"--xla_dump_to={folder}", "--xla_dump_hlo_as_text"),
     ]
     environment = os.environ | {"XLA_FLAGS": " ".join(all_flags), "TF_CPP_MIN_LOG_LEVEL": "2"}
-    described = str(HERE / "devices" / f"{device}.txtpb")
-    run([str(program), str(module), described, str(optimized)], environment)
+    described = folder / "device.txtpb"
+    described.write_text(describe(device))
+    run([str(program), str(module), str(described), str(optimized)], environment)
     # XLA writes the sequence after its passes only where a pass has changed it.
     thunks = _only(folder, "*.thunk_sequence_after_thunk_passes.txt") or _only(
         folder, "*.thunk_sequence.txt"

@@ -18,15 +18,9 @@ import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
-from tests.gpu_compile.compiler import (
-    DEVICES,
-    CompilerError,
-    build,
-    compile_module,
-    missing_tool,
-    run,
-)
+from tests.gpu_compile.compiler import CompilerError, build, compile_module, missing_tool, run
 from tests.gpu_compile.counts import Counts, count
+from tests.gpu_compile.devices import DEVICES
 
 DOCUMENT = Path(__file__).with_name("kernels.md")
 SHOWN = ("a100", "h100")  # the devices whose counts are shown
@@ -71,45 +65,44 @@ CASES = (
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """A row of the table: what a step of a net costs on a GPU."""
+    """A row of the table, as it is written: what a step of a net costs on a GPU."""
 
     net: str  # with its batch size
     execution: str
     precision: str
     device: str
-    kernels: int
-    branch_kernels: int
-    loop_kernels: float  # of all inner loops and their turns
+    kernels: str
     loops: str
     products: str
-    launches: int
-    graphs: int
-    host_waits: int
-    tf32: int
+    launches: str
+    host_waits: str
+    tf32: str
 
     @property
     def name(self) -> str:
         """Names the case and the device."""
         return f"{self.net}, {self.execution}, {self.precision}, {self.device}"
 
-    def cells(self) -> list[str]:
-        """Returns the row as text, which `parse` reads."""
-        branches = f" + {self.branch_kernels} in branches" if self.branch_kernels else ""
-        launches = f"{self.launches} ({self.graphs} graphs)" if self.graphs else f"{self.launches}"
-        return [
-            *(self.net, self.execution, self.precision, self.device),
-            *(f"{self.kernels}{branches}", self.loops, self.products),
-            *(launches if self.launches else "one graph a call", str(self.host_waits)),
-            str(self.tf32),
-        ]
+    def costs(self) -> dict[str, float]:
+        """Returns what may not grow; the loops' kernels are those of all turns."""
+        own, *branches = map(int, re.findall(r"\d+", self.kernels))
+        turns = re.findall(r"(\w+) x (\d+)", self.loops.replace("unknown", "inf"))
+        return {
+            "kernels": own,
+            "branch_kernels": sum(branches),
+            "loop_kernels": sum(float(turn) * int(kernels) for turn, kernels in turns),
+            "launches": int((re.findall(r"\d+", self.launches) or [0])[0]),
+            "host_waits": int(self.host_waits),
+            "tf32": int(self.tf32),
+        }
 
     def worse_than(self, other: "Row") -> list[str]:
         """Returns a line on each cost that is above another row's, with both values."""
-        names = ("kernels", "branch_kernels", "loop_kernels", "launches", "host_waits", "tf32")
+        before = other.costs()
         return [
-            f"{self.name}: {getattr(self, name):g} {name}, {getattr(other, name):g} before"
-            for name in names
-            if getattr(self, name) > getattr(other, name)
+            f"{self.name}: {cost:g} {name}, {before[name]:g} before"
+            for name, cost in self.costs().items()
+            if cost > before[name]
         ]
 
 
@@ -145,7 +138,7 @@ def _measure(case: Case, program: Path, folder: Path) -> Measured:
             refusals[device] = str(error)
             continue
         may_use_tf32 = case.precision == "float32" and device != "t4"
-        rows.append(_row(case, about, device, count(compiled, may_use_tf32=may_use_tf32)))
+        rows.append(make_row(case, about, device, count(compiled, may_use_tf32=may_use_tf32)))
     return Measured(case, tuple(rows), refusals)
 
 
@@ -160,29 +153,28 @@ def _dump(case: Case, folder: Path) -> dict:
     return json.loads((folder / "about.json").read_text())
 
 
-def _row(case: Case, about: dict, device: str, counts: Counts) -> Row:
+def make_row(case: Case, about: dict, device: str, counts: Counts) -> Row:
+    branches = f" + {counts.branch_kernels} in branches" if counts.branch_kernels else ""
     loops = [f"{loop.turns or 'unknown'} x {loop.kernels}" for loop in counts.loops]
+    graphs = f" ({counts.graphs} graphs)" if counts.graphs else ""
     return Row(
         net=f"{case.net}, {about['batch_size']}",
         execution=about["execution"],
         precision=case.precision,
         device=device.upper(),
-        kernels=counts.kernels,
-        branch_kernels=counts.branch_kernels,
-        loop_kernels=sum(loop.cost for loop in counts.loops),
+        kernels=f"{counts.kernels}{branches}",
         loops=", ".join(loops) or "none",
         products=", ".join(f"{number} {name}" for name, number in counts.products.items()),
-        launches=counts.launches,
-        graphs=counts.graphs,
-        host_waits=counts.host_waits,
-        tf32=counts.tf32,
+        launches=f"{counts.launches}{graphs}" if counts.launches else "one graph a call",
+        host_waits=str(counts.host_waits),
+        tf32=str(counts.tf32),
     )
 
 
 def render(measured: list[Measured]) -> str:
     """Renders tables in Markdown: the counts of `SHOWN`, and what each device refuses."""
     lines = [_line(_HEADER), _line(["---"] * len(_HEADER))]
-    lines += [_line(row.cells()) for row in shown_rows(measured)]
+    lines += [_line(dataclasses.astuple(row)) for row in shown_rows(measured)]
     lines += ["", _line(["GPU", "compile and assemble", "refused"]), _line(["---"] * 3)]
     for device in DEVICES:
         tried = [case for case in measured if device in case.case.devices]
@@ -200,36 +192,9 @@ def shown_rows(measured: list[Measured]) -> list[Row]:
 
 def parse(text: str) -> dict[str, Row]:
     """Reads the rows of a rendered table, by their names."""
-    rows = {}
-    for line in text.splitlines():
-        cells = [cell.strip() for cell in line.strip("|").split("|")]
-        if len(cells) == len(_HEADER) and cells[4][:1].isdecimal():
-            row = _parse_row(cells)
-            rows[row.name] = row
-    return rows
-
-
-def _parse_row(cells: list[str]) -> Row:
-    net, execution, precision, device, kernels, loops, products, launches, waits, tf32 = cells
-    own, *branches = re.findall(r"\d+", kernels)
-    single, *graphs = re.findall(r"\d+", launches) or ["0"]
-    turns = re.findall(r"(\w+) x (\d+)", loops)
-    known = [float(turn) if turn.isdecimal() else float("inf") for turn, _ in turns]
-    return Row(
-        net=net,
-        execution=execution,
-        precision=precision,
-        device=device,
-        kernels=int(own),
-        branch_kernels=int(branches[0]) if branches else 0,
-        loop_kernels=sum(n * int(each) for n, (_, each) in zip(known, turns, strict=True)),
-        loops=loops,
-        products=products,
-        launches=int(single),
-        graphs=int(graphs[0]) if graphs else 0,
-        host_waits=int(waits),
-        tf32=int(tf32),
-    )
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines()]
+    rows = [Row(*row) for row in cells if len(row) == len(_HEADER) and row[4][:1].isdecimal()]
+    return {row.name: row for row in rows}
 
 
 def baseline(document: Path = DOCUMENT) -> str:
