@@ -4,11 +4,8 @@ import contextlib
 import json
 import re
 import subprocess
-import sys
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
-
-import pytest
 
 from tests import audit
 
@@ -54,33 +51,24 @@ def index(answer, status=200):
         server.server_close()
 
 
-def test_pins_without_a_known_vulnerability_pass_and_each_is_asked_for():
-    with index(lambda *_: {}) as (flags, asked):
-        lines = [f"audit: none of {len(PINS)} pins has a known vulnerability"]
-        assert audit.audit(flags) == (lines, 0)
-    normal = {(re.sub(r"[-_.]+", "-", name).lower(), version) for name, version in PINS}
-    assert set(asked) == normal
-
-
-def test_a_vulnerable_pin_is_named_with_the_version_that_fixes_it_and_fails(monkeypatch):
-    with index(lambda name, _: {"vulns": [FLAW]} if name == "pillow" else {}) as (flags, _):
-        lines, status = audit.audit(flags)
-        pinned = dict(PINS)["pillow"]
-        assert lines == [f"audit: pillow {pinned} has GHSA-0000-0000-0000; fixed in 99.0"]
-        assert status == 1
+def test_each_pin_is_asked_for_and_a_vulnerable_one_named_with_its_fix(monkeypatch):
+    with index(lambda name, _: {"vulns": [FLAW]} if name == "pillow" else {}) as (flags, asked):
+        line = f"audit: pillow {dict(PINS)['pillow']} has GHSA-0000-0000-0000; fixed in 99.0"
+        assert audit.audit(flags) == ([line], 1)
+        normal = {(re.sub(r"[-_.]+", "-", name).lower(), version) for name, version in PINS}
+        assert set(asked) == normal
         monkeypatch.setattr(audit, "ACCEPTED", {FLAW["id"]: "a reason"})
-        assert audit.audit(flags)[1] == 0
+        passed = f"audit: none of {len(PINS)} pins has a known vulnerability"
+        assert audit.audit(flags) == ([passed], 0)
 
 
-@pytest.mark.parametrize("status", [503, None], ids=["down", "unreachable"])
-def test_an_index_that_does_not_answer_gets_one_line_and_fails_nothing(status):
-    with contextlib.ExitStack() as scope:
-        flags, _ = scope.enter_context(index(lambda *_: {}, status or 200))
-        if status is None:
-            scope.close()  # nobody listens there any more
-        lines, exit_status = audit.audit(flags)
-    assert (len(lines), exit_status) == (1, 0)
-    assert lines[0].startswith("audit: no pin was audited: ")
+def test_an_index_that_does_not_answer_gets_one_line_and_fails_nothing():
+    with index(lambda *_: {}, status=503) as (flags, _):
+        down = audit.audit(flags)
+    unreachable = audit.audit(flags)  # nobody listens there any more
+    for (line,), status in (down, unreachable):
+        assert line.startswith("audit: no pin was audited: ")
+        assert status == 0
 
 
 def test_an_index_that_knows_no_package_gets_one_line(monkeypatch):
@@ -93,13 +81,6 @@ def test_an_index_that_knows_no_package_gets_one_line(monkeypatch):
 
 
 def test_an_audit_that_cannot_run_fails():
-    lines, status = audit.audit(["--no-such-flag"])
+    (line, *_), status = audit.audit(["--no-such-flag"])
     assert status == 1
-    assert "unrecognized arguments" in lines[0]
-
-
-def test_the_linter_refuses_unsafe_calls_in_the_product():
-    command = [sys.executable, "-m", "ruff", "check", "--stdin-filename=trainer/new.py", "-"]
-    text = "import pickle\n\nprint(pickle.loads(b''), eval('1'))\n"
-    done = subprocess.run(command, input=text, capture_output=True, text=True, check=False)
-    assert "S301" in done.stdout and "S307" in done.stdout
+    assert "unrecognized arguments" in line
