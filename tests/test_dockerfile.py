@@ -15,7 +15,6 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = ["configs", "launch", "trainer"]
-TARGETS = ["cpu", "cuda"]
 
 
 def stages():
@@ -32,15 +31,10 @@ def stages():
     return found
 
 
-def last(target, keyword):
-    return [rest for name, rest in stages()[target] if name == keyword][-1]
-
-
-def copied(instructions):
+def copied(stage):
     """The paths that a stage copies from the context."""
-    for keyword, rest in instructions:
-        if keyword == "COPY" and "--from" not in rest:
-            yield from rest.split()[:-1]
+    rests = (rest for keyword, rest in stages()[stage] if keyword == "COPY")
+    return {path for rest in rests if "--from" not in rest for path in rest.split()[:-1]}
 
 
 def is_ignored(path):
@@ -57,60 +51,44 @@ def is_ignored(path):
 
 def package_files(folder):
     """The modules of a package, and the templates that launchers fill in."""
-    suffixes = (".py", ".yaml", ".sh")
-    paths = (path for path in folder.rglob("*") if path.suffix in suffixes)
+    paths = (path for path in folder.rglob("*") if path.suffix in (".py", ".yaml", ".sh"))
     return {str(path.relative_to(folder)) for path in paths}
 
 
-@pytest.fixture(scope="module")
-def context(tmp_path_factory):
-    """A folder with what a build is handed."""
-
+def test_the_context_is_all_of_the_package_and_what_is_copied_and_little_else(tmp_path):
     def ignore(folder, names):
         return [name for name in names if is_ignored(Path(folder, name).relative_to(ROOT))]
 
-    return shutil.copytree(ROOT, tmp_path_factory.mktemp("context") / "context", ignore=ignore)
-
-
-def test_the_context_is_all_of_the_package_and_little_else(context, tmp_path):
-    build = ["setup.py", "--quiet", "build", f"--build-lib={tmp_path}"]
+    context = shutil.copytree(ROOT, tmp_path / "context", ignore=ignore)
+    assert all((context / path).exists() for stage in stages() for path in copied(stage))
+    build = ["setup.py", "--quiet", "build", f"--build-lib={tmp_path / 'built'}"]
     subprocess.run([sys.executable, *build], cwd=context, check=True)
     expected = {f"{name}/{path}" for name in PACKAGES for path in package_files(ROOT / name)}
-    assert package_files(tmp_path) == expected
+    assert package_files(tmp_path / "built") == expected
     assert {path.name for path in context.iterdir() if path.is_dir()} <= {*PACKAGES, "build"}
 
 
-def test_what_is_copied_is_in_the_context(context):
-    paths = {path for stage in stages().values() for path in copied(stage)}
-    assert paths == {path for path in paths if (context / path).exists()}
-
-
-def test_a_change_of_the_code_reinstalls_no_dependency():
-    below = [*stages()["dependencies"], *stages()["cuda-dependencies"]]
-    assert set(copied(below)) == {"constraints.txt", "setup.py"}
-
-
-def test_the_last_target_is_the_one_for_gpus():
+def test_a_change_of_the_code_reinstalls_no_dependency_and_the_last_stage_is_for_gpus():
+    dependencies = copied("dependencies") | copied("cuda-dependencies")
+    assert dependencies == {"constraints.txt", "setup.py"}
     assert list(stages())[-1] == "cuda"
-    assert [any("[cuda]" in rest for _, rest in stages()[target]) for target in TARGETS] == [
-        False,
-        True,
-    ]
+    for_gpus = [any("[cuda]" in rest for _, rest in stages()[stage]) for stage in ("cpu", "cuda")]
+    assert for_gpus == [False, True]
 
 
-@pytest.mark.parametrize("target", TARGETS)
-def test_a_run_is_python_itself_is_not_root_and_keeps_its_caches_in_volumes(target):
-    assert re.fullmatch(r"[1-9]\d*:[1-9]\d*", last(target, "USER"))
-    assert json.loads(last(target, "ENTRYPOINT")) == ["python", "-m", "trainer"]  # gets signals
-    variables = dict(pair.split("=", 1) for pair in last(target, "ENV").split())
+@pytest.mark.parametrize("stage", ["cpu", "cuda"])
+def test_a_run_is_python_itself_is_not_root_and_keeps_its_caches_in_volumes(stage):
+    last = dict(stages()[stage])
+    assert re.fullmatch(r"[1-9]\d*:[1-9]\d*", last["USER"])
+    assert json.loads(last["ENTRYPOINT"]) == ["python", "-m", "trainer"]  # gets signals
+    variables = dict(pair.split("=", 1) for pair in last["ENV"].split())
     caches = {variables[name] for name in ("TFDS_DATA_DIR", "CUDA_CACHE_PATH")}
-    assert caches <= set(json.loads(last(target, "VOLUME")))
+    assert caches <= set(json.loads(last["VOLUME"]))
 
 
 def requirements(name, extras):
     """The requirements of a package on this platform, with those of its extras."""
-    for text in importlib.metadata.requires(name) or []:
-        requirement = Requirement(text)
+    for requirement in map(Requirement, importlib.metadata.requires(name) or []):
         marker = requirement.marker
         if not marker or any(marker.evaluate({"extra": extra}) for extra in ["", *extras]):
             yield requirement
