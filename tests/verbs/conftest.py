@@ -1,40 +1,22 @@
-import functools
-import os
-
 import numpy as np
 import pytest
 
 from tests.verbs.sources import SOURCES, config_of, vectors
+from trainer.evaluation.evaluate import evaluate
 from trainer.monitoring import figures
 from trainer.serving import export
 from trainer.train import train
 
 
 @pytest.fixture(scope="package")
-def source_of(tmp_path_factory):
-    """Makes a source by its name, once."""
-
-    def make(name):
-        folder = tmp_path_factory.mktemp(name)
-        if name == "tfds":
-            os.environ["TFDS_DATA_DIR"] = str(folder)
-        return SOURCES[name](folder)
-
+def home(tmp_path_factory):
+    """A home folder, and in it an evaluated run of a vae of vectors, trained as `~/run`."""
+    folder = tmp_path_factory.mktemp("home")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TFDS_DATA_DIR", "none")  # restored at the end
-        yield functools.cache(make)
-
-
-@pytest.fixture(scope="package")
-def run_of(source_of, tmp_path_factory):
-    """Trains a kind on a source, once; returns the workdir."""
-
-    def make(kind, source):
-        folder = tmp_path_factory.mktemp("runs") / f"{kind}-{source}"
-        train(config_of(kind, source_of(source)), str(folder))
-        return folder
-
-    return functools.cache(make)
+        patch.setenv("HOME", str(folder))
+        train(config_of("vae", SOURCES["npz_vectors"](folder)), "~/run")
+        evaluate("~/run")
+    return folder
 
 
 @pytest.fixture(autouse=True)
@@ -46,12 +28,7 @@ def few_columns(monkeypatch):
 @pytest.fixture
 def uncompared(monkeypatch):
     """Exports without the process that compares, which tests/serving/test_export.py starts."""
-
-    def compare(folder, reference, formats):
-        del folder, reference
-        return {name: {"encode": 0.0} for name in formats}
-
-    monkeypatch.setattr(export, "compare", compare)
+    monkeypatch.setattr(export, "compare", lambda *_: {"keras": {"encode": 0.0}})
 
 
 @pytest.fixture

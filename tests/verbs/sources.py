@@ -1,6 +1,7 @@
 """One small data set of each source, and the config of a tiny run on it."""
 
 import dataclasses
+import functools
 from typing import Any
 
 import numpy as np
@@ -69,8 +70,7 @@ def classes(count=EXAMPLES):
 # Each makes its files in an empty folder.
 
 
-def digits(folder):
-    del folder
+def digits(_):
     settings = {"name": "digits", "image_size": SIDE, "resplit_test": 0.5}  # a fifth of them
     return Source(settings, (SIDE, SIDE, 1), True, "validation")
 
@@ -110,21 +110,21 @@ def parquet(folder):
     return Source(settings, (FEATURES,), True, str(test))
 
 
-def npz_vectors(folder):
-    rows = {"train": vectors(), "test": vectors(20, seed=1)}
+def npz(folder, make, shape):
+    splits = {"train": make(), "test": make(20, seed=1)}
     labels = {"train_labels": classes(), "test_labels": classes(20)}
-    np.savez(folder / "own.npz", **rows, **labels)
-    np.savez(folder / "like.npz", rows=vectors())
-    return Source({"name": f"arrays:{folder / 'own.npz'}"}, (FEATURES,), True, f"{folder}/like.npz")
+    np.savez(folder / "own.npz", **splits, **labels)
+    np.savez(folder / "like.npz", rows=make())
+    return Source({"name": f"arrays:{folder / 'own.npz'}"}, shape, True, f"{folder}/like.npz")
+
+
+def npz_vectors(folder):
+    return npz(folder, vectors, (FEATURES,))
 
 
 def npz_images(folder):
     shape = (SIDE, SIDE, 3)
-    images = {"train": pixels(shape), "test": pixels(shape, 20, seed=1)}
-    labels = {"train_labels": classes(), "test_labels": classes(20)}
-    np.savez(folder / "own.npz", **images, **labels)
-    np.savez(folder / "like.npz", rows=pixels(shape))
-    return Source({"name": f"arrays:{folder / 'own.npz'}"}, shape, True, f"{folder}/like.npz")
+    return npz(folder, functools.partial(pixels, shape), shape)
 
 
 def npy(folder):

@@ -1,81 +1,73 @@
-"""One rule for all outputs: an existing one is replaced only on request."""
+"""One rule for all paths: `~` is the home folder, and an output is replaced only on request."""
 
 import shutil
 
+import numpy as np
 import pytest
 
 from tests.verbs.refusals import contents, refused
+from tests.verbs.sources import vectors
 from tests.verbs.verbs import VERBS
-from trainer.config import make_data
-from trainer.data import describe
+from trainer import AutoencoderTransformer
 from trainer.evaluation import compare
-from trainer.evaluation.evaluate import evaluate
-from trainer.serving.prior_samples import sample
-from trainer.serving.stream import encode
-
-pytestmark = pytest.mark.usefixtures("uncompared")
-WITH_OUTPUT = [verb for verb in VERBS if VERBS[verb].output]
+from trainer.run import workdir
 
 
-@pytest.fixture
-def run(run_of):
-    folder = run_of("vae", "npz_vectors")
-    if not (folder / "metrics.json").exists():
-        evaluate(str(folder))
-    return folder
+@pytest.fixture(autouse=True)
+def elsewhere(home, tmp_path, monkeypatch):
+    """A working directory that must stay empty, with the home folder somewhere else."""
+    folder = tmp_path / "elsewhere"
+    folder.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.chdir(folder)
+    yield
+    assert list(folder.iterdir()) == []
 
 
-@pytest.mark.parametrize("verb", WITH_OUTPUT)
-def test_an_output_is_replaced_only_on_request(verb, run, inputs, tmp_path):
+@pytest.mark.usefixtures("uncompared")
+@pytest.mark.parametrize("verb", VERBS.values(), ids=VERBS)
+def test_a_verb_finds_a_run_at_home_and_replaces_an_output_only_on_request(verb, inputs, tmp_path):
     out = tmp_path / "out"
-    existing = out / VERBS[verb].output
-    existing.parent.mkdir(parents=True)
-    existing.write_text("before")
-    with refused("exists; --overwrite replaces it", tmp_path):
-        VERBS[verb].call(run, inputs, out)
-    VERBS[verb].call(run, inputs, out, overwrite=True)
-    assert existing.read_bytes() != b"before"
-    allowed = {
-        *("samples.png", compare.FIGURE, "export/README.md"),
-        *("export/encoder.keras", "export/decoder.keras"),
-    }
-    assert contents(out).keys() - {VERBS[verb].output, existing.parent.name} <= allowed
+    for output in verb.outputs:
+        existing = out / output
+        existing.parent.mkdir(parents=True, exist_ok=True)
+        for make in (lambda at: at.symlink_to(at.with_name("gone")), lambda at: at.touch()):
+            make(existing)
+            with refused("exists; --overwrite replaces it", tmp_path):
+                verb.call("~/run", inputs, out)
+            existing.unlink()
+    for output in verb.outputs:
+        (out / output).touch()
+    verb.call("~/run", inputs, out, **{"overwrite": True} if verb.outputs else {})
+    assert all((out / output).stat().st_size for output in verb.outputs)
+    made = {name for name, digest in contents(tmp_path).items() if digest}
+    of_export = {f"out/export/{name}" for name in ("README.md", "encoder.keras", "decoder.keras")}
+    inputs = {"inputs/rows.npy", "inputs/codes.npy"}
+    assert made - inputs - of_export == {f"out/{output}" for output in verb.outputs}
 
 
-@pytest.mark.parametrize(
-    ("name", "write"),
-    [
-        ("samples.png", lambda run, out: sample(str(run), 2, output=str(out))),
-        (compare.FIGURE, lambda run, out: compare.compare([run], str(out))),
-        (
-            "sheet.png",
-            lambda _, out: describe.prepare(make_data("digits"), contact_sheet=f"{out}/sheet.png"),
-        ),
-    ],
-)
-def test_a_figure_is_an_output_as_well(name, write, run, tmp_path):
-    (tmp_path / name).write_text("before")
-    with refused("exists; --overwrite replaces it", tmp_path):
-        write(run, tmp_path)
+@pytest.mark.parametrize("out", ["~nobody-of-this-name", "x" * 300])
+def test_a_path_that_cannot_be_gets_one_line_from_every_verb(out, home, inputs, tmp_path):
+    for verb in VERBS.values():
+        if verb.outputs:
+            line = "nobody" if "~" in out else "cannot be looked for: File name too long"
+            with refused(line, tmp_path):
+                verb.call(home / "run", inputs, out)
 
 
-def test_a_broken_link_at_the_output_exists(run, inputs):
-    (inputs / "codes.npz").symlink_to(inputs / "gone")
-    with refused("exists; --overwrite replaces it", inputs):
-        encode(str(run), f"{inputs}/rows.npy", f"{inputs}/codes.npz")
-
-
-def test_runs_are_compared_in_the_folder_that_holds_them(run, tmp_path):
+def test_runs_are_compared_in_the_folder_that_holds_them(home, tmp_path, monkeypatch):
     for name in ("a", "deep/b"):
-        shutil.copytree(run, tmp_path / name)
-    runs, _ = compare.find([str(tmp_path / "a"), str(tmp_path / "deep")])
+        shutil.copytree(home / "run", tmp_path / name)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    runs, _ = compare.find(["~/a", "~/deep"])
     assert f"table      {tmp_path / 'compare.md'}" in compare.compare(runs)
     assert (tmp_path / compare.FIGURE).exists()
 
 
-@pytest.mark.parametrize("verb", WITH_OUTPUT)
-@pytest.mark.parametrize("out", ["~nobody-of-this-name", "x" * 300])
-def test_a_path_that_cannot_be_gets_one_line(verb, out, run, inputs, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    with refused("nobody" if "~" in out else "cannot be looked for: File name too long", tmp_path):
-        VERBS[verb].call(run, inputs, out)
+def test_the_scikit_learn_transformer_keeps_its_run_in_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    transformer = AutoencoderTransformer(
+        "linear", code_size=2, num_epochs=1e-6, batch_size=8, workdir="~/run"
+    )
+    assert np.isfinite(transformer.fit_transform(vectors())).all()
+    assert (tmp_path / "run" / workdir.CONFIG).exists()

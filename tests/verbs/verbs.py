@@ -3,8 +3,10 @@
 import dataclasses
 from collections.abc import Callable
 
+import pytest
+
 from tests.verbs.sources import FINETUNING
-from trainer.checkpoints import main as verify
+from trainer.checkpoints import main
 from trainer.evaluation import compare
 from trainer.evaluation.classifier import FineTuning, finetune
 from trainer.evaluation.evaluate import evaluate
@@ -20,11 +22,11 @@ class Verb:
 
     Attributes:
       call: of the run, the folder of `inputs`, the folder to write to, and flags.
-      output: a file that it writes there; "" if it writes to the workdir or nothing.
+      outputs: the files that it writes there; none if it writes to the workdir or nothing.
     """
 
     call: Callable[..., object]
-    output: str = ""
+    outputs: tuple[str, ...] = ()
 
 
 def _stream(verb, source):
@@ -33,24 +35,31 @@ def _stream(verb, source):
     )
 
 
+def _sample(run, _, out, **flags):
+    sample(str(run), 2, output=str(out), **flags)
+
+
+def _export(run, _, out, **flags):
+    export(str(run), f"{out}/export", formats=["keras"], **flags)
+
+
+def _compare(run, _, out, **flags):
+    compare.compare(compare.find([str(run)])[0], str(out), **flags)
+
+
+def _verify(run, *_):
+    with pytest.raises(SystemExit, match="False"):
+        main(["verify", str(run)])
+
+
 VERBS = {
     "evaluate": Verb(lambda run, *_: evaluate(str(run))),
     "finetune": Verb(lambda run, *_: finetune(str(run), FineTuning(**FINETUNING))),
-    "encode": Verb(_stream(encode, "rows.npy"), "encode.npz"),
-    "decode": Verb(_stream(decode, "codes.npy"), "decode.npz"),
-    "denoise": Verb(_stream(denoise, "rows.npy"), "denoise.npz"),
-    "sample": Verb(
-        lambda run, _, out, **flags: sample(str(run), 2, output=str(out), **flags), "samples.npz"
-    ),
-    "export": Verb(
-        lambda run, _, out, **flags: export(str(run), f"{out}/export", formats=["keras"], **flags),
-        "export/card.json",
-    ),
-    "compare": Verb(
-        lambda run, _, out, **flags: compare.compare(
-            compare.find([str(run)])[0], str(out), **flags
-        ),
-        compare.TABLE,
-    ),
-    "verify": Verb(lambda run, *_: verify(["verify", str(run)])),
+    "encode": Verb(_stream(encode, "rows.npy"), ("encode.npz",)),
+    "decode": Verb(_stream(decode, "codes.npy"), ("decode.npz",)),
+    "denoise": Verb(_stream(denoise, "rows.npy"), ("denoise.npz",)),
+    "sample": Verb(_sample, ("samples.npz", "samples.png")),
+    "export": Verb(_export, ("export/card.json",)),
+    "compare": Verb(_compare, (compare.TABLE, compare.FIGURE)),
+    "verify": Verb(_verify),
 }
