@@ -19,9 +19,7 @@ def test_a_strategy_on_cpus_gets_no_gpu(monkeypatch):
     assert on_cpu == [{"CUDA_VISIBLE_DEVICES": ""}]
 
 
-@pytest.mark.parametrize(
-    ("allowed", "visible"), [("2,3", ["2", "3"]), ("", []), ("-1", []), ("1,-1,2", ["1"])]
-)
+@pytest.mark.parametrize(("allowed", "visible"), [("2,3", ["2", "3"]), ("", []), ("1,-1,2", ["1"])])
 def test_visible_gpus_are_those_that_cuda_allows(monkeypatch, allowed, visible):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", allowed)
     assert gpus.visible_gpus() == visible
