@@ -16,9 +16,8 @@ from tests.runs import final_state
 from trainer.errors import UserError
 
 ROOT = Path(__file__).parents[2]
-SWEEP = [sys.executable, "-m", "launch.sweep"]
-# Called as `python -m` is, with the folder of a run to copy. Leaves a trace of each call; what a
-# run with a certain code size does besides is in the environment.
+# Called as `python -m` is, with the folder of a run to copy. Leaves a trace of each call; what some
+# runs do besides is in the environment.
 STANDIN = """
 import json, os, pathlib, shutil, signal, sys, time
 template, module, *rest = sys.argv[1:]
@@ -46,19 +45,15 @@ class Sweep:
     def __init__(self, folder):
         self.workdir = folder / "sweep"
         self.traces = folder / "traces"
-        self._folder = folder
+        self._modules = (sys.executable, str(folder / "standin.py"), str(folder / "template"))
         make_run(folder / "template", MEASURED)
         (folder / "standin.py").write_text(STANDIN)
 
     def start(self, *flags, gpus="", behaviours=None):
-        module = (sys.executable, str(self._folder / "standin.py"), str(self._folder / "template"))
-        driver = f"from launch import arguments, sweep\nsweep._MODULE = {module}\n"
-        driver += "arguments.run(sweep.main)"
+        driver = f"from launch import arguments, sweep\nsweep._MODULE = {self._modules}\n"
+        own = [*flags, "--", "--config=configs/dense.py", f"--workdir={self.workdir}"]
         return subprocess.Popen(
-            [
-                *(sys.executable, "-c", driver, *flags, "--"),
-                *("--config=configs/dense.py", f"--workdir={self.workdir}"),
-            ],
+            [sys.executable, "-c", f"{driver}arguments.run(sweep.main)", *own],
             cwd=ROOT,
             env=os.environ
             | {"CUDA_VISIBLE_DEVICES": gpus, "BEHAVIOURS": json.dumps(behaviours or {})},
@@ -87,43 +82,25 @@ def finish(process):
     return process.returncode, out, err
 
 
-def names(*texts):
-    return list(grids.combinations(grids.read(texts)))
-
-
-def test_a_grid_is_every_combination_of_its_values():
-    texts = ["config.model.code_size=2,8", "config.optimizer.learning_rate=1e-3,3e-3"]
-    runs = grids.combinations(grids.read(texts))
-    assert len(runs) == 4
-    assert runs["code_size=2,learning_rate=3e-3"] == {
-        "config.model.code_size": "2",
-        "config.optimizer.learning_rate": "3e-3",
-    }
-
-
 @pytest.mark.parametrize(
-    ("texts", "expected"),
+    ("texts", "names"),
     [
         (
             ["config.model.name=vae", "config.data.name=arrays:a/b c.npz"],
             ["model.name=vae,data.name=arrays_a_b_c.npz"],
         ),
         (["config.seed=-1"], ["seed=-1"]),
-        (
-            ["config.model.hidden_units=(128,64),(64,)"],
-            ["hidden_units=128_64", "hidden_units=64"],
-        ),
+        (["config.model.hidden_units=(128,64),(64,)"], ["hidden_units=128_64", "hidden_units=64"]),
     ],
 )
-def test_names_of_runs_are_short_safe_and_tell_keys_apart(texts, expected):
-    assert names(*texts) == expected
+def test_names_of_runs_are_short_and_safe_and_keep_keys_apart(texts, names):
+    assert list(grids.combinations(grids.read(texts))) == names
 
 
 @pytest.mark.parametrize(
     ("texts", "named"),
     [
         (["config.seed"], "--grid=config.seed is"),
-        (["config.seed="], "--grid=config.seed= is"),
         (["config.seed=1,,2"], "--grid=config.seed=1,,2 is"),
         (["workdir=a,b"], "--grid=workdir=a,b is"),
         (["config.seed=1", "config.seed=2"], "config.seed twice"),
@@ -131,41 +108,18 @@ def test_names_of_runs_are_short_safe_and_tell_keys_apart(texts, expected):
         (["config.data.name=a/b,a:b"], "name=a_b"),
     ],
 )
-def test_a_grid_that_makes_no_sweep_gets_one_line(texts, named):
+def test_a_grid_that_makes_no_sweep_is_refused(texts, named):
     with pytest.raises(UserError) as error:
-        names(*texts)
+        grids.combinations(grids.read(texts))
     assert named in str(error.value)
 
 
-@pytest.mark.parametrize(
-    ("flags", "named"),
-    [
-        ([], "--grid=config.KEY=VALUE,VALUE,... is missing"),
-        (["--grid=config.seed=1", "--parallel=2"], "parallel=2"),
-        (["--grid=config.batch_size=1"], "config.batch_size is in --grid, and 64 after --"),
-    ],
-)
-def test_a_wrong_flag_gets_one_line_and_nothing_is_started(flags, named, tmp_path):
-    workdir = tmp_path / "sweep"
-    trainer_flags = ["--config=configs/dense.py", f"--workdir={workdir}", "--config.batch_size=64"]
-    result = subprocess.run(
-        [*SWEEP, *flags, "--", *trainer_flags],
-        cwd=ROOT,
-        env=os.environ | {"CUDA_VISIBLE_DEVICES": "0"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert result.returncode == 2
-    assert named in result.stderr
-    assert len(result.stderr.splitlines()) == 1
-    assert not workdir.exists()
-
-
 def test_each_run_is_trained_and_evaluated_in_its_folder_and_all_are_compared(sweep):
-    status, out, err = sweep.run("--grid=config.seed=0,1", "--grid", "config.model.code_size=2,8")
+    grid = ("--grid=config.seed=0,1", "--grid", "config.model.code_size=2,8")
+    status, out, err = sweep.run(*grid, gpus="0,1")
     assert (status, err) == (0, "")
     names = [f"seed={seed},code_size={size}" for seed in (0, 1) for size in (2, 8)]
+    times = []
     for name in names:
         (trained,) = sweep.seen("trainer", name)
         assert trained["flags"] == {
@@ -177,30 +131,24 @@ def test_each_run_is_trained_and_evaluated_in_its_folder_and_all_are_compared(sw
         (evaluated,) = sweep.seen("trainer.evaluate", name)
         assert evaluated["flags"] == {"workdir": str(sweep.workdir / name)}
         assert f"[{name}] trained" in out.splitlines()
+        for process in (trained, evaluated):
+            assert process["gpus"] == "0,1"
+            times += [process["began"], process["ended"]]
+    assert times == sorted(times)  # one process at a time
     assert sorted(row["run"] for row in cells(out)) == sorted(names)
     assert cells((sweep.workdir / "compare.md").read_text()) == cells(out)
 
 
-@pytest.mark.parametrize(
-    ("parallel", "shares"), [(1, ["0,1", "0,1"]), (2, ["0", "1"])], ids=["alone", "parallel"]
-)
-def test_runs_that_train_at_a_time_share_the_gpus(sweep, parallel, shares):
-    behaviours = {}
-    if parallel > 1:  # the first trains until the other is done
-        wait = "while not list(traces.glob('trainer.evaluate-*')): time.sleep(0.01)"
-        behaviours = {"seed=0": f"if module == 'trainer':\n    {wait}"}
-    flags = ("--grid=config.seed=0,1", f"--parallel={parallel}")
+def test_runs_that_train_at_a_time_share_the_gpus(sweep):
+    # The first trains until the other is done.
+    wait = "while not list(traces.glob('trainer.evaluate-*')): time.sleep(0.01)"
+    behaviours = {"seed=0": f"if module == 'trainer':\n    {wait}"}
+    flags = ("--grid=config.seed=0,1", "--parallel=2")
     assert sweep.run(*flags, gpus="0,1", behaviours=behaviours)[0] == 0
-    first, second = (sweep.seen("trainer", f"seed={seed}")[0] for seed in (0, 1))
-    assert [first["gpus"], second["gpus"]] == shares
-    if parallel == 1:
-        (evaluated,) = sweep.seen("trainer.evaluate", "seed=0")
-        assert first["ended"] < evaluated["began"] < evaluated["ended"] < second["began"]
+    assert [sweep.seen("trainer", f"seed={seed}")[0]["gpus"] for seed in (0, 1)] == ["0", "1"]
 
 
-def test_a_sweep_at_home_that_is_started_again_measures_only_what_is_not(
-    sweep, tmp_path, monkeypatch
-):
+def test_a_sweep_that_is_started_again_measures_only_what_is_not(sweep, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     sweep.workdir = "~/sweep"
     sweep.run("--grid=config.seed=0,1")
@@ -253,27 +201,24 @@ time.sleep(60)
     assert not (sweep.workdir / "compare.md").exists()
 
 
-def test_a_key_that_the_config_does_not_have_is_told_by_the_trainer(tmp_path):
-    trainer_flags = ["--config=configs/dense.py", f"--workdir={tmp_path / 'sweep'}"]
-    command = [*SWEEP, "--grid=config.model.depth=1", "--", *trainer_flags]
-    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+@pytest.mark.slow
+def test_the_trainer_and_its_evaluation_take_what_a_sweep_gives_them(tmp_path):
+    def sweep_over(values):
+        command = [
+            *(sys.executable, "-m", "launch.sweep", f"--grid=config.{values}"),
+            *("--", "--config=configs/dense.py", f"--workdir={tmp_path / 'sweep'}"),
+            *("--config.data.name=digits", "--config.num_epochs=0.5", "--config.execution=graph"),
+            "--config.model.hidden_units=(16,)",
+        ]
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+    ended = sweep_over("model.depth=1")
     assert ended.returncode == 2
     assert ended.stderr.startswith("[depth=1] error: the config has no key 'depth'")
     assert not (tmp_path / "sweep").exists()
-
-
-@pytest.mark.slow
-def test_a_sweep_of_the_trainer_ends_in_a_comparison(tmp_path):
-    trainer_flags = [
-        *("--config=configs/dense.py", f"--workdir={tmp_path}", "--config.data.name=digits"),
-        *("--config.num_epochs=0.5", "--config.execution=graph"),
-        "--config.model.hidden_units=(16,)",
-    ]
-    command = [*SWEEP, "--grid=config.model.code_size=2,4", "--parallel=2", "--", *trainer_flags]
-    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    ended = sweep_over("model.code_size=4")
     assert ended.returncode == 0, ended.stderr
-    assert sorted(row["code"] for row in cells(ended.stdout)) == ["2", "4"]
-    assert all(0 < float(row["mse"]) < 1 for row in cells(ended.stdout))
-    for size in (2, 4):
-        assert final_state(tmp_path / f"code_size={size}")[0] == 6
-    assert (tmp_path / "compare.png").exists()
+    (row,) = cells(ended.stdout)
+    assert row["code"] == "4"
+    assert 0 < float(row["mse"]) < 1
+    assert final_state(tmp_path / "sweep" / "code_size=4")[0] == 6
