@@ -10,80 +10,57 @@ from trainer.distribution.cluster import Cluster, from_tf_config
 from trainer.errors import UserError, WorkersError
 
 
-def set_tf_config(monkeypatch, workers, index, kind="worker"):
-    task = {"type": kind, "index": index}
-    monkeypatch.setenv("TF_CONFIG", json.dumps({"cluster": workers, "task": task}))
+def tf_config(cluster, kind="worker", index=0):
+    return json.dumps({"cluster": cluster, "task": {"type": kind, "index": index}})
+
+
+TWO = {"worker": ["a:1", "b:2"]}
+CHIEF_AND_TWO = {"chief": ["a:1"], "worker": ["b:2", "c:3"]}
 
 
 @pytest.mark.parametrize(
-    ("workers", "index", "kind", "expected"),
+    ("text", "expected"),
     [
-        ({"worker": ["a:1", "[::1]:2"]}, 1, "worker", Cluster(("a:1", "[::1]:2"), 1)),
-        (
-            {"chief": ["a:1"], "worker": ["b:2", "c:3"]},
-            0,
-            "chief",
-            Cluster(("a:1", "b:2", "c:3"), 0),
-        ),
-        (
-            {"chief": ["a:1"], "worker": ["b:2", "c:3"]},
-            1,
-            "worker",
-            Cluster(("a:1", "b:2", "c:3"), 2),
-        ),
-        ({"worker": ["a:1"]}, 0, "worker", None),
-        ({}, 0, "worker", None),
+        (tf_config({"worker": ["a:1", "[::1]:2"]}, index=1), Cluster(("a:1", "[::1]:2"), 1)),
+        (tf_config(CHIEF_AND_TWO, "chief"), Cluster(("a:1", "b:2", "c:3"), 0)),
+        (tf_config(CHIEF_AND_TWO, index=1), Cluster(("a:1", "b:2", "c:3"), 2)),
+        (tf_config({"worker": ["a:1"]}), None),
+        (tf_config({}), None),
+        ("", None),
     ],
 )
-def test_the_chief_comes_first_and_one_worker_is_no_cluster(
-    monkeypatch, workers, index, kind, expected
-):
-    set_tf_config(monkeypatch, workers, index, kind)
+def test_the_chief_comes_first_and_one_worker_is_no_cluster(monkeypatch, text, expected):
+    monkeypatch.setenv("TF_CONFIG", text)
     assert from_tf_config() == expected
 
 
-def test_without_tf_config_there_is_no_cluster(monkeypatch):
-    monkeypatch.delenv("TF_CONFIG", raising=False)
-    assert from_tf_config() is None
-
-
 @pytest.mark.parametrize(
-    ("cluster", "task", "named"),
+    ("text", "named"),
     [
-        ({"worker": ["a:1", "b:2"]}, None, "cannot be read"),
-        ({"worker": ["a", "b:2"]}, ("worker", 0), "cannot be read"),
-        ({"worker": ["a:1", "b:70000"]}, ("worker", 0), "cannot be read"),
-        (["a:1", "b:2"], ("worker", 0), "cannot be read"),
-        ({"worker": ["a:1", "b:2"]}, ("worker", 2), "index 2"),
-        ({"worker": ["a:1", "b:2"]}, ("worker", -1), "index -1"),
-        ({"worker": ["a:1", "a:1"]}, ("worker", 0), "twice"),
-        ({"chief": ["a:1", "b:2"]}, ("chief", 0), "2 chiefs"),
-        ({"worker": ["a:1", "b:2"]}, (["worker"], 0), "['worker']"),
-        ({"ps": ["a:1"], "worker": ["b:2"]}, ("ps", 0), "'ps'"),
-        ({"worker": ["a:1", "b:2"]}, ("evaluator", 0), "'evaluator'"),
+        ("{\n", "cannot be read"),
+        (json.dumps({"cluster": TWO}), "cannot be read"),
+        (tf_config({"worker": ["a", "b:2"]}), "cannot be read"),
+        (tf_config({"worker": ["a:1", "b:70000"]}), "cannot be read"),
+        (tf_config(["a:1", "b:2"]), "cannot be read"),
+        (tf_config(TWO, index=2), "index 2"),
+        (tf_config(TWO, index=-1), "index -1"),
+        (tf_config({"worker": ["a:1", "a:1"]}), "twice"),
+        (tf_config({"chief": ["a:1", "b:2"]}, "chief"), "2 chiefs"),
+        (tf_config({"ps": ["a:1"], "worker": ["b:2"]}), "'ps'"),
+        (tf_config(TWO, "evaluator"), "'evaluator'"),
     ],
 )
-def test_a_tf_config_that_names_no_workers_gets_one_line(monkeypatch, cluster, task, named):
-    config = {"cluster": cluster}
-    if task:
-        config["task"] = dict(zip(("type", "index"), task, strict=True))
-    monkeypatch.setenv("TF_CONFIG", json.dumps(config))
+def test_a_tf_config_that_names_no_workers_is_refused(monkeypatch, text, named):
+    monkeypatch.setenv("TF_CONFIG", text)
     with pytest.raises(UserError) as error:
         from_tf_config()
     assert named in str(error.value)
 
 
-def test_a_tf_config_that_is_no_json_gets_one_line(monkeypatch):
-    monkeypatch.setenv("TF_CONFIG", "{\n")
-    with pytest.raises(UserError, match="cannot be read"):
-        from_tf_config()
-
-
-@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "10.0.0.1", "node7"])
-def test_only_this_machine_reaches_a_worker_with_a_loopback_address(host):
-    with Cluster((f"{host}:{free_ports(1)[0]}", "b:1"), 0).listen() as listener:
-        local = listener.getsockname()[0] == "127.0.0.1"
-        assert local == (host in ("127.0.0.1", "localhost"))
+def test_only_this_machine_reaches_a_worker_with_a_loopback_address():
+    for host, local in (("127.0.0.1", True), ("localhost", True), ("node7", False)):
+        with Cluster((f"{host}:{free_ports(1)[0]}", "b:1"), 0).listen() as listener:
+            assert (listener.getsockname()[0] == "127.0.0.1") == local
 
 
 def test_a_port_that_another_program_has_is_named():

@@ -1,7 +1,7 @@
 import json
 import socket
-import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -10,6 +10,8 @@ from trainer.distribution import rendezvous
 from trainer.distribution.cluster import Cluster
 from trainer.errors import Preempted, UserError, WorkersError
 from trainer.train import train
+
+THREADS = ThreadPoolExecutor(16)
 
 
 def local_clusters(count):
@@ -20,65 +22,52 @@ def local_clusters(count):
 
 def meet(clusters, facts=None, timeout_seconds=20.0, stopped=lambda _: False):
     """Has workers meet in threads; returns what the rendezvous of each raised, or None."""
-    errors: list[Exception | None] = [None] * len(clusters)
 
     def worker(number):
+        own_facts = facts[number] if facts else {}
         try:
             rendezvous.rendezvous(
-                clusters[number],
-                facts[number] if facts else {},
-                timeout_seconds,
-                lambda: stopped(number),
+                clusters[number], own_facts, timeout_seconds, lambda: stopped(number)
             )
         except Exception as error:
-            errors[number] = error
+            return error
 
-    threads = [threading.Thread(target=worker, args=(number,)) for number in range(len(clusters))]
-    for thread in reversed(threads):  # the chief last
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return errors
+    numbers = reversed(range(len(clusters)))  # the chief last
+    return list(THREADS.map(worker, numbers))[::-1]
 
 
-def assert_all_end_with_one_line(errors, kind, *named):
-    assert [type(error) for error in errors] == [kind] * len(errors)
+def assert_all_end_with_one_line(errors, *named):
+    assert [type(error) for error in errors] == [UserError] * len(errors)
     (line,) = {str(error) for error in errors}
     for text in named:
         assert text in line
 
 
-@pytest.mark.parametrize("count", [2, 5])
-def test_workers_with_equal_facts_meet(count):
-    clusters = local_clusters(count)
-    assert meet(clusters, [{"seed": "0"}] * count) == [None] * count
+def test_workers_with_equal_facts_meet():
+    clusters = local_clusters(5)
+    assert meet(clusters, [{"seed": "0"}] * 5) == [None] * 5
     for address in clusters[0].addresses:  # TensorFlow opens the ports next
         socket.create_server(("127.0.0.1", int(address.rpartition(":")[2]))).close()
 
 
-def test_workers_that_differ_all_end_with_the_line_that_says_wherein():
+def test_workers_that_differ_all_end_with_the_line_that_names_the_difference():
     errors = meet(local_clusters(3), [{"seed": "0"}, {"seed": "0"}, {"seed": "1", "keras": "4"}])
     named = ("keras is None on worker 0, 4 on worker 2", "seed is 0 on worker 0, 1 on worker 2")
-    assert_all_end_with_one_line(errors, UserError, *named)
+    assert_all_end_with_one_line(errors, *named)
 
 
 def test_a_worker_that_comes_late_ends_with_the_same_line_too():
     clusters = local_clusters(3)
-    errors: list = []
-    first = threading.Thread(
-        target=lambda: errors.extend(meet(clusters[:2], [{"seed": "0"}, {"seed": "1"}]))
-    )
-    first.start()
+    first = THREADS.submit(meet, clusters[:2], [{"seed": "0"}, {"seed": "1"}])
     time.sleep(1)
     late = meet(clusters[2:], [{"seed": "0"}])
-    first.join()
-    assert_all_end_with_one_line([*errors, *late], UserError, "seed")
+    assert_all_end_with_one_line([*first.result(), *late], "seed")
 
 
 def test_workers_with_another_tf_config_all_end_with_one_line():
     chief, worker = local_clusters(2)
     other = Cluster((*worker.addresses, "10.0.0.1:1"), 1)
-    assert_all_end_with_one_line(meet([chief, other]), UserError, "TF_CONFIG", "10.0.0.1:1")
+    assert_all_end_with_one_line(meet([chief, other]), "TF_CONFIG", "10.0.0.1:1")
 
 
 def test_two_workers_with_one_index_end_with_one_line(monkeypatch):
@@ -90,7 +79,7 @@ def test_two_workers_with_one_index_end_with_one_line(monkeypatch):
             return socket.create_server(("127.0.0.1", 0))
 
     other = OfAnotherMachine(worker.addresses, 1)
-    assert_all_end_with_one_line(meet([chief, worker, other]), UserError, "the index 1")
+    assert_all_end_with_one_line(meet([chief, worker, other]), "the index 1")
 
 
 @pytest.mark.parametrize(("present", "missing"), [((0, 1), 2), ((1, 2), 0)])
@@ -111,7 +100,7 @@ def test_a_worker_that_does_not_come_is_named_while_and_after_the_others_wait(
 @pytest.mark.parametrize("stopped", [0, 1])
 def test_a_stop_of_one_worker_ends_the_wait_of_all(stopped):
     clusters = local_clusters(3)  # of which the last does not come
-    stop_time = time.monotonic() + 2
+    stop_time = time.monotonic() + 1.5
     errors = meet(
         clusters[:2], stopped=lambda index: index == stopped and time.monotonic() > stop_time
     )
@@ -120,12 +109,10 @@ def test_a_stop_of_one_worker_ends_the_wait_of_all(stopped):
 
 def test_a_worker_that_dies_while_it_waits_is_missing_until_it_is_started_again():
     clusters = local_clusters(3)
-    ends: list = []
-    chief = threading.Thread(target=lambda: ends.extend(meet(clusters[:1])))
-    chief.start()
+    chief = THREADS.submit(meet, clusters[:1])
     time.sleep(0.5)
-    host, port = clusters[0].addresses[0].split(":")
     hello = {"index": 1, "facts": {"TF_CONFIG": ",".join(clusters[0].addresses)}, "stopped": ""}
+    host, port = clusters[0].addresses[0].split(":")
     with socket.create_connection((host, int(port))) as dying:
         dying.sendall(json.dumps(hello).encode() + b"\n")
         assert dying.recv(100)
@@ -134,16 +121,13 @@ def test_a_worker_that_dies_while_it_waits_is_missing_until_it_is_started_again(
     assert clusters[0].name(1) in str(error)
     time.sleep(2)
     assert meet(clusters[1:]) == [None, None]
-    chief.join()
-    assert ends == [None]
+    assert chief.result() == [None]
 
 
 def test_strangers_on_the_chiefs_port_are_ignored(capfd):
     clusters = local_clusters(2)
     host, port = clusters[0].addresses[0].split(":")
-    ends: list = []
-    chief = threading.Thread(target=lambda: ends.extend(meet(clusters[:1])))
-    chief.start()
+    chief = THREADS.submit(meet, clusters[:1])
     for sent in (
         *(b"GET / HTTP/1.1\r\n\r\n", b"[]\n", b'{"index": 1}\n', b"\xff\n", b""),
         b'{"index": 9, "facts": {"TF_CONFIG": "' + ",".join(clusters[0].addresses).encode(),
@@ -155,48 +139,42 @@ def test_strangers_on_the_chiefs_port_are_ignored(capfd):
                 break
             except ConnectionRefusedError:
                 time.sleep(0.01)
-    assert meet(clusters[1:]) == [None]
-    chief.join()
-    assert ends == [None]
+    assert meet(clusters[1:]) == chief.result() == [None]
     assert not capfd.readouterr().err
 
 
-def set_tf_config(monkeypatch, cluster):
-    task = {"type": "worker", "index": cluster.index}
-    workers = {"cluster": {"worker": list(cluster.addresses)}, "task": task}
-    monkeypatch.setenv("TF_CONFIG", json.dumps(workers))
+@pytest.fixture
+def train_as(digits_config, tmp_path, monkeypatch):
+    """Trains as a worker of a cluster, which must fail; returns the message."""
+
+    def fail(cluster, error, **settings):
+        digits_config.update(settings)
+        task = {"type": "worker", "index": cluster.index}
+        workers = {"cluster": {"worker": list(cluster.addresses)}, "task": task}
+        monkeypatch.setenv("TF_CONFIG", json.dumps(workers))
+        with pytest.raises(error) as raised:
+            train(digits_config, str(tmp_path / "run"))
+        assert not (tmp_path / "run").exists()
+        return str(raised.value)
+
+    return fail
 
 
-def test_a_training_whose_workers_do_not_come_ends_in_the_stated_time(
-    digits_config, tmp_path, monkeypatch
-):
-    digits_config.startup_timeout_seconds = 1.0
-    set_tf_config(monkeypatch, local_clusters(2)[0])
-    with pytest.raises(WorkersError, match="waited in vain for worker 1"):
-        train(digits_config, str(tmp_path / "run"))
-    assert not (tmp_path / "run").exists()
+def test_a_training_whose_workers_do_not_come_ends_in_the_stated_time(train_as):
+    line = train_as(local_clusters(2)[0], WorkersError, startup_timeout_seconds=1.0)
+    assert "waited in vain for worker 1" in line
 
 
-def test_a_training_compares_its_config_with_the_other_workers(
-    digits_config, tmp_path, monkeypatch
-):
+def test_a_training_compares_its_config_with_the_other_workers(train_as):
     chief, worker = local_clusters(2)
-    set_tf_config(monkeypatch, chief)
-    ends: list = []
-    other = threading.Thread(target=lambda: ends.extend(meet([worker], [{"seed": "1"}])))
-    other.start()
-    with pytest.raises(UserError, match="the workers differ") as error:
-        train(digits_config, str(tmp_path / "run"))
-    other.join()
-    assert str(ends[0]) == str(error.value)
-    assert not (tmp_path / "run").exists()
+    other = THREADS.submit(meet, [worker], [{"seed": "1"}])
+    line = train_as(chief, UserError)
+    assert "the workers differ" in line
+    assert [str(error) for error in other.result()] == [line]
 
 
 @pytest.mark.parametrize(("strategy", "workers"), [("multi_worker", 1), ("mirrored", 2)])
-def test_a_strategy_for_another_number_of_workers_is_refused(
-    digits_config, tmp_path, monkeypatch, strategy, workers
-):
-    digits_config.strategy = strategy
-    set_tf_config(monkeypatch, local_clusters(workers)[0])
-    with pytest.raises(UserError, match=rf"strategy='?{strategy}.*TF_CONFIG"):
-        train(digits_config, str(tmp_path / "run"))
+def test_a_strategy_for_another_number_of_workers_is_refused(train_as, strategy, workers):
+    line = train_as(local_clusters(workers)[0], UserError, strategy=strategy)
+    assert f"strategy='{strategy}'" in line
+    assert "TF_CONFIG" in line
