@@ -88,6 +88,13 @@ def weights_of(steps):
     return {path: variable.numpy() for path, variable in steps.variables().items()}
 
 
+def trained(images, *arguments, **keywords):
+    """The weights of a model after some steps from the first on."""
+    _, steps = make_steps(*arguments, **keywords)
+    steps.train(0, images)
+    return weights_of(steps)
+
+
 def assert_close(actual, expected, tolerance=1e-5):
     assert actual.keys() == expected.keys()
     for path, value in expected.items():
@@ -95,8 +102,7 @@ def assert_close(actual, expected, tolerance=1e-5):
 
 
 @pytest.mark.parametrize(
-    ("devices", "execution", "clip_norm"),
-    [(2, "graph", 0.01), (4, "graph", 0.0), (2, "xla", 0.0), (4, "xla", 0.01)],
+    ("devices", "execution", "clip_norm"), [(4, "graph", 0.01), (2, "xla", 0.0), (4, "xla", 0.01)]
 )
 def test_many_replicas_train_as_one_does(devices, execution, clip_norm):
     images = images_like(20, BATCH, *SHAPE)
@@ -110,21 +116,13 @@ def test_many_replicas_train_as_one_does(devices, execution, clip_norm):
 def test_two_replicas_train_every_kind_as_one_does(name):
     changes = tiny(load_config(name).model.name)
     images = images_like(3, BATCH, 8, 8, 1)
-    weights = []
-    for devices in (1, 2):
-        create = lambda: model_of(name, (8, 8, 1), **changes)  # noqa: E731
-        _, steps = make_steps(devices, create=create, learning_rate=1e-3)
-        steps.train(0, images)
-        weights.append(weights_of(steps))
-    assert_close(weights[1], weights[0])
+    create = functools.partial(model_of, name, (8, 8, 1), **changes)
+    one, two = (trained(images, n, create=create, learning_rate=1e-3) for n in (1, 2))
+    assert_close(two, one)
 
 
 @pytest.mark.parametrize(
-    ("devices", "execution"),
-    [
-        *((1, execution) for execution in EXECUTIONS),
-        *((2, execution) for execution in ("graph", "xla")),
-    ],
+    ("devices", "execution"), [*((1, execution) for execution in EXECUTIONS), (2, "xla")]
 )
 def test_steps_have_the_same_bits_however_calls_are_cut_and_wherever_images_lie(
     devices, execution, monkeypatch
@@ -149,13 +147,9 @@ def test_steps_have_the_same_bits_however_calls_are_cut_and_wherever_images_lie(
 
 def test_a_batch_cut_for_the_caches_gives_the_gradients_of_the_whole(monkeypatch):
     images = images_like(4, BATCH, *SHAPE)
-    weights = []
-    for cut_size in (BATCH, 3):  # 8 images in one part, or in four of two
-        monkeypatch.setattr(xla, "CUT_SIZE", cut_size)
-        _, steps = make_steps(execution="xla_products")
-        steps.train(0, images)
-        weights.append(weights_of(steps))
-    assert_close(weights[1], weights[0])
+    whole = trained(images, execution="xla_products")
+    monkeypatch.setattr(xla, "CUT_SIZE", 3)  # 8 images in four parts of two
+    assert_close(trained(images, execution="xla_products"), whole)
 
 
 def test_a_batch_is_cut_into_parts_that_suit_the_caches_or_not_at_all():
@@ -163,32 +157,29 @@ def test_a_batch_is_cut_into_parts_that_suit_the_caches_or_not_at_all():
     assert {size: cuts(size) for size in parts} == parts
 
 
-@pytest.mark.parametrize("name", ["conv", "deep_conv", "denoising"])
-def test_convolutions_as_matrix_products_train_as_they_are(name):
-    images = images_like(2, BATCH, 28, 28, 1)
-    create = functools.partial(model_of, name)
-    weights = []
-    for execution in ("graph", "xla_products"):
-        _, steps = make_steps(execution=execution, create=create, learning_rate=1e-3)
-        steps.train(0, images)
-        weights.append(weights_of(steps))
-    assert_close(weights[1], weights[0])
+def small_deep_conv():
+    return model_of("deep_conv", (12, 12, 1), **tiny("deep_conv"))
 
 
-@pytest.mark.parametrize(
-    ("name", "devices", "batch_size", "fastest"),
-    [
+@pytest.mark.parametrize("create", [small_conv, small_deep_conv])
+def test_convolutions_as_matrix_products_train_as_they_are(create):
+    images = images_like(2, BATCH, 12, 12, 1)
+    settings = {"create": create, "learning_rate": 1e-3}
+    as_products = trained(images, execution="xla_products", **settings)
+    assert_close(as_products, trained(images, **settings))
+
+
+def test_the_execution_suits_the_net_the_devices_and_the_batch():
+    for name, devices, batch_size, fastest in (
         ("dense", 1, 4096, "xla"),
         ("dense", 2, 64, "graph"),
         ("deep", 1, 4096, "xla_update"),
         ("conv", 2, 64, "xla_products"),
         ("deep_conv", 1, 64, "xla_update"),
         ("deep_conv", 2, 64, "graph"),
-    ],
-)
-def test_the_execution_suits_the_net_the_devices_and_the_batch(name, devices, batch_size, fastest):
-    strategy = make_strategy(f"cpu:{devices}")
-    assert candidate_executions(strategy, model_of(name), batch_size)[0] == fastest
+    ):
+        strategy = make_strategy(f"cpu:{devices}")
+        assert candidate_executions(strategy, model_of(name), batch_size)[0] == fastest, name
 
 
 def test_the_fastest_execution_is_found_without_a_trace():
@@ -239,13 +230,9 @@ def test_the_step_is_the_textbook_one():
         np.testing.assert_allclose(variable, old - 0.5 * gradient.numpy(), atol=1e-6)
 
 
-@pytest.mark.parametrize(
-    ("devices", "execution"), [(1, "graph"), (1, "xla"), (2, "xla"), (4, "graph")]
-)
+@pytest.mark.parametrize(("devices", "execution"), [(1, "xla"), (2, "xla"), (4, "graph")])
 def test_a_loss_of_batch_means_has_their_value_and_gradient(devices, execution):
-    def create():
-        return small(MeanCode)
-
+    create = functools.partial(small, MeanCode)
     images = images_like(1, BATCH, *SHAPE)
     model, _ = make_steps(create=create)
     with tf.GradientTape() as tape:
@@ -260,7 +247,7 @@ def test_a_loss_of_batch_means_has_their_value_and_gradient(devices, execution):
     assert metrics["gradient_norm"][0] == pytest.approx(float(norm), rel=1e-4)
 
 
-def test_a_kind_is_told_its_progress():
+def test_a_loss_knows_the_progress_of_the_training():
     model, steps = make_steps()
     model.loss_terms = lambda images, context: {
         "progress": context.progress + 0 * tf.reduce_sum(model(images), axis=[1, 2, 3])
@@ -279,9 +266,8 @@ def test_the_gradient_norm_is_computed_where_it_is_asked_for_and_at_the_end():
     np.testing.assert_allclose(some[[7, 15, 19]], norms[[7, 15, 19]], rtol=1e-6)
 
 
-@pytest.mark.parametrize("devices", [1, 4])
-def test_evaluation_is_the_mean_over_the_images_whatever_their_number(devices):
-    model, steps = make_steps(devices)
+def test_evaluation_is_the_mean_over_the_images_whatever_their_number():
+    model, steps = make_steps(4)
     model.loss_terms = lambda images, context: {
         "mean": tf.reduce_mean(images, [1, 2, 3]) + 0 * context.noise.uniform("z", (1,))[:, 0]
     }
@@ -304,10 +290,7 @@ def test_evaluation_with_noise_is_the_same_on_any_replicas_and_changes_nothing()
 
 @pytest.mark.parametrize(
     ("precision", "devices", "execution"),
-    [
-        *(("bfloat16", 1, "graph"), ("bfloat16", 1, "xla"), ("float16", 2, "graph")),
-        *(("float16", 1, "xla_update"), ("float16", 2, "xla")),
-    ],
+    [("bfloat16", 1, "xla"), ("float16", 1, "xla_update"), ("float16", 2, "xla")],
 )
 def test_every_precision_trains_with_float32_weights(precision, devices, execution):
     model, steps = make_steps(devices, execution, precision=precision)
@@ -318,15 +301,16 @@ def test_every_precision_trains_with_float32_weights(precision, devices, executi
     assert model.encoder.get_layer("code").compute_dtype == precision
 
 
-@pytest.mark.parametrize("name", CONFIG_OF.values())
-def test_codes_and_logits_are_computed_in_float32_whatever_the_precision(name):
-    model = build_model(make_strategy("cpu:1"), "bfloat16", lambda: model_of(name))
-    images = images_like(2, 28, 28, 1) / np.float32(255)
-    for network, rows in ((model.encoder, images), (model.decoder, model.encode(images))):
-        assert network(rows).dtype == tf.float32
-        with_weights = [layer for layer in network.layers if layer.weights]
-        assert with_weights[-1].compute_dtype == "float32"
-        assert {layer.compute_dtype for layer in with_weights[:-1]} <= {"bfloat16"}
+def test_codes_and_logits_are_computed_in_float32_whatever_the_precision():
+    images = images_like(2, 8, 8, 1) / np.float32(255)
+    for kind, name in CONFIG_OF.items():
+        create = functools.partial(model_of, name, (8, 8, 1), **tiny(kind))
+        model = build_model(make_strategy("cpu:1"), "bfloat16", create)
+        for network, rows in ((model.encoder, images), (model.decoder, model.encode(images))):
+            assert network(rows).dtype == tf.float32, kind
+            *others, last = [layer.compute_dtype for layer in network.layers if layer.weights]
+            assert last == "float32", kind
+            assert set(others) <= {"bfloat16"}, kind
 
 
 @pytest.mark.parametrize(("precision", "last"), [("bfloat16", 104), ("float16", 102)])
@@ -339,9 +323,8 @@ def test_nan_in_a_batch_names_the_steps(precision, last):
         steps.require_finite(100, metrics)
 
 
-@pytest.mark.parametrize("devices", [1, 2])
-def test_the_float16_loss_scale_falls_on_overflow_and_recovers(devices):
-    _, steps = make_steps(devices, precision="float16", loss_scale_growth_steps=4)
+def test_the_float16_loss_scale_falls_on_overflow_and_recovers():
+    _, steps = make_steps(2, precision="float16", loss_scale_growth_steps=4)
     steps.optimizer.dynamic_scale.assign(2.0**30)
     before = weights_of(steps)["model/encoder/code/kernel"]
     images = images_like(40, BATCH, *SHAPE)
@@ -374,7 +357,6 @@ def test_gradients_that_overflow_at_every_scale_end_the_run():
     ("mistake", "named"),
     [
         (lambda: make_steps(2, batch_size=7), "batch_size=7 .* 2"),
-        (lambda: make_steps(4, batch_size=6), "batch_size=6 .* 4"),
         (lambda: make_steps(batch_size=0), "batch_size=0 .* 1"),
         (lambda: make_steps(execution="fast"), "execution='fast' .*graph, xla_update, xla"),
         (lambda: make_strategy("gpu"), "strategy='gpu' is not known"),
