@@ -15,28 +15,28 @@ def rates(name, steps, warmup_steps=0):
     return [float(schedule(tf.constant(step, tf.int64))) for step in steps]
 
 
-def test_constant_stays():
-    np.testing.assert_allclose(rates("constant", [0, 50, 99]), 0.4)
-
-
-def test_cosine_falls_from_the_rate_to_0():
+def test_a_schedule_warms_up_in_a_line_and_stays_constant_or_falls_as_a_cosine():
+    warm = rates("constant", [0, 1, 2, 3, 4, 99], warmup_steps=3)
+    np.testing.assert_allclose(warm, [0.1, 0.2, 0.3, 0.4, 0.4, 0.4], rtol=1e-6)
     expected = [0.4, 0.4 * (1 + math.cos(math.pi / 4)) / 2, 0.2, 0.0]
     np.testing.assert_allclose(rates("cosine", [0, 25, 50, 100]), expected, atol=1e-7)
 
 
-def test_warm_up_rises_in_a_line():
-    warm = rates("constant", [0, 1, 2, 3, 4, 50], warmup_steps=3)
-    np.testing.assert_allclose(warm, [0.1, 0.2, 0.3, 0.4, 0.4, 0.4], rtol=1e-6)
-
-
-@pytest.mark.parametrize("weight_decay", [0.0, 0.01])
 @pytest.mark.parametrize("name", ["adam", "adamw", "sgd", "rmsprop", "adadelta"])
-def test_every_optimizer_descends(name, weight_decay):
-    variable = tf.keras.Variable(1.0)
-    optimizer = optimizers.create(name, clip_norm=1.0, weight_decay=weight_decay)
-    optimizer.learning_rate.assign(0.1)
-    optimizer.apply([tf.constant(1.0)], [variable])
-    assert float(variable) < 1.0
+def test_every_optimizer_descends_and_decays_the_weights_if_asked(name):
+    for weight_decay in (0.0, 0.01):
+        variables = [tf.keras.Variable(1.0), tf.keras.Variable(1.0)]
+        optimizer = optimizers.create(name, clip_norm=1.0, weight_decay=weight_decay)
+        optimizer.learning_rate.assign(0.1)
+        optimizer.apply([tf.constant(1.0), tf.constant(0.0)], variables)
+        assert float(variables[0]) < 1.0
+        assert (float(variables[1]) < 1.0) == (weight_decay > 0)
+
+
+def make(name="adam", clip_norm=0.0, weight_decay=0.0, schedule="constant", **settings):
+    optimizers.create(name, clip_norm=clip_norm, weight_decay=weight_decay)
+    usual = {"learning_rate": 0.1, "warmup_steps": 0, "last_step": 10}
+    optimizers.learning_rate_schedule(schedule, **usual | settings)
 
 
 @pytest.mark.parametrize(
@@ -45,22 +45,11 @@ def test_every_optimizer_descends(name, weight_decay):
         ({"name": "adma"}, "optimizer.name='adma' is not known; allowed: adam"),
         ({"clip_norm": -1.0}, "optimizer.clip_norm=-1.0"),
         ({"weight_decay": -1.0}, "optimizer.weight_decay=-1.0"),
-    ],
-)
-def test_impossible_optimizers_are_refused(settings, message):
-    with pytest.raises(UserError, match=message):
-        optimizers.create(**{"name": "adam", "clip_norm": 0.0, "weight_decay": 0.0} | settings)
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"name": "linear"}, "optimizer.schedule='linear' is not known; allowed: constant"),
+        ({"schedule": "linear"}, "optimizer.schedule='linear' is not known; allowed: constant"),
         ({"learning_rate": -1.0}, "optimizer.learning_rate=-1.0"),
         ({"warmup_steps": -1}, "optimizer.warmup_steps=-1"),
     ],
 )
-def test_impossible_schedules_are_refused(settings, message):
-    usual = {"name": "constant", "learning_rate": 0.1, "warmup_steps": 0, "last_step": 10}
+def test_impossible_optimizers_and_schedules_are_refused(settings, message):
     with pytest.raises(UserError, match=message):
-        optimizers.learning_rate_schedule(**usual | settings)
+        make(**settings)

@@ -11,9 +11,7 @@ from trainer.distribution.xla_layers import ALL, MAX_POOLING, count_multiplicati
 SAME = {"padding": "same"}
 COVERED = {
     "few_maps_in": lambda: layers.Conv2D(5, 3, **SAME),
-    "few_maps_out": lambda: layers.Conv2D(1, 3, **SAME),
-    "even_size": lambda: layers.Conv2D(1, 4, **SAME),
-    "large": lambda: layers.Conv2D(4, 5, **SAME),
+    "few_maps_out_of_even_size": lambda: layers.Conv2D(1, 4, **SAME),
     "stride_2": lambda: layers.Conv2D(5, 3, 2, **SAME),
     "stride_2_of_even_size": lambda: layers.Conv2D(2, 4, 2, activation="tanh", **SAME),
     "transposed": lambda: layers.Conv2DTranspose(3, 3, 2, activation="tanh", **SAME),
@@ -73,12 +71,12 @@ def test_a_form_gives_the_outputs_and_gradients_of_keras(name):
             np.testing.assert_allclose(new, original, rtol=0, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", NOT_COVERED)
-def test_a_layer_that_no_form_covers_is_left_to_keras(name):
-    network = network_of(NOT_COVERED[name](), shape=(7, 6, 3))
-    before = operations_of(network)
-    with rewritten(network, ALL):
-        assert operations_of(network) == before
+def test_a_layer_that_no_form_covers_is_left_to_keras():
+    for name, layer in NOT_COVERED.items():
+        network = network_of(layer(), shape=(7, 6, 3))
+        before = operations_of(network)
+        with rewritten(network, ALL):
+            assert operations_of(network) == before, name
 
 
 def test_only_the_layers_that_are_named_are_rewritten_and_only_for_a_while():
