@@ -76,8 +76,8 @@ def stop_after(monkeypatch, number, how):
     calls = []
     original = Steps.train
 
-    def counted(self, first_step, *drawn):
-        metrics = original(self, first_step, *drawn)
+    def counted(self, first_step, *arguments):
+        metrics = original(self, first_step, *arguments)
         calls.append(first_step)
         if len(calls) == number:
             how()

@@ -47,32 +47,23 @@ class Dashboard:
 
     def post(self, path: str, content: Any) -> Any:
         """Returns the server's answer to a JSON body, parsed as JSON."""
-        request = urllib.request.Request(
-            f"{self.address}/{path}",
-            json.dumps(content).encode(),
-            {"Content-Type": "application/json"},
-        )
+        kind = {"Content-Type": "application/json"}
+        url = f"{self.address}/{path}"
+        request = urllib.request.Request(url, json.dumps(content).encode(), kind)
         with urllib.request.urlopen(request) as answer:
             return json.loads(answer.read())
 
     def read(self, path: str, **parameters: str) -> bytes:
-        """Returns the server's answer."""
         query = urllib.parse.urlencode(parameters)
         with urllib.request.urlopen(f"{self.address}/{path}?{query}") as answer:
             return answer.read()
 
 
 @contextlib.contextmanager
-def serving(runs: Path, *, load_fast: bool = True) -> Iterator[Dashboard]:
-    """Serves a folder of runs; enters the block once they are read.
-
-    They are read by TensorBoard's data server, or by its Python loader.
-    """
-    command = [
-        *(sys.executable, "-m", "tensorboard.main", f"--logdir={runs}"),
-        *("--host=localhost", "--port=0", "--reload_interval=1"),
-        f"--load_fast={str(load_fast).lower()}",
-    ]
+def serving(runs: Path) -> Iterator[Dashboard]:
+    """Serves a folder of runs by the data server; enters the block once they are read."""
+    command = [sys.executable, "-m", "tensorboard.main", f"--logdir={runs}", "--load_fast=true"]
+    command += ["--host=localhost", "--port=0", "--reload_interval=1"]
     environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"}
     with subprocess.Popen(
         command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environment
@@ -119,7 +110,6 @@ class Browser:
             self._driver.switch_to.frame(frame)
 
     def leave_frames(self) -> None:
-        """Returns to TensorBoard's own page."""
         self._driver.switch_to.default_content()
 
     def screenshot(self) -> bytes:

@@ -26,19 +26,18 @@ ASKED = {"allowedStatuses": ALL_STATUSES, "startIndex": 0, "sliceSize": 9, "colP
 def runs(tmp_path_factory):
     """A vae, trained and evaluated, and a linear run."""
     folder = tmp_path_factory.mktemp("runs")
-    for kind in (base.get_config("vae").model, base.get_config("linear").model):
-        config = base.get_config()
-        config.model = kind
-        config.model.code_size = 2
-        config.batch_size = 64
-        config.num_epochs = 20 * 64 / 1366
-        config.execution = "graph"
-        config.log_every_steps = 5
-        config.validate_every_steps = 10
-        if kind.name == "vae":
-            config.model.hidden_units = (32,)
-            config.model.nll_samples = 2
-        train(config, str(folder / kind.name))
+    changes = {
+        "batch_size": 64,
+        "num_epochs": 20 * 64 / 1366,
+        "execution": "graph",
+        "log_every_steps": 5,
+        "validate_every_steps": 10,
+    }
+    for kind, keys in (("vae", {"hidden_units": (32,), "nll_samples": 2}), ("linear", {})):
+        config = base.get_config(kind)
+        config.update(changes)
+        config.model.update({"code_size": 2} | keys)
+        train(config, str(folder / kind))
     evaluate(str(folder / "vae"))
     return folder
 
@@ -64,18 +63,18 @@ def final_losses(run):
     return {name: value for name, value in last.items() if name not in ("step", "split")}
 
 
-@pytest.mark.parametrize("load_fast", [True, False], ids=["data server", "Python loader"])
-def test_both_loaders_show_one_value_a_step_of_an_interrupted_run(tmp_path, load_fast):
-    interrupted_run(tmp_path / "run")
-    with dashboard.serving(tmp_path, load_fast=load_fast) as board:
-        loss = {"run": "run/train", "tag": "loss"}
-        image = {"run": "run/validation", "tag": "image", "sample": "0"}
+def test_the_data_server_shows_one_value_a_step_of_an_interrupted_run(tmp_path):
+    interrupted_run(tmp_path / "run")  # by the Python loader: test_tensorboard.py
+    loss = {"run": "run/train", "tag": "loss"}
+    image = {"run": "run/validation", "tag": "image", "sample": "0"}
+    steps = list(range(1, 8))
+    with dashboard.serving(tmp_path) as board:
         dashboard.until(  # the runs are read one after the other
             lambda: (
                 [point[1:] for point in board.get("data/plugin/scalars/scalars", **loss)]
-                == [[step, step] for step in range(1, 8)]
+                == [[step, step] for step in steps]
                 and [shown["step"] for shown in board.get("data/plugin/images/images", **image)]
-                == [1, 2, 3, 4, 5, 6, 7]
+                == steps
             )
         )
         assert len(board.get("data/plugin/text/text", run="run/train", tag="config")) == 1
@@ -83,21 +82,15 @@ def test_both_loaders_show_one_value_a_step_of_an_interrupted_run(tmp_path, load
         assert row["hparams"]["batch_size"] == 64
 
 
-def test_losses_are_charts_of_training_and_validation(board):
+def test_losses_are_charts_and_every_chart_of_the_layout_has_its_tags(board):
     tags = board.get("data/plugin/scalars/tags")
     losses = {"loss", "loss/reconstruction_nats", "loss/kl_nats"}
-    assert set(tags["vae/validation"]) == losses
-    assert losses < set(tags["vae/train"])
+    assert set(tags["vae/validation"]) == losses < set(tags["vae/train"])
     points = board.get("data/plugin/scalars/scalars", run="vae/validation", tag="loss")
     assert [step for _, step, _ in points] == [10, 20]
-
-
-def test_every_chart_of_the_layout_has_its_tags(board):
-    layout = board.get("data/plugin/custom_scalars/layout")
-    assert [category["title"] for category in layout["category"]] == [
-        *("losses", "optimisation", "speed")
-    ]
-    for category in layout["category"]:
+    layout = board.get("data/plugin/custom_scalars/layout")["category"]
+    assert [category["title"] for category in layout] == ["losses", "optimisation", "speed"]
+    for category in layout:
         for chart in category["chart"]:
             (tag,) = chart["multiline"]["tag"]
             for run in ("train", "validation"):
@@ -113,8 +106,7 @@ def test_images_text_and_graph_are_there(board):
         "linear/validation": {"reconstructions", "filters"},
     }
     where = {"run": "vae/validation", "tag": "manifold", "sample": "0"}
-    images = board.get("data/plugin/images/images", **where)
-    assert [image["step"] for image in images] == [10, 20]
+    assert [image["step"] for image in board.get("data/plugin/images/images", **where)] == [10, 20]
     assert board.get("data/plugin/text/tags") == {
         "vae/train": ["config"],
         "vae/test": ["metrics"],
@@ -155,13 +147,10 @@ def test_the_projector_has_the_test_codes_their_labels_and_images(board):
     assert sheet.shape[:2] == (28 * side, 28 * side)
 
 
-def test_the_scalars_page_shows_the_losses(board, browser):
+def test_the_pages_of_scalars_and_of_images_show_them(board, browser):
     browser.open(f"{board.address}/#scalars")
     tags = {"loss", "loss/kl_nats", "loss/reconstruction_nats", "loss/mse"}
     dashboard.until(lambda: tags <= set(browser.texts("tf-card-heading .name, .heading-label")))
-
-
-def test_the_images_page_shows_the_images(board, browser):
     browser.open(f"{board.address}/#images")
     tags = {"filters", "manifold", "prior_samples", "reconstructions"}
     dashboard.until(lambda: tags == {text.split("\n")[0] for text in browser.texts(".heading")})

@@ -54,9 +54,9 @@ def values(run, split):
 @pytest.mark.parametrize("clock", ["steady", "set back"])
 def test_an_interrupted_run_has_one_value_a_step(tmp_path, clock):
     interrupted_run(tmp_path, clock)
-    train, validation = (charts(tmp_path, split) for split in SPLITS)
-    assert train == {"config": [0], "loss": [1, 2, 3, 4, 5, 6, 7]}
-    assert validation == {"image": [1, 2, 3, 4, 5, 6, 7], START: [0]}
+    steps = list(range(1, 8))
+    assert charts(tmp_path, "train") == {"config": [0], "loss": steps}
+    assert charts(tmp_path, "validation") == {"image": steps, START: [0]}
 
 
 def test_a_new_start_replaces_the_row_of_the_hparams_tab_and_no_chart(tmp_path):
@@ -71,17 +71,17 @@ def test_a_new_start_replaces_the_row_of_the_hparams_tab_and_no_chart(tmp_path):
     assert charts(tmp_path, "validation") == before | {END: [0]}
 
 
-@pytest.mark.parametrize(
-    ("shape", "expected"), [((1200, 40, 3), (1200, 40)), ((2400, 600, 3), (1200, 300))]
-)
-def test_a_large_image_is_shrunk_to_1200_pixels(tmp_path, shape, expected):
+def test_a_large_image_is_shrunk_to_1200_pixels(tmp_path):
     summaries = Summaries(tmp_path)
-    summaries.image("validation", 1, "image", np.full(shape, 7, np.uint8))
+    for step, shape in enumerate([(1200, 40, 3), (2400, 600, 3)]):
+        summaries.image("validation", step, "image", np.full(shape, 7, np.uint8))
     summaries.close()
-    (value,) = values(tmp_path, "validation")
-    image = tf.io.decode_png(value.tensor.string_val[2]).numpy()
-    assert image.shape == (*expected, 3)
-    assert (image == 7).all()
+    images = [
+        tf.io.decode_png(value.tensor.string_val[2]).numpy()
+        for value in values(tmp_path, "validation")
+    ]
+    assert [image.shape for image in images] == [(1200, 40, 3), (1200, 300, 3)]
+    assert all((image == 7).all() for image in images)
 
 
 @pytest.mark.parametrize(
@@ -102,16 +102,16 @@ def test_a_run_says_how_it_ended_unless_it_goes_on_later(tmp_path, digits_config
     ):
         if error:
             raise error
-    said = [
+    written = [
         parse_session_end_info_plugin_data(value.metadata.plugin_data.content).status
         for value in values(tmp_path, "validation")
         if value.tag == END
     ]
-    assert said == statuses
+    assert written == statuses
 
 
 def test_a_longer_run_has_hardly_more_images():
-    shown = [number for number in range(1, 2**20) if has_figures(number)]
+    shown = [number for number in range(1, 2**13) if has_figures(number)]
     assert shown[:127] == list(range(1, 128))
-    for doubling in range(7, 19):
+    for doubling in range(7, 13):
         assert sum(2**doubling <= number < 2 ** (doubling + 1) for number in shown) == 64
