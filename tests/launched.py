@@ -1,7 +1,9 @@
-"""`launch.local` of two workers, for tests that signal and kill real processes."""
+"""Launchers as processes: run to their end, or to be signalled and killed."""
 
 import contextlib
 import json
+import os
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -12,8 +14,20 @@ ROOT = Path(__file__).parents[1]
 LAUNCHER = -1
 
 
+def run_launcher(name, *arguments, cwd=ROOT, **environment):
+    """Runs `python -m launch.<name>` to its end, with some variables of the environment."""
+    return subprocess.run(
+        [sys.executable, "-m", f"launch.{name}", *arguments],
+        cwd=cwd,
+        env=os.environ | {"PYTHONPATH": str(ROOT)} | environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
 class Launched:
-    """A launcher that runs; none of its processes outlives the block."""
+    """A `launch.local` of two workers that runs; none of its processes outlives the block."""
 
     def __init__(self, run, settings, config="dense", max_restarts=9):
         flags = [f"--config.{key}={value}" for key, value in settings.items()]

@@ -6,15 +6,14 @@ import os
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import kubernetes_validate
 import pytest
 import yaml
 
+from tests.launched import ROOT, run_launcher
 from trainer.distribution.cluster import Cluster, from_tf_config
 
-ROOT = Path(__file__).parents[2]
 NEEDED = ("--image=registry/trainer:1", "--volume_claim=runs")
 TRAINER = ("--config=configs/conv.py", "--workdir=/runs/conv")
 WORKERS = ("--workers=3", "--gpus=8", "--cpus=16", "--memory_gib=64", "--max_restarts=5")
@@ -23,21 +22,10 @@ AWKWARD = ["two  words", "it's", '"so"', "$HOME $(HOME) $$(HOME) $$", "`id`; a\\
 ECHO = "import json, os, sys; print(json.dumps([sys.argv[1:], dict(os.environ), os.getpid()]))"
 
 
-def launch(*flags, trainer=TRAINER, **environment):
-    return subprocess.run(
-        [sys.executable, "-m", "launch.kubernetes", *flags, "--", *trainer],
-        cwd=ROOT,
-        env=os.environ | environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-
-
 @functools.cache
 def printed(*flags, trainer=TRAINER):
     """The objects that are printed."""
-    result = launch(*NEEDED, *flags, trainer=trainer)
+    result = run_launcher("kubernetes", *NEEDED, *flags, "--", *trainer)
     assert result.returncode == 0, result.stderr
     return list(yaml.safe_load_all(result.stdout))
 
@@ -229,6 +217,6 @@ def test_apply_hands_the_manifest_to_kubectl_and_its_status_on(tmp_path):
     seen, kubectl = tmp_path / "seen", tmp_path / "kubectl"
     kubectl.write_text(f'#!/bin/sh\n/bin/cat > {seen}\n[ "$*" = "apply -f -" ] && exit 7\n')
     kubectl.chmod(0o755)
-    result = launch(*NEEDED, "--apply", PATH=str(tmp_path))
+    result = run_launcher("kubernetes", *NEEDED, "--apply", "--", *TRAINER, PATH=str(tmp_path))
     assert (result.returncode, result.stdout) == (7, "")
     assert list(yaml.safe_load_all(seen.read_text())) == printed()

@@ -1,13 +1,9 @@
 """What a launcher refuses: one line that names it, status 2, and nothing is started."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from tests.launched import run_launcher
+
 CONFIG, WORKDIR = "--config=c.py", "--workdir=/runs/conv"
 RUN = ("--", CONFIG, WORKDIR)
 POD = ("--image=i", "--volume_claim=c")
@@ -50,14 +46,8 @@ MISTAKES = [
 
 @pytest.mark.parametrize(("launcher", "arguments", "named"), MISTAKES)
 def test_a_mistake_gets_one_line_and_status_2(launcher, arguments, named, tmp_path):
-    environment = {"PATH": str(tmp_path), "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": "0"}
-    result = subprocess.run(
-        [sys.executable, "-m", f"launch.{launcher}", *arguments],
-        cwd=tmp_path,
-        env=os.environ | environment,
-        capture_output=True,
-        text=True,
-        check=False,
+    result = run_launcher(
+        launcher, *arguments, cwd=tmp_path, PATH=str(tmp_path), CUDA_VISIBLE_DEVICES="0"
     )
     assert (result.returncode, result.stdout) == (2, "")
     assert named in result.stderr

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.launched import ROOT, run_launcher
 from trainer.distribution.cluster import Cluster, from_tf_config
 
-ROOT = Path(__file__).parents[2]
 TRAINER = ("--config=configs/conv.py", "--workdir=runs/conv")
 
 # Stand-ins for Slurm: two nodes, whose tasks run one after the other.
@@ -62,9 +62,8 @@ def environment(tmp_path):
     for name, text in fakes.items():
         (programs / name).write_text(text)
         (programs / name).chmod(0o755)
-    return os.environ | {
+    return {
         "PATH": f"{programs}:{os.environ['PATH']}",
-        "PYTHONPATH": str(ROOT),
         "RECORD": str(tmp_path),
         "REFUSAL": "",
         "STATE": "RUNNING",
@@ -76,15 +75,8 @@ def environment(tmp_path):
 
 
 def launch(environment, *arguments, trainer=TRAINER):
-    command = [sys.executable, "-m", "launch.slurm", *arguments, "--", *trainer]
-    return subprocess.run(
-        command,
-        cwd=environment["RECORD"],
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    folder = environment["RECORD"]
+    return run_launcher("slurm", *arguments, "--", *trainer, cwd=folder, **environment)
 
 
 def run_job(environment, statuses, *arguments, nodes=1, trainer=TRAINER):
@@ -97,7 +89,7 @@ def run_job(environment, statuses, *arguments, nodes=1, trainer=TRAINER):
         ["bash"],
         input=text,
         cwd="/",
-        env=environment | {"SLURM_JOB_NUM_NODES": str(nodes)},
+        env=os.environ | environment | {"SLURM_JOB_NUM_NODES": str(nodes)},
         text=True,
         check=False,
     )

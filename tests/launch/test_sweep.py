@@ -6,16 +6,15 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 
 from launch import grids
 from tests.evaluation.test_compare import MEASURED, cells, make_run
+from tests.launched import ROOT, run_launcher
 from tests.runs import final_state
 from trainer.errors import UserError
 
-ROOT = Path(__file__).parents[2]
 # Called as `python -m` is, with the folder of a run to copy. Leaves a trace of each call; what some
 # runs do besides is in the environment.
 STANDIN = """
@@ -204,13 +203,12 @@ time.sleep(60)
 @pytest.mark.slow
 def test_the_trainer_and_its_evaluation_take_what_a_sweep_gives_them(tmp_path):
     def sweep_over(values):
-        command = [
-            *(sys.executable, "-m", "launch.sweep", f"--grid=config.{values}"),
-            *("--", "--config=configs/dense.py", f"--workdir={tmp_path / 'sweep'}"),
-            *("--config.data.name=digits", "--config.num_epochs=0.5", "--config.execution=graph"),
+        return run_launcher(
+            *("sweep", f"--grid=config.{values}", "--", "--config=configs/dense.py"),
+            *(f"--workdir={tmp_path / 'sweep'}", "--config.data.name=digits"),
+            *("--config.num_epochs=0.5", "--config.execution=graph"),
             "--config.model.hidden_units=(16,)",
-        ]
-        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+        )
 
     ended = sweep_over("model.depth=1")
     assert ended.returncode == 2
