@@ -16,17 +16,17 @@ tf.config.experimental.enable_op_determinism()
 
 @pytest.fixture
 def digits_config():
-    """A run on a CPU that takes seconds: the dense kind, 10 steps on the embedded digits."""
-    from configs import base
+    from tests.runs import small_config
 
-    config = base.get_config()
-    config.model.hidden_units = (16,)
-    config.model.code_size = 4
-    config.batch_size = 64
-    config.num_epochs = 10 * 64 / 1366
-    config.execution = "graph"
-    config.steps_per_call = 2
-    config.log_every_steps = 2
-    config.validate_every_steps = 5
-    config.checkpoint_every_steps = 5
-    return config
+    return small_config()
+
+
+@pytest.fixture(scope="session")
+def digits_run(tmp_path_factory):
+    """The workdir of a finished run of `digits_config`: a test that changes it takes a copy."""
+    from tests.runs import small_config
+    from trainer.train import train
+
+    run = tmp_path_factory.mktemp("digits") / "run"
+    train(small_config(), str(run))
+    return run

@@ -9,10 +9,21 @@ from pathlib import Path
 import pytest
 from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator
 
+from configs import base
 from trainer.distribution.step import Steps
 from trainer.errors import Preempted
 from trainer.run import workdir
 from trainer.train import train
+
+
+def small_config():
+    """A run on a CPU that takes seconds: the dense kind, 10 steps on the embedded digits."""
+    config = base.get_config()
+    config.model.update({"hidden_units": (16,), "code_size": 4})
+    config.update({"batch_size": 64, "num_epochs": 10 * 64 / 1366, "execution": "graph"})
+    config.update({"steps_per_call": 2, "log_every_steps": 2})
+    config.update({"validate_every_steps": 5, "checkpoint_every_steps": 5})
+    return config
 
 
 def files_in(folder):
@@ -58,6 +69,22 @@ def charts(run, split):
     return {tag: [event.step for event in loader.Tensors(tag)] for tag in loader.Tags()["tensors"]}
 
 
+def assert_same_charts(run, other):
+    for split in ("train", "validation"):
+        assert charts(run, split) == charts(other, split)
+
+
+def assert_same_record(run, other):
+    """The same bits, rows of the log and charts, whatever has interrupted one of the two."""
+    assert_same_bits(run, other)
+    assert_same_charts(run, other)
+    rows = [
+        [(row["split"], row["step"], row["loss"], row.get("rollbacks")) for row in logged(one)]
+        for one in (run, other)
+    ]
+    assert rows[0] == rows[1]
+
+
 def await_step(run, step, process):
     """Returns once the run of a process has got so far in its log; 0: once it begins."""
 
@@ -71,7 +98,15 @@ def await_step(run, step, process):
         time.sleep(0.01)
 
 
-def stop_after(monkeypatch, number, how):
+def preempt():
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def crash(*_, **__):
+    raise ZeroDivisionError
+
+
+def stop_after(monkeypatch, number, how=preempt):
     """Does `how` to the process once `number` training calls are done."""
     calls = []
     original = Steps.train
@@ -86,16 +121,28 @@ def stop_after(monkeypatch, number, how):
     monkeypatch.setattr(Steps, "train", counted)
 
 
-def assert_a_stop_changes_no_bit(
-    config, folder, monkeypatch, *, calls, step, by=signal.SIGTERM.value
-):
+def lose_weights(patch, step, path="model/encoder/code/kernel"):
+    """Has the update of a step be too much for the weights; its loss and gradient are finite."""
+    original = Steps.train
+
+    def losing(self, first_step, drawn, count):
+        metrics = original(self, first_step, drawn, count)
+        if first_step <= step < first_step + count:
+            variable = self.variables()[path]
+            variable.assign(variable * float("inf"))
+        return metrics
+
+    patch.setattr(Steps, "train", losing)
+
+
+def assert_a_stop_changes_no_bit(config, folder, monkeypatch, *, calls, step):
     """A run that a signal stops at a step, after so many calls, ends as one that is left alone.
 
     Returns the validation losses of the latter; the two are `alone` and `stopped` in the folder.
     """
     losses = train(config, str(folder / "alone"))
     with monkeypatch.context() as patch:
-        stop_after(patch, calls, lambda: os.kill(os.getpid(), by))
+        stop_after(patch, calls)
         with pytest.raises(Preempted, match=f"step {step}"):
             train(config, str(folder / "stopped"))
     assert final_state(folder / "stopped")[0] == step
