@@ -1,10 +1,8 @@
 """Loss spikes: the run goes back, and on to the bits of one that never had the steps skipped."""
 
+import itertools
 import json
-import os
 import pkgutil
-import re
-import signal
 
 import numpy as np
 import pytest
@@ -15,14 +13,23 @@ from ml_collections import ConfigDict
 from tests.all_configs import load_config
 from tests.distribution.test_workers import SHORT, assert_close
 from tests.launched import Launched
-from tests.runs import assert_same_bits, charts, final_state, logged, stop_after
+from tests.runs import (
+    assert_same_bits,
+    assert_same_record,
+    charts,
+    crash,
+    final_state,
+    logged,
+    lose_weights,
+    small_config,
+    stop_after,
+)
 from trainer import data, positions
 from trainer.distribution.step import Steps
 from trainer.distribution.strategy import make_strategy
 from trainer.distribution.workers import Workers
-from trainer.errors import NonFiniteError, Preempted, UserError
+from trainer.errors import NonFiniteError, Preempted
 from trainer.monitoring import goodput
-from trainer.run.checkpoints import Checkpoints
 from trainer.train import train
 from trainer.training.loss_spikes import LossSpikes, Spike
 
@@ -31,28 +38,21 @@ LAST_STEP = 24
 SPIKE_STEP = 13
 
 
+def spiky_config():
+    """24 steps on vectors; after a spike the last 3 steps up to it are skipped."""
+    config = small_config()
+    config.data.update({"name": "memory", "validation_fraction": 0.2})
+    config.model.update({"hidden_units": (4,), "code_size": 2, "output_activation": "linear"})
+    config.update({"batch_size": BATCH_SIZE, "num_epochs": LAST_STEP * BATCH_SIZE / 400})
+    config.update({"checkpoint_every_steps": 4, "validate_every_steps": 8})
+    config.update({"figures": False, "quiet": True})
+    config.spikes.update({"loss_ratio": 5.0, "skip_steps": 3})
+    return config
+
+
 @pytest.fixture
-def config(digits_config):
-    """Of 24 steps on vectors, the last 3 up to a spike being skipped."""
-    digits_config.data.name = "memory"
-    digits_config.model.hidden_units = (4,)
-    digits_config.model.code_size = 2
-    digits_config.model.output_activation = "linear"
-    digits_config.batch_size = BATCH_SIZE
-    digits_config.num_epochs = LAST_STEP * BATCH_SIZE / 400
-    digits_config.data.validation_fraction = 0.2
-    digits_config.checkpoint_every_steps = 4
-    digits_config.validate_every_steps = 8
-    digits_config.figures = False
-    digits_config.quiet = True
-    digits_config.spikes.loss_ratio = 5.0
-    digits_config.spikes.skip_steps = 3
-    return digits_config
-
-
-def skipped(run):
-    """Returns the first and the last skipped step of each roll-back."""
-    return [tuple(steps) for steps in final_state(run)[1]["spikes/skipped"].tolist()]
+def config():
+    return spiky_config()
 
 
 def vectors_with(config, absurd_by_step, file=None):
@@ -68,24 +68,28 @@ def vectors_with(config, absurd_by_step, file=None):
     return vectors
 
 
-def losses(run):
-    return [(row["split"], row["step"], row["loss"], row.get("rollbacks")) for row in logged(run)]
+@pytest.fixture(scope="module")
+def spiked(tmp_path_factory):
+    """A run with a loss spike, and its vectors."""
+    run, config = tmp_path_factory.mktemp("spiked") / "run", spiky_config()
+    config.steps_per_call = 7
+    vectors = vectors_with(config, {SPIKE_STEP: 1e4})
+    train(config, str(run), vectors)
+    return run, vectors
 
 
-def assert_same_record(run, other):
-    assert_same_bits(run, other)
-    assert losses(run) == losses(other)
-    for part in ("train", "validation"):
-        assert charts(run, part) == charts(other, part)
+def skipped(run):
+    """Returns the first and the last skipped step of each roll-back."""
+    return [tuple(steps) for steps in final_state(run)[1]["spikes/skipped"].tolist()]
 
 
-def train_without(config, run, vectors, skipped, monkeypatch):
-    """Trains without these steps, and without anything that knows of spikes."""
+def assert_weights_of_a_run_without(steps, config, run, vectors, folder, monkeypatch):
+    """Holds a run to one that never takes these steps, and that knows nothing of spikes."""
     original = Steps.train
     taken = []
 
     def some(self, first_step, drawn, count):
-        if first_step not in skipped:
+        if first_step not in steps:
             taken.append(original(self, first_step, drawn, count))
         return taken[-1]
 
@@ -93,213 +97,146 @@ def train_without(config, run, vectors, skipped, monkeypatch):
         patch.setattr(Steps, "train", some)
         before = config.copy_and_resolve_references()
         before.spikes.loss_ratio, before.steps_per_call = 0.0, 1
-        train(before, str(run), vectors)
-    assert len(taken) == LAST_STEP - len(skipped)
-
-
-def assert_same_weights(run, other):
-    (step, state), (other_step, other_state) = final_state(run), final_state(other)
+        train(before, str(folder), vectors)
+    assert len(taken) == LAST_STEP - len(steps)
+    (step, state), (other_step, other_state) = final_state(run), final_state(folder)
     assert step == other_step == LAST_STEP
-    spikes = {"spikes/loss_statistics", "spikes/skipped"}
-    paths = state.keys() - spikes
-    assert paths == other_state.keys() - spikes
-    for path in paths:
-        assert state[path].tobytes() == other_state[path].tobytes(), path
+    assert state.keys() - other_state.keys() == {"spikes/loss_statistics", "spikes/skipped"}
+    for path, array in other_state.items():
+        assert state[path].tobytes() == array.tobytes(), path
+    assert not [row for row in logged(folder) if "rollbacks" in row]
 
 
-@pytest.mark.parametrize(("absurd", "steps_per_call"), [(1e4, 7), (1e30, 1)])
-def test_a_spike_leaves_the_bits_of_a_run_without_these_steps(
-    config, tmp_path, monkeypatch, capfd, steps_per_call, absurd
+def test_a_spike_leaves_the_bits_and_the_record_of_a_run_without_these_steps(
+    config, spiked, tmp_path, monkeypatch
 ):
-    config.steps_per_call = steps_per_call
-    vectors = vectors_with(config, {SPIKE_STEP: absurd})
-    train(config, str(tmp_path / "run"), vectors)
-    why = r"the loss is \S+, after a mean of \S+"
-    if absurd == 1e30:
-        why = "the loss or its gradient is NaN or infinite"
-    line = (
-        f"LOSS SPIKE at step 13: {why}; back to step 8, steps 11 to 13 are skipped "
-        r"\(roll-back 1 of 10\)\n"
-    )
-    assert re.fullmatch(line, capfd.readouterr().err)
-    assert skipped(tmp_path / "run") == [(11, 13)]
-
-    train_without(config, tmp_path / "without", vectors, {11, 12, 13}, monkeypatch)
-    assert_same_weights(tmp_path / "run", tmp_path / "without")
-    rows = [row for row in logged(tmp_path / "run") if row["split"] == "train"]
+    run, vectors = spiked
+    assert skipped(run) == [(11, 13)]
+    without = {11, 12, 13}
+    assert_weights_of_a_run_without(without, config, run, vectors, tmp_path, monkeypatch)
+    rows = [row for row in logged(run) if row["split"] == "train"]
     steps = [step for step in range(2, 25, 2) if step != 14]  # before which none was taken
     assert [(row["step"], row["rollbacks"]) for row in rows] == [(s, s > 14) for s in steps]
-    assert charts(tmp_path / "run", "train")["training/rollbacks"] == steps
-    assert charts(tmp_path / "run", "validation")["loss"] == [8, 16, 24]
-    assert json.loads((tmp_path / "run" / goodput.FILE).read_text())["seconds"]["repeated"] > 0
+    assert charts(run, "train")["training/rollbacks"] == steps
+    assert charts(run, "validation")["loss"] == [8, 16, 24]
+    assert json.loads((run / goodput.FILE).read_text())["seconds"]["repeated"] > 0
 
 
-def test_where_images_lie_calls_end_and_logs_are_due_changes_no_bit(config, tmp_path):
-    vectors = vectors_with(config, {SPIKE_STEP: 1e4})
-    train(config, str(tmp_path / "run"), vectors)
-    config.update_from_flattened_dict(
-        {
-            "data.placement": "host",
-            "steps_per_call": 0,
-            "log_every_steps": 5,
-            "checkpoint_every_steps": 11,
-            "keep_checkpoints": 1,
-        }
-    )
-    train(config, str(tmp_path / "other"), vectors)
-    assert_same_bits(tmp_path / "run", tmp_path / "other")
-
-
-def test_on_four_replicas_the_same_steps_are_skipped(config, tmp_path):
-    vectors = vectors_with(config, {SPIKE_STEP: 1e4})
-    train(config, str(tmp_path / "one"), vectors)
-    config.strategy = "cpu:4"
-    train(config, str(tmp_path / "four"), vectors)
-    assert skipped(tmp_path / "four") == skipped(tmp_path / "one")
-    assert_close(tmp_path / "four", tmp_path / "one")
-
-
-def test_signals_before_at_and_after_a_spike_change_no_bit(config, tmp_path, monkeypatch):
+def test_further_spikes_skip_further_steps_up_to_the_last(config, tmp_path, monkeypatch, capfd):
     config.steps_per_call = 1
-    config.keep_checkpoints, config.validate_every_steps = 1, 0  # what a spike needs besides
-    vectors = vectors_with(config, {SPIKE_STEP: 1e4})
+    vectors = vectors_with(config, dict.fromkeys([10, 11, SPIKE_STEP, LAST_STEP - 1], 1e30))
+    losses = train(config, str(tmp_path / "run"), vectors)
+    lines = capfd.readouterr().err.splitlines()
+    assert lines[0] == (
+        "LOSS SPIKE at step 10: the loss or its gradient is NaN or infinite; back to step 8, steps "
+        "8 to 10 are skipped (roll-back 1 of 10)"
+    )
+    assert len(lines) == 4
+    assert skipped(tmp_path / "run") == [(8, 10), (6, 11), (5, 13), (21, 23)]
+    assert logged(tmp_path / "run")[-1]["loss"] == losses["loss"]
+    without = {*range(5, 14), 21, 22, 23}
+    folders = tmp_path / "run", vectors, tmp_path / "without"
+    assert_weights_of_a_run_without(without, config, *folders, monkeypatch)
+
+
+def test_where_images_lie_calls_end_and_logs_are_due_changes_no_bit(config, spiked, tmp_path):
+    run, vectors = spiked
+    config.data.placement = "host"
+    config.update({"steps_per_call": 0, "log_every_steps": 5})
+    config.update({"checkpoint_every_steps": 11, "keep_checkpoints": 1})
+    train(config, str(tmp_path), vectors)
+    assert_same_bits(run, tmp_path)
+
+
+def test_on_four_replicas_the_same_steps_are_skipped(config, spiked, tmp_path):
+    config.strategy = "cpu:4"
+    train(config, str(tmp_path), spiked[1])
+    assert skipped(tmp_path) == [(11, 13)]
+    assert_close(tmp_path, spiked[0])
+
+
+def test_signals_before_at_and_after_spikes_change_no_bit(config, tmp_path, monkeypatch):
+    config.update({"steps_per_call": 1, "keep_checkpoints": 1, "checkpoint_every_steps": 2})
+    config.validate_every_steps, config.spikes.skip_steps = 0, 4
+    vectors = vectors_with(config, {SPIKE_STEP: 1e4, SPIKE_STEP + 1: 1e4})
     train(config, str(tmp_path / "alone"), vectors)
-    # The second comes in the step that is the spike; from step 11 on there is none before 14.
-    for calls, step in ((12, 12), (2, 9), (1, 10), (1, 11), (3, 17)):
+    assert skipped(tmp_path / "alone") == [(10, 13), (7, 14)]  # four that were not yet skipped
+    for calls, step in ((9, 9), (5, 11)):  # the second comes in the step that is the first spike
         with monkeypatch.context() as patch:
-            stop_after(patch, calls, lambda: os.kill(os.getpid(), signal.SIGTERM))
+            stop_after(patch, calls)
             with pytest.raises(Preempted, match=f"stopped at step {step} "):
                 train(config, str(tmp_path / "stopped"), vectors)
     train(config, str(tmp_path / "stopped"), vectors)
     assert_same_bits(tmp_path / "stopped", tmp_path / "alone")
-    assert len(skipped(tmp_path / "stopped")) == 1
 
 
-def test_a_signal_before_two_spikes_in_a_row_changes_no_bit(config, tmp_path, monkeypatch):
-    config.steps_per_call = 1
-    config.keep_checkpoints, config.checkpoint_every_steps = 1, 2
-    config.validate_every_steps, config.spikes.skip_steps = 0, 4
-    vectors = vectors_with(config, {SPIKE_STEP: 1e4, SPIKE_STEP + 1: 1e4})
-    train(config, str(tmp_path / "alone"), vectors)
+def test_what_was_skipped_stays_so_once_roll_backs_are_off(config, spiked, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
-        stop_after(patch, 9, lambda: os.kill(os.getpid(), signal.SIGTERM))
-        with pytest.raises(Preempted, match="stopped at step 9 "):
-            train(config, str(tmp_path / "stopped"), vectors)
-    train(config, str(tmp_path / "stopped"), vectors)
-    assert_same_bits(tmp_path / "stopped", tmp_path / "alone")
-    for run in ("alone", "stopped"):  # the second skips four that the first has not
-        assert skipped(tmp_path / run) == [(10, 13), (7, 14)]
+        stop_after(patch, 9)
+        with pytest.raises(Preempted, match="stopped at step 11 "):
+            train(config, str(tmp_path), spiked[1])
+    config.spikes.loss_ratio = 0.0
+    train(config, str(tmp_path), spiked[1])
+    assert skipped(tmp_path) == [(11, 13)]
+    state = final_state(tmp_path)[1]
+    for path, array in final_state(spiked[0])[1].items():
+        assert path == "spikes/loss_statistics" or state[path].tobytes() == array.tobytes(), path
+
+
+def crash_after(patch, place):
+    """Ends a training once this function has done its work."""
+    owner, _, name = place.rpartition(".")
+    original = getattr(pkgutil.resolve_name(owner), name)
+    patch.setattr(place, lambda *args: crash(original(*args)))
 
 
 def test_a_crash_anywhere_in_a_roll_back_changes_no_bit(config, tmp_path, monkeypatch):
-    config.checkpoint_every_steps = 1
-    vectors = vectors_with(config, {6: 1e4, SPIKE_STEP: 1e4, 20: 1e4})
+    config.update({"checkpoint_every_steps": 1, "keep_checkpoints": LAST_STEP})
+    vectors = vectors_with(config, {SPIKE_STEP: 1e4})
     train(config, str(tmp_path / "alone"), vectors)
-    places = [
-        "run.checkpoints.Checkpoints.find_before",
-        "run.checkpoints._delete",
-        "run.checkpoints.Checkpoints.delete_after",
-        "training.loss_spikes.LossSpikes.roll_back",
-        "run.checkpoints.Checkpoint.restore",
-        "run.metrics_log.MetricsLog.forget_after",
-    ]
-    for place in places:
+    for place in (
+        "metrics_log.MetricsLog.forget_after",
+        "checkpoints._delete",
+        "checkpoints.Checkpoints.delete_after",
+    ):
         with monkeypatch.context() as patch:
-            crash_in_a_roll_back(patch, f"trainer.{place}")
+            crash_after(patch, f"trainer.run.{place}")
             with pytest.raises(ZeroDivisionError):
                 train(config, str(tmp_path / "crashed"), vectors)
+        assert logged(tmp_path / "crashed")[-1]["step"] >= 10
     train(config, str(tmp_path / "crashed"), vectors)
     assert_same_record(tmp_path / "crashed", tmp_path / "alone")
-    assert skipped(tmp_path / "crashed") == [(4, 6), (11, 13), (18, 20)]
+    assert skipped(tmp_path / "crashed") == [(11, 13)]
 
 
-def crash_in_a_roll_back(patch, place):
-    """Ends a training once this function has returned to a roll-back."""
-    owner, _, name = place.rpartition(".")
-    original = getattr(pkgutil.resolve_name(owner), name)
-    go_back = goodput.Clock.go_back
-    begun = []
-
-    def counted(self):
-        begun.append(True)
-        go_back(self)
-
-    def crashing(*args, **settings):
-        result = original(*args, **settings)
-        if begun:
-            raise ZeroDivisionError
-        return result
-
-    patch.setattr(goodput.Clock, "go_back", counted)
-    patch.setattr(place, crashing)
-
-
-@pytest.mark.parametrize("checkpoint_every_steps", [1, 5])
+@pytest.mark.parametrize(
+    ("end", "skip_steps", "expected"),
+    [(LAST_STEP, 3, (12, 14)), (SPIKE_STEP + 0.5, 1, (13, 13))],  # no step uses those of the end
+)
 def test_lost_weights_are_the_spike_of_the_step_that_would_use_them(
-    config, tmp_path, monkeypatch, checkpoint_every_steps
+    config, tmp_path, monkeypatch, end, skip_steps, expected
 ):
-    lose_weights(monkeypatch)
-    config.checkpoint_every_steps = checkpoint_every_steps
-    config.steps_per_call = 1
-    train(config, str(tmp_path / "run"), vectors_with(config, {}))
-    assert skipped(tmp_path / "run") == [(12, 14)]
-
-
-def test_weights_that_the_last_update_loses_are_the_spike_of_its_step(
-    config, tmp_path, monkeypatch
-):
-    lose_weights(monkeypatch)
-    config.num_epochs = (SPIKE_STEP + 0.5) * BATCH_SIZE / 400
-    config.spikes.skip_steps = 1
-    train(config, str(tmp_path / "run"), vectors_with(config, {}))
-    assert skipped(tmp_path / "run") == [(13, 13)]
-
-
-def lose_weights(patch):
-    """Has the update of step 13 be too much for the weights; its loss and gradient are finite."""
-    original = Steps.train
-
-    def losing(self, first_step, drawn, count):
-        metrics = original(self, first_step, drawn, count)
-        if first_step <= SPIKE_STEP < first_step + count:
-            variable = self.variables()["model/encoder/code/kernel"]
-            variable.assign(variable * np.inf)
-        return metrics
-
-    patch.setattr(Steps, "train", losing)
+    lose_weights(monkeypatch, SPIKE_STEP)
+    config.update({"checkpoint_every_steps": 1, "steps_per_call": 1})
+    config.num_epochs = end * BATCH_SIZE / 400
+    config.spikes.skip_steps = skip_steps
+    train(config, str(tmp_path), vectors_with(config, {}))
+    assert skipped(tmp_path) == [expected]
 
 
 def test_a_validation_that_is_not_finite_is_a_spike_of_the_step_before(
     config, tmp_path, monkeypatch, capfd
 ):
-    original = Steps.evaluate
-    calls: list[None] = []
-
-    def sometimes_nan(self, images):
-        calls.append(None)
-        return original(self, images) if len(calls) != 2 else {"loss": np.nan}
-
-    monkeypatch.setattr(Steps, "evaluate", sometimes_nan)
+    original, calls = Steps.evaluate, itertools.count(1)
+    monkeypatch.setattr(
+        Steps,
+        "evaluate",
+        lambda *args: {"loss": np.nan} if next(calls) == 2 else original(*args),
+    )
     train(config, str(tmp_path), vectors_with(config, {}))
     assert skipped(tmp_path) == [(13, 15)]
     assert "LOSS SPIKE at step 15: the validation loss at step 16 is nan" in capfd.readouterr().err
     assert final_state(tmp_path)[0] == LAST_STEP
-
-
-def test_the_last_steps_may_be_the_ones_that_are_skipped(config, tmp_path, monkeypatch):
-    vectors = vectors_with(config, {LAST_STEP - 1: 1e30})
-    with_losses = train(config, str(tmp_path / "run"), vectors)
-    train_without(config, tmp_path / "without", vectors, {21, 22, 23}, monkeypatch)
-    assert_same_weights(tmp_path / "run", tmp_path / "without")
-    assert logged(tmp_path / "run")[-1]["loss"] == with_losses["loss"]
-
-
-def test_a_spike_after_a_spike_skips_further_steps(config, tmp_path, monkeypatch):
-    vectors = vectors_with(config, {10: 1e30, 11: 1e30, SPIKE_STEP: 1e30})
-    train(config, str(tmp_path / "run"), vectors)
-    assert skipped(tmp_path / "run") == [(8, 10), (6, 11), (5, 13)]
-    train_without(config, tmp_path / "without", vectors, set(range(5, 14)), monkeypatch)
-    assert_same_weights(tmp_path / "run", tmp_path / "without")
 
 
 def test_float16_overflows_are_no_spikes_and_a_lost_loss_is_one(config, tmp_path, monkeypatch):
@@ -315,120 +252,59 @@ def test_float16_overflows_are_no_spikes_and_a_lost_loss_is_one(config, tmp_path
     train(config, str(tmp_path / "run"), vectors)
     rows = [row for row in logged(tmp_path / "run") if row["split"] == "train"]
     assert rows[0]["skipped_steps"] > 0
+    assert rows[-1]["loss_scale"] < 2.0**30
+    norms = [row["gradient_norm"] for row in rows if "gradient_norm" in row]
+    assert norms  # there is none where all steps of a row overflow
+    assert np.isfinite(norms).all()
     assert skipped(tmp_path / "run") == [(11, 13)]
-    train_without(config, tmp_path / "without", vectors, {11, 12, 13}, monkeypatch)
-    assert_same_weights(tmp_path / "run", tmp_path / "without")
+    folders = tmp_path / "run", vectors, tmp_path / "without"
+    assert_weights_of_a_run_without({11, 12, 13}, config, *folders, monkeypatch)
 
 
 def test_after_so_many_roll_backs_a_spike_ends_the_run(config, tmp_path):
-    config.spikes.skip_steps, config.spikes.max_rollbacks = 1, 2
+    config.spikes.update({"skip_steps": 1, "max_rollbacks": 2})
     vectors = vectors_with(config, {6: 1e4, SPIKE_STEP: 1e30, 20: 1e4})
-    told = r"^step 20: the loss is \S+, after a mean of \S+, and spikes.max_rollbacks=2 allows no "
+    line = r"^step 20: the loss is \S+, after a mean of \S+, and spikes.max_rollbacks=2 allows no "
     for _ in range(2):
-        with pytest.raises(NonFiniteError, match=told + ".* last good checkpoint is .*20$"):
+        with pytest.raises(NonFiniteError, match=line + ".* last good checkpoint is .*20$"):
             train(config, str(tmp_path), vectors)
     config.spikes.max_rollbacks = 3
     train(config, str(tmp_path), vectors)
     assert skipped(tmp_path) == [(6, 6), (13, 13), (20, 20)]
 
 
-def test_an_absurd_learning_rate_is_no_matter_of_steps(config, tmp_path):
-    config.optimizer.update({"name": "sgd", "schedule": "constant", "learning_rate": 1e38})
-    config.spikes.max_rollbacks = 3
-    told = (
-        r"^step 7: the loss or its gradient is NaN or infinite, and spikes.max_rollbacks=3 allows"
-    )
-    with pytest.raises(NonFiniteError, match=told) as error:
-        train(config, str(tmp_path), vectors_with(config, {}))
-    assert len(str(error.value).splitlines()) == 1
-    step, state = final_state(tmp_path)
-    assert step == 4
-    assert all(np.isfinite(array).all() for array in state.values())
-
-
-@pytest.mark.parametrize("keep", [1, 3])
-def test_a_run_that_has_ended_goes_on_once_roll_backs_are_on(config, tmp_path, monkeypatch, keep):
-    config.keep_checkpoints, config.checkpoint_every_steps, config.validate_every_steps = keep, 6, 0
+def test_a_run_that_has_ended_goes_on_once_roll_backs_are_on(config, tmp_path, monkeypatch):
+    config.update({"keep_checkpoints": 1, "checkpoint_every_steps": 6, "validate_every_steps": 0})
     vectors = vectors_with(config, {SPIKE_STEP: 1e30})
     ratio, config.spikes.loss_ratio = config.spikes.loss_ratio, 0.0
     with pytest.raises(NonFiniteError, match=r"in steps 13 to 13;.*step-0000000012$"):
         train(config, str(tmp_path / "run"), vectors)
     config.spikes.loss_ratio = ratio
     train(config, str(tmp_path / "run"), vectors)
-    # Where the only checkpoint left is of a later step, fewer are skipped.
-    first = {1: 12, 3: 11}[keep]
-    assert skipped(tmp_path / "run") == [(first, 13)]
-    train_without(config, tmp_path / "without", vectors, set(range(first, 14)), monkeypatch)
-    assert_same_weights(tmp_path / "run", tmp_path / "without")
+    # The only checkpoint left is of a later step than 11, so fewer are skipped.
+    assert skipped(tmp_path / "run") == [(12, 13)]
+    folders = tmp_path / "run", vectors, tmp_path / "without"
+    assert_weights_of_a_run_without({12, 13}, config, *folders, monkeypatch)
 
 
-def test_what_was_skipped_stays_so_once_roll_backs_are_off(config, tmp_path, monkeypatch):
-    vectors = vectors_with(config, {SPIKE_STEP: 1e30})
-    train(config, str(tmp_path / "alone"), vectors)
-    with monkeypatch.context() as patch:
-        stop_after(patch, 9, lambda: os.kill(os.getpid(), signal.SIGTERM))
-        with pytest.raises(Preempted, match="stopped at step 11 "):
-            train(config, str(tmp_path / "run"), vectors)
-    config.spikes.loss_ratio = 0.0
-    train(config, str(tmp_path / "run"), vectors)
-    assert_same_weights(tmp_path / "run", tmp_path / "alone")
+# What a spike is.
 
 
-def test_without_roll_backs_whatever_runs_away_ends_the_run_at_its_step(
-    config, tmp_path, monkeypatch
-):
-    config.spikes.loss_ratio = 0.0
-
-    def assert_ends(name, message, vectors):
-        run = tmp_path / name
-        with pytest.raises(NonFiniteError, match=message) as error:
-            train(config, str(run), vectors)
-        assert len(str(error.value).splitlines()) == 1
-        if (run / "checkpoints").exists():
-            assert all(np.isfinite(array).all() for array in final_state(run)[1].values())
-
-    whole = vectors_with(config, {})
-    with monkeypatch.context() as patch:
-        patch.setattr(Steps, "evaluate", lambda *_: {"loss": np.nan})
-        assert_ends("validation", "^the validation loss at step 8 is nan; the last", whole)
-    with monkeypatch.context() as patch:
-        lose_weights(patch)
-        config.checkpoint_every_steps = 7
-        assert_ends("weights", "^model/encoder/code/kernel is NaN or infinite at step 14; ", whole)
-    told = "NaN or infinite in steps 13 to 13; a lower"
-    assert_ends("data", told, vectors_with(config, {SPIKE_STEP: 1e30}))
-    config.optimizer.update({"name": "sgd", "schedule": "constant", "learning_rate": 1e38})
-    assert_ends("rate", "NaN or infinite in steps 1 to 1; a lower", whole)
-
-
-def test_without_roll_backs_a_spike_is_a_step_like_others(config, tmp_path):
-    config.spikes.loss_ratio = 0.0
-    train(config, str(tmp_path), vectors_with(config, {SPIKE_STEP: 1e4}))
-    assert not [path for path in final_state(tmp_path)[1] if path.startswith("spikes")]
-    assert not [row for row in logged(tmp_path) if "rollbacks" in row]
-
-
-# What a spike is, and what is kept to go back to.
-
-
-def spikes_of(**settings):
-    defaults = {"loss_ratio": 3.0, "skip_steps": 3, "max_rollbacks": 10}
-    return LossSpikes(ConfigDict(defaults | settings), Workers(make_strategy("cpu:1")))
+def spikes_of_three():
+    settings = ConfigDict({"loss_ratio": 3.0, "skip_steps": 3, "max_rollbacks": 10})
+    return LossSpikes(settings, Workers(make_strategy("cpu:1")))
 
 
 def watched(losses, cuts=()):
-    """The step of the first spike among losses, and the state there.
-
-    They are handed over in calls that end at these steps.
-    """
-    spikes = spikes_of()
+    """The step of the first spike, or the statistics; the losses come in calls cut there."""
+    spikes = spikes_of_three()
     for steps in np.split(np.arange(len(losses)), sorted(cuts)):
         call = np.array([losses[step] for step in steps], np.float32)
         try:
             spikes.watch(min(steps, default=0), call, ~np.isfinite(call))
         except Spike as spike:
-            return spike.step, None
-    return None, spikes.state()["spikes/loss_statistics"].tolist()
+            return spike.step
+    return spikes.state()["spikes/loss_statistics"].tolist()
 
 
 @given(
@@ -439,88 +315,28 @@ def test_where_calls_end_decides_nothing(losses, cuts):
     assert watched(losses, cuts) == watched(losses)
 
 
-@pytest.mark.parametrize(
-    ("losses", "step"),
-    [
-        ([2, 2, 5, 6], None),
-        ([2, 2, 6.1, 1], 2),
-        ([2, 4, 9.1], 2),  # after a mean of 3
-        ([5], None),  # nothing comes before it
-        ([1, np.inf, 1], 1),
-        ([np.nan], 0),
-        ([-10, -10, 9, -10], None),  # above the mean by less than two times 10
-        ([-10, -10, 10.1], 2),
-        ([3, -1, 4.9], None),  # a mean of 1, of sizes of 2
-        ([3, -1, 5.1], 2),
-        ([0, 0, 0.001], 2),
-    ],
-)
-def test_a_spike_is_so_far_above_the_mean_of_the_steps_before(losses, step):
-    assert watched(losses)[0] == step
+SPIKES: list[tuple[list[float], int]] = [  # losses, and which of them is one
+    *(([2, 2, 6.1, 1], 2), ([2, 4, 9.1], 2), ([1, np.inf, 1], 1), ([np.nan], 0)),
+    *(([-10, -10, 10.1], 2), ([3, -1, 5.1], 2), ([0, 0, 0.001], 2)),
+]
+NO_SPIKES: list[list[float]] = [
+    [2, 2, 5, 6],
+    [5],  # nothing comes before it
+    [-10, -10, 9, -10],  # above the mean by less than two times 10
+    [3, -1, 4.9],  # a mean of 1, of sizes of 2
+]
 
 
-def test_the_mean_forgets_what_is_long_past():
-    # Of all 100 losses the mean is theirs; later each one moves it by a hundredth of its distance.
-    _, (_, mean, _) = watched([2.0] * 100)
-    assert mean == pytest.approx(2)
-    _, (_, mean, _) = watched([2.0] * 100 + [1.0] * 69)
-    assert mean == pytest.approx(1 + 0.99**69)
-
-
-def test_a_step_that_is_broken_is_a_spike_whatever_its_loss():
+def test_a_spike_is_so_far_above_the_mean_of_the_steps_before():
+    for losses, step in SPIKES:
+        assert watched(losses) == step, losses
+    for losses in NO_SPIKES:
+        assert watched(losses)[0] == len(losses), losses
     with pytest.raises(Spike, match="step 8: the loss or its gradient is NaN or infinite"):
-        spikes_of().watch(7, np.ones(3, np.float32), np.array([False, True, False]))
-
-
-def saved(folder, losses_by_step, **settings):
-    """The steps of the checkpoints that are there after these saves."""
-    for step, loss in losses_by_step.items():
-        needed_step = max(0, step - settings["back"]) if "back" in settings else None
-        Checkpoints(folder, "own").save(
-            step,
-            {"x": np.zeros(1)},
-            validation_loss=loss,
-            keep=settings["keep"],
-            needed_step=needed_step,
-        )
-    return sorted(int(path.name.removeprefix("step-")) for path in folder.glob("step-*"))
-
-
-def test_the_newest_before_the_step_to_go_back_to_is_kept(tmp_path):
-    steps = dict.fromkeys(range(0, 100, 10))
-    assert saved(tmp_path / "none", steps, keep=1) == [90]
-    assert saved(tmp_path / "few", steps, keep=1, back=2) == [80, 90]
-    assert saved(tmp_path / "many", steps, keep=1, back=25) == [60, 70, 80, 90]
-    assert saved(tmp_path / "late", {50: None, 60: None}, keep=1, back=25) == [50, 60]
-
-
-def test_the_best_before_the_step_to_go_back_to_is_kept(tmp_path):
-    losses = {0: 3.0, 10: 1.0, 20: 2.0, 30: 0.5}
-    assert saved(tmp_path / "none", losses, keep=1) == [30]
-    assert saved(tmp_path / "some", losses, keep=1, back=2) == [10, 20, 30]
-
-
-def test_the_newest_whole_one_before_a_step_is_found(tmp_path, capsys):
-    saved(tmp_path, dict.fromkeys(range(10, 50, 10)), keep=9)
-
-    checkpoints = Checkpoints(tmp_path, "own")
-
-    def found(step):
-        checkpoint = checkpoints.find_before(step)
-        assert checkpoint is not None
-        return checkpoint.step
-
-    assert [found(step) for step in (45, 40, 39, 10, 9)] == [40, 40, 30, 10, 10]
-    (tmp_path / "step-0000000030" / "state.npz").unlink()
-    assert found(39) == 20
-    assert "CHECKPOINT DAMAGED" in capsys.readouterr().err
-    for step in (10, 20):
-        (tmp_path / f"step-00000000{step}" / "state.npz").unlink()
-    assert found(39) == 40
-    checkpoints.delete_after(20)
-    assert saved(tmp_path, {}, keep=9) == [10, 20]
-    with pytest.raises(UserError, match="none of the 2 checkpoints"):
-        checkpoints.find_before(20)
+        spikes_of_three().watch(7, np.ones(3, np.float32), np.array([False, True, False]))
+    # Of 100 losses the mean is theirs; later each one moves it by a hundredth of its distance.
+    assert watched([2.0] * 100)[1] == pytest.approx(2)
+    assert watched([2.0] * 100 + [1.0] * 69)[1] == pytest.approx(1 + 0.99**69)
 
 
 @pytest.mark.workers
