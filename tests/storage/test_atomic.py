@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,6 @@ from trainer.errors import StorageError
 from trainer.evaluation.classifier import FineTuning, finetune
 from trainer.evaluation.evaluate import evaluate
 from trainer.storage import atomic
-from trainer.train import train
 
 
 def full(*_, **__):
@@ -33,33 +33,26 @@ def test_files_and_folders_replace_those_before(tmp_path):
     assert (tmp_path / "metrics.json").read_text() == "2"
 
 
-def test_nothing_is_replaced_unless_all_is_written(tmp_path):
-    (tmp_path / "metrics.json").write_text("before")
-    with (
-        pytest.raises(StorageError, match="cannot be written: No space left"),
-        atomic.replacing(tmp_path) as tmp,
-    ):
-        (tmp / "metrics.json").write_text("after")
-        full()
-    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {
-        "metrics.json": "before"
-    }
-
-
-def test_a_folder_that_cannot_be_placed_leaves_the_one_before(tmp_path, monkeypatch):
+@pytest.mark.parametrize("moment", ["written", "placed"])
+def test_a_folder_that_cannot_be_written_or_placed_leaves_the_one_before(
+    tmp_path, monkeypatch, moment
+):
     (tmp_path / "test").mkdir()
     (tmp_path / "test" / "before").touch()
     (tmp_path / "metrics.json").write_text("before")
-    refuse_to_place(tmp_path / "test", monkeypatch)
+    before = files_in(tmp_path)
+    if moment == "placed":
+        refuse_to_place(tmp_path / "test", monkeypatch)
     with (
         pytest.raises(StorageError, match="cannot be written: No space left"),
         atomic.replacing(tmp_path) as tmp,
     ):
         (tmp / "test").mkdir()
         (tmp / "metrics.json").write_text("after")
-    assert [path.name for path in (tmp_path / "test").iterdir()] == ["before"]
+        if moment == "written":
+            full()
+    assert files_in(tmp_path) == before
     assert {path.name for path in tmp_path.iterdir()} == {"test", "metrics.json"}
-    assert (tmp_path / "metrics.json").read_text() == "before"
 
 
 def refuse_to_place(place, monkeypatch):
@@ -79,17 +72,17 @@ def refuse_to_place(place, monkeypatch):
 
 @pytest.mark.slow
 def test_an_evaluation_and_a_fine_tuning_that_cannot_be_written_leave_all_as_it_was(
-    digits_config, tmp_path, monkeypatch
+    digits_run, tmp_path, monkeypatch
 ):
-    train(digits_config, str(tmp_path))
-    evaluate(str(tmp_path))
-    finetune(str(tmp_path), FineTuning(**SETTINGS))
-    before = files_in(tmp_path)
+    run = shutil.copytree(digits_run, tmp_path / "run")
+    for name in ("metrics.json", "finetuned.json", "finetuned.npz"):
+        (run / name).write_text("before")
+    before = files_in(run)
     with monkeypatch.context() as patch, pytest.raises(StorageError, match="No space left"):
         patch.setattr(np, "savetxt", full)
-        evaluate(str(tmp_path))
-    assert files_in(tmp_path) == before
+        evaluate(str(run))
+    assert files_in(run) == before
     with monkeypatch.context() as patch, pytest.raises(StorageError, match="No space left"):
         patch.setattr(atomic, "write_json", full)
-        finetune(str(tmp_path), FineTuning(**SETTINGS))
-    assert files_in(tmp_path) == before
+        finetune(str(run), FineTuning(**SETTINGS))
+    assert files_in(run) == before
