@@ -23,155 +23,114 @@ OF_A_RUN = [
 ]
 COMMANDS = [*OF_A_RUN, "trainer.checkpoints", "trainer.compare", "trainer.prepare"]
 
-
-def run(*arguments):
-    return subprocess.run(
-        [sys.executable, "-m", *arguments], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-
-
-NO_TENSORFLOW = """
-import runpy, sys
-module, *sys.argv[1:] = sys.argv[1:]
-try:
-    runpy.run_module(module, run_name="__main__", alter_sys=True)
-finally:
-    assert not {"keras", "tensorflow"} & sys.modules.keys()
+# Each command in a fork of one process that can import neither TensorFlow nor Keras.
+WITHOUT_TENSORFLOW = """
+import json, sys
+from ml_collections import config_flags
+from tests.typed import outcome
+sys.modules |= {"tensorflow": None, "keras": None}
+from trainer.config import *
+[parse(defaults(kind)) for kind in kinds()], source_settings()
+commands = json.load(sys.stdin)
+print(json.dumps([outcome(["-m", *words], parse_only=False) for words in commands]))
 """
-DENSE = ["--config=configs/dense.py", "--workdir=w"]
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--config=configs/dense.py"], "--workdir=... is missing"),
-        (["--workdir=w"], "--config=... is missing"),
-        (["--config=configs/dense.py", "--workdir="], "it must name a folder"),
-        (["--config=configs/none.py", "--workdir=w"], "configs/none.py"),
-        (["--config=tests/__init__.py", "--workdir=w"], "get_config"),
-        (["--config=LICENSE", "--workdir=w"], "LICENSE"),
-        (["--config=dens", "--workdir=w"], "config='dens' is not known; allowed: concrete"),
-        (["--config=deep-conv", "--workdir=w"], "config='deep-conv' is not known; allowed: concre"),
-        ([*DENSE, "--cadence=3"], "'cadence'"),
-        ([*DENSE, "3"], "'3' is no flag"),
-        ([*DENSE, "--config.depth=3"], "'depth'; allowed: batch_size"),
-        ([*DENSE, "--config.model.depth=3"], "'depth'; allowed: activation, code_activation"),
-        ([*DENSE, "--config.num_epoch=3"], "'num_epochs'?"),
-        ([*DENSE, "--config.batch_size=x"], "batch_size=x is not allowed; it takes a value of typ"),
-        ([*DENSE, "--config.num_epochs=x"], "num_epochs=x is not allowed; it takes a value of typ"),
-        ([*DENSE, "--config.deterministic=perhaps"], "it takes a value of type bool"),
-        ([*DENSE, "--config.num_epochs=-1"], "num_epochs=-1.0 is not allowed; it must be above 0"),
-        ([*DENSE, "--config.model.code_size=0"], "model.code_size=0 is not allowed"),
-        ([*DENSE, "--config.model.loss=mae"], "model.loss='mae' is not known; allowed: mse, bce"),
-        ([*DENSE, "--config.optimizer.name=lion"], "optimizer.name='lion' is not known; allowed"),
-        ([*DENSE, "--config.data.channels=1"], "data.channels=1 is not allowed with 'mnist'"),
-        (
-            [*DENSE, "--config.model.loss=bce", "--config.model.output_activation=linear"],
-            "model.loss='bce' needs model.output_activation='sigmoid'",
-        ),
-        (
-            ["--config=vae", "--workdir=w", "--config.data.binarise=true"],
-            "data.binarise=True needs model.binarisation='static'",
-        ),
-    ],
-)
-def test_a_mistake_of_a_training_is_told_without_tensorflow(arguments, message):
-    assert_told_without_tensorflow(["trainer", *arguments], message)
-    assert not (ROOT / "w").exists()
+def typed(commands, folder):
+    """The exit status and the output of commands that are typed in a folder."""
+    result = subprocess.run(
+        [sys.executable, "-c", WITHOUT_TENSORFLOW],
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        input=json.dumps(commands),
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    return json.loads(result.stdout)
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ([], "give either --dataset=NAME or --config=FILE"),
-        (["--dataset=digits", "--records"], "data.placement='records' is not allowed with 'digi"),
-        (["--dataset=arrays:a.npz", "--image_size=8"], "data.image_size=8 is not allowed with 'ar"),
-        (["--dataset=digits", "--image_size=-1"], "image_size=-1"),
-        (["--dataset=digits", "--data_dir=x"], "--data_dir is not allowed with 'digits'"),
-        (["--dataset=digits:9"], "'digits:9' is not known; it is written digits"),
-        (["--dataset=noise:x"], "data.name='noise:x' is not allowed; noise:N takes a number"),
-        (["--dataset=images:"], "data.name='images' names no folder"),
-        (["--dataset=arrays"], "data.name='arrays' names no file"),
-        (["--dataset=table:a,b,c"], "data.name='table:a,b,c' is not allowed; it is written"),
-        (["--config=dense", "--config.data.channels=2"], "data.channels=2 is not allowed with 'mn"),
-        (
-            ["--config=dense", "--config.data.resplit_test=1"],
-            "data.resplit_test=1.0 is not",
-        ),
-    ],
-)
-def test_a_mistake_about_data_is_told_without_tensorflow(arguments, message):
-    assert_told_without_tensorflow(["trainer.prepare", *arguments], message)
+DENSE = ["trainer", "--config=dense", "--workdir=w"]
+MISTAKES = [  # what is typed, and what the line says
+    (["trainer", "--config=dense"], "--workdir=... is missing"),
+    (["trainer", "--workdir=w"], "--config=... is missing"),
+    (["trainer", "--config=dense", "--workdir="], "it must name a folder"),
+    (["trainer", "--config=configs/none.py", "--workdir=w"], "configs/none.py"),
+    (["trainer", "--config=none.py", "--workdir=w"], "get_config"),
+    (["trainer", "--config=LICENSE", "--workdir=w"], "LICENSE"),
+    (["trainer", "--config=deep-conv", "--workdir=w"], "'deep-conv' is not known; allowed: concre"),
+    ([*DENSE, "--cadence=3"], "'cadence'"),
+    ([*DENSE, "3"], "'3' is no flag"),
+    ([*DENSE, "--config.depth=3"], "'depth'; allowed: batch_size"),
+    ([*DENSE, "--config.model.depth=3"], "'depth'; allowed: activation, code_activation"),
+    ([*DENSE, "--config.num_epoch=3"], "'num_epochs'?"),
+    (
+        [*DENSE, "--config.batch_size=x"],
+        "batch_size=x is not allowed; it takes a value of type int",
+    ),
+    ([*DENSE, "--config.deterministic=perhaps"], "it takes a value of type bool"),
+    ([*DENSE, "--config.num_epochs=-1"], "num_epochs=-1.0 is not allowed; it must be above 0"),
+    ([*DENSE, "--config.optimizer.name=lion"], "optimizer.name='lion' is not known; allowed"),
+    ([*DENSE, "--config.data.channels=1"], "data.channels=1 is not allowed with 'mnist'"),
+    ([*DENSE, "--config.batch_size=3"], "batch_size was 128, is 3"),
+    (["trainer.evaluate", "--workdir=v"], "v holds no run: there is no config.json in it"),
+    (["trainer.checkpoints", "mend", "w"], "verb 'mend' is not known; allowed: verify"),
+    (["trainer.prepare"], "give either --dataset=NAME or --config=FILE"),
+    (["trainer.prepare", "--dataset=digits", "--records"], "data.placement='records' is not"),
+    (["trainer.prepare", "--dataset=digits", "--image_size=-1"], "image_size=-1"),
+    (["trainer.prepare", "--dataset=arrays:a.npz", "--image_size=8"], "data.image_size=8 is not"),
+    (["trainer.prepare", "--dataset=digits", "--data_dir=x"], "--data_dir is not allowed with 'd"),
+    (["trainer.prepare", "--dataset=digits:9"], "'digits:9' is not known; it is written digits"),
+    (["trainer.prepare", "--dataset=noise:x"], "data.name='noise:x' is not allowed; noise:N takes"),
+    (["trainer.prepare", "--dataset=images:"], "data.name='images' names no folder"),
+    (["trainer.prepare", "--dataset=arrays"], "data.name='arrays' names no file"),
+    (["trainer.prepare", "--dataset=table:a,b,c"], "data.name='table:a,b,c' is not allowed; it is"),
+    (["trainer.prepare", "--config=dense", "--config.data.resplit_test=1"], "resplit_test=1.0 is"),
+]
 
 
-def test_another_config_than_the_runs_is_told_without_tensorflow(tmp_path):
+def test_a_mistake_is_answered_in_one_line_from_anywhere_without_tensorflow(tmp_path):
     run: dict[str, Any] = {"config": parse(load_config("dense")).to_dict()}
     run |= {key: {} for key in ("inputs", "versions", "executions")}
     run |= dict.fromkeys(("data_fingerprint", "run_id"), "")
-    (tmp_path / "config.json").write_text(json.dumps(run))
-    arguments = ["--config=dense", f"--workdir={tmp_path}", "--config.batch_size=3"]
-    assert_told_without_tensorflow(["trainer", *arguments], "batch_size was 128, is 3")
+    for folder in ("w", "v", "dense"):  # runs are often named after their config
+        (tmp_path / folder).mkdir()
+    (tmp_path / "w" / "config.json").write_text(json.dumps(run))
+    (tmp_path / "none.py").touch()
+    (tmp_path / "LICENSE").write_text("no Python")
+    before = sorted(tmp_path.rglob("*"))
+    outcomes = typed([words for words, _ in MISTAKES], tmp_path)
+    for (words, message), (status, output) in zip(MISTAKES, outcomes, strict=True):
+        assert status == 2, f"{words}: {output}"
+        assert message in output, words
+        assert len(output.splitlines()) == 1, f"{words}: {output}"
+    assert sorted(tmp_path.rglob("*")) == before
 
 
-def assert_told_without_tensorflow(arguments, message):
-    command = [sys.executable, "-c", NO_TENSORFLOW, *arguments]
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert result.returncode == 2, result.stderr
-    assert message in result.stderr
-    assert len(result.stderr.splitlines()) == 1
+def test_help_needs_no_tensorflow(tmp_path):
+    outcomes = typed([[module, "--help"] for module in COMMANDS], tmp_path)
+    for module, (status, output) in zip(COMMANDS, outcomes, strict=True):
+        assert status == 0, output
+        assert module not in OF_A_RUN or "--workdir: Folder of the run" in output
 
 
-@pytest.mark.parametrize("workdir", ["w", "vae"])
-def test_a_config_is_found_by_its_name_from_anywhere(tmp_path, workdir):
-    (tmp_path / workdir).mkdir()  # as the run before has made it
-    command = [
-        sys.executable,
-        "-m",
-        "trainer",
-        "--config=vae",
-        "--config.num_epochs=-1",
-        f"--workdir={workdir}",
-    ]
-    result = subprocess.run(
-        command,
-        cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert result.returncode == 2
-    assert result.stderr == "error: num_epochs=-1.0 is not allowed; it must be above 0\n"
-
-
-@pytest.mark.parametrize("module", COMMANDS)
-def test_a_wrong_flag_needs_no_tensorflow(module):
-    script = f"import sys, {module}; assert 'tensorflow' not in sys.modules"
-    subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True)
-
-
-@pytest.mark.parametrize("module", OF_A_RUN)
-def test_help_names_the_flags(module):
-    assert "--workdir: Folder of the run" in run(module, "--help").stdout
-
-
-def test_a_workdir_without_a_run_gets_one_line_and_status_2(tmp_path):
-    result = run("trainer.evaluate", f"--workdir={tmp_path}")
-    assert result.returncode == 2
-    assert result.stderr == f"error: {tmp_path} holds no run: there is no config.json in it\n"
-
-
-@pytest.mark.parametrize(("end", "status"), [(UserError, 2), (Preempted, 75), (NonFiniteError, 1)])
-def test_every_end_has_its_status_and_its_line(end, status, capsys, monkeypatch):
+def test_every_end_has_its_status_and_its_line(capsys, monkeypatch):
     monkeypatch.setattr(cli, "import_tensorflow", lambda: None)
+    for end, status, line in (
+        (UserError("what happened"), 2, "error: what happened\n"),
+        (Preempted("what happened"), 75, "what happened\n"),
+        (NonFiniteError("what happened"), 1, "error: what happened\n"),
+        (KeyboardInterrupt(), 130, "error: interrupted\n"),
+        (SystemExit(1), 1, ""),  # of trainer.checkpoints verify
+    ):
 
-    def main():
-        raise end("what happened")
+        def main(end=end):
+            raise end
 
-    with pytest.raises(SystemExit) as error:
-        cli._run(main)
-    assert error.value.code == status
-    assert capsys.readouterr().err.endswith("what happened\n")
+        with pytest.raises(SystemExit) as error:
+            cli._run(main)
+        assert error.value.code == status
+        assert capsys.readouterr().err == line
 
 
 def test_the_first_process_of_a_container_can_be_stopped_while_tensorflow_is_imported(tmp_path):
@@ -193,11 +152,3 @@ def catches(pid, number):
     status = Path(f"/proc/{pid}/status").read_text()
     caught = next(line for line in status.splitlines() if line.startswith("SigCgt"))
     return bool(int(caught.split()[1], 16) >> (number - 1) & 1)
-
-
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
-def test_a_workdir_without_permission_gets_one_line(tmp_path):
-    tmp_path.chmod(0o500)
-    result = run("trainer", "--config=configs/dense.py", f"--workdir={tmp_path / 'run'}")
-    assert result.returncode == 2
-    assert "cannot be written" in result.stderr
