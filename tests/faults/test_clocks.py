@@ -11,8 +11,8 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tests.faults import kills
-from tests.faults.test_kills import assert_ends_as_one_left_alone, tiny_config
-from tests.runs import charts
+from tests.faults.test_kills import tiny_config
+from tests.runs import assert_same_record, charts
 from trainer.monitoring.goodput import metrics
 from trainer.train import train
 
@@ -78,7 +78,7 @@ def test_a_clock_that_jumps_costs_nothing(tmp_path):
             check=False,
         )
         assert ended.returncode == (-signal.SIGKILL if killed else 0), ended.stderr
-    assert_ends_as_one_left_alone(tmp_path / "alone", run)
+    assert_same_record(run, tmp_path / "alone")
     for part in ("train", "validation"):
         shown = EventAccumulator(str(run / part), size_guidance={"tensors": 0}).Reload()
         steps = [event.step for event in shown.Tensors("loss")]

@@ -7,11 +7,11 @@ import pytest
 from tests.faults import kills
 from tests.faults.test_kills import (
     KILLED,
-    assert_ends_as_one_left_alone,
     ended,
     newest_step,
     tiny_config,
 )
+from tests.runs import assert_same_record
 
 
 def kill_at(numbers, folder):
@@ -35,12 +35,12 @@ def kill_at(numbers, folder):
         assert newest_step(run) >= before, number
         killed += status != 0
         if status == 0:
-            assert_ends_as_one_left_alone(folder / "alone", run)
+            assert_same_record(run, folder / "alone")
             run = folder / next(names)
             if not begun:  # of a whole run, all are done
                 return killed
     assert ended(config, run) == 0
-    assert_ends_as_one_left_alone(folder / "alone", run)
+    assert_same_record(run, folder / "alone")
     return killed
 
 

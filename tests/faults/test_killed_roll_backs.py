@@ -3,11 +3,10 @@
 import numpy as np
 import pytest
 
-from tests.all_configs import load_config
 from tests.faults import kills
-from tests.faults.test_kills import KILLED, assert_ends_as_one_left_alone, ended, newest_step
+from tests.faults.test_kills import KILLED, ended, newest_step, tiny_config
+from tests.runs import assert_same_record, final_state
 from trainer import data, positions
-from trainer.run import workdir
 
 pytestmark = pytest.mark.faults
 
@@ -17,35 +16,19 @@ SPIKES = (6, 11, 16)
 
 def config_with_spikes(folder):
     """Twenty steps, three of which draw an absurd vector."""
-    config = load_config("dense")
-    config.update_from_flattened_dict(
-        {
-            "data.name": f"arrays:{folder / 'own.npz'}",
-            "data.validation_fraction": 0.2,
-            "model.hidden_units": (4,),
-            "model.code_size": 2,
-            "model.output_activation": "linear",
-            "batch_size": BATCH_SIZE,
-            "num_epochs": 1.0,
-            "execution": "graph",
-            "steps_per_call": 1,
-            "log_every_steps": 1,
-            "validate_every_steps": 5,
-            "checkpoint_every_steps": 1,
-            "quiet": True,
-            "spikes.loss_ratio": 5.0,
-            "spikes.skip_steps": 3,
-        }
-    )
+    config = tiny_config("dense", steps=20)
+    config.data.update({"name": f"arrays:{folder / 'own.npz'}", "validation_fraction": 0.2})
+    config.model.update({"hidden_units": (4,), "code_size": 2, "output_activation": "linear"})
+    config.update({"num_epochs": 1.0, "checkpoint_every_steps": 1, "validate_every_steps": 5})
+    config.spikes.update({"loss_ratio": 5.0, "skip_steps": 3})
     numbers = np.arange(500, dtype=np.float32)[:, np.newaxis].repeat(6, axis=1)
     np.savez(folder / "own.npz", train=numbers)
     rows = data.load(config.data).train.images
     assert len(rows) == 20 * BATCH_SIZE
     vectors = np.random.default_rng(0).normal(size=numbers.shape).astype(np.float32)
     for step in SPIKES:
-        vectors[
-            int(rows[positions.examples(config.seed, step * BATCH_SIZE, 1, len(rows))[0]][0])
-        ] = 1e4
+        drawn = positions.examples(config.seed, step * BATCH_SIZE, 1, len(rows))
+        vectors[int(rows[drawn[0]][0])] = 1e4
     np.savez(folder / "own.npz", train=vectors)
     return config
 
@@ -68,7 +51,5 @@ def test_roll_backs_outlive_kills(tmp_path, drawn):
     for call in drawn.integers(1, 200, 6):
         assert ended(config, run, kills.at_call, int(call)) in (0, *KILLED)
     assert ended(config, run) == 0
-    assert_ends_as_one_left_alone(alone, run)
-    assert [row["rollbacks"] for row in workdir.read(run).log.rows() if row["split"] == "train"][
-        -1
-    ] == 3
+    assert_same_record(run, alone)
+    assert len(final_state(run)[1]["spikes/skipped"]) == 3

@@ -27,15 +27,15 @@ def save(folder, step):
 
 def assert_whole(folder, steps):
     """One of the steps is the newest, whole, and so are all that have a checkpoint's name."""
-    lines, damaged = Checkpoints(folder, "own").report()
+    checkpoints = Checkpoints(folder, "own")
+    lines, damaged = checkpoints.report()
     assert damaged == 0, lines
-    found = Checkpoints(folder, "own").find()
+    found, best = checkpoints.find(), checkpoints.find("best")
     assert found is not None
-    assert found.step in steps
-    assert np.array_equal(found.state()["model/kernel"], state(found.step)["model/kernel"])
-    best = Checkpoints(folder, "own").find("best")
     assert best is not None
+    assert found.step in steps
     assert best.step == 1
+    assert np.array_equal(found.state()["model/kernel"], state(found.step)["model/kernel"])
     return found.step
 
 
@@ -85,7 +85,8 @@ def sweep_calls(folder):
 
 def sweep_bytes(folder, seed, most):
     """Kills a save within the writes of its files; returns how often."""
-    size = len(checkpoint_bytes(folder / "whole"))
+    prepared(folder / "whole")
+    size = (folder / "whole" / "step-0000000004" / "state.npz").stat().st_size
     random = np.random.default_rng(seed)
     numbers = {0, 1, size - 1, *map(int, random.choice(size, min(most, size), replace=False))}
     for number in sorted(numbers):
@@ -94,11 +95,6 @@ def sweep_bytes(folder, seed, most):
         assert killed(run, functools.partial(kills.at_byte, number)) == -signal.SIGXFSZ
         shutil.rmtree(run)
     return len(numbers)
-
-
-def checkpoint_bytes(folder):
-    prepared(folder)
-    return (folder / "step-0000000004" / "state.npz").read_bytes()
 
 
 def apart(work, *args):

@@ -6,9 +6,9 @@ import time
 
 import pytest
 
-from tests.all_configs import CONFIGS, load_config
+from tests.all_configs import CONFIG_OF, load_config
 from tests.faults import kills
-from tests.runs import assert_same_bits, charts, final_state, logged, report
+from tests.runs import assert_same_record, final_state, report
 from trainer.evaluation.evaluate import evaluate
 from trainer.run import workdir
 from trainer.train import train
@@ -19,56 +19,42 @@ pytestmark = pytest.mark.faults
 PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(["tests.faults.test_kills"])
 
-KINDS = {load_config(name).model.name: name for name in reversed(CONFIGS)}
 KILLED = (-signal.SIGKILL, -signal.SIGXFSZ)
 
 
 def tiny_config(name, steps):
     config = load_config(name)
     config.data.update({"name": "digits", "resplit_test": 0.0})
-    config.batch_size = 16
-    config.num_epochs = steps * 16 / 1366
-    config.execution = "graph"
-    config.steps_per_call = 1
-    config.log_every_steps = 1
-    config.validate_every_steps = 3
-    config.checkpoint_every_steps = 2
-    config.keep_checkpoints = 2
-    config.quiet = True
+    config.update({"batch_size": 16, "num_epochs": steps * 16 / 1366, "execution": "graph"})
+    config.update({"steps_per_call": 1, "log_every_steps": 1, "validate_every_steps": 3})
+    config.update({"checkpoint_every_steps": 2, "keep_checkpoints": 2, "quiet": True})
     return config
 
 
-def _trained(config, run, kill, args):
+def _worked(verb, arguments, kill, args):
     if kill:
         kill(*args)
-    train(config, str(run))
+    verb(*arguments)
 
 
-def started(config, run, kill=None, *args):
-    process = PROCESSES.Process(target=_trained, args=(config, run, kill, args))
+def _exit_status(verb, arguments, kill=None, args=(), seconds=None):
+    """That of a verb in a process of its own, which is killed after so long."""
+    process = PROCESSES.Process(target=_worked, args=(verb, arguments, kill, args))
     process.start()
-    return process
-
-
-def ended(config, run, kill=None, *args):
-    """The exit status of a training in a process of its own."""
-    process = started(config, run, kill, *args)
+    process.join(seconds)
+    process.kill()
     process.join()
     return process.exitcode
 
 
-def _evaluated(run, kill, args):
-    if kill:
-        kill(*args)
-    evaluate(str(run))
+def ended(config, run, kill=None, *args, seconds=None):
+    """The exit status of a training in a process of its own."""
+    return _exit_status(train, (config, str(run)), kill, args, seconds)
 
 
 def evaluation_ended(run, kill=None, *args):
     """The exit status of an evaluation in a process of its own."""
-    process = PROCESSES.Process(target=_evaluated, args=(run, kill, args))
-    process.start()
-    process.join()
-    return process.exitcode
+    return _exit_status(evaluate, (str(run),), kill, args)
 
 
 def assert_no_half_is_measured(run, drawn):
@@ -92,15 +78,6 @@ def assert_no_half_is_measured(run, drawn):
     assert path.read_text() == whole
 
 
-def killed_after(config, run, seconds):
-    """The exit status of one that is killed from outside, after so long."""
-    process = started(config, run)
-    process.join(seconds)
-    process.kill()
-    process.join()
-    return process.exitcode
-
-
 def newest_step(run):
     """That of the newest checkpoint; every one is whole, whatever has happened."""
     folder = run / workdir.CHECKPOINTS
@@ -111,20 +88,9 @@ def newest_step(run):
     return final_state(run)[0]
 
 
-def losses(run):
-    return [(row["split"], row["step"], row["loss"]) for row in logged(run)]
-
-
-def assert_ends_as_one_left_alone(alone, killed):
-    assert_same_bits(alone, killed)
-    for part in ("train", "validation"):
-        assert charts(killed, part) == charts(alone, part)
-    assert losses(killed) == losses(alone)
-
-
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", CONFIG_OF)
 def test_every_kind_outlives_kills(kind, tmp_path, drawn):
-    config = tiny_config(KINDS[kind], steps=12)
+    config = tiny_config(CONFIG_OF[kind], steps=12)
     began = time.monotonic()
     assert ended(config, tmp_path / "alone") == 0
     seconds = time.monotonic() - began
@@ -148,9 +114,9 @@ def test_every_kind_outlives_kills(kind, tmp_path, drawn):
         assert newest_step(run) >= before, kill
         before = newest_step(run)
     for share in drawn.uniform(0, 1, 2):
-        assert killed_after(config, run, share * seconds) in (0, *KILLED)
+        assert ended(config, run, seconds=share * seconds) in (0, *KILLED)
         assert newest_step(run) >= before
         before = newest_step(run)
     assert ended(config, run) == 0
-    assert_ends_as_one_left_alone(tmp_path / "alone", run)
+    assert_same_record(run, tmp_path / "alone")
     assert_no_half_is_measured(run, drawn)

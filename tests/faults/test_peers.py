@@ -1,6 +1,7 @@
 """Several workers that are killed or stopped, again and again, end as workers left alone."""
 
 import contextlib
+import itertools
 import re
 import signal
 import time
@@ -9,7 +10,7 @@ import psutil
 import pytest
 
 from tests.launched import LAUNCHER, Launched
-from tests.runs import assert_same_bits, await_step, charts, logged
+from tests.runs import assert_same_bits, assert_same_charts, await_step, logged
 from trainer.run import workdir
 
 pytestmark = pytest.mark.faults
@@ -64,28 +65,23 @@ def alone(tmp_path_factory):
 
 def assert_ends_alike(run, alone):
     assert_same_bits(alone, run)
-    for part in ("train", "validation"):
-        assert charts(run, part) == charts(alone, part)
+    assert_same_charts(run, alone)
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-@pytest.mark.parametrize("who", [0, 1])
-def test_a_worker_is_told_to_end_or_killed_at_any_moment(who, number, alone, tmp_path, drawn):
-    disturb(who, number, alone, tmp_path / "run", drawn)
-
-
-def test_the_launcher_is_killed_at_any_moment(alone, tmp_path, drawn):
-    disturb(LAUNCHER, signal.SIGKILL, alone, tmp_path / "run", drawn)
-
-
-def disturb(who, number, alone, run, random):
-    """Sends the signal at each of four moments of a run, which is begun again where it ends."""
-    undisturbed, start_seconds = alone
+@pytest.mark.parametrize(
+    ("who", "number"),
+    [
+        *itertools.product((0, 1), (signal.SIGKILL, signal.SIGTERM)),
+        (LAUNCHER, signal.SIGKILL),
+    ],
+)
+def test_a_process_is_stopped_or_killed_at_any_moment(who, number, alone, tmp_path, drawn):
+    run, (undisturbed, start_seconds) = tmp_path / "run", alone
     with contextlib.ExitStack() as scope:
         launched = scope.enter_context(Launched(run, SETTINGS))
         workers = launched.workers_after({})
         for moment in MOMENTS:
-            await_moment(moment, run, launched, start_seconds, random)
+            await_moment(moment, run, launched, start_seconds, drawn)
             launched.send(who, number)
             workers = launched.workers_after(workers)
             if not workers:
