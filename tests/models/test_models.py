@@ -8,15 +8,15 @@ import pytest
 import tensorflow as tf
 
 from configs import base
-from tests.all_configs import CONFIG_OF, load_config
+from tests.all_configs import CONFIG_OF, load_config, settings_of
+from tests.verbs.refusals import refused
 from trainer import models
 from trainer.config import parse_model
-from trainer.errors import UserError
 from trainer.models.base import StepContext
 from trainer.monitoring import figures
 from trainer.positions import Noise
 
-SHAPES = [(28, 28, 1), (30, 27, 3)]
+CLOSED_FORM = {"jacobian": "closed_form", "hidden_units": (), "code_activation": "sigmoid"}
 VARIANTS = [*CONFIG_OF.values(), "sparse_kl", "vae"]  # of each kind one; and other loss terms
 
 
@@ -33,16 +33,27 @@ def images_like(image_shape, count=3):
     return np.random.default_rng(0).random((count, *image_shape), np.float32)
 
 
-@pytest.mark.parametrize("image_shape", SHAPES)
 @pytest.mark.parametrize("name", VARIANTS)
-def test_codes_and_reconstructions_have_their_shapes(name, image_shape):
-    model = create(load_config(name).model, image_shape)
-    codes = model.encode(images_like(image_shape))
+def test_a_kind_keeps_the_contract(name):
+    settings, image_shape = load_config(name).model, (30, 27, 3)  # no side can be halved twice
+    model = create(settings, image_shape)
+    images = images_like(image_shape)
+    codes = model.encode(images)
     rebuilt = model.decode(codes)
     assert codes.shape == (3, model.code_size)
     assert rebuilt.shape == (3, *image_shape)
     assert codes.dtype == rebuilt.dtype == tf.float32
     assert np.isfinite(rebuilt).all()
+    paths = [variable.path for variable in model.variables]
+    assert len(set(paths)) == len(paths)
+
+    grids = model.validation_images(images, Noise(0, 0, 3, stream="evaluation"))
+    for grid in grids.values():
+        assert figures.grid(**vars(grid)).shape[2:] == (3,)
+    convolves = settings.name in ("concrete", "conv", "deep_conv")
+    convolves |= settings.get("network") == "conv"
+    own = {"concrete": {"selected_pixels"}, "vae": {"prior_samples"}}.get(settings.name, set())
+    assert grids.keys() == own | (set() if convolves else {"filters"})
 
 
 @pytest.mark.parametrize("name", VARIANTS)
@@ -51,8 +62,10 @@ def test_the_loss_terms_are_float32_and_belong_to_their_examples(name):
     images = images_like(model.image_shape, 4)
     statistics = model.statistics(images)
     means = None if statistics is None else tf.reduce_mean(statistics, 0)
-    whole = model.loss_terms(images, context(0, 4, batch_means=means))
-    parts = [model.loss_terms(images[i : i + 2], context(i, 2, batch_means=means)) for i in (0, 2)]
+    whole, *parts = (
+        model.loss_terms(images[i:j], context(i, j - i, batch_means=means))
+        for i, j in ((0, 4), (0, 2), (2, 4))
+    )
     for term, values in whole.items():
         assert values.shape == (4,)
         assert values.dtype == tf.float32
@@ -60,25 +73,27 @@ def test_the_loss_terms_are_float32_and_belong_to_their_examples(name):
         np.testing.assert_allclose(values, together, rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", VARIANTS)
-def test_every_variable_has_a_path_of_its_own(name):
-    paths = [variable.path for variable in create(load_config(name).model).variables]
-    assert len(set(paths)) == len(paths)
+def test_the_loss_is_that_of_the_reconstruction():
+    settings = base.get_config("dense").model
+    images = images_like((28, 28, 1))
+    for settings.loss in ("mse", "bce"):
+        model = create(settings)
+        rebuilt = model(images).numpy().astype(np.float64)
+        expected = {
+            "mse": (rebuilt - images) ** 2,
+            "bce": -images * np.log(rebuilt) - (1 - images) * np.log(1 - rebuilt),
+        }[settings.loss]
+        terms = model.loss_terms(images, context(0, 3))
+        assert list(terms) == [settings.loss]
+        mean = expected.mean(axis=(1, 2, 3))
+        np.testing.assert_allclose(terms[settings.loss], mean, rtol=1e-5)
 
 
-@pytest.mark.parametrize("image_shape", SHAPES)
-@pytest.mark.parametrize("name", VARIANTS)
-def test_a_validation_shows_what_the_kind_has(name, image_shape):
-    settings = load_config(name).model
-    model = create(settings, image_shape)
-    noise = Noise(0, 0, 3, stream="evaluation")
-    grids = model.validation_images(images_like(image_shape), noise)
-    for grid in grids.values():
-        assert figures.grid(**vars(grid)).shape[2:] == (3,)
-    convolves = settings.name in ("concrete", "conv", "deep_conv")
-    convolves |= settings.get("network") == "conv"
-    own = {"concrete": {"selected_pixels"}, "vae": {"prior_samples"}}.get(settings.name, set())
-    assert grids.keys() == own | (set() if convolves else {"filters"})
+def test_networks_have_the_layers_of_their_papers():
+    conv, deep = (create(load_config(name).model) for name in ("conv", "deep"))
+    assert (conv.count_params(), conv.code_size) == (620, 7 * 7 * 1)
+    down = list(itertools.pairwise((784, 1000, 500, 250, 30)))
+    assert [kernel.shape for kernel in deep.weights[::2]] == down + [(b, a) for a, b in down[::-1]]
 
 
 def test_a_filter_is_what_a_unit_weighs_the_pixels_by():
@@ -104,50 +119,29 @@ def test_a_manifold_is_shown_where_the_code_is_a_plane():
     assert (len(manifold.images), manifold.columns, manifold.gap) == (400, 20, 0)
 
 
-@pytest.mark.parametrize("loss", ["mse", "bce"])
-def test_the_loss_is_that_of_the_reconstruction(loss):
-    settings = base.get_config("dense").model
-    settings.loss = loss
-    model = create(settings)
-    images = images_like(model.image_shape)
-    rebuilt = model(images).numpy().astype(np.float64)
-    expected = {
-        "mse": (rebuilt - images) ** 2,
-        "bce": -images * np.log(rebuilt) - (1 - images) * np.log(1 - rebuilt),
-    }[loss]
-    terms = model.loss_terms(images, context(0, 3))
-    assert list(terms) == [loss]
-    np.testing.assert_allclose(terms[loss], expected.mean(axis=(1, 2, 3)), rtol=1e-5)
+REFUSED = [  # a kind, the shape of its images, settings, and what the line names
+    ("linear", (5, 6, 1), {}, "an image of 5x6x1 allows 1 to 30"),
+    ("linear", (5,), {}, "a vector of 5 feature(s) allows 1 to 5"),
+    ("conv", (784,), {}, "convolutions need images"),
+    ("deep_conv", (784,), {}, "convolutions need images"),
+    ("concrete", (5,), {"code_size": 6}, "model.code_size=6"),
+    ("concrete", (5,), {"last_temperature": 11.0}, "model.last_temperature=11"),
+    ("concrete", (5,), {"loss": "bce"}, "model.output_activation='sigmoid'"),
+    ("contractive", (5,), CLOSED_FORM | {"hidden_units": (7,)}, "not (7,) and 'sigmoid'"),
+    ("contractive", (5,), CLOSED_FORM | {"code_activation": "tanh"}, "not () and 'tanh'"),
+    ("denoising", (5,), {"layer_sizes": ()}, "model.layer_sizes=()"),
+    ("sparse", (5,), {"active_units": 999}, "model.active_units=999 and model.first_active_units="),
+    ("sparse", (5,), {"first_active_units": 9999}, "code_size="),
+    ("sparse", (5,), {"alpha": 9999.0}, "allow 1 to "),
+    ("sparse", (5,), {"sparsity": "kl"}, "model.code_activation='sigmoid', not 'linear'"),
+    ("vae", (5,), {"likelihood": "gaussian", "binarisation": "static"}, "not 'static'"),
+    ("vae", (5,), {"likelihood": "gaussian"}, "not 'dynamic'"),
+    ("vae", (5,), {"objective": "iwae", "beta": 0.5}, "model.beta=1"),
+    ("vae", (5, 6, 1), {"network": "conv", "stage_filters": (8,)}, "there are two stages"),
+]
 
 
-def test_the_articles_net_has_its_620_parameters_and_its_49_numbers():
-    model = create(load_config("conv").model)
-    assert model.count_params() == 620
-    assert model.code_size == 7 * 7 * 1
-
-
-@pytest.mark.parametrize(
-    ("name", "layers"), [("dense", (784, 128, 64, 32)), ("deep", (784, 1000, 500, 250, 30))]
-)
-def test_dense_networks_are_mirrored(name, layers):
-    sizes = [kernel.shape for kernel in create(load_config(name).model).weights[::2]]
-    down = list(itertools.pairwise(layers))
-    assert sizes == down + [(b, a) for a, b in reversed(down)]
-
-
-@pytest.mark.parametrize(
-    ("settings", "shape", "message"),
-    [
-        (
-            base.get_config("linear").model,
-            (5, 6, 1),
-            "model.code_size=.* an image of 5x6x1 allows 1 to 30",
-        ),
-        (base.get_config("linear").model, (5,), "model.code_size=.* a vector of 5 feature"),
-        (base.get_config("conv").model, (784,), "convolutions need images"),
-        (base.get_config("deep_conv").model, (784,), "convolutions need images"),
-    ],
-)
-def test_a_shape_that_a_kind_cannot_take_is_refused(settings, shape, message):
-    with pytest.raises(UserError, match=message):
-        create(settings, shape)
+def test_settings_that_contradict_each_other_or_the_shape_are_refused_in_one_line():
+    for kind, shape, changes, named in REFUSED:
+        with refused(named):
+            models.create(shape, settings_of(kind, **changes))
