@@ -1,24 +1,19 @@
 """The concrete kind: how its selectors draw, cool, choose and settle, on any number of replicas."""
 
-import json
-
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from configs import base
-from tests.all_configs import load_config, settings_of
-from tests.runs import assert_a_stop_changes_no_bit, final_state
+from tests.all_configs import settings_of
+from tests.runs import assert_a_stop_changes_no_bit, assert_same_bits, final_state, logged
 from tests.steps import adam_steps
-from trainer import data, models
-from trainer.config import make_data
+from trainer import models
 from trainer.distribution.strategy import build_model, make_strategy
-from trainer.errors import UserError
 from trainer.models.base import StepContext
 from trainer.models.concrete.model import distinct_choice, gumbel
 from trainer.positions import Noise
-from trainer.run import workdir
 from trainer.train import train
 
 SHAPE = (6, 5, 1)
@@ -48,21 +43,18 @@ def context(progress, *, training=True, first=0, count=BATCH):
     return StepContext(Noise(0, first, count), tf.constant(progress, tf.float32), training=training)
 
 
-@pytest.mark.parametrize("size", [1, 3, 8, 100])
-def test_positions_of_a_group_share_its_noise_whoever_draws_it(size):
-    def rows(first, count):
+def test_positions_of_a_group_share_its_noise_whoever_draws_it():
+    def rows(first, count, size):
         groups, own = Noise(0, first, count).shared(size)
         return groups.uniform("x", (2,)).numpy()[own.numpy()]
 
-    whole = rows(5, 12)
-    group_of = np.arange(5, 17) // size
-    assert len(np.unique(whole, axis=0)) == len(np.unique(group_of))
-    for number in range(12):
-        same = group_of == group_of[number]
-        np.testing.assert_array_equal(
-            whole[same], np.broadcast_to(whole[number], whole[same].shape)
-        )
-    np.testing.assert_array_equal(np.concatenate([rows(5, 4), rows(9, 7), rows(16, 1)]), whole)
+    for size in (1, 3, 100):
+        whole, group_of = rows(5, 12, size), np.arange(5, 17) // size
+        _, first, inverse = np.unique(group_of, return_index=True, return_inverse=True)
+        assert len(np.unique(whole, axis=0)) == len(first)
+        np.testing.assert_array_equal(whole, whole[first][inverse])
+        parts = [rows(5, 4, size), rows(9, 7, size), rows(16, 1, size)]
+        np.testing.assert_array_equal(np.concatenate(parts), whole)
 
 
 def test_gumbel_numbers_are_finite_at_both_ends():
@@ -83,15 +75,12 @@ def test_a_selector_prefers_a_pixel_as_often_as_softmax_says():
     ).all()
 
 
-@pytest.mark.parametrize(
-    ("share", "expected"),
+def test_the_temperature_falls_exponentially():
     # 10 * (1/1000)**.5 = 10**-.5; before a settled half, the temperature falls twice as fast.
-    [(0.0, (10, 10**-0.5, 0.01)), (0.5, (10, 0.01, 0.01))],
-)
-def test_the_temperature_falls_exponentially(share, expected):
-    model = create(settled_share=share)
-    falling = [float(model.temperature(tf.constant(progress))) for progress in (0.0, 0.5, 1.0)]
-    np.testing.assert_allclose(falling, expected, rtol=1e-5)
+    for share, expected in ((0.0, (10, 10**-0.5, 0.01)), (0.5, (10, 0.01, 0.01))):
+        model = create(settled_share=share)
+        falling = [float(model.temperature(tf.constant(progress))) for progress in (0.0, 0.5, 1.0)]
+        np.testing.assert_allclose(falling, expected, rtol=1e-5)
 
 
 def test_mixtures_are_near_the_mean_pixel_when_hot_and_single_pixels_when_cold():
@@ -110,57 +99,27 @@ def test_mixtures_are_near_the_mean_pixel_when_hot_and_single_pixels_when_cold()
     )
 
 
-def hard_logits():
-    """Matrices on which an argmax of each row repeats itself, by name."""
+def test_the_choice_is_the_greedy_one_of_distinct_columns():
     random = np.random.default_rng(0)
     row = random.normal(size=9).astype(np.float32)
-    return {
-        "equal rows": np.tile(row, (6, 1)),
-        "all equal": np.zeros((6, 9), np.float32),
-        "few values": random.integers(0, 2, (6, 9)).astype(np.float32),
-        "square": np.tile(row, (9, 1)),
-        "no order": random.normal(size=(6, 9)).astype(np.float32),
-        "huge": 1e30 * random.choice([-1, 1], (6, 9)).astype(np.float32),
-    }
+    for logits in (  # of all but the last an argmax of each row repeats itself
+        np.tile(row, (9, 1)),
+        np.zeros((6, 9), np.float32),
+        random.integers(0, 2, (6, 9)).astype(np.float32),
+        1e30 * random.choice([-1, 1], (6, 9)).astype(np.float32),
+        random.normal(size=(6, 9)).astype(np.float32),
+    ):
+        left, expected = logits.copy(), np.zeros(len(logits), int)
+        for _ in expected:
+            row, column = np.unravel_index(left.argmax(), left.shape)
+            expected[row] = column
+            left[row], left[:, column] = -np.inf, -np.inf
+        for choose_columns in (distinct_choice, tf.function(distinct_choice, jit_compile=True)):
+            np.testing.assert_array_equal(choose_columns(tf.constant(logits)), expected)
 
 
-@pytest.mark.parametrize("name", hard_logits())
-def test_the_choice_is_distinct_and_the_same_compiled(name):
-    logits = hard_logits()[name]
-    eager = distinct_choice(tf.constant(logits)).numpy()
-    assert len(set(eager)) == len(logits)
-    assert set(eager) <= set(range(logits.shape[1]))
-    for jit_compile in (False, True):
-        compiled = tf.function(distinct_choice, jit_compile=jit_compile)
-        np.testing.assert_array_equal(compiled(tf.constant(logits)), eager)
-
-
-def test_the_choice_takes_the_largest_that_is_left():
-    logits = tf.constant([[5.0, 4.0, 0.0], [6.0, 1.0, 2.0], [5.5, 3.0, 2.5]])
-    # Row 1 takes column 0; of what is left row 0 has the largest, and row 2 gets the last column.
-    np.testing.assert_array_equal(distinct_choice(logits), [1, 0, 2])
-
-
-@pytest.mark.parametrize("name", hard_logits())
-def test_the_choice_is_the_greedy_one(name):
-    logits = hard_logits()[name]
-    left, expected = logits.copy(), np.zeros(len(logits), int)
-    for _ in expected:
-        row, column = np.unravel_index(left.argmax(), left.shape)
-        expected[row] = column
-        left[row], left[:, column] = -np.inf, -np.inf
-    np.testing.assert_array_equal(distinct_choice(tf.constant(logits)), expected)
-
-
-def test_rows_that_want_different_columns_have_their_argmax():
-    logits = np.random.default_rng(0).normal(size=(5, 12)).astype(np.float32)
-    logits[np.arange(5), [3, 1, 4, 11, 9]] = 8
-    np.testing.assert_array_equal(distinct_choice(tf.constant(logits)), [3, 1, 4, 11, 9])
-
-
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_the_code_is_the_pixels_and_the_reconstruction_knows_no_others(precision):
-    model = build_model(make_strategy("cpu:1"), precision, create)
+def test_the_code_is_the_pixels_and_the_reconstruction_knows_no_others():
+    model = build_model(make_strategy("cpu:1"), "bfloat16", create)
     pixels = [7, 0, 29, 13]
     choose(model, pixels)
     images = images_like(BATCH)
@@ -182,14 +141,12 @@ def test_an_evaluation_and_the_settled_steps_take_the_pixels_and_draw_nothing():
     assert not np.allclose(earlier[0], earlier[1], rtol=1e-3)
 
 
-@pytest.mark.parametrize(("devices", "execution"), [(2, "xla"), (4, "graph")])
-def test_many_replicas_train_and_choose_as_one_does(devices, execution):
+def test_two_replicas_train_and_choose_as_one_does():
     images = np.random.default_rng(0).integers(0, 256, (10, BATCH, *SHAPE)).astype(np.uint8)
     runs = []
-    for count in (1, devices):
-        model, steps = adam_steps(lambda: create(settled_share=0.3), count, execution)
-        metrics = steps.train(0, images)
-        runs.append((model, steps, metrics))
+    for count in (1, 2):
+        model, steps = adam_steps(lambda: create(settled_share=0.3), count, "xla")
+        runs.append((model, steps, steps.train(0, images)))
     (one, one_steps, expected), (many, many_steps, metrics) = runs
     np.testing.assert_allclose(metrics["loss/mse"], expected["loss/mse"], rtol=1e-5)
     np.testing.assert_allclose(many.logits, one.logits, atol=1e-5)
@@ -207,9 +164,9 @@ def test_a_settled_step_leaves_the_logits_and_teaches_the_decoder():
     assert not np.array_equal(model.decoder.get_layer("logits").kernel, kernel)
 
 
-@pytest.mark.parametrize("rate", [10.0, 100.0])
-def test_the_logits_step_as_far_as_their_rate_says(rate):
+def test_the_logits_step_as_far_as_their_rate_says():
     # Adam's first step is the learning rate, whatever the gradient, but for an epsilon.
+    rate = 100.0
     model, steps = adam_steps(lambda: create(selector_rate=rate))
     before = model.logits.numpy()
     assert before.std() == pytest.approx((2 / 34) ** 0.5, rel=0.2)
@@ -232,46 +189,20 @@ def test_the_mean_largest_probability_is_that_of_softmax():
     assert not alike.has_converged()
 
 
-@pytest.fixture
-def concrete_config(digits_config):
+def test_a_run_that_settles_ends_at_its_validation_also_after_a_stop(
+    digits_config, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr("trainer.models.concrete.model._SETTLED_ABOVE", 0.0)
     digits_config.model = base.get_config("concrete").model
     digits_config.model.update({"code_size": 6, "hidden_units": (8,), "stop_when_settled": True})
-    return digits_config
-
-
-def settle_from(monkeypatch, threshold):
-    monkeypatch.setattr("trainer.models.concrete.model._SETTLED_ABOVE", threshold)
-
-
-def test_a_run_that_settles_ends_at_its_validation_and_stays_ended(
-    concrete_config, tmp_path, monkeypatch, capsys
-):
-    settle_from(monkeypatch, 0.0)
-    losses = train(concrete_config, str(tmp_path))
-    assert "converged at step 5: " in capsys.readouterr().out
-    step, state = final_state(tmp_path)
-    assert step == 5  # of 10: the first validation
-    assert train(concrete_config, str(tmp_path)) == pytest.approx(losses)
-    assert "converged at step 5: " in capsys.readouterr().out
-    again_step, again = final_state(tmp_path)
-    assert again_step == 5
-    assert all(again[path].tobytes() == array.tobytes() for path, array in state.items())
-    rows = [json.loads(line) for line in (tmp_path / workdir.METRICS_LOG).open()]
-    assert [row["step"] for row in rows if row["split"] == "validation"] == [5]
-
-
-def test_a_run_stopped_between_two_validations_settles_where_it_would_have(
-    concrete_config, tmp_path, monkeypatch
-):
-    settle_from(monkeypatch, 0.0)
-    assert_a_stop_changes_no_bit(concrete_config, tmp_path, monkeypatch, calls=1, step=2)
-    assert final_state(tmp_path / "stopped")[0] == 5
-
-
-def test_a_run_that_does_not_settle_goes_to_its_end(concrete_config, tmp_path, capsys):
-    concrete_config.model.settled_share = 0.5
-    train(concrete_config, str(tmp_path))
-    assert "finished at step 10: " in capsys.readouterr().out
+    losses = assert_a_stop_changes_no_bit(digits_config, tmp_path, monkeypatch, calls=1, step=2)
+    alone, settled = tmp_path / "alone", "converged at step 5: "  # of 10: the first validation
+    assert capsys.readouterr().out.count(settled) == 2
+    assert train(digits_config, str(alone)) == pytest.approx(losses)
+    assert settled in capsys.readouterr().out
+    assert_same_bits(alone, tmp_path / "stopped")
+    assert final_state(alone)[0] == 5
+    assert [row["step"] for row in logged(alone) if row["split"] == "validation"] == [5]
 
 
 def test_the_selected_pixels_are_marked_where_they_are():
@@ -284,32 +215,3 @@ def test_the_selected_pixels_are_marked_where_they_are():
     np.testing.assert_array_equal(grid.images, images.mean(axis=0)[np.newaxis])
     assert np.argwhere(grid.marks).tolist() == [[0, 1, 2], [0, 5, 4]]
     assert create((20,)).marked_pixels(images_like(4, (20,))) is None
-
-
-def test_the_papers_split_is_of_the_test_images_alone():
-    config = load_config("concrete_paper")
-    config.data.name = "digits"  # which bring no test images: a fifth is cut off for them
-    split = data.load(config.data)
-    parts = (split.train, split.validation, split.test)
-    assert [len(part) for part in parts] == [130, 14, 215]
-    ordinary = data.load(make_data("digits"))
-    tested = {image.tobytes() for image in ordinary.test.read()[0]}
-    assert {image.tobytes() for part in parts for image in part.read()[0]} == tested
-
-
-@pytest.mark.parametrize("share", [-0.1, 1.0])
-def test_a_share_that_is_none_is_refused(share):
-    with pytest.raises(UserError, match=f"data.resplit_test={share}"):
-        data.load(make_data("digits", resplit_test=share))
-
-
-def test_settings_that_contradict_each_other_are_refused_in_one_line():
-    for change, named in (
-        ({"code_size": 31}, "model.code_size=31"),
-        ({"last_temperature": 11.0}, "model.last_temperature=11"),
-        ({"loss": "bce"}, "model.output_activation='sigmoid'"),
-    ):
-        with pytest.raises(UserError) as error:
-            create(**change)
-        assert named in str(error.value)
-        assert "\n" not in str(error.value)

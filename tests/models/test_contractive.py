@@ -8,19 +8,15 @@ import tensorflow as tf
 from tests.all_configs import settings_of
 from tests.steps import adam_steps
 from trainer import models
-from trainer.distribution.variables import model_variables
-from trainer.errors import UserError
 from trainer.models.base import StepContext
 from trainer.positions import Noise
-from trainer.run.checkpoints import Checkpoints
 
 SHAPE = (4, 4, 1)
 ONE_SIGMOID = {"hidden_units": (), "code_activation": "sigmoid"}
-METHODS = ["closed_form", "exact", "hutchinson"]
 
 
-def create(seed=0, **changes):
-    keras.utils.set_random_seed(seed)
+def create(**changes):
+    keras.utils.set_random_seed(0)
     settings = settings_of("contractive", **{"code_size": 5} | ONE_SIGMOID | changes)
     return models.create(SHAPE, settings)
 
@@ -49,8 +45,8 @@ def test_the_closed_form_is_the_exact_norm_of_a_sigmoid_layer():
 
 
 def test_the_norm_of_a_linear_encoder_is_that_of_its_kernel():
-    model = create(code_activation="linear", jacobian="exact", penalty_weight=1.0)
-    expected = np.square(kernels(model)[0]).sum()
+    model = create(code_activation="linear", jacobian="exact", penalty_weight=0.5)
+    expected = 0.5 * np.square(kernels(model)[0]).sum()
     np.testing.assert_allclose(squared_norms(model, images_like(3)), [expected] * 3, rtol=1e-5)
 
 
@@ -82,15 +78,6 @@ def test_hutchinsons_estimate_has_the_exact_mean_and_variance(probes):
     assert estimates.var() == pytest.approx(variance, rel=0.15)
 
 
-def test_the_penalty_is_weighted():
-    images = images_like(3)
-    once, twice = (
-        squared_norms(create(jacobian="exact", penalty_weight=weight), images)
-        for weight in (0.5, 1.0)
-    )
-    np.testing.assert_allclose(2 * once, twice, rtol=1e-6)
-
-
 def test_tied_weights_are_those_of_the_encoder():
     model = create(hidden_units=(7,), tied_weights=True, activation="tanh")
     for variable in model.trainable_variables:
@@ -105,27 +92,9 @@ def test_tied_weights_are_those_of_the_encoder():
     np.testing.assert_allclose(model.decode(codes).numpy().reshape(3, -1), expected, rtol=1e-5)
 
 
-def test_tied_weights_stay_tied_through_a_checkpoint(tmp_path):
-    settings = {"hidden_units": (7,), "tied_weights": True}
-    saved, restored = create(0, **settings), create(1, **settings)
-    images = images_like(3)
-    state = {path: v.numpy() for path, v in model_variables(saved).items()}
-    checkpoints = Checkpoints(tmp_path, "own")
-    checkpoints.save(3, state, validation_loss=None, keep=1)
-    found = checkpoints.find()
-    assert found is not None
-    found.restore(model_variables(restored))
-    np.testing.assert_array_equal(restored(images), saved(images))
-    before = restored(images).numpy()
-    kernel = restored.encoder.get_layer("code").kernel
-    codes = restored.encode(images)
-    kernel.assign(2 * kernel)
-    assert np.abs(restored.decode(codes) - before).max() > 1e-3
-
-
-def steps_of(settings, devices, execution, precision="float32"):
+def steps_of(devices, execution, precision="float32", **settings):
     return adam_steps(
-        lambda: create(**settings),
+        lambda: create(tied_weights=True, **settings),
         devices,
         execution,
         precision=precision,
@@ -134,38 +103,27 @@ def steps_of(settings, devices, execution, precision="float32"):
     )[1]
 
 
-@pytest.mark.parametrize("execution", ["graph", "xla"])
-@pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
-@pytest.mark.parametrize("jacobian", METHODS)
-def test_every_method_contracts_however_it_is_computed(jacobian, precision, execution):
-    settings = {"tied_weights": True, "penalty_weight": 1.0, "jacobian": jacobian}
-    if jacobian != "closed_form":
-        settings["hidden_units"] = (7,)
-    steps = steps_of(settings, 1, execution, precision)
+@pytest.mark.parametrize(
+    ("jacobian", "hidden_units", "execution", "precision"),
+    [
+        ("closed_form", (), "graph", "float16"),
+        ("exact", (7,), "graph", "bfloat16"),
+        ("hutchinson", (7,), "xla", "float16"),
+    ],
+)
+def test_every_method_contracts_in_half_precision(jacobian, hidden_units, execution, precision):
+    settings = {"penalty_weight": 1.0, "jacobian": jacobian, "hidden_units": hidden_units}
+    steps = steps_of(1, execution, precision, **settings)
     norms = steps.train(0, np.repeat(images_like(8)[np.newaxis], 20, axis=0))["loss/contraction"]
     assert norms[-5:].mean() < 0.9 * norms[:5].mean()
 
 
-@pytest.mark.parametrize("execution", ["graph", "xla"])
-@pytest.mark.parametrize("jacobian", METHODS)
-def test_two_replicas_contract_as_one_does(jacobian, execution):
+def test_two_replicas_draw_the_probes_that_one_does():
     images = np.random.default_rng(1).random((3, 8, *SHAPE), np.float32)
-    settings = {"tied_weights": True, "penalty_weight": 0.1, "jacobian": jacobian}
     weights = []
     for devices in (1, 2):
-        steps = steps_of(settings, devices, execution)
+        steps = steps_of(devices, "graph", penalty_weight=0.1, jacobian="hutchinson")
         steps.train(0, images)
         weights.append({path: v.numpy() for path, v in steps.variables().items()})
     for path, expected in weights[0].items():
         np.testing.assert_allclose(weights[1][path], expected, rtol=0, atol=1e-5, err_msg=path)
-
-
-def test_settings_that_contradict_each_other_are_refused_in_one_line():
-    for change, named in (
-        ({"jacobian": "closed_form", "hidden_units": (7,)}, "not (7,) and 'sigmoid'"),
-        ({"jacobian": "closed_form", "code_activation": "tanh"}, "not () and 'tanh'"),
-    ):
-        with pytest.raises(UserError) as error:
-            create(**change)
-        assert named in str(error.value)
-        assert "\n" not in str(error.value)

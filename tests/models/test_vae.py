@@ -8,16 +8,15 @@ import pytest
 import tensorflow as tf
 
 from configs import base
-from tests.all_configs import settings_of
+from tests.all_configs import settings_of, tiny
 from tests.steps import adam_steps
+from tests.verbs.refusals import refused
 from trainer import models
 from trainer.data.dataset import to_unit
-from trainer.errors import UserError
 from trainer.models.base import StepContext
 from trainer.models.vae import model as vae
 from trainer.positions import Noise
 from trainer.run import restore
-from trainer.serving.prior_samples import sample
 from trainer.train import train
 
 DEVIATION = 0.3  # of the pixels in the linear Gaussian model
@@ -90,18 +89,6 @@ def test_the_kl_divergence_is_that_of_two_gaussians():
     np.testing.assert_allclose(kl, expected, atol=1e-6)
 
 
-def test_the_kl_divergence_is_the_mean_log_ratio_of_the_densities():
-    # E_q[log q(z) - log p(z)], z = m + s e: log q = -e^2/2 - log s and log p = -z^2/2, up to the
-    # same constant.
-    mean, log_variance = tf.constant([[0.7, -1.2]]), tf.constant([[-1.0, 0.5]])
-    noise = tf.constant(np.random.default_rng(0).normal(size=(1, 100_000, 2)), tf.float32)
-    z = vae.reparametrised(mean, log_variance, noise)
-    log_ratio = 0.5 * tf.reduce_sum(z**2 - noise**2 - log_variance, axis=2)[0].numpy()
-    assert log_ratio.mean() == pytest.approx(
-        float(vae.kl_nats(mean, log_variance)[0]), abs=interval(log_ratio)
-    )
-
-
 def test_the_likelihoods_are_those_of_their_distributions():
     logits, pixels = tf.constant([-3.0, 0.5, 40.0]), tf.constant([1.0, 0.0, 1.0])
     probability = 1 / (1 + np.exp(-logits.numpy().astype(np.float64)))
@@ -112,10 +99,9 @@ def test_the_likelihoods_are_those_of_their_distributions():
     np.testing.assert_allclose(nats, -0.5 - math.log(0.1 * math.sqrt(2 * math.pi)), rtol=1e-5)
 
 
-@pytest.mark.parametrize("samples", [1, 3])
-def test_with_the_true_posterior_every_weight_is_the_likelihood(samples):
+def test_with_the_true_posterior_every_weight_is_the_likelihood():
     # p(x, z) / p(z|x) = p(x) whatever z.
-    model, nll = linear_gaussian(objective="iwae", samples=samples, nll_samples=2)
+    model, nll = linear_gaussian(objective="iwae", samples=3, nll_samples=2)
     images = images_like()
     np.testing.assert_allclose(loss(model, images, context(4)), nll(images), rtol=1e-4)
     np.testing.assert_allclose(model.nll_nats(images, Noise(0, 0, 4)), nll(images), rtol=1e-4)
@@ -143,13 +129,12 @@ def test_the_elbo_is_the_bound_of_one_sample_in_expectation():
 def test_the_bound_tightens_with_the_samples_and_stays_a_bound():
     images = np.repeat(images_like(1), 5000, axis=0)
     bounds = []
-    for samples in (1, 5, 50):
+    for samples in (1, 50):
         model, nll = linear_gaussian(spread=1.5, objective="iwae", samples=samples)
         bounds.append(loss(model, images, context(5000)))
     means = [bound.mean() for bound in bounds]
     assert means[0] - interval(bounds[0]) > means[1] + interval(bounds[1])
-    assert means[1] - interval(bounds[1]) > means[2]
-    assert means[2] + interval(bounds[2]) > nll(images[:1])[0]
+    assert means[1] + interval(bounds[1]) > nll(images[:1])[0]
 
 
 def test_samples_of_the_elbo_change_its_spread_and_not_its_mean():
@@ -175,23 +160,23 @@ def test_dynamic_binarisation_has_the_pixel_as_its_mean_and_is_drawn_anew():
     assert (epochs[0] != epochs[2]).any()
 
 
-def test_without_binarisation_the_grey_levels_are_modelled():
-    images = images_like()
-    np.testing.assert_array_equal(
-        create(binarisation="none").binarised(images, Noise(0, 0, 4)), images
-    )
-
-
-@pytest.mark.parametrize(
-    ("progress", "share", "weight"), [(0.0, 0.4, 0), (0.1, 0.4, 0.5), (0.8, 0.4, 2), (0.0, 0.0, 2)]
-)
-def test_beta_rises_linearly_over_its_share_of_the_training(progress, share, weight):
+def test_beta_rises_linearly_over_its_share_of_the_training():
     # beta = 2 min(1, progress / share); .1 / .4 of 2 is .5.
-    model = create(beta=2.0, beta_warmup_share=share)
     images = images_like()
-    terms = model.loss_terms(images, context(4, progress=progress))
-    kl = vae.kl_nats(*model.posterior(model.binarised(images, Noise(0, 0, 4))))
-    np.testing.assert_allclose(terms["kl_nats"], weight * kl, rtol=1e-5)
+    for progress, share, weight in ((0.0, 0.4, 0), (0.1, 0.4, 0.5), (0.8, 0.4, 2), (0.0, 0.0, 2)):
+        model = create(beta=2.0, beta_warmup_share=share)
+        terms = model.loss_terms(images, context(4, progress=progress))
+        kl = vae.kl_nats(*model.posterior(model.binarised(images, Noise(0, 0, 4))))
+        np.testing.assert_allclose(terms["kl_nats"], weight * kl, rtol=1e-5)
+
+
+def test_either_network_takes_a_code_of_one_number():
+    images = images_like(2, (9, 10, 3))
+    for network in ("dense", "conv"):
+        model = create((9, 10, 3), network=network, code_size=1, stage_filters=(4, 6))
+        assert model.encode(images).shape == (2, 1)
+        assert model(images).shape == images.shape
+        assert np.isfinite(loss(model, images, context(2))).all()
 
 
 def test_an_evaluation_has_the_final_beta():
@@ -205,42 +190,21 @@ def test_an_evaluation_has_the_final_beta():
     assert steps.train(0, images[np.newaxis])["loss/kl_nats"][0] == 0
 
 
-@pytest.mark.parametrize("network", ["dense", "conv"])
-@pytest.mark.parametrize("code_size", [1, 7])
-def test_either_network_takes_any_code_size(network, code_size):
-    model = create((9, 10, 3), network=network, code_size=code_size, stage_filters=(4, 6))
-    images = images_like(2, (9, 10, 3))
-    codes = model.encode(images)
-    assert codes.shape == (2, code_size) == (2, model.code_size)
-    assert model.decode(codes).shape == images.shape
-    assert np.isfinite(loss(model, images, context(2))).all()
-
-
-def test_settings_that_contradict_each_other_are_refused_in_one_line():
-    for change, named in (
-        ({"likelihood": "gaussian", "binarisation": "static"}, "not 'static'"),
-        ({"likelihood": "gaussian"}, "not 'dynamic'"),
-        ({"objective": "iwae", "beta": 0.5}, "model.beta=1"),
-        ({"network": "conv", "stage_filters": (8,)}, "there are two stages"),
-    ):
-        with pytest.raises(UserError) as error:
-            create(**change)
-        assert named in str(error.value)
-        assert "\n" not in str(error.value)
-
-
-@pytest.fixture
-def vae_run(tmp_path, digits_config):
+def test_the_pixels_must_be_drawn_where_the_model_says_so(tmp_path, digits_config):
     digits_config.model = base.get_config("vae").model
-    digits_config.model.update(code_size=2, hidden_units=(16,), nll_samples=20)
-    train(digits_config, str(tmp_path))
-    return tmp_path
+    needs = "data.binarise=True needs model.binarisation='static', not"
+    for digits_config.model.binarisation, digits_config.data.binarise, line in (
+        ("static", False, "model.binarisation='static' needs data.binarise=True"),
+        ("dynamic", True, f"{needs} 'dynamic'"),
+        ("none", True, f"{needs} 'none'"),
+    ):
+        with refused(line, tmp_path):
+            train(digits_config, str(tmp_path))
 
 
 def test_pixels_drawn_once_are_taken_as_they_are(tmp_path, digits_config):
     digits_config.model = base.get_config("vae").model
-    settings = {"binarisation": "static", "code_size": 2, "hidden_units": (16,), "nll_samples": 20}
-    digits_config.model.update(settings)
+    digits_config.model.update(tiny("vae") | {"binarisation": "static"})
     digits_config.data.update(binarise=True, image_size=8)
     train(digits_config, str(tmp_path))
     run = restore.load(tmp_path)
@@ -249,42 +213,3 @@ def test_pixels_drawn_once_are_taken_as_they_are(tmp_path, digits_config):
     for first in (0, 7):
         seen = run.model.binarised(images, Noise(0, first, len(images)))
         np.testing.assert_array_equal(seen, images)
-
-
-@pytest.mark.parametrize(
-    ("binarisation", "binarise"), [("static", False), ("dynamic", True), ("none", True)]
-)
-def test_the_pixels_must_be_drawn_where_the_model_says_so(
-    tmp_path, digits_config, binarisation, binarise
-):
-    digits_config.model = base.get_config("vae").model
-    digits_config.model.binarisation = binarisation
-    digits_config.data.binarise = binarise
-    message = (
-        f"data.binarise=True needs model.binarisation='static', not '{binarisation}'"
-        if binarise
-        else "model.binarisation='static' needs data.binarise=True"
-    )
-    with pytest.raises(UserError, match=message):
-        train(digits_config, str(tmp_path))
-    assert not list(tmp_path.iterdir())
-
-
-def test_samples_of_the_prior_are_written_and_begin_alike(vae_run, tmp_path):
-    few, more = (
-        np.load(sample(str(vae_run), count, output=str(tmp_path / str(count))) / "samples.npz")
-        for count in (3, 600)
-    )
-    assert more["images"].shape == (600, 28, 28, 1)
-    assert more["images"].dtype == np.float32
-    assert 0 <= more["images"].min() < more["images"].max() <= 1
-    assert more["codes"].std() == pytest.approx(1, abs=0.1)
-    np.testing.assert_allclose(few["codes"], more["codes"][:3], rtol=1e-6)
-    assert (tmp_path / "3" / "samples.png").read_bytes().startswith(b"\x89PNG")
-
-
-def test_a_kind_without_a_prior_is_not_sampled(digits_config, tmp_path):
-    train(digits_config, str(tmp_path))
-    with pytest.raises(UserError, match="holds a 'dense', which has no prior to sample"):
-        sample(str(tmp_path), 4)
-    assert not (tmp_path / "samples.npz").exists()
