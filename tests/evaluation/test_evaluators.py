@@ -6,17 +6,15 @@ import sys
 from types import SimpleNamespace
 from typing import Any
 
-import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 from sklearn.decomposition import PCA
 
-from configs import base
 from tests.all_configs import KINDS, tiny
+from tests.models import small
+from tests.models.small import images_like
 from tests.models.test_vae import linear_gaussian
-from trainer import models
-from trainer.config import parse_model
 from trainer.evaluation import evaluators
 from trainer.evaluation.evaluators import (
     EvaluatedModel,
@@ -35,13 +33,7 @@ from trainer.positions import Noise
 
 
 def create(kind, image_shape, **settings):
-    keras.utils.set_random_seed(0)
-    keys = base.get_config(kind).model.to_dict() | tiny(kind) | settings
-    return models.create(image_shape, parse_model(keys))
-
-
-def images_like(count, image_shape):
-    return np.random.default_rng(0).random((count, *image_shape), np.float32)
+    return small.create(kind, image_shape, **tiny(kind) | settings)
 
 
 def evaluated(model, images, labels=None):
@@ -92,11 +84,11 @@ def test_a_kind_is_asked_what_it_can_answer(kind):
     assert all(figure.dtype == np.uint8 and figure.ndim == 3 for figure in figures.values())
 
 
-@pytest.mark.parametrize("labels", [None, np.zeros(30, int)])
-def test_without_classes_or_a_smaller_code_there_is_no_probe_and_no_pca(labels):
-    images = images_like(30, (3,))
-    inputs = evaluated(create("dense", (3,), code_size=3), images, labels)
-    assert [one for one in evaluators.load() if one.applies(inputs)] == [reconstruction]
+def test_without_classes_or_a_smaller_code_there_is_no_probe_and_no_pca():
+    model = create("dense", (3,), code_size=3)
+    for labels in (None, np.zeros(30, int)):
+        inputs = evaluated(model, images_like(30, (3,)), labels)
+        assert [one for one in evaluators.load() if one.applies(inputs)] == [reconstruction]
 
 
 def test_the_columns_are_read_without_tensorflow_and_scikit_learn():
@@ -148,12 +140,12 @@ def test_classifiers_find_classes_that_the_codes_hold_and_no_others():
         assert accuracy == pytest.approx(1 / 4, abs=0.12)
 
 
-@pytest.mark.parametrize("scale", [1e-3, 1, 1e3])
-def test_classes_that_a_plane_separates_are_found_whatever_the_scale_of_a_code(scale):
+def test_classes_that_a_plane_separates_are_found_whatever_the_scale_of_a_code():
     random = np.random.default_rng(0)
     labels = np.arange(600) // 2 % 3
-    codes = scale * (2 * np.eye(3)[labels] + random.normal(0, 0.2, (600, 3)))
-    assert sparsity.linear_classifier_error(encoding_as_is(codes, labels)) == 0
+    codes = 2 * np.eye(3)[labels] + random.normal(0, 0.2, (600, 3))
+    for scale in (1e-3, 1e3):
+        assert sparsity.linear_classifier_error(encoding_as_is(scale * codes, labels)) == 0
     shuffled = encoding_as_is(codes, random.permutation(labels))
     assert sparsity.linear_classifier_error(shuffled) == pytest.approx(2 / 3, abs=0.12)
 
@@ -182,33 +174,32 @@ def test_principal_components_are_recovered_from_any_basis_of_their_span():
     np.testing.assert_allclose(np.abs(np.sum(recovered * pca.components_, 1)), 1, atol=1e-6)
 
 
-@pytest.mark.parametrize("degrees", [0, 30])
-def test_a_linear_model_is_as_far_from_pca_as_one_direction_is_turned(degrees):
+def test_a_linear_model_is_as_far_from_pca_as_one_direction_is_turned():
     model = create("linear", (4, 4, 1), code_size=3)
     images = images_like(100, (4, 4, 1))
     components = PCA(3).fit(images.reshape(100, 16)).components_
     outside = np.linalg.svd(components)[2][-1]
-    turned, angle = components.copy(), math.radians(degrees)
-    turned[0] = math.cos(angle) * turned[0] + math.sin(angle) * outside
-    model.decoder.get_layer("logits").kernel.assign(turned)
-    metrics = pca_subspace.measure(evaluated(model, images)).metrics
-    assert metrics["largest_angle_degrees"] == pytest.approx(degrees, abs=1e-2)
-    if not degrees:
-        np.testing.assert_allclose(metrics["component_cosines"], 1, atol=1e-5)
+    for degrees in (30, 0):
+        turned, angle = components.copy(), math.radians(degrees)
+        turned[0] = math.cos(angle) * turned[0] + math.sin(angle) * outside
+        model.decoder.get_layer("logits").kernel.assign(turned)
+        metrics = pca_subspace.measure(evaluated(model, images)).metrics
+        assert metrics["largest_angle_degrees"] == pytest.approx(degrees, abs=1e-2)
+    np.testing.assert_allclose(metrics["component_cosines"], 1, atol=1e-5)
 
 
-@pytest.mark.parametrize("components", [3, 36])
-def test_the_error_of_a_projection_is_that_of_its_image(components):
+def test_the_error_of_a_projection_is_that_of_its_image():
     random = np.random.default_rng(0)
     images = random.random((200, 36))
     noisy = images + random.normal(0, 0.3, images.shape)
-    pca = PCA(components).fit(images)
-    errors = denoising_levels.projection_errors(pca, images, noisy)
-    assert len(errors) == components + 1
-    for number in range(components + 1):
-        basis = pca.components_[:number]
-        projected = pca.mean_ + (noisy - pca.mean_) @ basis.T @ basis
-        assert errors[number] == pytest.approx(np.mean((projected - images) ** 2), rel=1e-4)
+    for components in (3, 36):
+        pca = PCA(components).fit(images)
+        errors = denoising_levels.projection_errors(pca, images, noisy)
+        assert len(errors) == components + 1
+        for number, error in enumerate(errors):
+            basis = pca.components_[:number]
+            projected = pca.mean_ + (noisy - pca.mean_) @ basis.T @ basis
+            assert error == pytest.approx(np.mean((projected - images) ** 2), rel=1e-4)
 
 
 def test_a_masked_image_has_the_error_of_what_was_masked():

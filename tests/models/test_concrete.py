@@ -1,17 +1,14 @@
 """The concrete kind: how its selectors draw, cool, choose and settle, on any number of replicas."""
 
-import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from configs import base
-from tests.all_configs import settings_of
+from tests.models import small
 from tests.runs import assert_a_stop_changes_no_bit, assert_same_bits, final_state, logged
 from tests.steps import adam_steps
-from trainer import models
 from trainer.distribution.strategy import build_model, make_strategy
-from trainer.models.base import StepContext
 from trainer.models.concrete.model import distinct_choice, gumbel
 from trainer.positions import Noise
 from trainer.train import train
@@ -22,9 +19,8 @@ BATCH = 8
 
 
 def create(image_shape=SHAPE, **settings):
-    keras.utils.set_random_seed(0)
-    small = {"code_size": 4, "hidden_units": (7,), "images_per_draw": 3}
-    return models.create(image_shape, settings_of("concrete", **small | settings))
+    defaults = {"code_size": 4, "hidden_units": (7,), "images_per_draw": 3}
+    return small.create("concrete", image_shape, **defaults | settings)
 
 
 def choose(model, pixels, certainty=20.0):
@@ -33,14 +29,6 @@ def choose(model, pixels, certainty=20.0):
     rows[np.arange(len(pixels)), pixels] = certainty
     weights = model.encoder.get_layer("code").weights[0]
     weights.assign(rows / 10.0)  # the selector_rate
-
-
-def images_like(count, shape=SHAPE, seed=0):
-    return np.random.default_rng(seed).random((count, *shape), np.float32)
-
-
-def context(progress, *, training=True, first=0, count=BATCH):
-    return StepContext(Noise(0, first, count), tf.constant(progress, tf.float32), training=training)
 
 
 def test_positions_of_a_group_share_its_noise_whoever_draws_it():
@@ -63,18 +51,6 @@ def test_gumbel_numbers_are_finite_at_both_ends():
     np.testing.assert_allclose(ends, [-2.8523, 24 * np.log(2)], rtol=1e-4)
 
 
-def test_a_selector_prefers_a_pixel_as_often_as_softmax_says():
-    # Each pixel's count is binomial; 5 standard deviations are exceeded once in 1.7 million.
-    logits = np.array([0.0, 1.0, -1.0, 2.0, 0.5], np.float32)
-    draws = 20_000
-    noise = gumbel(Noise(0, 0, draws).uniform("selectors", (5,)))
-    counts = np.bincount(np.argmax(logits + noise, axis=1), minlength=5)
-    expected = np.exp(logits) / np.exp(logits).sum()
-    assert (
-        np.abs(counts - draws * expected) < 5 * np.sqrt(draws * expected * (1 - expected))
-    ).all()
-
-
 def test_the_temperature_falls_exponentially():
     # 10 * (1/1000)**.5 = 10**-.5; before a settled half, the temperature falls twice as fast.
     for share, expected in ((0.0, (10, 10**-0.5, 0.01)), (0.5, (10, 0.01, 0.01))):
@@ -85,7 +61,7 @@ def test_the_temperature_falls_exponentially():
 
 def test_mixtures_are_near_the_mean_pixel_when_hot_and_single_pixels_when_cold():
     model = create()
-    images = images_like(BATCH)
+    images = small.images_like(BATCH, SHAPE)
     noise = Noise(0, 5, BATCH)
     means = images.reshape(BATCH, -1).mean(axis=1)
     hot = model.mixtures(images, noise, 1e6)
@@ -122,9 +98,9 @@ def test_the_code_is_the_pixels_and_the_reconstruction_knows_no_others():
     model = build_model(make_strategy("cpu:1"), "bfloat16", create)
     pixels = [7, 0, 29, 13]
     choose(model, pixels)
-    images = images_like(BATCH)
+    images = small.images_like(BATCH, SHAPE)
     np.testing.assert_array_equal(model.encode(images), images.reshape(BATCH, -1)[:, pixels])
-    others = images_like(BATCH, seed=1).reshape(BATCH, -1)
+    others = small.images_like(BATCH, SHAPE, seed=1).reshape(BATCH, -1)
     others[:, pixels] = images.reshape(BATCH, -1)[:, pixels]
     np.testing.assert_array_equal(model(others.reshape(images.shape)), model(images))
     others[:, pixels[2]] += 0.5
@@ -133,35 +109,29 @@ def test_the_code_is_the_pixels_and_the_reconstruction_knows_no_others():
 
 def test_an_evaluation_and_the_settled_steps_take_the_pixels_and_draw_nothing():
     model = create(settled_share=0.25)
-    images = images_like(BATCH)
+    images = small.images_like(BATCH, SHAPE)
     expected = model.error(model.decoder(model.encode(images)), images).numpy()
-    for when in (context(0.1, training=False), context(0.8), context(0.8, first=99)):
+    for when in (
+        small.context(BATCH, progress=0.1, training=False),
+        small.context(BATCH, progress=0.8),
+        small.context(BATCH, first=99, progress=0.8),
+    ):
         np.testing.assert_allclose(model.loss_terms(images, when)["mse"], expected, rtol=1e-5)
-    earlier = [model.loss_terms(images, context(0.7, first=first))["mse"] for first in (0, 99)]
-    assert not np.allclose(earlier[0], earlier[1], rtol=1e-3)
+    earlier = [small.context(BATCH, first, progress=0.7) for first in (0, 99)]
+    errors = [model.loss_terms(images, when)["mse"] for when in earlier]
+    assert not np.allclose(*errors, rtol=1e-3)
 
 
-def test_two_replicas_train_and_choose_as_one_does():
-    images = np.random.default_rng(0).integers(0, 256, (10, BATCH, *SHAPE)).astype(np.uint8)
-    runs = []
-    for count in (1, 2):
-        model, steps = adam_steps(lambda: create(settled_share=0.3), count, "xla")
-        runs.append((model, steps, steps.train(0, images)))
-    (one, one_steps, expected), (many, many_steps, metrics) = runs
-    np.testing.assert_allclose(metrics["loss/mse"], expected["loss/mse"], rtol=1e-5)
-    np.testing.assert_allclose(many.logits, one.logits, atol=1e-5)
-    np.testing.assert_array_equal(many.selected_pixels(), one.selected_pixels())
-    losses = [steps.evaluate(images[0])["loss"] for steps in (many_steps, one_steps)]
-    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
-
-
-def test_a_settled_step_leaves_the_logits_and_teaches_the_decoder():
+def test_the_logits_stay_once_they_are_settled_and_the_decoder_learns_on():
     model, steps = adam_steps(lambda: create(settled_share=0.5))
     images = np.random.default_rng(0).integers(0, 256, (1, BATCH, *SHAPE)).astype(np.uint8)
-    logits, kernel = model.logits.numpy(), model.decoder.get_layer("logits").kernel.numpy()
-    steps.train(6, images)
-    np.testing.assert_array_equal(model.logits, logits)
-    assert not np.array_equal(model.decoder.get_layer("logits").kernel, kernel)
+    before, kernel = model.logits.numpy(), model.decoder.get_layer("logits").kernel
+    steps.train(4, images)  # of 10 steps
+    settled, kernel_then = model.logits.numpy(), kernel.numpy()
+    assert not np.array_equal(settled, before)
+    steps.train(5, images)
+    np.testing.assert_array_equal(model.logits, settled)
+    assert not np.array_equal(kernel, kernel_then)
 
 
 def test_the_logits_step_as_far_as_their_rate_says():
@@ -210,8 +180,8 @@ def test_the_selected_pixels_are_marked_where_they_are():
     model = create(shape, code_size=3)
     # Row 1, column 2, two of its channels; row 5, column 4, one.
     choose(model, [(1 * 5 + 2) * 3, (1 * 5 + 2) * 3 + 1, (5 * 5 + 4) * 3 + 2])
-    images = images_like(4, shape)
+    images = small.images_like(4, shape)
     grid = model.marked_pixels(images)
     np.testing.assert_array_equal(grid.images, images.mean(axis=0)[np.newaxis])
     assert np.argwhere(grid.marks).tolist() == [[0, 1, 2], [0, 5, 4]]
-    assert create((20,)).marked_pixels(images_like(4, (20,))) is None
+    assert create((20,)).marked_pixels(small.images_like(4, (20,))) is None

@@ -9,10 +9,10 @@ import tensorflow as tf
 
 from configs import base
 from tests.all_configs import CONFIG_OF, load_config, settings_of
+from tests.models.small import context, images_like
 from tests.verbs.refusals import refused
 from trainer import models
 from trainer.config import parse_model
-from trainer.models.base import StepContext
 from trainer.monitoring import figures
 from trainer.positions import Noise
 
@@ -25,19 +25,11 @@ def create(settings, image_shape=(28, 28, 1)):
     return models.create(image_shape, parse_model(settings.to_dict()))
 
 
-def context(first, count, **settings):
-    return StepContext(Noise(0, first, count), progress=tf.constant(0.5), training=True, **settings)
-
-
-def images_like(image_shape, count=3):
-    return np.random.default_rng(0).random((count, *image_shape), np.float32)
-
-
 @pytest.mark.parametrize("name", VARIANTS)
 def test_a_kind_keeps_the_contract(name):
     settings, image_shape = load_config(name).model, (30, 27, 3)  # no side can be halved twice
     model = create(settings, image_shape)
-    images = images_like(image_shape)
+    images = images_like(3, image_shape)
     codes = model.encode(images)
     rebuilt = model.decode(codes)
     assert codes.shape == (3, model.code_size)
@@ -59,11 +51,11 @@ def test_a_kind_keeps_the_contract(name):
 @pytest.mark.parametrize("name", VARIANTS)
 def test_the_loss_terms_are_float32_and_belong_to_their_examples(name):
     model = create(load_config(name).model)
-    images = images_like(model.image_shape, 4)
+    images = images_like(4, model.image_shape)
     statistics = model.statistics(images)
     means = None if statistics is None else tf.reduce_mean(statistics, 0)
     whole, *parts = (
-        model.loss_terms(images[i:j], context(i, j - i, batch_means=means))
+        model.loss_terms(images[i:j], context(j - i, i, batch_means=means))
         for i, j in ((0, 4), (0, 2), (2, 4))
     )
     for term, values in whole.items():
@@ -75,7 +67,7 @@ def test_the_loss_terms_are_float32_and_belong_to_their_examples(name):
 
 def test_the_loss_is_that_of_the_reconstruction():
     settings = base.get_config("dense").model
-    images = images_like((28, 28, 1))
+    images = images_like(3, (28, 28, 1))
     for settings.loss in ("mse", "bce"):
         model = create(settings)
         rebuilt = model(images).numpy().astype(np.float64)
@@ -83,7 +75,7 @@ def test_the_loss_is_that_of_the_reconstruction():
             "mse": (rebuilt - images) ** 2,
             "bce": -images * np.log(rebuilt) - (1 - images) * np.log(1 - rebuilt),
         }[settings.loss]
-        terms = model.loss_terms(images, context(0, 3))
+        terms = model.loss_terms(images, context(3))
         assert list(terms) == [settings.loss]
         mean = expected.mean(axis=(1, 2, 3))
         np.testing.assert_allclose(terms[settings.loss], mean, rtol=1e-5)
@@ -112,7 +104,7 @@ def test_a_manifold_is_shown_where_the_code_is_a_plane():
     settings.code_size = 2
     model = create(settings)
     noise = Noise(0, 0, 3, stream="evaluation")
-    manifold = model.validation_images(images_like(model.image_shape), noise)["manifold"]
+    manifold = model.validation_images(images_like(3, model.image_shape), noise)["manifold"]
     # From the upper left corner, where the second number is the largest: the 1/40 quantile.
     corner = model.decode(np.array([[-1.95996, 1.95996]], np.float32))
     np.testing.assert_allclose(manifold.images[:1], corner, atol=1e-5)

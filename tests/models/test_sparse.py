@@ -1,38 +1,23 @@
 """The sparse kind: what it keeps, what it penalises, on any number of replicas."""
 
-import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.all_configs import settings_of
+from tests.models import small
 from tests.steps import adam_steps
-from trainer import models
-from trainer.models.base import StepContext
 from trainer.models.sparse.model import bernoulli_kl_nats, keep_largest
-from trainer.positions import Noise
 
 SHAPE = (6, 6, 1)
 BATCH = 8
 
 
+KL = {"sparsity": "kl", "code_activation": "sigmoid", "penalty_weight": 0.5}
+
+
 def create(**settings):
-    keras.utils.set_random_seed(0)
-    small = {"code_size": 60, "active_units": 5, "first_active_units": 20}
-    return models.create(SHAPE, settings_of("sparse", **small | settings))
-
-
-def kl_settings():
-    return {"sparsity": "kl", "code_activation": "sigmoid", "penalty_weight": 0.5}
-
-
-def images_like(count, seed=0):
-    return np.random.default_rng(seed).random((count, *SHAPE), np.float32)
-
-
-def context(progress=0.5, *, training=True, means=None):
-    noise = Noise(0, 0, BATCH)
-    return StepContext(noise, tf.constant(progress), training=training, batch_means=means)
+    defaults = {"code_size": 60, "active_units": 5, "first_active_units": 20}
+    return small.create("sparse", SHAPE, **defaults | settings)
 
 
 def test_the_kl_of_two_bernoulli_distributions():
@@ -78,7 +63,7 @@ def test_the_kept_units_fall_to_their_number_and_stay_there():
 
 def test_training_keeps_the_annealed_number_and_the_test_alpha_times_the_last(monkeypatch):
     model = create(alpha=3.0)
-    images = images_like(BATCH)
+    images = small.images_like(BATCH, SHAPE)
     np.testing.assert_array_equal((model.encode(images).numpy() != 0).sum(axis=1), 15)
     kept = []
     decoder = model.decoder
@@ -88,18 +73,20 @@ def test_training_keeps_the_annealed_number_and_the_test_alpha_times_the_last(mo
         return decoder(codes)
 
     monkeypatch.setattr(model, "decoder", decoded)
-    model.loss_terms(images, context(0.0))
-    model.loss_terms(images, context(1.0))
-    model.loss_terms(images, context(1.0, training=False))
+    model.loss_terms(images, small.context(BATCH, progress=0.0))
+    model.loss_terms(images, small.context(BATCH, progress=1.0))
+    model.loss_terms(images, small.context(BATCH, progress=1.0, training=False))
     assert kept == [{20}, {5}, {15}]
 
 
 def test_l1_is_the_sum_of_the_activations():
     # A penalty does not mind the settings of k_sparse: first_active_units is 20.
     model = create(sparsity="l1", penalty_weight=0.5, code_size=10)
-    images = images_like(BATCH)
+    images = small.images_like(BATCH, SHAPE)
     expected = 0.5 * np.abs(model.encode(images)).sum(axis=1)
-    np.testing.assert_allclose(model.loss_terms(images, context())["l1"], expected, rtol=1e-5)
+    np.testing.assert_allclose(
+        model.loss_terms(images, small.context(BATCH))["l1"], expected, rtol=1e-5
+    )
 
 
 @pytest.mark.parametrize(("devices", "execution"), [(1, "xla"), (4, "graph")])
@@ -111,13 +98,13 @@ def test_the_penalty_is_of_the_means_over_the_global_batch(devices, execution):
         rates = tf.reduce_mean(model.encode(unit), axis=0)  # first, and then the divergence
         return 0.5 * tf.reduce_sum(bernoulli_kl_nats(0.1, rates))
 
-    alone = create(**kl_settings())
+    alone = create(**KL)
     with tf.GradientTape() as tape:
         expected = penalty(alone)
         loss = expected + tf.reduce_mean(tf.square(alone(unit) - unit))
     norm = tf.linalg.global_norm(tape.gradient(loss, alone.trainable_variables))
 
-    _, steps = adam_steps(lambda: create(**kl_settings()), devices, execution)
+    _, steps = adam_steps(lambda: create(**KL), devices, execution)
     assert steps.evaluate(images[0])["loss/kl"] == pytest.approx(float(expected), rel=1e-5)
     metrics = steps.train(0, images)
     assert metrics["loss/kl"][0] == pytest.approx(float(expected), rel=1e-5)
