@@ -6,7 +6,6 @@ import zipfile
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
-import pytest
 
 from tests.serving.conftest import vectors
 from tests.serving.files import save_images, write
@@ -40,21 +39,20 @@ def test_an_image_is_resized_to_a_height_and_a_width_that_differ(tmp_path):
     np.testing.assert_array_equal(rows[0, :, [0, 1, 2, 5, 6, 7], 0].T, [[0] * 3 + [200] * 3] * 4)
 
 
-@pytest.mark.parametrize("layout", [np.asfortranarray, lambda rows: rows.astype(">f8")])
-def test_arrays_are_read_in_any_layout_and_by_their_names(tmp_path, layout):
+def test_arrays_are_read_in_any_layout_and_by_their_names(tmp_path):
     rows, labels = vectors(9), np.arange(9)
-    arrays = {"x": layout(rows), "x_labels": labels.astype(">i8"), "y": rows[::-1]}
-    np.save(tmp_path / "x.npy", arrays["x"])
-    np.savez(tmp_path / "plain.npz", **arrays)
-    np.savez_compressed(tmp_path / "compressed.npz", **arrays)
-    for name in ("x.npy", "plain.npz", "compressed.npz"):
-        is_npz = name.endswith(".npz")
-        found, its_labels, _ = read(tmp_path / name, array="x" if is_npz else "")
-        np.testing.assert_array_equal(found, rows.astype(np.float32))
-        assert found.dtype == np.float32
-        if is_npz:
-            np.testing.assert_array_equal(its_labels, labels)
-            assert its_labels.dtype == np.int64
+    for layout in (np.asfortranarray(rows), rows.astype(">f8")):
+        arrays = {"x": layout, "x_labels": labels.astype(">i8"), "y": rows[::-1]}
+        np.save(tmp_path / "x.npy", layout)
+        np.savez(tmp_path / "plain.npz", **arrays)
+        np.savez_compressed(tmp_path / "compressed.npz", **arrays)
+        for name, array in (("x.npy", ""), ("plain.npz", "x"), ("compressed.npz", "x")):
+            found, its_labels, _ = read(tmp_path / name, array=array)
+            np.testing.assert_array_equal(found, rows.astype(np.float32))
+            assert found.dtype == np.float32
+            if array:
+                np.testing.assert_array_equal(its_labels, labels)
+                assert its_labels.dtype == np.int64
 
 
 def test_an_array_that_ends_too_early_is_refused(tmp_path):
