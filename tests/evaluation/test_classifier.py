@@ -165,6 +165,7 @@ def test_few_labels_are_some_of_many():
     (few, few_labels), (many, many_labels) = (labelled(split, n).read() for n in (20, 50))
     assert (len(few), len(many)) == (20, 50)
     np.testing.assert_array_equal(many[:20], few)
+    assert many_labels is not None
     np.testing.assert_array_equal(many_labels[:20], few_labels)
     np.testing.assert_array_equal(few[:, [0, 2, 4], [0, 1, 2], 0].argmax(axis=1), few_labels)
     assert len(labelled(split, 0)) == len(split)

@@ -77,9 +77,8 @@ def test_mixtures_are_near_the_mean_pixel_when_hot_and_single_pixels_when_cold()
 
 def test_the_choice_is_the_greedy_one_of_distinct_columns():
     random = np.random.default_rng(0)
-    row = random.normal(size=9).astype(np.float32)
     for logits in (  # of all but the last an argmax of each row repeats itself
-        np.tile(row, (9, 1)),
+        np.tile(random.normal(size=9).astype(np.float32), (9, 1)),
         np.zeros((6, 9), np.float32),
         random.integers(0, 2, (6, 9)).astype(np.float32),
         1e30 * random.choice([-1, 1], (6, 9)).astype(np.float32),
@@ -118,8 +117,8 @@ def test_an_evaluation_and_the_settled_steps_take_the_pixels_and_draw_nothing():
     ):
         np.testing.assert_allclose(model.loss_terms(images, when)["mse"], expected, rtol=1e-5)
     earlier = [small.context(BATCH, first, progress=0.7) for first in (0, 99)]
-    errors = [model.loss_terms(images, when)["mse"] for when in earlier]
-    assert not np.allclose(*errors, rtol=1e-3)
+    one, other = (model.loss_terms(images, when)["mse"] for when in earlier)
+    assert not np.allclose(one, other, rtol=1e-3)
 
 
 def test_a_settled_step_leaves_the_logits_and_teaches_the_decoder():

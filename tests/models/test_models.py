@@ -1,6 +1,7 @@
 """The contract over every config, and what single kinds promise."""
 
 import itertools
+from typing import Any
 
 import keras
 import numpy as np
@@ -111,7 +112,7 @@ def test_a_manifold_is_shown_where_the_code_is_a_plane():
     assert (len(manifold.images), manifold.columns, manifold.gap) == (400, 20, 0)
 
 
-REFUSED = [  # a kind, the shape of its images, settings, and what the line names
+REFUSED: list[Any] = [  # a kind, the shape of its images, settings, and what the line names
     ("linear", (5, 6, 1), {}, "an image of 5x6x1 allows 1 to 30"),
     ("linear", (5,), {}, "a vector of 5 feature(s) allows 1 to 5"),
     ("conv", (784,), {}, "convolutions need images"),

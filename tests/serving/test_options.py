@@ -10,6 +10,7 @@ from tests.verbs.sources import SIDE
 from trainer.serving import options
 from trainer.serving.options import StreamOptions
 
+DEFAULTS: dict[str, Any] = {"options": StreamOptions()}
 EXAMPLES = {"source": "rows.npz", "reads": "examples"}
 VERBS = {
     "encode": EXAMPLES | {"output": "codes.npz", "writes": "codes"},
@@ -22,7 +23,7 @@ RESIZE = {"options": StreamOptions(resize=True)}
 OVERWRITE = StreamOptions(overwrite=True)
 ERRORS = {"options": StreamOptions(errors=True)}
 
-MISTAKES = [  # a verb; a run; flags; the line
+MISTAKES: list[Any] = [  # a verb; a run; flags; the line
     ("encode", "vector", {"source": "none.npz"}, "input='none.npz' does not exist"),
     ("encode", "vector", {"source": ""}, "input='' is not allowed"),
     ("encode", "vector", {"output": ""}, "output='' is not allowed"),
@@ -66,17 +67,16 @@ def test_flags_that_contradict_get_one_line(image_run, vector_run, files):
     for verb, kind, flags, message in MISTAKES:
         run = {"image": image_run, "vector": vector_run}[kind]
         with refused(message, files):
-            options.check_stream(run, **{"options": StreamOptions()} | VERBS[verb] | flags)
+            options.check_stream(run, **DEFAULTS | VERBS[verb] | flags)
 
 
 @pytest.mark.usefixtures("files")
 def test_images_of_other_channels_have_no_image_files(monkeypatch):
     monkeypatch.setattr(options, "example_shape", lambda _: (SIDE, SIDE, 2))
-    flags: dict[str, Any] = {"options": StreamOptions()}
     with refused("image.png holds images of 1, 3, 4 channels, but"):
-        options.check_stream("", **flags | VERBS["encode"] | {"source": "image.png"})
+        options.check_stream("", **DEFAULTS | VERBS["encode"] | {"source": "image.png"})
     with refused("not allowed for images of 2 channels; allowed: .npy"):
-        options.check_stream("", **flags | VERBS["decode"] | {"output": "o/"})
+        options.check_stream("", **DEFAULTS | VERBS["decode"] | {"output": "o/"})
 
 
 def test_an_export_that_cannot_be_is_refused(image_run, tmp_path, monkeypatch):
