@@ -112,8 +112,8 @@ def test_an_evaluation_and_the_settled_steps_take_the_pixels_and_draw_nothing():
     expected = model.error(model.decoder(model.encode(images)), images).numpy()
     for when in (
         small.context(BATCH, progress=0.1, training=False),
-        small.context(BATCH, progress=0.8),
-        small.context(BATCH, first=99, progress=0.8),
+        small.context(BATCH, progress=0.75),
+        small.context(BATCH, first=99, progress=0.75),
     ):
         np.testing.assert_allclose(model.loss_terms(images, when)["mse"], expected, rtol=1e-5)
     earlier = [small.context(BATCH, first, progress=0.7) for first in (0, 99)]
