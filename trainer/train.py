@@ -218,7 +218,8 @@ class _Loop:
         self._memory_check.close()
 
     def _save(self, step: int, validation_loss: float | None) -> None:
-        next_step = min(step, self._end - 1)  # the first step to use these weights
+        # The first step to use these weights; at the end, the last that made them.
+        next_step = min(step, self._end - 1)
         with self._clock.spent_on("checkpoint"), self._spikes.nonfinite_as_spike(next_step):
             state = resume.finite_state(self._setup.steps, step) | self._spikes.state()
             self._logger.checkpoint(step, state, validation_loss)

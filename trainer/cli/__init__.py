@@ -67,7 +67,7 @@ def check_config(config: ConfigDict) -> None:
     from trainer.run import workdir
     from trainer.storage import paths
 
-    workdir.check_config(paths.path_of(workdir_flag().value), parse(config))
+    workdir.run_to_resume(paths.path_of(workdir_flag().value), parse(config))
 
 
 def check_run() -> None:

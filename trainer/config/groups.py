@@ -119,7 +119,7 @@ class Data(Group):
 
 @dataclasses.dataclass(frozen=True)
 class ModelSettings(Group):
-    """Declares the keys of every kind of autoencoder; the `Settings` of a kind add its own."""
+    """Declares the key that all kinds of autoencoder share; the `Settings` of a kind add others."""
 
     # Settings with which the kind takes vectors of any values; None: the kind takes only images.
     for_vectors: ClassVar[Mapping[str, Any] | None] = {}

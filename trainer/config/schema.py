@@ -21,7 +21,7 @@ class Key:
     below: float | None = None
     choices: tuple[Any, ...] = ()
     may_change: bool = False  # when a run is resumed
-    is_hyperparameter: bool = False  # although it may change: the weights depend on it
+    is_hyperparameter: bool = False  # with may_change: the weights depend on it all the same
 
     def parse(self, name: str, kind: type, value: Any) -> Any:
         """Returns a value in the type of its key: a tuple for a list, a float for an integer.

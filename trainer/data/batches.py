@@ -20,9 +20,9 @@ def training_batches(
     as_indices: bool,
     local_rows: slice = slice(None),
 ) -> tf.data.Dataset:
-    """Returns the batches of each range of steps (first, last).
+    """Returns the batches of each range of steps (first, end), without end.
 
-    An element is (first, K, batches [max_steps, B, ...]) with K = last - first. Step k has the
+    An element is (first, K, batches [max_steps, B, ...]) with K = end - first. Step k has the
     examples at positions k * batch_size to (k + 1) * batch_size - 1; this worker takes only its
     `local_rows`, B examples. Batches hold images [H, W, C], or int32 indices of images if
     `as_indices`; batches beyond K are zeros.
@@ -33,8 +33,8 @@ def training_batches(
     ranges = iter(step_ranges)
 
     def draw(_) -> tuple[np.int64, np.int32, np.ndarray]:
-        first, last = next(ranges, (0, 0))
-        steps = last - first
+        first, end = next(ranges, (0, 0))
+        steps = end - first
         indices = positions.examples(seed, first * batch_size, steps * batch_size, len(images))
         indices = indices.reshape(steps, batch_size)[:, local_rows]
         batches = np.zeros(batches_shape, dtype)

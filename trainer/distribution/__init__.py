@@ -1,1 +1,1 @@
-"""Replicas, tf.function, XLA and the devices they run on."""
+"""The training step (`step.py`); replicas, tf.function, XLA, devices."""

@@ -219,7 +219,7 @@ class Steps:
         self.optimizer.learning_rate.assign(part(self._learning_rate)(step))
         total = run(self._sum_of_shares, args=(step, batch, cache, labels))
         if self._updates_inside_replicas:
-            # A lambda, since on CPUs a tf.function would be run as one for all replicas.
+            # A lambda: Strategy.run would trace a tf.function once, for all logical CPUs together.
             update = lambda total: part(self._update_inside)(total, step)  # noqa: E731
             rows = run(update, args=(total,))
             self.optimizer.iterations.assign_add(1)
@@ -227,7 +227,7 @@ class Steps:
         return self._execution.update(self._update_from_outside)(*total, step)
 
     def _sum_of_shares(self, step, batch, cache, labels):
-        """Computes, on one of the replicas, the gradients and loss terms of the whole batch."""
+        """Computes this replica's share of gradients and loss terms, and sums the shares of all."""
         part = self._execution.part
         images, start = self._slices.of_replica(batch)
         if cache is not None:
@@ -242,7 +242,7 @@ class Steps:
         return all_reduce(share) if self._updates_inside_replicas else sum_over_replicas(share)
 
     def _share(self, images, labels, step, start, means):
-        """Computes a replica's share of gradients and loss terms, packed for its own update."""
+        """Computes a replica's share of gradients and loss terms; packed, if replicas update."""
         position = step * self._settings.batch_size + start
         batch = ReplicaBatch(images, labels, step, position)
         share = self._gradients(batch, means, optimizers.loss_scale(self.optimizer))

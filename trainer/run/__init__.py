@@ -1,1 +1,1 @@
-"""The workdir of a run: config, checkpoints, metrics."""
+"""The workdir of a run: config (refuses another on a resume), checkpoints, metrics."""

@@ -69,7 +69,7 @@ def open_run(
     Raises:
       UserError: the workdir holds a run of another config or other data, or no run of the trainer.
     """
-    run = check_config(workdir, config)
+    run = run_to_resume(workdir, config)
     if run is None:
         run_id, versions = uuid.uuid4().hex, installed_versions()
         return Run(workdir, config, data_fingerprint, inputs, versions, run_id, {})
@@ -80,8 +80,8 @@ def open_run(
     return dataclasses.replace(run, config=config, inputs=inputs)
 
 
-def check_config(workdir: Path, config: Config) -> Run | None:
-    """Returns the run that a training by this config would resume; None: it would begin a run.
+def run_to_resume(workdir: Path, config: Config) -> Run | None:
+    """Checks that a config may resume the run of a workdir; returns the run, None for a new one.
 
     Raises:
       UserError: the workdir holds a run of another config, or no run of the trainer.

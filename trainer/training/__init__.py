@@ -1,1 +1,1 @@
-"""Parts of the training loop: logging, steps per call, signals, loss spikes."""
+"""Parts of the training loop: resuming, logging, steps per call, signals, loss spikes."""
