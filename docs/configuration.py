@@ -64,7 +64,9 @@ def _table(
 
 
 def _type(kind: Any) -> str:
-    return "tuple of int" if typing.get_origin(kind) is tuple else kind.__name__
+    if typing.get_origin(kind) is tuple:
+        return f"tuple of {typing.get_args(kind)[0].__name__}"
+    return kind.__name__
 
 
 def _key(key: Key) -> tuple[str, str, str]:

@@ -72,6 +72,7 @@ def train(
         if workers.is_chief:
             clock.resume(setup.workdir)
         if not quiet:
+            print(*setup.dataset.notes, sep="\n", end="\n" if setup.dataset.notes else "")
             _print_plan(setup, first_step, end)
 
         # 3. Run the loop.

@@ -7,6 +7,7 @@ from typing import Any
 
 from trainer.errors import require, require_choice, require_kind
 
+_PLURALS = {int: "whole numbers", str: "texts"}
 _KEY = "key"  # in the metadata of a field
 
 
@@ -30,11 +31,14 @@ class Key:
           UserError: the value is of another type, out of the range, or not one of the choices.
         """
         if typing.get_origin(kind) is tuple:
+            element = typing.get_args(kind)[0]
             require(
-                isinstance(value, tuple | list) and all(type(number) is int for number in value),
-                f"{name}={value!r} is not allowed; it takes a tuple of whole numbers",
+                isinstance(value, tuple | list) and all(type(part) is element for part in value),
+                f"{name}={value!r} is not allowed; it takes a tuple of {_PLURALS[element]}",
             )
             value = tuple(value)
+            for part in value:
+                require_kind(name, part, element)
         else:
             require_kind(name, value, kind)
         if kind is float:

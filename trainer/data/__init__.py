@@ -9,9 +9,10 @@ from ml_collections import ConfigDict
 from trainer.config import Data, parse_data
 from trainer.data import sources
 from trainer.data.dataset import Dataset, Records, Scaling, Split, fill_in, scaling_of
+from trainer.data.features import Features
 from trainer.data.memory import allowed_bytes
 
-__all__ = ["Dataset", "Records", "Scaling", "Split", "fill_in", "load", "scaling_of"]
+__all__ = ["Dataset", "Features", "Records", "Scaling", "Split", "fill_in", "load", "scaling_of"]
 
 
 def load(

@@ -3,9 +3,11 @@
 import dataclasses
 import hashlib
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 
+from trainer.data.features import Features
 from trainer.data.memory import blocks
 
 _FINGERPRINT_ROWS = 100_000  # of a split; a larger split is sampled at even distances
@@ -48,6 +50,7 @@ class Split:
     images: np.ndarray | Records
     labels: np.ndarray | Records | None  # int64 [N]
     file_names: np.ndarray | None = None  # str [N], of a folder's images
+    ids: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)  # [N], of a table
 
     def __len__(self) -> int:
         return len(self.images)
@@ -84,24 +87,26 @@ class Dataset:
     validation: Split
     test: Split
     scaling: Scaling | None = None  # of standardised vectors
-    feature_names: tuple[str, ...] = ()  # the columns of a table
+    features: Features | None = None  # of a table
     class_names: tuple[str, ...] = ()  # by label, if the source names its classes
     fill: np.ndarray | None = None  # float64 [D], imputed for missing values of a table
+    notes: tuple[str, ...] = ()  # for the user: how the examples were read
 
     @property
     def image_shape(self) -> tuple[int, ...]:
         """Returns (H, W, C) of images, (D,) of vectors."""
         return tuple(self.train.images.shape[1:])
 
-    def inputs(self) -> dict[str, list]:
+    def inputs(self) -> dict[str, Any]:
         """Describes a model's inputs for config.json, from which `scaling_of` reads the scaling.
 
         `mean`, `std` and `fill` are in the units of the source.
         """
-        inputs: dict[str, list] = {"image_shape": list(self.image_shape)}
-        for name in ("feature_names", "class_names"):
-            if getattr(self, name):
-                inputs[name] = list(getattr(self, name))
+        inputs: dict[str, Any] = {"image_shape": list(self.image_shape)}
+        if self.features is not None:
+            inputs |= self.features.to_inputs()
+        if self.class_names:
+            inputs["class_names"] = list(self.class_names)
         if self.fill is not None:
             inputs["fill"] = self.fill.tolist()
         if self.scaling is not None:

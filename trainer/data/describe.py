@@ -20,6 +20,8 @@ _SHEET_IMAGES = 100  # at most
 _SHEET_COLUMNS = 10
 _SHEET_PIXELS = 128  # of an image's side; larger images are subsampled
 _MAX_NAMES = 12
+_MAX_COLUMNS = 30  # of a table, described one by one
+_MAX_DIFFERENT = 10  # values of a feature that may be categories
 
 
 def prepare(
@@ -94,14 +96,17 @@ def _describe(dataset: data.Dataset) -> dict[str, str]:
         "examples": "{:,} to train, {:,} to validate, {:,} to test".format(*map(len, splits)),
         "numbers": _range(splits),
     }
-    if dataset.feature_names:
-        rows["features"] = _some(dataset.feature_names)
+    names = dataset.features.names if dataset.features else range(*dataset.image_shape[:1])
+    if dataset.features:
+        rows["features"] = _some(dataset.features.names)
+    if dataset.notes:
+        rows["read"] = f"\n{'':<13}".join(dataset.notes)
     if vectors:
         train = dataset.train.images[:]
-        names = dataset.feature_names or range(*dataset.image_shape)
         constant = np.flatnonzero(train.min(axis=0) == train.max(axis=0))
         if len(constant):
             rows["constant"] = _some([str(names[column]) for column in constant])
+        rows |= _columns(train, list(map(str, names)), dataset.scaling)
     labels = [split.labels[:] for split in splits if split.labels is not None]
     if labels:
         values, counts = np.unique(np.concatenate(labels), return_counts=True)
@@ -109,6 +114,24 @@ def _describe(dataset: data.Dataset) -> dict[str, str]:
         pairs = zip(classes, counts, strict=True)
         rows["labels"] = _some([f"{label}: {count:,}" for label, count in pairs])
     rows["fingerprint"] = dataset.fingerprint()  # as in config.json
+    return rows
+
+
+def _columns(train: np.ndarray, names: list[str], scaling: data.Scaling | None) -> dict[str, str]:
+    """Describes each of the first features of the training split, in the user's units."""
+    rows = {}
+    for place, name in enumerate(names[:_MAX_COLUMNS]):
+        values = train[:, place].astype(np.float64)
+        if scaling:
+            values = values * scaling.std[place] + scaling.mean[place]
+        some = np.unique(values)
+        kind = f"{len(some):,} different" if len(some) <= _MAX_DIFFERENT else "numbers"
+        rows[f"  {name}"] = (
+            f"{kind} from {some[0]:.6g} to {some[-1]:.6g}, mean {values.mean():.4g}, "
+            f"std {values.std():.4g}"
+        )
+    if len(names) > _MAX_COLUMNS:
+        rows["  ..."] = f"{len(names) - _MAX_COLUMNS:,} further features"
     return rows
 
 

@@ -5,6 +5,7 @@ runs are validated and tested on the same examples.
 """
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 
@@ -37,9 +38,12 @@ def make_dataset(splits: sources.Splits, settings: Data) -> Dataset:
         train, test = _split(test, settings.resplit_test)
     train, validation = _split(train, settings.validation_fraction)
     all_splits = (train, validation, test)
-    fill = _impute(all_splits, splits.feature_names, splits.impute) if splits.impute else None
+    features = splits.features
+    fill = (
+        _impute(all_splits, features.names, splits.impute) if features and splits.impute else None
+    )
     scaling = _standardise(all_splits, settings.name) if settings.standardise else None
-    return Dataset(*all_splits, scaling, splits.feature_names, splits.class_names, fill)
+    return Dataset(*all_splits, scaling, features, splits.class_names, fill, splits.notes)
 
 
 def _split(examples: Split, fraction: float) -> tuple[Split, Split]:
@@ -51,12 +55,19 @@ def _split(examples: Split, fraction: float) -> tuple[Split, Split]:
     )
     held_out = np.zeros(len(examples), bool)
     held_out[positions.permutation(_SEED, 0, len(examples))[:count]] = True
-    columns = [
-        (None, None) if array is None else _split_rows(array, held_out)
-        for array in (examples.images, examples.labels, examples.file_names)
-    ]
-    kept, held = zip(*columns, strict=True)
-    return Split(*kept), Split(*held)
+    columns = {"images": examples.images, "labels": examples.labels}
+    columns |= {"file_names": examples.file_names, **examples.ids}
+    pairs: dict[str, tuple[Any, Any]] = {
+        name: (None, None) if rows is None else _split_rows(rows, held_out)
+        for name, rows in columns.items()
+    }
+
+    def side(number: int) -> Split:
+        rows = {name: pair[number] for name, pair in pairs.items()}
+        images, labels, file_names = (rows.pop(name) for name in ("images", "labels", "file_names"))
+        return Split(images, labels, file_names, rows)
+
+    return side(0), side(1)
 
 
 def _split_rows(rows, held_out: np.ndarray):

@@ -31,7 +31,7 @@ class TrainedModel:
     step: int  # of the checkpoint
     model: Autoencoder
     scaling: data.Scaling | None  # from the user's units to the model's inputs
-    feature_names: tuple[str, ...]  # the columns of a table, in the model's order
+    features: data.Features | None  # of a table, in the model's order
     fill: np.ndarray | None  # float64 [D], replaces missing values, in the user's units
 
     @property
@@ -76,7 +76,7 @@ def load(folder: str | Path, checkpoint: str = "last") -> TrainedRun:
 
 def _restore(run: workdir.Run, checkpoint: str) -> TrainedModel:
     with workdir.as_damaged_config(run.workdir):
-        image_shape, scaling, feature_names, fill = _parse_inputs(run.inputs)
+        image_shape, scaling, features, fill = _parse_inputs(run.inputs)
     leave_other_gpus()
     strategy = make_inference_strategy()
     found = run.checkpoints.find(checkpoint)
@@ -89,25 +89,26 @@ def _restore(run: workdir.Run, checkpoint: str) -> TrainedModel:
             lambda: models.create(image_shape, run.config.model),
         )
     found.restore(model_variables(model))
-    return TrainedModel(run, strategy, found.step, model, scaling, feature_names, fill)
+    return TrainedModel(run, strategy, found.step, model, scaling, features, fill)
 
 
 def _parse_inputs(
     inputs: Mapping[str, list],
-) -> tuple[tuple[int, ...], data.Scaling | None, tuple[str, ...], np.ndarray | None]:
-    """Reads the shape, scaling, feature names and fill of `Dataset.inputs`."""
+) -> tuple[tuple[int, ...], data.Scaling | None, data.Features | None, np.ndarray | None]:
+    """Reads the shape, scaling, features and fill of `Dataset.inputs`."""
     try:
         shape = tuple(operator.index(side) for side in inputs["image_shape"])
-        names = tuple(inputs.get("feature_names", ()))
+        features = data.Features.from_inputs(inputs)
         scaling = data.scaling_of(inputs)
         fill = np.array(inputs["fill"], np.float64) if "fill" in inputs else None
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"its inputs cannot be read ({type(error).__name__}: {error})") from error
     columns = [*vars(scaling).values()] if scaling else []
     columns += [] if fill is None else [fill]
-    fits = len(shape) in (1, 3) and min(shape) > 0 and len(names) in (0, *shape[:1])
+    fits = len(shape) in (1, 3) and min(shape) > 0
+    fits = fits and (features is None or len(features.names) == shape[0])
     require(
         fits and all(column.shape == shape for column in columns),
         f"its inputs do not fit image_shape={list(shape)}",
     )
-    return shape, scaling, names, fill
+    return shape, scaling, features, fill

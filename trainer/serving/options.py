@@ -13,7 +13,8 @@ from trainer.storage import paths
 
 FORMATS = tuple(model_card.FILES)
 IMAGE_CHANNELS = (1, 3, 4)  # grey, RGB, RGBA
-_ROW_SUFFIXES = (*paths.ARRAY_SUFFIXES, *paths.TABLE_SUFFIXES)  # for codes and vectors
+_ROW_SUFFIXES = (*paths.ARRAY_SUFFIXES, *paths.TABLE_SUFFIXES)  # of codes and vectors
+_OUTPUT_SUFFIXES = (*paths.ARRAY_SUFFIXES, *paths.OUTPUT_TABLE_SUFFIXES)
 _ONNX_PACKAGES = ("tf2onnx", "onnx", "onnxruntime")
 
 
@@ -43,9 +44,9 @@ def check_stream(
     shape = example_shape(workdir)
     paths.check_input_and_output(source, output, overwrite=options.overwrite)
     if writes == "codes":
-        paths.require_suffix(output, _ROW_SUFFIXES, "codes")
+        paths.require_suffix(output, _OUTPUT_SUFFIXES, "codes")
     elif len(shape) == 1:
-        paths.require_suffix(output, _ROW_SUFFIXES, "vectors")
+        paths.require_suffix(output, _OUTPUT_SUFFIXES, "vectors")
     elif shape[-1] in IMAGE_CHANNELS:
         paths.require_suffix(output, (paths.FOLDER, *paths.ARRAY_SUFFIXES), "images")
     else:
@@ -108,7 +109,8 @@ def describe(shape: tuple[int, ...], content: str = "") -> str:
 
 def _check_codes(path: Path, options: StreamOptions) -> None:
     require(
-        path.suffix.lower() in _ROW_SUFFIXES and not path.is_dir(),
+        not path.is_dir()
+        and (paths.table_suffix(path) != "" or path.suffix.lower() in paths.ARRAY_SUFFIXES),
         f"input={str(path)!r} is not allowed; codes are read from {', '.join(_ROW_SUFFIXES)}",
     )
     _require_npz(path, options.array)
@@ -117,9 +119,9 @@ def _check_codes(path: Path, options: StreamOptions) -> None:
 def _check_examples(path: Path, shape: tuple[int, ...], options: StreamOptions) -> None:
     suffix = path.suffix.lower()
     is_images = path.is_dir() or suffix in paths.IMAGE_SUFFIXES
-    is_table = suffix in paths.TABLE_SUFFIXES and not is_images
+    is_table = paths.table_suffix(path) != "" and not is_images
     require(
-        is_images or suffix in _ROW_SUFFIXES,
+        is_images or is_table or suffix in _ROW_SUFFIXES,
         f"input={str(path)!r} is not allowed; allowed: {', '.join(paths.SPLITS)}, a folder of "
         f"images, or a file that ends in {', '.join((*paths.IMAGE_SUFFIXES, *_ROW_SUFFIXES))}",
     )

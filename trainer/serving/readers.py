@@ -2,17 +2,22 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from trainer import data
+from trainer.config import Data
 from trainer.data.dataset import Split
+from trainer.data.features import Features
 from trainer.data.files import images, numpy_files, tables
+from trainer.data.files.labels import MAX_TEXT_BYTES
 from trainer.data.memory import allowed_bytes
+from trainer.data.sources import table
 from trainer.errors import UserError, in_one_line, require
 from trainer.serving.options import DEFAULTS, StreamOptions, describe
 from trainer.storage import paths
@@ -29,6 +34,7 @@ class Block(NamedTuple):
     rows: np.ndarray  # images [B, H, W, C], uint8 or float32 in [0, 1]; else float32 [B, D]
     labels: np.ndarray | None = None  # [B], numbers or text
     files: np.ndarray | None = None  # str [B], names relative to the input folder
+    ids: Mapping[str, np.ndarray] = {}  # [B] by column, numbers or text
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,11 +51,21 @@ class TrainingData:
     """Describes how the training turned its files into examples, before any standardisation."""
 
     shape: tuple[int, ...]  # (H, W, C) or (D,)
-    fit: str = "stretch"  # how images became squares
-    feature_names: tuple[str, ...] = ()  # of a table's columns, in the model's order
-    label_column: str = ""
-    drop_columns: tuple[str, ...] = ()
+    settings: Data | None = None  # the run's config.data
+    features: Features | None = None  # of a table
     fill: np.ndarray | None = None  # float64 [D], replaces a table's missing values
+
+    @property
+    def fit(self) -> str:
+        """How images became squares."""
+        return getattr(self.settings, "fit", "stretch")
+
+    @property
+    def table_keys(self) -> table.Settings:
+        """The keys of the training's table; their defaults after other data."""
+        if isinstance(self.settings, table.Settings):
+            return self.settings
+        return table.Settings("table:")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,7 +89,8 @@ def split(dataset: data.Dataset, name: str) -> Input:
             labels = None if examples.labels is None else examples.labels[chosen]
             names = examples.file_names
             files = None if names is None else names[chosen].astype(str)
-            yield Block(examples.images[chosen], labels, files)
+            ids = {name: column[chosen] for name, column in examples.ids.items()}
+            yield Block(examples.images[chosen], labels, files, ids)
 
     return Input(len(examples), blocks, is_standardised=dataset.scaling is not None)
 
@@ -92,7 +109,7 @@ def examples(path: Path, training: TrainingData, options: StreamOptions = DEFAUL
     shape = training.shape
     if path.is_dir() or images.is_image(path.name):
         return _images(path, shape, training.fit, options)
-    if path.suffix.lower() in paths.TABLE_SUFFIXES:
+    if paths.table_suffix(path):
         return _table_of_vectors(path, training, options.label_column)
     return _arrays(path, _Expected(shape, "vectors" if len(shape) == 1 else "images"), options)
 
@@ -103,7 +120,7 @@ def codes(path: Path, code_size: int, options: StreamOptions = DEFAULTS) -> Inpu
     Raises:
       UserError: as `examples`.
     """
-    if path.suffix.lower() in paths.TABLE_SUFFIXES:
+    if paths.table_suffix(path):
         return _table_of_codes(path, code_size)
     return _arrays(path, _Expected((code_size,), "codes"), options)
 
@@ -149,27 +166,28 @@ def _arrays(path: Path, expected: _Expected, options: StreamOptions) -> Input:
         stored.shape[1:] in shapes,
         f"{stored} has the shape {stored.shape}, but the model takes {expected}",
     )
-    columns = [arrays.get(f"{name}_labels") or arrays.get("labels"), arrays.get("files")]
-    for column in columns:
+    columns = {"labels": arrays.get(f"{name}_labels") or arrays.get("labels")}
+    columns["files"] = arrays.get("files")
+    if expected.content == "codes":  # with the ids that `encode` wrote
+        others = [other for other in arrays if other not in (name, *_OTHER_ARRAYS)]
+        columns |= {other: arrays[other] for other in others if not other.endswith("_labels")}
+    given = {name: column for name, column in columns.items() if column is not None}
+    for column in given.values():
         require(
-            column is None
-            or (
-                column.shape == stored.shape[:1]
-                and column.dtype.kind in _LABEL_KINDS
-                and column.dtype.itemsize <= _CHARACTER_BYTES * tables.MAX_TEXT_BYTES
-            ),
+            column.shape == stored.shape[:1]
+            and column.dtype.kind in _LABEL_KINDS
+            and column.dtype.itemsize <= _CHARACTER_BYTES * MAX_TEXT_BYTES,
             f"{path} has {stored.shape[0]} rows; labels and file names must be as many numbers or "
-            f"texts of at most {tables.MAX_TEXT_BYTES:,} characters",
+            f"texts of at most {MAX_TEXT_BYTES:,} characters",
         )
 
     def blocks(size: int) -> Iterator[Block]:
         memory = allowed_bytes(0)
-        others = [None if column is None else column.blocks(size, memory) for column in columns]
+        read = {name: column.blocks(size, memory) for name, column in given.items()}
         for rows in numpy_files.example_blocks(stored, size, memory, images=is_images):
-            yield Block(
-                rows.reshape(-1, *expected.shape),
-                *(None if column is None else next(column) for column in others),
-            )
+            found = {name: next(column) for name, column in read.items()}
+            labels, files = found.pop("labels", None), found.pop("files", None)
+            yield Block(rows.reshape(-1, *expected.shape), labels, files, found)
 
     return Input(stored.shape[0], blocks)
 
@@ -188,36 +206,41 @@ def _choose(names: list[str], expected: _Expected, chosen: str, path: Path) -> s
 
 
 def _table_of_vectors(path: Path, training: TrainingData, label_column: str) -> Input:
-    table = tables.open_table(path)
-    label = label_column or (training.label_column if training.label_column in table.names else "")
-    features = training.feature_names
+    keys = training.table_keys
+    opened = tables.open_table(path, keys.text_format())
+    label = label_column or (keys.label_column if keys.label_column in opened.names else "")
+    ids = tuple(name for name in keys.id_columns if name in opened.names)
+    features = training.features
+    others = {label, *ids, *opened.index, *opened.blank}
     if features:
-        known = (*features, *training.drop_columns, training.label_column, label)
-        unknown = [name for name in table.names if name not in known]
+        known = {*features.columns, *keys.drop_columns, keys.label_column, *others}
+        unknown = [name for name in opened.names if name not in known]
         require(
             not unknown,
             f"the column {unknown[0] if unknown else ''!r} of {path} was not in the training's "
             "table; --label_column names one that is no feature",
         )
-        require(label not in features, f"label_column={label!r} is a feature of the run")
+        require(label not in features.columns, f"label_column={label!r} is a feature of the run")
     else:
-        features = tuple(name for name in table.names if name != label)
+        features = Features(tuple(name for name in opened.names if name not in others))
         hint = "" if label else "; --label_column names one that is no feature"
         expected = _Expected(training.shape, "vectors")
-        _require_width(path, "numbers", len(features), expected, hint)
-    others = {"labels": label} if label else {}
-    return Input(table.count, lambda size: _rows(path, features, others, training.fill, size))
+        _require_width(path, "numbers", len(features.columns), expected, hint)
+    extra = _Extra(label, "", ids)
+    return Input(opened.count, lambda size: _rows(path, features, extra, training, size))
 
 
 def _table_of_codes(path: Path, code_size: int) -> Input:
-    """Opens a table of codes with the labels and files that `encode` wrote with them."""
-    table = tables.open_table(path)
-    found = [name for name in table.names if name.startswith(_CODE_PREFIX)]
+    """Opens a table of codes; other columns, which `encode` wrote with them, are kept."""
+    opened = tables.open_table(path)
+    found = [name for name in opened.names if name.startswith(_CODE_PREFIX)]
     _require_width(path, "codes", len(found), _Expected((code_size,), "codes"))
-    names = [f"{_CODE_PREFIX}{k}" for k in range(code_size)]
-    singular = {"labels": "label", "files": "file"}
-    others = {plural: name for plural, name in singular.items() if name in table.names}
-    return Input(table.count, lambda size: _rows(path, names, others, None, size))
+    features = Features(tuple(f"{_CODE_PREFIX}{k}" for k in range(code_size)))
+    label, file = (name if name in opened.names else "" for name in ("label", "file"))
+    others = {*features.columns, "label", "file", "error", *opened.index, *opened.blank}
+    extra = _Extra(label, file, tuple(name for name in opened.names if name not in others))
+    training = TrainingData((code_size,))
+    return Input(opened.count, lambda size: _rows(path, features, extra, training, size))
 
 
 def _require_width(
@@ -229,33 +252,50 @@ def _require_width(
     )
 
 
+@dataclasses.dataclass(frozen=True)
+class _Extra:
+    """Names the columns of a table that are no features; "" for none."""
+
+    label: str
+    file: str
+    ids: tuple[str, ...]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(name for name in (self.label, self.file, *self.ids) if name)
+
+
 def _rows(
-    path: Path,
-    features: Sequence[str],
-    others: Mapping[str, str],
-    fill: np.ndarray | None,
-    size: int,
+    path: Path, features: Features, extra: _Extra, training: TrainingData, size: int
 ) -> Iterator[Block]:
-    """Yields a table's rows; `others` maps further fields of Block to the names of columns."""
-    types = {"files": pa.string()}
+    """Yields a table's rows."""
+    keep_missing = training.fill is not None
+    text = training.table_keys.text_format()
+    types: dict[str, pa.DataType] = {}
     for rows, given in tables.blocks(
-        path, features, extra=list(others.values()), keep_missing=fill is not None
+        path, features, extra=extra.names, keep_missing=keep_missing, text=text
     ):
-        if fill is not None:
-            data.fill_in(rows, fill)
+        if training.fill is not None:
+            data.fill_in(rows, training.fill)
         columns = {}
-        for (field, name), column in zip(others.items(), given, strict=True):
-            if field not in types:  # all blocks get the type of the first
-                types[field] = _column_type(path, column)
-            columns[field] = _column(path, name, column, types[field])
+        for name, column in zip(extra.names, given, strict=True):
+            if name not in types:  # all blocks get the type of the first
+                types[name] = _column_type(path, column) if name == extra.label else column.type
+            columns[name] = _column(path, name, column, types[name])
         for start in range(0, len(rows), size):
             chosen = slice(start, start + size)
-            yield Block(rows[chosen], **{name: column[chosen] for name, column in columns.items()})
+            yield Block(
+                rows[chosen],
+                columns[extra.label][chosen] if extra.label else None,
+                columns[extra.file][chosen].astype(str) if extra.file else None,
+                {name: columns[name][chosen] for name in extra.ids},
+            )
 
 
 def _column_type(path: Path, column: pa.Array) -> pa.DataType:
     """Returns the type of a column; in text files the first type that all values parse as."""
-    if path.suffix.lower() in tables.SEPARATORS:
+    if paths.table_suffix(path) in paths.TEXT_SUFFIXES:
+        column = pc.utf8_trim_whitespace(column)
         for kind in (pa.int64(), pa.float64()):
             with contextlib.suppress(pa.ArrowInvalid):
                 return column.cast(kind).type

@@ -6,7 +6,6 @@ from typing import TypeAlias
 import numpy as np
 
 from trainer.data.dataset import to_unit
-from trainer.data.files.tables import split_names
 from trainer.distribution.inference import in_batches
 from trainer.monitoring import progress
 from trainer.run import restore
@@ -39,7 +38,7 @@ def encode(workdir: str, source: str, output: str, options: StreamOptions = DEFA
         errors = {"errors": model.errors(inputs, codes)} if options.errors else {}
         return {"codes": codes} | errors
 
-    return _stream("encoding", examples, output, model.batch_size, compute)
+    return _stream("encoding", examples, output, model, compute)
 
 
 def decode(workdir: str, source: str, output: str, options: StreamOptions = DEFAULTS) -> int:
@@ -60,7 +59,7 @@ def decode(workdir: str, source: str, output: str, options: StreamOptions = DEFA
     def compute(rows: np.ndarray) -> _Columns:
         return model.postprocess(model.decode(rows))
 
-    return _stream("decoding", codes, output, model.batch_size, compute)
+    return _stream("decoding", codes, output, model, compute)
 
 
 def denoise(workdir: str, source: str, output: str, options: StreamOptions = DEFAULTS) -> int:
@@ -78,7 +77,7 @@ def denoise(workdir: str, source: str, output: str, options: StreamOptions = DEF
     def compute(rows: np.ndarray) -> _Columns:
         return model.postprocess(model.decode(model.encode(model.preprocess(rows))))
 
-    return _stream("denoising", examples, output, model.batch_size, compute)
+    return _stream("denoising", examples, output, model, compute)
 
 
 class _BatchedModel:
@@ -90,6 +89,7 @@ class _BatchedModel:
         count = batch_size if rows.count is None else rows.count
         self.batch_size = min(batch_size, max(count, DEFAULTS.batch_size))
         self._scaling = trained.scaling
+        self.feature_names = trained.features.names if trained.features else ()
         self._is_standardised = rows.is_standardised
         self.encode = in_batches(trained.model.encode, trained.model.image_shape, self.batch_size)
         self.decode = in_batches(trained.model.decode, (trained.model.code_size,), self.batch_size)
@@ -122,14 +122,8 @@ def _open_examples(
         trained_run = restore.load(workdir, options.checkpoint)
         return trained_run, readers.split(trained_run.dataset, source)
     trained = restore.load_model(workdir, options.checkpoint)
-    settings = vars(trained.config.data)
     training = readers.TrainingData(
-        trained.model.image_shape,
-        fit=settings.get("fit", "stretch"),
-        feature_names=trained.feature_names,
-        label_column=settings.get("label_column", ""),
-        drop_columns=tuple(split_names(settings.get("drop_columns", ""))),
-        fill=trained.fill,
+        trained.model.image_shape, trained.config.data, trained.features, trained.fill
     )
     return trained, readers.examples(paths.path_of(source), training, options)
 
@@ -138,19 +132,19 @@ def _stream(
     title: str,
     rows: readers.Input,
     output: str,
-    batch_size: int,
+    model: _BatchedModel,
     compute: Callable[[np.ndarray], _Columns],
 ) -> int:
-    """Computes and writes columns block by block, with labels and files; returns the row count."""
-    count = 0
+    """Computes and writes columns block by block, with labels, files and ids; returns the count."""
+    count, names = 0, model.feature_names
     with (
-        writers.create(output) as write,
+        writers.create(output, names) as write,
         progress.bar(title, rows.count, unit="examples") as bar,
     ):
-        for block in rows.blocks(batch_size):
+        for block in rows.blocks(model.batch_size):
             others = {"labels": block.labels, "files": block.files}
             given = {name: column for name, column in others.items() if column is not None}
-            write(compute(block.rows) | given)
+            write({**compute(block.rows), **given, **block.ids})
             count += len(block.rows)
             bar.update(len(block.rows))
     return count

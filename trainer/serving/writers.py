@@ -1,9 +1,12 @@
 """Writes blocks of rows as arrays, tables or images, whole or not at all."""
 
 import contextlib
+import csv
+import io
 import os
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeAlias
@@ -13,13 +16,17 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
 
-from trainer.data.files import tables
 from trainer.errors import UserError, is_utf8, require
 from trainer.monitoring import figures
 from trainer.storage import atomic, paths
 
 _ROW_GROUP_BYTES = 32 * 2**20  # of a Parquet file
 _COPIED_ROWS = 2**16  # at a time, when longer text needs a wider type
+_SEPARATORS = {".csv": ",", ".tsv": "\t"}
+# The columns of a table, by the arrays' names; other arrays keep theirs.
+_SINGULAR = {
+    "codes": "code", "vectors": "vector", "labels": "label", "files": "file", "errors": "error",
+}  # fmt: skip
 _NUMBER_DIGITS = 8  # in the names of images without file names
 
 Columns: TypeAlias = Mapping[str, np.ndarray]  # [B, ...] by names in the plural
@@ -27,12 +34,13 @@ Write: TypeAlias = Callable[[Columns], None]  # the examples or codes are the fi
 
 
 @contextlib.contextmanager
-def create(output: str) -> Iterator[Write]:
+def create(output: str, feature_names: Sequence[str] = ()) -> Iterator[Write]:
     """Yields a function that writes columns to a temporary sibling, which replaces the output.
 
-    An .npz file keeps the names of the columns. A table has the names in the singular, numbered if
-    a row holds several numbers, as code_0. An .npy file and a folder of images hold only the first
-    column; the images are named by the column `files`.
+    An .npz file keeps the names of the columns, and the feature names. A table has the names of
+    `_SINGULAR`; of several numbers a row, vectors have the feature names, and others are numbered,
+    as code_0. An .npy file and a folder of images hold only the first column; the images are named
+    by the column `files`.
 
     Raises:
       UserError: the output cannot be written, or two images would have the same name.
@@ -41,7 +49,7 @@ def create(output: str) -> Iterator[Write]:
     try:
         with atomic.temporary_sibling(path) as folder:
             tmp = folder / path.name
-            with _WRITERS[paths.suffix(output)](tmp) as write:
+            with _WRITERS[paths.suffix(output)](tmp, feature_names) as write:
                 yield write
             atomic.move_into_place(tmp, path, folder / "backup")
     except OSError as error:
@@ -99,13 +107,14 @@ class _NpyWriter:
 
 
 @contextlib.contextmanager
-def _npy(path: Path) -> Iterator[Write]:
+def _npy(path: Path, feature_names: Sequence[str]) -> Iterator[Write]:
+    del feature_names  # one array has no room for them
     with contextlib.closing(_NpyWriter(path)) as array:
         yield lambda columns: array.append(next(iter(columns.values())))
 
 
 @contextlib.contextmanager
-def _npz(path: Path) -> Iterator[Write]:
+def _npz(path: Path, feature_names: Sequence[str]) -> Iterator[Write]:
     """Writes each array to its own file, and packs the files into one in the end."""
     arrays: dict[str, _NpyWriter] = {}
     with contextlib.ExitStack() as stack:
@@ -118,6 +127,8 @@ def _npz(path: Path) -> Iterator[Write]:
                 arrays[name].append(rows)
 
         yield write
+        if "vectors" in arrays and feature_names:
+            write({"feature_names": np.array(feature_names)})
     with zipfile.ZipFile(path, "w") as archive:
         for array in arrays.values():
             archive.write(array.path, array.path.name)
@@ -125,7 +136,7 @@ def _npz(path: Path) -> Iterator[Write]:
 
 
 @contextlib.contextmanager
-def _table(path: Path) -> Iterator[Write]:
+def _table(path: Path, feature_names: Sequence[str]) -> Iterator[Write]:
     """Collects blocks until they fill a row group."""
     open_writer = _open_parquet if path.suffix.lower() == ".parquet" else _open_csv
     held: list[pa.RecordBatch] = []
@@ -140,7 +151,7 @@ def _table(path: Path) -> Iterator[Write]:
             held.clear()
 
         def write(columns: Columns) -> None:
-            held.append(_record_batch(columns))
+            held.append(_record_batch(columns, feature_names))
             if len(held) * held[0].nbytes >= _ROW_GROUP_BYTES:
                 flush()
 
@@ -149,15 +160,20 @@ def _table(path: Path) -> Iterator[Write]:
             flush()
 
 
-def _record_batch(columns: Columns) -> pa.RecordBatch:
-    arrays = {}
+def _record_batch(columns: Columns, feature_names: Sequence[str]) -> pa.RecordBatch:
+    names, arrays = [], []
     for name, rows in columns.items():
-        singular = name.removesuffix("s")
+        singular = _SINGULAR.get(name, name)
         if rows.ndim == 1:
-            arrays[singular] = _column(rows)
+            names.append(singular)
+            arrays.append(_column(rows))
         else:
-            arrays |= {f"{singular}_{k}": pa.array(rows[:, k]) for k in range(rows.shape[1])}
-    return pa.RecordBatch.from_pydict(arrays)
+            named = name == "vectors" and len(feature_names) == rows.shape[1]
+            names += feature_names if named else [f"{singular}_{k}" for k in range(rows.shape[1])]
+            arrays += map(pa.array, rows.T)
+    twice = next((name for name, count in Counter(names).items() if count > 1), None)
+    require(twice is None, f"two columns of the output would have the name {twice!r}")
+    return pa.RecordBatch.from_arrays(arrays, names)
 
 
 def _column(rows: np.ndarray) -> pa.Array:
@@ -176,17 +192,20 @@ def _open_parquet(path: Path, schema: pa.Schema) -> pyarrow.parquet.ParquetWrite
 
 @contextlib.contextmanager
 def _open_csv(path: Path, schema: pa.Schema) -> Iterator[pyarrow.csv.CSVWriter]:
-    delimiter = tables.SEPARATORS[path.suffix.lower()]
+    delimiter = _SEPARATORS[path.suffix.lower()]
     options = pyarrow.csv.WriteOptions(include_header=False, delimiter=delimiter)
+    header = io.StringIO()
+    csv.writer(header, delimiter=delimiter, lineterminator="\n").writerow(schema.names)
     with path.open("wb") as file:
-        file.write(delimiter.join(schema.names).encode() + b"\n")  # pyarrow would quote the names
+        file.write(header.getvalue().encode())  # pyarrow would quote every name
         with pyarrow.csv.CSVWriter(file, schema, write_options=options) as writer:
             yield writer
 
 
 @contextlib.contextmanager
-def _images(path: Path) -> Iterator[Write]:
+def _images(path: Path, feature_names: Sequence[str]) -> Iterator[Write]:
     """Writes each image as a PNG, named by its file or its number."""
+    del feature_names
     path.mkdir()
     names: set[str] = set()
     with ThreadPoolExecutor() as pool:
@@ -229,7 +248,7 @@ def _is_encodable(file: str) -> bool:
         return False
 
 
-_WRITERS = dict.fromkeys(paths.TABLE_SUFFIXES, _table) | {
+_WRITERS = dict.fromkeys(paths.OUTPUT_TABLE_SUFFIXES, _table) | {
     ".npy": _npy,
     ".npz": _npz,
     paths.FOLDER: _images,

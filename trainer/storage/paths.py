@@ -13,7 +13,9 @@ from trainer.errors import UserError, require
 SPLITS = ("train", "validation", "test")  # an input may name a split of the run's own data
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif")
 ARRAY_SUFFIXES = (".npy", ".npz")
-TABLE_SUFFIXES = (".csv", ".tsv", ".parquet")
+TEXT_SUFFIXES = (".csv", ".tsv", ".txt", ".csv.gz", ".tsv.gz", ".txt.gz")  # of tables
+TABLE_SUFFIXES = (*TEXT_SUFFIXES, ".parquet")
+OUTPUT_TABLE_SUFFIXES = (".csv", ".tsv", ".parquet")
 FOLDER = "/"  # stands for the suffix of an output that is a folder of images
 
 
@@ -36,6 +38,12 @@ def path_of(text: str | Path) -> Path:
 def suffix(output: str) -> str:
     """Returns the suffix in lower case, or FOLDER if the path has none or ends in a slash."""
     return FOLDER if output.endswith("/") else Path(output).suffix.lower() or FOLDER
+
+
+def table_suffix(path: Path) -> str:
+    """Returns the suffix of a table in lower case, as ".csv.gz"; "" for other files."""
+    name = path.name.lower()
+    return max(filter(name.endswith, TABLE_SUFFIXES), key=len, default="")
 
 
 def require_exists(path: Path) -> None:

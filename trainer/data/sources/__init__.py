@@ -12,6 +12,7 @@ import numpy as np
 
 from trainer.config import Data, source_of
 from trainer.data.dataset import Split
+from trainer.data.features import Features
 
 MEMORY = "memory"  # the source of vectors that a program passes to `data.load`
 _Settings = TypeVar("_Settings", bound=Data)
@@ -38,9 +39,10 @@ class Splits:
 
     train: Split
     test: Split | None = None  # None: some training examples become the test split
-    feature_names: tuple[str, ...] = ()
+    features: Features | None = None  # of a table
     class_names: tuple[str, ...] = ()
-    impute: str = ""  # the statistic that replaces missing values, "mean" or "median"
+    impute: str = ""  # the statistic that replaces missing numbers, "mean" or "median"
+    notes: tuple[str, ...] = ()  # for the user: how the examples were read
 
 
 class Source(Protocol):

@@ -1,0 +1,215 @@
+"""Turns the columns of a table into features: numbers, True/False, or one-hot categories."""
+
+import itertools
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from trainer.data.features import Features
+from trainer.data.files.number_format import NumberFormat
+from trainer.data.files.numbers import Parsed, parse_column, without_missing
+from trainer.data.files.open_table import is_text
+from trainer.errors import UserError
+
+MAX_CATEGORIES = 100  # of a column
+_BOOLEANS = {"true": 1.0, "false": 0.0}
+_MAX_COMPLAINTS = 5  # columns that one message names
+
+
+class Complaints:
+    """Collects what is wrong with the columns of a table, to be said all at once."""
+
+    def __init__(self, where: object):
+        self._where = where
+        self._first: dict[str, str] = {}  # by column
+        self._advice: dict[str, None] = {}  # in the order of the complaints
+
+    def add(self, column: str, problem: str, advice: str) -> None:
+        """Keeps the first complaint about each column."""
+        if column not in self._first:
+            self._first[column] = problem
+            self._advice[advice] = None
+
+    def raise_any(self) -> None:
+        """Raises UserError with every complaint, in one line."""
+        if self._first:
+            shown = [
+                f"{problem}" for problem in itertools.islice(self._first.values(), _MAX_COMPLAINTS)
+            ]
+            more = len(self._first) - len(shown)
+            names = ", ".join(map(repr, itertools.islice(self._first, _MAX_COMPLAINTS, 15)))
+            shown += (
+                [f"{more} more columns ({names}{' ...' if len(self._first) > 15 else ''})"]
+                if more
+                else []
+            )
+            raise UserError(f"{self._where}: {'; '.join(shown)}. {'; '.join(self._advice)}")
+
+
+class ColumnReader:
+    """Reads one column block by block, as numbers, True/False or categories."""
+
+    def __init__(
+        self,
+        name: str,
+        kind: pa.DataType,
+        numbers: NumberFormat,
+        *,
+        onehot: bool,
+        categories: Sequence[str] | None = None,
+        is_closed: bool = False,
+    ):
+        """Takes how to read a column.
+
+        Args:
+          name: of the column.
+          kind: its type in the file.
+          numbers: how its text writes numbers.
+          onehot: whether text that is no number is a category.
+          categories: texts that the column is known to hold; None: it may hold numbers.
+          is_closed: whether the categories are all that are allowed.
+        """
+        self.name = name
+        self._is_text = is_text(kind)
+        self._numbers = numbers
+        self._onehot = onehot
+        self._reads = "" if self._is_text else "numbers"  # "": not known yet
+        if categories is not None:
+            self._reads = "categories"
+        self._known = {value: place for place, value in enumerate(categories or ())}
+        self._is_closed = is_closed
+        self.is_late_category = False  # numbers were read before a text that is none
+        self.missing: Counter[str] = Counter()  # by text
+        self.first_missing = 0  # row
+
+    @property
+    def is_boolean(self) -> bool:
+        """Whether the text read so far was True or False."""
+        return self._reads == "booleans"
+
+    @property
+    def categories(self) -> tuple[str, ...] | None:
+        """The texts read so far, by index; None for a column of numbers."""
+        return tuple(self._known) if self._reads == "categories" else None
+
+    def read(self, column: pa.Array, first_row: int, complaints: Complaints) -> np.ndarray:
+        """Returns float64 [n]: numbers, or indices of categories; NaN where one is missing."""
+        had_missing = bool(self.missing)
+        values = self._values(column, first_row, complaints)
+        if self.missing and not had_missing:
+            self.first_missing = first_row + int(np.argmax(np.isnan(values)))
+        return values
+
+    def _values(self, column: pa.Array, first_row: int, complaints: Complaints) -> np.ndarray:
+        if not self._is_text:
+            return self._read_numbers(column)
+        if isinstance(column, pa.DictionaryArray):
+            column = column.dictionary_decode()
+        if not self._reads:
+            self._reads = self._recognise(column)
+        if self._reads == "categories":
+            return self._read_categories(column, first_row, complaints)
+        parsed = parse_column(column, self._numbers)
+        if self._reads == "booleans" and parsed.wrong:
+            parsed = _parse_booleans(column, self._numbers)
+        self.missing.update(parsed.missing)
+        if parsed.wrong and self._onehot and self._reads == "numbers":
+            self.is_late_category = True
+            return parsed.values
+        if parsed.wrong:
+            row, text = parsed.wrong
+            more = (
+                f" and in {parsed.wrong_count - 1:,} further rows" if parsed.wrong_count > 1 else ""
+            )
+            complaints.add(
+                self.name,
+                f"column {self.name!r} holds {text!r} in row {first_row + row + 1:,}{more}",
+                "A feature is a number: data.categorical=onehot takes columns of few different "
+                "texts, data.label_column one of labels, data.drop_columns and data.id_columns "
+                "leave columns out, data.missing lists the texts for missing numbers",
+            )
+        return parsed.values
+
+    def _recognise(self, column: pa.Array) -> str:
+        """Returns how to read the column, by its first values; "" if all of them are missing."""
+        text, _ = without_missing(column, self._numbers.missing)
+        text = text.drop_null()
+        if not len(text):
+            return ""
+        if pc.all(
+            pc.is_in(pc.utf8_lower(text), value_set=pa.array([*_BOOLEANS], text.type))
+        ).as_py():
+            return "booleans"
+        if self._onehot and parse_column(text, self._numbers).wrong:
+            return "categories"
+        return "numbers"
+
+    def _read_numbers(self, column: pa.Array) -> np.ndarray:
+        if not pa.types.is_floating(column.type):
+            column = column.cast(pa.float64(), safe=False)
+        values = column.to_numpy(zero_copy_only=False).astype(np.float64, copy=False)
+        missing = int(np.isnan(values).sum())
+        if missing:
+            self.missing[""] += missing
+        return values
+
+    def _read_categories(
+        self, column: pa.Array, first_row: int, complaints: Complaints
+    ) -> np.ndarray:
+        text, missing = without_missing(column, self._numbers.missing)
+        self.missing.update(missing)
+        encoded = text.dictionary_encode()
+        texts = encoded.dictionary.to_pylist()
+        unknown = [value for value in texts if value not in self._known]
+        if unknown and self._is_closed:
+            row = pc.index(text, pa.scalar(unknown[0], text.type)).as_py()
+            complaints.add(
+                self.name,
+                f"column {self.name!r} holds {unknown[0]!r} in row {first_row + row + 1:,}, which "
+                "the training's data do not",
+                "A category needs a feature of its own",
+            )
+        if len(self._known) <= MAX_CATEGORIES:
+            for value in unknown:
+                self._known.setdefault(value, len(self._known))
+        if len(self._known) > MAX_CATEGORIES and not self._is_closed:
+            complaints.add(
+                self.name,
+                f"column {self.name!r} holds more than {MAX_CATEGORIES} different texts",
+                "data.drop_columns and data.id_columns leave columns out of the features",
+            )
+        places = np.array([*(self._known.get(value, np.nan) for value in texts), np.nan])
+        indices = encoded.indices.fill_null(len(texts)).to_numpy(zero_copy_only=False)
+        return places[indices]
+
+
+def _parse_booleans(column: pa.Array, numbers: NumberFormat) -> Parsed:
+    """Parses True and False in any capitals, and numbers."""
+    text = column
+    for word, value in _BOOLEANS.items():
+        is_word = pc.equal(pc.utf8_lower(pc.utf8_trim_whitespace(text)), word)
+        text = pc.if_else(is_word, str(int(value)), text)
+    return parse_column(text, numbers)
+
+
+def sorted_categories(features: Features, rows: np.ndarray) -> tuple[Features, np.ndarray]:
+    """Returns the features with sorted categories, and the rows [N, columns] with their indices."""
+    ordered = {}
+    for column, values in features.categories.items():
+        order = np.argsort(np.array(values, object), kind="stable")
+        ordered[column] = tuple(values[place] for place in order)
+        place = features.columns.index(column)
+        new = np.append(np.argsort(order), np.nan).astype(np.float32)
+        found = rows[:, place]
+        rows[:, place] = new[np.where(np.isnan(found), len(values), found).astype(int)]
+    return Features(features.columns, ordered), rows
+
+
+def likely_ids(names: Sequence[str], rows: np.ndarray, is_whole: np.ndarray) -> Iterator[str]:
+    """Yields the columns of whole numbers [N, columns] that differ in every row."""
+    for name, values, whole in zip(names, rows.T, is_whole, strict=True):
+        if whole and len(values) >= 100 and np.unique(values).size >= 0.99 * len(values):
+            yield name
