@@ -82,11 +82,13 @@ class _Expected:
 def split(dataset: data.Dataset, name: str) -> Input:
     """Returns a split of the run's own data, by its name in `paths.SPLITS`."""
     examples: Split = getattr(dataset, name)
+    class_names = np.array(dataset.class_names)
 
     def blocks(size: int) -> Iterator[Block]:
         for start in range(0, len(examples), size):
             chosen = slice(start, start + size)
             labels = None if examples.labels is None else examples.labels[chosen]
+            labels = class_names[labels] if labels is not None and len(class_names) else labels
             names = examples.file_names
             files = None if names is None else names[chosen].astype(str)
             ids = {name: column[chosen] for name, column in examples.ids.items()}

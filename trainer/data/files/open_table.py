@@ -109,7 +109,8 @@ def _open_text(path: Path, given: TextFormat) -> OpenTable:
         block_size=min(_MAX_BLOCK_BYTES, size),
         encoding="utf8" if found.encoding.startswith("utf-8") else found.encoding,
         column_names=names,
-        skip_rows=found.skipped_lines + found.has_header,
+        skip_rows=found.skipped_lines,
+        skip_rows_after_names=int(found.has_header),  # whose names may have line breaks
     )
 
     def batches(columns: Sequence[str]) -> Iterator[pa.RecordBatch]:

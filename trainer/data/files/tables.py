@@ -243,7 +243,7 @@ def _read_rows(
     whole = np.all([part.is_whole for part in parts], axis=0)
     notes = [*_notes(readers), *(_note_on_ids(readers, rows, whole) if is_first else ())]
     comments = sum(table.comments.values())
-    notes += [f"{comments:,} lines of comments left out between the rows"] if comments else []
+    notes += [f"comments left out between the rows: {comments:,}"] if comments else []
     return _Rows(rows, features, labels, ids, tuple(notes))
 
 
@@ -352,7 +352,7 @@ def _notes(readers: Sequence[ColumnReader]) -> Iterator[str]:
         missing.update(reader.missing)
     if missing:
         count = sum(bool(reader.missing) for reader in readers)
-        yield f"missing in {count} columns: {_counted(missing)}"
+        yield f"missing in {count} column{'s' * (count > 1)}: {_counted(missing)}"
 
 
 def _note_on_ids(

@@ -18,6 +18,7 @@ AUTO = "auto"
 SEPARATORS = {"semicolon": ";", "tab": "\t", "bar": "|", "comma": ",", "space": " "}
 COMMENT = "#"  # begins lines that are left out
 _SAMPLE_CHARACTERS = 2**20
+_MAX_CELL_CHARACTERS = 2**31 - 1
 _SAMPLE_LINES = 3  # at least, however long
 _BOMS = {  # the longest first: UTF-16's begins UTF-32's
     codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF32_BE: "utf-32", codecs.BOM_UTF8: "utf-8-sig",
@@ -59,7 +60,7 @@ class Recognised:
         notes += [] if self.encoding == "utf-8" else [f"in {self.encoding}"]
         notes += [] if self.has_header else ["without a header: columns column_1 and so on"]
         skipped = self.skipped_lines
-        notes += [f"{skipped} lines of comments left out"] if skipped else []
+        notes += [f"comments left out above the rows: {skipped}"] if skipped else []
         return notes
 
 
@@ -73,15 +74,15 @@ def recognise(path: Path, given: TextFormat) -> Recognised:
     encoding = _encoding(path, given.encoding)
     lines, longest, is_whole = _first_lines(path, encoding)
     first = next((i for i, line in enumerate(lines) if not line.startswith(COMMENT)), 0)
-    below = [line for line in lines[first:] if not line.startswith(COMMENT) or first == 0]
+    below = [line for line in lines[first:] if not line.startswith(COMMENT)] or lines
     require(any(line.strip() for line in below), f"{path} has no row")
     separator = _separator(path, below, given.separator)
-    rows = _split(below, separator) or []
+    rows = _split(below, separator)
     if not is_whole and len(rows) > 1:
         rows = rows[:-1]  # it may be cut
     rows = [row for row in rows if len(row) > 1 or row[:1] != [""]]
     if first and given.header != "none":  # as in "#name<TAB>score"
-        (above,) = _split([lines[first - 1]], separator) or [[]]
+        (above,) = _split([lines[first - 1]], separator)
         if len(above) == len(rows[0]) > 1:
             rows, first = [above, *rows], first - 1
     numbers = _numbers(path, rows, given)
@@ -157,9 +158,9 @@ def _separator(path: Path, lines: Sequence[str], given: str) -> str:
     for separator in dict.fromkeys([*(["\t"] if suffix == "tsv" else []), *SEPARATORS.values()]):
         rows = _split(lines, separator)
         # The last of a sample may be cut.
-        widths = {len(row) for row in (rows or [])[: max(1, len(rows or []) - 1)] if row}
+        widths = {len(row) for row in rows[: max(1, len(rows) - 1)] if row}
         if len(widths) == 1 and widths != {1}:
-            aligned = separator == " " and any("" in row for row in rows or [])
+            aligned = separator == " " and any("" in row for row in rows)
             require(
                 not aligned,
                 f"the columns of {path} are aligned by several spaces; one comma, tab or "
@@ -169,12 +170,13 @@ def _separator(path: Path, lines: Sequence[str], given: str) -> str:
     return default
 
 
-def _split(lines: Sequence[str], separator: str) -> list[list[str]] | None:
-    """Splits lines into cells; None if a cell would be too long for a cell."""
+def _split(lines: Sequence[str], separator: str) -> list[list[str]]:
+    """Splits lines into cells of any length."""
+    limit = csv.field_size_limit(_MAX_CELL_CHARACTERS)
     try:
         return list(csv.reader((line + "\n" for line in lines), delimiter=separator))
-    except csv.Error:
-        return None
+    finally:
+        csv.field_size_limit(limit)
 
 
 def _numbers(path: Path, rows: Sequence[Sequence[str]], given: TextFormat) -> NumberFormat:
