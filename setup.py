@@ -36,6 +36,7 @@ setup(
         "bench": ["jax>=0.7", "torch>=2.8"],  # what benchmarks/ compares with
         "cuda": ["tensorflow[and-cuda]>=2.21,<2.22"],
         "gpu_compile": ["nvidia-cuda-nvcc-cu12>=12.9,<13"],  # ptxas, of make test-gpu-compile
+        "heic": ["pillow-heif>=1"],  # photographs of Apple's devices
         "onnx": ["onnx>=1.23", "onnxruntime>=1.32", "tf2onnx>=1.17"],  # of trainer.export
         "profile": ["tensorboard-plugin-profile>=2.19"],  # shows what --config.profile traces
         "dev": [

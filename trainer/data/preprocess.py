@@ -32,11 +32,16 @@ def make_dataset(splits: sources.Splits, settings: Data) -> Dataset:
     if settings.binarise:
         train = _binarise(train, "train", settings.name)
         test = None if test is None else _binarise(test, "test", settings.name)
+    validation = splits.validation
+    if validation is not None and settings.binarise:
+        validation = _binarise(validation, "validation", settings.name)
     if test is None:
         train, test = _split(train, _TEST_FRACTION)
     if settings.resplit_test:
         train, test = _split(test, settings.resplit_test)
-    train, validation = _split(train, settings.validation_fraction)
+        validation = None
+    if validation is None:
+        train, validation = _split(train, settings.validation_fraction)
     all_splits = (train, validation, test)
     features = splits.features
     fill = (

@@ -2,7 +2,7 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,9 +14,10 @@ from trainer import data
 from trainer.config import Data
 from trainer.data.dataset import Split
 from trainer.data.features import Features
-from trainer.data.files import images, numpy_files, tables
+from trainer.data.files import image_folder, images, numpy_files, tables
 from trainer.data.files.labels import MAX_TEXT_BYTES
 from trainer.data.memory import allowed_bytes
+from trainer.data.sources import images as images_source
 from trainer.data.sources import table
 from trainer.errors import UserError, in_one_line, require
 from trainer.serving.options import DEFAULTS, StreamOptions, describe
@@ -44,6 +45,7 @@ class Input:
     count: int | None  # None: not known before the end
     blocks: Callable[[int], Iterator[Block]]  # takes the maximum rows of a block
     is_standardised: bool = False  # the vectors are the model's inputs, not in the user's units
+    unreadable: Sequence[str] = ()  # files that were left out, and why; complete after the last row
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,9 +58,11 @@ class TrainingData:
     fill: np.ndarray | None = None  # float64 [D], replaces a table's missing values
 
     @property
-    def fit(self) -> str:
-        """How images became squares."""
-        return getattr(self.settings, "fit", "stretch")
+    def decoder(self) -> images.Decoder:
+        """What decoded the training's images; the defaults after other data."""
+        if isinstance(self.settings, images_source.Settings):
+            return images_source.decoder_of(self.settings)
+        return images.Decoder()
 
     @property
     def table_keys(self) -> table.Settings:
@@ -109,8 +113,8 @@ def examples(path: Path, training: TrainingData, options: StreamOptions = DEFAUL
       UserError: here or while reading, if the input cannot be read or does not fit the model.
     """
     shape = training.shape
-    if path.is_dir() or images.is_image(path.name):
-        return _images(path, shape, training.fit, options)
+    if path.is_dir() or image_folder.is_image(path.name):
+        return _images(path, training, options)
     if paths.table_suffix(path):
         return _table_of_vectors(path, training, options.label_column)
     return _arrays(path, _Expected(shape, "vectors" if len(shape) == 1 else "images"), options)
@@ -127,31 +131,36 @@ def codes(path: Path, code_size: int, options: StreamOptions = DEFAULTS) -> Inpu
     return _arrays(path, _Expected((code_size,), "codes"), options)
 
 
-def _images(path: Path, shape: tuple[int, ...], fit: str, options: StreamOptions) -> Input:
+def _images(path: Path, training: TrainingData, options: StreamOptions) -> Input:
+    shape = training.shape
     height, width, channels = shape
     folder = path if path.is_dir() else path.parent
-    files = images.names(path) if path.is_dir() else [path.name]
+    files = image_folder.names(path) if path.is_dir() else [path.name]
     suffixes = ", ".join(paths.IMAGE_SUFFIXES)
     require(len(files) > 0, f"{path} holds no image that ends in {suffixes}")
-    decoder = images.Decoder(channels=channels)
-    if options.resize:
-        decoder = images.Decoder((height, width), channels, fit)
+    size = (height, width) if options.resize else 0
+    decoder = dataclasses.replace(training.decoder, channels=channels, image_size=size)
+    unreadable: list[str] = []
 
     def blocks(size: int) -> Iterator[Block]:
         decoded = images.decode(folder, files, decoder)
         for start in range(0, len(files), size):
-            names = files[start : start + size]
-            rows = np.empty((len(names), *shape), np.uint8)
-            for name, row, image in zip(names, rows, decoded, strict=False):
+            names, rows = [], []
+            for name, image in zip(files[start : start + size], decoded, strict=False):
+                if isinstance(image, images.Unreadable):
+                    unreadable.append(f"{folder / name} ({image.reason})")
+                    continue
                 require(
                     image.shape == shape,
                     f"{folder / name} is {image.shape[0]}x{image.shape[1]} pixels, but the model "
                     f"takes {height}x{width}; --resize scales images",
                 )
-                row[:] = image
-            yield Block(rows, files=np.array(names))
+                names.append(name)
+                rows.append(image)
+            if rows:
+                yield Block(np.stack(rows), files=np.array(names))
 
-    return Input(len(files), blocks)
+    return Input(len(files), blocks, unreadable=unreadable)
 
 
 def _arrays(path: Path, expected: _Expected, options: StreamOptions) -> Input:

@@ -7,12 +7,14 @@ import numpy as np
 
 from trainer.data.dataset import to_unit
 from trainer.distribution.inference import in_batches
+from trainer.errors import require
 from trainer.monitoring import progress
 from trainer.run import restore
 from trainer.serving import readers, writers
 from trainer.serving.options import DEFAULTS, StreamOptions, check_stream
 from trainer.storage import paths
 
+_MAX_NAMED = 8  # unreadable files in a line
 _Columns: TypeAlias = dict[str, np.ndarray]
 
 
@@ -147,4 +149,11 @@ def _stream(
             write({**compute(block.rows), **given, **block.ids})
             count += len(block.rows)
             bar.update(len(block.rows))
+        require(count > 0, f"no image can be read: {'; '.join(rows.unreadable[:_MAX_NAMED])}")
+    some = "; ".join(rows.unreadable[:_MAX_NAMED])
+    require(
+        not rows.unreadable,
+        f"{output} holds {count:,} examples, but lacks {len(rows.unreadable):,} unreadable files: "
+        f"{some}{' …' if len(rows.unreadable) > _MAX_NAMED else ''}",
+    )
     return count

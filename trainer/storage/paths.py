@@ -3,6 +3,7 @@
 An existing output is replaced only with --overwrite.
 """
 
+import importlib.util
 import os
 import shutil
 from collections.abc import Sequence
@@ -11,7 +12,10 @@ from pathlib import Path
 from trainer.errors import UserError, require
 
 SPLITS = ("train", "validation", "test")  # an input may name a split of the run's own data
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif")
+IMAGE_SUFFIXES = (
+    *(".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".avif"),
+    *((".heic", ".heif") if importlib.util.find_spec("pillow_heif") else ()),  # the extra [heic]
+)
 ARRAY_SUFFIXES = (".npy", ".npz")
 TEXT_SUFFIXES = (".csv", ".tsv", ".txt", ".csv.gz", ".tsv.gz", ".txt.gz")  # of tables
 TABLE_SUFFIXES = (*TEXT_SUFFIXES, ".parquet")

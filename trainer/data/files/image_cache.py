@@ -7,47 +7,91 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from tqdm import tqdm
 
-from trainer.data.files.images import Decoder, Listing, decode, scan
+from trainer.data.files.image_folder import Listing
+from trainer.data.files.images import Decoder, Unreadable, decode, header
 from trainer.errors import UserError, require
-from trainer.storage import locks, paths
+from trainer.storage import atomic, locks, paths
 
 FOLDER = ".decoded"  # in the folder of images, unless data.cache_dir names another
-_DECODER_VERSION = 1  # raise it when a Decoder of the same settings gives other pixels
+_DECODER_VERSION = 2  # raise it when a Decoder of the same settings gives other pixels
+_MAX_NAMED = 8  # unreadable files in a line
 _ADVICE = "data.cache_dir=DIR keeps the decoded images elsewhere"
 
 
 @dataclasses.dataclass(frozen=True)
-class DecodedImages(Listing):
-    """Holds the image files of a folder and their pixels."""
+class DecodedImages:
+    """Holds the readable image files of a folder and their pixels."""
 
+    listing: Listing
     images: np.ndarray  # uint8 [N, H, W, C], a read-only map of the file
 
 
-def read(folder: Path, decoder: Decoder, cache_dir: str = "") -> DecodedImages:
+def read(
+    folder: Path, listing: Listing, decoder: Decoder, *, cache_dir: str, skip_unreadable: bool
+) -> DecodedImages:
     """Returns the images of a folder; the first process to ask for them decodes them into a file.
 
     The file is in `.decoded` in the folder, or in `cache_dir`. If an image is added, changed or
     removed, all are decoded again.
 
     Raises:
-      UserError: the folder holds no images; an image cannot be read, or differs from the others in
-        size or channels; the file cannot be written.
+      UserError: an image cannot be read and may not be skipped, or differs from the others in size
+        or channels; the file cannot be written.
     """
-    listing = scan(folder)
     path = _path(folder, listing, decoder, cache_dir)
-    images = _open(path, len(listing.files))
-    if images is None:
+    cache = _Cache.open(path, listing)
+    if cache is None:
         with locks.locked(path.parent / ".lock", _ADVICE):
-            images = _open(path, len(listing.files))
-            if images is None:
+            cache = _Cache.open(path, listing)
+            if cache is None:
                 _write(path, folder, listing, decoder)
-                images = _open(path, len(listing.files))
-    assert images is not None, f"{path} is not what was written there"
-    return DecodedImages(**vars(listing), images=images)
+                cache = _Cache.open(path, listing)
+    assert cache is not None, f"{path} is not what was written there"
+    found, unreadable = cache.images, cache.unreadable
+    if not unreadable:
+        return DecodedImages(listing, found)
+    named = "; ".join(f"{name}: {why}" for name, why in list(unreadable.items())[:_MAX_NAMED])
+    more = f"; and {len(unreadable) - _MAX_NAMED:,} more" if len(unreadable) > _MAX_NAMED else ""
+    require(
+        skip_unreadable,
+        f"{len(unreadable):,} files of {folder} cannot be read as images ({named}{more}); "
+        "data.skip_unreadable=True leaves them out, the others are decoded already",
+    )
+    kept = listing.without(set(unreadable))
+    empty = [split for split, count in kept.counts.items() if count == 0]
+    require(not empty, f"{folder} holds no readable image in its {empty[:1]} split")
+    note = f"{len(unreadable):,} unreadable files are left out: {named}{more}"
+    return DecodedImages(dataclasses.replace(kept, notes=(*kept.notes, note)), found)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Cache:
+    """Holds what a file of decoded images and the list beside it hold."""
+
+    images: np.ndarray
+    unreadable: dict[str, str]  # the reason by file
+
+    @classmethod
+    def open(cls, path: Path, listing: Listing) -> "_Cache | None":
+        """Maps the images into memory; returns None unless both files are whole."""
+        try:
+            images = np.load(path, mmap_mode="r", allow_pickle=False)
+            unreadable = json.loads(_list_of(path).read_text())
+        except (OSError, ValueError, EOFError):
+            return None
+        count = len(listing.files) - len(unreadable)
+        is_whole = images.ndim == 4 and len(images) == count
+        return cls(np.asarray(images), unreadable) if is_whole else None
+
+
+def _list_of(path: Path) -> Path:
+    """Returns the list of unreadable files beside a file of decoded images."""
+    return path.with_suffix(".json")
 
 
 def _path(folder: Path, listing: Listing, decoder: Decoder, cache_dir: str) -> Path:
@@ -59,34 +103,30 @@ def _path(folder: Path, listing: Listing, decoder: Decoder, cache_dir: str) -> P
     return parent / f"{key}-{listing.digest[:24]}.npy"
 
 
-def _open(path: Path, count: int) -> np.ndarray | None:
-    """Maps the images of a file into memory; returns None unless the file is whole."""
-    try:
-        images = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError):
-        return None
-    return np.asarray(images) if images.ndim == 4 and len(images) == count else None
-
-
 def _write(path: Path, folder: Path, listing: Listing, decoder: Decoder) -> None:
-    """Writes a file whole or not at all, then removes older files of the same settings."""
+    """Writes a file whole or not at all, then removes files of images that have changed."""
     print(f"decoding {len(listing.files):,} images of {folder} once, into {path}", flush=True)
-    settings = path.name.partition("-")[0]
-    tmp = path.with_name(f".{settings}.part")
+    tmp = path.with_name(f".{path.stem}.part")
+    unreadable: dict[str, str] = {}
     try:
         # np.lib.format.open_memmap would end the process by SIGBUS on a full disk.
         with tmp.open("wb") as file:
-            for image in _decode_alike(folder, listing.files, decoder):
+            shape: tuple[int, ...] = (0, 0, 0)
+            for image in _decode_alike(folder, listing.files, decoder, unreadable):
                 if file.tell() == 0:
-                    shape = (len(listing.files), *image.shape)
-                    header = {"descr": "|u1", "fortran_order": False, "shape": shape}
-                    np.lib.format.write_array_header_1_0(file, header)
+                    shape = image.shape
+                    _write_header(file, len(listing.files), shape)
                 file.write(image.tobytes())
+            count = len(listing.files) - len(unreadable)
+            require(count > 0, _no_image(folder, unreadable))
+            file.seek(0)
+            _write_header(file, count, shape)
             file.flush()
             os.fsync(file.fileno())
+        atomic.write_json(_list_of(path), unreadable)
         tmp.replace(path)
-        for other in path.parent.glob(f"{settings}-*.npy"):
-            if other != path:
+        for other in path.parent.glob("*-*.*"):
+            if not other.name.partition("-")[2].startswith(path.stem.partition("-")[2]):
                 other.unlink()
     except OSError as error:
         raise UserError(f"{path.parent} cannot be written ({error.strerror}); {_ADVICE}") from error
@@ -94,31 +134,51 @@ def _write(path: Path, folder: Path, listing: Listing, decoder: Decoder) -> None
         tmp.unlink(missing_ok=True)
 
 
-def _decode_alike(folder: Path, files: tuple[str, ...], decoder: Decoder) -> Iterator[np.ndarray]:
-    """Yields the pixels of the files; raises UserError if a shape differs from the first."""
+def _write_header(file: BinaryIO, count: int, shape: tuple[int, ...]) -> None:
+    """Writes NumPy's header, whose size does not depend on the count."""
+    header = {"descr": "|u1", "fortran_order": False, "shape": (count, *shape)}
+    np.lib.format.write_array_header_1_0(file, header)
+
+
+def _no_image(folder: Path, unreadable: dict[str, str]) -> str:
+    first = next(iter(unreadable.items()), ("", ""))
+    return f"no file of {folder} can be read as an image; {first[0]}: {first[1]}"
+
+
+def _decode_alike(
+    folder: Path, files: tuple[str, ...], decoder: Decoder, unreadable: dict[str, str]
+) -> Iterator[np.ndarray]:
+    """Yields the pixels of the readable files; adds the others to `unreadable`.
+
+    Raises:
+      UserError: two images differ in shape.
+    """
     images = decode(folder, files, decoder)
     hidden = not sys.stderr.isatty()
     shape: tuple[int, ...] = ()
     with tqdm(desc="decoding", total=len(files), unit=" images", disable=hidden) as progress:
         for name, image in zip(files, images, strict=True):
-            shape = shape or image.shape
-            require(
-                image.shape[:2] == shape[:2],
-                f"the images of {folder} differ in size: {files[0]} is {_size(shape)} pixels, "
-                f"{name} {_size(image.shape)} (height x width); set data.image_size",
-            )
-            require(
-                image.shape == shape,
-                f"the images of {folder} differ: {files[0]} is {_colour(shape)}, "
-                f"{name} {_colour(image.shape)}; set data.channels to 1 or 3",
-            )
-            yield image
             progress.update()
+            if isinstance(image, Unreadable):
+                unreadable[name] = image.reason
+                continue
+            shape = shape or image.shape
+            if image.shape != shape:
+                raise UserError(_differences(folder, files, decoder))
+            yield image
 
 
-def _size(shape: tuple[int, ...]) -> str:
-    return f"{shape[0]}x{shape[1]}"
-
-
-def _colour(shape: tuple[int, ...]) -> str:
-    return "grey" if shape[2] == 1 else "in colour"
+def _differences(folder: Path, files: tuple[str, ...], decoder: Decoder) -> str:
+    """Describes how images differ by their headers, with every key that would make them alike."""
+    headers = [found for found in (header(folder / name) for name in files) if found]
+    sizes = sorted({(found.height, found.width) for found in headers})
+    colours = [found.channels > 1 for found in headers]
+    problems, keys = [], []
+    if len(sizes) > 1 and not decoder.image_size:
+        (low, high) = (f"{size[0]}x{size[1]}" for size in (sizes[0], sizes[-1]))
+        problems.append(f"{len(sizes):,} sizes from {low} to {high} pixels (height x width)")
+        keys.append("data.image_size")
+    if len(set(colours)) > 1 and not decoder.channels:
+        problems.append(f"{sum(colours):,} in colour and {len(colours) - sum(colours):,} grey")
+        keys.append("data.channels=1 or 3")
+    return f"the images of {folder} differ: {'; '.join(problems)}; set {' and '.join(keys)}"

@@ -39,6 +39,7 @@ class Splits:
 
     train: Split
     test: Split | None = None  # None: some training examples become the test split
+    validation: Split | None = None  # None: some training examples become the validation split
     features: Features | None = None  # of a table
     class_names: tuple[str, ...] = ()
     impute: str = ""  # the statistic that replaces missing numbers, "mean" or "median"
