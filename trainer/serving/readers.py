@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -117,7 +118,8 @@ def examples(path: Path, training: TrainingData, options: StreamOptions = DEFAUL
         return _images(path, training, options)
     if paths.table_suffix(path):
         return _table_of_vectors(path, training, options.label_column)
-    return _arrays(path, _Expected(shape, "vectors" if len(shape) == 1 else "images"), options)
+    expected = _Expected(shape, "vectors" if len(shape) == 1 else "images")
+    return _arrays(path, expected, options, getattr(training.settings, "layout", "auto"))
 
 
 def codes(path: Path, code_size: int, options: StreamOptions = DEFAULTS) -> Input:
@@ -163,18 +165,21 @@ def _images(path: Path, training: TrainingData, options: StreamOptions) -> Input
     return Input(len(files), blocks, unreadable=unreadable)
 
 
-def _arrays(path: Path, expected: _Expected, options: StreamOptions) -> Input:
+def _arrays(path: Path, expected: _Expected, options: StreamOptions, layout: str = "auto") -> Input:
     """Opens the array of an .npy file, or one of an .npz file with its labels and file names."""
     arrays = numpy_files.open_arrays(path)
     name = _choose(list(arrays), expected, options.array, path)
     stored = arrays[name]
     is_images = expected.content == "images"
     numpy_files.check_examples(stored, images=is_images)
-    shapes = [expected.shape]
-    if is_images and expected.shape[-1] == 1:
-        shapes.append(expected.shape[:-1])
+    *sides, channels = expected.shape
+    stored_shapes = [(channels, *sides) if layout == "channels_first" else expected.shape]
+    if is_images and channels == 1:
+        stored_shapes.append(tuple(sides))
+    is_series = expected.content == "vectors" and len(stored.shape) == 3
     require(
-        stored.shape[1:] in shapes,
+        stored.shape[1:] in stored_shapes
+        or (is_series and math.prod(stored.shape[1:]) == expected.shape[0]),
         f"{stored} has the shape {stored.shape}, but the model takes {expected}",
     )
     columns = {"labels": arrays.get(f"{name}_labels") or arrays.get("labels")}
@@ -196,6 +201,8 @@ def _arrays(path: Path, expected: _Expected, options: StreamOptions) -> Input:
         memory = allowed_bytes(0)
         read = {name: column.blocks(size, memory) for name, column in given.items()}
         for rows in numpy_files.example_blocks(stored, size, memory, images=is_images):
+            if layout == "channels_first" and rows.ndim == 4:
+                rows = np.moveaxis(rows, 1, -1)
             found = {name: next(column) for name, column in read.items()}
             labels, files = found.pop("labels", None), found.pop("files", None)
             yield Block(rows.reshape(-1, *expected.shape), labels, files, found)

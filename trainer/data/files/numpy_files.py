@@ -1,4 +1,4 @@
-"""Reads a user's .npy and .npz files, as the arrays of a training or block by block."""
+"""Opens the arrays of .npy and .npz files, to read them block by block."""
 
 import contextlib
 import dataclasses
@@ -8,17 +8,15 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 
-from trainer.data.memory import BLOCK_ROWS, aligned_empty, require_fits
+from trainer.data.memory import require_fits
 from trainer.errors import UserError, in_one_line, require
 from trainer.storage import paths
 
 SUFFIXES = paths.ARRAY_SUFFIXES
-_SPLITS = ("train", "test")
-_NAMES = (*_SPLITS, "train_labels", "test_labels")
 _NPY = b"\x93NUMPY"  # the first bytes of an .npy file
 # Errors of reading a damaged .npy or .npz file, besides OSError.
 _DAMAGE_ERRORS = (
@@ -107,53 +105,17 @@ def open_arrays(path: Path) -> dict[str, StoredArray]:
         return {name: _open(path, name, size) for name, size in sizes.items()}
 
 
-def read(path: Path, allowed_bytes: float) -> dict[str, np.ndarray]:
-    """Reads the arrays of a training: `train` and, if present, `test` and the labels of both.
-
-    The array of an .npy file is `train`. Vectors [N, D] of any real numbers become float32; images
-    [N, H, W, C] or [N, H, W] are uint8, or become float32 and lie in [0, 1]. `train_labels` and
-    `test_labels` are integers [N].
-
-    Raises:
-      UserError: the file cannot be read, does not fit the allowed bytes, or holds other arrays.
-    """
-    stored = open_arrays(path)
-    if "" in stored:
-        stored = {"train": stored[""]}
-    require(
-        "train" in stored,
-        f"{path} has no array 'train'; it holds {', '.join(map(repr, stored)) or 'nothing'}",
-    )
-    unknown = [name for name in stored if name not in _NAMES]
-    require(
-        not unknown,
-        f"{path} holds {', '.join(map(repr, unknown))}, but only {', '.join(_NAMES)} are known",
-    )
-    require_fits(str(path), sum(array.nbytes for array in stored.values()), allowed_bytes)
-    arrays: dict[str, np.ndarray] = {}
-    for split in _SPLITS:
-        labels = f"{split}_labels"
-        if split in stored:
-            arrays[split] = _examples(stored[split], allowed_bytes)
-        if labels in stored:
-            require(split in stored, f"{path} holds {labels!r} without {split!r}")
-            arrays[labels] = _labels(stored[labels], len(arrays[split]), allowed_bytes)
-    if "test" in arrays:
-        train, test = (arrays[split].shape[1:] for split in _SPLITS)
-        require(
-            train == test,
-            f"'test' in {path} has rows of {_times(test)} numbers, 'train' of {_times(train)}",
-        )
-    return arrays
-
-
 def check_examples(stored: StoredArray, *, images: bool) -> None:
     """Raises UserError unless an array is non-empty and of a type for images or vectors."""
     kind, count = stored.dtype.kind, math.prod(stored.shape)
     require(
-        kind in ("bf" if images else "biuf") or stored.dtype == np.uint8,
+        kind in "biuf",
         f"{stored} is of type {stored.dtype}; "
-        + ("images are uint8, or floats in [0, 1]" if images else "vectors are real numbers"),
+        + (
+            "images are integers from 0 to 255, or floats in [0, 1]"
+            if images
+            else "vectors are real numbers"
+        ),
     )
     require(count > 0, f"{stored} has the shape {stored.shape}: there is no number in it")
 
@@ -161,64 +123,33 @@ def check_examples(stored: StoredArray, *, images: bool) -> None:
 def example_blocks(
     stored: StoredArray, size: int, allowed_bytes: float, *, images: bool
 ) -> Iterator[np.ndarray]:
-    """Yields `size` examples at a time: uint8 images as they are, anything else as float32.
+    """Yields `size` examples at a time: images of integers as uint8, anything else as float32.
 
     Raises:
-      UserError: a number is not finite in float32, or a float of an image not in [0, 1].
+      UserError: a number is not finite in float32, or a pixel is out of its range: 0 to 255 for
+        integers, [0, 1] for floats.
     """
     first_row = 0
+    rows: Any
     for rows in stored.blocks(size, allowed_bytes):
-        if images and rows.dtype == np.uint8:
-            yield rows
+        is_integer = images and rows.dtype.kind in "iu"
+        with np.errstate(over="ignore"):  # numbers too large for float32 become infinite
+            converted: Any = rows.astype(np.uint8 if is_integer else np.float32, copy=False)
+        if is_integer:
+            right, allowed = converted == rows, "integers from 0 to 255"
+        elif images:
+            right, allowed = (converted >= 0) & (converted <= 1), "numbers in [0, 1]"
         else:
-            with np.errstate(over="ignore"):  # numbers too large for float32 become infinite
-                converted = rows.astype(np.float32)
-            right = np.isfinite(converted)
-            allowed = "finite numbers of float32"
-            if images:
-                right &= (converted >= 0) & (converted <= 1)
-                allowed = "numbers in [0, 1]"
-            if not right.all():
-                row, *rest = np.argwhere(~right)[0].tolist()
-                column = rest[0] if len(rest) == 1 else tuple(rest)
-                raise UserError(
-                    f"{stored} holds {rows[row, *rest]} in row {first_row + row}, column {column}, "
-                    f"counted from 0; only {allowed} are allowed"
-                )
-            yield converted
+            right, allowed = np.isfinite(converted), "finite numbers of float32"
+        if not right.all():
+            row, *rest = np.argwhere(~right)[0].tolist()
+            column = rest[0] if len(rest) == 1 else tuple(rest)
+            raise UserError(
+                f"{stored} holds {rows[row, *rest]} in row {first_row + row}, column {column}, "
+                f"counted from 0; only {allowed} are allowed"
+            )
+        yield converted
         first_row += len(rows)
-
-
-def _examples(stored: StoredArray, allowed_bytes: float) -> np.ndarray:
-    """Reads vectors or images into memory that TensorFlow can share."""
-    require(
-        len(stored.shape) in (2, 3, 4),
-        f"{stored} has the shape {stored.shape}; "
-        "vectors are [N, D], images [N, H, W] or [N, H, W, C]",
-    )
-    images = len(stored.shape) > 2
-    check_examples(stored, images=images)
-    dtype = np.uint8 if images and stored.dtype == np.uint8 else np.float32
-    examples = aligned_empty(stored.shape, dtype)
-    start = 0
-    for block in example_blocks(stored, BLOCK_ROWS, allowed_bytes, images=images):
-        examples[start : start + len(block)] = block
-        start += len(block)
-    return examples[..., np.newaxis] if len(stored.shape) == 3 else examples
-
-
-def _labels(stored: StoredArray, count: int, allowed_bytes: float) -> np.ndarray:
-    require(
-        stored.shape == (count,) and stored.dtype.kind in "iu",
-        f"{stored} must be {count} integers [{count}], one for each row, "
-        f"but is {stored.dtype} {list(stored.shape)}",
-    )
-    labels = np.concatenate(list(stored.blocks(BLOCK_ROWS, allowed_bytes))).astype(np.int64)
-    require(
-        stored.name != "train_labels" or len(np.unique(labels)) > 1,
-        f"{stored} are all {labels[0]}; there is nothing to tell apart",
-    )
-    return labels
 
 
 def _open(path: Path, name: str, stored_bytes: int) -> StoredArray:
@@ -264,7 +195,3 @@ def _readable(path: Path, said: str) -> Iterator[None]:
         raise UserError(
             f"{said} cannot be read as an array of numbers ({in_one_line(error)})"
         ) from error
-
-
-def _times(shape: tuple[int, ...]) -> str:
-    return "x".join(map(str, shape))

@@ -1,6 +1,8 @@
 """Reads a user's vectors or images from an .npy or .npz file."""
 
-from trainer.config import Data
+import dataclasses
+
+from trainer.config import Data, key
 from trainer.data.dataset import Split
 from trainer.data.sources import Request, Splits
 from trainer.errors import require
@@ -12,8 +14,16 @@ STAYS_IN_FILES = False
 PATH_MAY_MOVE = True
 
 
+@dataclasses.dataclass(frozen=True)
 class Settings(Data):
-    """Declares the keys of every source, and checks the name."""
+    """Declares the keys of arrays."""
+
+    layout: str = key(
+        "auto",
+        "What rows of three or four dimensions are: images with their channels last or first, or "
+        "series of windows [T, C], which become vectors; auto: by shape and range.",
+        choices=("auto", "channels_last", "channels_first", "series"),
+    )
 
     def check(self) -> None:
         require(
@@ -22,14 +32,19 @@ class Settings(Data):
         )
 
 
-def read(request: Request) -> Splits:
-    """Reads the array of an .npy file, or `train` and, if present, `test` of an .npz file."""
-    from trainer.data.files import numpy_files
+def read(request: Request[Settings]) -> Splits:
+    """Reads the array of an .npy file, or the arrays of an .npz file by their usual names."""
+    from trainer.data.files import training_arrays
 
-    arrays = numpy_files.read(paths.path_of(request.argument), request.allowed_bytes)
-    train, test = (
-        Split(arrays[name], arrays.get(f"{name}_labels")) if name in arrays else None
-        for name in ("train", "test")
+    path = paths.path_of(request.argument)
+    arrays = training_arrays.read(path, request.allowed_bytes, request.settings.layout)
+    splits = {
+        name: Split(examples, arrays.labels.get(name)) for name, examples in arrays.examples.items()
+    }
+    return Splits(
+        splits["train"],
+        splits.get("test"),
+        splits.get("validation"),
+        class_names=arrays.class_names,
+        notes=arrays.notes,
     )
-    assert train is not None
-    return Splits(train, test)
