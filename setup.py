@@ -13,6 +13,7 @@ setup(
     license="Apache-2.0",
     packages=find_packages(include=["trainer", "trainer.*", "launch", "configs"]),
     package_data={"launch": ["templates/*"]},
+    entry_points={"console_scripts": ["trainer=trainer.cli.console:main"]},
     python_requires=">=3.11,<3.14",
     install_requires=[
         "absl-py>=2.1",

@@ -6,6 +6,7 @@ from trainer import cli
 
 _WORKDIR = cli.workdir_flag()
 _CHECKPOINT = cli.checkpoint_flag()
+_DATA = cli.data_flag()
 flags.adopt_module_key_flags(cli)
 
 
@@ -13,7 +14,7 @@ def main() -> None:
     """Runs the command."""
     from trainer.evaluation.evaluate import evaluate, print_table
 
-    print_table(evaluate(_WORKDIR.value, _CHECKPOINT.value), _WORKDIR.value)
+    print_table(evaluate(_WORKDIR.value, _CHECKPOINT.value, _DATA.value), _WORKDIR.value)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from trainer import cli
 
 _WORKDIR = cli.workdir_flag()
 _CHECKPOINT = cli.checkpoint_flag()
+_DATA = cli.data_flag()
 _NUM_EPOCHS = flags.DEFINE_integer("num_epochs", 20, "Most passes over the labelled images.", 1)
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 100, "Images per step, over all replicas.", 1)
 _LEARNING_RATE = flags.DEFINE_float(
@@ -47,7 +48,7 @@ def main() -> None:
         labels=_LABELS.value,
         from_scratch=_FROM_SCRATCH.value,
     )
-    print_table(finetune(_WORKDIR.value, settings, _CHECKPOINT.value), _WORKDIR.value)
+    print_table(finetune(_WORKDIR.value, settings, _CHECKPOINT.value, _DATA.value), _WORKDIR.value)
 
 
 if __name__ == "__main__":

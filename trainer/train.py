@@ -72,7 +72,6 @@ def train(
         if workers.is_chief:
             clock.resume(setup.workdir)
         if not quiet:
-            print(*setup.dataset.notes, sep="\n", end="\n" if setup.dataset.notes else "")
             _print_plan(setup, first_step, end)
 
         # 3. Run the loop.
@@ -93,6 +92,17 @@ def train(
         ended = "finished" if step == setup.last_step else "converged"
         print(f"{ended} at step {step:,}: {describe_losses(losses)}\n{clock}")
     return losses
+
+
+def describe(config: Config | ConfigDict, workdir: str) -> None:
+    """Prints the networks and the plan of a run, and writes nothing.
+
+    Raises:
+      UserError: as `train`.
+    """
+    with set_up(parse(config), workdir) as setup:
+        setup.steps.set_execution(agree_on_execution(setup))
+        _print_plan(setup, 0, setup.last_step)
 
 
 def _train_to(
@@ -244,6 +254,8 @@ def _print_plan(setup: Setup, first_step: int, end: int) -> None:
     config, dataset, model, steps = setup.config, setup.dataset, setup.model, setup.steps
     for network in (model.encoder, model.decoder):
         network.summary(line_length=80)
+    for note in dataset.notes:
+        print(note)
     placed = "on the device" if steps.images_on_device else "on the host"
     if isinstance(dataset.train.images, Records):
         placed = "in their files"
@@ -259,9 +271,9 @@ def _print_plan(setup: Setup, first_step: int, end: int) -> None:
         flush=True,
     )
     if devices.startswith("CPU") and not config.strategy.startswith("cpu:"):
-        note = unusable_gpu_note()
-        if note:
-            print(note, flush=True)
+        gpu_note = unusable_gpu_note()
+        if gpu_note:
+            print(gpu_note, flush=True)
     warmup_steps = config.optimizer.warmup_steps
     if 0 < end <= warmup_steps:
         print(

@@ -4,6 +4,7 @@ A wrong flag and --help are answered without TensorFlow.
 """
 
 import contextlib
+import difflib
 import functools
 import os
 import re
@@ -18,7 +19,8 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 from ml_collections.config_flags.config_flags import ConfigFileFlagParser
 
-from trainer.config import config_path, parse
+from trainer.cli import config_help
+from trainer.config import Config, config_path, defaults, flat
 from trainer.errors import CommandError, Preempted, UserError, printable, require_utf8
 from trainer.tensorflow_import import import_tensorflow
 
@@ -53,6 +55,17 @@ def checkpoint_flag() -> flags.FlagHolder[str]:
     )
 
 
+@functools.cache
+def data_flag() -> flags.FlagHolder[str]:
+    """Defines --data, where the data of a run have moved."""
+    return flags.DEFINE_string(
+        "data",
+        "",
+        "Where the run's data are now, written as data.name: images:/data/photos. Default: where "
+        "they were.",
+    )
+
+
 class _ConfigParser(ConfigFileFlagParser):
     """Reads a config file, or for a name such as `conv` the file configs/conv.py."""
 
@@ -62,20 +75,23 @@ class _ConfigParser(ConfigFileFlagParser):
         return super().parse(str(config_path(path)) if named else path)
 
 
-def check_config(config: ConfigDict) -> None:
+def check_config(config: Config) -> None:
     """Raises UserError if the config is wrong or another than --workdir's; needs no TensorFlow."""
     from trainer.run import workdir
     from trainer.storage import paths
 
-    workdir.run_to_resume(paths.path_of(workdir_flag().value), parse(config))
+    workdir.check_config(paths.path_of(workdir_flag().value), config)
 
 
 def check_run() -> None:
-    """Raises UserError unless --workdir holds a run; needs no TensorFlow."""
+    """Raises UserError unless --workdir holds a run, whose data may be at --data.
+
+    Needs no TensorFlow.
+    """
     from trainer.run import workdir
     from trainer.storage import paths
 
-    workdir.read(paths.path_of(workdir_flag().value))
+    workdir.config_of(paths.path_of(workdir_flag().value), data_flag().value)
 
 
 def run(main: Callable[[], None], check: Callable[[], None] = lambda: None) -> None:
@@ -145,6 +161,10 @@ def _parse(argv: list[str], takes_names: bool = False) -> list[str]:
             # A config file that cannot be opened raises OSError when its value is used.
             getattr(flags.FLAGS[name].value, "items", None)
     except SystemExit:  # absl exits with 1 after --help
+        config = flags.FLAGS["config"].value if "config" in flags.FLAGS else None
+        if config:
+            with contextlib.suppress(BrokenPipeError):
+                print(f"\nKeys of the config:\n{config_help.describe(config)}", flush=True)
         sys.exit(0)
     except UserError as error:
         _leave(str(error), error.exit_status)
@@ -170,6 +190,8 @@ def _in_one_line(error: Exception) -> str:
             hint = f"did you mean {unknown[2]!r}?" if unknown[2] else _allowed_keys(error)
             return f"the config has no key {unknown[1]!r}; {hint}"
     message = (str(error).strip() or type(error).__name__).splitlines()[-1].strip()
+    if isinstance(error, flags.UnrecognizedFlagError):
+        return f"{message}{_key_hint(error.flagname, error.flagvalue)}"
     if isinstance(error, OSError):
         return re.sub(r"\[Errno \d+\] ", "", message)
     wrong_value = re.match(r"flag --([\w.]+)=(.*?): ", message)
@@ -185,6 +207,23 @@ def _in_one_line(error: Exception) -> str:
     frames = traceback.extract_tb(error.__traceback__)
     where = [frame for frame in frames if "ml_collections" not in frame.filename][-1]
     return f"{where.filename}:{where.lineno}: {type(error).__name__}: {message}"
+
+
+def _key_hint(name: str, value: str) -> str:
+    """Names the config key that a user may have meant by an unknown flag; "" if there is none."""
+    if "config" not in flags.FLAGS:
+        return ""
+    last: dict[str, str] = {}
+    for key in flat(defaults().to_dict()):
+        last.setdefault(key.rpartition(".")[2], key)
+    value = value.partition("=")[2]
+    close = [key for part, key in last.items() if name == _initials(part) or part.endswith(name)]
+    close += [last[part] for part in difflib.get_close_matches(name, last, n=1)]
+    return f"; did you mean --config.{close[0]}={value or '...'}?" if close else ""
+
+
+def _initials(key: str) -> str:
+    return "".join(word[0] for word in key.split("_"))
 
 
 def _allowed_keys(error: Exception) -> str:

@@ -40,6 +40,7 @@ def define(reads: str, writes: str) -> Callable[[], None]:
     )
     flags.DEFINE_bool("overwrite", False, "Replace an existing output.")
     if reads == "examples":
+        cli.data_flag()
         flags.DEFINE_string("label_column", "", "Column of a table that holds the labels.")
         flags.DEFINE_bool(
             "resize", False, "Scale images to the model's size, as the run's data.fit says."

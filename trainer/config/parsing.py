@@ -150,6 +150,13 @@ def hyperparameters(config: Config) -> dict[str, Any]:
     }
 
 
+def describe_keys(config: Config) -> Iterator[tuple[str, Any, str]]:
+    """Yields each dotted key, its value and its comment with what is allowed."""
+    for name, key, value in _walk(config):
+        allowed = ", ".join(map(repr, key.choices)) or key.range_in_words()
+        yield name, value, f"{key.comment} Allowed: {allowed}." if allowed else key.comment
+
+
 def differences(before: Config, after: Config) -> dict[str, tuple[Any, Any]]:
     """Returns both values of each dotted key that differs but may not change in a run.
 
@@ -165,6 +172,38 @@ def differences(before: Config, after: Config) -> dict[str, tuple[Any, Any]]:
         ignored.add("data.name")
     pairs = {name: (old[name][1], new[name][1]) for name in sorted(old.keys() & new.keys())}
     return {name: p for name, p in pairs.items() if name not in ignored and p[0] != p[1]}
+
+
+def located(data: Data, folder: str, moved_to: str = "") -> Data:
+    """Returns the keys of data whose files may have moved.
+
+    A path that is not there is looked for in `folder`, where the run began.
+
+    Args:
+      data: the keys of the data of a run.
+      folder: what relative paths were relative to.
+      moved_to: where the data are now, written as data.name; "": where they were.
+
+    Raises:
+      UserError: `moved_to` is of another source, or of one whose examples are no files.
+    """
+    source, _, argument = data.name.partition(":")
+    may_move = _source(source_of(data.name)).PATH_MAY_MOVE
+    if moved_to:
+        require(
+            may_move and source_of(moved_to) == source,
+            f"data={moved_to!r} is not allowed for a run on {data.name!r}; "
+            + (f"it is written {source}:PATH" if may_move else "its data have no path"),
+        )
+        return dataclasses.replace(data, name=moved_to)
+    if not may_move:
+        return data
+    parts = argument.split(",") if source == "table" else [argument]
+    here = [Path(part) for part in parts]
+    there = [Path(folder) / part for part in parts]
+    if all(path.exists() for path in here) or not all(path.exists() for path in there):
+        return data
+    return dataclasses.replace(data, name=f"{source}:{','.join(map(str, there))}")
 
 
 def config_path(name: str) -> Path:

@@ -101,9 +101,12 @@ class EarlyStopping:
         return epoch - self.epoch >= self._patience_epochs
 
 
-def finetune(workdir: str, settings: FineTuning, checkpoint: str = "last") -> dict[str, Any]:
+def finetune(
+    workdir: str, settings: FineTuning, checkpoint: str = "last", data_name: str = ""
+) -> dict[str, Any]:
     """Trains a classifier from a run's "last" or "best" checkpoint, and measures it.
 
+    `data_name` says where the run's data are now, if they have moved, written as data.name.
     The classifier learns by Adam from the run's training images. `EarlyStopping` chooses the
     weights, without the test images.
 
@@ -122,7 +125,7 @@ def finetune(workdir: str, settings: FineTuning, checkpoint: str = "last") -> di
     """
     # 1. Load the run and its labelled images.
     path = paths.path_of(workdir)
-    run = restore.load(path, checkpoint)
+    run = restore.load(path, checkpoint, data_name)
     if run.config.deterministic:
         enable_determinism()
     classes = _count_classes(run)

@@ -22,9 +22,10 @@ _MEMORY_SHARE = 1 / 8  # of the allowed memory for a split: several arrays of it
 _MAX_INTEGERS = 12  # shown of a list
 
 
-def evaluate(workdir: str, checkpoint: str = "last") -> dict[str, Any]:
+def evaluate(workdir: str, checkpoint: str = "last", data_name: str = "") -> dict[str, Any]:
     """Measures a run's "last" or "best" checkpoint; writes `metrics.json` and figures.
 
+    `data_name` says where the run's data are now, if they have moved, written as data.name.
     TensorBoard gets a run `test`: the codes for its projector, and the metrics as a table.
 
     Returns:
@@ -36,7 +37,7 @@ def evaluate(workdir: str, checkpoint: str = "last") -> dict[str, Any]:
       StorageError: the workdir cannot be written; earlier files are unchanged.
     """
     path = paths.path_of(workdir)
-    run = restore.load(path, checkpoint)
+    run = restore.load(path, checkpoint, data_name)
     train, train_labels = read(run, run.dataset.train)
     test, test_labels = read(run, run.dataset.test)
     evaluated = EvaluatedModel(

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from trainer import data, models
-from trainer.config import Config
+from trainer.config import Config, located
 from trainer.distribution.strategy import (
     Strategy,
     build_model,
@@ -58,18 +58,21 @@ def load_model(folder: str | Path, checkpoint: str = "last") -> TrainedModel:
     return _restore(workdir.read(paths.path_of(folder)), checkpoint)
 
 
-def load(folder: str | Path, checkpoint: str = "last") -> TrainedRun:
+def load(folder: str | Path, checkpoint: str = "last", data_name: str = "") -> TrainedRun:
     """Restores a checkpoint as `load_model`, and reads the data of the run.
+
+    `data_name` says where the data are now, if they have moved, written as data.name.
 
     Raises:
       UserError: as `load_model`, or the data are not what the run was trained on.
     """
     run = workdir.read(paths.path_of(folder))
+    settings = located(run.config.data, run.cwd, data_name)
     trained = _restore(run, checkpoint)
-    dataset = data.load(run.config.data)
+    dataset = data.load(settings)
     require(
         dataset.fingerprint() == run.data_fingerprint,
-        f"{run.workdir} was trained on other data: {run.config.data.name!r} has changed",
+        f"{run.workdir} was trained on other data: {settings.name!r} has changed",
     )
     return TrainedRun(**vars(trained), dataset=dataset)
 

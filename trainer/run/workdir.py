@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
-from trainer.config import Config, differences, parse
+from trainer.config import Config, differences, located, parse
 from trainer.errors import UserError, require, writing
 from trainer.run.checkpoints import Checkpoints
 from trainer.run.metrics_log import METRICS, METRICS_LOG, MetricsLog
@@ -35,6 +35,7 @@ class Run:
     versions: Mapping[str, str]  # of the packages that the run began with
     run_id: str  # in each checkpoint; the same in copies of the workdir
     executions: Mapping[str, str]  # how steps are computed, by devices
+    cwd: str  # the folder of the last start, to which paths of the data are relative
 
     @property
     def checkpoints(self) -> Checkpoints:
@@ -72,12 +73,12 @@ def open_run(
     run = run_to_resume(workdir, config)
     if run is None:
         run_id, versions = uuid.uuid4().hex, installed_versions()
-        return Run(workdir, config, data_fingerprint, inputs, versions, run_id, {})
+        return Run(workdir, config, data_fingerprint, inputs, versions, run_id, {}, str(Path.cwd()))
     require(
         run.data_fingerprint == data_fingerprint,
         f"{workdir} holds a run on other data: {config.data.name!r} has changed",
     )
-    return dataclasses.replace(run, config=config, inputs=inputs)
+    return dataclasses.replace(run, config=config, inputs=inputs, cwd=str(Path.cwd()))
 
 
 def run_to_resume(workdir: Path, config: Config) -> Run | None:
@@ -101,6 +102,17 @@ def run_to_resume(workdir: Path, config: Config) -> Run | None:
         "take another --workdir, or the old values",
     )
     return run
+
+
+def config_of(workdir: Path, moved_to: str = "") -> Config:
+    """Returns the config with which a start goes on with a run, without a config of its own.
+
+    Raises:
+      UserError: the workdir holds no run, or the data cannot be at `moved_to`.
+    """
+    run = read(workdir)
+    data = located(run.config.data, run.cwd, moved_to)
+    return dataclasses.replace(run.config, data=data)
 
 
 def installed_versions() -> dict[str, str]:
@@ -138,6 +150,7 @@ def read(workdir: Path) -> Run:
             dict(description["versions"]),
             _text(description["run_id"]),
             dict(description["executions"]),
+            _text(description["cwd"]),
         )
     except (OSError, *atomic.JSON_ERRORS) as error:
         raise UserError(f"{path} cannot be read ({type(error).__name__}: {error})") from error

@@ -29,6 +29,7 @@ class StreamOptions:
     errors: bool = False  # also write the mean squared error of each reconstruction
     batch_size: int = 512
     overwrite: bool = False
+    data: str = ""  # where the run's data are now, written as data.name
 
 
 DEFAULTS = StreamOptions()

@@ -121,7 +121,7 @@ def _open_examples(
     workdir: str, source: str, options: StreamOptions
 ) -> tuple[restore.TrainedModel, readers.Input]:
     if source in paths.SPLITS:
-        trained_run = restore.load(workdir, options.checkpoint)
+        trained_run = restore.load(workdir, options.checkpoint, options.data)
         return trained_run, readers.split(trained_run.dataset, source)
     trained = restore.load_model(workdir, options.checkpoint)
     training = readers.TrainingData(
