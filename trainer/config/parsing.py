@@ -182,7 +182,7 @@ def located(data: Data, folder: str, moved_to: str = "") -> Data:
     Args:
       data: the keys of the data of a run.
       folder: what relative paths were relative to.
-      moved_to: where the data are now, written as data.name; "": where they were.
+      moved_to: where the data are now, a path or written as data.name; "": where they were.
 
     Raises:
       UserError: `moved_to` is of another source, or of one whose examples are no files.
@@ -190,6 +190,8 @@ def located(data: Data, folder: str, moved_to: str = "") -> Data:
     source, _, argument = data.name.partition(":")
     may_move = _source(source_of(data.name)).PATH_MAY_MOVE
     if moved_to:
+        if moved_to.partition(":")[0] not in source_settings():  # a path alone
+            moved_to = f"{source}:{moved_to}"
         require(
             may_move and source_of(moved_to) == source,
             f"data={moved_to!r} is not allowed for a run on {data.name!r}; "

@@ -1,0 +1,130 @@
+"""Folders of images in the ways that people keep them."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from trainer import data
+from trainer.config import make_data
+from trainer.data.files.images import Decoder, Unreadable
+from trainer.errors import UserError
+
+
+def save(path, value=7, size=(4, 4), **keys):
+    """Writes an image of one brightness."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("L", size, value).save(path, **keys)
+
+
+def load(folder, **keys):
+    return data.load(make_data(f"images:{folder}", **keys))
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "bmp", "gif", "webp", "tiff", "avif"])
+def test_every_common_format_is_read(tmp_path, suffix):
+    save(tmp_path / f"a.{suffix}", 200)
+    assert abs(int(Decoder(channels=1)(tmp_path / f"a.{suffix}")[0, 0, 0]) - 200) <= 3
+
+
+def test_files_of_other_kinds_are_counted_and_named(tmp_path):
+    for number in range(5):
+        save(tmp_path / f"{number}.png")
+    for name in ("a.svg", "b.svg", "notes.txt", "Thumbs.db", ".hidden.svg", "@eaDir/x.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    (note,) = load(tmp_path, validation_fraction=0.3).notes
+    assert "3 files" in note and ".svg 2" in note and ".txt 1" in note
+
+
+@pytest.mark.parametrize(
+    "names", [("Train", "VAL", "Testing"), ("training", "valid", "test"), ("train", "validation")]
+)
+def test_splits_are_known_by_their_usual_names(tmp_path, names):
+    for number, name in enumerate(names):
+        for image in range(4 + number):
+            save(tmp_path / name / f"{image}.png", 10 * number)
+    own = load(tmp_path)
+    assert len(own.validation) == 5 and set(own.validation.images[:].ravel()) == {10}
+    if len(names) == 3:
+        assert (len(own.train), len(own.test)) == (4, 6)
+
+
+def test_defects_that_only_the_test_has_are_classes(tmp_path):
+    for folder, count in (("train/good", 9), ("test/good", 2), ("test/crack", 3)):
+        for image in range(count):
+            save(tmp_path / folder / f"{image}.png", image)
+    own = load(tmp_path, validation_fraction=0.2)
+    assert own.class_names == ("good", "crack")
+    assert set(own.train.labels) == {0} and sorted(own.test.labels) == [0, 0, 1, 1, 1]
+    assert "crack" in own.notes[0]
+
+
+def test_loose_images_next_to_folders_are_taken_without_classes_on_request(tmp_path):
+    for name in ("a.png", "cat/b.png", "cat/c.png", "dog/d.png", "dog/e.png"):
+        save(tmp_path / name)
+    with pytest.raises(UserError, match=r"a\.png.*data\.class_folders"):
+        load(tmp_path)
+    own = load(tmp_path, class_folders=False, validation_fraction=0.3)
+    assert own.class_names == () and own.train.labels is None
+    assert sum(map(len, (own.train, own.validation, own.test))) == 5
+
+
+def test_unreadable_files_are_all_named_and_left_out_without_decoding_again(tmp_path, monkeypatch):
+    for number in range(6):
+        save(tmp_path / "train" / f"{number}.png", number)
+    for name in ("broken.png", "empty.jpg"):
+        (tmp_path / "train" / name).write_bytes(b"no image"[: 8 * (name == "broken.png")])
+    with pytest.raises(UserError) as error:
+        load(tmp_path)
+    for part in ("broken.png", "empty.jpg", "data.skip_unreadable"):
+        assert part in str(error.value)
+    monkeypatch.setattr(Decoder, "__call__", lambda *_: pytest.fail("an image is decoded again"))
+    own = load(tmp_path, skip_unreadable=True, validation_fraction=0.3)
+    files = [name for split in (own.train, own.validation, own.test) for name in split.file_names]
+    assert sorted(files) == [f"train/{number}.png" for number in range(6)]
+    for split in (own.train, own.validation, own.test):
+        for name, image in zip(split.file_names, split.images[:], strict=True):
+            assert f"train/{image[0, 0, 0]}.png" == name
+    assert "broken.png" in own.notes[0]
+
+
+def test_sizes_and_channels_that_differ_are_named_with_both_keys_at_once(tmp_path):
+    save(tmp_path / "a.png")
+    save(tmp_path / "b.png", size=(6, 5))
+    Image.new("RGB", (4, 4)).save(tmp_path / "c.png")
+    with pytest.raises(
+        UserError, match=r"2 sizes from 4x4 to 5x6.*data\.image_size and data\.chan"
+    ):
+        load(tmp_path)
+
+
+def test_a_photograph_is_scaled_up_to_the_limit_of_pixels(tmp_path):
+    save(tmp_path / "large.png", 9, (12_000, 9_000))
+    assert (Decoder(image_size=4)(tmp_path / "large.png") == 9).all()
+    found = Decoder(image_size=4, max_megapixels=100)(tmp_path / "large.png")
+    assert isinstance(found, Unreadable) and "data.max_megapixels" in found.reason
+
+
+def test_the_white_of_16_bits_can_be_lower(tmp_path):
+    deep = np.array([[0, 1024, 4095]], np.uint16)
+    Image.fromarray(deep).save(tmp_path / "a.png")
+    assert Decoder(white=4095)(tmp_path / "a.png").ravel().tolist() == [0, 64, 255]
+
+
+def test_transparency_and_padding_have_the_background(tmp_path):
+    image = Image.new("RGBA", (2, 4), (255, 0, 0, 255))
+    image.putpixel((0, 0), (0, 0, 0, 0))
+    image.save(tmp_path / "a.png")
+    white = Decoder(background="white")(tmp_path / "a.png")
+    assert white[0, 0].tolist() == [255] * 3 and white[0, 1].tolist() == [255, 0, 0]
+    padded = Decoder(4, 3, "pad", background="#0000ff")(tmp_path / "a.png")
+    assert padded[:, 0].tolist() == [[0, 0, 255]] * 4
+
+
+def test_a_jpeg_decoded_at_a_fraction_looks_like_the_whole(tmp_path):
+    x, y = np.mgrid[:256, :320]
+    smooth = (127 + 60 * np.sin(x / 40) + 60 * np.cos(y / 30)).astype(np.uint8)
+    Image.fromarray(smooth).save(tmp_path / "a.jpg", quality=95)
+    whole = Image.open(tmp_path / "a.jpg").resize((32, 32), Image.Resampling.BILINEAR)
+    scaled = Decoder(image_size=32)(tmp_path / "a.jpg")[..., 0]
+    assert np.abs(scaled.astype(int) - np.asarray(whole)).mean() < 1
