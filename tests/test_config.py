@@ -108,6 +108,8 @@ def possible(kind, key):
             allow_nan=False,
             allow_infinity=False,
         )
+    if typing.get_args(kind)[:1] == (str,):
+        return st.lists(st.uuids().map(str), max_size=2).map(tuple)  # no column is named twice
     numbers = st.integers(*limits(key))
     return st.lists(numbers, max_size=4).map(tuple) if typing.get_origin(kind) else numbers
 
@@ -120,6 +122,8 @@ def impossible(kind, key):
     if kind is str:
         texts = TEXTS.filter(lambda text: text not in key.choices) if key.choices else st.nothing()
         return st.sampled_from([*others, 5, True, "a\0b"]) | texts
+    if typing.get_args(kind)[:1] == (str,):
+        return st.sampled_from([None, {}, 5, "a", (5,), ("a", None), ("a\0b",)])
     if typing.get_origin(kind):
         return st.sampled_from([*others, 5, "5", (0,), (-1, 2), (1.5,), (True,)])
     others += [1.5] if kind is int else [float("nan"), float("inf"), 10**400]

@@ -57,6 +57,8 @@ def test_a_table_is_described(tmp_path):
         "examples": "15 to train, 1 to validate, 4 to test",
         "numbers": "float32 from 0 to 19, mean 8.25, std 4.265",
         "features": "a, b",
+        "a": "numbers from 0 to 19, mean 10.47, std 5.875",
+        "b": "1 different from 7 to 7, mean 7, std 0",
         "constant": "b",
         "labels": "x: 10, y: 10",
         "fingerprint": data.load(settings).fingerprint(),

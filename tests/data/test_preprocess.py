@@ -51,9 +51,9 @@ def test_a_binary_image_is_the_same_in_every_load_whatever_split_it_is_in(load):
 
 
 def test_a_binary_pixel_is_white_as_often_as_it_is_bright(load, save):
-    pixels = np.array([0, 1, 25, 128, 254, 255], np.uint8).reshape(1, 2, 3)
+    pixels = np.array([0, 1, 25, 128, 254, 255], np.uint8).reshape(1, 2, 3, 1)
     count = 20_000
-    images = np.tile(pixels, (count, 1, 1))
+    images = np.tile(pixels, (count, 1, 1, 1))
     of_bytes, of_floats = (
         images_of(load(save(train=given, test=given), binarise=True))
         for given in (images, images / 255)

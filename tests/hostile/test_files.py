@@ -17,10 +17,12 @@ from tests.hostile.corpus import (
     try_many,
 )
 from tests.hostile.files import IDX, IDX_NAME, ORIGINAL, RIGHT, WRONG
-from trainer.data.files import idx, images, numpy_files, tables
+from trainer.data.files import idx, image_folder, images, numpy_files, tables, training_arrays
+from trainer.data.files.tables import Columns
 from trainer.errors import UserError
 from trainer.serving import readers
 from trainer.serving.options import StreamOptions
+from trainer.storage import paths
 
 ROOT = Path(__file__).parents[2]
 MOST_BYTES = 2**24  # of memory, for a file of a few KiB
@@ -32,11 +34,13 @@ def train_on(path):
     if path.name.startswith(IDX_NAME):
         assert idx.read(path.parent, {IDX_NAME: ORIGINAL}) == {IDX_NAME: IDX}
     elif path.suffix in numpy_files.SUFFIXES:
-        numpy_files.read(path, MOST_BYTES)
-    elif path.suffix in tables.SUFFIXES:
-        tables.read([path], label_column="label", keep_missing=True, allowed_bytes=MOST_BYTES)
+        training_arrays.read(path, MOST_BYTES)
+    elif path.suffix in paths.TABLE_SUFFIXES:
+        tables.read([path], Columns(label="label", keep_missing=True), allowed_bytes=MOST_BYTES)
     else:
-        images.Decoder()(path)
+        image = images.Decoder()(path)
+        if isinstance(image, images.Unreadable):
+            raise UserError(image.reason)
 
 
 def encode(path):
@@ -45,12 +49,15 @@ def encode(path):
         return
     options = StreamOptions(
         array="train" if path.suffix == ".npz" else "",
-        label_column="label" if path.suffix in tables.SUFFIXES else "",
+        label_column="label" if path.suffix in paths.TABLE_SUFFIXES else "",
     )
-    shape = (8, 8, 3) if path.suffix in images.SUFFIXES else (4,)
+    shape = (8, 8, 3) if path.suffix in paths.IMAGE_SUFFIXES else (4,)
     training = readers.TrainingData(shape, fill=np.zeros(4))
-    for _ in readers.examples(path, training, options).blocks(1024):
+    examples = readers.examples(path, training, options)
+    for _ in examples.blocks(1024):
         pass
+    if examples.unreadable:
+        raise UserError(examples.unreadable[0])
 
 
 @pytest.mark.parametrize("name", RIGHT)
@@ -109,7 +116,7 @@ def test_links_that_lead_back_are_not_walked_for_ever(tmp_path):
     (tmp_path / "cats" / "one.png").write_bytes(RIGHT["picture.png"])
     for name in ("a", "b"):
         (tmp_path / "cats" / name).symlink_to(tmp_path)
-    for read in (images.names, images.scan):
+    for read in (image_folder.names, image_folder.scan):
         with pytest.raises(UserError, match="is the same folder as"):
             read(tmp_path)
 

@@ -21,7 +21,7 @@ def random_codes(count, size):
 def test_each_code_has_its_label_its_error_and_its_number(tmp_path):
     codes, images = random_codes(5, 4), np.zeros((5, 6, 4, 1), np.float32)
     labels, errors = np.array([3, 1, 3, 0, 9]), np.linspace(0, 1, 5)
-    projector.write(tmp_path / "test", codes, images, errors, labels)
+    projector.write(tmp_path / "test", codes, images, {"label": labels, "mse": errors})
     embedding, points = written(tmp_path / "test")
     assert points == pytest.approx(codes, rel=1e-5)
     assert list(embedding.tensor_shape) == [5, 4]
@@ -34,16 +34,17 @@ def test_each_code_has_its_label_its_error_and_its_number(tmp_path):
 
 
 def test_vectors_have_no_sprite_and_unlabelled_ones_no_label(tmp_path):
-    projector.write(tmp_path / "test", random_codes(3, 4), np.zeros((3, 9)), np.ones(3), None)
+    projector.write(tmp_path / "test", random_codes(3, 4), np.zeros((3, 9)), {"mse": np.ones(3)})
     embedding, _ = written(tmp_path / "test")
     assert not embedding.HasField("sprite")
     assert not (tmp_path / "test" / projector.SPRITE).exists()
     assert (tmp_path / "test" / projector.METADATA).read_text().startswith("mse\tnumber\n")
 
 
-def test_codes_too_small_for_the_projectors_pca_get_zeros(tmp_path):
-    codes = random_codes(4, 2)
-    projector.write(tmp_path / "test", codes, np.zeros((4, 9)), np.ones(4), None)
+@pytest.mark.parametrize("size", [1, 2])
+def test_codes_too_small_for_the_projectors_pca_get_zeros(tmp_path, size):
+    codes = random_codes(4, size)
+    projector.write(tmp_path / "test", codes, np.zeros((4, 9)), {"mse": np.ones(4)})
     embedding, points = written(tmp_path / "test")
     assert list(embedding.tensor_shape) == [4, 3]
     assert points[:, :2] == pytest.approx(codes, rel=1e-5)
@@ -54,7 +55,7 @@ def test_codes_too_small_for_the_projectors_pca_get_zeros(tmp_path):
 def test_no_more_points_are_written_than_a_browser_takes(tmp_path, size, points):
     count = 10_050
     codes = np.repeat(np.arange(count, dtype=np.float32)[:, None], size, axis=1)
-    projector.write(tmp_path / "test", codes, np.zeros((count, 9)), np.zeros(count), None)
+    projector.write(tmp_path / "test", codes, np.zeros((count, 9)), {"mse": np.zeros(count)})
     _, shown = written(tmp_path / "test")
     numbers = np.loadtxt(tmp_path / "test" / projector.METADATA, skiprows=1)[:, 1]
     assert len(shown) == len(numbers) == points

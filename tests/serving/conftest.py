@@ -49,7 +49,7 @@ def table_run(tmp_path_factory):
     settings = {
         "name": f"table:{folder / 'train.csv'},{folder / 'test.csv'}",
         "label_column": "kind",
-        "drop_columns": "id",
+        "drop_columns": ("id",),
         "impute": "median",
         "standardise": True,
     }

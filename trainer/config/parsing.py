@@ -111,6 +111,7 @@ def parse_data(values: Data | ConfigDict | Mapping[str, Any]) -> Data:
     for other, group in source_settings().items():
         for key, default in defaults_of(group).items():
             value = default if key in keys(own) else kept.pop(key, default)
+            value = tuple(value) if isinstance(value, list) else value  # as JSON keeps tuples
             require(
                 type(value) is type(default) and value == default,
                 f"data.{key}={value!r} is not allowed with {name!r}; it is for data of {other}",

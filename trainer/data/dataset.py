@@ -55,12 +55,28 @@ class Split:
     def __len__(self) -> int:
         return len(self.images)
 
-    def read(self, max_rows: int | None = None) -> tuple[np.ndarray, np.ndarray | None]:
-        """Returns images and labels as arrays: all, or at most `max_rows` evenly spaced ones."""
-        rows: slice | np.ndarray = slice(None)
-        if max_rows is not None and len(self) > max_rows:
-            rows = np.linspace(0, len(self) - 1, max_rows).astype(int)
+    def evenly_spaced(self, max_rows: int) -> slice | np.ndarray:
+        """Returns the indices of all examples, or of `max_rows` evenly spaced ones."""
+        if len(self) <= max_rows:
+            return slice(None)
+        return np.linspace(0, len(self) - 1, max_rows).astype(int)
+
+    def read(self, rows: slice | np.ndarray = slice(None)) -> tuple[np.ndarray, np.ndarray | None]:
+        """Returns the images and labels of all or some examples as arrays."""
         return self.images[rows], None if self.labels is None else self.labels[rows]
+
+
+def spread_over_classes(labels: np.ndarray | Records | None, count: int, total: int) -> np.ndarray:
+    """Returns the indices of up to `count` of `total` examples to be shown, int64.
+
+    Takes an example of each class in turn, the first of the split first; without labels in memory
+    the first examples.
+    """
+    if not isinstance(labels, np.ndarray):
+        return np.arange(min(count, total))
+    by_class = [np.flatnonzero(labels == label)[:count] for label in np.unique(labels)[:count]]
+    turns = [rows[turn] for turn in range(count) for rows in by_class if turn < len(rows)]
+    return np.array(turns[:count], np.int64)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -158,7 +158,7 @@ def _some(names: Sequence[str]) -> str:
 def _draw(dataset: data.Dataset, name: str, path: Path) -> None:
     """Draws evenly spaced training images, sorted by label."""
     require(len(dataset.image_shape) == 3, f"--contact_sheet needs images; {name!r} holds vectors")
-    images, labels = dataset.train.read(_SHEET_IMAGES)
+    images, labels = dataset.train.read(dataset.train.evenly_spaced(_SHEET_IMAGES))
     if labels is not None:
         images = images[np.argsort(labels, kind="stable")]
     step = -(-max(images.shape[1:3]) // _SHEET_PIXELS)

@@ -305,7 +305,7 @@ def _losses(
 
 
 def _read(run: restore.TrainedRun, split: Split) -> _Labelled:
-    images, labels = read(run, split)
+    images, labels, _ = read(run, split)
     assert labels is not None
     return images, labels
 

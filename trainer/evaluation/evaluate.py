@@ -38,10 +38,19 @@ def evaluate(workdir: str, checkpoint: str = "last", data_name: str = "") -> dic
     """
     path = paths.path_of(workdir)
     run = restore.load(path, checkpoint, data_name)
-    train, train_labels = read(run, run.dataset.train)
-    test, test_labels = read(run, run.dataset.test)
+    dataset = run.dataset
+    train, train_labels, _ = read(run, dataset.train)
+    test, test_labels, test_files = read(run, dataset.test)
     evaluated = EvaluatedModel(
-        run.model, train, test, train_labels, test_labels, seed=run.config.seed, workdir=path
+        run.model,
+        train,
+        test,
+        train_labels,
+        test_labels,
+        seed=run.config.seed,
+        workdir=path,
+        class_names=dataset.class_names,
+        test_files=test_files,
     )
     metrics: dict[str, Any] = {
         "step": run.step,
@@ -63,8 +72,10 @@ def evaluate(workdir: str, checkpoint: str = "last", data_name: str = "") -> dic
     return metrics
 
 
-def read(run: restore.TrainedRun, split: Split) -> tuple[np.ndarray, np.ndarray | None]:
-    """Reads the images of a split as float32 in [0, 1], and the labels.
+def read(
+    run: restore.TrainedRun, split: Split
+) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
+    """Reads the images of a split as float32 in [0, 1], the labels and the names of the files.
 
     Reads all images or, evenly spread, as many as fit the memory with the arrays made from them,
     and at most 200,000.
@@ -72,8 +83,9 @@ def read(run: restore.TrainedRun, split: Split) -> tuple[np.ndarray, np.ndarray 
     row_bytes = np.dtype(np.float32).itemsize * math.prod(run.dataset.image_shape)
     allowed = allowed_bytes(run.config.data.memory_gib)
     fitting = int(_MEMORY_SHARE * allowed / row_bytes)
-    images, labels = split.read(max(1, min(_MAX_IMAGES, fitting)))
-    return to_unit(images), labels
+    rows = split.evenly_spaced(max(1, min(_MAX_IMAGES, fitting)))
+    images, labels = split.read(rows)
+    return to_unit(images), labels, None if split.file_names is None else split.file_names[rows]
 
 
 def print_table(metrics: dict[str, Any], workdir: str) -> None:
@@ -92,7 +104,9 @@ def _write_summaries(folder: Path, metrics: dict[str, Any], evaluated: Evaluated
     images = evaluated.test
     axes = tuple(range(1, images.ndim))
     errors = np.square(evaluated.reconstructions - images).mean(axis=axes)
-    projector.write(folder / TEST, evaluated.codes, images, errors, evaluated.test_labels)
+    columns = {"label": evaluated.test_class_names, "file": evaluated.test_files, "mse": errors}
+    given = {name: column for name, column in columns.items() if column is not None}
+    projector.write(folder / TEST, evaluated.codes, images, given)
     rows = [f"| {name} | {_format(value)} |" for name, value in metrics.items()]
     table = "\n".join(["| metric | value |", "|---|---|", *rows])
     with contextlib.closing(Summaries(folder, [TEST])) as summaries:

@@ -32,6 +32,24 @@ class EvaluatedModel:
     test_labels: np.ndarray | None = None
     seed: int = 0
     workdir: Path = Path()
+    class_names: tuple[str, ...] = ()  # by label
+    test_files: np.ndarray | None = None  # str [N]
+
+    def names(self, shown: np.ndarray) -> list[str]:
+        """Returns what to call some test images: their classes, else their files, else nothing."""
+        if self.test_labels is not None:
+            return [self._class_name(label) for label in self.test_labels[shown].tolist()]
+        return [] if self.test_files is None else [Path(f).stem for f in self.test_files[shown]]
+
+    @property
+    def test_class_names(self) -> np.ndarray | None:
+        """Returns the class of each test image by its name [N], or by its label."""
+        if self.test_labels is None or not self.class_names:
+            return self.test_labels
+        return np.array(self.class_names)[self.test_labels]
+
+    def _class_name(self, label: int) -> str:
+        return self.class_names[label] if self.class_names else str(label)
 
     @property
     def train_rows(self) -> np.ndarray:

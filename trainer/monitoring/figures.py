@@ -18,16 +18,20 @@ if TYPE_CHECKING:
 COLUMNS = 10
 _MAX_MARKERS = 50  # points of a line; more are drawn without markers
 _RED = (0.9, 0.1, 0.1)
+_MAX_TITLE = 14  # characters above a column
 _GAP = 2  # white pixels between images
 _ENLARGEMENT = 8  # makes single pixels visible
 
 
-def reconstructions(rows: Mapping[str, np.ndarray]) -> np.ndarray:
+def reconstructions(
+    rows: Mapping[str, np.ndarray], titles: Sequence[str] = (), notes: Sequence[str] = ()
+) -> np.ndarray:
     """Draws labelled rows of images [N, H, W, C] in [0, 1] and of codes [N, K], as RGB [H, W, 3].
 
     A code is drawn as a rectangle as near to a square as K allows, its minimum black and its
     maximum white. If the first row holds vectors [N, D], every vector and code is drawn as a line
-    plot; rows of the same shape share their limits.
+    plot; rows of the same shape share their limits. The columns have `titles` [N] above and `notes`
+    [N] below, if there are any.
 
     Returns uint8.
     """
@@ -46,7 +50,15 @@ def reconstructions(rows: Mapping[str, np.ndarray]) -> np.ndarray:
             else:
                 pixels = _code_pixels(values) if values.ndim == 1 else _image_pixels(values)
                 axis.imshow(pixels, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+    for axis, title in zip(axes[0], titles, strict=False):
+        axis.set_title(_shortened(title), fontsize="small")
+    for axis, note in zip(axes[-1], notes, strict=False):
+        axis.set_xlabel(note, fontsize="small")
     return _render(figure)
+
+
+def _shortened(title: str) -> str:
+    return title if len(title) <= _MAX_TITLE else f"…{title[1 - _MAX_TITLE :]}"
 
 
 def lines(

@@ -30,23 +30,22 @@ def write(
     folder: Path,
     codes: np.ndarray,
     images: np.ndarray,
-    errors: np.ndarray,
-    labels: np.ndarray | None,
+    columns: Mapping[str, np.ndarray],
 ) -> None:
     """Writes the projector's files of codes [N, K] into a new folder.
 
-    Images [N, H, W, C] become a sprite, coloured by label; vectors [N, D] have no sprite. The
-    points can be coloured by `labels` and `errors` [N] and by the index of the image. At most
-    10,000 evenly spaced codes are written, and at most two million values. Codes of one or two
-    dimensions are padded with zeros to three.
+    Images [N, H, W, C] become a sprite, coloured by the column "label" if there is one; vectors
+    [N, D] have no sprite. The points show the columns [N], text or numbers, and the index of the
+    image. At most 10,000 evenly spaced codes are written, and at most two million values. Codes of
+    one or two dimensions are padded with zeros to three.
     """
     missing = max(0, _MIN_DIMENSIONS - codes.shape[1])
     codes = np.pad(codes, ((0, 0), (0, missing)))
     count, code_size = codes.shape
     shown = min(count, _MAX_POINTS, max(2, _MAX_VALUES // code_size))
     chosen = np.linspace(0, count - 1, shown).astype(int)
-    columns = {"label": labels} if labels is not None else {}
-    columns |= {"mse": errors, "number": np.arange(count)}
+    labels = columns.get("label")
+    columns = {**columns, "number": np.arange(count)}
 
     folder.mkdir()
     config = ProjectorConfig()

@@ -35,7 +35,7 @@ class Run:
     versions: Mapping[str, str]  # of the packages that the run began with
     run_id: str  # in each checkpoint; the same in copies of the workdir
     executions: Mapping[str, str]  # how steps are computed, by devices
-    cwd: str  # the folder of the last start, to which paths of the data are relative
+    cwd: str = ""  # the folder of the last start, to which paths of the data are relative
 
     @property
     def checkpoints(self) -> Checkpoints:

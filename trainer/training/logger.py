@@ -10,7 +10,7 @@ import numpy as np
 
 from trainer import positions
 from trainer.config import hyperparameters
-from trainer.data.dataset import to_unit
+from trainer.data.dataset import spread_over_classes, to_unit
 from trainer.distribution.inference import model_graph
 from trainer.distribution.variables import model_variables, values_of
 from trainer.errors import Preempted
@@ -186,7 +186,9 @@ class Logger:
     def _figures(self) -> dict[str, np.ndarray]:
         fitting = _MAX_NUMBERS // math.prod(self._dataset.image_shape)
         count = max(figures.COLUMNS, min(_MAX_IMAGES, fitting))
-        images = to_unit(self._dataset.validation.images[:count])
+        validation = self._dataset.validation
+        shown = spread_over_classes(validation.labels, count, len(validation))
+        images = to_unit(validation.images[shown])
         some, noise = images[: figures.COLUMNS], self._noise(figures.COLUMNS)
         rows = self._model.reconstruction_rows(some, noise)
         grids = self._model.validation_images(images, self._noise(count))

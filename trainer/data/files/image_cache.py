@@ -100,7 +100,10 @@ def _path(folder: Path, listing: Listing, decoder: Decoder, cache_dir: str) -> P
     settings = json.dumps([_DECODER_VERSION, dataclasses.astuple(decoder), source])
     key = hashlib.sha256(settings.encode()).hexdigest()[:12]
     parent = paths.path_of(cache_dir) if cache_dir else folder / FOLDER
-    return parent / f"{key}-{listing.digest[:24]}.npy"
+    source = str(folder.absolute()) if cache_dir else ""  # the folder itself may be moved
+    settings = json.dumps([_DECODER_VERSION, dataclasses.astuple(decoder)])
+    first, last = (hashlib.sha256(text.encode()).hexdigest()[:12] for text in (source, settings))
+    return parent / f"{first}-{listing.digest[:24]}-{last}.npy"
 
 
 def _write(path: Path, folder: Path, listing: Listing, decoder: Decoder) -> None:

@@ -19,6 +19,7 @@ from trainer.errors import UserError, in_one_line, require
 from trainer.storage import paths
 
 _BLOCK_BYTES = 2**22  # of a block of rows, if it holds `_MIN_ROWS` of them
+_WIDE_BLOCK_BYTES = 2**26  # of a block of `_MIN_ROWS` rows, at most
 _MIN_ROWS = 256
 _MAX_BLOCK_BYTES = 2**31 - 1  # pyarrow's
 _PARQUET_ROWS = 16_384  # of a block, at most
@@ -104,7 +105,8 @@ def _open_text(path: Path, given: TextFormat) -> OpenTable:
         newlines_in_values=True,
         invalid_row_handler=skip_comments,
     )
-    size = max(_BLOCK_BYTES, _MIN_ROWS * found.longest_row_bytes)
+    row_bytes = found.longest_row_bytes
+    size = max(_BLOCK_BYTES, 4 * row_bytes, min(_WIDE_BLOCK_BYTES, _MIN_ROWS * row_bytes))
     reading = pyarrow.csv.ReadOptions(
         block_size=min(_MAX_BLOCK_BYTES, size),
         encoding="utf8" if found.encoding.startswith("utf-8") else found.encoding,
@@ -178,7 +180,8 @@ def _open_parquet(path: Path, given: TextFormat) -> OpenTable:
     )
 
     def batches(columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
-        by_size = max(_BLOCK_BYTES // (8 * len(columns)), _MIN_ROWS)
+        row_bytes = 8 * len(columns)
+        by_size = max(_BLOCK_BYTES // row_bytes, min(_WIDE_BLOCK_BYTES // row_bytes, _MIN_ROWS), 1)
         # With pre_buffer, row groups stay in memory until the file is closed.
         buffering = {"pre_buffer": False, "buffer_size": _PARQUET_BUFFER_BYTES}
         with pyarrow.parquet.ParquetFile(path, read_dictionary=texts, **buffering) as file:

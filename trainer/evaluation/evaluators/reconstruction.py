@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from trainer.data.dataset import spread_over_classes
 from trainer.evaluation.evaluators import Column, EvaluatedModel, Result
 from trainer.monitoring import figures
 
@@ -21,10 +22,15 @@ def applies(evaluated: EvaluatedModel) -> bool:
 
 def measure(evaluated: EvaluatedModel) -> Result:
     """Measures `reconstruction_metrics`; draws images, codes and reconstructions in rows."""
-    shown = evaluated.test[: figures.COLUMNS]
-    rows = evaluated.model.reconstruction_rows(shown, evaluated.noise(len(shown)))
+    total = len(evaluated.test)
+    shown = spread_over_classes(evaluated.test_labels, figures.COLUMNS, total)
+    images = evaluated.test[shown]
+    rows = evaluated.model.reconstruction_rows(images, evaluated.noise(len(shown)))
+    errors = squared_errors(images, rows["reconstruction"])
+    notes = [f"mse {error:.2g}" for error in errors]
     metrics = reconstruction_metrics(evaluated.test, evaluated.reconstructions)
-    return Result(metrics, {FIGURE: figures.reconstructions(rows)})
+    titles = evaluated.names(shown)
+    return Result(metrics, {FIGURE: figures.reconstructions(rows, titles, notes)})
 
 
 def reconstruction_metrics(images: np.ndarray, rebuilt: np.ndarray) -> dict[str, float]:
