@@ -32,7 +32,7 @@ def typed(commands, folder):
 DENSE = ["trainer", "--config=dense", "--workdir=w"]
 MISTAKES = [  # what is typed, and what the line says
     (["trainer", "--config=dense"], "--workdir=... is missing"),
-    (["trainer", "--workdir=w"], "--config=... is missing"),
+    (["trainer", "--workdir=v"], "--config=... is missing"),
     (["trainer", "--config=dense", "--workdir="], "it must name a folder"),
     (["trainer", "--config=configs/none.py", "--workdir=w"], "configs/none.py"),
     (["trainer", "--config=none.py", "--workdir=w"], "get_config"),
@@ -71,7 +71,7 @@ MISTAKES = [  # what is typed, and what the line says
 def test_a_mistake_is_answered_in_one_line_from_anywhere_without_tensorflow(tmp_path):
     run: dict[str, Any] = {"config": parse(load_config("dense")).to_dict()}
     run |= {key: {} for key in ("inputs", "versions", "executions")}
-    run |= dict.fromkeys(("data_fingerprint", "run_id"), "")
+    run |= dict.fromkeys(("data_fingerprint", "run_id", "cwd"), "")
     for folder in ("w", "v", "dense"):  # runs are often named after their config
         (tmp_path / folder).mkdir()
     (tmp_path / "w" / "config.json").write_text(json.dumps(run))

@@ -27,7 +27,7 @@ MISTAKES: list[Any] = [  # a verb; a run; flags; the line
     ("encode", "vector", {"source": "none.npz"}, "input='none.npz' does not exist"),
     ("encode", "vector", {"source": ""}, "input='' is not allowed"),
     ("encode", "vector", {"output": ""}, "output='' is not allowed"),
-    ("encode", "vector", {"source": "text.txt"}, "allowed: train, validation, test, a folder"),
+    ("encode", "vector", {"source": "text.rtf"}, "allowed: train, validation, test, a folder"),
     ("encode", "vector", {"source": "image.png"}, "holds images, but the model takes vectors of 5"),
     ("encode", "image", {"source": "rows.csv"}, "is a table, but the model takes images of 8x8x1"),
     ("encode", "vector", {"source": "test"} | RESIZE, "resize=True is not for input='test'"),
@@ -56,7 +56,7 @@ def files(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for folder in ("in", "home", "folder.npz"):
         (tmp_path / folder).mkdir()
-    for name in ("text.txt", "image.png", "rows.csv", "file.npz", "home/thesis.tex"):
+    for name in ("text.rtf", "image.png", "rows.csv", "file.npz", "home/thesis.tex"):
         (tmp_path / name).touch()
     np.savez("rows.npz", x=np.zeros((3, 5)))
     np.save("codes.npy", np.zeros((3, 3)))

@@ -19,7 +19,7 @@ VECTORS = readers.TrainingData((FEATURES,))
 
 def read(path, training=VECTORS, size=4, **options):
     blocks = readers.examples(path, training, StreamOptions(**options)).blocks(size)
-    rows, *others = zip(*blocks, strict=True)
+    rows, *others = zip(*(block[:3] for block in blocks), strict=True)
     return np.concatenate(rows), *(None if x[0] is None else np.concatenate(x) for x in others)
 
 

@@ -12,6 +12,7 @@ from tests.verbs.refusals import contents, refused
 from tests.verbs.sources import FEATURES, SIDE, Source, config_of, pixels
 from trainer.data.dataset import to_unit
 from trainer.distribution.inference import map_batches
+from trainer.errors import UserError
 from trainer.run import restore
 from trainer.serving import stream
 from trainer.serving.options import StreamOptions
@@ -52,9 +53,22 @@ def test_images_of_a_folder_get_codes_with_their_names(image_run, images, tmp_pa
     assert names_in(tmp_path) == ["codes.npz", "in"]
 
 
+def test_a_broken_image_costs_no_other_its_code_and_is_named(image_run, images, tmp_path):
+    codes = tmp_path / "codes.npz"
+    (tmp_path / "in" / "broken.png").write_bytes(b"x")
+    with pytest.raises(UserError, match=r"holds 4 examples, but lacks 1 .*broken\.png"):
+        encode(image_run, str(tmp_path / "in"), str(codes), StreamOptions(batch_size=3))
+    with np.load(codes) as written:
+        assert written["files"].tolist() == list(FILES)
+        assert_close(written["codes"], codes_of(image_run, images / 255))
+
+
 def test_images_are_made_grey_and_on_request_resized(image_run, tmp_path):
     grey = np.full((30, 20), 100, np.uint8)
-    channels = {"rgb.png": np.stack([grey] * 3, axis=-1), "rgba.png": np.stack([grey] * 4, axis=-1)}
+    channels = {
+        "rgb.png": np.stack([grey] * 3, axis=-1),
+        "rgba.png": np.dstack([grey] * 3 + [np.full_like(grey, 255)]),
+    }
     save_images(tmp_path / "in", {"grey.jpg": grey, **channels})
     codes = tmp_path / "codes.npy"
     encode(image_run, str(tmp_path / "in"), str(codes), StreamOptions(resize=True))
@@ -242,14 +256,13 @@ GOOD = vectors(9)
 IMAGES = {f"{name}.png": pixels((SIDE, SIDE))[0] for name in "ab"}
 SHAPE = "but the model takes vectors of 5"
 BAD_IMAGES = {
-    "damaged": (IMAGES | {"c.png": b"\x89PNG"}, "c.png cannot be read as an image"),
-    "text": (IMAGES | {"c.jpg": b"x"}, "c.jpg cannot be read as an image"),
+    "damaged": ({"c.png": b"\x89PNG"}, "c.png (cannot identify image file"),
     "size": (IMAGES | {"c.png": pixels((SIDE + 1, SIDE))[0]}, "c.png is 9x8 pixels"),
     "empty": ({"notes.txt": b"x"}, "holds no image that ends in .png, .jpg"),
 }
 BAD_ARRAYS = {
     "float.npy": (np.full((2, SIDE, SIDE), 1.5), "holds 1.5 in row 0"),
-    "int.npy": (np.full((2, SIDE, SIDE), 7), "uint8, or floats in [0, 1]"),
+    "int.npy": (np.full((2, SIDE, SIDE), 300), "holds 300 in row 0"),
     "channels.npy": (np.zeros((2, SIDE, SIDE, 3)), "(2, 8, 8, 3), but the model takes images of 8"),
 }
 BAD_VECTORS = {
@@ -267,18 +280,18 @@ BAD_VECTORS = {
     "magic.npz": (b"PK", "magic.npz is no .npz or .npy"),
 }
 BAD_TABLES = {
-    "nan.csv": (columns(with_value(np.nan)), "has no number in row 8, column 'x2'"),
-    "nan.parquet": (columns(with_value(np.nan)), "has no number in row 8, column 'x2'"),
-    "infinite.csv": (columns(with_value(np.inf)), "holds inf in row 8, column 'x2'"),
+    "nan.csv": (columns(with_value(np.nan)), "'x2' lacks 1 numbers (nan: 1; first in row 8)"),
+    "nan.parquet": (columns(with_value(np.nan)), "'x2' lacks 1 numbers"),
+    "infinite.csv": (columns(with_value(np.inf)), "'x2' holds inf in row 8"),
     "width.csv": (columns(GOOD[:, :4]), f"has 4 columns of numbers, {SHAPE}"),
     "label.parquet": (columns(GOOD, kind=["a"] * 9), f"has 6 columns of numbers, {SHAPE}; --label"),
     "rows.csv": (columns(GOOD[:0]), "has no row"),
     "rows.parquet": (columns(GOOD[:0]), "has no row"),
-    "empty.csv": (b"", "empty.csv cannot be read"),
+    "empty.csv": (b"", "has no row"),
     "short.csv": (b"a,b,c,d,e\n1,2,3\n", "Expected 5 columns, got 3"),
-    "text.csv": (b"a,b,c,d,e\n1,2,3,4,5\n1,2,x,4,5\n", "holds 'x' in row 2, column 'c'"),
-    "header.csv": (b"1,2,3,4,5\n1,2,3,4,5\n", "has no header"),
-    "names.csv": (b"a,b,c,d,a\n1,2,3,4,5\n", "the same name 'a'"),
+    "text.csv": (b"a,b,c,d,e\n1,2,3,4,5\n1,2,x,4,5\n", "'c' holds 'x' in row 2"),
+    "header.csv": (b"1,2,3,4,5\n1,2,3,4,5\n", "names or numbers?"),
+    "names.csv": (b"a,b,c,d,a\n1,2,3,4,5\n", "the same name: 'a'"),
     "magic.parquet": (b"PAR1", "magic.parquet cannot be read"),
 }
 BAD_COLUMNS = {
@@ -289,13 +302,13 @@ BAD_CODES = {
     "width.npz": ({"codes": np.zeros((3, 4))}, "(3, 4), but the model takes codes of 3"),
     "width.csv": ({"code_0": [1.0], "label": [1]}, "has 1 columns of codes, but the model takes"),
     "nan.npy": (np.full((3, CODE), np.nan), "holds nan in row 0, column 0"),
-    "nan.csv": ({f"code_{k}": [np.nan] for k in range(CODE)}, "row 1, column 'code_0'"),
+    "nan.csv": ({f"code_{k}": [np.nan] for k in range(CODE)}, "'code_0' lacks 1 numbers"),
     "rows.npy": (np.zeros((0, CODE)), "there is no number"),
     "absolute.npz": ({"codes": np.zeros((1, CODE)), "files": ["/tmp/a.png"]}, "'/tmp/a.png'"),
     "twice.npz": ({"codes": np.zeros((2, CODE)), "files": ["a.png", "a.jpg"]}, "'a.jpg'"),
 }
 BAD_LABELS = {  # by the column of the labels
-    "none": ({}, "has no column 'none'; its columns are x0, x1"),
+    "none": ({}, "has no column 'none'; its columns are 'x0', 'x1'"),
     "holes": ({"holes": [1, 2, 3, None, 5, 6, 7, 8, 9]}, "holds nothing in row 4, column 'holes'"),
 }
 

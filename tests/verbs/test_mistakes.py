@@ -36,9 +36,9 @@ def other_data(folder):
 
 
 FAULTS = [  # what is done to which source, and the line
-    (unreadable_image, "grey_images", "03.png cannot be read as an image"),
+    (unreadable_image, "grey_images", "03.png: cannot identify image file"),
     (missing_file, "csv", "own.csv cannot be read: No such file or directory"),
-    (other_width, "npz_vectors", "has rows of 4 numbers, 'train' of 5"),
+    (other_width, "npz_vectors", "has rows of 4 numbers"),
     (other_data, "npz_vectors", "on other data"),  # than the run's
 ]
 

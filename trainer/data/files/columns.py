@@ -127,9 +127,9 @@ class ColumnReader:
             complaints.add(
                 self.name,
                 f"column {self.name!r} holds {text!r} in row {first_row + row + 1:,}{more}",
-                "A feature is a number: data.categorical=onehot takes columns of few different "
-                "texts, data.label_column one of labels, data.drop_columns and data.id_columns "
-                "leave columns out, data.missing lists the texts for missing numbers",
+                "In a training, data.categorical=onehot takes columns of few different texts, "
+                "data.label_column one of labels, data.drop_columns and data.id_columns leave "
+                "columns out, data.missing lists the texts for missing numbers",
             )
         return parsed.values
 
@@ -179,7 +179,7 @@ class ColumnReader:
             complaints.add(
                 self.name,
                 f"column {self.name!r} holds more than {MAX_CATEGORIES} different texts",
-                "data.drop_columns and data.id_columns leave columns out of the features",
+                "In a training, data.drop_columns and data.id_columns leave columns out",
             )
         places = np.array([*(self._known.get(value, np.nan) for value in texts), np.nan])
         indices = encoded.indices.fill_null(len(texts)).to_numpy(zero_copy_only=False)

@@ -200,7 +200,7 @@ def _readers(
             complaints.add(
                 name,
                 f"column {name!r} is of type {kind}",
-                "A feature is a number: data.drop_columns and data.id_columns leave columns out",
+                "In a training, data.drop_columns and data.id_columns leave columns out",
             )
     complaints.raise_any()
     return [
@@ -308,7 +308,7 @@ def _blocks(
                     reader.name,
                     f"column {reader.name!r} lacks {sum(reader.missing.values()):,} numbers "
                     f"({_counted(reader.missing)}; first in row {reader.first_missing + 1:,})",
-                    "data.impute=mean or median fills in missing numbers",
+                    "In a training, data.impute=mean or median fills in missing numbers",
                 )
     complaints.raise_any()
     require(first_row > 0, f"{path} has no row")
