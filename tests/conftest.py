@@ -25,7 +25,7 @@ def digits_config():
 def digits_run(tmp_path_factory):
     """The workdir of a finished run of `digits_config`: a test that changes it takes a copy."""
     from tests.runs import small_config
-    from trainer.train import train
+    from trainer.training.train import train
 
     run = tmp_path_factory.mktemp("digits") / "run"
     train(small_config(), str(run))

@@ -13,7 +13,7 @@ from configs import base
 from trainer.distribution.step import Steps
 from trainer.errors import Preempted
 from trainer.run import workdir
-from trainer.train import train
+from trainer.training.train import train
 
 
 def small_config():

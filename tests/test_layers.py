@@ -19,8 +19,7 @@ LAYERS = (
     ("distribution",),
     ("run",),
     ("training", "evaluation", "serving"),
-    ("train",),
-    ("sklearn",),
+    ("sklearn", "api"),
     ("cli",),
     ("verbs",),
 )

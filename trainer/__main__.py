@@ -44,7 +44,7 @@ def _config() -> Config:
 
 def main() -> None:
     """Runs the command."""
-    from trainer.train import describe, train
+    from trainer.training.train import describe, train
 
     if _SUMMARY.value:
         describe(_config(), _WORKDIR.value)

@@ -27,7 +27,7 @@ from trainer.errors import Preempted, UserError, require
 from trainer.models.base import Autoencoder
 from trainer.run import workdir
 from trainer.storage import paths
-from trainer.train import train
+from trainer.training.train import train
 
 _BATCH_ROWS = 512  # to which each batch is padded: a row's code must not depend on other rows
 _SEED_LIMIT = 2**31  # above each random seed

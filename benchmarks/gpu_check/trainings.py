@@ -16,7 +16,7 @@ from benchmarks.sides.with_trainer import Training
 from trainer.config import load_config
 from trainer.monitoring import goodput
 from trainer.run.workdir import Run, read
-from trainer.train import train as train_run
+from trainer.training.train import train as train_run
 
 _BATCH_SIZE = 128
 _DIGITS = 1366  # training images of data.name="digits"

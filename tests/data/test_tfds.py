@@ -24,7 +24,7 @@ from trainer.config import make_data
 from trainer.data.dataset import Records
 from trainer.data.describe import prepare
 from trainer.data.files import idx, tfds_prepare
-from trainer.train import train
+from trainer.training.train import train
 
 ROOT = Path(__file__).parents[2]
 SHARED = ROOT.parent / "shared" / "data"

@@ -14,7 +14,7 @@ from trainer.monitoring import figures
 from trainer.positions import Noise
 from trainer.run import restore
 from trainer.serving.prior_samples import sample
-from trainer.train import train
+from trainer.training.train import train
 
 COUNT = 60  # 46 are trained on: 12 are cut to test and 2 to validate
 DENSE = [kind for kind in KINDS if kind not in CONVOLUTIONAL]

@@ -9,7 +9,7 @@ from launch.local import free_ports
 from trainer.distribution import rendezvous
 from trainer.distribution.cluster import Cluster
 from trainer.errors import Preempted, UserError, WorkersError
-from trainer.train import train
+from trainer.training.train import train
 
 THREADS = ThreadPoolExecutor(16)
 

@@ -16,7 +16,7 @@ from launch.local import free_ports
 from tests.all_configs import load_config
 from tests.launched import Launched
 from tests.runs import assert_same_bits, await_step, final_state
-from trainer.train import train
+from trainer.training.train import train
 
 pytestmark = pytest.mark.workers
 

@@ -32,7 +32,7 @@ from trainer.evaluation.classifier import (
 )
 from trainer.evaluation.evaluate import evaluate
 from trainer.run import restore, workdir
-from trainer.train import train
+from trainer.training.train import train
 
 ROOT = Path(__file__).parents[2]
 BATCH = 8

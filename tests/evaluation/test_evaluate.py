@@ -14,7 +14,7 @@ from trainer.data.dataset import to_unit
 from trainer.evaluation.evaluate import evaluate, print_table
 from trainer.evaluation.evaluators.probe import probe_accuracy
 from trainer.run import workdir
-from trainer.train import train
+from trainer.training.train import train
 
 
 def test_the_table_shows_lists_by_what_they_hold(capsys):

@@ -14,7 +14,7 @@ from tests.faults import kills
 from tests.faults.test_kills import tiny_config
 from tests.runs import assert_same_record, charts
 from trainer.monitoring.goodput import metrics
-from trainer.train import train
+from trainer.training.train import train
 
 pytestmark = pytest.mark.faults
 

@@ -10,7 +10,7 @@ from tests.verbs.refusals import refused
 from trainer.errors import StorageError
 from trainer.run import restore, workdir
 from trainer.run.checkpoints import Checkpoints
-from trainer.train import train
+from trainer.training.train import train
 
 FILES = ("state.npz", "manifest.json")
 STEPS = (1, 2, 3)

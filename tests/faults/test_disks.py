@@ -27,7 +27,7 @@ from trainer.errors import StorageError, UserError
 from trainer.run import workdir
 from trainer.run.background import BackgroundSaver
 from trainer.run.metrics_log import MetricsLog
-from trainer.train import train
+from trainer.training.train import train
 
 pytestmark = pytest.mark.faults
 

@@ -11,7 +11,7 @@ from tests.faults import kills
 from tests.runs import assert_same_record, final_state, report
 from trainer.evaluation.evaluate import evaluate
 from trainer.run import workdir
-from trainer.train import train
+from trainer.training.train import train
 
 pytestmark = pytest.mark.faults
 

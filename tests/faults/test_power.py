@@ -10,7 +10,7 @@ from tests.runs import final_state, stop_after
 from trainer.errors import Preempted
 from trainer.monitoring import goodput
 from trainer.run import workdir
-from trainer.train import train
+from trainer.training.train import train
 
 
 def content(path):

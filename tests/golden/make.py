@@ -4,7 +4,7 @@ import shutil
 from pathlib import Path
 
 from configs import base
-from trainer.train import train
+from trainer.training.train import train
 
 GOLDEN = Path(__file__).parent / "run"
 LAST_STEP = 10

@@ -11,7 +11,7 @@ import pytest
 from tests.golden.make import GOLDEN, LAST_STEP, golden_config
 from trainer.evaluation.evaluate import evaluate
 from trainer.run import restore, workdir
-from trainer.train import train
+from trainer.training.train import train
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from tests.hostile.corpus import TEXTS, assert_one_line, few_or_many, try_many
 from trainer.config import Data, flat, keys, source_settings
 from trainer.distribution.step import Steps
 from trainer.errors import UserError
-from trainer.train import train
+from trainer.training.train import train
 
 NUMBERS = st.sampled_from(
     [

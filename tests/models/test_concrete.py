@@ -11,7 +11,7 @@ from tests.steps import adam_steps
 from trainer.distribution.strategy import build_model, make_strategy
 from trainer.models.concrete.model import distinct_choice, gumbel
 from trainer.positions import Noise
-from trainer.train import train
+from trainer.training.train import train
 
 SHAPE = (6, 5, 1)
 PIXELS = 30

@@ -12,7 +12,7 @@ from tests.steps import adam_steps
 from tests.verbs.refusals import refused
 from trainer.models.vae import model as vae
 from trainer.positions import Noise
-from trainer.train import train
+from trainer.training.train import train
 
 SHAPE = (3, 3, 1)
 DEVIATION = 0.3  # of the pixels in the linear Gaussian model

@@ -13,7 +13,7 @@ from tests.monitoring.test_tensorboard import interrupted_run
 from trainer.evaluation.evaluate import evaluate
 from trainer.monitoring import projector
 from trainer.run import workdir
-from trainer.train import train
+from trainer.training.train import train
 
 pytestmark = pytest.mark.slow
 

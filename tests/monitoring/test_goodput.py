@@ -11,7 +11,7 @@ from trainer.errors import Preempted
 from trainer.evaluation.evaluate import evaluate
 from trainer.monitoring import goodput
 from trainer.monitoring.goodput import CAUSES, FILE, Clock
-from trainer.train import train
+from trainer.training.train import train
 
 
 class Time:

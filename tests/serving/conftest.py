@@ -5,7 +5,7 @@ import pytest
 
 from tests.verbs.sources import FEATURES, SIDE, Source, classes, config_of, write_table
 from trainer.run import restore
-from trainer.train import train
+from trainer.training.train import train
 
 
 def vectors(count=60, seed=0):

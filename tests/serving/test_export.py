@@ -30,7 +30,7 @@ from trainer.serving.model_card import CARD, README
 from trainer.serving.options import FORMATS
 from trainer.serving.prior_samples import sample
 from trainer.storage import atomic
-from trainer.train import train
+from trainer.training.train import train
 
 ODD_SHAPE = (14, 11, 3)  # neither side can be halved twice
 

@@ -10,7 +10,7 @@ from tests.verbs.sources import SIDE, Source, config_of
 from trainer.positions import Noise
 from trainer.run import restore, workdir
 from trainer.serving.prior_samples import sample
-from trainer.train import train
+from trainer.training.train import train
 
 
 @pytest.fixture(scope="module")

@@ -14,10 +14,10 @@ from trainer.data.dataset import to_unit
 from trainer.distribution.inference import map_batches
 from trainer.errors import UserError
 from trainer.run import restore
-from trainer.serving import stream
+from trainer.serving import batched_model
 from trainer.serving.options import StreamOptions
 from trainer.serving.stream import decode, denoise, encode
-from trainer.train import train
+from trainer.training.train import train
 
 CODE = 3  # numbers in a code of the dense runs
 FILES = ("a.PNG", "b.png", "sub/c.png", "sub/deep/d.png")
@@ -211,7 +211,7 @@ def test_an_interrupted_verb_leaves_the_output_before_it(image_run, tmp_path, mo
     np.save(codes, np.zeros((6, CODE)))
     decode(image_run, str(codes), f"{tmp_path}/{output}")
     before, calls = contents(tmp_path), []
-    original = stream.in_batches
+    original = batched_model.in_batches
 
     def in_batches(*arguments):
         function = original(*arguments)
@@ -224,7 +224,7 @@ def test_an_interrupted_verb_leaves_the_output_before_it(image_run, tmp_path, mo
 
         return interrupted
 
-    monkeypatch.setattr(stream, "in_batches", in_batches)
+    monkeypatch.setattr(batched_model, "in_batches", in_batches)
     options = StreamOptions(batch_size=2, overwrite=True)
     with pytest.raises(KeyboardInterrupt):
         decode(image_run, str(codes), f"{tmp_path}/{output}", options)

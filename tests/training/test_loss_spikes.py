@@ -30,8 +30,8 @@ from trainer.distribution.strategy import make_strategy
 from trainer.distribution.workers import Workers
 from trainer.errors import NonFiniteError, Preempted
 from trainer.monitoring import goodput
-from trainer.train import train
 from trainer.training.loss_spikes import LossSpikes, Spike
+from trainer.training.train import train
 
 BATCH_SIZE = 16
 LAST_STEP = 24

@@ -33,8 +33,8 @@ from trainer.errors import NonFiniteError, Preempted
 from trainer.run import workdir
 from trainer.run.checkpoints import Checkpoints
 from trainer.storage import atomic
-from trainer.train import train
 from trainer.training.steps_per_call import StepsPerCall, due, log_windows, step_ranges
+from trainer.training.train import train
 
 # The losses of each kind's first four steps and of their validation, as trained by this version.
 GOLDEN_LOSSES = json.loads(Path(__file__).with_name("golden_losses.json").read_text())

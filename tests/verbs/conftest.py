@@ -5,7 +5,7 @@ from tests.verbs.sources import SOURCES, config_of, vectors
 from trainer.evaluation.evaluate import evaluate
 from trainer.monitoring import figures
 from trainer.serving import export
-from trainer.train import train
+from trainer.training.train import train
 
 
 @pytest.fixture(scope="package")

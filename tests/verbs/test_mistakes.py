@@ -14,7 +14,7 @@ from trainer.evaluation.classifier import FineTuning, finetune
 from trainer.evaluation.evaluate import evaluate
 from trainer.run import workdir
 from trainer.serving.stream import denoise, encode
-from trainer.train import train
+from trainer.training.train import train
 
 # What is wrong with data, for every verb that reads a run's own; tests/data has more faults.
 

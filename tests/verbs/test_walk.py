@@ -24,7 +24,7 @@ from trainer.serving.export import export
 from trainer.serving.options import StreamOptions
 from trainer.serving.prior_samples import sample
 from trainer.serving.stream import decode, denoise, encode
-from trainer.train import train
+from trainer.training.train import train
 
 SOURCE_OF = {  # with labels; of other kinds: npz_images
     "contractive": "parquet",

@@ -49,16 +49,13 @@ def sample(
     """
     folder = check_sample(workdir, count, output, overwrite=overwrite)
     trained = restore.load_model(workdir, checkpoint)
-    if trained.model.prior_codes(Noise(trained.config.seed, 0, 1, stream="evaluation")) is None:
-        raise UserError(
-            f"{workdir} holds a {trained.config.model.name!r}, which has no prior to sample from"
-        )
+    require_prior(trained)
     row_bytes = _NUMBER_BYTES * (trained.model.code_size + math.prod(trained.model.image_shape))
     paths.require_disk_space(f"n={count}", folder, count * row_bytes)
     arrays, figure = (str(folder / name) for name in SAMPLES)
     shown: list[np.ndarray] = []
     with writers.create(arrays) as write, progress.bar("sampling", count) as bar:
-        for columns in _blocks(trained, count):
+        for columns in blocks(trained, count):
             write(columns)
             *_, rows = columns.values()
             shown += [*rows[: _MAX_SHOWN - len(shown)]]
@@ -69,7 +66,17 @@ def sample(
     return folder
 
 
-def _blocks(trained: restore.TrainedModel, count: int) -> Iterator[dict[str, np.ndarray]]:
+def require_prior(trained: restore.TrainedModel) -> None:
+    """Raises UserError unless the kind of a model has a prior."""
+    noise = Noise(trained.config.seed, 0, 1, stream="evaluation")
+    if trained.model.prior_codes(noise) is None:
+        raise UserError(
+            f"{trained.run.workdir} holds a {trained.config.model.name!r}, which has no prior to "
+            "sample from"
+        )
+
+
+def blocks(trained: restore.TrainedModel, count: int) -> Iterator[dict[str, np.ndarray]]:
     """Yields blocks of up to _BLOCK_ROWS codes and their mean images or vectors."""
     model = trained.model
     size = min(_BLOCK_ROWS, count)

@@ -17,10 +17,12 @@ from trainer.data.dataset import Split
 from trainer.data.features import Features
 from trainer.data.files import image_folder, images, numpy_files, tables
 from trainer.data.files.labels import MAX_TEXT_BYTES
+from trainer.data.files.open_table import OpenTable
 from trainer.data.memory import allowed_bytes
 from trainer.data.sources import images as images_source
 from trainer.data.sources import table
 from trainer.errors import UserError, in_one_line, require
+from trainer.run import restore
 from trainer.serving.options import DEFAULTS, StreamOptions, describe
 from trainer.storage import paths
 
@@ -73,6 +75,13 @@ class TrainingData:
         return table.Settings("table:")
 
 
+def training_data(trained: restore.TrainedModel) -> TrainingData:
+    """Returns how the training of a model turned its files into examples."""
+    return TrainingData(
+        trained.model.image_shape, trained.config.data, trained.features, trained.fill
+    )
+
+
 @dataclasses.dataclass(frozen=True)
 class _Expected:
     """Describes the rows that the model takes."""
@@ -117,7 +126,8 @@ def examples(path: Path, training: TrainingData, options: StreamOptions = DEFAUL
     if path.is_dir() or image_folder.is_image(path.name):
         return _images(path, training, options)
     if paths.table_suffix(path):
-        return _table_of_vectors(path, training, options.label_column)
+        opened = tables.open_table(path, training.table_keys.text_format())
+        return of_table(opened, training, options.label_column)
     expected = _Expected(shape, "vectors" if len(shape) == 1 else "images")
     return _arrays(path, expected, options, getattr(training.settings, "layout", "auto"))
 
@@ -223,9 +233,40 @@ def _choose(names: list[str], expected: _Expected, chosen: str, path: Path) -> s
     return found[0]
 
 
-def _table_of_vectors(path: Path, training: TrainingData, label_column: str) -> Input:
-    keys = training.table_keys
-    opened = tables.open_table(path, keys.text_format())
+def of_rows(rows: np.ndarray, shape: tuple[int, ...]) -> Input:
+    """Reads an array of examples [N, *shape], or [N, H, W] of grey images.
+
+    Raises:
+      UserError: the shape or the type is another.
+    """
+    expected = _Expected(shape, "vectors" if len(shape) == 1 else "images")
+    if rows.ndim == 3 and shape[-1:] == (1,) and len(shape) == 3:
+        rows = rows[..., np.newaxis]
+    require(
+        rows.ndim == len(shape) + 1 and rows.shape[1:] == shape and rows.dtype.kind in "biuf",
+        f"the array is {rows.dtype} {list(rows.shape)}, but the model takes {expected}",
+    )
+    if expected.content == "images" and rows.dtype != np.uint8:
+        top = 255 if rows.dtype.kind in "iu" else 1
+        require(
+            bool(rows.size == 0 or (rows.min() >= 0 and rows.max() <= top)),
+            f"the array holds values from {rows.min()} to {rows.max()}; pixels are 0 to {top}",
+        )
+        rows = rows.astype(np.uint8 if top == 255 else np.float32)
+    elif expected.content == "vectors":
+        rows = rows.astype(np.float32)
+        require(bool(np.isfinite(rows).all()), "the array holds values that are not finite")
+
+    def blocks(size: int) -> Iterator[Block]:
+        for start in range(0, len(rows), size):
+            yield Block(rows[start : start + size])
+
+    return Input(len(rows), blocks)
+
+
+def of_table(opened: OpenTable, training: TrainingData, label_column: str = "") -> Input:
+    """Reads the features of a table, as the training did, with its labels and ids."""
+    keys, path = training.table_keys, opened.path
     label = label_column or (keys.label_column if keys.label_column in opened.names else "")
     ids = tuple(name for name in keys.id_columns if name in opened.names)
     features = training.features
@@ -245,7 +286,7 @@ def _table_of_vectors(path: Path, training: TrainingData, label_column: str) -> 
         expected = _Expected(training.shape, "vectors")
         _require_width(path, "numbers", len(features.columns), expected, hint)
     extra = _Extra(label, "", ids)
-    return Input(opened.count, lambda size: _rows(path, features, extra, training, size))
+    return Input(opened.count, lambda size: _rows(opened, features, extra, training, size))
 
 
 def _table_of_codes(path: Path, code_size: int) -> Input:
@@ -258,7 +299,7 @@ def _table_of_codes(path: Path, code_size: int) -> Input:
     others = {*features.columns, "label", "file", "error", *opened.index, *opened.blank}
     extra = _Extra(label, file, tuple(name for name in opened.names if name not in others))
     training = TrainingData((code_size,))
-    return Input(opened.count, lambda size: _rows(path, features, extra, training, size))
+    return Input(opened.count, lambda size: _rows(opened, features, extra, training, size))
 
 
 def _require_width(
@@ -284,14 +325,13 @@ class _Extra:
 
 
 def _rows(
-    path: Path, features: Features, extra: _Extra, training: TrainingData, size: int
+    opened: OpenTable, features: Features, extra: _Extra, training: TrainingData, size: int
 ) -> Iterator[Block]:
     """Yields a table's rows."""
-    keep_missing = training.fill is not None
-    text = training.table_keys.text_format()
+    path, keep_missing = opened.path, training.fill is not None
     types: dict[str, pa.DataType] = {}
     for rows, given in tables.blocks(
-        path, features, extra=extra.names, keep_missing=keep_missing, text=text
+        opened, features, extra=extra.names, keep_missing=keep_missing
     ):
         if training.fill is not None:
             data.fill_in(rows, training.fill)

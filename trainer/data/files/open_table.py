@@ -7,6 +7,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.csv
@@ -69,8 +70,7 @@ def open_table(path: Path, given: TextFormat | None = None) -> OpenTable:
     )
     with readable(path):
         table = _open_parquet(path, given) if suffix == ".parquet" else _open_text(path, given)
-    same = [name for name, count in Counter(table.names).items() if count > 1]
-    require(not same, f"columns of {path} have the same name: {', '.join(map(repr, same[:8]))}")
+    _require_different(path, table.names)
     return table
 
 
@@ -191,6 +191,29 @@ def _open_parquet(path: Path, given: TextFormat) -> OpenTable:
 
     numbers = NumberFormat(missing=given.missing)
     return OpenTable(path, names, tuple(schema.types), count, batches, index, (), numbers)
+
+
+def open_frame(frame: Any) -> OpenTable:
+    """Opens a data frame of pandas or polars, without its index, as a table of a file.
+
+    Raises:
+      UserError: two columns have the same name.
+    """
+    to_arrow = getattr(frame, "to_arrow", None)
+    held = to_arrow() if to_arrow else pa.Table.from_pandas(frame, preserve_index=False)
+    names = tuple(str(name).strip() for name in held.column_names)
+    _require_different(Path("the data frame"), names)
+    held = held.rename_columns(list(names))
+
+    def batches(columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+        return iter(held.select(list(columns)).to_batches(_PARQUET_ROWS))
+
+    return OpenTable(Path("the data frame"), names, tuple(held.schema.types), len(held), batches)
+
+
+def _require_different(path: Path, names: Sequence[str]) -> None:
+    same = [name for name, count in Counter(names).items() if count > 1]
+    require(not same, f"columns of {path} have the same name: {', '.join(map(repr, same[:8]))}")
 
 
 def is_text(kind: pa.DataType) -> bool:

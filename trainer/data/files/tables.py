@@ -102,12 +102,11 @@ def read(
 
 
 def blocks(
-    path: Path,
+    table: OpenTable,
     features: Features,
     *,
     extra: Sequence[str] = (),
     keep_missing: bool = False,
-    text: TextFormat | None = None,
 ) -> Iterator[tuple[np.ndarray, list[pa.Array]]]:
     """Yields float32 rows [n, D] of features.
 
@@ -116,8 +115,7 @@ def blocks(
     Raises:
       UserError: a column is missing, or as `read`.
     """
-    table = open_table(path, text)
-    _require_columns(path, (*features.columns, *extra), table.names)
+    _require_columns(table.path, (*features.columns, *extra), table.names)
     readers = _readers(table, features, onehot=False)
     for block in _blocks(table, readers, extra, keep_missing):
         yield features.expand(block.rows), block.extra

@@ -1,0 +1,87 @@
+"""Runs are trained and used from Python, on arrays, data frames and files alike."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import trainer
+from trainer.config import load_config
+from trainer.errors import UserError
+
+ROWS = np.random.default_rng(0).normal(size=(60, 3)).astype(np.float32) * [1, 10, 100]
+
+
+def small(config):
+    config.num_epochs, config.batch_size, config.quiet, config.figures = 2, 16, True, False
+    config.model.hidden_units, config.execution = (8,), "graph"
+    config.optimizer.warmup_steps = 0
+    return config
+
+
+@pytest.fixture(scope="module")
+def frame():
+    columns = {name: ROWS[:, place] for place, name in enumerate("abc")}
+    return pd.DataFrame(columns | {"colour": ["red", "green", "blue"] * 20, "id": range(60)})
+
+
+@pytest.fixture(scope="module")
+def run(frame, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("api")
+    frame.to_csv(folder / "own.csv")
+    config = small(load_config("dense"))
+    config.data.name = f"table:{folder / 'own.csv'}"
+    config.data.categorical, config.data.id_columns = "onehot", ("id",)
+    config.data.standardise = True
+    config.model.code_size, config.model.output_activation = 2, "linear"
+    return trainer.train(config, folder / "run")
+
+
+def test_a_frame_an_array_and_a_file_get_the_same_codes(run, frame, tmp_path):
+    names = ["a", "b", "c", "colour=blue", "colour=green", "colour=red"]
+    assert run.feature_names == tuple(names)
+    codes = run.encode(frame)
+    assert codes.shape == (60, 2)
+    hot = np.array([[colour == name[7:] for name in names[3:]] for colour in frame.colour])
+    np.testing.assert_array_equal(run.encode(np.hstack([ROWS, hot])), codes)
+    np.testing.assert_array_equal(run.encode(frame[["colour", "c", "b", "a"]]), codes)
+    frame.to_parquet(tmp_path / "own.parquet")
+    np.testing.assert_array_equal(run.encode(tmp_path / "own.parquet"), codes)
+    np.testing.assert_array_equal(trainer.load(run.workdir).encode(frame), codes)
+
+
+def test_reconstructions_are_decoded_codes_and_their_errors_are_in_the_users_units(run, frame):
+    rebuilt = run.reconstruct(frame)
+    np.testing.assert_array_equal(run.decode(run.encode(frame)), rebuilt)
+    differences = rebuilt[:, :3] - ROWS
+    errors = run.errors(frame)
+    hot = pd.get_dummies(frame.colour).to_numpy(np.float32) - rebuilt[:, 3:]
+    expected = (np.square(differences).sum(1) + np.square(hot).sum(1)) / 6
+    np.testing.assert_allclose(errors, expected, rtol=1e-3)
+    assert run.evaluate()["code_size"] == 2
+
+
+def test_what_does_not_fit_gets_one_line(run, frame):
+    for wrong, named in (
+        (np.zeros((3, 5)), r"\[3, 5\].*vectors of 6"),
+        (np.full((3, 6), np.nan), "not finite"),
+        (frame.drop(columns="a"), "'a'"),
+        (frame.assign(colour="pink"), "'pink'"),
+        (frame[:0], "no row"),
+    ):
+        with pytest.raises(UserError, match=named):
+            run.encode(wrong)
+    with pytest.raises(UserError, match="no prior"):
+        run.sample(3)
+
+
+def test_images_are_bytes_or_floats_and_a_vae_is_sampled(tmp_path):
+    config = small(load_config("vae"))
+    config.data.name, config.data.binarise = "digits", False
+    run = trainer.train(config, tmp_path)
+    images = np.random.default_rng(0).integers(0, 256, (3, 28, 28, 1), np.uint8)
+    codes = run.encode(images)
+    np.testing.assert_array_equal(run.encode(images.astype(int)), codes)
+    np.testing.assert_allclose(run.encode(images / 255), codes, rtol=1e-4, atol=1e-5)
+    assert run.sample(5).shape == (5, 28, 28, 1)
+    with pytest.raises(UserError, match="2.0 to 2.0"):
+        run.encode(np.full((1, 28, 28, 1), 2.0))

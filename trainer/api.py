@@ -1,0 +1,149 @@
+"""Trains and uses runs from Python: arrays, data frames and files in, arrays out."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from trainer.config import Config, load_config
+from trainer.data.files.open_table import open_frame
+from trainer.errors import require
+from trainer.evaluation.evaluate import evaluate
+from trainer.run import restore
+from trainer.serving import prior_samples, readers
+from trainer.serving.batched_model import BatchedModel, Columns
+from trainer.serving.options import DEFAULTS
+from trainer.storage import paths
+from trainer.training.train import train as train_run
+
+# Of rows [B, ...], and of its columns the first is taken.
+_Function: TypeAlias = Callable[[BatchedModel, np.ndarray], np.ndarray | Columns]
+
+
+class TrainedRun:
+    """Uses the model of a trained run.
+
+    Examples are an array [N, H, W, C] or [N, D] in the units of the training data, a data frame of
+    pandas or polars with the columns of the training's table, or a path of what `trainer.encode`
+    reads: a folder of images, an image, an array file, a table.
+
+    Attributes:
+      workdir: the folder of the run.
+      config: the config of the run.
+      feature_names: the features of a table, in the order of the vectors; else ().
+    """
+
+    def __init__(self, trained: restore.TrainedModel):
+        self.workdir = trained.run.workdir
+        self.config: Config = trained.config
+        self.feature_names = trained.features.names if trained.features else ()
+        self._trained = trained
+        self._training = readers.training_data(trained)
+
+    def encode(self, examples: Any) -> np.ndarray:
+        """Returns the codes of examples, float32 [N, K].
+
+        Raises:
+          UserError: the examples cannot be read or do not fit the model.
+        """
+        return self._map(examples, lambda model, rows: model.codes(rows)["codes"])
+
+    def decode(self, codes: np.ndarray) -> np.ndarray:
+        """Returns images [N, H, W, C] in [0, 1] or vectors [N, D] in the user's units, float32.
+
+        Raises:
+          UserError: the codes are not an array of finite numbers [N, K].
+        """
+        shape = (self._trained.model.code_size,)
+        given = readers.of_rows(np.asarray(codes), shape)
+        return _apply(self._trained, given, lambda model, rows: model.decoded(rows))
+
+    def reconstruct(self, examples: Any) -> np.ndarray:
+        """Returns the reconstructions of examples, as `decode` does; without noise if it denoises.
+
+        Raises:
+          UserError: as `encode`.
+        """
+        return self._map(examples, lambda model, rows: model.reconstructions(rows))
+
+    def errors(self, examples: Any) -> np.ndarray:
+        """Returns the mean squared error of each reconstruction in the user's units, float32 [N].
+
+        Raises:
+          UserError: as `encode`.
+        """
+        return self._map(examples, lambda model, rows: model.codes(rows, errors=True)["errors"])
+
+    def sample(self, count: int) -> np.ndarray:
+        """Returns what `count` codes of the prior decode to, as `decode` does.
+
+        Raises:
+          UserError: the kind has no prior.
+        """
+        prior_samples.require_prior(self._trained)
+        return np.concatenate(
+            [[*columns.values()][-1] for columns in prior_samples.blocks(self._trained, count)]
+        )
+
+    def evaluate(self) -> dict[str, Any]:
+        """Measures the run on its own data as `trainer.evaluate` does; returns the metrics.
+
+        Raises:
+          UserError: the data of the run cannot be read or have changed.
+        """
+        return evaluate(str(self.workdir))
+
+    def _map(
+        self, examples: Any, function: Callable[[BatchedModel, np.ndarray], Any]
+    ) -> np.ndarray:
+        if isinstance(examples, str | Path):
+            given = readers.examples(paths.path_of(examples), self._training)
+        elif hasattr(examples, "columns"):
+            given = readers.of_table(open_frame(examples), self._training)
+        else:
+            given = readers.of_rows(np.asarray(examples), self._training.shape)
+        found = _apply(self._trained, given, function)
+        require(not given.unreadable, f"unreadable images: {'; '.join(given.unreadable)}")
+        return found
+
+
+def load(workdir: str | Path, checkpoint: str = "last") -> TrainedRun:
+    """Loads the "last" or the "best" checkpoint of the run in a workdir.
+
+    Raises:
+      UserError: the workdir holds no run, or one that cannot be read.
+    """
+    return TrainedRun(restore.load_model(workdir, checkpoint))
+
+
+def train(config: str | Config | ConfigDict, workdir: str | Path) -> TrainedRun:
+    """Trains a run to its end, or goes on with it, and loads it.
+
+    Args:
+      config: a config, or the name of one in configs/.
+      workdir: the folder of the run.
+
+    Raises:
+      UserError: the config, the data or the workdir cannot be used.
+      NonFiniteError: the loss or the weights are not finite; the last checkpoint is intact.
+    """
+    settings = load_config(config) if isinstance(config, str) else config
+    train_run(settings, str(workdir))
+    return load(workdir)
+
+
+def _apply(
+    trained: restore.TrainedModel,
+    given: readers.Input,
+    function: _Function,
+) -> np.ndarray:
+    """Applies a function to all rows, a block at a time."""
+    model = BatchedModel(trained, given, DEFAULTS.batch_size)
+    parts = []
+    for block in given.blocks(model.batch_size):
+        found = function(model, block.rows)
+        parts.append(next(iter(found.values())) if isinstance(found, dict) else found)
+    require(len(parts) > 0, "there is no example")
+    return np.concatenate(parts)
