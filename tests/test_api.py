@@ -83,5 +83,5 @@ def test_images_are_bytes_or_floats_and_a_vae_is_sampled(tmp_path):
     np.testing.assert_array_equal(run.encode(images.astype(int)), codes)
     np.testing.assert_allclose(run.encode(images / 255), codes, rtol=1e-4, atol=1e-5)
     assert run.sample(5).shape == (5, 28, 28, 1)
-    with pytest.raises(UserError, match="2.0 to 2.0"):
+    with pytest.raises(UserError, match=r"2\.0 to 2\.0"):
         run.encode(np.full((1, 28, 28, 1), 2.0))

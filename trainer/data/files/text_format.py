@@ -76,10 +76,9 @@ def recognise(path: Path, given: TextFormat) -> Recognised:
     first = next((i for i, line in enumerate(lines) if not line.startswith(COMMENT)), 0)
     below = [line for line in lines[first:] if not line.startswith(COMMENT)] or lines
     require(any(line.strip() for line in below), f"{path} has no row")
+    below = below if is_whole or len(below) == 1 else below[:-1]  # a quoted cell may go on
     separator = _separator(path, below, given.separator)
     rows = _split(below, separator)
-    if not is_whole and len(rows) > 1:
-        rows = rows[:-1]  # it may be cut
     rows = [row for row in rows if len(row) > 1 or row[:1] != [""]]
     if first and given.header != "none":  # as in "#name<TAB>score"
         (above,) = _split([lines[first - 1]], separator)
@@ -156,18 +155,32 @@ def _separator(path: Path, lines: Sequence[str], given: str) -> str:
     suffix = path.name.lower().removesuffix(".gz").rpartition(".")[2]
     default = "\t" if suffix == "tsv" else ","
     for separator in dict.fromkeys([*(["\t"] if suffix == "tsv" else []), *SEPARATORS.values()]):
-        rows = _split(lines, separator)
-        # The last of a sample may be cut.
-        widths = {len(row) for row in rows[: max(1, len(rows) - 1)] if row}
-        if len(widths) == 1 and widths != {1}:
-            aligned = separator == " " and any("" in row for row in rows)
+        rows = [row for row in _split(lines, separator) if row]
+        widths = {len(row) for row in rows}
+        if len(widths) != 1 or widths == {1}:
+            continue
+        if separator != " ":
+            return separator
+        if _are_numbers(rows[1:]):
             require(
-                not aligned,
+                not any("" in row for row in rows),
                 f"the columns of {path} are aligned by several spaces; one comma, tab or "
                 "semicolon must separate them",
             )
             return separator
-    return default
+    # One column, whose numbers may have decimal commas.
+    is_one_column = not any(mark in lines[0] for mark in ";\t|,") and _are_numbers(
+        [[line.strip()] for line in lines[1:] if line.strip()]
+    )
+    return SEPARATORS["semicolon"] if is_one_column else default
+
+
+def _are_numbers(rows: Sequence[Sequence[str]]) -> bool:
+    """Returns whether there are rows, and all of their cells are numbers or missing ones."""
+    cells = list(itertools.chain.from_iterable(rows))
+    return bool(cells) and all(
+        cell in MISSING or _POINT.accepts(cell) or _COMMA.accepts(cell) for cell in cells
+    )
 
 
 def _split(lines: Sequence[str], separator: str) -> list[list[str]]:
