@@ -11,7 +11,7 @@ from trainer.data.dataset import Split, to_unit
 from trainer.data.memory import allowed_bytes
 from trainer.evaluation import evaluators
 from trainer.evaluation.evaluators import EvaluatedModel
-from trainer.monitoring import figures, projector
+from trainer.monitoring import figures, progress, projector
 from trainer.monitoring.tensorboard import TEST, Summaries
 from trainer.run import restore
 from trainer.run.workdir import METRICS
@@ -58,11 +58,13 @@ def evaluate(workdir: str, checkpoint: str = "last", data_name: str = "") -> dic
         "test_images": len(test),
     }
     plots: dict[str, np.ndarray] = {}
-    for evaluator in evaluators.load():
-        if evaluator.applies(evaluated):
+    chosen = [evaluator for evaluator in evaluators.load() if evaluator.applies(evaluated)]
+    with progress.bar("evaluating", len(chosen), unit="measurements") as bar:
+        for evaluator in chosen:
             result = evaluator.measure(evaluated)
             metrics |= result.metrics
             plots |= result.figures
+            bar.update()
 
     with atomic.replacing(path) as tmp:
         atomic.write_json(tmp / METRICS, metrics)
@@ -96,6 +98,11 @@ def print_table(metrics: dict[str, Any], workdir: str) -> None:
     for name, value in metrics.items():
         if not name.startswith("goodput/"):
             print(f"{name:>22}  {_format(value)}")
+    if metrics.get("mse_to_pca", 0) > 1:
+        print(
+            f"\nPCA with {metrics['code_size']} components has a smaller error: train for longer, "
+            "with a smaller batch or larger layers."
+        )
     print(f"\nmetrics    {Path(workdir) / METRICS}\nfigures    {Path(workdir)}/*.png")
 
 

@@ -15,7 +15,7 @@ from trainer.config import Config, differences, located, parse
 from trainer.errors import UserError, require, writing
 from trainer.run.checkpoints import Checkpoints
 from trainer.run.metrics_log import METRICS, METRICS_LOG, MetricsLog
-from trainer.storage import atomic, locks
+from trainer.storage import atomic, locks, paths
 
 CONFIG = "config.json"
 CHECKPOINTS = "checkpoints"
@@ -92,6 +92,12 @@ def run_to_resume(workdir: Path, config: Config) -> Run | None:
             not (workdir / CHECKPOINTS).exists(),
             f"{workdir} holds checkpoints but no {CONFIG}; it is no run of this trainer",
         )
+        own = next(_data_files(workdir), None)
+        require(
+            own is None,
+            f"{workdir} holds files of data, such as {str(own)!r}, and no run; --workdir names a "
+            "new or an empty folder for the run",
+        )
         return None
     run = read(workdir)
     differing = differences(run.config, config)
@@ -102,6 +108,15 @@ def run_to_resume(workdir: Path, config: Config) -> Run | None:
         "take another --workdir, or the old values",
     )
     return run
+
+
+def _data_files(folder: Path) -> Iterator[Path]:
+    """Yields images, arrays and tables in a folder and its subfolders, one level deep."""
+    suffixes = (*paths.IMAGE_SUFFIXES, *paths.ARRAY_SUFFIXES, *paths.TABLE_SUFFIXES)
+    for pattern in ("*", "*/*"):
+        for path in folder.glob(pattern):
+            if path.name.lower().endswith(suffixes):
+                yield path
 
 
 def config_of(workdir: Path, moved_to: str = "") -> Config:

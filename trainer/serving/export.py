@@ -302,12 +302,29 @@ def _describe(trained: restore.TrainedModel, dtype: str) -> dict[str, Any]:
             "name": plain_keras.input_name(trained.model),
             "dtype": dtype,
             "shape": list(trained.model.image_shape),
+            **_preprocessing(trained),
         },
         "data": {"name": trained.config.data.name, "fingerprint": trained.run.data_fingerprint},
         "config": flat(trained.config.to_dict()),
         "trained_with": dict(trained.run.versions),
         "exported_with": installed_versions(),
     }
+
+
+def _preprocessing(trained: restore.TrainedModel) -> dict[str, Any]:
+    """Returns what the training did before the networks: names, categories, fill, resizing."""
+    known = ("feature_names", "columns", "categories", "class_names", "fill")
+    inputs: dict[str, Any] = {
+        name: trained.run.inputs[name] for name in known if name in trained.run.inputs
+    }
+    settings = trained.config.data
+    if settings.image_size:
+        inputs["resize"] = {
+            "size": settings.image_size,
+            "fit": getattr(settings, "fit", "stretch"),
+            "filter": "bilinear, antialiased",
+        }
+    return inputs
 
 
 def _precision_difference(trained: Autoencoder, exported: Autoencoder) -> float:

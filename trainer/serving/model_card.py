@@ -118,9 +118,32 @@ def _inputs(inputs: Mapping[str, Any]) -> str:
     """Describes the inputs of the encoder and the outputs of the decoder."""
     takes = f"Takes {inputs['name']}, {inputs['dtype']} [B, {', '.join(map(str, inputs['shape']))}]"
     if inputs["name"] == "vectors":
-        return f"{takes}, in the units of the training data, and returns them in the same units."
+        return (
+            f"{takes}, in the units of the training data, and returns them in the same units."
+            f"{_columns(inputs)}"
+        )
     pixels = {"uint8": "of 0 to 255", "float32": "in [0, 1]"}[inputs["dtype"]]
-    return f"{takes}, pixels {pixels}, and returns them as float32, pixels in [0, 1]."
+    text = f"{takes}, pixels {pixels}, and returns them as float32, pixels in [0, 1]."
+    if "resize" in inputs:
+        resize = inputs["resize"]
+        text += (
+            f" The training resized images to {resize['size']}x{resize['size']} "
+            f"(fit: {resize['fit']}; filter: {resize['filter']})."
+        )
+    return text
+
+
+def _columns(inputs: Mapping[str, Any]) -> str:
+    """Describes the features of a table, in their order."""
+    if "feature_names" not in inputs:
+        return ""
+    names = ", ".join(f"`{name}`" for name in inputs["feature_names"])
+    text = f" The features are, in this order: {names}."
+    if "categories" in inputs:
+        text += " A feature `column=text` is 1 where the column holds the text, and else 0."
+    if "fill" in inputs:
+        text += " Missing values are to be replaced by `inputs.fill` of card.json first."
+    return text
 
 
 def _precision(card: Mapping[str, Any]) -> str:

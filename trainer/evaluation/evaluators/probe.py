@@ -37,6 +37,8 @@ def probe_accuracy(
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
+    from threadpoolctl import threadpool_limits
 
     probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000, tol=_TOLERANCE))
-    return float(probe.fit(train_codes, train_labels).score(test_codes, test_labels))
+    with threadpool_limits(1, user_api="blas"):  # the products are too thin for more threads
+        return float(probe.fit(train_codes, train_labels).score(test_codes, test_labels))
