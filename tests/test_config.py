@@ -37,13 +37,8 @@ from trainer.errors import UserError, printable
 from trainer.models.settings import ACTIVATIONS
 
 NAME_OF = {
-    "digits": "digits",
-    "noise": "noise:9",
-    "memory": "memory",
-    "arrays": "arrays:a.npz",
-    "images": "images:photos",
-    "table": "table:rows.csv",
-    "tfds": "mnist",
+    source: importlib.import_module(f"trainer.data.sources.{source}").EXAMPLE
+    for source in source_settings()
 }
 FEW = settings(max_examples=100, deadline=None, derandomize=True, database=None)
 TEXTS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=9)
@@ -274,7 +269,7 @@ def test_a_resume_may_change_length_cadence_devices_and_where_the_data_lie():
 def test_of_another_kind_or_source_the_name_is_the_difference():
     before = parse(config_of("dense", "digits"))
     assert differences(before, parse(config_of("vae", "table"))) == {
-        "data.name": ("digits", "table:rows.csv"),
+        "data.name": ("digits", NAME_OF["table"]),
         "model.name": ("dense", "vae"),
     }
     noise = parse(changed(config_of(), {"data.name": "noise:10"}))

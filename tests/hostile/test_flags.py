@@ -8,7 +8,6 @@ import pytest
 from hypothesis import strategies as st
 
 from configs import dense
-from tests.cli.test_cli import COMMANDS
 from tests.hostile.corpus import (
     TEXTS,
     assert_one_line,
@@ -17,10 +16,12 @@ from tests.hostile.corpus import (
     refused_in_one_line,
     try_many,
 )
+from tests.verbs.test_commands import COMMANDS as MODULES
 from trainer import data
 from trainer.config import flat, make_data
 
 ROOT = Path(__file__).parents[2]
+COMMANDS = [name if "." in name else f"{name}.__main__" for name in MODULES]
 LAUNCHERS = ["launch.local", "launch.slurm", "launch.kubernetes", "launch.sweep"]
 EACH_KIND = ["trainer.__main__", "trainer.prepare", "trainer.encode", *LAUNCHERS[1:3]]
 RIGHT = {

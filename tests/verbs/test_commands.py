@@ -1,5 +1,7 @@
 """The commands themselves: help, and wrong flags, which need no TensorFlow to be found."""
 
+from pathlib import Path
+
 import numpy as np
 
 from tests.all_configs import load_config
@@ -9,11 +11,23 @@ from tests.verbs.sources import FEATURES, vectors
 from trainer.config import parse
 from trainer.run.workdir import Run
 
+ROOT = Path(__file__).parents[2]
 COMMANDS = [
-    *("trainer", "trainer.evaluate", "trainer.finetune", "trainer.sample", "trainer.encode"),
-    *("trainer.decode", "trainer.denoise", "trainer.export", "trainer.compare", "trainer.prepare"),
-    *("trainer.checkpoints", "launch.local", "launch.slurm", "launch.kubernetes", "launch.sweep"),
+    f"{room}.{path.stem}".removesuffix(".__main__")
+    for room in ("trainer", "launch")
+    for path in sorted((ROOT / room).glob("*.py"))
+    if "cli.run" in path.read_text() or "arguments.run" in path.read_text()
 ]
+
+
+def test_the_readme_names_every_command():
+    page = (ROOT / "README.md").read_text()
+    assert len(COMMANDS) > 10
+    missing = [name for name in COMMANDS if f"python -m {name} " not in page]
+    assert sorted(missing) == [
+        "launch.sweep",
+        "trainer.checkpoints",
+    ]  # docs/launching.md, reliability.md
 
 
 def test_help_is_no_error_and_needs_no_tensorflow():

@@ -121,11 +121,12 @@ def parse_data(values: Data | ConfigDict | Mapping[str, Any]) -> Data:
     require(
         module.RESIZES or data.image_size == 0,
         f"data.image_size={data.image_size} is not allowed with {name!r}; examples of "
-        f"{module.EXAMPLE} keep their shape",
+        f"data.name={module.EXAMPLE} and the like keep their shape",
     )
     require(
         module.STAYS_IN_FILES or data.placement != "records",
-        f"data.placement='records' is not allowed with {name!r}; examples of {module.EXAMPLE} are "
+        f"data.placement='records' is not allowed with {name!r}; examples of "
+        f"data.name={module.EXAMPLE} and the like are "
         "held in memory",
     )
     return data

@@ -49,7 +49,7 @@ class Splits:
 class Source(Protocol):
     """Describes the module of a source, imported without TensorFlow, which `read` may import."""
 
-    EXAMPLE: str  # how data.name is written, such as "images:DIR"
+    EXAMPLE: str  # an allowed data.name, such as "images:DIR"
     RESIZES: bool  # takes data.image_size
     STAYS_IN_FILES: bool  # takes data.placement="records"
     PATH_MAY_MOVE: bool  # a resumed run may find the data at another path

@@ -8,7 +8,7 @@ from trainer.data.memory import aligned_empty, blocks, require_fits
 from trainer.data.sources import Request, Splits
 from trainer.errors import require
 
-EXAMPLE = "noise:N"
+EXAMPLE = "noise:5000"
 RESIZES = True
 STAYS_IN_FILES = False
 PATH_MAY_MOVE = False

@@ -10,7 +10,7 @@ from trainer.data.memory import usage
 from trainer.data.sources import Request, Splits
 from trainer.errors import UserError, require
 
-EXAMPLE = "a data set of TFDS"
+EXAMPLE = "mnist"
 RESIZES = True
 STAYS_IN_FILES = True
 PATH_MAY_MOVE = False
