@@ -55,6 +55,18 @@ def classes(config):
             yield from classes(part)
 
 
+def test_a_missing_value_becomes_no_plausible_code(tmp_path):
+    model = scattered("dense", (5,))
+    rows = np.zeros((3, 5), np.float32)
+    rows[1, 2] = np.nan
+    encoder = plain_keras.encoder(model, None, "float32")
+    encoder.save(tmp_path / "encoder.keras")
+    codes = keras.models.load_model(tmp_path / "encoder.keras").predict(rows, verbose=0)
+    assert np.isnan(codes[1]).all()
+    assert np.isfinite(codes[[0, 2]]).all()
+    np.testing.assert_allclose(codes[0], model.encode(rows)[0], rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_keras_own_layers_compute_what_the_model_does(kind):
     model = scattered(kind, ODD_SHAPE)

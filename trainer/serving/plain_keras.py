@@ -8,7 +8,7 @@ from typing import Any
 
 import keras
 import numpy as np
-from keras import layers
+from keras import layers, ops
 
 from trainer import data
 from trainer.models.base import Autoencoder
@@ -33,7 +33,12 @@ def encoder(model: Autoencoder, scaling: data.Scaling | None, dtype: str) -> ker
         outputs = _rescale(outputs, 1 / scaling.std, rest, "standardise")
     for layer in model.encoder.layers:
         outputs = _apply(layer, outputs)
-    return keras.Model(inputs, model.plain_keras_code(outputs), name="encoder")
+    codes = model.plain_keras_code(outputs)
+    if dtype != "uint8":
+        # TensorFlow's fused relu turns NaN into 0, and a missing value into a plausible code.
+        total = ops.sum(inputs, axis=tuple(range(1, len(inputs.shape))), keepdims=False)
+        codes = ops.where(ops.isnan(total)[:, None], float("nan"), codes)
+    return keras.Model(inputs, codes, name="encoder")
 
 
 def decoder(model: Autoencoder, scaling: data.Scaling | None) -> keras.Model:
