@@ -3,6 +3,9 @@
 import numpy as np
 import pytest
 
+from trainer import data
+from trainer.config import make_data
+from trainer.data.dataset import Records
 from trainer.data.files.training_arrays import read
 from trainer.errors import UserError
 
@@ -90,3 +93,25 @@ def test_labels_come_in_every_usual_form(tmp_path, labels):
 
 def test_labels_may_be_of_one_class(tmp_path):
     assert load(tmp_path, train=VECTORS, y=np.zeros(6)).labels["train"].tolist() == [0] * 6
+
+
+@pytest.mark.parametrize("standardise", [False, True])
+def test_an_array_that_stays_in_its_file_is_the_same_data(tmp_path, standardise):
+    rows = np.random.default_rng(3).normal(5, 3, (50, 4))
+    np.save(tmp_path / "own.npy", rows)
+    held, stays = (
+        data.load(make_data(f"arrays:{tmp_path / 'own.npy'}", placement=placement,
+                            standardise=standardise))
+        for placement in ("host", "records")
+    )  # fmt: skip
+    assert isinstance(stays.train.images, Records)
+    for one, other in ((held.train, stays.train), (held.test, stays.test)):
+        np.testing.assert_allclose(one.images[:], other.images[:], rtol=1e-6, atol=1e-6)
+    if not standardise:
+        assert held.fingerprint() == stays.fingerprint()
+
+
+def test_only_npy_files_stay_in_their_files(tmp_path):
+    np.savez(tmp_path / "own.npz", train=VECTORS)
+    with pytest.raises(UserError, match=r"an \.npy file does"):
+        data.load(make_data(f"arrays:{tmp_path / 'own.npz'}", placement="records"))

@@ -35,6 +35,10 @@ class Records:
         read = self._read(rows.ravel())
         return read.reshape(*rows.shape, *read.shape[1:])
 
+    def map(self, function: Callable[[np.ndarray], np.ndarray]) -> "Records":
+        """Returns the rows with a function of rows [n, ...] applied when they are read."""
+        return Records(lambda rows: function(self._read(rows)), self._rows)
+
     def subset(self, mask: np.ndarray) -> "Records":
         """Returns the rows where the mask [N] is true, without reading them."""
         return Records(self._read, self._rows[mask])

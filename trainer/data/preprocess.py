@@ -42,13 +42,18 @@ def make_dataset(splits: sources.Splits, settings: Data) -> Dataset:
         validation = None
     if validation is None:
         train, validation = _split(train, settings.validation_fraction)
-    all_splits = (train, validation, test)
+    all_splits: tuple[Split, ...] = (train, validation, test)
     features = splits.features
     fill = (
         _impute(all_splits, features.names, splits.impute) if features and splits.impute else None
     )
-    scaling = _standardise(all_splits, settings.name) if settings.standardise else None
-    return Dataset(*all_splits, scaling, features, splits.class_names, fill, splits.notes)
+    scaling = None
+    if settings.standardise:
+        all_splits, scaling = _standardise(all_splits, settings.name)
+    train, validation, test = all_splits
+    return Dataset(
+        train, validation, test, scaling, features, splits.class_names, fill, splits.notes
+    )
 
 
 def _split(examples: Split, fraction: float) -> tuple[Split, Split]:
@@ -126,20 +131,30 @@ def _impute(splits: tuple[Split, ...], feature_names: tuple[str, ...], how: str)
     return fill
 
 
-def _standardise(splits: tuple[Split, ...], name: str) -> Scaling:
+def _standardise(splits: tuple[Split, ...], name: str) -> tuple[tuple[Split, ...], Scaling]:
     """Scales vectors by mean and std of the training split; only shifts constant features.
 
     scikit-learn's StandardScaler would scale float32 numbers in float32: if the mean is 1e6 stds,
     the third digit is wrong.
     """
     rows = splits[0].images
-    if isinstance(rows, Records) or rows.ndim > 2:
-        raise UserError(f"data.standardise=True needs vectors; {name!r} holds images")
-    mean = rows.mean(axis=0, dtype=np.float64)
+    require(len(rows.shape) == 2, f"data.standardise=True needs vectors; {name!r} holds images")
+    if isinstance(rows, Records):
+        mean = sum(block.sum(axis=0, dtype=np.float64) for block in blocks(rows)) / len(rows)
+    else:
+        mean = rows.mean(axis=0, dtype=np.float64)
     squares = sum(np.square(block - mean).sum(axis=0) for block in blocks(rows))
-    is_constant = rows.min(axis=0) == rows.max(axis=0)  # its rounded std need not be 0
+    lowest = np.min([block.min(axis=0) for block in blocks(rows)], axis=0)
+    highest = np.max([block.max(axis=0) for block in blocks(rows)], axis=0)
+    is_constant = lowest == highest  # its rounded std need not be 0
     scaling = Scaling(mean, np.where(is_constant, 1, np.sqrt(squares / len(rows))))
-    for split in splits:
-        for block in blocks(split.images):
-            block[:] = scaling.apply(block)
-    return scaling
+    return tuple(_scaled(split, scaling) for split in splits), scaling
+
+
+def _scaled(split: Split, scaling: Scaling) -> Split:
+    """Scales the vectors of a split, in place if they are in memory."""
+    if isinstance(split.images, Records):
+        return dataclasses.replace(split, images=split.images.map(scaling.apply))
+    for block in blocks(split.images):
+        block[:] = scaling.apply(block)
+    return split

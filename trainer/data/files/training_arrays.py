@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from trainer.data.dataset import Records
 from trainer.data.files.numpy_files import (
     StoredArray,
     check_examples,
@@ -70,6 +71,33 @@ def read(path: Path, allowed_bytes: float, layout: str = "auto") -> Arrays:
             require(split in stored, f"{found} are labels without examples of the {split} split")
             labels[split] = _labels(found, len(examples[split]), allowed_bytes)
     return Arrays(examples, *_as_integers(labels, path), notes)
+
+
+def open_records(path: Path, layout: str = "auto") -> tuple[Records, tuple[str, ...]]:
+    """Opens the array of an .npy file as training examples that stay in the file.
+
+    Returns the examples, as `read` would make them, and what is to be said.
+
+    Raises:
+      UserError: the file is no .npy file or stored by columns, or as `read`.
+    """
+    stored = open_arrays(path).get("")
+    if stored is None or stored.by_columns:
+        raise UserError(
+            f"{path} does not stay in its file; an .npy file does, as numpy.save writes it by rows"
+        )
+    layout, notes = _layout(stored, layout, math.inf)
+    images = layout.startswith("channels")
+    check_examples(stored, images=images)
+    for _ in example_blocks(stored, BLOCK_ROWS, math.inf, images=images):
+        pass  # each value is checked once
+    mapped = np.load(path, mmap_mode="r", allow_pickle=False)
+    dtype = np.uint8 if images and stored.dtype.kind in "iu" else np.float32
+
+    def read_rows(rows: np.ndarray) -> np.ndarray:
+        return _arranged(mapped[rows].astype(dtype), layout)
+
+    return Records(read_rows, np.arange(len(mapped))), notes
 
 
 def _by_role(path: Path, stored: Mapping[str, StoredArray]) -> dict[str, StoredArray]:
@@ -152,21 +180,22 @@ def _examples(stored: StoredArray, layout: str, allowed_bytes: float) -> np.ndar
     images = layout.startswith("channels")
     check_examples(stored, images=images)
     dtype = np.uint8 if images and stored.dtype.kind in "iu" else np.float32
-    count, *row = stored.shape
-    row_shape = {
-        "vectors": tuple(row),
-        "series": (math.prod(row),),
-        "channels_last": (*row[:2], *(row[2:] or [1])),
-        "channels_first": (*row[-2:], *(row[:-2] or [1])),
-    }[layout]
-    examples = aligned_empty((count, *row_shape), dtype)
+    no_row = _arranged(np.empty((1, *stored.shape[1:]), np.bool_), layout)
+    examples = aligned_empty((stored.shape[0], *no_row.shape[1:]), dtype)
     start = 0
     for block in example_blocks(stored, BLOCK_ROWS, allowed_bytes, images=images):
-        if layout == "channels_first" and block.ndim == 4:
-            block = np.moveaxis(block, 1, -1)
-        examples[start : start + len(block)] = block.reshape(len(block), *row_shape)
+        examples[start : start + len(block)] = _arranged(block, layout)
         start += len(block)
     return examples
+
+
+def _arranged(rows: np.ndarray, layout: str) -> np.ndarray:
+    """Returns rows of a layout as images [n, H, W, C] or vectors [n, D]."""
+    if layout == "series":
+        return rows.reshape(len(rows), -1)
+    if layout.startswith("channels") and rows.ndim == 3:
+        return rows[..., np.newaxis]
+    return np.moveaxis(rows, 1, -1) if layout == "channels_first" else rows
 
 
 def _labels(stored: StoredArray, count: int, allowed_bytes: float) -> np.ndarray:

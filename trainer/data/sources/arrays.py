@@ -10,7 +10,7 @@ from trainer.storage import paths
 
 EXAMPLE = "arrays:FILE"
 RESIZES = False
-STAYS_IN_FILES = False
+STAYS_IN_FILES = True
 PATH_MAY_MOVE = True
 
 
@@ -37,7 +37,14 @@ def read(request: Request[Settings]) -> Splits:
     from trainer.data.files import training_arrays
 
     path = paths.path_of(request.argument)
-    arrays = training_arrays.read(path, request.allowed_bytes, request.settings.layout)
+    settings, size = request.settings, path.stat().st_size if path.exists() else 0
+    stays = settings.placement == "records"
+    stays |= settings.placement == "auto" and size > request.allowed_bytes
+    if stays and path.suffix.lower() == ".npy":
+        rows, notes = training_arrays.open_records(path, settings.layout)
+        return Splits(Split(rows, None), notes=notes)
+    require(settings.placement != "records", f"{path} does not stay in its file; an .npy file does")
+    arrays = training_arrays.read(path, request.allowed_bytes, settings.layout)
     splits = {
         name: Split(examples, arrays.labels.get(name)) for name, examples in arrays.examples.items()
     }
