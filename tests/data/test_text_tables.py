@@ -40,6 +40,8 @@ RIGHT = {
     "missing marks": ("a,b\n1,?\n-,2\n , <NA> \n", KEEP, "a b", [[1, NAN], [NAN, 2], [NAN, NAN]]),
     "categories": ("a,c\n1,x\n2,y\n3,x\n", ONEHOT, "a c=x c=y", [[1, 1, 0], [2, 0, 1], [3, 1, 0]]),
     "a category like a number": ("c\n5\nb\n5\n", ONEHOT, "c=5 c=b", [[1, 0], [0, 1], [1, 0]]),
+    "words after True and False": ("c\ntrue\nfalse\nmaybe\n", ONEHOT, "c=false c=maybe c=true",
+                                   [[0, 0, 1], [1, 0, 0], [0, 1, 0]]),
     "a missing category": ("a,c\n1,x\n2,\n", Columns(onehot=True, keep_missing=True), "a c=x",
                            [[1, 1], [2, NAN]]),
     "carriage returns": ("a,b\r1,2\r3,4\r", Columns(), "a b", [[1, 2], [3, 4]]),

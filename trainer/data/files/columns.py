@@ -1,6 +1,5 @@
 """Turns the columns of a table into features: numbers, True/False, or one-hot categories."""
 
-import itertools
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
@@ -35,18 +34,13 @@ class Complaints:
 
     def raise_any(self) -> None:
         """Raises UserError with every complaint, in one line."""
-        if self._first:
-            shown = [
-                f"{problem}" for problem in itertools.islice(self._first.values(), _MAX_COMPLAINTS)
-            ]
-            more = len(self._first) - len(shown)
-            names = ", ".join(map(repr, itertools.islice(self._first, _MAX_COMPLAINTS, 15)))
-            shown += (
-                [f"{more} more columns ({names}{' ...' if len(self._first) > 15 else ''})"]
-                if more
-                else []
-            )
-            raise UserError(f"{self._where}: {'; '.join(shown)}. {'; '.join(self._advice)}")
+        if not self._first:
+            return
+        names, problems = list(self._first), list(self._first.values())
+        shown, more = problems[:_MAX_COMPLAINTS], len(problems) - _MAX_COMPLAINTS
+        if more > 0:
+            shown.append(f"and so in {more:,} more columns, such as {names[_MAX_COMPLAINTS]!r}")
+        raise UserError(f"{self._where}: {'; '.join(shown)}. {'; '.join(self._advice)}")
 
 
 class ColumnReader:
@@ -81,7 +75,7 @@ class ColumnReader:
             self._reads = "categories"
         self._known = {value: place for place, value in enumerate(categories or ())}
         self._is_closed = is_closed
-        self.is_late_category = False  # numbers were read before a text that is none
+        self.is_late_category = False  # read as numbers so far, but holds other texts
         self.missing: Counter[str] = Counter()  # by text
         self.first_missing = 0  # row
 
@@ -116,14 +110,12 @@ class ColumnReader:
         if self._reads == "booleans" and parsed.wrong:
             parsed = _parse_booleans(column, self._numbers)
         self.missing.update(parsed.missing)
-        if parsed.wrong and self._onehot and self._reads == "numbers":
+        if parsed.wrong and self._onehot:
             self.is_late_category = True
-            return parsed.values
-        if parsed.wrong:
+        elif parsed.wrong:
             row, text = parsed.wrong
-            more = (
-                f" and in {parsed.wrong_count - 1:,} further rows" if parsed.wrong_count > 1 else ""
-            )
+            others = parsed.wrong_count - 1
+            more = f" and in {others:,} further rows" if others else ""
             complaints.add(
                 self.name,
                 f"column {self.name!r} holds {text!r} in row {first_row + row + 1:,}{more}",
