@@ -36,7 +36,10 @@ MISTAKES = [  # what is typed, and what the line says
     (["trainer", "--config=configs/none.py", "--workdir=w"], "configs/none.py"),
     (["trainer", "--config=none.py", "--workdir=w"], "get_config"),
     (["trainer", "--config=LICENSE", "--workdir=w"], "LICENSE"),
-    (["trainer", "--config=deep-conv", "--workdir=w"], "'deep-conv' is not known; allowed: concre"),
+    (
+        ["trainer", "--config=deep-conv", "--workdir=w"],
+        "'deep-conv' is not known; allowed: article",
+    ),
     ([*DENSE, "--cadence=3"], "'cadence'"),
     ([*DENSE, "3"], "'3' is no flag"),
     ([*DENSE, "--config.depth=3"], "'depth'; allowed: batch_size"),

@@ -89,7 +89,7 @@ def test_a_table_larger_than_a_block_is_read_whole(write, refused, file, count):
     (table,) = tables.read([path], Columns(label="number")).tables
     np.testing.assert_array_equal(table.rows, rows_of(columns(count)))
     np.testing.assert_array_equal(table.labels, np.arange(count))
-    blocks = list(tables.blocks(path, Features(NAMES[1:]), extra=["number"]))
+    blocks = list(tables.blocks(tables.open_table(path), Features(NAMES[1:]), extra=["number"]))
     assert 1 < len(blocks) < 5
     found = np.concatenate([rows for rows, _ in blocks])
     np.testing.assert_array_equal(found, rows_of(columns(count))[:, 1:])
