@@ -3,10 +3,13 @@
 import json
 import shutil
 
+import numpy as np
 import pytest
 
+from trainer.config import load_config
 from trainer.errors import UserError
 from trainer.run import restore, workdir
+from trainer.training.train import train
 
 MALFORMED = [
     *({}, [], 5, {"image_shape": None}, {"image_shape": []}, {"image_shape": ["8", 8, 1]}),
@@ -52,3 +55,26 @@ def test_a_config_of_another_version_is_refused_with_the_file_that_holds_it(run)
         path.write_text(damaged)
         with pytest.raises(UserError, match=r"config\.json cannot be read"):
             restore.load_model(run)
+
+
+def test_data_are_found_from_another_folder_and_where_they_moved(tmp_path, monkeypatch):
+    (tmp_path / "own").mkdir()
+    monkeypatch.chdir(tmp_path)
+    np.save("own/rows.npy", np.random.default_rng(0).random((20, 3)))
+    config = load_config("linear")
+    config.data.name, config.model.code_size, config.quiet = "arrays:own/rows.npy", 2, True
+    config.num_epochs = 1e-6
+    train(config, "runs/a")
+    assert str(tmp_path) not in (tmp_path / "runs/a/config.json").read_text()
+    monkeypatch.chdir("/")
+    run = tmp_path / "runs" / "a"
+    before = restore.load(run).dataset.fingerprint()
+    (tmp_path / "own").rename(tmp_path / "moved")
+    with pytest.raises(UserError):
+        restore.load(run)
+    for moved_to in (f"{tmp_path}/moved/rows.npy", f"arrays:{tmp_path}/moved/rows.npy"):
+        assert restore.load(run, data_name=moved_to).dataset.fingerprint() == before
+    with pytest.raises(UserError, match="arrays:PATH"):
+        restore.load(run, data_name="digits")
+    moved = workdir.config_of(run, f"{tmp_path}/moved/rows.npy")
+    assert moved.data.name == f"arrays:{tmp_path}/moved/rows.npy"

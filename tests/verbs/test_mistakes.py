@@ -10,6 +10,7 @@ from tests.verbs.sources import FINETUNING, SOURCES, classes, config_of, vectors
 from tests.verbs.verbs import VERBS
 from trainer.config import make_data
 from trainer.data import describe
+from trainer.errors import UserError
 from trainer.evaluation.classifier import FineTuning, finetune
 from trainer.evaluation.evaluate import evaluate
 from trainer.run import workdir
@@ -69,6 +70,9 @@ def test_bad_data_are_refused_by_every_verb_that_reads_them(fault, name, line, t
     source = SOURCES[name](tmp_path)
     train(config_of("linear", source), str(tmp_path / "run"))
     fault(tmp_path)
+    if fault is unreadable_image:
+        with pytest.raises(UserError):
+            prepare(tmp_path, source)  # decodes the others, once
     for verb, call in OF_DATA.items():
         if fault is not other_data or verb not in ("train", "prepare"):
             with refused(line, tmp_path):

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from trainer import data, models
-from trainer.config import Config, located
+from trainer.config import Config
 from trainer.distribution.strategy import (
     Strategy,
     build_model,
@@ -67,7 +67,7 @@ def load(folder: str | Path, checkpoint: str = "last", data_name: str = "") -> T
       UserError: as `load_model`, or the data are not what the run was trained on.
     """
     run = workdir.read(paths.path_of(folder))
-    settings = located(run.config.data, run.cwd, data_name)
+    settings = run.located_data(data_name)
     trained = _restore(run, checkpoint)
     dataset = data.load(settings)
     require(

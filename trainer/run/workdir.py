@@ -5,13 +5,14 @@ import dataclasses
 import hashlib
 import importlib.metadata
 import json
+import os
 import platform
 import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
-from trainer.config import Config, differences, located, parse
+from trainer.config import Config, Data, differences, located, parse
 from trainer.errors import UserError, require, writing
 from trainer.run.checkpoints import Checkpoints
 from trainer.run.metrics_log import METRICS, METRICS_LOG, MetricsLog
@@ -35,7 +36,7 @@ class Run:
     versions: Mapping[str, str]  # of the packages that the run began with
     run_id: str  # in each checkpoint; the same in copies of the workdir
     executions: Mapping[str, str]  # how steps are computed, by devices
-    cwd: str = ""  # the folder of the last start, to which paths of the data are relative
+    cwd: str = ""  # the folder of the last start, relative to the workdir
 
     @property
     def checkpoints(self) -> Checkpoints:
@@ -46,6 +47,10 @@ class Run:
     def log(self) -> MetricsLog:
         """Returns the run's metrics log."""
         return MetricsLog(self.workdir / METRICS_LOG)
+
+    def located_data(self, moved_to: str = "") -> Data:
+        """Returns the keys of the run's data, where these are now; see `config.located`."""
+        return located(self.config.data, str(self.workdir / self.cwd), moved_to)
 
     def write(self) -> None:
         """Writes `config.json`.
@@ -71,14 +76,15 @@ def open_run(
       UserError: the workdir holds a run of another config or other data, or no run of the trainer.
     """
     run = run_to_resume(workdir, config)
+    cwd = os.path.relpath(Path.cwd(), workdir)
     if run is None:
         run_id, versions = uuid.uuid4().hex, installed_versions()
-        return Run(workdir, config, data_fingerprint, inputs, versions, run_id, {}, str(Path.cwd()))
+        return Run(workdir, config, data_fingerprint, inputs, versions, run_id, {}, cwd)
     require(
         run.data_fingerprint == data_fingerprint,
         f"{workdir} holds a run on other data: {config.data.name!r} has changed",
     )
-    return dataclasses.replace(run, config=config, inputs=inputs, cwd=str(Path.cwd()))
+    return dataclasses.replace(run, config=config, inputs=inputs, cwd=cwd)
 
 
 def run_to_resume(workdir: Path, config: Config) -> Run | None:
@@ -126,8 +132,7 @@ def config_of(workdir: Path, moved_to: str = "") -> Config:
       UserError: the workdir holds no run, or the data cannot be at `moved_to`.
     """
     run = read(workdir)
-    data = located(run.config.data, run.cwd, moved_to)
-    return dataclasses.replace(run.config, data=data)
+    return dataclasses.replace(run.config, data=run.located_data(moved_to))
 
 
 def installed_versions() -> dict[str, str]:
