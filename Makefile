@@ -1,8 +1,8 @@
 # make train: a trained autoencoder, from nothing.  make train DATA=mnist: on MNIST through TFDS.
 DATA ?= digits
-CONFIG ?= conv
+CONFIG ?= $(if $(filter digits,$(DATA)),digits,conv)
 PYTHON ?= python3
-WORKDIR ?= runs/$(CONFIG)-$(DATA)
+WORKDIR ?= runs/$(CONFIG)$(if $(filter $(DATA),$(CONFIG)),,-$(DATA))
 LOGDIR ?= runs
 BIN := .venv/bin
 # Where there is an NVIDIA card, its libraries; and PyTorch apart, whose CUDA 13 wheels overwrite them.
@@ -10,19 +10,16 @@ HAS_GPU := $(shell command -v nvidia-smi 2>/dev/null)
 TORCH_PYTHON ?= $(wildcard .venv-torch/bin/python)
 
 # The embedded digits are few: as many steps as MNIST would give need more epochs.
-EPOCHS_digits := --config.num_epochs=150
-NOTE_digits := "(These digits are 8x8 pixels, enlarged: PCA with 49 numbers is all but perfect on" \
-	"them. Measure the nets on make train DATA=mnist.)"
+EPOCHS := $(if $(filter digits,$(DATA)),$(if $(filter digits,$(CONFIG)),,--config.num_epochs=150))
 
 .PHONY: train test test-workers test-faults test-gpu-compile test-slurm test-docker mutation-check coverage \
 	lint audit benchmark torch gpu-check results docs tensorboard screenshots clean
 
 train: .venv/installed
 	$(BIN)/python -m trainer --config=configs/$(CONFIG).py --config.data.name=$(DATA) \
-		$(EPOCHS_$(DATA)) --workdir=$(WORKDIR)
+		$(EPOCHS) --workdir=$(WORKDIR)
 	$(BIN)/python -m trainer.evaluate --workdir=$(WORKDIR)
 	@echo "charts     $(BIN)/tensorboard --logdir=$(dir $(WORKDIR))"
-	$(if $(NOTE_$(DATA)),@echo $(NOTE_$(DATA)))
 
 test: .venv/installed
 	$(BIN)/python -m pytest --numprocesses=2 --dist=worksteal

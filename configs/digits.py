@@ -1,0 +1,24 @@
+"""A first try, in half a minute: scikit-learn's 1,797 digits of 8x8 pixels, 8 values each.
+
+A dense network of 64-256-128-8 and back, relu, sigmoid at the end.
+
+    python -m trainer --config=configs/digits.py --workdir=runs/digits
+
+Digits, seed 0: test mse .01320, 0.54 times PCA's with 8 components; accuracy of a linear probe on
+the codes 94.4 %, on PCA's 89.7 %. 33 seconds on 2 busy cores.
+"""
+
+from configs import base
+
+
+def get_config():
+    config = base.get_config("dense")
+    config.data.name = "digits"
+    config.data.image_size = 8
+    config.model.hidden_units = (256, 128)
+    config.model.code_size = 8
+    config.num_epochs = 300.0
+    config.batch_size = 32
+    config.optimizer.learning_rate = 2e-3
+    config.optimizer.warmup_steps = 100
+    return config
