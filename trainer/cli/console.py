@@ -7,6 +7,7 @@ import sys
 
 def main() -> None:
     """Runs the command named first, or a training if a flag comes first."""
+    sys.path.insert(0, "")  # as python -m does: packages of one's own are found
     name = sys.argv[1] if len(sys.argv) > 1 else ""
     is_command = name.isidentifier() and importlib.util.find_spec(f"trainer.{name}") is not None
     if is_command:

@@ -124,7 +124,10 @@ class ModelSettings(Group):
     # Settings with which the kind takes vectors of any values; None: the kind takes only images.
     for_vectors: ClassVar[Mapping[str, Any] | None] = {}
 
-    name: str = key("dense", "Kind of autoencoder: the name of a package in trainer/models.")
+    name: str = key(
+        "dense",
+        "Kind of autoencoder: a package in trainer/models, or my_package.my_kind.",
+    )
 
     def check_with(self, data: Data) -> None:
         """Raises UserError where a key contradicts a key of the data."""

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from trainer.config.groups import Config, Data, LossSpikes, ModelSettings, Optimizer
 from trainer.config.schema import Group, Key, defaults_of, keys
-from trainer.errors import require, require_choice, require_kind
+from trainer.errors import UserError, in_one_line, require, require_choice, require_kind
 
 # Packages whose modules are found by name.
 _CONFIGS, _KINDS, _SOURCES = "configs", "trainer.models", "trainer.data.sources"
@@ -32,8 +32,25 @@ def kind_settings(kind: str) -> type[ModelSettings]:
     Raises:
       UserError: there is no such kind.
     """
-    require_choice("model.name", kind, kinds())
-    return importlib.import_module(f"{_KINDS}.{kind}").Settings
+    if "." not in kind:
+        require_choice("model.name", kind, kinds())
+    try:
+        settings = importlib.import_module(kind_package(kind)).Settings
+    except (ImportError, AttributeError) as error:
+        raise UserError(
+            f"model.name={kind!r} is not allowed: {in_one_line(error)}; it names a package with "
+            "Settings and a module model, which Python can import"
+        ) from error
+    require(
+        isinstance(settings, type) and issubclass(settings, ModelSettings),
+        f"model.name={kind!r} is not allowed: its Settings are no {ModelSettings.__name__}",
+    )
+    return settings
+
+
+def kind_package(kind: str) -> str:
+    """Returns the package of a kind: in trainer/models, or a dotted name as it is."""
+    return kind if "." in kind else f"{_KINDS}.{kind}"
 
 
 @functools.cache

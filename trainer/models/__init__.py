@@ -1,13 +1,14 @@
 """The kinds of autoencoder: one package per kind, found by its name.
 
 The package `trainer.models.<kind>` declares the kind's keys, as `Settings`, without TensorFlow;
-its module `model` has the networks and the loss, as `Model`.
+its module `model` has the networks and the loss, as `Model`. A package elsewhere is named with a
+dot: `model.name=my_package.my_kind`.
 """
 
 import importlib
 from typing import TYPE_CHECKING
 
-from trainer.config import ModelSettings
+from trainer.config import ModelSettings, kind_package
 
 if TYPE_CHECKING:
     from trainer.models.base import Autoencoder
@@ -19,5 +20,5 @@ def create(image_shape: tuple[int, ...], settings: ModelSettings) -> "Autoencode
     Raises:
       UserError: the kind cannot have these settings with inputs of this shape.
     """
-    kind = importlib.import_module(f"{__name__}.{settings.name}.model")
+    kind = importlib.import_module(f"{kind_package(settings.name)}.model")
     return kind.Model(image_shape, settings)
