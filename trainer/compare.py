@@ -9,7 +9,9 @@ from trainer import cli
 _OUTPUT = flags.DEFINE_string(
     "output", "", "Folder for compare.md and compare.png. Default: the folder of the runs."
 )
-_OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace an existing comparison.")
+_OVERWRITE = flags.DEFINE_bool(
+    "overwrite", False, "Replace files that are no earlier comparison, too."
+)
 _EVALUATE = flags.DEFINE_bool(
     "evaluate", False, "First run trainer.evaluate on the runs that are not evaluated."
 )

@@ -83,6 +83,7 @@ def test_a_run_is_compared_with_pca_by_error_accuracy_and_speed(tmp_path):
         "on": "CPU x 1",
     }
     assert expected.items() <= row.items()
+    assert compare(run, output=tmp_path / "out") == text  # in the place of the first
     written = (tmp_path / "out" / "compare.md").read_text()
     assert cells(written) == cells(text)
     assert "](compare.png)" in written

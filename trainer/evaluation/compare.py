@@ -92,12 +92,22 @@ def evaluate(workdirs: Iterable[Path]) -> int:
 def output_folder(workdirs: Sequence[Path], output: str = "", *, overwrite: bool = False) -> Path:
     """Returns the folder of `compare.md` and `compare.png`, by default the one that holds all runs.
 
+    An earlier comparison is replaced.
+
     Raises:
-      UserError: one of the files exists and may not be replaced.
+      UserError: one of the files exists, is no comparison and may not be replaced.
     """
-    return paths.check_output_files(
-        output or _common_folder(workdirs), (TABLE, FIGURE), overwrite=overwrite
-    )
+    folder = paths.path_of(output or _common_folder(workdirs))
+    overwrite = overwrite or _is_comparison(folder / TABLE)
+    return paths.check_output_files(folder, (TABLE, FIGURE), overwrite=overwrite)
+
+
+def _is_comparison(table: Path) -> bool:
+    """Returns whether `compare` wrote a file."""
+    try:
+        return f"]({FIGURE})" in table.read_text()
+    except (OSError, UnicodeDecodeError):
+        return False
 
 
 def compare(workdirs: Sequence[Path], output: str = "", *, overwrite: bool = False) -> str:
