@@ -38,7 +38,7 @@ def test_vectors_are_taken_as_the_numbers_that_they_are(save, dtype):
 
 
 def test_images_are_bytes_or_floats_between_0_and_1(save):
-    grey = np.random.default_rng(0).integers(0, 256, (20, 4, 5)).astype(np.uint8)
+    grey = np.random.default_rng(0).integers(0, 256, (20, 8, 9)).astype(np.uint8)
     as_bytes = read(save(train=grey))["train"]
     assert as_bytes.dtype == np.uint8
     np.testing.assert_array_equal(as_bytes[..., 0], grey)

@@ -80,7 +80,7 @@ def check_config(config: Config) -> None:
     from trainer.run import workdir
     from trainer.storage import paths
 
-    workdir.check_config(paths.path_of(workdir_flag().value), config)
+    workdir.run_to_resume(paths.path_of(workdir_flag().value), config)
 
 
 def check_run() -> None:

@@ -95,10 +95,10 @@ def _list_of(path: Path) -> Path:
 
 
 def _path(folder: Path, listing: Listing, decoder: Decoder, cache_dir: str) -> Path:
-    """Returns the path of a decoder's file, SETTINGS-LISTING.npy."""
-    source = str(folder.absolute()) if cache_dir else ""
-    settings = json.dumps([_DECODER_VERSION, dataclasses.astuple(decoder), source])
-    key = hashlib.sha256(settings.encode()).hexdigest()[:12]
+    """Returns the path of a decoder's file, FOLDER-LISTING-SETTINGS.npy.
+
+    Files of the same folder and another listing are out of date.
+    """
     parent = paths.path_of(cache_dir) if cache_dir else folder / FOLDER
     source = str(folder.absolute()) if cache_dir else ""  # the folder itself may be moved
     settings = json.dumps([_DECODER_VERSION, dataclasses.astuple(decoder)])
@@ -128,8 +128,9 @@ def _write(path: Path, folder: Path, listing: Listing, decoder: Decoder) -> None
             os.fsync(file.fileno())
         atomic.write_json(_list_of(path), unreadable)
         tmp.replace(path)
-        for other in path.parent.glob("*-*.*"):
-            if not other.name.partition("-")[2].startswith(path.stem.partition("-")[2]):
+        source, listed, _ = path.name.split("-")
+        for other in path.parent.glob(f"{source}-*"):
+            if not other.name.startswith(f"{source}-{listed}-"):
                 other.unlink()
     except OSError as error:
         raise UserError(f"{path.parent} cannot be written ({error.strerror}); {_ADVICE}") from error

@@ -106,9 +106,11 @@ def _open_text(path: Path, given: TextFormat) -> OpenTable:
         invalid_row_handler=skip_comments,
     )
     row_bytes = found.longest_row_bytes
+    is_packed = path.suffix.lower() == ".gz"
+    unpacked_bytes = _MAX_BLOCK_BYTES if is_packed else path.stat().st_size + 1
     size = max(_BLOCK_BYTES, 4 * row_bytes, min(_WIDE_BLOCK_BYTES, _MIN_ROWS * row_bytes))
     reading = pyarrow.csv.ReadOptions(
-        block_size=min(_MAX_BLOCK_BYTES, size),
+        block_size=min(_MAX_BLOCK_BYTES, size, max(_BLOCK_BYTES, unpacked_bytes)),
         encoding="utf8" if found.encoding.startswith("utf-8") else found.encoding,
         column_names=names,
         skip_rows=found.skipped_lines,
