@@ -109,6 +109,19 @@ def test_an_execution_trains_on_gpus_as_elsewhere_and_by_kernels_that_gpus_have(
         assert count_operations(graph_of(steps)) <= MAX_OPERATIONS
 
 
+@pytest.mark.gpu_compile
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("replicas", [1, 2])
+@pytest.mark.parametrize("execution", ["graph", "xla", "xla_products"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_trains_by_every_execution_in_every_precision(
+    kind, execution, replicas, precision
+):
+    steps = steps_of(kind, replicas, execution, precision)
+    assert_losses_are_those_of_one_replica_by_graph(steps, kind, precision)
+    assert_replicas_are_alike(steps, strategy_of(replicas))
+
+
 def assert_losses_are_those_of_one_replica_by_graph(steps, kind, precision):
     losses = steps.train(0, INDICES)["loss"]
     np.testing.assert_allclose(losses, reference_losses(kind), rtol=TOLERANCE[precision])
