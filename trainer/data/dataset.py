@@ -117,6 +117,11 @@ class Dataset:
         """Returns (H, W, C) of images, (D,) of vectors."""
         return tuple(self.train.images.shape[1:])
 
+    @property
+    def unit(self) -> str:
+        """Returns what to call the examples: "images", or "rows" of a table or of vectors."""
+        return "images" if len(self.image_shape) > 1 else "rows"
+
     def inputs(self) -> dict[str, Any]:
         """Describes a model's inputs for config.json, from which `scaling_of` reads the scaling.
 

@@ -36,13 +36,22 @@ def bar(
 class Progress:
     """Shows how far the training is, how fast it goes and when it will end."""
 
-    def __init__(self, first_step: int, last_step: int, batch_size: int, *, quiet: bool = False):
+    def __init__(
+        self,
+        first_step: int,
+        last_step: int,
+        batch_size: int,
+        *,
+        unit: str = "images",
+        quiet: bool = False,
+    ):
         self._quiet = quiet
+        self._unit = unit
         self._step = first_step
         self._last_step = last_step
         self._batch_size = batch_size
         total, done = last_step * batch_size, first_step * batch_size
-        self._bar = bar("training", total, initial=done, quiet=quiet)
+        self._bar = bar("training", total, unit=unit, initial=done, quiet=quiet)
 
     def advance(self, step: int, loss: float) -> None:
         """Moves the bar to a step, and shows the loss."""
@@ -56,7 +65,7 @@ class Progress:
         left = datetime.timedelta(seconds=round(seconds_left))
         say(
             f"step {step:,} of {self._last_step:,}  loss {loss:.5f}  "
-            f"{images_per_second:,.0f} images/s  {left} left",
+            f"{images_per_second:,.0f} {self._unit}/s  {left} left",
             quiet=self._quiet or not self._bar.disable,
         )
 

@@ -86,7 +86,13 @@ class Logger:
         self._model = setup.model
         self._dataset = setup.dataset
         self._summaries = Summaries(setup.workdir, start_step=first_step)
-        self._progress = Progress(first_step, last_step, config.batch_size, quiet=config.quiet)
+        self._progress = Progress(
+            first_step,
+            last_step,
+            config.batch_size,
+            unit=setup.dataset.unit,
+            quiet=config.quiet,
+        )
         self._saver = BackgroundSaver(setup.run.checkpoints)
         self._clock = clock
         self._spikes = spikes

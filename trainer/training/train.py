@@ -259,14 +259,13 @@ def _print_plan(setup: Setup, first_step: int, end: int) -> None:
     placed = "on the device" if steps.images_on_device else "on the host"
     if isinstance(dataset.train.images, Records):
         placed = "in their files"
-    examples = "images" if len(dataset.image_shape) > 1 else "vectors"
     devices = describe_devices(setup.workers.strategy)
     print(
         f"{model.count_params():,} parameters, a code of {model.code_size} numbers\n"
-        f"{config.data.name}: {len(dataset.train):,} {examples} to train on, "
+        f"{config.data.name}: {len(dataset.train):,} {dataset.unit} to train on, "
         f"{len(dataset.validation):,} to validate, {len(dataset.test):,} to test, each "
         f"{'x'.join(map(str, dataset.image_shape))}, {placed}\n"
-        f"steps {first_step:,} to {end:,} of {config.batch_size} images in "
+        f"steps {first_step:,} to {end:,} of {config.batch_size} {dataset.unit} in "
         f"{config.precision} on {devices}, execution {steps.execution}",
         flush=True,
     )
