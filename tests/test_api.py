@@ -1,5 +1,7 @@
 """Runs are trained and used from Python, on arrays, data frames and files alike."""
 
+import json
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -49,14 +51,14 @@ def test_a_frame_an_array_and_a_file_get_the_same_codes(run, frame, tmp_path):
     np.testing.assert_array_equal(trainer.load(run.workdir).encode(frame), codes)
 
 
-def test_reconstructions_are_decoded_codes_and_their_errors_are_in_the_users_units(run, frame):
+def test_reconstructions_are_decoded_codes_and_their_errors_count_every_column(run, frame):
     rebuilt = run.reconstruct(frame)
     np.testing.assert_array_equal(run.decode(run.encode(frame)), rebuilt)
-    differences = rebuilt[:, :3] - ROWS
-    errors = run.errors(frame)
-    hot = pd.get_dummies(frame.colour).to_numpy(np.float32) - rebuilt[:, 3:]
-    expected = (np.square(differences).sum(1) + np.square(hot).sum(1)) / 6
-    np.testing.assert_allclose(errors, expected, rtol=1e-3)
+    rows = np.hstack([ROWS, pd.get_dummies(frame.colour).to_numpy(np.float32)])
+    stds = json.loads((run.workdir / "config.json").read_text())["inputs"]["std"]
+    expected = np.square((rebuilt - rows) / stds).mean(axis=1)
+    np.testing.assert_allclose(run.errors(frame), expected, rtol=1e-3)
+    assert run.errors("train").shape == (46,)
     assert run.evaluate()["code_size"] == 2
 
 

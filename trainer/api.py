@@ -1,6 +1,6 @@
 """Trains and uses runs from Python: arrays, data frames and files in, arrays out."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -14,7 +14,7 @@ from trainer.evaluation.evaluate import evaluate
 from trainer.run import restore
 from trainer.serving import prior_samples, readers
 from trainer.serving.batched_model import BatchedModel, Columns
-from trainer.serving.options import DEFAULTS
+from trainer.serving.options import DEFAULTS, StreamOptions
 from trainer.storage import paths
 from trainer.training.train import train as train_run
 
@@ -26,8 +26,9 @@ class TrainedRun:
     """Uses the model of a trained run.
 
     Examples are an array [N, H, W, C] or [N, D] in the units of the training data, a data frame of
-    pandas or polars with the columns of the training's table, or a path of what `trainer.encode`
-    reads: a folder of images, an image, an array file, a table.
+    pandas or polars with the columns of the training's table, a path of what `trainer.encode` reads
+    (a folder of images, an image, an array file, a table), or a split of the run's own data:
+    "train", "validation" or "test".
 
     Attributes:
       workdir: the folder of the run.
@@ -42,13 +43,15 @@ class TrainedRun:
         self._trained = trained
         self._training = readers.training_data(trained)
 
-    def encode(self, examples: Any) -> np.ndarray:
+    def encode(self, examples: Any, *, resize: bool = False) -> np.ndarray:
         """Returns the codes of examples, float32 [N, K].
+
+        `resize` scales image files to the size of the model's images.
 
         Raises:
           UserError: the examples cannot be read or do not fit the model.
         """
-        return self._map(examples, lambda model, rows: model.codes(rows)["codes"])
+        return self._map(examples, lambda model, rows: model.codes(rows)["codes"], resize)
 
     def decode(self, codes: np.ndarray) -> np.ndarray:
         """Returns images [N, H, W, C] in [0, 1] or vectors [N, D] in the user's units, float32.
@@ -58,23 +61,29 @@ class TrainedRun:
         """
         shape = (self._trained.model.code_size,)
         given = readers.of_rows(np.asarray(codes), shape)
-        return _apply(self._trained, given, lambda model, rows: model.decoded(rows))
+        return np.concatenate(
+            [*_apply(self._trained, given, lambda model, rows: model.decoded(rows))]
+        )
 
-    def reconstruct(self, examples: Any) -> np.ndarray:
+    def reconstruct(self, examples: Any, *, resize: bool = False) -> np.ndarray:
         """Returns the reconstructions of examples, as `decode` does; without noise if it denoises.
 
         Raises:
           UserError: as `encode`.
         """
-        return self._map(examples, lambda model, rows: model.reconstructions(rows))
+        return self._map(examples, lambda model, rows: model.reconstructions(rows), resize)
 
-    def errors(self, examples: Any) -> np.ndarray:
-        """Returns the mean squared error of each reconstruction in the user's units, float32 [N].
+    def errors(self, examples: Any, *, resize: bool = False) -> np.ndarray:
+        """Returns the mean squared error of each reconstruction, float32 [N].
+
+        Of standardised vectors it is the error in standard deviations.
 
         Raises:
           UserError: as `encode`.
         """
-        return self._map(examples, lambda model, rows: model.codes(rows, errors=True)["errors"])
+        return self._map(
+            examples, lambda model, rows: model.codes(rows, errors=True)["errors"], resize
+        )
 
     def sample(self, count: int) -> np.ndarray:
         """Returns what `count` codes of the prior decode to, as `decode` does.
@@ -95,18 +104,20 @@ class TrainedRun:
         """
         return evaluate(str(self.workdir))
 
-    def _map(
-        self, examples: Any, function: Callable[[BatchedModel, np.ndarray], Any]
-    ) -> np.ndarray:
-        if isinstance(examples, str | Path):
-            given = readers.examples(paths.path_of(examples), self._training)
+    def _map(self, examples: Any, function: _Function, resize: bool) -> np.ndarray:
+        if isinstance(examples, str) and examples in paths.SPLITS:
+            given = readers.split(restore.load(self.workdir).dataset, examples)
+        elif isinstance(examples, str | Path):
+            options = StreamOptions(resize=resize)
+            given = readers.examples(paths.path_of(examples), self._training, options)
         elif hasattr(examples, "columns"):
             given = readers.of_table(open_frame(examples), self._training)
         else:
             given = readers.of_rows(np.asarray(examples), self._training.shape)
-        found = _apply(self._trained, given, function)
+        parts = list(_apply(self._trained, given, function))
         require(not given.unreadable, f"unreadable images: {'; '.join(given.unreadable)}")
-        return found
+        require(len(parts) > 0, "there is no example")
+        return np.concatenate(parts)
 
 
 def load(workdir: str | Path, checkpoint: str = "last") -> TrainedRun:
@@ -135,15 +146,10 @@ def train(config: str | Config | ConfigDict, workdir: str | Path) -> TrainedRun:
 
 
 def _apply(
-    trained: restore.TrainedModel,
-    given: readers.Input,
-    function: _Function,
-) -> np.ndarray:
-    """Applies a function to all rows, a block at a time."""
+    trained: restore.TrainedModel, given: readers.Input, function: _Function
+) -> Iterator[np.ndarray]:
+    """Yields a function of the rows, a block at a time."""
     model = BatchedModel(trained, given, DEFAULTS.batch_size)
-    parts = []
     for block in given.blocks(model.batch_size):
         found = function(model, block.rows)
-        parts.append(next(iter(found.values())) if isinstance(found, dict) else found)
-    require(len(parts) > 0, "there is no example")
-    return np.concatenate(parts)
+        yield next(iter(found.values())) if isinstance(found, dict) else found

@@ -8,8 +8,8 @@ from absl import flags
 from trainer import cli
 
 _INPUTS = {
-    "examples": "Folder of images (.png, .jpg, .jpeg, .bmp, .gif), one image, arrays (.npz, .npy) "
-    "or a table (.csv, .tsv, .parquet); or a split of the run's own data: train, validation or "
+    "examples": "Folder of images, one image, arrays (.npz, .npy) or a table (.csv, .tsv, .txt, "
+    "packed or not, .parquet); or a split of the run's own data: train, validation or "
     "test (./test is a folder).",
     "codes": "File of codes, as trainer.encode writes it.",
 }
@@ -50,7 +50,7 @@ def define(reads: str, writes: str) -> Callable[[], None]:
             "errors",
             False,
             "Also write the mean squared error of each reconstruction, which is large for unusual "
-            "examples.",
+            "examples; of standardised vectors in squared standard deviations.",
         )
     flags.adopt_module_key_flags(cli)
 

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import importlib
+import os
 import pkgutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -221,7 +222,7 @@ def located(data: Data, folder: str, moved_to: str = "") -> Data:
         return data
     parts = argument.split(",") if source == "table" else [argument]
     here = [Path(part) for part in parts]
-    there = [Path(folder) / part for part in parts]
+    there = [Path(os.path.normpath(Path(folder) / part)) for part in parts]
     if all(path.exists() for path in here) or not all(path.exists() for path in there):
         return data
     return dataclasses.replace(data, name=f"{source}:{','.join(map(str, there))}")

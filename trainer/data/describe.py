@@ -20,6 +20,7 @@ _SHEET_IMAGES = 100  # at most
 _SHEET_COLUMNS = 10
 _SHEET_PIXELS = 128  # of an image's side; larger images are subsampled
 _MAX_NAMES = 12
+_ROUND_OFF = 1e-6  # stds, by which a standardised 0 may be off
 _MAX_COLUMNS = 30  # of a table, described one by one
 _MAX_DIFFERENT = 10  # values of a feature that may be categories
 
@@ -94,7 +95,7 @@ def _describe(dataset: data.Dataset) -> dict[str, str]:
     rows = {
         "vectors" if vectors else "images": "x".join(map(str, dataset.image_shape)),
         "examples": "{:,} to train, {:,} to validate, {:,} to test".format(*map(len, splits)),
-        "numbers": _range(splits),
+        "numbers": _range(splits) + (" (standardised)" if dataset.scaling else ""),
     }
     names = dataset.features.names if dataset.features else range(*dataset.image_shape[:1])
     if dataset.features:
@@ -124,6 +125,7 @@ def _columns(train: np.ndarray, names: list[str], scaling: data.Scaling | None) 
         values = train[:, place].astype(np.float64)
         if scaling:
             values = values * scaling.std[place] + scaling.mean[place]
+            values[np.abs(values) < _ROUND_OFF * scaling.std[place]] = 0
         some = np.unique(values)
         kind = f"{len(some):,} different" if len(some) <= _MAX_DIFFERENT else "numbers"
         rows[f"  {name}"] = (

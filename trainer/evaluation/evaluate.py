@@ -100,8 +100,9 @@ def print_table(metrics: dict[str, Any], workdir: str) -> None:
             print(f"{name:>22}  {_format(value)}")
     if metrics.get("mse_to_pca", 0) > 1:
         print(
-            f"\nPCA with {metrics['code_size']} components has a smaller error: train for longer, "
-            "with a smaller batch or larger layers."
+            f"\nPCA with {metrics['code_size']} components has a smaller error. If the training "
+            "loss still falls, more steps help; if the validation loss rises, more data, fewer "
+            "steps or --checkpoint=best."
         )
     print(f"\nmetrics    {Path(workdir) / METRICS}\nfigures    {Path(workdir)}/*.png")
 

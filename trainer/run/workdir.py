@@ -52,6 +52,10 @@ class Run:
         """Returns the keys of the run's data, where these are now; see `config.located`."""
         return located(self.config.data, str(self.workdir / self.cwd), moved_to)
 
+    def is_found_from_cwd(self, data: Data) -> bool:
+        """Returns whether data are found from the folder of the last start, and not from here."""
+        return located(data, str(self.workdir / self.cwd)) != data
+
     def write(self) -> None:
         """Writes `config.json`.
 
@@ -77,6 +81,8 @@ def open_run(
     """
     run = run_to_resume(workdir, config)
     cwd = os.path.relpath(Path.cwd(), workdir)
+    if run is not None and run.is_found_from_cwd(config.data):
+        cwd = run.cwd
     if run is None:
         run_id, versions = uuid.uuid4().hex, installed_versions()
         return Run(workdir, config, data_fingerprint, inputs, versions, run_id, {}, cwd)
@@ -125,6 +131,13 @@ def _data_files(folder: Path) -> Iterator[Path]:
                 yield path
 
 
+def located_data(workdir: Path, data: Data) -> Data:
+    """Returns the keys of data, where these are now: here, or where a workdir's run has them."""
+    if not (workdir / CONFIG).exists():
+        return data
+    return located(data, str(workdir / read(workdir).cwd))
+
+
 def config_of(workdir: Path, moved_to: str = "") -> Config:
     """Returns the config with which a start goes on with a run, without a config of its own.
 
@@ -132,7 +145,8 @@ def config_of(workdir: Path, moved_to: str = "") -> Config:
       UserError: the workdir holds no run, or the data cannot be at `moved_to`.
     """
     run = read(workdir)
-    return dataclasses.replace(run.config, data=run.located_data(moved_to))
+    data = run.located_data(moved_to)
+    return dataclasses.replace(run.config, data=data) if moved_to else run.config
 
 
 def installed_versions() -> dict[str, str]:

@@ -22,6 +22,7 @@ class BatchedModel:
         count = batch_size if rows.count is None else rows.count
         self.batch_size = min(batch_size, max(count, DEFAULTS.batch_size))
         self._scaling = trained.scaling
+        self.skips_unreadable = getattr(trained.config.data, "skip_unreadable", False)
         self.feature_names = trained.features.names if trained.features else ()
         self._is_standardised = rows.is_standardised
         self._encode = in_batches(trained.model.encode, trained.model.image_shape, self.batch_size)
@@ -54,9 +55,6 @@ class BatchedModel:
         return {"vectors": outputs if self._scaling is None else self._scaling.undo(outputs)}
 
     def _errors(self, inputs: np.ndarray, codes: np.ndarray) -> np.ndarray:
-        """Returns the mean squared error of each reconstruction in the user's units [B]."""
-        differences = self._decode(codes) - inputs
-        if self._scaling is not None:
-            differences = differences * self._scaling.std
-        squares = np.square(differences, dtype=np.float64)
+        """Returns the mean squared error of each reconstruction of the model's inputs [B]."""
+        squares = np.square(self._decode(codes) - inputs, dtype=np.float64)
         return squares.mean(axis=tuple(range(1, squares.ndim))).astype(np.float32)

@@ -57,6 +57,7 @@ class TrainingData:
 
     shape: tuple[int, ...]  # (H, W, C) or (D,)
     settings: Data | None = None  # the run's config.data
+    has_classes: bool = False  # the training's images were in class folders
     features: Features | None = None  # of a table
     fill: np.ndarray | None = None  # float64 [D], replaces a table's missing values
 
@@ -78,7 +79,11 @@ class TrainingData:
 def training_data(trained: restore.TrainedModel) -> TrainingData:
     """Returns how the training of a model turned its files into examples."""
     return TrainingData(
-        trained.model.image_shape, trained.config.data, trained.features, trained.fill
+        trained.model.image_shape,
+        trained.config.data,
+        "class_names" in trained.run.inputs,
+        trained.features,
+        trained.fill,
     )
 
 
@@ -153,6 +158,7 @@ def _images(path: Path, training: TrainingData, options: StreamOptions) -> Input
     size = (height, width) if options.resize else 0
     decoder = dataclasses.replace(training.decoder, channels=channels, image_size=size)
     unreadable: list[str] = []
+    classes = image_folder.classes_of(files) if training.has_classes else None
 
     def blocks(size: int) -> Iterator[Block]:
         decoded = images.decode(folder, files, decoder)
@@ -165,12 +171,13 @@ def _images(path: Path, training: TrainingData, options: StreamOptions) -> Input
                 require(
                     image.shape == shape,
                     f"{folder / name} is {image.shape[0]}x{image.shape[1]} pixels, but the model "
-                    f"takes {height}x{width}; --resize scales images",
+                    f"takes {height}x{width}; --resize (resize=True in Python) scales images",
                 )
                 names.append(name)
                 rows.append(image)
             if rows:
-                yield Block(np.stack(rows), files=np.array(names))
+                labels = None if classes is None else np.array([classes[name] for name in names])
+                yield Block(np.stack(rows), labels, np.array(names))
 
     return Input(len(files), blocks, unreadable=unreadable)
 

@@ -21,8 +21,8 @@ def encode(workdir: str, source: str, output: str, options: StreamOptions = DEFA
     The source is a file or folder as `readers.examples` takes it, or a split of the run's own data.
     The output gets `codes`, float32 [N, K], and the `labels` and `files` that the examples have;
     with `options.errors` also `errors`, float32 [N], the mean squared error of each
-    reconstruction, of pixels in [0, 1] or of vectors in the user's units. An .npy file gets only
-    the codes.
+    reconstruction, of pixels in [0, 1] or of vectors as the model takes them: of standardised ones
+    in squared standard deviations. An .npy file gets only the codes.
 
     Raises:
       UserError: the run, the source or the output cannot be used; an existing output is unchanged.
@@ -101,10 +101,10 @@ def _stream(
             count += len(block.rows)
             bar.update(len(block.rows))
         require(count > 0, f"no image can be read: {'; '.join(rows.unreadable[:_MAX_NAMED])}")
-    some = "; ".join(rows.unreadable[:_MAX_NAMED])
-    require(
-        not rows.unreadable,
-        f"{output} holds {count:,} examples, but lacks {len(rows.unreadable):,} unreadable files: "
-        f"{some}{' …' if len(rows.unreadable) > _MAX_NAMED else ''}",
-    )
+    if rows.unreadable:
+        some = "; ".join(rows.unreadable[:_MAX_NAMED])
+        more = " …" if len(rows.unreadable) > _MAX_NAMED else ""
+        line = f"unreadable files left out: {len(rows.unreadable):,}: {some}{more}"
+        require(model.skips_unreadable, f"{output} holds {count:,} examples; {line}")
+        print(line)
     return count

@@ -71,7 +71,8 @@ def set_up(config: Config, folder: str, vectors: np.ndarray | None = None) -> It
         workers.run_on_chief(lambda: scope.enter_context(lock))
 
         # Read the data, which fix the shape of the model's inputs and the number of steps.
-        dataset = workers.run_everywhere(lambda: data.load(config.data, vectors=vectors))
+        settings = workdir.located_data(path, config.data)
+        dataset = workers.run_everywhere(lambda: data.load(settings, vectors=vectors))
         fingerprint = dataset.fingerprint()
         workers.require_equal_on_all(f"the data of data.name={config.data.name!r}", fingerprint)
         last_step = _last_step(config, len(dataset.train))

@@ -15,6 +15,7 @@ from trainer.errors import UserError
 
 MAX_CATEGORIES = 100  # of a column
 _BOOLEANS = {"true": 1.0, "false": 0.0}
+_IN_TRAINING = "In a training, "  # begins advice on keys of a config
 _MAX_COMPLAINTS = 5  # columns that one message names
 
 
@@ -40,7 +41,8 @@ class Complaints:
         shown, more = problems[:_MAX_COMPLAINTS], len(problems) - _MAX_COMPLAINTS
         if more > 0:
             shown.append(f"and so in {more:,} more columns, such as {names[_MAX_COMPLAINTS]!r}")
-        raise UserError(f"{self._where}: {'; '.join(shown)}. {'; '.join(self._advice)}")
+        advice = "; ".join(self._advice).replace(f"; {_IN_TRAINING}", "; ")
+        raise UserError(f"{self._where}: {'; '.join(shown)}. {advice}")
 
 
 class ColumnReader:
@@ -114,11 +116,11 @@ class ColumnReader:
             self.is_late_category = True
         elif parsed.wrong:
             row, text = parsed.wrong
-            others = parsed.wrong_count - 1
-            more = f" and in {others:,} further rows" if others else ""
+            count = parsed.wrong_count
+            many = f"text in {count:,} rows, such as " if count > 1 else ""
             complaints.add(
                 self.name,
-                f"column {self.name!r} holds {text!r} in row {first_row + row + 1:,}{more}",
+                f"column {self.name!r} holds {many}{text!r} in row {first_row + row + 1:,}",
                 "In a training, data.categorical=onehot takes columns of few different texts, "
                 "data.label_column one of labels, data.drop_columns and data.id_columns leave "
                 "columns out, data.missing lists the texts for missing numbers",

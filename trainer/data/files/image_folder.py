@@ -5,7 +5,7 @@ import dataclasses
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -61,6 +61,17 @@ def names(folder: Path) -> list[str]:
     """
     with _readable(folder):
         return [name for name, _ in _walk(folder) if is_image(name)]
+
+
+def classes_of(files: Sequence[str]) -> dict[str, str] | None:
+    """Returns the class folder of each file below a folder or a split's; None if one has none."""
+    splits = {name for names in SPLITS.values() for name in names}
+    classes = {}
+    for file in files:
+        first, _, rest = file.partition("/")
+        inside = rest if first.lower() in splits and "/" in rest else file
+        classes[file] = _class_folder(inside) if "/" in inside else ""
+    return classes if all(classes.values()) else None
 
 
 def scan(folder: Path, *, class_folders: bool = True) -> Listing:

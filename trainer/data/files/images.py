@@ -25,6 +25,7 @@ _MEGAPIXEL = 10**6
 _MAX_AHEAD = 512  # images decoded before the reader asks for them
 _MAX_AHEAD_BYTES = 64 * 2**20
 
+Image.MAX_IMAGE_PIXELS = None  # `Decoder.max_megapixels`, which a key sets, replaces it
 with contextlib.suppress(ImportError):  # the extra [heic]
     from pillow_heif import register_heif_opener
 
@@ -142,16 +143,12 @@ def decode(
 ) -> Iterator[np.ndarray | Unreadable]:
     """Yields the pixels of the files in their order, decoded by a thread for each core."""
     threads = os.cpu_count() or 1
-    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None  # the decoder's own replaces it
-    try:
-        with ThreadPoolExecutor(threads) as pool:
-            start, ahead = 0, threads
-            while start < len(files):
-                some = files[start : start + ahead]
-                start += len(some)
-                for found in pool.map(lambda name: decoder(folder / name), some):
-                    if isinstance(found, np.ndarray):
-                        ahead = max(threads, min(_MAX_AHEAD, _MAX_AHEAD_BYTES // found.nbytes))
-                    yield found
-    finally:
-        Image.MAX_IMAGE_PIXELS = limit
+    with ThreadPoolExecutor(threads) as pool:
+        start, ahead = 0, threads
+        while start < len(files):
+            some = files[start : start + ahead]
+            start += len(some)
+            for found in pool.map(lambda name: decoder(folder / name), some):
+                if isinstance(found, np.ndarray):
+                    ahead = max(threads, min(_MAX_AHEAD, _MAX_AHEAD_BYTES // found.nbytes))
+                yield found

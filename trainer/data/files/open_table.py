@@ -163,9 +163,7 @@ def _columns_without_values(
         if not any(cells):
             blank.append(name)
         elif place == 0 and all(cell.isascii() and cell.isdigit() for cell in cells):
-            rows = list(map(int, cells))
-            if all(a < b for a, b in itertools.pairwise(rows)):
-                index.append(name)
+            index += [name] if _counts(list(map(int, cells))) else []
     return tuple(index), tuple(blank)
 
 
@@ -210,7 +208,16 @@ def open_frame(frame: Any) -> OpenTable:
     def batches(columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
         return iter(held.select(list(columns)).to_batches(_PARQUET_ROWS))
 
-    return OpenTable(Path("the data frame"), names, tuple(held.schema.types), len(held), batches)
+    first = held.column(0) if names and names[0] == _UNNAMED.format(0) else None
+    index = names[:1] if first is not None and _counts(first.to_pylist()) else ()
+    types = tuple(held.schema.types)
+    return OpenTable(Path("the data frame"), names, types, len(held), batches, index)
+
+
+def _counts(values: Sequence[Any]) -> bool:
+    """Returns whether values are whole numbers that rise, as those of an index."""
+    whole = all(isinstance(value, int) for value in values)
+    return whole and all(a < b for a, b in itertools.pairwise(values))
 
 
 def _require_different(path: Path, names: Sequence[str]) -> None:
