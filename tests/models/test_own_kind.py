@@ -41,7 +41,7 @@ def test_a_package_of_ones_own_is_a_kind(own):
         parse_model(config.model.to_dict() | {"share": -1.0})
 
 
-@pytest.mark.parametrize("name", ["lab_of_nobody.kind", "trainer.models", "os.path"])
+@pytest.mark.parametrize("name", ["lab_of_nobody.kind", "trainer.models", "os.path", ".", "..a", 5])
 def test_what_is_no_kind_is_refused_in_one_line(name):
     with pytest.raises(UserError, match=r"model\.name="):
         kind_settings(name)

@@ -33,11 +33,12 @@ def kind_settings(kind: str) -> type[ModelSettings]:
     Raises:
       UserError: there is no such kind.
     """
+    require_kind("model.name", kind, str)
     if "." not in kind:
         require_choice("model.name", kind, kinds())
     try:
         settings = importlib.import_module(kind_package(kind)).Settings
-    except (ImportError, AttributeError) as error:
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
         raise UserError(
             f"model.name={kind!r} is not allowed: {in_one_line(error)}; it names a package with "
             "Settings and a module model, which Python can import"
