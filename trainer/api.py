@@ -1,5 +1,6 @@
 """Trains and uses runs from Python: arrays, data frames and files in, arrays out."""
 
+import functools
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -18,8 +19,8 @@ from trainer.serving.options import DEFAULTS, StreamOptions
 from trainer.storage import paths
 from trainer.training.train import train as train_run
 
-# Of rows [B, ...], and of its columns the first is taken.
-_Function: TypeAlias = Callable[[BatchedModel, np.ndarray], np.ndarray | Columns]
+# Of rows [B, ...], and of its columns the last is taken.
+_Function: TypeAlias = Callable[[BatchedModel, np.ndarray], Columns]
 
 
 class TrainedRun:
@@ -51,7 +52,7 @@ class TrainedRun:
         Raises:
           UserError: the examples cannot be read or do not fit the model.
         """
-        return self._map(examples, lambda model, rows: model.codes(rows)["codes"], resize)
+        return self._map(examples, BatchedModel.codes, resize)
 
     def decode(self, codes: np.ndarray) -> np.ndarray:
         """Returns images [N, H, W, C] in [0, 1] or vectors [N, D] in the user's units, float32.
@@ -61,9 +62,7 @@ class TrainedRun:
         """
         shape = (self._trained.model.code_size,)
         given = readers.of_rows(np.asarray(codes), shape)
-        return np.concatenate(
-            [*_apply(self._trained, given, lambda model, rows: model.decoded(rows))]
-        )
+        return np.concatenate([*_apply(self._trained, given, BatchedModel.decoded)])
 
     def reconstruct(self, examples: Any, *, resize: bool = False) -> np.ndarray:
         """Returns the reconstructions of examples, as `decode` does; without noise if it denoises.
@@ -71,7 +70,7 @@ class TrainedRun:
         Raises:
           UserError: as `encode`.
         """
-        return self._map(examples, lambda model, rows: model.reconstructions(rows), resize)
+        return self._map(examples, BatchedModel.reconstructions, resize)
 
     def errors(self, examples: Any, *, resize: bool = False) -> np.ndarray:
         """Returns the mean squared error of each reconstruction, float32 [N].
@@ -81,9 +80,7 @@ class TrainedRun:
         Raises:
           UserError: as `encode`.
         """
-        return self._map(
-            examples, lambda model, rows: model.codes(rows, errors=True)["errors"], resize
-        )
+        return self._map(examples, functools.partial(BatchedModel.codes, errors=True), resize)
 
     def sample(self, count: int) -> np.ndarray:
         """Returns what `count` codes of the prior decode to, as `decode` does.
@@ -106,7 +103,7 @@ class TrainedRun:
 
     def _map(self, examples: Any, function: _Function, resize: bool) -> np.ndarray:
         if isinstance(examples, str) and examples in paths.SPLITS:
-            given = readers.split(restore.load(self.workdir).dataset, examples)
+            given = readers.split(restore.load_data(self._trained.run), examples)
         elif isinstance(examples, str | Path):
             options = StreamOptions(resize=resize)
             given = readers.examples(paths.path_of(examples), self._training, options)
@@ -151,5 +148,4 @@ def _apply(
     """Yields a function of the rows, a block at a time."""
     model = BatchedModel(trained, given, DEFAULTS.batch_size)
     for block in given.blocks(model.batch_size):
-        found = function(model, block.rows)
-        yield next(iter(found.values())) if isinstance(found, dict) else found
+        yield [*function(model, block.rows).values()][-1]

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from trainer import data, models
-from trainer.config import Config
+from trainer.config import Config, Data
 from trainer.distribution.strategy import (
     Strategy,
     build_model,
@@ -67,14 +67,26 @@ def load(folder: str | Path, checkpoint: str = "last", data_name: str = "") -> T
       UserError: as `load_model`, or the data are not what the run was trained on.
     """
     run = workdir.read(paths.path_of(folder))
-    settings = run.located_data(data_name)
-    trained = _restore(run, checkpoint)
+    settings = run.locate(run.config.data, data_name)
+    return TrainedRun(**vars(_restore(run, checkpoint)), dataset=_load_data(run, settings))
+
+
+def load_data(run: workdir.Run) -> data.Dataset:
+    """Reads the data of a run.
+
+    Raises:
+      UserError: the data cannot be read, or are not what the run was trained on.
+    """
+    return _load_data(run, run.locate(run.config.data))
+
+
+def _load_data(run: workdir.Run, settings: Data) -> data.Dataset:
     dataset = data.load(settings)
     require(
         dataset.fingerprint() == run.data_fingerprint,
         f"{run.workdir} was trained on other data: {settings.name!r} has changed",
     )
-    return TrainedRun(**vars(trained), dataset=dataset)
+    return dataset
 
 
 def _restore(run: workdir.Run, checkpoint: str) -> TrainedModel:

@@ -48,13 +48,9 @@ class Run:
         """Returns the run's metrics log."""
         return MetricsLog(self.workdir / METRICS_LOG)
 
-    def located_data(self, moved_to: str = "") -> Data:
-        """Returns the keys of the run's data, where these are now; see `config.located`."""
-        return located(self.config.data, str(self.workdir / self.cwd), moved_to)
-
-    def is_found_from_cwd(self, data: Data) -> bool:
-        """Returns whether data are found from the folder of the last start, and not from here."""
-        return located(data, str(self.workdir / self.cwd)) != data
+    def locate(self, data: Data, moved_to: str = "") -> Data:
+        """Returns the keys of data, where these are now; see `config.located`."""
+        return located(data, str(self.workdir / self.cwd), moved_to)
 
     def write(self) -> None:
         """Writes `config.json`.
@@ -81,8 +77,8 @@ def open_run(
     """
     run = run_to_resume(workdir, config)
     cwd = os.path.relpath(Path.cwd(), workdir)
-    if run is not None and run.is_found_from_cwd(config.data):
-        cwd = run.cwd
+    if run is not None and run.locate(config.data) != config.data:
+        cwd = run.cwd  # the data are found from there, and not from here
     if run is None:
         run_id, versions = uuid.uuid4().hex, installed_versions()
         return Run(workdir, config, data_fingerprint, inputs, versions, run_id, {}, cwd)
@@ -135,7 +131,7 @@ def located_data(workdir: Path, data: Data) -> Data:
     """Returns the keys of data, where these are now: here, or where a workdir's run has them."""
     if not (workdir / CONFIG).exists():
         return data
-    return located(data, str(workdir / read(workdir).cwd))
+    return read(workdir).locate(data)
 
 
 def config_of(workdir: Path, moved_to: str = "") -> Config:
@@ -145,7 +141,7 @@ def config_of(workdir: Path, moved_to: str = "") -> Config:
       UserError: the workdir holds no run, or the data cannot be at `moved_to`.
     """
     run = read(workdir)
-    data = run.located_data(moved_to)
+    data = run.locate(run.config.data, moved_to)
     return dataclasses.replace(run.config, data=data) if moved_to else run.config
 
 
