@@ -1,6 +1,7 @@
 """Describes how a text file writes numbers and marks missing ones, without pyarrow."""
 
 import dataclasses
+import functools
 import re
 
 # Texts that stand for a missing number, blanks around them aside.
@@ -44,6 +45,7 @@ class NumberFormat:
         return True
 
 
+@functools.cache
 def _grouped(decimal: str, has_thousands: bool) -> re.Pattern[str]:
     marks = re.escape(_SPACES + ({".": ",", ",": "."}[decimal] if has_thousands else ""))
     whole = rf"[+-]?[1-9]\d{{0,2}}(?P<mark>[{marks}])\d{{3}}(?:(?P=mark)\d{{3}})*"

@@ -48,10 +48,6 @@ class OpenTable:
     notes: tuple[str, ...] = ()  # how the file was read, if it may surprise
     comments: Counter[str] = dataclasses.field(default_factory=Counter)  # lines left out so far
 
-    def type_of(self, name: str) -> pa.DataType:
-        """Returns the type of a column."""
-        return self.types[self.names.index(name)]
-
 
 def open_table(path: Path, given: TextFormat | None = None) -> OpenTable:
     """Reads the columns' names and types.
@@ -62,11 +58,12 @@ def open_table(path: Path, given: TextFormat | None = None) -> OpenTable:
     given = given or TextFormat()
     suffix = paths.table_suffix(path)
     known = _KNOWN_SUFFIXES.get(path.suffix.lower())
+    advice = f"its name must end in {', '.join(paths.TABLE_SUFFIXES)}"
     require(
         suffix in paths.TABLE_SUFFIXES,
-        f"{path} is {known or 'no table'}; "
-        + ("save it as CSV or Parquet" if known else "its name must end in ")
-        + ("" if known else ", ".join(paths.TABLE_SUFFIXES)),
+        f"{path} is {known}; save it as CSV or Parquet"
+        if known
+        else f"{path} is no table; {advice}",
     )
     with readable(path):
         table = _open_parquet(path, given) if suffix == ".parquet" else _open_text(path, given)

@@ -18,7 +18,6 @@ from trainer.data.memory import BLOCK_ROWS, aligned_empty, require_fits
 from trainer.errors import UserError, require
 
 SPLITS = ("train", "validation", "test")
-LAYOUTS = ("auto", "channels_last", "channels_first", "series")
 # The usual names of each array, in small letters.
 _NAMES = {
     "train": ("train", "x_train", "train_images", "train_x", "x", "images", "data", "arr_0"),
