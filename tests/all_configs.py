@@ -30,7 +30,7 @@ def tiny(kind):
     return importlib.import_module(f"trainer.models.{kind}").TINY
 
 
-# One config of each kind, of those that Adam trains: a few steps of it show in the losses.
+# One config of each kind, trained by Adam, so that a few steps change the losses.
 CONFIG_OF = {
     load_config(name).model.name: name
     for name in reversed(CONFIGS)

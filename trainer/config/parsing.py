@@ -145,8 +145,7 @@ def parse_data(values: Data | ConfigDict | Mapping[str, Any]) -> Data:
     require(
         module.STAYS_IN_FILES or data.placement != "records",
         f"data.placement='records' is not allowed with {name!r}; examples of "
-        f"data.name={module.EXAMPLE} and the like are "
-        "held in memory",
+        f"data.name={module.EXAMPLE} and the like are held in memory",
     )
     return data
 
