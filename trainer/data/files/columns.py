@@ -15,7 +15,6 @@ from trainer.errors import UserError
 
 MAX_CATEGORIES = 100  # of a column
 _BOOLEANS = {"true": 1.0, "false": 0.0}
-_IN_TRAINING = "In a training, "  # begins advice on keys of a config
 _MAX_COMPLAINTS = 5  # columns that one message names
 
 
@@ -25,13 +24,15 @@ class Complaints:
     def __init__(self, where: object):
         self._where = where
         self._first: dict[str, str] = {}  # by column
-        self._advice: dict[str, None] = {}  # in the order of the complaints
+        self._rules: dict[str, None] = {}  # in the order of the complaints
+        self._keys: dict[str, None] = {}
 
-    def add(self, column: str, problem: str, advice: str) -> None:
-        """Keeps the first complaint about each column."""
+    def add(self, column: str, problem: str, *, rule: str = "", keys: str = "") -> None:
+        """Keeps the first complaint about each column, with a rule or what keys of a config do."""
         if column not in self._first:
             self._first[column] = problem
-            self._advice[advice] = None
+            self._rules |= {rule: None} if rule else {}
+            self._keys |= {keys: None} if keys else {}
 
     def raise_any(self) -> None:
         """Raises UserError with every complaint, in one line."""
@@ -41,8 +42,11 @@ class Complaints:
         shown, more = problems[:_MAX_COMPLAINTS], len(problems) - _MAX_COMPLAINTS
         if more > 0:
             shown.append(f"and so in {more:,} more columns, such as {names[_MAX_COMPLAINTS]!r}")
-        advice = "; ".join(self._advice).replace(f"; {_IN_TRAINING}", "; ")
-        raise UserError(f"{self._where}: {'; '.join(shown)}. {advice}")
+        advice = [
+            *self._rules,
+            *([f"In a training, {'; '.join(self._keys)}"] if self._keys else []),
+        ]
+        raise UserError(f"{self._where}: {'; '.join(shown)}. {'. '.join(advice)}")
 
 
 class ColumnReader:
@@ -121,7 +125,7 @@ class ColumnReader:
             complaints.add(
                 self.name,
                 f"column {self.name!r} holds {many}{text!r} in row {first_row + row + 1:,}",
-                "In a training, data.categorical=onehot takes columns of few different texts, "
+                keys="data.categorical=onehot takes columns of few different texts, "
                 "data.label_column one of labels, data.drop_columns and data.id_columns leave "
                 "columns out, data.missing lists the texts for missing numbers",
             )
@@ -164,7 +168,7 @@ class ColumnReader:
                 self.name,
                 f"column {self.name!r} holds {unknown[0]!r} in row {first_row + row + 1:,}, which "
                 "the training's data do not",
-                "A category needs a feature of its own",
+                rule="A category needs a feature of its own",
             )
         if len(self._known) <= MAX_CATEGORIES:
             for value in unknown:
@@ -173,7 +177,7 @@ class ColumnReader:
             complaints.add(
                 self.name,
                 f"column {self.name!r} holds more than {MAX_CATEGORIES} different texts",
-                "In a training, data.drop_columns and data.id_columns leave columns out",
+                keys="data.drop_columns and data.id_columns leave columns out",
             )
         places = np.array([*(self._known.get(value, np.nan) for value in texts), np.nan])
         indices = encoded.indices.fill_null(len(texts)).to_numpy(zero_copy_only=False)

@@ -198,7 +198,7 @@ def _readers(
             complaints.add(
                 name,
                 f"column {name!r} is of type {kind}",
-                "In a training, data.drop_columns and data.id_columns leave columns out",
+                keys="data.drop_columns and data.id_columns leave columns out",
             )
     complaints.raise_any()
     return [
@@ -306,7 +306,7 @@ def _blocks(
                     reader.name,
                     f"column {reader.name!r} lacks {sum(reader.missing.values()):,} numbers "
                     f"({_counted(reader.missing)}; first in row {reader.first_missing + 1:,})",
-                    "In a training, data.impute=mean or median fills in missing numbers",
+                    keys="data.impute=mean or median fills in missing numbers",
                 )
     complaints.raise_any()
     require(first_row > 0, f"{path} has no row")
@@ -326,7 +326,7 @@ def _check_infinite(
         complaints.add(
             name,
             f"column {name!r} holds {values[row, place]:g} in row {first_row + row + 1:,}",
-            "Only finite numbers of float32 are allowed",
+            rule="Only finite numbers of float32 are allowed",
         )
 
 
