@@ -2,7 +2,7 @@
 
 import dataclasses
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -68,6 +68,11 @@ class Split:
     def read(self, rows: slice | np.ndarray = slice(None)) -> tuple[np.ndarray, np.ndarray | None]:
         """Returns the images and labels of all or some examples as arrays."""
         return self.images[rows], None if self.labels is None else self.labels[rows]
+
+
+def named(labels: np.ndarray | None, class_names: Sequence[str]) -> np.ndarray | None:
+    """Returns the class names of labels [N], or the labels if the classes have no names."""
+    return labels if labels is None or not class_names else np.array(class_names)[labels]
 
 
 def spread_over_classes(labels: np.ndarray | Records | None, count: int, total: int) -> np.ndarray:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from trainer.data.dataset import named
+
 if TYPE_CHECKING:  # trainer.compare reads only columns, and should not wait seconds for imports
     import tensorflow as tf
     from sklearn.decomposition import PCA
@@ -37,19 +39,14 @@ class EvaluatedModel:
 
     def names(self, shown: np.ndarray) -> list[str]:
         """Returns what to call some test images: their classes, else their files, else nothing."""
-        if self.test_labels is not None:
-            return [self._class_name(label) for label in self.test_labels[shown].tolist()]
+        if self.test_class_names is not None:
+            return list(map(str, self.test_class_names[shown]))
         return [] if self.test_files is None else [Path(f).stem for f in self.test_files[shown]]
 
     @property
     def test_class_names(self) -> np.ndarray | None:
         """Returns the class of each test image by its name [N], or by its label."""
-        if self.test_labels is None or not self.class_names:
-            return self.test_labels
-        return np.array(self.class_names)[self.test_labels]
-
-    def _class_name(self, label: int) -> str:
-        return self.class_names[label] if self.class_names else str(label)
+        return named(self.test_labels, self.class_names)
 
     @property
     def train_rows(self) -> np.ndarray:

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from trainer import data
 from trainer.config import Data
-from trainer.data.dataset import Split
+from trainer.data.dataset import Split, named
 from trainer.data.features import Features
 from trainer.data.files import image_folder, images, numpy_files, tables
 from trainer.data.files.labels import MAX_TEXT_BYTES
@@ -101,16 +101,15 @@ class _Expected:
 def split(dataset: data.Dataset, name: str) -> Input:
     """Returns a split of the run's own data, by its name in `paths.SPLITS`."""
     examples: Split = getattr(dataset, name)
-    class_names = np.array(dataset.class_names)
 
     def blocks(size: int) -> Iterator[Block]:
         for start in range(0, len(examples), size):
             chosen = slice(start, start + size)
             labels = None if examples.labels is None else examples.labels[chosen]
-            labels = class_names[labels] if labels is not None and len(class_names) else labels
             names = examples.file_names
             files = None if names is None else names[chosen].astype(str)
             ids = {name: column[chosen] for name, column in examples.ids.items()}
+            labels = named(labels, dataset.class_names)
             yield Block(examples.images[chosen], labels, files, ids)
 
     return Input(len(examples), blocks, is_standardised=dataset.scaling is not None)
