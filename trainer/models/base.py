@@ -8,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from trainer.errors import require
+from trainer.models import pca_start
 from trainer.positions import Noise
 
 _MAX_FILTERS = 100
@@ -54,12 +55,19 @@ class Autoencoder(keras.Model):
         *,
         loss: str,
         output_activation: str,
+        start: str = "random",
     ):
-        """Takes built networks, and the values of the keys `loss` and `output_activation`."""
+        """Takes built networks, and the values of keys of the same names.
+
+        With `start` "pca", the networks get linear shortcuts, which `initialise` sets.
+        """
         super().__init__()
         self.image_shape = image_shape
-        self.encoder = encoder
-        self.decoder = decoder
+        self.starts_at_pca = start == "pca"
+        pair = (encoder, decoder)
+        if self.starts_at_pca:
+            pair = pca_start.add_shortcuts(image_shape, encoder, decoder)
+        self.encoder, self.decoder = pair
         self._loss = loss
         self.output_activation = output_activation
         self.built = True
@@ -68,6 +76,11 @@ class Autoencoder(keras.Model):
     def code_size(self) -> int:
         """Returns the size K of a code."""
         return self.decoder.input_shape[-1]
+
+    def initialise(self, statistics: pca_start.Statistics) -> None:
+        """Sets the weights that depend on the training examples; begins a new run."""
+        if self.starts_at_pca:
+            self._start_at(statistics.pca(self.code_size))
 
     def encode(self, images: tf.Tensor) -> tf.Tensor:
         """Returns the codes of images [B, H, W, C], float32 [B, K]."""
@@ -179,6 +192,19 @@ class Autoencoder(keras.Model):
             "manifold": self.manifold(),
         }
         return {tag: grid for tag, grid in grids.items() if grid is not None}
+
+    def _start_at(self, pca: pca_start.Pca) -> None:
+        """Makes the code PCA's scores, divided by one number so that their mean square is 1."""
+        scale = np.sqrt(pca.variances.mean()) or 1.0
+        encoder_map = pca.encoder_map / scale
+        pca_start.set_shortcuts(
+            self.encoder,
+            self.decoder,
+            encoder_map,
+            -pca.mean @ encoder_map,
+            pca.decoder_map * scale,
+            pca.mean,
+        )
 
     def _output(self, logits: tf.Tensor) -> tf.Tensor:
         return tf.sigmoid(logits) if self.output_activation == "sigmoid" else logits

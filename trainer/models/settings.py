@@ -63,6 +63,33 @@ class Reconstruction(ModelSettings):
 
 
 @dataclasses.dataclass(frozen=True)
+class Start(ModelSettings):
+    """Adds the choice of the initial weights."""
+
+    start: str = key(
+        "random",
+        "Initial weights; pca adds linear shortcuts, so that the untrained network is PCA.",
+        choices=("random", "pca"),
+    )
+
+    def check(self) -> None:
+        super().check()
+        if self.start == "random":
+            return
+        for name, needed in (
+            ("loss", "mse"),
+            ("output_activation", "linear"),
+            ("code_activation", "linear"),
+            ("tied_weights", False),
+        ):
+            value = getattr(self, name, needed)
+            require(
+                value == needed,
+                f"model.start='pca' needs model.{name}={needed!r}, not {value!r}",
+            )
+
+
+@dataclasses.dataclass(frozen=True)
 class HiddenUnits(ModelSettings):
     """Adds the dense layers between image and code."""
 

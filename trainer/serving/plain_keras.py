@@ -31,8 +31,7 @@ def encoder(model: Autoencoder, scaling: data.Scaling | None, dtype: str) -> ker
         rest = (rounded - scaling.mean) / scaling.std
         outputs = _rescale(outputs, np.ones_like(rounded), -rounded, "centre")
         outputs = _rescale(outputs, 1 / scaling.std, rest, "standardise")
-    for layer in model.encoder.layers:
-        outputs = _apply(layer, outputs)
+    outputs = _network(model.encoder, outputs)
     codes = model.plain_keras_code(outputs)
     if dtype != "uint8":
         # TensorFlow's fused relu turns NaN into 0, and a missing value into a plausible code.
@@ -44,9 +43,7 @@ def encoder(model: Autoencoder, scaling: data.Scaling | None, dtype: str) -> ker
 def decoder(model: Autoencoder, scaling: data.Scaling | None) -> keras.Model:
     """Returns the network from codes [B, K] to images [B, H, W, C] or vectors [B, D]."""
     inputs = keras.Input((model.code_size,), name="codes")
-    outputs = inputs
-    for layer in model.decoder.layers:
-        outputs = _apply(layer, outputs)
+    outputs = _network(model.decoder, inputs)
     outputs = layers.Activation(model.output_activation, dtype="float32", name="output")(outputs)
     if scaling is not None:
         outputs = _rescale(outputs, scaling.std, scaling.mean, "to_units")
@@ -64,6 +61,23 @@ def _rescale(
     """Returns rows * scale + offset; Keras's `Normalization` would enlarge a tiny std."""
     layer = layers.Rescaling(scale.tolist(), offset.tolist(), dtype="float32", name=name)
     return layer(rows)
+
+
+def _network(network: keras.Model, inputs: keras.KerasTensor) -> keras.KerasTensor:
+    """Applies plain copies of a network's layers, connected as in the network."""
+    outputs = [inputs]
+
+    def call(layer, inputs):
+        outputs.append(_apply(layer, inputs))
+        return outputs[-1]
+
+    keras.models.clone_model(
+        keras.Model(network.inputs, network.outputs),
+        input_tensors=[inputs],
+        clone_function=lambda layer: layer,
+        call_function=call,
+    )
+    return outputs[-1]  # the clone itself would begin at an input of its own
 
 
 def _apply(layer: layers.Layer, inputs: keras.KerasTensor) -> keras.KerasTensor:

@@ -153,7 +153,8 @@ class Logger:
         self._summaries.scalars("validation", step, losses)
         shares = self._clock.shares()
         self._summaries.scalars("train", step, {f"goodput/{name}": shares[name] for name in shares})
-        draws = step == self._last_step or has_figures(step // self._config.validate_every_steps)
+        every = self._config.validate_every_steps
+        draws = step in (0, self._last_step) or has_figures(step // every)
         if self._config.figures and draws:
             for tag, figure in self._figures().items():
                 self._summaries.image("validation", step, tag, figure)

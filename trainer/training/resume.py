@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from trainer.data.statistics import TrainingStatistics
 from trainer.distribution.step import Steps
 from trainer.distribution.variables import values_of
 from trainer.errors import NonFiniteError, require
@@ -23,15 +24,21 @@ def find_checkpoint(setup: Setup) -> Checkpoint | None:
 def restore(setup: Setup, checkpoint: Checkpoint | None) -> int:
     """Restores the chief's checkpoint on all workers, and returns its step.
 
-    Deletes what the run has written of later steps. Without a checkpoint, saves one of step 0.
+    Deletes what the run has written of later steps. Without a checkpoint, initialises the model and
+    saves a checkpoint of step 0.
 
     Raises:
       UserError: the checkpoint does not fit the model.
       StorageError: the workdir cannot be written.
     """
-    workers = setup.workers
-    workers.run_on_chief(lambda: _restore(setup, checkpoint))
-    workers.broadcast_variables(setup.steps.variables())
+    workers, steps, starts_at_pca = setup.workers, setup.steps, setup.model.starts_at_pca
+    is_new = workers.any(workers.is_chief and checkpoint is None)
+    workers.run_on_chief(lambda: _set_variables(setup, checkpoint))
+    workers.broadcast_variables(steps.variables())
+    if is_new:
+        # At PCA, the first checkpoint may remain the best.
+        losses = steps.evaluate(setup.dataset.validation.images) if starts_at_pca else {}
+        workers.run_on_chief(lambda: _save_first(setup, losses.get("loss")))
     return workers.broadcast_int(checkpoint.step if checkpoint else 0)
 
 
@@ -65,13 +72,18 @@ def _find_checkpoint(setup: Setup) -> Checkpoint | None:
     return checkpoint
 
 
-def _restore(setup: Setup, checkpoint: Checkpoint | None) -> None:
-    run = setup.run
-    assert run is not None
+def _set_variables(setup: Setup, checkpoint: Checkpoint | None) -> None:
     if checkpoint is None:
-        keep = setup.config.keep_checkpoints
-        run.checkpoints.save(0, finite_state(setup.steps, 0), validation_loss=None, keep=keep)
+        setup.model.initialise(TrainingStatistics(setup.dataset.train.images))
         return
     checkpoint.restore(setup.steps.variables())
+    run = setup.run
+    assert run is not None
     run.checkpoints.set_aside_after(checkpoint.step)
-    run.log.forget_after(checkpoint.step)
+    run.log.forget_after(checkpoint.step or -1)  # every row, where the run begins again
+
+
+def _save_first(setup: Setup, validation_loss: float | None) -> None:
+    assert setup.run is not None
+    state, keep = finite_state(setup.steps, 0), setup.config.keep_checkpoints
+    setup.run.checkpoints.save(0, state, validation_loss=validation_loss, keep=keep)

@@ -21,7 +21,7 @@ TINY = {"code_size": 4, "hidden_units": (8,), "tied_weights": True, "jacobian": 
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings(settings.DenseOrTiedNetwork):
+class Settings(settings.Start, settings.DenseOrTiedNetwork):
     """Declares the keys of the contractive kind."""
 
     penalty_weight: float = key(1e-4, "Weight of the Jacobian's norm in the loss.", at_least=0)

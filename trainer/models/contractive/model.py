@@ -16,6 +16,7 @@ class Model(base.Autoencoder):
             *networks.dense_autoencoder(image_shape, settings, tied=settings.tied_weights),
             loss=settings.loss,
             output_activation=settings.output_activation,
+            start=settings.start,
         )
         self._penalty_weight = settings.penalty_weight
         self._probes = settings.probes

@@ -12,7 +12,9 @@ TINY = {"filters": 2}
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings(settings.CodeActivation, settings.Reconstruction, settings.Activation):
+class Settings(
+    settings.Start, settings.CodeActivation, settings.Reconstruction, settings.Activation
+):
     """Declares the keys of the conv kind."""
 
     for_vectors = None

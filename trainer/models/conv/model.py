@@ -19,4 +19,5 @@ class Model(base.Autoencoder):
             networks.pooled_decoder(image_shape, filters, channels, settings.activation),
             loss=settings.loss,
             output_activation=settings.output_activation,
+            start=settings.start,
         )

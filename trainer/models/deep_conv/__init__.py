@@ -8,7 +8,13 @@ TINY = {"code_size": 3, "stage_filters": (2, 3), "dense_units": 8}
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings(settings.Stages, settings.CodeSize, settings.Reconstruction, settings.Activation):
+class Settings(
+    settings.Start,
+    settings.Stages,
+    settings.CodeSize,
+    settings.Reconstruction,
+    settings.Activation,
+):
     """Declares the keys of the deep_conv kind."""
 
     for_vectors = None

@@ -29,4 +29,5 @@ class Model(base.Autoencoder):
             decoder,
             loss=settings.loss,
             output_activation=settings.output_activation,
+            start=settings.start,
         )

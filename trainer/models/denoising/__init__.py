@@ -15,11 +15,17 @@ from trainer.config import key
 from trainer.errors import require
 from trainer.models import settings
 
-TINY = {"network": "conv", "layer_sizes": (4, 2)}
+TINY = {
+    "network": "conv",
+    "layer_sizes": (4, 2),
+    "start": "pca",
+    "output_activation": "linear",
+}
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings(
+    settings.Start,
     settings.CodeActivation,
     settings.Reconstruction,
     settings.Activation,

@@ -43,6 +43,7 @@ class Model(base.Autoencoder):
             ),
             loss=settings.loss,
             output_activation=settings.output_activation,
+            start=settings.start,
         )
         self.corruption = settings.corruption
         self.corruption_level = settings.corruption_level

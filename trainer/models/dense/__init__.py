@@ -11,5 +11,5 @@ TINY = {"code_size": 3, "hidden_units": (8,)}
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings(settings.DenseNetwork):
+class Settings(settings.Start, settings.DenseNetwork):
     """Declares the keys of the dense kind."""

@@ -14,4 +14,5 @@ class Model(base.Autoencoder):
             *networks.dense_autoencoder(image_shape, settings),
             loss=settings.loss,
             output_activation=settings.output_activation,
+            start=settings.start,
         )

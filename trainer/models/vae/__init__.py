@@ -20,7 +20,7 @@ TINY = {"code_size": 2, "hidden_units": (8,), "nll_samples": 2}
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings(settings.Network):
+class Settings(settings.Start, settings.Network):
     """Declares the keys of the vae kind."""
 
     for_vectors: ClassVar[Mapping[str, Any] | None] = {
@@ -64,6 +64,11 @@ class Settings(settings.Network):
             self.likelihood == "bernoulli" or self.binarisation == "none",
             f"model.likelihood={self.likelihood!r} needs model.binarisation='none', "
             f"not {self.binarisation!r}",
+        )
+        require(
+            self.start == "random" or self.likelihood == "gaussian",
+            f"model.start={self.start!r} needs model.likelihood='gaussian', "
+            f"not {self.likelihood!r}",
         )
         require(
             self.objective == "elbo" or (self.beta, self.beta_warmup_share) == (1, 0),

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from trainer.models import base, networks
+from trainer.models import base, networks, pca_start
 from trainer.models.vae import Settings
 from trainer.positions import Noise
 
@@ -24,7 +24,12 @@ class Model(base.Autoencoder):
         encoder, decoder = networks.create(image_shape, settings, numbers_of_each=2)
         loss, output_activation = _OUTPUTS[settings.likelihood]
         super().__init__(
-            image_shape, encoder, decoder, loss=loss, output_activation=output_activation
+            image_shape,
+            encoder,
+            decoder,
+            loss=loss,
+            output_activation=output_activation,
+            start=settings.start,
         )
         log_likelihoods: dict[str, Callable[[tf.Tensor, tf.Tensor], tf.Tensor]] = {
             "bernoulli": bernoulli_nats,
@@ -141,6 +146,25 @@ class Model(base.Autoencoder):
         down, across = np.meshgrid(-levels, levels, indexing="ij")
         codes = np.stack([across.ravel(), down.ravel()], axis=1).astype(np.float32)
         return base.ImageGrid(np.asarray(self.decode(codes)), columns=_MANIFOLD_SIDE, gap=0)
+
+    def _start_at(self, pca: pca_start.Pca) -> None:
+        """Starts at probabilistic PCA and its exact posterior (Tipping & Bishop 1999).
+
+        A component of a variance v above that of the likelihood, s^2, has the decoder's column
+        sqrt(v - s^2) times the component, and the posterior N(sqrt(v - s^2) / v * score, s^2 / v).
+        """
+        noise = self._settings.standard_deviation**2
+        variances = np.maximum(pca.variances, noise)
+        roots = np.sqrt(variances - noise)
+        encoder_map = pca.encoder_map * roots / variances
+        pca_start.set_shortcuts(
+            self.encoder,
+            self.decoder,
+            np.concatenate([encoder_map, np.zeros_like(encoder_map)], axis=1),
+            np.concatenate([-pca.mean @ encoder_map, np.log(noise / variances)]),
+            roots[:, np.newaxis] * pca.decoder_map,
+            pca.mean,
+        )
 
     def _beta_at(self, progress):
         beta, warmup_share = self._settings.beta, self._settings.beta_warmup_share
