@@ -21,6 +21,7 @@ from trainer.config import (
     Config,
     LossSpikes,
     Optimizer,
+    Stop,
     defaults,
     defaults_of,
     differences,
@@ -56,6 +57,7 @@ def groups(kind, source):
         "": Config,
         "optimizer.": Optimizer,
         "spikes.": LossSpikes,
+        "stop.": Stop,
         "data.": source_settings()[source],
         "model.": kind_settings(kind),
     }
@@ -203,7 +205,10 @@ OF_A_KIND: dict[str, list[dict[str, Any]]] = {
     "concrete": [{"first_temperature": 0.001}],
     "deep_conv": [{"stage_filters": (8,)}, {"stage_filters": (8, 8, 8)}],
     "denoising": [{"layer_sizes": ()}],
-    "dense": [{"loss": "bce", "output_activation": "linear"}],
+    "dense": [
+        {"loss": "bce", "output_activation": "linear"},
+        {"start": "pca", "output_activation": "sigmoid"},
+    ],
     "sparse": [
         *({"active_units": 101}, {"first_active_units": 1001}, {"sparsity": "kl"}),
         *({"alpha": 0.9}, {"alpha": 40.1}),
@@ -218,6 +223,7 @@ OF_A_SOURCE = [
     *(("images", "fit", "crop"), ("memory", "image_size", 8)),  # a crop needs data.image_size
 ]
 OTHERS: list[dict[str, Any]] = [
+    *({"batch_size": 0}, {"num_epochs": 0.0}),
     *({"spikes.loss_ratio": 1.0}, {"profile": "7:7"}, {"profile": "x"}, {"strategy": "cpu:0"}),
     *({"strategy": "mirrored:2"}, {"data": 5}, {"optimizer": "adam"}, {"model": None}),
 ]
@@ -251,6 +257,7 @@ def test_a_resume_may_change_length_cadence_devices_and_where_the_data_lie():
     free = {
         *("num_epochs", "strategy", "startup_timeout_seconds", "profile", "steps_per_call"),
         *("log_every_steps", "validate_every_steps", "checkpoint_every_steps", "keep_checkpoints"),
+        *("stop.patience_validations", "stop.min_delta", "checkpoint"),
         *("histograms", "figures", "quiet", "data.placement", "data.memory_gib"),
         *("data.cache_dir", "spikes.loss_ratio", "spikes.skip_steps", "spikes.max_rollbacks"),
     }

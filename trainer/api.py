@@ -117,7 +117,7 @@ class TrainedRun:
         return np.concatenate(parts)
 
 
-def load(workdir: str | Path, checkpoint: str = "last") -> TrainedRun:
+def load(workdir: str | Path, checkpoint: str = "") -> TrainedRun:
     """Loads the "last" or the "best" checkpoint of the run in a workdir.
 
     Raises:

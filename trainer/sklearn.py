@@ -112,14 +112,15 @@ class AutoencoderTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
             config = self._resolved(len(rows), self._seed(folder))
             losses = train(config, str(folder), rows)
             run = workdir.read(folder)
-            last = run.checkpoints.find()
-            assert last is not None, "a training that ends has a checkpoint"
+            chosen = run.checkpoints.find(run.config.checkpoint)
+            assert chosen is not None, "a training that ends has a checkpoint"
             self.config_ = config
             self.weights_ = {
-                path: array for path, array in last.state().items() if path.startswith("model/")
+                path: array for path, array in chosen.state().items() if path.startswith("model/")
             }
             self.scaling_ = data.scaling_of(run.inputs)
-            self.validation_loss_ = losses["loss"]
+            best = chosen.validation_loss if config.checkpoint == "best" else None
+            self.validation_loss_ = losses["loss"] if best is None else best
             self._n_features_out = self._model().code_size
         return self
 

@@ -46,12 +46,13 @@ def config_flag(help_text: str) -> flags.FlagHolder[ConfigDict]:
 
 @functools.cache
 def checkpoint_flag() -> flags.FlagHolder[str]:
-    """Defines --checkpoint, "last" or "best"."""
+    """Defines --checkpoint, "last" or "best"; "": as the run's config says."""
     return flags.DEFINE_enum(
         "checkpoint",
-        "last",
-        ["last", "best"],
-        "Newest checkpoint, or the best on the validation images.",
+        "",
+        ["", "last", "best"],
+        "Newest checkpoint, or the best on the validation split. Default: the run's "
+        "config.checkpoint.",
     )
 
 

@@ -13,6 +13,7 @@ from trainer.config.groups import (
     LossSpikes,
     ModelSettings,
     Optimizer,
+    Stop,
 )
 from trainer.config.parsing import (
     config_path,
@@ -44,6 +45,7 @@ __all__ = [
     "LossSpikes",
     "ModelSettings",
     "Optimizer",
+    "Stop",
     "config_path",
     "defaults",
     "defaults_of",

@@ -73,6 +73,26 @@ class LossSpikes(Group):
 
 
 @dataclasses.dataclass(frozen=True)
+class Stop(Group):
+    """Declares when a run ends before its last step."""
+
+    patience_validations: int = key(
+        0,
+        "End after so many validations in a row without a lower loss; 0: never.",
+        at_least=0,
+        may_change=True,
+        is_hyperparameter=True,
+    )
+    min_delta: float = key(
+        0.0,
+        "Decrease of the validation loss below which it does not count as lower.",
+        at_least=0,
+        may_change=True,
+        is_hyperparameter=True,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
 class Data(Group):
     """Declares the keys that every data source takes; a source's `Settings` add its own."""
 
@@ -141,20 +161,27 @@ class Config(Group):
     data: Data
     optimizer: Optimizer
     spikes: LossSpikes
+    stop: Stop
     seed: int = key(
         0,
         "Seed of the weights, the order of the examples and the noise.",
         at_least=0,
         at_most=2**32 - 1,  # NumPy's limit
     )
+    budget: str = key(
+        "fixed",
+        "auto: num_epochs, batch_size, optimizer.warmup_steps and validate_every_steps follow from "
+        "the number of training examples where they are 0.",
+        choices=("fixed", "auto"),
+    )
     num_epochs: float = key(
         10.0,
         "Passes over the training examples; a cosine schedule spans all of them.",
-        above=0,
+        at_least=0,
         may_change=True,
         is_hyperparameter=True,
     )
-    batch_size: int = key(128, "Examples in a step, over all replicas together.", at_least=1)
+    batch_size: int = key(128, "Examples in a step, over all replicas together.", at_least=0)
     strategy: str = key(
         "auto",
         "Devices: auto (the GPUs of all workers, or their CPUs), mirrored, multi_worker, or cpu:N "
@@ -212,6 +239,12 @@ class Config(Group):
         at_least=1,
         may_change=True,
     )
+    checkpoint: str = key(
+        "last",
+        "Checkpoint that other commands use by default; best: of the lowest validation loss.",
+        choices=("last", "best"),
+        may_change=True,
+    )
     histograms: bool = key(
         False,
         "Log histograms of the weights at validations; less often after the first 127.",
@@ -245,9 +278,26 @@ class Config(Group):
             f"strategy={self.strategy!r} is not known; allowed: auto, mirrored, multi_worker, "
             "cpu:N with N at least 1",
         )
+        for name, value in (("num_epochs", self.num_epochs), ("batch_size", self.batch_size)):
+            require(
+                value > 0 or self.budget == "auto",
+                f"{name}={value} is not allowed; it must be above 0, or budget='auto'",
+            )
         window = self.profile_steps
         require(
             self.profile == "" or (len(window) == 2 and window[0] < window[1]),
             f"profile={self.profile!r} is not allowed; it takes first:last, as 100:120",
         )
         self.model.check_with(self.data)
+
+    @property
+    def follows_data(self) -> dict[str, int | float]:
+        """The keys, by their dotted names, whose values follow from the number of examples: 0."""
+        values = {
+            "batch_size": self.batch_size,
+            "num_epochs": self.num_epochs,
+            "optimizer.warmup_steps": self.optimizer.warmup_steps,
+            "validate_every_steps": self.validate_every_steps,
+        }
+        auto = self.budget == "auto"
+        return {name: value for name, value in values.items() if auto and value == 0}

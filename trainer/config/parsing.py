@@ -11,12 +11,15 @@ from typing import Any, TypeVar
 
 from ml_collections import ConfigDict
 
-from trainer.config.groups import Config, Data, LossSpikes, ModelSettings, Optimizer
+from trainer.config.groups import Config, Data, LossSpikes, ModelSettings, Optimizer, Stop
 from trainer.config.schema import Group, Key, defaults_of, keys
 from trainer.errors import UserError, in_one_line, require, require_choice, require_kind
 
 # Packages whose modules are found by name.
 _CONFIGS, _KINDS, _SOURCES = "configs", "trainer.models", "trainer.data.sources"
+
+# The groups whose keys do not depend on the kind of autoencoder or on the data.
+_GROUPS: Mapping[str, type[Group]] = {"optimizer": Optimizer, "spikes": LossSpikes, "stop": Stop}
 
 _Group = TypeVar("_Group", bound=Group)
 
@@ -76,7 +79,7 @@ def defaults(kind: str = "dense") -> ConfigDict:
     """
     model = defaults_of(kind_settings(kind)) | {"name": kind}
     data = _data_defaults()
-    groups = {"optimizer": defaults_of(Optimizer), "spikes": defaults_of(LossSpikes)}
+    groups = {name: defaults_of(group) for name, group in _GROUPS.items()}
     return ConfigDict({"model": model, "data": data, **groups, **defaults_of(Config)}).lock()
 
 
@@ -93,8 +96,9 @@ def parse(config: Config | ConfigDict | Mapping[str, Any]) -> Config:
         return config
     values = dict(config.to_dict() if isinstance(config, ConfigDict) else config)
     groups: dict[str, Any] = {
-        "optimizer": _parse("optimizer.", Optimizer, _group(values, "optimizer")),
-        "spikes": _parse("spikes.", LossSpikes, _group(values, "spikes")),
+        **{
+            name: _parse(f"{name}.", group, _group(values, name)) for name, group in _GROUPS.items()
+        },
         "data": parse_data(_group(values, "data")),
         "model": parse_model(_group(values, "model")),
     }
@@ -185,6 +189,7 @@ def differences(before: Config, after: Config) -> dict[str, tuple[Any, Any]]:
     """
     old, new = ({name: (key, value) for name, key, value in _walk(c)} for c in (before, after))
     ignored = {name for name, (key, _) in new.items() if key.may_change}
+    ignored |= after.follows_data.keys() if before.budget == after.budget else set()
     if type(before.model) is not type(after.model):
         ignored |= {name for name in new if name.startswith("model.")} - {"model.name"}
     source = source_of(before.data.name)

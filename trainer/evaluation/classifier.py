@@ -102,7 +102,7 @@ class EarlyStopping:
 
 
 def finetune(
-    workdir: str, settings: FineTuning, checkpoint: str = "last", data_name: str = ""
+    workdir: str, settings: FineTuning, checkpoint: str = "", data_name: str = ""
 ) -> dict[str, Any]:
     """Trains a classifier from a run's "last" or "best" checkpoint, and measures it.
 

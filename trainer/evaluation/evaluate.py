@@ -22,7 +22,7 @@ _MEMORY_SHARE = 1 / 8  # of the allowed memory for a split: several arrays of it
 _MAX_INTEGERS = 12  # shown of a list
 
 
-def evaluate(workdir: str, checkpoint: str = "last", data_name: str = "") -> dict[str, Any]:
+def evaluate(workdir: str, checkpoint: str = "", data_name: str = "") -> dict[str, Any]:
     """Measures a run's "last" or "best" checkpoint; writes `metrics.json` and figures.
 
     `data_name` says where the run's data are now, if they have moved, written as data.name.

@@ -47,8 +47,10 @@ class TrainedRun(TrainedModel):
     dataset: data.Dataset
 
 
-def load_model(folder: str | Path, checkpoint: str = "last") -> TrainedModel:
+def load_model(folder: str | Path, checkpoint: str = "") -> TrainedModel:
     """Restores the "last" or the "best" checkpoint of the run in a workdir.
+
+    By default, the config of the run says which.
 
     Must be called before TensorFlow's first operation.
 
@@ -58,7 +60,7 @@ def load_model(folder: str | Path, checkpoint: str = "last") -> TrainedModel:
     return _restore(workdir.read(paths.path_of(folder)), checkpoint)
 
 
-def load(folder: str | Path, checkpoint: str = "last", data_name: str = "") -> TrainedRun:
+def load(folder: str | Path, checkpoint: str = "", data_name: str = "") -> TrainedRun:
     """Restores a checkpoint as `load_model`, and reads the data of the run.
 
     `data_name` says where the data are now, if they have moved, written as data.name.
@@ -94,7 +96,7 @@ def _restore(run: workdir.Run, checkpoint: str) -> TrainedModel:
         image_shape, scaling, features, fill = _parse_inputs(run.inputs)
     leave_other_gpus()
     strategy = make_inference_strategy()
-    found = run.checkpoints.find(checkpoint)
+    found = run.checkpoints.find(checkpoint or run.config.checkpoint)
     if found is None:
         raise UserError(f"{run.workdir} holds no checkpoint")
     with workdir.as_damaged_config(run.workdir):

@@ -46,7 +46,7 @@ def export(
     workdir: str,
     output: str,
     *,
-    checkpoint: str = "last",
+    checkpoint: str = "",
     formats: Sequence[str] = ("saved_model", "keras", "litert"),
     images: str = "uint8",
     overwrite: bool = False,
@@ -59,7 +59,7 @@ def export(
     Args:
       workdir: the folder of the trained run.
       output: the folder to create.
-      checkpoint: "last" or "best".
+      checkpoint: "last", "best", or "": as the config says.
       formats: some of `options.FORMATS`.
       images: the dtype of images, "uint8" of 0 to 255 or "float32" in [0, 1]; vectors are always
         float32, in the user's units.

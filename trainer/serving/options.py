@@ -22,7 +22,7 @@ _ONNX_PACKAGES = ("tf2onnx", "onnx", "onnxruntime")
 class StreamOptions:
     """Holds the options of encode, decode and denoise, named as the flags."""
 
-    checkpoint: str = "last"  # or "best"
+    checkpoint: str = ""  # "last", "best", or as the config says
     array: str = ""  # the array to read from an .npz file that holds several
     label_column: str = ""  # the labels' column of a table
     resize: bool = False  # scale image files to the size of the model's images

@@ -26,7 +26,7 @@ def sample(
     workdir: str,
     count: int,
     *,
-    checkpoint: str = "last",
+    checkpoint: str = "",
     output: str = "",
     overwrite: bool = False,
 ) -> Path:
@@ -39,7 +39,7 @@ def sample(
     Args:
       workdir: the folder of the trained run.
       count: N.
-      checkpoint: "last" or "best".
+      checkpoint: "last", "best", or "": as the config says.
       output: the folder of the files; "": the workdir.
       overwrite: replace existing samples.
 

@@ -26,6 +26,7 @@ from trainer.models.base import Autoencoder
 from trainer.run import workdir
 from trainer.run.workdir import Run
 from trainer.storage import paths
+from trainer.training import budget
 from trainer.training.signals import Stop
 
 _MAX_POSITION = 2**62  # positions are int64
@@ -75,6 +76,7 @@ def set_up(config: Config, folder: str, vectors: np.ndarray | None = None) -> It
         dataset = workers.run_everywhere(lambda: data.load(settings, vectors=vectors))
         fingerprint = dataset.fingerprint()
         workers.require_equal_on_all(f"the data of data.name={config.data.name!r}", fingerprint)
+        config = budget.resolved(config, len(dataset.train))
         last_step = _last_step(config, len(dataset.train))
 
         # Seeded after a download, which uses the generator that gives Keras its seeds.

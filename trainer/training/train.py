@@ -17,7 +17,8 @@ from trainer.errors import NonFiniteError, Preempted
 from trainer.monitoring.goodput import Clock
 from trainer.monitoring.profiler import Profile
 from trainer.run.checkpoints import Checkpoint
-from trainer.training import resume
+from trainer.training import budget, resume
+from trainer.training.early_stopping import is_exhausted, validation_losses
 from trainer.training.logger import Logger, NullLogger, describe_losses
 from trainer.training.loss_spikes import LossSpikes, Spike
 from trainer.training.setup import Setup, agree_on_execution, cache_images, set_up
@@ -37,7 +38,7 @@ def train(
     The data come from the config or, with data.name='memory', are the `vectors` [N, D]. The
     start-up counts from `began_seconds` of the monotonic clock, or from now.
 
-    Returns the validation losses at the last step, or at the step where the model converged.
+    Returns the validation losses at the last step, or at the step where the run ended early.
 
     Raises:
       UserError: the config, the data or the workdir cannot be used.
@@ -67,7 +68,7 @@ def train(
         spikes.resume(checkpoint)
         if checkpoint and not quiet:
             print(f"resuming from {checkpoint.path}")
-        has_ended = workers.any(_has_converged(setup, checkpoint))
+        has_ended = workers.any(_has_ended(setup, checkpoint))
         end = first_step if has_ended else setup.last_step
         if workers.is_chief:
             clock.resume(setup.workdir)
@@ -89,7 +90,7 @@ def train(
             where = kept and kept.path
             raise NonFiniteError(f"{error}; the last good checkpoint is {where}") from error
     if not quiet:
-        ended = "finished" if step == setup.last_step else "converged"
+        ended = "finished" if step == setup.last_step else "ended early"
         print(f"{ended} at step {step:,}: {describe_losses(losses)}\n{clock}")
     return losses
 
@@ -143,6 +144,7 @@ class _Loop:
         self._end = end
         self._profile = Profile(setup.config.profile_steps, setup.workdir / "train")
         self._losses: dict[str, float] = {}  # of the last validation
+        self._history = validation_losses(setup.run) if setup.run else []
         images = setup.dataset.train.images
         image_bytes = math.prod(images.shape[1:]) * images.dtype.itemsize
         row_bytes = _INDEX_BYTES if setup.steps.images_on_device else image_bytes
@@ -152,7 +154,7 @@ class _Loop:
         )
 
     def run(self, first_step: int) -> tuple[int, dict[str, float]]:
-        """Trains from a step to the end, or until the model has converged.
+        """Trains from a step to the end, or until the run may end early.
 
         Returns the step and the validation losses there.
 
@@ -168,6 +170,8 @@ class _Loop:
                 self._logger = Logger(setup, self._spikes, self._clock, first_step, end)
                 scope.enter_context(contextlib.closing(self._profile))
             scope.enter_context(self._logger)
+            if first_step == 0 and setup.model.starts_at_pca:
+                self._validate(0)
             for first, count, batches in self._clock.waits_for(self._batches(first_step)):
                 step = int(first + count)
                 self._take_steps(first, count, batches)
@@ -177,7 +181,7 @@ class _Loop:
                     self._validate(step)
                 if validates or stopping or due(step, self._config.checkpoint_every_steps, end):
                     self._save(step, self._losses["loss"] if validates else None)
-                if validates and setup.model.has_converged():
+                if validates and self._may_end():
                     return step, self._losses
                 if stopping and step < end:
                     raise Preempted(
@@ -226,7 +230,14 @@ class _Loop:
                 raise NonFiniteError(f"the validation loss at step {step} is {losses['loss']}")
             self._logger.validation(step, losses)
         self._losses = losses
+        self._history.append(losses["loss"])
         self._memory_check.close()
+
+    def _may_end(self) -> bool:
+        exhausted = is_exhausted(self._history, self._config.stop)
+        return self._setup.model.has_converged() or self._setup.workers.any(
+            self._setup.run is not None and exhausted
+        )
 
     def _save(self, step: int, validation_loss: float | None) -> None:
         # The first step to use these weights; at the end, the last that made them.
@@ -244,10 +255,12 @@ def _write_config(setup: Setup) -> None:
     dataclasses.replace(run, executions=executions).write()
 
 
-def _has_converged(setup: Setup, checkpoint: Checkpoint | None) -> bool:
-    """Returns whether an earlier start ended at this checkpoint since the model converged."""
-    validated = checkpoint is not None and checkpoint.validation_loss is not None
-    return validated and setup.model.has_converged()
+def _has_ended(setup: Setup, checkpoint: Checkpoint | None) -> bool:
+    """Returns whether an earlier start ended at this checkpoint before the last step."""
+    if setup.run is None or checkpoint is None or checkpoint.validation_loss is None:
+        return False
+    losses = validation_losses(setup.run)
+    return setup.model.has_converged() or is_exhausted(losses, setup.config.stop)
 
 
 def _print_plan(setup: Setup, first_step: int, end: int) -> None:
@@ -269,6 +282,8 @@ def _print_plan(setup: Setup, first_step: int, end: int) -> None:
         f"{config.precision} on {devices}, execution {steps.execution}",
         flush=True,
     )
+    if config.budget == "auto":
+        print(budget.describe(config))
     if devices.startswith("CPU") and not config.strategy.startswith("cpu:"):
         gpu_note = unusable_gpu_note()
         if gpu_note:

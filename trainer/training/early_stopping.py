@@ -1,0 +1,21 @@
+"""Ends a run whose validation loss no longer falls, by its logged losses alone."""
+
+import math
+from collections.abc import Sequence
+
+from trainer.config import Stop
+from trainer.run.workdir import Run
+
+
+def validation_losses(run: Run) -> list[float]:
+    """Returns the losses of the validations that a run has logged, in their order."""
+    return [row["loss"] for row in run.log.rows() if row["split"] == "validation"]
+
+
+def is_exhausted(losses: Sequence[float], stop: Stop) -> bool:
+    """Returns whether the last validations were too many without a lower loss."""
+    lowest, without = math.inf, 0
+    for loss in losses:
+        without = 0 if loss < lowest - stop.min_delta else without + 1
+        lowest = loss if without == 0 else lowest
+    return 0 < stop.patience_validations <= without
