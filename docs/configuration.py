@@ -12,6 +12,7 @@ from trainer.config import (
     Key,
     LossSpikes,
     Optimizer,
+    Stop,
     defaults_of,
     keys,
     kind_settings,
@@ -41,6 +42,8 @@ def _sections() -> Iterator[str]:
     yield _table("Runs", "", Config)
     yield _table("Optimizer", "optimizer.", Optimizer)
     yield _table("Loss spikes", "spikes.", LossSpikes)
+    yield _table("Early stopping", "stop.", Stop)
+    yield _table("Early stopping", "stop.", Stop)
     yield _table("Data", "data.", Data)
     for source, group in source_settings().items():
         if len(keys(group)) > len(keys(Data)):
