@@ -203,7 +203,7 @@ OF_A_KIND: dict[str, list[dict[str, Any]]] = {
         {"jacobian": "closed_form", "hidden_units": ()},
     ],
     "concrete": [{"first_temperature": 0.001}],
-    "deep_conv": [{"stage_filters": (8,)}, {"stage_filters": (8, 8, 8)}],
+    "deep_conv": [{"stage_filters": ()}],
     "denoising": [{"layer_sizes": ()}],
     "dense": [
         {"loss": "bce", "output_activation": "linear"},

@@ -130,7 +130,6 @@ REFUSED: list[Any] = [  # a kind, the shape of its images, settings, and what th
     ("vae", (5,), {"likelihood": "gaussian", "binarisation": "static"}, "not 'static'"),
     ("vae", (5,), {"likelihood": "gaussian"}, "not 'dynamic'"),
     ("vae", (5,), {"objective": "iwae", "beta": 0.5}, "model.beta=1"),
-    ("vae", (5, 6, 1), {"network": "conv", "stage_filters": (8,)}, "there are two stages"),
 ]
 
 

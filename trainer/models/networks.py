@@ -1,8 +1,7 @@
-"""Builds encoders and decoders, dense and convolutional, as plain stacks of Keras layers.
+"""Builds encoders and decoders, dense and with poolings, as plain stacks of Keras layers.
 
-Every layer has a unique name, since checkpoints store a variable under its path. A decoder ends in
-logits, to which the model applies the output activation. Codes and logits are computed in float32,
-whatever the precision of the other layers.
+A decoder ends in logits, to which the model applies the output activation. Codes and logits are
+computed in float32, whatever the precision of the other layers.
 """
 
 import functools
@@ -14,15 +13,18 @@ import keras
 import tensorflow as tf
 from keras import layers
 
-from trainer.errors import require
+from trainer.models import stages
+from trainer.models.building_blocks import (
+    Shape,
+    conv,
+    crop,
+    halved,
+    network,
+    require_image,
+    transposed_conv,
+)
 from trainer.models.settings import DenseNetwork, Network
 
-Shape = tuple[int, ...]  # (H, W, C) of images; dense layers take (D,) of vectors too
-
-_conv = functools.partial(layers.Conv2D, kernel_size=3, padding="same")
-_transposed_conv = functools.partial(
-    layers.Conv2DTranspose, kernel_size=3, strides=2, padding="same"
-)
 _max_pooling = functools.partial(layers.MaxPooling2D, padding="same")
 
 
@@ -39,10 +41,9 @@ def create(
     activation, code_size = settings.activation, settings.code_size
     encoded = numbers_of_each * code_size
     if settings.network == "conv":
-        stages = settings.stage_filters, settings.dense_units
         return (
-            strided_encoder(image_shape, *stages, encoded, activation),
-            strided_decoder(image_shape, *stages, code_size, activation),
+            stages.encoder(image_shape, settings, encoded),
+            stages.decoder(image_shape, settings, code_size),
         )
     units = settings.hidden_units
     return (
@@ -59,7 +60,7 @@ def dense_encoder(
     code_activation: str,
 ) -> keras.Sequential:
     """Builds dense layers of `hidden_units` from images [B, H, W, C] to a code [B, code_size]."""
-    return _network("encoder", image_shape, [
+    return network("encoder", image_shape, [
         layers.Flatten(name="flatten"),
         *_dense_layers(hidden_units, activation),
         layers.Dense(code_size, code_activation, name="code", dtype="float32"),
@@ -70,7 +71,7 @@ def dense_decoder(
     image_shape: Shape, hidden_units: Sequence[int], code_size: int, activation: str
 ) -> keras.Sequential:
     """Builds dense layers of `hidden_units` from a code [B, code_size] to logits [B, H, W, C]."""
-    return _network("decoder", (code_size,), [
+    return network("decoder", (code_size,), [
         *_dense_layers(hidden_units, activation),
         layers.Dense(math.prod(image_shape), name="logits", dtype="float32"),
         layers.Reshape(image_shape, name="image", dtype="float32"),
@@ -96,7 +97,7 @@ def tied_decoder(
 ) -> keras.Sequential:
     """Builds a dense decoder of the encoder's kernels, transposed, and of biases of its own."""
     *others, first = [layer for layer in encoder.layers if isinstance(layer, layers.Dense)][::-1]
-    return _network("decoder", (encoder.output_shape[-1],), [
+    return network("decoder", (encoder.output_shape[-1],), [
         *(
             TransposedDense(layer, activation, name=f"hidden_{number}")
             for number, layer in enumerate(others, start=1)
@@ -157,15 +158,15 @@ def conv_pair(
     encoder = pooled_encoder(image_shape, layer_sizes, activation, code_activation)
     height, width, image_channels = image_shape
     times = len(layer_sizes)
-    rows, columns = _halved(image_shape, times)
-    decoder = _network("decoder", encoder.output_shape[1:], [
+    rows, columns = halved(image_shape, times)
+    decoder = network("decoder", encoder.output_shape[1:], [
         layers.Reshape((rows, columns, layer_sizes[-1]), name="map"),
         *(
-            _transposed_conv(channels, activation=activation, name=f"conv_{number}")
+            transposed_conv(channels, activation=activation, name=f"conv_{number}")
             for number, channels in enumerate(layer_sizes[::-1], start=1)
         ),
-        _conv(image_channels, name="logits", dtype="float32"),
-        *_crop((2**times * rows, 2**times * columns), (height, width)),
+        conv(image_channels, name="logits", dtype="float32"),
+        *crop((2**times * rows, 2**times * columns), (height, width)),
     ])  # fmt: skip
     return encoder, decoder
 
@@ -181,17 +182,17 @@ def pooled_encoder(
     Raises:
       UserError: the inputs are vectors.
     """
-    _require_image(image_shape)
+    require_image(image_shape)
     *hidden, (last, code_channels) = enumerate(layer_sizes, start=1)
-    return _network("encoder", image_shape, [
+    return network("encoder", image_shape, [
         *itertools.chain.from_iterable(
             (
-                _conv(channels, activation=activation, name=f"conv_{number}"),
+                conv(channels, activation=activation, name=f"conv_{number}"),
                 _max_pooling(name=f"pool_{number}"),
             )
             for number, channels in hidden
         ),
-        _conv(code_channels, activation=code_activation, name=f"conv_{last}", dtype="float32"),
+        conv(code_channels, activation=code_activation, name=f"conv_{last}", dtype="float32"),
         _max_pooling(name=f"pool_{last}", dtype="float32"),
         layers.Flatten(name="code", dtype="float32"),
     ])  # fmt: skip
@@ -205,64 +206,16 @@ def pooled_decoder(
     The decoder maps a code [B, ceil(H/4) * ceil(W/4) * code_channels] to logits [B, H, W, C].
     """
     height, width, channels = image_shape
-    rows, columns = _halved(image_shape, 2)
-    return _network("decoder", (rows * columns * code_channels,), [
+    rows, columns = halved(image_shape, 2)
+    return network("decoder", (rows * columns * code_channels,), [
         layers.Reshape((rows, columns, code_channels), name="map"),
-        _conv(code_channels, activation=activation, name="conv_1"),
+        conv(code_channels, activation=activation, name="conv_1"),
         layers.UpSampling2D(name="up_1"),
-        _conv(filters, activation=activation, name="conv_2"),
+        conv(filters, activation=activation, name="conv_2"),
         layers.UpSampling2D(name="up_2"),
-        _conv(channels, name="logits", dtype="float32"),
-        *_crop((4 * rows, 4 * columns), (height, width)),
+        conv(channels, name="logits", dtype="float32"),
+        *crop((4 * rows, 4 * columns), (height, width)),
     ])  # fmt: skip
-
-
-def strided_encoder(
-    image_shape: Shape, filters: Sequence[int], dense_units: int, code_size: int, activation: str
-) -> keras.Sequential:
-    """Builds two 3x3 convolutions of stride 2, a dense layer and a linear code [B, code_size].
-
-    Raises:
-      UserError: the inputs are vectors.
-    """
-    _require_image(image_shape)
-    return _network("encoder", image_shape, [
-        _conv(filters[0], strides=2, activation=activation, name="conv_1"),
-        _conv(filters[1], strides=2, activation=activation, name="conv_2"),
-        layers.Flatten(name="flatten"),
-        layers.Dense(dense_units, activation, name="hidden"),
-        layers.Dense(code_size, name="code", dtype="float32"),
-    ])  # fmt: skip
-
-
-def strided_decoder(
-    image_shape: Shape, filters: Sequence[int], dense_units: int, code_size: int, activation: str
-) -> keras.Sequential:
-    """Builds `strided_encoder` mirrored, with transposed convolutions, to logits [B, H, W, C]."""
-    height, width, channels = image_shape
-    rows, columns = _halved(image_shape, 2)
-    return _network("decoder", (code_size,), [
-        layers.Dense(dense_units, activation, name="hidden"),
-        layers.Dense(rows * columns * filters[1], activation, name="widen"),
-        layers.Reshape((rows, columns, filters[1]), name="map"),
-        _transposed_conv(filters[0], activation=activation, name="conv_1"),
-        _transposed_conv(channels, name="logits", dtype="float32"),
-        *_crop((4 * rows, 4 * columns), (height, width)),
-    ])  # fmt: skip
-
-
-def _network(
-    name: str, input_shape: tuple[int, ...], stack: Sequence[layers.Layer]
-) -> keras.Sequential:
-    return keras.Sequential([keras.Input(input_shape), *stack], name=name)
-
-
-def _require_image(shape: Shape) -> None:
-    require(
-        len(shape) == 3,
-        f"convolutions need images [H, W, C], not vectors of {shape[0]} numbers; vectors need a "
-        "model.name with dense layers, or model.network='dense' if the kind has both",
-    )
 
 
 def _dense_layers(units: Sequence[int], activation: str) -> list[layers.Layer]:
@@ -270,16 +223,3 @@ def _dense_layers(units: Sequence[int], activation: str) -> list[layers.Layer]:
         layers.Dense(size, activation, name=f"hidden_{number}")
         for number, size in enumerate(units, start=1)
     ]
-
-
-def _halved(image_shape: Shape, times: int) -> tuple[int, int]:
-    """Returns rows and columns after halving them `times` times, rounded up."""
-    return -(-image_shape[0] // 2**times), -(-image_shape[1] // 2**times)
-
-
-def _crop(size: tuple[int, int], cropped: tuple[int, int]) -> list[layers.Layer]:
-    """Builds a layer, if needed, that cuts off the rows and columns added by rounding up."""
-    extra = size[0] - cropped[0], size[1] - cropped[1]
-    if extra == (0, 0):
-        return []
-    return [layers.Cropping2D(((0, extra[0]), (0, extra[1])), name="crop", dtype="float32")]

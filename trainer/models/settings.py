@@ -101,21 +101,27 @@ class HiddenUnits(ModelSettings):
 
 
 @dataclasses.dataclass(frozen=True)
-class Stages(ModelSettings):
-    """Adds a network of two convolutions of stride 2 and a dense layer, mirrored in the decoder."""
+class ConvStages(Activation):
+    """Adds a network of convolutions of stride 2 and a dense layer, mirrored in the decoder."""
 
     stage_filters: tuple[int, ...] = key(
-        (32, 64), "Channels of the two convolutions of stride 2.", at_least=1
+        (32, 64), "Channels of each convolution of stride 2, which halves the image.", at_least=1
+    )
+    residual_blocks: int = key(0, "Residual blocks after each convolution of stride 2.", at_least=0)
+    normalisation: str = key(
+        "none", "Normalisation after the convolutions.", choices=("none", "group")
     )
     dense_units: int = key(
-        512, "Units of the dense layer between the convolutions and the code.", at_least=1
+        512,
+        "Units of the dense layer between the convolutions and the code; 0: no such layer.",
+        at_least=0,
     )
 
     def check(self) -> None:
         super().check()
         require(
-            len(self.stage_filters) == 2,
-            f"model.stage_filters={self.stage_filters} is not allowed; there are two stages",
+            len(self.stage_filters) > 0,
+            "model.stage_filters=() is not allowed; the network needs a convolution",
         )
 
 
@@ -127,7 +133,7 @@ class NetworkChoice(ModelSettings):
 
 
 @dataclasses.dataclass(frozen=True)
-class Network(NetworkChoice, Stages, HiddenUnits, CodeSize, Activation):
+class Network(NetworkChoice, ConvStages, HiddenUnits, CodeSize):
     """Combines the keys of a network that is dense or convolutional."""
 
 
