@@ -164,7 +164,7 @@ def test_a_run_that_settles_ends_at_its_validation_also_after_a_stop(
     digits_config.model = base.get_config("concrete").model
     digits_config.model.update({"code_size": 6, "hidden_units": (8,), "stop_when_settled": True})
     losses = assert_a_stop_changes_no_bit(digits_config, tmp_path, monkeypatch, calls=1, step=2)
-    alone, settled = tmp_path / "alone", "converged at step 5: "  # of 10: the first validation
+    alone, settled = tmp_path / "alone", "ended early at step 5: "  # of 10: the first validation
     assert capsys.readouterr().out.count(settled) == 2
     assert train(digits_config, str(alone)) == pytest.approx(losses)
     assert settled in capsys.readouterr().out

@@ -15,11 +15,11 @@ def own(tmp_path, monkeypatch):
 import dataclasses
 
 from trainer.config import key
-from trainer.models import settings
+from trainer.models import dense
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings(settings.DenseNetwork):
+class Settings(dense.Settings):
     share: float = key(0.5, "Share of the penalty.", at_least=0)
 """)
     (tmp_path / "lab_of_somebody" / "half" / "model.py").write_text("""

@@ -3,8 +3,13 @@
 The code is P(x) + f(x) and the reconstruction Q(code) + g(code), where f and g are the networks of
 a kind and P and Q linear maps. The last layers of f and g begin at 0, P and Q at PCA's maps, so the
 untrained model is PCA; then all of them are trained.
+
+Adam changes each weight by about the learning rate, however many inputs a layer has, and the
+outputs of a map of thousands of pixels by far more than PCA's smaller components. So a map is a
+dense layer times a constant, `_gain`, which makes weights of about 1 of PCA's maps.
 """
 
+import functools
 import math
 from typing import Protocol
 
@@ -12,7 +17,7 @@ import keras
 import numpy as np
 from keras import layers
 
-_SCORES, _IMAGE = "pca_code", "pca_image"  # the layers P and Q
+_ENCODER, _DECODER = "pca_code", "pca_image"  # the dense layers of P and Q
 
 
 class Pca(Protocol):
@@ -45,15 +50,13 @@ class Statistics(Protocol):
 def add_shortcuts(
     image_shape: tuple[int, ...], encoder: keras.Sequential, decoder: keras.Sequential
 ) -> tuple[keras.Model, keras.Model]:
-    """Returns encoder and decoder with linear shortcuts; alone, these compute the outputs."""
-    images, codes = keras.Input(image_shape), keras.Input(decoder.input_shape[1:])
-    flat = layers.Flatten(name="pca_flatten", dtype="float32")(images)
-    scores = layers.Dense(encoder.output_shape[-1], name=_SCORES, dtype="float32")(flat)
-    values = layers.Dense(math.prod(image_shape), name=_IMAGE, dtype="float32")(codes)
-    linear_image = layers.Reshape(image_shape, name="pca_reshape", dtype="float32")(values)
+    """Returns encoder and decoder with linear shortcuts, whose weights `set_shortcuts` sets."""
+    values, code_size = math.prod(image_shape), decoder.input_shape[-1]
+    flat = layers.Flatten(name="pca_flatten", dtype="float32")
+    shape = layers.Reshape(image_shape, name="pca_reshape", dtype="float32")
     return (
-        _sum(images, encoder, scores, "pca_plus_code"),
-        _sum(codes, decoder, linear_image, "pca_plus_image"),
+        _sum(encoder, [flat, *_linear(_ENCODER, encoder.output_shape[-1], values, code_size)]),
+        _sum(decoder, [*_linear(_DECODER, values, values, code_size), shape]),
     )
 
 
@@ -65,19 +68,38 @@ def set_shortcuts(
     decoder_map: np.ndarray,
     decoder_bias: np.ndarray,
 ) -> None:
-    """Sets the kernels and biases of P(x) = x @ encoder_map + encoder_bias and of Q(code)."""
-    encoder.get_layer(_SCORES).set_weights([encoder_map, encoder_bias])
-    decoder.get_layer(_IMAGE).set_weights([decoder_map, decoder_bias])
+    """Sets P(x) = x @ encoder_map + encoder_bias, and Q(code) likewise."""
+    values, code_size = decoder_map.shape[::-1]
+    for network, name, kernel, bias in (
+        (encoder, _ENCODER, encoder_map, encoder_bias),
+        (decoder, _DECODER, decoder_map, decoder_bias),
+    ):
+        gain = _gain(name, values, code_size)
+        network.get_layer(name).set_weights([kernel / gain, bias / gain])
 
 
-def _sum(
-    inputs: keras.KerasTensor, stack: keras.Sequential, shortcut: keras.KerasTensor, name: str
-) -> keras.Model:
-    outputs = inputs
-    for layer in stack.layers:
-        outputs = layer(outputs)
-    last = [layer for layer in stack.layers if layer.weights][-1]
+def _linear(name: str, units: int, values: int, code_size: int) -> list[layers.Layer]:
+    return [
+        layers.Dense(units, name=name, dtype="float32"),
+        layers.Rescaling(_gain(name, values, code_size), name=f"{name}_gain", dtype="float32"),
+    ]
+
+
+def _gain(name: str, values: int, code_size: int) -> float:
+    """Returns the size of the weights of PCA's maps, of values of variance 1 and codes of 1."""
+    return math.sqrt(code_size) / values if name == _ENCODER else 1 / math.sqrt(code_size)
+
+
+def _sum(network: keras.Sequential, shortcut: list[layers.Layer]) -> keras.Model:
+    """Returns the sum of two stacks of layers; the last layer of the network begins at 0."""
+    last = [layer for layer in network.layers if layer.weights][-1]
     last.set_weights([np.zeros(weights.shape) for weights in last.get_weights()])
-    total = layers.Add(name=name, dtype="float32")([outputs, shortcut])
+    inputs = keras.Input(network.input_shape[1:])
+    outputs = [functools.reduce(_apply, stack, inputs) for stack in (network.layers, shortcut)]
+    total = layers.Add(name=f"{network.name}_sum", dtype="float32")(outputs)
     # A network of lower precision would round its inputs before the shortcut.
-    return keras.Model(inputs, total, name=stack.name, dtype="float32")
+    return keras.Model(inputs, total, name=network.name, dtype="float32")
+
+
+def _apply(inputs: keras.KerasTensor, layer: layers.Layer) -> keras.KerasTensor:
+    return layer(inputs)
