@@ -1,6 +1,6 @@
 """Colour images of one's own: convolutions of stride 2 that start at PCA.
 
-    python -m trainer --config=configs/photos.py --config.data.name=images:DIR \
+python -m trainer --config=configs/photos.py --config.data.name=images:DIR \
         --config.data.image_size=64 --workdir=runs/photos
 """
 
