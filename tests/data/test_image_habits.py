@@ -35,11 +35,24 @@ def test_every_common_format_is_read(tmp_path, suffix):
 def test_files_of_other_kinds_are_counted_and_named(tmp_path):
     for number in range(5):
         save(tmp_path / f"{number}.png")
-    for name in ("a.svg", "b.svg", "notes.txt", "Thumbs.db", ".hidden.svg", "@eaDir/x.png"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
+    for name in ("a.svg", "b.svg", "notes.txt"):
         (tmp_path / name).touch()
     (note,) = load(tmp_path, validation_fraction=0.3).notes
     assert "3 files" in note and ".svg 2" in note and ".txt 1" in note
+
+
+def test_files_and_folders_of_systems_are_neither_images_nor_classes_nor_counted(tmp_path):
+    for number in range(8):
+        save(tmp_path / "cd"[number % 2] / f"{number}.png")
+    files = ("Thumbs.db", "thumbs.db", ".DS_Store", "Desktop.ini", "._0.png", "Icon\r", ".a.svg")
+    folders = ("@eaDir", "__MACOSX", "$RECYCLE.BIN", ".thumbnails")
+    for name in (*files, *(f"{folder}/x.jpg" for folder in folders)):
+        for place in (tmp_path, tmp_path / "c"):
+            (place / name).parent.mkdir(exist_ok=True)
+            (place / name).touch()
+    own = load(tmp_path, validation_fraction=0.3)
+    assert own.notes == () and own.class_names == ("c", "d")
+    assert sum(map(len, (own.train, own.validation, own.test))) == 8
 
 
 @pytest.mark.parametrize(

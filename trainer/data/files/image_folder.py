@@ -19,8 +19,11 @@ SPLITS = {
     "validation": ("val", "valid", "validation"),
     "test": ("test", "testing"),
 }
-_SYSTEM_FOLDERS = ("__MACOSX", "@eaDir")  # that operating systems and servers write
-_SYSTEM_FILES = ("Thumbs.db", "desktop.ini")
+# Files and folders that operating systems and file servers write, in lower case.
+_SYSTEM_NAMES = (
+    *("thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r"),
+    *("__macosx", "@eadir", "$recycle.bin", "system volume information"),
+)
 _MAX_SUFFIXES = 5  # in a note
 
 
@@ -202,7 +205,7 @@ class _SplitFolder:
 
 def _is_ignored(name: str) -> bool:
     """Returns whether a file or folder is hidden, or one that systems write."""
-    return name.startswith(".") or name in (*_SYSTEM_FOLDERS, *_SYSTEM_FILES)
+    return name.startswith(".") or name.lower() in _SYSTEM_NAMES
 
 
 def _walk(
