@@ -1,37 +1,43 @@
 """python -m benchmarks.costs: measures what a training costs besides its steps.
 
-Measures replicas, the size of the data, the start-up and checkpoints. Each measurement runs in its
-own process; the cases alternate, and medians are compared. Writes a table and JSON.
+Measures replicas, the size of the data, the start-up, checkpoints and decoding of images. Each
+measurement runs in its own process; the cases alternate, and medians are compared. Writes a table
+and JSON.
 """
 
 import json
+import multiprocessing
 import resource
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 from absl import app, flags
+from PIL import Image
 
 _ROUNDS = flags.DEFINE_integer("rounds", 3, "Measurements of each case; medians are compared.", 1)
 _SECONDS = flags.DEFINE_float("seconds", 5.0, "Seconds for which a rate is measured.", 0.1)
-_COSTS = flags.DEFINE_list("costs", [], "Some of replicas, data, start, checkpoints; default: all.")
+_COSTS = flags.DEFINE_list("costs", [], "Some of the costs; default: all.")
 _DATA = flags.DEFINE_string("data", "digits", "The data set of the start-up measurement.")
 _OUT = flags.DEFINE_string("out", "runs/benchmark", "The folder of costs.md and costs.json.")
 _ONE = flags.DEFINE_string("one", None, "Measure this case only, as replicas/conv/4.")
 
 _GIB = 2**30
 _CHECKPOINT_EVERY_SECONDS = 60.0
+_JPEGS = 20_000
+_JPEG_SIDE, _SCALED_SIDE = 256, 64  # pixels
 
 _CASES = {
     "replicas": [f"{net}/{count}" for net in ("dense", "conv") for count in (1, 2, 4)],
     "data": ["60000", "600000", "6000000"],
     "start": ["help", "wrong_flag", "first_step", "resume"],
     "checkpoints": ["dense", "deep_conv"],
+    "decoding": ["pillow", "trainer"],
 }
 
 
@@ -147,7 +153,60 @@ def checkpoints(net: str) -> dict[str, float]:
     return {"seconds_lost": lost, "share_at_one_a_minute": lost / _CHECKPOINT_EVERY_SECONDS}
 
 
-_MEASURES = {"replicas": replicas, "data": data_size, "start": start, "checkpoints": checkpoints}
+def decoding(case: str) -> dict[str, float]:
+    """Measures the decoding of a folder of JPEGs, scaled to 64x64, by all cores.
+
+    "pillow" is a pool of processes that open, convert and resize; "trainer" also writes the cache.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        files = _write_jpegs(Path(folder))
+        read = _read_with_pillow if case == "pillow" else _reader_of_trainer()
+        began = time.perf_counter()
+        read(files)
+        return {"images_per_second": _JPEGS / (time.perf_counter() - began)}
+
+
+def _read_with_pillow(files: list[Path]) -> None:
+    with multiprocessing.Pool() as pool:
+        np.stack(pool.map(_scaled, files))
+
+
+def _reader_of_trainer() -> Callable[[list[Path]], object]:
+    import tensorflow  # noqa: F401, which no measurement includes
+
+    from trainer import data
+    from trainer.config import make_data
+
+    return lambda files: data.load(make_data(f"images:{files[0].parent}", image_size=_SCALED_SIDE))
+
+
+def _write_jpegs(folder: Path) -> list[Path]:
+    """Writes random crops of scikit-learn's two photographs."""
+    from sklearn.datasets import load_sample_images
+
+    photographs = load_sample_images().images
+    generator = np.random.default_rng(0)
+    files = [folder / f"{number:06d}.jpg" for number in range(_JPEGS)]
+    for number, file in enumerate(files):
+        photograph = photographs[number % len(photographs)]
+        y, x = generator.integers(np.subtract(photograph.shape[:2], _JPEG_SIDE))
+        Image.fromarray(photograph[y : y + _JPEG_SIDE, x : x + _JPEG_SIDE]).save(file)
+    return files
+
+
+def _scaled(file: Path) -> np.ndarray:
+    with Image.open(file) as image:
+        scaled = image.convert("RGB").resize((_SCALED_SIDE,) * 2, Image.Resampling.BILINEAR)
+        return np.asarray(scaled)
+
+
+_MEASURES = {
+    "replicas": replicas,
+    "data": data_size,
+    "start": start,
+    "checkpoints": checkpoints,
+    "decoding": decoding,
+}
 
 
 def _all_cases() -> Iterator[str]:

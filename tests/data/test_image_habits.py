@@ -140,10 +140,19 @@ def test_transparency_and_padding_have_the_background(tmp_path):
     assert padded[:, 0].tolist() == [[0, 0, 255]] * 4
 
 
-def test_a_jpeg_decoded_at_a_fraction_looks_like_the_whole(tmp_path):
+def test_a_jpeg_decoded_at_a_fraction_looks_like_the_whole(tmp_path, monkeypatch):
     x, y = np.mgrid[:256, :320]
     smooth = (127 + 60 * np.sin(x / 40) + 60 * np.cos(y / 30)).astype(np.uint8)
     Image.fromarray(smooth).save(tmp_path / "a.jpg", quality=95)
     whole = Image.open(tmp_path / "a.jpg").resize((32, 32), Image.Resampling.BILINEAR)
+    sizes = []
+    resize = Image.Image.resize
+
+    def resize_seen(self, *args):
+        sizes.append(self.size)
+        return resize(self, *args)
+
+    monkeypatch.setattr(Image.Image, "resize", resize_seen)
     scaled = decoded(tmp_path / "a.jpg", 32)[..., 0]
+    assert sizes == [(80, 64)]  # twice the size needed, or more
     assert np.abs(scaled.astype(int) - np.asarray(whole)).mean() < 1

@@ -18,7 +18,7 @@ from trainer.errors import UserError, require
 from trainer.storage import atomic, locks, paths
 
 FOLDER = ".decoded"  # in the folder of images, unless data.cache_dir names another
-_DECODER_VERSION = 2  # raise it when a Decoder of the same settings gives other pixels
+_DECODER_VERSION = 3  # raise it when a Decoder of the same settings gives other pixels
 _MAX_NAMED = 8  # unreadable files in a line
 _ADVICE = "data.cache_dir=DIR keeps the decoded images elsewhere"
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import math
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -70,8 +71,8 @@ class Decoder:
                     )
                 channels = self.channels or (1 if image.mode in _GREY_MODES else 3)
                 self._draft(image)
-                upright = ImageOps.exif_transpose(image)
-                pixels = np.asarray(self._resize(self._convert(upright, channels)))
+                ImageOps.exif_transpose(image, in_place=True)
+                pixels = np.asarray(self._resize(self._convert(image, channels)))
         except Exception as error:  # each format fails in its own way
             return Unreadable(getattr(error, "strerror", None) or in_one_line(error))
         return pixels.reshape(*pixels.shape[:2], channels)
@@ -81,7 +82,7 @@ class Decoder:
         if self.image_size and image.format == "JPEG":
             size = self._size()
             scale = max(max(size) / min(image.size), max(size) / max(image.size))
-            width, height = (int(_DRAFT * scale * side) + 1 for side in image.size)
+            width, height = (math.ceil(_DRAFT * scale * side) for side in image.size)
             image.draft(None, (width, height))
 
     def _size(self) -> tuple[int, int]:
@@ -111,7 +112,8 @@ class Decoder:
             above = image.convert("RGBA")
             below = Image.new("RGBA", image.size, self._colour("RGBA"))
             image = Image.alpha_composite(below, above)
-        return image.convert(MODES[channels])
+        # Pillow's convert copies even an image of this mode.
+        return image if image.mode == MODES[channels] else image.convert(MODES[channels])
 
     def _colour(self, mode: str) -> int | tuple[int, ...]:
         return ImageColor.getcolor(self.background, mode)
