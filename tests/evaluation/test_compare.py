@@ -123,9 +123,9 @@ def test_runs_on_different_images_have_a_table_and_plots_each(tmp_path):
     runs = [tmp_path / name for name in "abcd"]
     text = compare(*runs, output=tmp_path / "three")
     assert "on 3 different data" in text
-    assert "## digits, 100 test images (data aaaaaaaa)" in text
-    assert "## digits, 7 test images (data aaaaaaaa)" in text
-    assert "## mnist, 100 test images (data bbbbbbbb)" in text
+    assert "## digits, 100 test examples (data aaaaaaaa)" in text
+    assert "## digits, 7 test examples (data aaaaaaaa)" in text
+    assert "## mnist, 100 test examples (data bbbbbbbb)" in text
     heights = [imread(tmp_path / name / "compare.png").shape[0] for name in ("one", "three")]
     assert heights[1] == 3 * heights[0]
 

@@ -42,7 +42,7 @@ def test_a_kind_keeps_the_contract(name):
 
     grids = model.validation_images(images, Noise(0, 0, 3, stream="evaluation"))
     for grid in grids.values():
-        assert figures.grid(**vars(grid)).shape[2:] == (3,)
+        assert figures.labelled_grid("mine", **vars(grid)).shape[2:] == (3,)
     convolves = settings.name in ("concrete", "conv", "deep_conv")
     convolves |= settings.get("network") == "conv"
     own = {"concrete": {"selected_pixels"}, "vae": {"prior_samples"}}.get(settings.name, set())

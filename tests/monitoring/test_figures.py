@@ -30,3 +30,18 @@ def test_marked_pixels_are_red_squares_in_a_grey_image():
     assert coloured[8:, 16:].all()
     assert coloured.sum() == 64
     assert (shown[~coloured] == 51).all()
+
+
+@pytest.mark.parametrize("name", ["filters", "manifold", "of_my_own_kind"])
+def test_a_labelled_grid_shows_whole_pixels_below_a_title(name):
+    images = np.linspace(0, 1, 6, dtype=np.float32).reshape(6, 1, 1, 1) + np.zeros((1, 8, 8, 3))
+    shown = figures.labelled_grid(name, images, columns=3, gap=0)
+    plain = figures.grid(images, columns=3, gap=0)
+    factor = 500 // 24
+    height, width = (factor * side for side in plain.shape[:2])
+    below, left = (40, 40) if name == "manifold" else (10, 10)
+    grid = shown[40 : 40 + height, left : left + width]
+    assert shown.shape[0] == 40 + height + below
+    assert (grid[factor // 2 :: factor, factor // 2 :: factor] == plain).all()
+    assert (shown[:40] < 128).any()  # the title
+    assert (shown[:, :left] < 128).any() == (shown[-below:] < 128).any() == (name == "manifold")

@@ -202,7 +202,7 @@ def _groups(runs: Iterable[ComparedRun]) -> list[list[ComparedRun]]:
 def _heading(group: Sequence[ComparedRun]) -> str:
     names = ", ".join(sorted({run.data for run in group}))
     digits = group[0].data_fingerprint[:_FINGERPRINT_DIGITS]
-    return f"{names}, {group[0].metric('test_images'):,} test images (data {digits})"
+    return f"{names}, {group[0].metric('test_images'):,} test examples (data {digits})"
 
 
 def _text(groups: Sequence[Sequence[ComparedRun]], others: Sequence[ComparedRun]) -> str:
@@ -244,7 +244,7 @@ def _table(group: Sequence[ComparedRun]) -> Iterator[str]:
             _column(shown.title, [_cell(run.metric(shown.metric), shown.format) for run in group])
             for shown in evaluators.columns()
         ),
-        _column("images/s", [_cell(run.images_per_second, ",.0f") for run in group]),
+        _column("examples/s", [_cell(run.images_per_second, ",.0f") for run in group]),
         _column("training, s", [_cell(run.training_seconds, ",.1f") for run in group]),
         _column("on", [run.devices for run in group], "<"),
     ]

@@ -64,9 +64,9 @@ def draw_row(row: "SubFigure", heading: str, group: Sequence["ComparedRun"]) -> 
             handles += lines if axes is error else []
 
     row.suptitle(heading).set_parse_math(False)
-    error.set(title="error", ylabel="mse of a pixel")
+    error.set(title="error", ylabel="mean squared error, test")
     accuracy.set(title="accuracy of classifiers on codes", ylabel="test accuracy (hollow: 5-NN)")
-    speed.set(title="speed", xlabel="training, seconds", ylabel="images per second")
+    speed.set(title="speed", xlabel="training, seconds", ylabel="examples per second")
     for axes in (error, accuracy, speed):
         axes.margins(0.1)
         axes.grid(alpha=0.3)
@@ -106,7 +106,7 @@ def _set_code_axis(axes: "Axes", sizes: Sequence[int]) -> None:
             ticks.append(size)
     margin = (sizes[-1] / sizes[0]) ** 0.1 if len(sizes) > 1 else 2
     limits = (sizes[0] / margin, sizes[-1] * margin)
-    axes.set(xscale="log", xlabel="numbers in the code", xlim=limits)
+    axes.set(xscale="log", xlabel="values of the code", xlim=limits)
     axes.set_xticks(ticks, [str(size) for size in ticks])
     axes.set_xticks([], minor=True)
 

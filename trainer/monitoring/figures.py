@@ -4,7 +4,7 @@ import io
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -21,6 +21,36 @@ _RED = (0.9, 0.1, 0.1)
 _MAX_TITLE = 14  # characters above a column
 _GAP = 2  # white pixels between images
 _ENLARGEMENT = 8  # makes single pixels visible
+_MIN_SIDE = 500  # pixels of the longer side of a labelled grid, about
+_DPI = 100
+_TEXT = 40  # pixels of a line of text and its margins
+_MAX_WRITTEN = 3  # values of a code that are written below it
+
+
+class _Labels(NamedTuple):
+    """Holds what is written on the grid of a name."""
+
+    title: str
+    x: str = ""  # of the axes
+    y: str = ""
+    row: str = "vector"  # what a row of vectors is
+
+
+_LABELS = {
+    "filters": _Labels("weights of the first units", row="unit"),
+    "interpolations": _Labels(
+        "equal steps between the codes of two test examples, left and right",
+        row="steps from an example to another, pair by pair",
+    ),
+    "manifold": _Labels(
+        "codes at evenly spaced quantiles of the prior, decoded",
+        x="first value of the code, ascending",
+        y="second value of the code, ascending",
+        row="code, the second value descending, then the first ascending",
+    ),
+    "prior_samples": _Labels("samples from the prior, decoded", row="sample"),
+    "selected_pixels": _Labels("selected pixels (red) on the mean image"),
+}
 
 
 def reconstructions(
@@ -29,9 +59,9 @@ def reconstructions(
     """Draws labelled rows of images [N, H, W, C] in [0, 1] and of codes [N, K], as RGB [H, W, 3].
 
     A code is drawn as a rectangle as near to a square as K allows, its minimum black and its
-    maximum white. If the first row holds vectors [N, D], every vector and code is drawn as a line
-    plot; rows of the same shape share their limits. The columns have `titles` [N] above and `notes`
-    [N] below, if there are any.
+    maximum white; a code of up to 3 values has them written below. If the first row holds vectors
+    [N, D], every vector and code is drawn as a line plot; rows of the same shape share their
+    limits. The columns have `titles` [N] above and `notes` [N] below, if there are any.
 
     Returns uint8.
     """
@@ -40,7 +70,7 @@ def reconstructions(
     figure = _figure(1 + columns, 1.1 * len(rows))
     axes = figure.subplots(len(rows), columns, squeeze=False)
     for axes_of_row, (title, row) in zip(axes, rows.items(), strict=True):
-        axes_of_row[0].set_ylabel(title)
+        axes_of_row[0].set_ylabel(title, fontsize="small")
         same_shape = np.stack([other for other in rows.values() if other.shape == row.shape])
         for axis, values in zip(axes_of_row, row, strict=True):
             axis.set(xticks=[], yticks=[])
@@ -50,10 +80,15 @@ def reconstructions(
             else:
                 pixels = _code_pixels(values) if values.ndim == 1 else _image_pixels(values)
                 axis.imshow(pixels, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+                if values.ndim == 1 and len(values) <= _MAX_WRITTEN:
+                    axis.set_xlabel(", ".join(f"{v:.1f}" for v in values), fontsize="small")
     for axis, title in zip(axes[0], titles, strict=False):
         axis.set_title(_shortened(title), fontsize="small")
     for axis, note in zip(axes[-1], notes, strict=False):
         axis.set_xlabel(note, fontsize="small")
+    if first.ndim == 2:
+        axes_label = "across: features, or values of the code; rows of one length share a scale"
+        figure.supxlabel(axes_label, fontsize="small")
     return _render(figure)
 
 
@@ -62,7 +97,7 @@ def _shortened(title: str) -> str:
 
 
 def lines(
-    x: Sequence[float], ys: Mapping[str, Sequence[float]], xlabel: str, ylabel: str
+    x: Sequence[float], ys: Mapping[str, Sequence[float]], title: str, xlabel: str, ylabel: str
 ) -> np.ndarray:
     """Plots series by label over `x`, the y axis from 0, as uint8 RGB [H, W, 3]."""
     figure = _figure(6, 4)
@@ -70,19 +105,22 @@ def lines(
     marker = "." if len(x) <= _MAX_MARKERS else ""
     for label, y in ys.items():
         axis.plot(x, y, label=label, marker=marker)
-    axis.set(xlabel=xlabel, ylabel=ylabel)
+    axis.set(title=title, xlabel=xlabel, ylabel=ylabel)
     axis.set_ylim(bottom=0)
     axis.grid(alpha=0.3)
-    axis.legend()
+    if len(ys) > 1:
+        axis.legend()
     return _render(figure)
 
 
-def bars(edges: Sequence[float], counts: Sequence[float], xlabel: str, ylabel: str) -> np.ndarray:
+def bars(
+    edges: Sequence[float], counts: Sequence[float], title: str, xlabel: str, ylabel: str
+) -> np.ndarray:
     """Plots a histogram of `counts` [N] in bins with `edges` [N + 1], as uint8 RGB [H, W, 3]."""
     figure = _figure(6, 4)
     axis = figure.subplots()
     axis.stairs(counts, edges, fill=True)
-    axis.set(xlabel=xlabel, ylabel=ylabel)
+    axis.set(title=title, xlabel=xlabel, ylabel=ylabel)
     return _render(figure)
 
 
@@ -105,11 +143,11 @@ def write_png(path: str | Path, pixels: np.ndarray) -> None:
         raise UserError(f"{path} cannot be written: {error.strerror}") from error
 
 
-def _figure(width: float, height: float) -> "Figure":
+def _figure(width: float, height: float, constrained: bool = True) -> "Figure":
     # Imported here, since the import would delay the start of a training by a second.
     from matplotlib.figure import Figure
 
-    return Figure(figsize=(width, height), dpi=100, layout="constrained")
+    return Figure(figsize=(width, height), dpi=_DPI, layout="constrained" if constrained else None)
 
 
 def _render(figure: "Figure") -> np.ndarray:
@@ -118,6 +156,39 @@ def _render(figure: "Figure") -> np.ndarray:
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+
+def labelled_grid(
+    name: str,
+    images: np.ndarray,
+    columns: int,
+    gap: int = _GAP,
+    stretch: bool = False,
+    marks: np.ndarray | None = None,
+) -> np.ndarray:
+    """Draws `grid` enlarged, with a title and the axes of a figure's name, as uint8 RGB [H, W, 3].
+
+    Vectors [N, D] of any range become a heat map with a row each.
+    """
+    labels = _LABELS.get(name, _Labels(name.replace("_", " ")))
+    if images.ndim == 2:
+        return _heat_map(images, labels)
+    title = labels.title + (", each scaled from black to white" if stretch else "")
+    pixels = grid(images, columns, gap, stretch, marks)
+    factor = max(1, _MIN_SIDE // max(pixels.shape[:2]))
+    pixels = pixels.repeat(factor, axis=0).repeat(factor, axis=1)
+    height, width = pixels.shape[:2]
+    left, below = (_TEXT if text else _TEXT // 4 for text in (labels.y, labels.x))
+    # Room for the title, whatever the width of the images.
+    whole_width = max(left + width + _TEXT // 4, _MIN_SIDE)
+    whole_height = below + height + _TEXT
+    figure = _figure(whole_width / _DPI, whole_height / _DPI, constrained=False)
+    place = left / whole_width, below / whole_height, width / whole_width, height / whole_height
+    axis = figure.add_axes(place)
+    axis.imshow(pixels, interpolation="nearest", aspect="auto")
+    axis.set(xticks=[], yticks=[], xlabel=labels.x, ylabel=labels.y, frame_on=False)
+    figure.text(left / whole_width, 1 - 0.6 * _TEXT / whole_height, title)
+    return _render(figure)
 
 
 def grid(
@@ -131,11 +202,8 @@ def grid(
 
     The `gap` pixels between images and the missing images of the last row are white. `stretch`
     scales each image so that its values span [0, 1]. `marks` [N, H, W] draws the images in grey,
-    the marked pixels in red, and each pixel as a square of 8 x 8. Vectors [N, D] of any range
-    become a heat map with a row each.
+    the marked pixels in red, and each pixel as a square of 8 x 8.
     """
-    if images.ndim == 2:
-        return _heat_map(images)
     if stretch:
         images = _scale_each(images)
     if marks is not None:
@@ -163,12 +231,12 @@ def _mark(images: np.ndarray, marks: np.ndarray) -> np.ndarray:
     return rgb.repeat(_ENLARGEMENT, axis=1).repeat(_ENLARGEMENT, axis=2)
 
 
-def _heat_map(vectors: np.ndarray) -> np.ndarray:
-    figure = _figure(6, 4)
+def _heat_map(vectors: np.ndarray, labels: _Labels) -> np.ndarray:
+    figure = _figure(7, 5)
     axis = figure.subplots()
     image = axis.imshow(vectors, cmap="gray", aspect="auto", interpolation="nearest")
-    axis.set(xlabel="feature", ylabel="vector")
-    figure.colorbar(image)
+    axis.set(title=labels.title, xlabel="feature", ylabel=labels.row)
+    figure.colorbar(image, label="value, as the model sees it")
     return _render(figure)
 
 

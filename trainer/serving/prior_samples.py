@@ -60,9 +60,8 @@ def sample(
             *_, rows = columns.values()
             shown += [*rows[: _MAX_SHOWN - len(shown)]]
             bar.update(len(rows))
-    figures.write_png(
-        figure, figures.grid(np.stack(shown), columns=math.ceil(math.sqrt(len(shown))))
-    )
+    side = math.ceil(math.sqrt(len(shown)))
+    figures.write_png(figure, figures.labelled_grid("prior_samples", np.stack(shown), side))
     return folder
 
 

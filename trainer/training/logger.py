@@ -199,7 +199,7 @@ class Logger:
         some, noise = images[: figures.COLUMNS], self._noise(figures.COLUMNS)
         rows = self._model.reconstruction_rows(some, noise)
         grids = self._model.validation_images(images, self._noise(count))
-        plots = {tag: figures.grid(**vars(grid)) for tag, grid in grids.items()}
+        plots = {tag: figures.labelled_grid(tag, **vars(grid)) for tag, grid in grids.items()}
         return {"reconstructions": figures.reconstructions(rows), **plots}
 
     def _noise(self, count: int) -> positions.Noise:

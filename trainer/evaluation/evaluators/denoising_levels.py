@@ -39,8 +39,9 @@ def measure(evaluated: EvaluatedModel) -> Result:
         **{f"{name}_at_levels": [row[name] for row in at_levels] for name in metrics},
     }
     lines = {label: metrics[f"{name}_mse_at_levels"] for name, label in _LINES.items()}
-    x = f"level of the corruption ({model.corruption.replace('_', ' ')})"
-    return Result(metrics, {"denoising_levels": figures.lines(LEVELS, lines, x, "mse")})
+    title = "error against the clean test examples"
+    axes = f"level of the corruption ({model.corruption.replace('_', ' ')})", "mean squared error"
+    return Result(metrics, {"denoising_levels": figures.lines(LEVELS, lines, title, *axes)})
 
 
 def projection_errors(pca: "PCA", images: np.ndarray, noisy: np.ndarray) -> np.ndarray:

@@ -35,8 +35,9 @@ def measure(evaluated: EvaluatedModel) -> Result:
         "jacobian_norm_to_spread": norm / spread if spread > 0 else None,
         "singular_values": means,
     }
-    axes = "number, the largest first", "singular value of the encoder's Jacobian"
-    lines = figures.lines(range(1, len(means) + 1), {"mean over test images": means}, *axes)
+    title = "singular values of the encoder's Jacobian"
+    axes = "number, the largest first", f"mean over {len(images)} test examples"
+    lines = figures.lines(range(1, len(means) + 1), {"mean": means}, title, *axes)
     return Result(metrics, {"singular_values": lines})
 
 

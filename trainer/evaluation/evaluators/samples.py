@@ -28,12 +28,12 @@ def measure(evaluated: EvaluatedModel) -> Result:
         evaluated.test[:_MAX_SAMPLES],
         with_noise=True,
     )
-    plots = {"prior_samples": figures.grid(samples, figures.COLUMNS)}
+    plots = {"prior_samples": figures.labelled_grid("prior_samples", samples, figures.COLUMNS)}
     if len(evaluated.test) > 1:
         plots["interpolations"] = _interpolations(evaluated)
     manifold = model.manifold()
     if manifold is not None:
-        plots["manifold"] = figures.grid(**vars(manifold))
+        plots["manifold"] = figures.labelled_grid("manifold", **vars(manifold))
     return Result({}, plots)
 
 
@@ -45,4 +45,4 @@ def _interpolations(evaluated: EvaluatedModel) -> np.ndarray:
         between = evaluated.model.decode((1 - share) * start + share * end)
         images = evaluated.test[first : first + 2]
         rows.append(np.concatenate([images[:1], between, images[1:]]))
-    return figures.grid(np.concatenate(rows), columns=len(rows[0]))
+    return figures.labelled_grid("interpolations", np.concatenate(rows), columns=len(rows[0]))

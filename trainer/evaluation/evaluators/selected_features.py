@@ -43,9 +43,9 @@ def measure(evaluated: EvaluatedModel) -> Result:
         on_pca = _trees_accuracy(pca.transform(train), pca.transform(test), *labels)
         metrics |= {"extra_trees_accuracy": on_pixels, "pca_extra_trees_accuracy": on_pca}
     marked = model.marked_pixels(evaluated.train)
-    return Result(
-        metrics, {} if marked is None else {"selected_pixels": figures.grid(**vars(marked))}
-    )
+    name = "selected_pixels"
+    plots = {} if marked is None else {name: figures.labelled_grid(name, **vars(marked))}
+    return Result(metrics, plots)
 
 
 def _trees_accuracy(

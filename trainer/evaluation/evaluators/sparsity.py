@@ -39,11 +39,12 @@ def measure(evaluated: EvaluatedModel) -> Result:
     }
     if evaluated.has_classes:
         metrics["linear_classifier_error"] = linear_classifier_error(evaluated)
-    axes = "mean activation over the test images", "units"
-    plots = {"activations": figures.bars(edges, counts, *axes)}
+    axes = "mean |activation| over the test examples", "number of units"
+    title = f"activity of the {len(evaluated.codes[0]):,} units of the code"
+    plots = {"activations": figures.bars(edges, counts, title, *axes)}
     filters = evaluated.model.filters()
     if filters is not None:
-        plots["filters"] = figures.grid(**vars(filters))
+        plots["filters"] = figures.labelled_grid("filters", **vars(filters))
     return Result(metrics, plots)
 
 
