@@ -2,6 +2,7 @@
 
 import ast
 import importlib.util
+import json
 import re
 import runpy
 import shlex
@@ -169,6 +170,20 @@ def test_the_tutorial_can_be_typed_and_writes_and_says_no_secret_and_no_home(tmp
     for path, content in found.items():
         for secret in (PLANTED, folder.parent.name, str(ROOT)):
             assert secret.encode() not in content, path
+
+
+@pytest.mark.slow
+def test_the_cells_of_the_notebook_run_and_it_keeps_no_output(tmp_path):
+    notebook = json.loads((ROOT / "docs/python.ipynb").read_text())
+    assert notebook["nbformat"] == 4
+    cells = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    assert not any(cell["outputs"] or cell["execution_count"] for cell in cells)
+    # Without Jupyter: its kernel would add 24 packages to the tests.
+    script = "\n".join("".join(cell["source"]) for cell in cells)
+    show = "assert metrics['mse'] < metrics['pca_mse'] and plt.get_fignums()"
+    (tmp_path / "cells.py").write_text(f"{script}\n{show}\n")
+    ((status, output),) = outcomes("run", [["cells.py"]], tmp_path, MPLBACKEND="agg")
+    assert status == 0, output
 
 
 @pytest.mark.slow

@@ -78,7 +78,7 @@ def test_a_run_is_compared_with_pca_by_error_accuracy_and_speed(tmp_path):
         "probe": "90.0%",
         "PCA probe": "85.0%",
         "5-NN": "95.0%",
-        "images/s": "400",
+        "examples/s": "400",
         "training, s": "2.5",
         "on": "CPU x 1",
     }
