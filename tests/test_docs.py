@@ -15,6 +15,8 @@ import pytest
 from tests.runs import files_in
 from tests.test_secrets import PLANTED, SECRETS
 from tests.typed import outcomes
+from trainer import data
+from trainer.config import make_data
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -68,7 +70,7 @@ def test_the_commands_of_the_documents_are_taken_by_their_parsers():
         command
         for document in DOCUMENTS
         for words in all_typed(document)
-        if words[0] == "python" and words[2].startswith(("trainer", "launch"))
+        if words[:2] == ("python", "-m") and words[2].startswith(("trainer", "launch"))
         for command in to_parse(words)
     ]
     assert len(commands) > 40
@@ -170,6 +172,18 @@ def test_the_tutorial_can_be_typed_and_writes_and_says_no_secret_and_no_home(tmp
     for path, content in found.items():
         for secret in (PLANTED, folder.parent.name, str(ROOT)):
             assert secret.encode() not in content, path
+
+
+def test_the_mixed_photographs_of_the_description_are_read(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (script,) = (
+        text for language, text in FENCED.findall((ROOT / "docs/data.md").read_text()) if language
+    )
+    (tmp_path / "make_photos.py").write_text(script.replace("range(400)", "range(32)"))
+    runpy.run_path("make_photos.py")
+    read = data.load(make_data("images:photos", image_size=16, channels=3, fit="crop"))
+    assert read.image_shape == (16, 16, 3) and not read.notes
+    assert sum(map(len, (read.train, read.validation, read.test))) == 32
 
 
 @pytest.mark.slow
