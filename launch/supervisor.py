@@ -17,7 +17,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import IO, NamedTuple
+from typing import IO, Any, NamedTuple, Protocol
 
 from trainer.errors import Preempted, UserError
 
@@ -41,6 +41,26 @@ class Command(NamedTuple):
     environment: Mapping[str, str]  # added to the launcher's
 
 
+class Process(Protocol):
+    """Controls a started command, as subprocess.Popen does."""
+
+    stdout: Any  # unbuffered binary streams
+    stderr: Any
+
+    @property
+    def pid(self) -> int | None:
+        """Returns the process id; None before the process is there."""
+
+    def poll(self) -> int | None:
+        """Returns the exit status, negative for a signal, or None while it runs."""
+
+    def wait(self) -> int:
+        """Waits for the end; returns the exit status."""
+
+    def send_signal(self, number: int, /) -> None:
+        """Sends a signal, unless the process has ended."""
+
+
 class Job(NamedTuple):
     """Describes stages that run one after the other; the commands of a stage restart together.
 
@@ -52,11 +72,26 @@ class Job(NamedTuple):
     stages: Iterator[Callable[[Mapping[str, str]], Sequence[Command]]]
 
 
+def start_process(command: Command) -> Process:
+    """Starts a command as a process in a session of its own."""
+    return subprocess.Popen(
+        command.argv,
+        env=os.environ | command.environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        bufsize=0,
+        start_new_session=True,  # otherwise Ctrl-C in a terminal reaches the process twice
+        preexec_fn=terminate_with_launcher,
+    )
+
+
 def supervise(
     jobs: Sequence[Job],
     environments: Sequence[Mapping[str, str]],
     max_restarts: int,
     received: Sequence[int],
+    start: Callable[[Command], Process] = start_process,
 ) -> dict[str, int]:
     """Runs as many jobs at a time as there are environments, each in one of them.
 
@@ -76,7 +111,7 @@ def supervise(
     try:
         while running or (waiting and not received):
             while waiting and free and not received:
-                running.append(_RunningJob(waiting.popleft(), free.pop(0), max_restarts))
+                running.append(_RunningJob(waiting.popleft(), free.pop(0), max_restarts, start))
             time.sleep(_POLL_SECONDS)
             for number in received[sent:]:
                 for job in running:
@@ -124,13 +159,20 @@ def say(message: str) -> None:
 class _RunningJob:
     """Runs a job: its current stage, restarts included."""
 
-    def __init__(self, job: Job, environment: Mapping[str, str], max_restarts: int):
+    def __init__(
+        self,
+        job: Job,
+        environment: Mapping[str, str],
+        max_restarts: int,
+        start: Callable[[Command], Process],
+    ):
         self.name = job.name
         self.environment = environment
         self._stages = job.stages
         self._restarts, self._max_restarts = 0, max_restarts
+        self._start = start
         self._stage = next(job.stages)
-        self.group = _Group(self._stage(environment))
+        self.group = _Group(self._stage(environment), start)
 
     def poll(self, stopping: bool) -> int | None:
         """Restarts or advances the stage if its processes have ended; returns the job's status."""
@@ -150,20 +192,20 @@ class _RunningJob:
         else:
             self._restarts += 1
             say(f"restarting {self.name}, restart {self._restarts} of {self._max_restarts}")
-        self.group = _Group(self._stage(self.environment))
+        self.group = _Group(self._stage(self.environment), self._start)
         return None
 
 
 class _Group:
     """Runs processes that start and end together."""
 
-    def __init__(self, commands: Sequence[Command]):
+    def __init__(self, commands: Sequence[Command], start: Callable[[Command], Process]):
         self._processes: list[_Process] = []
         self._statuses: dict[_Process, int] = {}  # in the order in which they ended
         self._deadline = math.inf
         try:
             for command in commands:
-                self._processes.append(_Process(command))
+                self._processes.append(_Process(command.name, start(command)))
         except BaseException:
             self.kill()
             raise
@@ -204,25 +246,14 @@ class _Group:
 
 
 class _Process:
-    """Runs a command and relays its lines to the launcher's own stdout and stderr."""
+    """Relays the lines of a process to the launcher's own stdout and stderr."""
 
-    def __init__(self, command: Command):
-        self.name = command.name
-        self._popen = subprocess.Popen(
-            command.argv,
-            env=os.environ | command.environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            bufsize=0,
-            start_new_session=True,  # otherwise Ctrl-C in a terminal reaches the process twice
-            preexec_fn=_terminate_with_launcher,
-        )
-        assert self._popen.stdout is not None
-        assert self._popen.stderr is not None
+    def __init__(self, name: str, popen: Process):
+        self.name = name
+        self._popen = popen
         self._relays = [
-            _Relay(self._popen.stdout, f"[{self.name}] ", sys.stdout),
-            _Relay(self._popen.stderr, f"[{self.name}] ", sys.stderr),
+            _Relay(popen.stdout, f"[{self.name}] ", sys.stdout),
+            _Relay(popen.stderr, f"[{self.name}] ", sys.stderr),
         ]
 
     def poll(self) -> int | None:
@@ -237,8 +268,9 @@ class _Process:
 
     def kill(self) -> None:
         """Kills the process and what it has started; returns after its last line."""
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._popen.pid, signal.SIGKILL)
+        if self._popen.pid is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._popen.pid, signal.SIGKILL)
         self._popen.wait()
         for relay in self._relays:
             relay.close()
@@ -287,7 +319,7 @@ class _Relay:
             self._source.close()
 
 
-def _terminate_with_launcher() -> None:
+def terminate_with_launcher() -> None:
     """Has Linux send this process SIGTERM when the launcher dies, even by SIGKILL."""
     if sys.platform == "linux":
         _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

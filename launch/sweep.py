@@ -12,8 +12,8 @@ from pathlib import Path
 
 from absl import flags
 
-from launch import arguments, gpus, grids
-from launch.supervisor import Command, Job, received_signals, say, supervise
+from launch import arguments, forks, gpus, grids
+from launch.supervisor import Command, Job, received_signals, say, start_process, supervise
 from trainer.errors import Preempted, UserError, require
 from trainer.run.metrics_log import is_measured
 from trainer.storage import paths
@@ -57,8 +57,11 @@ def main(trainer_flags: list[str]) -> int:
     folder = paths.path_of(arguments.flag_value(trainer_flags, "workdir") or "")
     runs = {name: folder / name for name in settings}
     jobs = [Job(name, _stages(trainer_flags, runs[name], settings[name])) for name in runs]
-    with received_signals() as received:
-        statuses = supervise(jobs, environments, _MAX_RESTARTS.value, received)
+    with received_signals() as received, forks.ForkServer() as server:
+        # CUDA is not known to survive a fork of a process that has loaded its libraries.
+        on_gpus = any(environment["CUDA_VISIBLE_DEVICES"] for environment in environments)
+        start = start_process if on_gpus else server.start
+        statuses = supervise(jobs, environments, _MAX_RESTARTS.value, received, start)
         finished = [runs[name] for name in runs if statuses.get(name) == 0]
         if finished and not received:
             # Here, since NumPy starts threads, and all runs have ended: see launch/supervisor.py.
