@@ -12,8 +12,10 @@ import pytest
 from launch import grids
 from tests.evaluation.test_compare import MEASURED, cells, make_run
 from tests.launched import ROOT, run_launcher
-from tests.runs import final_state
+from tests.runs import assert_same_bits, final_state
 from trainer.errors import UserError
+from trainer.run.workdir import config_of
+from trainer.training.train import train
 
 # Called as `python -m` is, with the folder of a run to copy. Leaves a trace of each call; what some
 # runs do besides is in the environment.
@@ -185,6 +187,22 @@ def test_a_sweep_ends_with_a_refusal_before_a_crash_before_a_preemption(sweep, e
         assert len(sweep.seen("trainer", f"seed={seed}")) == (2 if end == 9 else 1)
 
 
+def test_a_run_has_a_session_of_its_own_and_takes_no_other_down(sweep):
+    first = "if module == 'trainer' and number == 0: "
+    killed = first + "os.kill({}, signal.SIGKILL); time.sleep(60)"
+    behaviours = {
+        "seed=0": "assert os.getsid(0) == os.getpid(); os.environ['OWN'] = '0'",
+        "seed=1": killed.format("os.getpid()"),
+        "seed=2": killed.format("os.getppid()"),  # the process that forks
+        "seed=3": "assert 'OWN' not in os.environ",
+    }
+    status, out, err = sweep.run("--grid=config.seed=0,1,2,3", behaviours=behaviours)
+    assert status == 0, err
+    assert sorted(row["run"] for row in cells(out)) == sorted(behaviours)
+    assert [len(sweep.seen("trainer", run)) for run in behaviours] == [1, 2, 2, 1]
+    assert "[seed=1] was ended by SIGKILL" in err
+
+
 def test_a_signal_ends_the_sweep_before_it_compares(sweep):
     patient = """
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(75))
@@ -214,9 +232,12 @@ def test_the_trainer_and_its_evaluation_take_what_a_sweep_gives_them(tmp_path):
     assert ended.returncode == 2
     assert ended.stderr.startswith("[depth=1] error: the config has no key 'depth'")
     assert not (tmp_path / "sweep").exists()
-    ended = sweep_over("model.code_size=4")
+    ended = sweep_over("model.code_size=3,4")
     assert ended.returncode == 0, ended.stderr
-    (row,) = cells(ended.stdout)
-    assert row["code"] == "4"
-    assert 0 < float(row["mse"]) < 1
-    assert final_state(tmp_path / "sweep" / "code_size=4")[0] == 6
+    rows = cells(ended.stdout)
+    assert [row["code"] for row in rows] == ["3", "4"]
+    assert all(0 < float(row["mse"]) < 1 for row in rows)
+    second = tmp_path / "sweep" / "code_size=4"
+    assert final_state(second)[0] == 6
+    train(config_of(second), str(tmp_path / "own"))  # not in a fork
+    assert_same_bits(second, tmp_path / "own")
