@@ -10,7 +10,7 @@ import sys
 from types import TracebackType
 from typing import Self
 
-from launch.supervisor import Command, terminate_with_launcher
+from launch.supervisor import Command
 
 _SERVER = (sys.executable, "-m", "trainer.cli.fork_server")
 
@@ -61,7 +61,6 @@ class ForkServer:
                 pass_fds=[other.fileno()],
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,
-                preexec_fn=terminate_with_launcher,
             )
 
 
@@ -108,7 +107,7 @@ class Fork:
             _, *statuses = self._reported.split(b"\n")[:-1] or [b""]
             if statuses:
                 self._status = int(statuses[0])
-            elif not content:  # the server has died, and takes its forks with it
+            elif not content:  # the server has died; the supervisor kills the group of the fork
                 self._status = -signal.SIGKILL
             self._deliver()
 

@@ -82,7 +82,7 @@ def start_process(command: Command) -> Process:
         stderr=subprocess.PIPE,
         bufsize=0,
         start_new_session=True,  # otherwise Ctrl-C in a terminal reaches the process twice
-        preexec_fn=terminate_with_launcher,
+        preexec_fn=_terminate_with_launcher,
     )
 
 
@@ -319,7 +319,7 @@ class _Relay:
             self._source.close()
 
 
-def terminate_with_launcher() -> None:
+def _terminate_with_launcher() -> None:
     """Has Linux send this process SIGTERM when the launcher dies, even by SIGKILL."""
     if sys.platform == "linux":
         _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

@@ -218,6 +218,24 @@ time.sleep(60)
     assert not (sweep.workdir / "compare.md").exists()
 
 
+def test_a_run_of_a_sweep_that_is_killed_gets_one_sigterm(sweep):
+    counts = """
+signal.signal(signal.SIGTERM, lambda *_: (traces / f"stop-{time.time_ns()}").touch())
+(traces / "ready").touch()
+end = time.time() + 2
+while time.time() < end: time.sleep(0.1)
+(traces / "end").touch()
+"""
+    process = sweep.start("--grid=config.seed=0", behaviours={"seed=0": counts})
+    while not (sweep.traces / "ready").exists():
+        time.sleep(0.01)
+    process.kill()
+    finish(process)
+    while not (sweep.traces / "end").exists():
+        time.sleep(0.01)
+    assert len(list(sweep.traces.glob("stop-*"))) == 1
+
+
 @pytest.mark.slow
 def test_the_trainer_and_its_evaluation_take_what_a_sweep_gives_them(tmp_path):
     def sweep_over(values):

@@ -7,7 +7,6 @@ TensorFlow runs before a fork, since its threads would be missing in the fork.
 """
 
 import contextlib
-import ctypes
 import gc
 import importlib
 import json
@@ -17,13 +16,13 @@ import select
 import signal
 import socket
 import sys
+from collections.abc import Iterable
 
 from trainer.errors import Preempted
 from trainer.tensorflow_import import import_tensorflow
 
 _MAX_REQUEST_BYTES = 2**20
 _POLL_SECONDS = 0.05
-_PR_SET_PDEATHSIG = 1  # of <sys/prctl.h>
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _PRELOADED = (  # what a training and an evaluation import besides TensorFlow
     *("trainer.training.train", "trainer.evaluation.evaluate", "matplotlib.figure"),
@@ -44,7 +43,7 @@ def main() -> None:
 
 
 def serve(control: socket.socket) -> list[str]:
-    """Forks for each request until the socket is closed.
+    """Forks for each request until the socket is closed, then stops the forks that still run.
 
     A request is JSON, `words` after `python` and an `environment` to add, with descriptors for
     stdout, stderr and the status. To the last the server writes the fork's process id and, once it
@@ -57,6 +56,7 @@ def serve(control: socket.socket) -> list[str]:
         if select.select([control], [], [], _POLL_SECONDS)[0]:
             content, descriptors, _, _ = socket.recv_fds(control, _MAX_REQUEST_BYTES, 3)
             if not content:
+                _stop(reports)
                 return []
             request = json.loads(content)
             if request["words"][0] == "-m":
@@ -71,12 +71,26 @@ def serve(control: socket.socket) -> list[str]:
                 os.close(descriptor)
             reports[process] = descriptors[2]
             _report(descriptors[2], process)
-        for process in list(reports):
-            ended, status = os.waitpid(process, os.WNOHANG)
-            if ended:
-                report = reports.pop(process)
-                _report(report, os.waitstatus_to_exitcode(status))
-                os.close(report)
+        _reap(reports)
+
+
+def _stop(processes: Iterable[int]) -> None:
+    """Sends SIGTERM to the forks of a launcher that has died.
+
+    PR_SET_PDEATHSIG would send a signal for each thread of this process, and the second signal
+    ends a trainer without a checkpoint.
+    """
+    for process in processes:
+        os.kill(process, signal.SIGTERM)
+
+
+def _reap(reports: dict[int, int]) -> None:
+    for process in list(reports):
+        ended, status = os.waitpid(process, os.WNOHANG)
+        if ended:
+            report = reports.pop(process)
+            _report(report, os.waitstatus_to_exitcode(status))
+            os.close(report)
 
 
 def _preload() -> None:
@@ -99,7 +113,6 @@ def _fork() -> int:
 def _become(environment: dict[str, str], stdout: int, stderr: int) -> None:
     """Makes this fork a process of its own, as a launcher starts them."""
     os.setsid()
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
     for descriptor, standard in ((stdout, 1), (stderr, 2)):
         os.dup2(descriptor, standard)
         os.close(descriptor)

@@ -1,5 +1,6 @@
 """Turns signals into requests to stop a training."""
 
+import contextlib
 import signal
 import threading
 
@@ -30,4 +31,5 @@ class Stop:
         del frame
         self.requested = True
         signal.signal(number, self._before[number])
-        print("stopping after the current steps; signal again to kill", flush=True)
+        with contextlib.suppress(BrokenPipeError):  # of a launcher whose death sent the signal
+            print("stopping after the current steps; signal again to kill", flush=True)
