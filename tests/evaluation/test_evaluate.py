@@ -67,3 +67,30 @@ def test_a_checkpoint_is_measured_with_pca_on_the_images_of_the_run(tmp_path):
 def test_no_more_images_are_measured_than_memory_takes(tmp_path):
     train_linear(tmp_path, **{"data.memory_gib": 8 * 100 * 4 * SIDE**2 / 2**30})
     assert evaluate(str(tmp_path))["test_images"] == 100
+
+
+def test_pca_is_fitted_once_for_all_runs_on_the_same_data(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    fitted = []
+    original = PCA.fit
+
+    def fit(self, rows):
+        fitted.append(self)
+        return original(self, rows)
+
+    monkeypatch.setattr(PCA, "fit", fit)
+    alone = {}
+    for code_size in (3, 2):
+        run = tmp_path / str(code_size)
+        train_linear(run, num_epochs=0.1, **{"model.code_size": code_size})
+        alone[code_size] = evaluate(str(run))
+        (tmp_path / "cache").rename(tmp_path / f"cache-{code_size}")
+    of_the_subspace = 2  # principal components recovered from the decoder's
+    assert len(fitted) == 2 + of_the_subspace
+    (tmp_path / "cache-3").rename(tmp_path / "cache")
+    for code_size, count in ((3, 1), (2, 1), (2, 1)):  # two components are among the three
+        fitted.clear()
+        metrics = evaluate(str(tmp_path / str(code_size)))
+        assert len(fitted) == count
+        assert metrics == alone[code_size]
+        assert {"pca_mse", "pca_probe_accuracy"} < metrics.keys()

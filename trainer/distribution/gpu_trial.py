@@ -17,6 +17,7 @@ import numpy as np
 import tensorflow as tf
 
 from trainer.errors import UserError, in_one_line, printable
+from trainer.storage import cache
 
 _SECONDS = 300  # limit of a trial: the driver may compile PTX for a minute or two
 _COMMAND = (sys.executable, "-m", "trainer.distribution.gpu_trial")
@@ -45,13 +46,8 @@ def first_failure(kinds: Mapping[int, str]) -> tuple[int, str] | None:
 
 
 def _marker(kind: str) -> Path | None:
-    cache = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    if not cache.is_absolute():
-        try:
-            cache = Path.home() / ".cache"
-        except RuntimeError:  # a user without a home
-            return None
-    return cache / "autoencoder-trainer" / re.sub(r"[^\w.]+", "-", f"gpu-trial-{kind}")
+    folder = cache.folder()
+    return folder and folder / re.sub(r"[^\w.]+", "-", f"gpu-trial-{kind}")
 
 
 def _exists(path: Path | None) -> bool:

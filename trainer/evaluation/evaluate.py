@@ -1,6 +1,7 @@
 """Measures a trained run on its test images by every evaluator; writes metrics and figures."""
 
 import contextlib
+import importlib.metadata
 import math
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from trainer.evaluation.evaluators import EvaluatedModel
 from trainer.monitoring import figures, progress, projector
 from trainer.monitoring.tensorboard import TEST, Summaries
 from trainer.run import restore
-from trainer.run.workdir import METRICS
+from trainer.run.workdir import METRICS, code_digest, installed_versions
 from trainer.storage import atomic, paths
 
 _MAX_IMAGES = 200_000  # of a split
@@ -51,6 +52,7 @@ def evaluate(workdir: str, checkpoint: str = "", data_name: str = "") -> dict[st
         workdir=path,
         class_names=dataset.class_names,
         test_files=test_files,
+        data_key=_data_key(run),
     )
     metrics: dict[str, Any] = {
         "step": run.step,
@@ -72,6 +74,12 @@ def evaluate(workdir: str, checkpoint: str = "", data_name: str = "") -> dict[st
             (tmp / f"{name}.png").write_bytes(figures.png(figure))
         _write_summaries(tmp, metrics, evaluated)
     return metrics
+
+
+def _data_key(run: restore.TrainedRun) -> tuple[object, ...]:
+    """Identifies the data, and the code and packages by which they are measured."""
+    versions = installed_versions() | {"scipy": importlib.metadata.version("scipy")}
+    return run.run.data_fingerprint, code_digest(), *versions.items()
 
 
 def read(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from trainer.data.dataset import named
+from trainer.storage import cache
 
 if TYPE_CHECKING:  # trainer.compare reads only columns, and should not wait seconds for imports
     import tensorflow as tf
@@ -36,6 +37,7 @@ class EvaluatedModel:
     workdir: Path = Path()
     class_names: tuple[str, ...] = ()  # by label
     test_files: np.ndarray | None = None  # str [N]
+    data_key: tuple[object, ...] = ()  # of the data, the code and the packages; (): keep nothing
 
     def names(self, shown: np.ndarray) -> list[str]:
         """Returns what to call some test images: their classes, else their files, else nothing."""
@@ -73,15 +75,48 @@ class EvaluatedModel:
         """Returns the reconstructions of the test images, float32 [N, H, W, C]."""
         return self.map(self.model.decode, self.codes)
 
+    @property
+    def components(self) -> int:
+        """Returns the number of PCA's components: the size of the code, where images allow it."""
+        return min(self.model.code_size, *self.train_rows.shape)
+
     @functools.cached_property
     def pca(self) -> "PCA":
-        """Fits PCA to the training images, with as many components as the code has values."""
+        """Returns PCA of the training images, with `components`; fitted once for all runs."""
         from sklearn.decomposition import PCA
 
-        exact = self.train_rows.shape[1] <= _MAX_EXACT_PCA
-        solver = "covariance_eigh" if exact else "randomized"
-        components = min(self.model.code_size, *self.train_rows.shape)
-        return PCA(components, svd_solver=solver, random_state=0).fit(self.train_rows)
+        rows, count = self.train_rows, self.components
+        exact = rows.shape[1] <= _MAX_EXACT_PCA
+
+        def fit() -> dict[str, np.ndarray]:
+            solver = "covariance_eigh" if exact else "randomized"
+            pca = PCA(count, svd_solver=solver, random_state=0).fit(rows)
+            return {"mean": pca.mean_, "components": np.ascontiguousarray(pca.components_)}
+
+        # Exact components do not depend on how many are asked for.
+        what = ("pca",) if exact else ("pca", count)
+        fitted = self._kept(what, fit, lambda arrays: len(arrays["components"]) >= count)
+        pca = PCA(count)
+        pca.mean_, pca.components_ = fitted["mean"], fitted["components"][:count]
+        pca.n_components_, pca.n_features_in_ = count, rows.shape[1]
+        return pca
+
+    def kept_number(self, what: str, compute: Callable[[], float]) -> float:
+        """Returns a number that depends on the data and `components` alone; computed once."""
+        kept = self._kept((what, self.components), lambda: {"number": np.array(compute())})
+        return float(kept["number"])
+
+    def _kept(
+        self,
+        what: tuple[object, ...],
+        compute: Callable[[], cache.Arrays],
+        is_enough: Callable[[cache.Arrays], bool] = lambda _: True,
+    ) -> cache.Arrays:
+        """Computes arrays that depend on the data alone, or returns what another run has kept."""
+        if not self.data_key:
+            return compute()
+        counts = len(self.train), len(self.test)  # they depend on the free memory
+        return cache.kept((*what, *counts, *self.data_key), compute, is_enough)
 
     @property
     def has_classes(self) -> bool:

@@ -19,10 +19,14 @@ def applies(evaluated: EvaluatedModel) -> bool:
 
 def measure(evaluated: EvaluatedModel) -> Result:
     """Measures `pca_mse` and, unless that is 0, `mse_to_pca`, the ratio `mse` / `pca_mse`."""
-    pca, rows = evaluated.pca, evaluated.test_rows
-    projected = pca.inverse_transform(pca.transform(rows))
-    metrics = {"pca_mse": float(np.square(projected - rows, dtype=np.float64).mean())}
+    metrics = {"pca_mse": evaluated.kept_number("pca_mse", lambda: _pca_mse(evaluated))}
     if metrics["pca_mse"] > 0:  # a feature may be a linear function of others
         mse = float(squared_errors(evaluated.test, evaluated.reconstructions).mean())
         metrics["mse_to_pca"] = mse / metrics["pca_mse"]
     return Result(metrics)
+
+
+def _pca_mse(evaluated: EvaluatedModel) -> float:
+    pca, rows = evaluated.pca, evaluated.test_rows
+    projected = pca.inverse_transform(pca.transform(rows))
+    return float(np.square(projected - rows, dtype=np.float64).mean())

@@ -22,8 +22,9 @@ def measure(evaluated: EvaluatedModel) -> Result:
     labels = evaluated.train_labels, evaluated.test_labels
     metrics = {"probe_accuracy": probe_accuracy(evaluated.train_codes, evaluated.codes, *labels)}
     if evaluated.is_undercomplete:
-        train, test = map(evaluated.pca.transform, (evaluated.train_rows, evaluated.test_rows))
-        metrics["pca_probe_accuracy"] = probe_accuracy(train, test, *labels)
+        metrics["pca_probe_accuracy"] = evaluated.kept_number(
+            "pca_probe_accuracy", lambda: _pca_probe_accuracy(evaluated)
+        )
     return Result(metrics)
 
 
@@ -42,3 +43,8 @@ def probe_accuracy(
     probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000, tol=_TOLERANCE))
     with threadpool_limits(1, user_api="blas"):  # the products are too thin for more threads
         return float(probe.fit(train_codes, train_labels).score(test_codes, test_labels))
+
+
+def _pca_probe_accuracy(evaluated: EvaluatedModel) -> float:
+    train, test = map(evaluated.pca.transform, (evaluated.train_rows, evaluated.test_rows))
+    return probe_accuracy(train, test, evaluated.train_labels, evaluated.test_labels)

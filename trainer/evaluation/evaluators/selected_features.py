@@ -38,9 +38,14 @@ def measure(evaluated: EvaluatedModel) -> Result:
         "linear_readout_mse": float(error),
     }
     if evaluated.train_labels is not None and evaluated.test_labels is not None:
-        labels, pca = (evaluated.train_labels, evaluated.test_labels), evaluated.pca
+        labels = evaluated.train_labels, evaluated.test_labels
+
+        def accuracy_on_pca() -> float:
+            pca = evaluated.pca
+            return _trees_accuracy(pca.transform(train), pca.transform(test), *labels)
+
         on_pixels = _trees_accuracy(train[:, pixels], test[:, pixels], *labels)
-        on_pca = _trees_accuracy(pca.transform(train), pca.transform(test), *labels)
+        on_pca = evaluated.kept_number("pca_extra_trees_accuracy", accuracy_on_pca)
         metrics |= {"extra_trees_accuracy": on_pixels, "pca_extra_trees_accuracy": on_pca}
     marked = model.marked_pixels(evaluated.train)
     name = "selected_pixels"
