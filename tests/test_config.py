@@ -86,9 +86,10 @@ ALL_KEYS = [(kind, source, name) for kind, source in PAIRS for name in keys_of(k
 NAMED = ("data.name", "model.name", "strategy", "profile")  # whose text has a meaning of its own
 
 
-def limits(key):
+def limits(kind, key):
     lowest = key.at_least if key.at_least is not None else key.above
-    return lowest, key.at_most if key.at_most is not None else key.below
+    highest = key.at_most if key.at_most is not None else key.below
+    return lowest, highest if kind is float or highest is not None else 2**63 - 1
 
 
 def possible(kind, key):
@@ -99,7 +100,7 @@ def possible(kind, key):
         return st.booleans() if kind is bool else TEXTS
     if kind is float:
         return st.floats(
-            *limits(key),
+            *limits(kind, key),
             exclude_min=key.above is not None,
             exclude_max=key.below is not None,
             allow_nan=False,
@@ -107,7 +108,7 @@ def possible(kind, key):
         )
     if typing.get_args(kind)[:1] == (str,):
         return st.lists(st.uuids().map(str), max_size=2).map(tuple)  # no column is named twice
-    numbers = st.integers(*limits(key))
+    numbers = st.integers(*limits(kind, key))
     return st.lists(numbers, max_size=4).map(tuple) if typing.get_origin(kind) else numbers
 
 
@@ -122,13 +123,13 @@ def impossible(kind, key):
     if typing.get_args(kind)[:1] == (str,):
         return st.sampled_from([None, {}, 5, "a", (5,), ("a", None), ("a\0b",)])
     if typing.get_origin(kind):
-        return st.sampled_from([*others, 5, "5", (0,), (-1, 2), (1.5,), (True,)])
+        return st.sampled_from([*others, 5, "5", (0,), (-1, 2), (1.5,), (True,), (2**63,)])
     others += [1.5] if kind is int else [float("nan"), float("inf"), 10**400]
     outside = [st.sampled_from([*others, "1", True])]
     if key.choices:
         outside += [st.integers().filter(lambda number: number not in key.choices)]
     number = st.integers if kind is int else st.floats
-    lowest, highest = limits(key)
+    lowest, highest = limits(kind, key)
     if lowest is not None:
         below = number(max_value=lowest)
         outside += [below.filter(lambda n: n < lowest or key.above is not None)]

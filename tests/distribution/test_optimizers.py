@@ -27,6 +27,9 @@ def test_every_optimizer_descends_and_decays_the_weights_if_asked(name):
     for weight_decay in (0.0, 0.01):
         variables = [tf.keras.Variable(1.0), tf.keras.Variable(1.0)]
         optimizer = optimizers.create(name, clip_norm=1.0, weight_decay=weight_decay)
+        optimizer.build(variables)
+        slots = len(optimizer.variables) - len(["iterations", "learning_rate"])
+        assert slots == optimizers.SLOTS[name] * len(variables)
         optimizer.learning_rate.assign(0.1)
         optimizer.apply([tf.constant(1.0), tf.constant(0.0)], variables)
         assert float(variables[0]) < 1.0

@@ -9,6 +9,7 @@ from trainer.errors import require, require_choice, require_kind
 
 _PLURALS = {int: "whole numbers", str: "texts"}
 _KEY = "key"  # in the metadata of a field
+_MAX_INT = 2**63 - 1  # of TensorFlow's int64
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,6 +56,10 @@ class Key:
                 and (self.below is None or number < self.below)
             )
             require(within, f"{name}={value!r} is not allowed; it must be {self.range_in_words()}")
+            require(
+                not isinstance(number, int) or abs(number) <= _MAX_INT,
+                f"{name}={value!r} is not allowed; a whole number is at most {_MAX_INT}",
+            )
         return value
 
     def range_in_words(self) -> str:

@@ -2,14 +2,18 @@
 
 import contextlib
 import dataclasses
+import math
 import re
 from collections.abc import Iterator
 
+import psutil
 import tensorflow as tf
 
+from trainer.data.memory import require_fits
 from trainer.distribution.gpus import check_gpus
 from trainer.errors import UserError, require
 
+_FLOAT_BYTES = 4
 _STRATEGIES = ("auto", "mirrored", "multi_worker")
 
 
@@ -75,3 +79,33 @@ def within_memory() -> Iterator[None]:
             f"the memory is too small{f' for a {tensor[0]}' if tensor else ''}; a smaller "
             "model or batch_size takes less"
         ) from error
+
+
+@contextlib.contextmanager
+def parameters_within_memory(strategy: tf.distribute.Strategy, numbers_each: int) -> Iterator[None]:
+    """Raises UserError before a variable is made whose model takes more than this machine's memory.
+
+    `numbers_each` counts the float32 numbers kept for each parameter, itself among them. A GPU
+    refuses by itself, at once.
+    """
+    replicas = len(strategy.extended.worker_devices)
+    memory_bytes = math.inf if on_gpus(strategy) else psutil.virtual_memory().total
+    parameters = 0
+
+    def count(create, **arguments):
+        nonlocal parameters
+        with tf.Graph().as_default():  # in which nothing takes memory
+            try:
+                parameters += math.prod(arguments["initial_value"]().shape)
+            except (OverflowError, TypeError, ValueError):  # more than an int64 counts
+                parameters += 2**63
+        require_fits(
+            f"a model of at least {parameters:,.0f} parameters, with what training keeps for each,",
+            parameters * _FLOAT_BYTES * numbers_each * replicas,
+            memory_bytes,
+            "a smaller model takes less",
+        )
+        return create(**arguments)
+
+    with tf.variable_creator_scope(count):
+        yield

@@ -16,6 +16,8 @@ _OPTIMIZERS = {
     "rmsprop": keras.optimizers.RMSprop,
     "adadelta": keras.optimizers.Adadelta,
 }
+# Numbers that an optimizer keeps for each parameter.
+SLOTS = {"adam": 2, "adamw": 2, "sgd": 0, "rmsprop": 1, "adadelta": 2}
 _SCHEDULES = ("constant", "cosine")
 
 

@@ -10,7 +10,7 @@ import keras
 import tensorflow as tf
 
 from trainer.distribution import private_api, xla
-from trainer.distribution.devices import check_devices, within_memory
+from trainer.distribution.devices import check_devices, parameters_within_memory, within_memory
 from trainer.errors import UserError, require_choice
 
 Strategy: TypeAlias = tf.distribute.Strategy
@@ -67,8 +67,13 @@ def enable_determinism() -> None:
     os.environ.setdefault("NCCL_ALGO", "^NVLS,NVLSTree")
 
 
-def build_model(strategy: Strategy, precision: str, create: Callable[[], _Model]) -> _Model:
+def build_model(
+    strategy: Strategy, precision: str, create: Callable[[], _Model], numbers_each: int = 1
+) -> _Model:
     """Creates a model on the replicas: arithmetic in the precision, weights in float32.
+
+    `numbers_each` counts what is kept for each parameter: itself and, in a training, its gradient
+    and the optimizer's slots.
 
     "float32" multiplies in float32 on every device. "tensorfloat32" differs on NVIDIA GPUs from
     Ampere on, whose matrix units then keep 10 bits of each factor's mantissa.
@@ -81,7 +86,11 @@ def build_model(strategy: Strategy, precision: str, create: Callable[[], _Model]
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy(_POLICIES[precision])
     try:
-        with within_memory(), strategy.scope():
+        with (
+            within_memory(),
+            strategy.scope(),
+            parameters_within_memory(strategy, numbers_each),
+        ):
             return create()
     finally:
         keras.config.set_dtype_policy(before)

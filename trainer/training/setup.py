@@ -85,6 +85,7 @@ def set_up(config: Config, folder: str, vectors: np.ndarray | None = None) -> It
             workers.strategy,
             config.precision,
             lambda: models.create(dataset.image_shape, config.model),
+            numbers_each=2 + optimizers.SLOTS[config.optimizer.name],
         )
         model.check_data(*_range(dataset))
         steps = make_steps(config, workers, model, last_step)
