@@ -7,6 +7,7 @@ import random
 import shutil
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -318,3 +319,19 @@ def test_the_best_on_validation_is_kept_whatever_the_cadence(digits_config, tmp_
     kept = found(tmp_path, "best")
     assert (kept.step, kept.validation_loss) == (best["step"], best["loss"])
     assert best is not validated[-1]
+
+
+def test_a_disk_that_is_too_small_for_the_checkpoints_is_told_of_before_the_first_step(
+    digits_config, tmp_path, monkeypatch, capsys
+):
+    digits_config.keep_checkpoints = 9  # of the three of steps 0, 5 and 10
+    train(digits_config, str(tmp_path / "run"))
+    assert "checkpoints of" not in capsys.readouterr().out
+    size = sum(array.nbytes for array in final_state(tmp_path / "run")[1].values())
+    for free_bytes in (2 * size, 2 * size - 1):  # the first checkpoint is there already
+        usage = SimpleNamespace(free=free_bytes)
+        monkeypatch.setattr(shutil, "disk_usage", lambda _, usage=usage: usage)
+        train(digits_config, str(tmp_path / str(free_bytes)))
+        lines = [line for line in capsys.readouterr().out.splitlines() if "checkpoints of" in line]
+        assert len(lines) == (free_bytes < 2 * size)
+    assert f"up to 3 checkpoints of {size / 2**20:.1f} MiB are kept at once" in lines[0]

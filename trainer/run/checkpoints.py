@@ -110,6 +110,21 @@ class Checkpoints:
             shutil.rmtree(tmp, ignore_errors=True)  # frees the space of a full disk
             raise
 
+    def lack_of_space(self, checkpoint_bytes: int, count: int) -> str:
+        """Returns a line if the disk has too little space for `count` checkpoints at once, else "".
+
+        The checkpoints that are there already count among them.
+        """
+        needed_bytes = checkpoint_bytes * max(0, count - len(self._paths()))
+        free_bytes = shutil.disk_usage(self.folder.parent).free
+        if needed_bytes <= free_bytes:
+            return ""
+        return (
+            f"the disk of {self.folder.parent} has {free_bytes / 2**20:,.1f} MiB free, but up to "
+            f"{count} checkpoints of {checkpoint_bytes / 2**20:,.1f} MiB are kept at once; a "
+            "smaller keep_checkpoints or another --workdir avoids a full disk"
+        )
+
     def find(self, checkpoint: str = "last") -> Checkpoint | None:
         """Finds the newest whole checkpoint ("last") or the one of lowest validation loss ("best").
 

@@ -288,6 +288,10 @@ def _print_plan(setup: Setup, first_step: int, end: int) -> None:
         gpu_note = unusable_gpu_note()
         if gpu_note:
             print(gpu_note, flush=True)
+    if setup.run and first_step < end:
+        lack = setup.run.checkpoints.lack_of_space(*_checkpoints_at_once(setup, end - first_step))
+        if lack:
+            print(lack, flush=True)
     warmup_steps = config.optimizer.warmup_steps
     if 0 < end <= warmup_steps:
         print(
@@ -295,3 +299,14 @@ def _print_plan(setup: Setup, first_step: int, end: int) -> None:
             "never reaches its peak; train for longer, or warm up for less",
             flush=True,
         )
+
+
+def _checkpoints_at_once(setup: Setup, steps: int) -> tuple[int, int]:
+    """Returns the bytes of a checkpoint, and how many of them the next steps may leave at once.
+
+    These are the newest, the best, and one that is being written.
+    """
+    config, variables = setup.config, setup.steps.variables().values()
+    sizes = (math.prod(v.shape) * np.dtype(v.dtype).itemsize for v in variables)
+    saves = 1 + math.ceil(steps / min([*cadences(config), steps]))
+    return sum(sizes), min(config.keep_checkpoints + 2, saves)
