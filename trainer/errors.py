@@ -1,8 +1,12 @@
 """Defines the errors that end a command, each with the exit status that a launcher acts on."""
 
 import contextlib
+import errno
 import math
+import os
 from collections.abc import Iterable, Iterator
+
+_FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class CommandError(Exception):
@@ -38,7 +42,7 @@ class WorkersError(CommandError):
 
 
 class StorageError(CommandError):
-    """Reports a file that cannot be written; a new start resumes from the last checkpoint."""
+    """Reports a file that cannot be written, as on a full disk; a training resumes when started."""
 
     exit_status = 1
 
@@ -62,6 +66,24 @@ def writing(what: object) -> Iterator[None]:
         yield
     except OSError as error:
         raise StorageError(f"{what} cannot be written: {error.strerror or error}") from error
+
+
+def full_disk(error: Exception) -> str:
+    """Returns the reason if an error means a full disk, "" if another.
+
+    Libraries that write files report a full disk by its number or in their message.
+    """
+    if getattr(error, "errno", None) in _FULL_DISK:
+        return os.strerror(error.errno)  # type: ignore[attr-defined]
+    reasons = (*map(os.strerror, _FULL_DISK), "Not enough disk space")  # the last of TFDS
+    return next((reason for reason in reasons if reason in str(error)), "")
+
+
+def unwritable(what: object, error: Exception, advice: str = "") -> CommandError:
+    """Describes an output that cannot be written: StorageError on a full disk, else UserError."""
+    kind = StorageError if full_disk(error) else UserError
+    reason = full_disk(error) or getattr(error, "strerror", None) or in_one_line(error)
+    return kind(f"{what} cannot be written: {reason}{advice}")
 
 
 def require(condition: bool, message: str) -> None:

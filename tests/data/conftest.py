@@ -8,7 +8,7 @@ from tests.hostile.corpus import assert_one_line
 from tests.tiny_colour import TinyColour
 from trainer import data
 from trainer.config import make_data
-from trainer.errors import UserError
+from trainer.errors import StorageError, UserError
 
 FEATURES = 6
 
@@ -65,10 +65,10 @@ def prepared(tmp_path_factory):
 
 @pytest.fixture
 def refused():
-    """Returns the one line of the UserError that a function raises."""
+    """Returns the one line of the UserError that a function raises, or of a StorageError."""
 
     def refused(function, *arguments, **named):
-        with pytest.raises(UserError) as error:
+        with pytest.raises((UserError, StorageError)) as error:
             function(*arguments, **named)
         assert_one_line(str(error.value))
         return str(error.value)

@@ -27,10 +27,13 @@ from trainer.errors import StorageError, UserError
 from trainer.run import workdir
 from trainer.run.background import BackgroundSaver
 from trainer.run.metrics_log import MetricsLog
+from trainer.serving.options import FORMATS
+from trainer.storage import paths
 from trainer.training.train import train
 
 pytestmark = pytest.mark.faults
 
+TABLES_AND_ARRAYS = (*paths.OUTPUT_TABLE_SUFFIXES, *paths.ARRAY_SUFFIXES)
 ROOT = Path(__file__).parent.parent.parent
 
 
@@ -121,6 +124,34 @@ def test_a_full_disk_leaves_what_was_measured_before(tmp_path):
                 assert line.startswith("error: ")
                 assert "No space left on device" in line
                 assert files_in(run) == before
+
+
+def test_a_full_disk_ends_every_command_that_writes(tmp_path):
+    config = load_config("vae")
+    config.update({"num_epochs": 1e-6, "execution": "graph", "quiet": True})
+    run, codes = tmp_path / "run", tmp_path / "codes.npz"
+    train(config, str(run))
+    assert verb(".encode", run, "--input=test", f"--output={codes}").returncode == 0
+    with mounted(tmp_path / "disk", "size=8k") as disk:
+        for name, *flags in (
+            *((".encode", "--input=test", f"--output={disk}/a{end}") for end in TABLES_AND_ARRAYS),
+            *((".decode", f"--input={codes}", f"--output={disk}/a{end}") for end in (".npz", "/")),
+            (".denoise", "--input=test", f"--output={disk}/a.npz"),
+            *((".export", f"--output={disk}/a", f"--formats={name}") for name in FORMATS),
+        ):
+            result = verb(name, run, *flags)
+            assert result.returncode == 1, (name, flags, result.stderr)
+            (line,) = result.stderr.splitlines()
+            assert line.startswith("error: ")
+            assert line.endswith("cannot be written: No space left on device")
+            assert list(disk.iterdir()) == []
+        command = [sys.executable, "-m", "trainer.checkpoints", "verify", str(run)]
+        with Path("/dev/full").open("w") as full:
+            result = subprocess.run(
+                command, cwd=ROOT, stdout=full, stderr=subprocess.PIPE, text=True, check=False
+            )
+        assert result.returncode == 1
+        assert len(result.stderr.splitlines()) == 1
 
 
 def test_a_read_only_disk_is_refused(tmp_path):

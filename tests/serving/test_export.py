@@ -18,7 +18,7 @@ from tests.verbs.refusals import contents, refused
 from tests.verbs.sources import SIDE, Source, config_of, pixels
 from trainer import data, models
 from trainer.data.dataset import to_unit
-from trainer.errors import ExportError
+from trainer.errors import ExportError, StorageError
 from trainer.evaluation.evaluate import evaluate
 from trainer.models.base import Autoencoder
 from trainer.models.sparse.model import keep_largest
@@ -296,7 +296,8 @@ def test_the_card_names_the_run_and_the_metrics_of_its_checkpoint(make_run, tmp_
 def test_an_export_is_replaced_whole_or_not_at_all(make_run, tmp_path, monkeypatch):
     run, folder = str(make_run("dense")), tmp_path / "out"
     export(run, str(folder), formats=["keras"])
-    with monkeypatch.context() as patch, refused("cannot be written: No space left", tmp_path):
+    full = refused("cannot be written: No space left", tmp_path, kind=StorageError)
+    with monkeypatch.context() as patch, full:
         refuse_to_place(folder, patch)
         export(run, str(folder), formats=["litert"], overwrite=True)
     export(run, str(folder), formats=["litert"], overwrite=True)

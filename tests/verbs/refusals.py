@@ -10,10 +10,10 @@ from trainer.errors import UserError
 
 
 @contextlib.contextmanager
-def refused(message, *folders):
-    """Expects a UserError of one line that contains the message, and unchanged folders."""
+def refused(message, *folders, kind=UserError):
+    """Expects an error of one line that contains the message, and unchanged folders."""
     before = [contents(folder) for folder in folders]
-    with pytest.raises(UserError) as error:
+    with pytest.raises(kind) as error:
         yield
     line = str(error.value)
     assert message in line

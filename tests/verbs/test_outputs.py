@@ -1,5 +1,6 @@
 """One rule for all paths: `~` is the home folder, and an output is replaced only on request."""
 
+import resource
 import shutil
 
 import numpy as np
@@ -9,8 +10,11 @@ from tests.verbs.refusals import contents, refused
 from tests.verbs.sources import vectors
 from tests.verbs.verbs import VERBS
 from trainer import AutoencoderTransformer
+from trainer.errors import StorageError
 from trainer.evaluation import compare
 from trainer.run import workdir
+
+_SEMAPHORE_BYTES = 64  # at most, which other packages make in memory
 
 
 @pytest.fixture(autouse=True)
@@ -53,6 +57,25 @@ def test_a_path_that_cannot_be_gets_one_line_from_every_verb(out, home, inputs, 
             line = "nobody" if "~" in out else "cannot be looked for: File name too long"
             with refused(line, tmp_path):
                 verb.call(home / "run", inputs, out)
+
+
+@pytest.mark.usefixtures("uncompared")
+def test_a_full_disk_ends_every_verb_in_one_line_and_changes_nothing(
+    home, inputs, tmp_path, capsys
+):
+    del capsys  # holds what is printed in memory
+    out = tmp_path / "out"
+    out.mkdir()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    for name, verb in VERBS.items():
+        folders = () if name == "compare" else (tmp_path,)  # it has made the empty folder
+        if name != "verify":
+            with refused("File too large", home, *folders, kind=StorageError):
+                resource.setrlimit(resource.RLIMIT_FSIZE, (_SEMAPHORE_BYTES, limits[1]))
+                try:
+                    verb.call(home / "run", inputs, out)
+                finally:
+                    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 def test_runs_are_compared_in_the_folder_that_holds_them(home, tmp_path, monkeypatch):

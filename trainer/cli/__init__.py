@@ -21,7 +21,15 @@ from ml_collections.config_flags.config_flags import ConfigFileFlagParser
 
 from trainer.cli import config_help
 from trainer.config import Config, config_path, defaults, flat
-from trainer.errors import CommandError, Preempted, UserError, printable, require_utf8
+from trainer.errors import (
+    CommandError,
+    Preempted,
+    StorageError,
+    UserError,
+    full_disk,
+    printable,
+    require_utf8,
+)
 from trainer.tensorflow_import import import_tensorflow
 
 
@@ -132,9 +140,19 @@ def _run(
     except KeyboardInterrupt:
         _leave("interrupted", 128 + signal.SIGINT)
     except BrokenPipeError:
-        # Python flushes stdout once more at its exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         _leave("nobody reads the output any more", 128 + signal.SIGPIPE)
+    except OSError as error:
+        if not full_disk(error):
+            raise
+        _drop_output()
+        written = error.filename or "a file, or what is printed,"
+        _leave(f"{written} cannot be written: {full_disk(error)}", StorageError.exit_status)
+
+
+def _drop_output() -> None:
+    """Drops what Python would print at its exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from trainer.errors import UserError, require
+from trainer.errors import require, unwritable
 from trainer.evaluation import compare_plots, evaluators
 from trainer.run import workdir
 from trainer.run.metrics_log import training_seconds
@@ -139,7 +139,7 @@ def compare(workdirs: Sequence[Path], output: str = "", *, overwrite: bool = Fal
         atomic.write_bytes(folder / FIGURE, plots)
         atomic.write_text(folder / TABLE, f"# Comparison with PCA\n\n{text}\n![Plots]({FIGURE})\n")
     except OSError as error:
-        raise UserError(f"output={str(folder)!r} cannot be written: {error.strerror}") from error
+        raise unwritable(f"output={str(folder)!r}", error) from error
     return f"{text}\ntable      {folder / TABLE}\nfigure     {folder / FIGURE}"
 
 

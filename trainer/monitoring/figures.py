@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from PIL import Image
 
-from trainer.errors import UserError
+from trainer.errors import unwritable
 from trainer.storage import atomic
 
 if TYPE_CHECKING:
@@ -136,11 +136,12 @@ def write_png(path: str | Path, pixels: np.ndarray) -> None:
 
     Raises:
       UserError: the file cannot be written.
+      StorageError: the disk is full.
     """
     try:
         atomic.write_bytes(Path(path), png(pixels))
     except OSError as error:
-        raise UserError(f"{path} cannot be written: {error.strerror}") from error
+        raise unwritable(path, error) from error
 
 
 def _figure(width: float, height: float, constrained: bool = True) -> "Figure":

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from trainer.config import Config, Data, differences, located, parse
-from trainer.errors import UserError, require, writing
+from trainer.errors import UserError, require, unwritable, writing
 from trainer.run.checkpoints import Checkpoints
 from trainer.run.metrics_log import METRICS, METRICS_LOG, MetricsLog
 from trainer.storage import atomic, locks, paths
@@ -217,7 +217,7 @@ def locked(workdir: Path, patience_seconds: float = 0) -> Iterator[None]:
         workdir.mkdir(parents=True, exist_ok=True)
         lock = path.open("w")
     except OSError as error:
-        raise UserError(f"workdir={str(workdir)!r} cannot be written: {error.strerror}") from error
+        raise unwritable(f"workdir={str(workdir)!r}", error) from error
     with lock:
         _lock(lock, workdir, patience_seconds)
         try:

@@ -24,7 +24,7 @@ from trainer.data.dataset import to_unit
 from trainer.distribution.inference import map_batches
 from trainer.distribution.strategy import build_model
 from trainer.distribution.variables import model_variables, values_of
-from trainer.errors import ExportError, UserError
+from trainer.errors import ExportError, UserError, unwritable
 from trainer.models.base import Autoencoder
 from trainer.positions import Noise
 from trainer.run import restore
@@ -68,6 +68,7 @@ def export(
     Raises:
       UserError: the run cannot be loaded, the output exists or cannot be written, or a format is
         unknown or cannot hold this model.
+      StorageError: the disk is full; nothing is kept.
       ExportError: an exported function differs from the trainer's.
     """
     target = options.check_export(workdir, output, formats, overwrite=overwrite)
@@ -93,10 +94,11 @@ def export(
             atomic.write_json(folder / model_card.CARD, card)
             (folder / model_card.README).write_text(model_card.readme(card))
             atomic.move_into_place(folder, target, tmp / "backup")
-    except OSError as error:
-        raise UserError(
-            f"output={output!r} cannot be written: {error.strerror or error}"
-        ) from error
+    except (
+        OSError,
+        tf.errors.ResourceExhaustedError,
+    ) as error:  # the latter by TensorFlow's writers
+        raise unwritable(f"output={output!r}", error) from error
     return card
 
 
@@ -216,6 +218,7 @@ def _write(folder: Path, trained: restore.TrainedModel, dtype: str, formats: Seq
             operations = {"supported_ops": [tf.lite.OpsSet.TFLITE_BUILTINS]}
             _convert(network, folder / f"{network.name}.tflite", "litert", target_spec=operations)
         if "onnx" in formats:
+            network(network.inputs)  # Keras converts no network that was never called
             _convert(network, folder / f"{network.name}.onnx", "onnx")
 
 
@@ -234,7 +237,7 @@ def _convert(network: keras.Model, path: Path, name: str, **settings: Any) -> No
             import onnx
 
             onnx.checker.check_model(path)
-    except OSError:
+    except (OSError, tf.errors.ResourceExhaustedError):
         raise
     except Exception as error:  # the converters raise many types, some of them private
         line = str(error).strip().splitlines()[0]

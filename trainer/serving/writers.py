@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
 
-from trainer.errors import UserError, is_utf8, require
+from trainer.errors import UserError, is_utf8, require, unwritable
 from trainer.monitoring import figures
 from trainer.storage import atomic, paths
 
@@ -44,6 +44,7 @@ def create(output: str, feature_names: Sequence[str] = ()) -> Iterator[Write]:
 
     Raises:
       UserError: the output cannot be written, or two images would have the same name.
+      StorageError: the disk is full; an existing output is unchanged.
     """
     path = paths.path_of(output)
     try:
@@ -53,9 +54,7 @@ def create(output: str, feature_names: Sequence[str] = ()) -> Iterator[Write]:
                 yield write
             atomic.move_into_place(tmp, path, folder / "backup")
     except OSError as error:
-        raise UserError(
-            f"output={output!r} cannot be written: {error.strerror or error}"
-        ) from error
+        raise unwritable(f"output={output!r}", error) from error
 
 
 class _NpyWriter:

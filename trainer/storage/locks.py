@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-from trainer.errors import UserError
+from trainer.errors import UserError, unwritable
 
 _MESSAGE_EVERY_SECONDS = 10
 _RETRY_SECONDS = 0.2
@@ -28,7 +28,7 @@ def locked(path: Path, advice: str) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         lock = path.open("w")
     except OSError as error:
-        raise UserError(f"{folder} cannot be written ({error.strerror}); {advice}") from error
+        raise unwritable(folder, error, f"; {advice}") from error
     with lock:
         try:
             acquire(lock, f"the process that holds {path}")

@@ -75,8 +75,8 @@ def require_disk_space(name: str, folder: Path, needed_bytes: int) -> None:
     free_bytes = shutil.disk_usage(existing).free
     require(
         needed_bytes <= free_bytes,
-        f"{name} is not allowed: it takes {needed_bytes // 2**20:,} MiB, but the disk of "
-        f"{existing} has {free_bytes // 2**20:,} MiB free",
+        f"{name} is not allowed: it takes {needed_bytes / 2**20:,.1f} MiB, but the disk of "
+        f"{existing} has {free_bytes / 2**20:,.1f} MiB free",
     )
 
 

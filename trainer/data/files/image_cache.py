@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from trainer.data.files.image_folder import Listing
 from trainer.data.files.images import Decoder, Unreadable, decode, header
-from trainer.errors import UserError, require
+from trainer.errors import UserError, require, unwritable
 from trainer.storage import atomic, locks, paths
 
 FOLDER = ".decoded"  # in the folder of images, unless data.cache_dir names another
@@ -133,7 +133,7 @@ def _write(path: Path, folder: Path, listing: Listing, decoder: Decoder) -> None
             if not other.name.startswith(f"{source}-{listed}-"):
                 other.unlink()
     except OSError as error:
-        raise UserError(f"{path.parent} cannot be written ({error.strerror}); {_ADVICE}") from error
+        raise unwritable(path.parent, error, f"; {_ADVICE}") from error
     finally:
         tmp.unlink(missing_ok=True)
 

@@ -17,7 +17,7 @@ import urllib.request
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from trainer.errors import UserError, in_one_line, require
+from trainer.errors import StorageError, UserError, full_disk, in_one_line, require
 from trainer.storage import locks
 
 _INFO = "dataset_info.json"  # written last, so it marks a whole data set
@@ -131,7 +131,8 @@ def _prepare_once(builder, prepare: Callable[[], None]) -> None:
         try:
             prepare()
         except Exception as error:  # each library that TFDS uses fails in its own way
-            raise UserError(
+            kind = StorageError if full_disk(error) else UserError
+            raise kind(
                 f"the data set {builder.info.full_name} cannot be prepared in {folder} "
                 f"({type(error).__name__}: {in_one_line(error)})"
             ) from error
