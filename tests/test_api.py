@@ -87,3 +87,15 @@ def test_images_are_bytes_or_floats_and_a_vae_is_sampled(tmp_path):
     assert run.sample(5).shape == (5, 28, 28, 1)
     with pytest.raises(UserError, match=r"2\.0 to 2\.0"):
         run.encode(np.full((1, 28, 28, 1), 2.0))
+
+
+def test_a_run_names_the_features_that_the_concrete_kind_selects(run, frame, tmp_path):
+    frame = frame[["a", "b", "c"]]
+    frame.to_csv(tmp_path / "own.csv", index=False)
+    config = small(load_config("concrete"))
+    config.data.name, config.model.code_size = f"table:{tmp_path / 'own.csv'}", 2
+    selector = trainer.train(config, tmp_path / "run")
+    chosen = selector.selected_features()
+    np.testing.assert_array_equal(selector.encode(frame), frame[chosen].astype(np.float32))
+    with pytest.raises(UserError, match="holds a 'dense', which selects no features"):
+        run.selected_features()

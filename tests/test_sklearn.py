@@ -7,6 +7,7 @@ import threading
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from sklearn.base import clone
 from sklearn.datasets import load_digits
@@ -216,3 +217,18 @@ def test_logistic_regression_is_more_accurate_on_its_codes_than_on_pcas():
         pipeline = make_pipeline(reduction, StandardScaler(), LogisticRegression(max_iter=2000))
         accuracies.append(pipeline.fit(train, train_labels).score(test, test_labels))
     assert accuracies[0] > accuracies[1] + 0.01, accuracies
+
+
+def test_the_concrete_kind_names_and_marks_the_columns_that_it_selects():
+    frame = pd.DataFrame(vectors(), columns=list("edcba"))
+    selector = short(config="concrete", code_size=3, standardise=False).fit(frame)
+    assert not hasattr(short().fit(frame), "get_support")
+    indices = selector.get_support(indices=True)
+    codes = selector.set_output(transform="pandas").transform(frame)
+    assert (
+        list(codes.columns)
+        == list(selector.get_feature_names_out())
+        == list(frame.columns[indices])
+    )
+    pd.testing.assert_frame_equal(codes, frame[list(codes.columns)], rtol=1e-6)
+    assert sorted(np.flatnonzero(selector.get_support())) == sorted(indices)

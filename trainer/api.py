@@ -93,6 +93,22 @@ class TrainedRun:
             [[*columns.values()][-1] for columns in prior_samples.blocks(self._trained, count)]
         )
 
+    def selected_features(self) -> np.ndarray:
+        """Returns what the concrete kind selects, in the order of the code: names or indices [K].
+
+        They are the names of a table's features, or indices into the values of an example.
+
+        Raises:
+          UserError: the kind selects no features.
+        """
+        model: Any = self._trained.model
+        require(
+            hasattr(model, "selected_pixels"),
+            f"{self.workdir} holds a {self.config.model.name!r}, which selects no features",
+        )
+        selected = model.selected_pixels()
+        return np.array(self.feature_names)[selected] if self.feature_names else selected
+
     def evaluate(self) -> dict[str, Any]:
         """Measures the run on its own data as `trainer.evaluate` does; returns the metrics.
 

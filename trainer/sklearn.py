@@ -13,8 +13,14 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 from ml_collections import ConfigDict
-from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
+from sklearn.base import (
+    BaseEstimator,
+    ClassNamePrefixFeaturesOutMixin,
+    OneToOneFeatureMixin,
+    TransformerMixin,
+)
 from sklearn.utils import assert_all_finite, check_array, check_random_state
+from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from trainer import data, models
@@ -43,6 +49,8 @@ class AutoencoderTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
       weights_: the arrays of the model by path.
       scaling_: the mean and std of each feature; None without `standardise`.
       validation_loss_: the loss of the rows that were held out.
+      selected_features_: int [K], the columns of X that make the code of the concrete kind; None
+        for other kinds.
       n_features_in_: D; `feature_names_in_` too, if X has column names.
     """
 
@@ -121,7 +129,10 @@ class AutoencoderTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
             self.scaling_ = data.scaling_of(run.inputs)
             best = chosen.validation_loss if config.checkpoint == "best" else None
             self.validation_loss_ = losses["loss"] if best is None else best
-            self._n_features_out = self._model().code_size
+            model: Any = self._model()
+            self._n_features_out = model.code_size
+            selects = hasattr(model, "selected_pixels")
+            self.selected_features_: Any = model.selected_pixels() if selects else None
         return self
 
     def transform(self, X):  # noqa: N803
@@ -145,6 +156,25 @@ class AutoencoderTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         if self.scaling_ is not None:
             rows = self.scaling_.undo(rows)
         return rows.astype(codes.dtype, copy=False)
+
+    def get_feature_names_out(self, input_features=None):
+        """Returns the names of the codes [K]: of the columns of X that the concrete kind selects.
+
+        Those of other kinds are the name of the class and a number.
+        """
+        if not _selects_features(self):
+            return super().get_feature_names_out(input_features)
+        names = OneToOneFeatureMixin.get_feature_names_out(self, input_features)
+        return names[self.selected_features_]
+
+    @available_if(lambda self: _selects_features(self))
+    def get_support(self, indices: bool = False) -> np.ndarray:
+        """Returns which columns of X the concrete kind selects, bool [D].
+
+        With `indices` their numbers in the order of the code, int [K].
+        """
+        selected: np.ndarray = self.selected_features_
+        return selected if indices else np.isin(np.arange(self.n_features_in_), selected)
 
     def score(self, X, y=None) -> float:  # noqa: N803
         """Returns minus the mean squared error of the reconstructions."""
@@ -210,6 +240,10 @@ class AutoencoderTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         for path, variable in model_variables(model).items():
             variable.assign(self.weights_[path])
         return model
+
+
+def _selects_features(transformer: AutoencoderTransformer) -> bool:
+    return getattr(transformer, "selected_features_", None) is not None
 
 
 def _layer_settings(

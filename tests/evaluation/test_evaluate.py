@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 from sklearn.decomposition import PCA
 
-from tests.runs import logged
+from tests.runs import logged, stop_after
 from tests.verbs.sources import SIDE, Source, config_of
 from trainer import data
 from trainer.config import make_data
 from trainer.data.dataset import to_unit
+from trainer.errors import Preempted
 from trainer.evaluation.evaluate import evaluate, print_table
 from trainer.evaluation.evaluators.probe import probe_accuracy
 from trainer.run import workdir
@@ -27,6 +28,21 @@ def test_the_table_shows_lists_by_what_they_hold(capsys):
         ["few", "3, 1"],
         ["many", "0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, ... (50 in all)"],
     ]
+
+
+def test_the_table_says_what_is_not_finished_and_what_would_help(capsys):
+    fine = {"step": 9, "last_step": 9, "finished": True, "code_size": 3, "mse_to_pca": 1.0}
+    fine["mean_largest_probability"] = 0.999
+    for changes, line in (
+        ({}, ""),
+        ({"finished": False, "step": 5}, "step 5 of 9; python -m trainer --workdir=runs/x goes on"),
+        ({"mse_to_pca": 1.01}, "PCA with 3 components has a smaller error. If the training loss"),
+        ({"mean_largest_probability": 0.5}, "have not settled: their mean largest probability"),
+    ):
+        print_table(fine | changes, "runs/x")
+        _, *paragraphs, _ = capsys.readouterr().out.split("\n\n")
+        assert len(paragraphs) == len(changes) - ("step" in changes)
+        assert line in "".join(paragraphs)
 
 
 def train_linear(folder, **changes):
@@ -46,7 +62,8 @@ def test_a_checkpoint_is_measured_with_pca_on_the_images_of_the_run(tmp_path):
     best = min(validated, key=validated.__getitem__)
     assert best < max(validated)
     metrics = evaluate(str(tmp_path), "best")
-    assert metrics["step"] == best
+    assert metrics["step"] == best < metrics["last_step"] == max(validated)
+    assert "finished" not in metrics  # of the best checkpoint
     assert json.loads((tmp_path / workdir.METRICS).read_text()) == metrics
     assert (tmp_path / "reconstructions.png").read_bytes().startswith(b"\x89PNG")
 
@@ -94,3 +111,15 @@ def test_pca_is_fitted_once_for_all_runs_on_the_same_data(tmp_path, monkeypatch)
         assert len(fitted) == count
         assert metrics == alone[code_size]
         assert {"pca_mse", "pca_probe_accuracy"} < metrics.keys()
+
+
+def test_a_run_that_was_stopped_is_not_finished(tmp_path, monkeypatch):
+    with monkeypatch.context() as patch, pytest.raises(Preempted):
+        stop_after(patch, 1)
+        train_linear(tmp_path, num_epochs=0.1, steps_per_call=1)
+    metrics = evaluate(str(tmp_path))
+    assert (metrics["step"], metrics["finished"]) == (1, False)
+    train_linear(tmp_path, num_epochs=0.1, steps_per_call=1)
+    metrics = evaluate(str(tmp_path))
+    assert metrics["finished"]
+    assert metrics["step"] == metrics["last_step"] > 1

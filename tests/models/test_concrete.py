@@ -160,7 +160,7 @@ def test_the_mean_largest_probability_is_that_of_softmax():
 def test_a_run_that_settles_ends_at_its_validation_also_after_a_stop(
     digits_config, tmp_path, monkeypatch, capsys
 ):
-    monkeypatch.setattr("trainer.models.concrete.model._SETTLED_ABOVE", 0.0)
+    monkeypatch.setattr("trainer.models.concrete.model.SETTLED_ABOVE", 0.0)
     digits_config.model = base.get_config("concrete").model
     digits_config.model.update({"code_size": 6, "hidden_units": (8,), "stop_when_settled": True})
     losses = assert_a_stop_changes_no_bit(digits_config, tmp_path, monkeypatch, calls=1, step=2)

@@ -1,6 +1,7 @@
 """Declares the keys of every run; each kind and each data source declares its own keys."""
 
 import dataclasses
+import math
 import re
 from collections.abc import Mapping
 from typing import Any, ClassVar
@@ -264,6 +265,10 @@ class Config(Group):
     def to_dict(self) -> dict[str, Any]:
         """Returns the keys and values as nested dicts, which `parse` reads."""
         return dataclasses.asdict(self)
+
+    def last_step(self, examples: int) -> int:
+        """Returns the number of steps of a run on so many training examples."""
+        return math.ceil(self.num_epochs * examples / self.batch_size)
 
     @property
     def profile_steps(self) -> tuple[int, ...]:

@@ -30,8 +30,9 @@ def evaluate(workdir: str, checkpoint: str = "", data_name: str = "") -> dict[st
     TensorBoard gets a run `test`: the codes for its projector, and the metrics as a table.
 
     Returns:
-      The content of `metrics.json`: the `step`, the `code_size`, the number of `test_images` (as
-      many as fit memory), and the metrics of each module of `evaluators` that applies.
+      The content of `metrics.json`: the `step`, the `last_step` of the run, for its last
+      checkpoint whether it has `finished`, the `code_size`, the number of `test_images` (as many as
+      fit memory), and the metrics of each module of `evaluators` that applies.
 
     Raises:
       UserError: the workdir holds no run that can be read, or its data have changed.
@@ -54,8 +55,11 @@ def evaluate(workdir: str, checkpoint: str = "", data_name: str = "") -> dict[st
         test_files=test_files,
         data_key=_data_key(run),
     )
-    metrics: dict[str, Any] = {
-        "step": run.step,
+    last_step = run.config.last_step(len(dataset.train))
+    metrics: dict[str, Any] = {"step": run.step, "last_step": last_step}
+    if checkpoint == "last":
+        metrics["finished"] = run.step >= last_step or run.model.has_converged()
+    metrics |= {
         "code_size": run.model.code_size,
         "test_images": len(test),
     }
@@ -106,12 +110,13 @@ def print_table(metrics: dict[str, Any], workdir: str) -> None:
     for name, value in metrics.items():
         if not name.startswith("goodput/"):
             print(f"{name:>22}  {_format(value)}")
-    if metrics.get("mse_to_pca", 0) > 1:
+    if not metrics.get("finished", True):
         print(
-            f"\nPCA with {metrics['code_size']} components has a smaller error. If the training "
-            "loss still falls, more steps help; if the validation loss rises, more data, fewer "
-            "steps or --checkpoint=best."
+            f"\nThe run is not finished: this is step {metrics['step']:,} of "
+            f"{metrics['last_step']:,}; python -m trainer --workdir={workdir} goes on with it."
         )
+    for line in evaluators.advice(metrics):
+        print(f"\n{line}")
     print(f"\nmetrics    {Path(workdir) / METRICS}\nfigures    {Path(workdir)}/*.png")
 
 

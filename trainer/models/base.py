@@ -154,6 +154,10 @@ class Autoencoder(keras.Model):
         """
         return False
 
+    def advice(self) -> str:
+        """Returns a line for the user on a trained model that needs more training, or ""."""
+        return ""
+
     def manifold(self) -> ImageGrid | None:
         """Returns images of codes spread over a prior of two values; None: no such prior."""
         return None

@@ -168,7 +168,7 @@ def _metrics(card: Mapping[str, Any]) -> str:
     rows = [
         (name, f"{value:.5g}")
         for name, value in card["metrics"].items()
-        if isinstance(value, int | float) and not name.startswith(_TRAINING_METRICS)
+        if type(value) in (int, float) and not name.startswith(_TRAINING_METRICS)
     ]
     return "On the test split:\n\n" + _table(("metric", "value"), rows)
 

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import math
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -193,7 +192,7 @@ def _make_workers(config: Config, cluster: Cluster | None, stop: Stop) -> Worker
 
 
 def _last_step(config: Config, examples: int) -> int:
-    last_step = math.ceil(config.num_epochs * examples / config.batch_size)
+    last_step = config.last_step(examples)
     require(
         last_step * config.batch_size <= _MAX_POSITION,
         f"num_epochs={config.num_epochs} is not allowed; with these data and batch_size="

@@ -92,6 +92,8 @@ def train(
     if not quiet:
         ended = "finished" if step == setup.last_step else "ended early"
         print(f"{ended} at step {step:,}: {describe_losses(losses)}\n{clock}")
+        if setup.model.advice():
+            print(setup.model.advice())
     return losses
 
 

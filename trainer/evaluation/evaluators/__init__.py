@@ -14,7 +14,7 @@ import numpy as np
 
 from trainer.evaluation.evaluated_model import EvaluatedModel
 
-__all__ = ["Column", "EvaluatedModel", "Evaluator", "Result", "columns", "load"]
+__all__ = ["Column", "EvaluatedModel", "Evaluator", "Result", "advice", "columns", "load"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +38,11 @@ class Result:
 
 
 class Evaluator(Protocol):
-    """Describes a module of this package, which may also define `COLUMNS` for `trainer.compare`."""
+    """Describes a module of this package.
+
+    It may also define `COLUMNS` for `trainer.compare`, and a function `advice` of the metrics that
+    returns a line for the user, or "".
+    """
 
     ORDER: int  # sorts the metrics of all modules
 
@@ -59,3 +63,9 @@ def load() -> list[Evaluator]:
 def columns() -> list[Column]:
     """Returns the columns of all evaluators, in the order of their metrics."""
     return [column for evaluator in load() for column in getattr(evaluator, "COLUMNS", ())]
+
+
+def advice(metrics: Mapping[str, Any]) -> list[str]:
+    """Returns what the evaluators advise by the metrics of a run, a line each."""
+    lines = [module.advice(metrics) for module in load() if hasattr(module, "advice")]
+    return list(filter(None, lines))

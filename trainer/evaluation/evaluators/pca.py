@@ -1,5 +1,8 @@
 """Measures the error of PCA with a code of the same size, fitted to the same training images."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 
 from trainer.evaluation.evaluators import Column, EvaluatedModel, Result
@@ -24,6 +27,17 @@ def measure(evaluated: EvaluatedModel) -> Result:
         mse = float(squared_errors(evaluated.test, evaluated.reconstructions).mean())
         metrics["mse_to_pca"] = mse / metrics["pca_mse"]
     return Result(metrics)
+
+
+def advice(metrics: Mapping[str, Any]) -> str:
+    """Says what may help if PCA has the smaller error."""
+    if metrics.get("mse_to_pca", 0) <= 1:
+        return ""
+    return (
+        f"PCA with {metrics['code_size']} components has a smaller error. If the training loss "
+        "still falls, more steps help; if the validation loss rises, more data, fewer steps or "
+        "--checkpoint=best."
+    )
 
 
 def _pca_mse(evaluated: EvaluatedModel) -> float:

@@ -1,10 +1,12 @@
 """Measures how well the selected features predict images and labels."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from trainer.evaluation.evaluators import EvaluatedModel, Result
+from trainer.models import concrete
 from trainer.monitoring import figures
 
 ORDER = 80
@@ -51,6 +53,11 @@ def measure(evaluated: EvaluatedModel) -> Result:
     name = "selected_pixels"
     plots = {} if marked is None else {name: figures.labelled_grid(name, **vars(marked))}
     return Result(metrics, plots)
+
+
+def advice(metrics: Mapping[str, Any]) -> str:
+    """Says so if the selectors have not settled."""
+    return concrete.advice(metrics.get("mean_largest_probability", 1.0))
 
 
 def _trees_accuracy(

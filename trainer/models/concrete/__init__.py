@@ -14,7 +14,19 @@ from trainer.config import key
 from trainer.errors import require
 from trainer.models import settings
 
+SETTLED_ABOVE = 0.998  # the authors' limit of the mean largest probability
 TINY = {"code_size": 4, "hidden_units": (8,)}
+
+
+def advice(mean_largest_probability: float) -> str:
+    """Returns a line for the user if the selectors have not settled, else ""."""
+    if mean_largest_probability > SETTLED_ABOVE:
+        return ""
+    return (
+        f"The selectors have not settled: their mean largest probability is "
+        f"{mean_largest_probability:.3f}, not above {SETTLED_ABOVE}, so another seed may select "
+        "others; more steps or a larger model.selector_rate settle them."
+    )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,10 +8,9 @@ import tensorflow as tf
 from keras import layers
 
 from trainer.models import base, networks
-from trainer.models.concrete import Settings
+from trainer.models.concrete import SETTLED_ABOVE, Settings, advice
 from trainer.positions import Noise
 
-_SETTLED_ABOVE = 0.998  # the authors' limit of the mean largest probability
 _SMALLEST_UNIFORM = 2.0**-25  # replaces 0, whose logarithm is infinite
 
 
@@ -91,7 +90,11 @@ class Model(base.Autoencoder):
 
     def has_converged(self) -> bool:
         """Returns whether the selectors are settled and `stop_when_settled` is set."""
-        return self._settings.stop_when_settled and self.mean_largest_probability() > _SETTLED_ABOVE
+        return self._settings.stop_when_settled and self.mean_largest_probability() > SETTLED_ABOVE
+
+    def advice(self) -> str:
+        """Returns a line for the user if the selectors have not settled."""
+        return advice(self.mean_largest_probability())
 
     def selected_pixels(self) -> np.ndarray:
         """Returns the selectors' distinct pixels, int [k]: (row * W + column) * C + channel."""
