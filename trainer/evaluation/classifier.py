@@ -27,6 +27,7 @@ from trainer.errors import require
 from trainer.evaluation.evaluate import read
 from trainer.evaluation.evaluators.probe import probe_accuracy
 from trainer.models.base import Autoencoder, StepContext
+from trainer.monitoring import progress
 from trainer.run import checkpoints, restore
 from trainer.storage import atomic, paths
 
@@ -168,10 +169,9 @@ def finetune(
     best = EarlyStopping(settings.patience_epochs)
     for epoch, loss in enumerate(_losses(steps, train, ends, settings, run.config.seed), start=1):
         error, cross_entropy = _measure(classifier, *validation)
-        print(
+        progress.say(
             f"epoch {epoch} of {settings.num_epochs}  cross-entropy {loss:.5f}  "
-            f"validation {cross_entropy:.5f}, error {error:.2%}",
-            flush=True,
+            f"validation {cross_entropy:.5f}, error {error:.2%}"
         )
         if best.update(epoch, error, cross_entropy, classifier):
             break
@@ -291,17 +291,19 @@ def _losses(
     )
     calls = training_batches(images, ranges, max_steps, settings.batch_size, seed, as_indices=True)
     losses: list[np.ndarray] = []
-    for first, count, indices in calls.as_numpy_iterator():
-        batches = indices
-        if not steps.images_on_device:
-            batches = np.zeros((*indices.shape, *images.shape[1:]), images.dtype)
-            batches[:count] = images[indices[:count]]
-        metrics = steps.train(first, batches, count, labels[indices])
-        steps.require_finite(first, metrics)
-        losses.append(metrics["loss"])
-        if first + count in ends:
-            yield float(np.concatenate(losses).mean())
-            losses = []
+    with progress.bar("fine-tuning", ends[-1], unit="steps") as bar:
+        for first, count, indices in calls.as_numpy_iterator():
+            batches = indices
+            if not steps.images_on_device:
+                batches = np.zeros((*indices.shape, *images.shape[1:]), images.dtype)
+                batches[:count] = images[indices[:count]]
+            metrics = steps.train(first, batches, count, labels[indices])
+            steps.require_finite(first, metrics)
+            losses.append(metrics["loss"])
+            bar.update(int(count))
+            if first + count in ends:
+                yield float(np.concatenate(losses).mean())
+                losses = []
 
 
 def _read(run: restore.TrainedRun, split: Split) -> _Labelled:

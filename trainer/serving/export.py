@@ -9,7 +9,7 @@ import logging
 import subprocess
 import sys
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from trainer.distribution.strategy import build_model
 from trainer.distribution.variables import model_variables, values_of
 from trainer.errors import ExportError, UserError, unwritable
 from trainer.models.base import Autoencoder
+from trainer.monitoring import progress
 from trainer.positions import Noise
 from trainer.run import restore
 from trainer.run.workdir import installed_versions, read_metrics
@@ -78,11 +79,16 @@ def export(
     exported = _in_float32(trained)
     dtype = images if len(exported.model.image_shape) > 1 else "float32"
     try:
-        with atomic.temporary_sibling(target) as tmp:
+        with (
+            atomic.temporary_sibling(target) as tmp,
+            progress.bar("exporting", len(formats) + 1, unit="stages") as bar,
+        ):
             folder = tmp / "export"
             folder.mkdir()
-            _write(folder, exported, dtype, formats)
+            for _ in _write(folder, exported, dtype, formats):
+                bar.update()
             differences = compare(folder, _reference(exported, dtype), formats)
+            bar.update()
             card = {
                 **_describe(exported, dtype),
                 "files": {name: list(model_card.FILES[name]) for name in formats},
@@ -204,22 +210,32 @@ def _in_float32(trained: restore.TrainedModel) -> restore.TrainedModel:
     return dataclasses.replace(trained, model=model)
 
 
-def _write(folder: Path, trained: restore.TrainedModel, dtype: str, formats: Sequence[str]) -> None:
+def _write(
+    folder: Path, trained: restore.TrainedModel, dtype: str, formats: Sequence[str]
+) -> Iterator[str]:
+    """Writes the formats, and yields each when it is written."""
     encoder = plain_keras.encoder(trained.model, trained.scaling, dtype)
     decoder = plain_keras.decoder(trained.model, trained.scaling)
     if "saved_model" in formats:
-        write_saved_model(
-            folder / "saved_model", encoder, decoder, trained.model, trained.config.seed
-        )
-    for network in (encoder, decoder):
-        if "keras" in formats:
-            network.save(folder / f"{network.name}.keras")
-        if "litert" in formats:  # only LiteRT's operations: TensorFlow's need another library
-            operations = {"supported_ops": [tf.lite.OpsSet.TFLITE_BUILTINS]}
-            _convert(network, folder / f"{network.name}.tflite", "litert", target_spec=operations)
-        if "onnx" in formats:
-            network(network.inputs)  # Keras converts no network that was never called
-            _convert(network, folder / f"{network.name}.onnx", "onnx")
+        path = folder / "saved_model"
+        write_saved_model(path, encoder, decoder, trained.model, trained.config.seed)
+        yield "saved_model"
+    for name in (name for name in formats if name != "saved_model"):
+        for network in (encoder, decoder):
+            _write_network(network, folder, name)
+        yield name
+
+
+def _write_network(network: keras.Model, folder: Path, name: str) -> None:
+    """Writes a network to its file in a format."""
+    if name == "keras":
+        network.save(folder / f"{network.name}.keras")
+    elif name == "litert":  # only LiteRT's operations: TensorFlow's need another library
+        operations = {"supported_ops": [tf.lite.OpsSet.TFLITE_BUILTINS]}
+        _convert(network, folder / f"{network.name}.tflite", name, target_spec=operations)
+    else:
+        network(network.inputs)  # Keras converts no network that was never called
+        _convert(network, folder / f"{network.name}.onnx", name)
 
 
 def _convert(network: keras.Model, path: Path, name: str, **settings: Any) -> None:
