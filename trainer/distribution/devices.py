@@ -10,6 +10,7 @@ import psutil
 import tensorflow as tf
 
 from trainer.data.memory import require_fits
+from trainer.distribution.forks import require_no_fork
 from trainer.distribution.gpus import check_gpus
 from trainer.errors import UserError, require
 
@@ -33,8 +34,9 @@ def check_devices(name: str, workers: int) -> Devices:
 
     Raises:
       UserError: the name is not known or does not fit the number of workers, or TensorFlow cannot
-        use a GPU.
+        use a GPU, or hangs in this process.
     """
+    require_no_fork()
     kind, colon, count = name.partition(":")
     logical_cpus = kind == "cpu" and count.isdecimal() and int(count) > 0
     require(

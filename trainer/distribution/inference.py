@@ -5,6 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow as tf
 
+from trainer.distribution.forks import require_no_fork
 from trainer.models.base import Autoencoder
 from trainer.positions import Noise
 
@@ -25,6 +26,7 @@ def map_batches(
 
     With a seed, the function takes a second argument: the rows' `Noise` in an evaluation.
     """
+    require_no_fork()
 
     def call(batch, first):
         if noise_seed is None:
@@ -50,6 +52,7 @@ def in_batches(
     Smaller blocks are padded, so that a row gives the same bits wherever it stands in any block:
     on a CPU, a few last rows of a matrix product go through other kernels.
     """
+    require_no_fork()
     filled_size = -(-size // _KERNEL_ROWS) * _KERNEL_ROWS
     some_rows = tf.TensorSpec((filled_size, *row_shape), tf.float32)
     compiled = tf.function(function).get_concrete_function(some_rows)

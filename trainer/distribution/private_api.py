@@ -10,6 +10,12 @@ import keras
 import tensorflow as tf
 from keras.src.optimizers import base_optimizer
 from tensorflow.python.distribute import collective_all_reduce_strategy
+from tensorflow.python.eager import context
+
+
+def runtime_has_begun() -> bool:
+    """Returns whether this process, or the one that it was forked from, has used TensorFlow."""
+    return context.context()._context_handle is not None
 
 
 def leave_gradients_unsummed(optimizer: keras.optimizers.Optimizer) -> None:
