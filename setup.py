@@ -26,6 +26,7 @@ setup(
         "psutil>=6",
         "pyarrow>=18",
         "PyYAML>=6",
+        "requests>=2.32",
         "scikit-learn>=1.6",
         "scipy>=1.13",
         "tensorboard>=2.21,<2.22",

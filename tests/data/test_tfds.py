@@ -5,6 +5,7 @@ import fcntl
 import functools
 import gzip
 import hashlib
+import http.server
 import os
 import shutil
 import threading
@@ -216,6 +217,41 @@ def test_a_server_that_is_out_of_reach_is_not_waited_for(tmp_path, refused, monk
             assert text in line
     silence.set()
     assert not (tmp_path / "data").exists()
+
+
+class StallingServer(http.server.BaseHTTPRequestHandler):
+    """Answers, and sends a part of a file and no more."""
+
+    stalled = threading.Event()
+
+    def do_HEAD(self):
+        self.send_response(200)
+        self.send_header("Content-Length", "1000")
+        self.end_headers()
+
+    def do_GET(self):
+        self.do_HEAD()
+        self.wfile.write(bytes(10))
+        self.wfile.flush()
+        self.stalled.wait(60)
+
+    def log_message(self, *_):
+        pass
+
+
+def test_a_download_that_stalls_ends_in_one_line(tmp_path, refused, monkeypatch):
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), StallingServer)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setattr(mnist.MNIST, "URL", f"http://127.0.0.1:{server.server_port}/")
+    monkeypatch.setattr(tfds_prepare, "_reach", lambda _: None)  # of the original server
+    monkeypatch.setattr(tfds_prepare, "_STALL_SECONDS", 0.5)
+    line = refused(prepare, make_data("mnist"), str(tmp_path / "data"))
+    assert "mnist/3.0.1 cannot be prepared" in line
+    assert "Read timed out" in line
+    StallingServer.stalled.set()
+    server.shutdown()
+    server.server_close()
+    assert not list((tmp_path / "data").glob("mnist/*"))
 
 
 def test_a_process_waits_for_another_and_does_not_prepare_again(

@@ -6,16 +6,20 @@ and may be in a read-only folder.
 
 import contextlib
 import difflib
+import functools
 import gzip
 import http.client
 import re
+import socket
 import sys
 import tempfile
 import threading
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+
+import requests
 
 from trainer.errors import StorageError, UserError, full_disk, in_one_line, require
 from trainer.storage import locks
@@ -27,6 +31,7 @@ _SOURCES = {  # by the suffix of a user's file
 }
 _FOREIGN_NAMESPACE = r"[^:]*:(?![\d*])"  # TFDS would download and run the code of a namespace
 _TIMEOUT_SECONDS = 10
+_STALL_SECONDS = 60  # in which a download must go on
 
 
 def find(name: str, folder: str | None):
@@ -129,13 +134,28 @@ def _prepare_once(builder, prepare: Callable[[], None]) -> None:
         if is_prepared(builder):
             return
         try:
-            prepare()
+            with _stalls_ended():
+                prepare()
         except Exception as error:  # each library that TFDS uses fails in its own way
             kind = StorageError if full_disk(error) else UserError
             raise kind(
                 f"the data set {builder.info.full_name} cannot be prepared in {folder} "
                 f"({type(error).__name__}: {in_one_line(error)})"
             ) from error
+
+
+@contextlib.contextmanager
+def _stalls_ended() -> Iterator[None]:
+    """Ends downloads whose server sends nothing for _STALL_SECONDS, for which TFDS would wait."""
+    request, before = requests.Session.request, socket.getdefaulttimeout()
+    limited = functools.partialmethod(request, timeout=_STALL_SECONDS)
+    requests.Session.request = limited  # type: ignore[method-assign,assignment]
+    socket.setdefaulttimeout(_STALL_SECONDS)  # of FTP
+    try:
+        yield
+    finally:
+        requests.Session.request = request  # type: ignore[method-assign]
+        socket.setdefaulttimeout(before)
 
 
 def _reach(url: str) -> None:
