@@ -1,26 +1,24 @@
 """Caches the decoded images of a folder in a file for later runs and other processes."""
 
 import dataclasses
-import hashlib
 import json
 import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 from tqdm import tqdm
 
+from trainer.data.files import cache
 from trainer.data.files.image_folder import Listing
 from trainer.data.files.images import Decoder, Unreadable, decode, header
-from trainer.errors import UserError, require, unwritable
-from trainer.storage import atomic, locks, paths
+from trainer.errors import UserError, require
+from trainer.storage import atomic
 
 FOLDER = ".decoded"  # in the folder of images, unless data.cache_dir names another
 _DECODER_VERSION = 3  # raise it when a Decoder of the same settings gives other pixels
 _MAX_NAMED = 8  # unreadable files in a line
-_ADVICE = "data.cache_dir=DIR keeps the decoded images elsewhere"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,16 +41,17 @@ def read(
       UserError: an image cannot be read and may not be skipped, or differs from the others in size
         or channels; the file cannot be written.
     """
-    path = _path(folder, listing, decoder, cache_dir)
-    cache = _Cache.open(path, listing)
-    if cache is None:
-        with locks.locked(path.parent / ".lock", _ADVICE):
-            cache = _Cache.open(path, listing)
-            if cache is None:
-                _write(path, folder, listing, decoder)
-                cache = _Cache.open(path, listing)
-    assert cache is not None, f"{path} is not what was written there"
-    found, unreadable = cache.images, cache.unreadable
+    path = cache.path_of(
+        folder / FOLDER,
+        folder,
+        content=listing.digest,
+        settings=json.dumps([_DECODER_VERSION, dataclasses.astuple(decoder)]),
+        cache_dir=cache_dir,
+    ).with_suffix(".npy")
+    decoded = cache.open_or_make(
+        path, lambda: _Cache.open(path, listing), lambda: _write(path, folder, listing, decoder)
+    )
+    found, unreadable = decoded.images, decoded.unreadable
     if not unreadable:
         return DecodedImages(listing, found)
     named = "; ".join(f"{name}: {why}" for name, why in list(unreadable.items())[:_MAX_NAMED])
@@ -94,20 +93,8 @@ def _list_of(path: Path) -> Path:
     return path.with_suffix(".json")
 
 
-def _path(folder: Path, listing: Listing, decoder: Decoder, cache_dir: str) -> Path:
-    """Returns the path of a decoder's file, FOLDER-LISTING-SETTINGS.npy.
-
-    Files of the same folder and another listing are out of date.
-    """
-    parent = paths.path_of(cache_dir) if cache_dir else folder / FOLDER
-    source = str(folder.absolute()) if cache_dir else ""  # the folder itself may be moved
-    settings = json.dumps([_DECODER_VERSION, dataclasses.astuple(decoder)])
-    first, last = (hashlib.sha256(text.encode()).hexdigest()[:12] for text in (source, settings))
-    return parent / f"{first}-{listing.digest[:24]}-{last}.npy"
-
-
 def _write(path: Path, folder: Path, listing: Listing, decoder: Decoder) -> None:
-    """Writes a file whole or not at all, then removes files of images that have changed."""
+    """Writes a file whole or not at all."""
     print(f"decoding {len(listing.files):,} images of {folder} once, into {path}", flush=True)
     tmp = path.with_name(f".{path.stem}.part")
     unreadable: dict[str, str] = {}
@@ -118,30 +105,18 @@ def _write(path: Path, folder: Path, listing: Listing, decoder: Decoder) -> None
             for image in _decode_alike(folder, listing.files, decoder, unreadable):
                 if file.tell() == 0:
                     shape = image.shape
-                    _write_header(file, len(listing.files), shape)
+                    cache.write_header(file, np.uint8, (len(listing.files), *shape))
                 file.write(image.tobytes())
             count = len(listing.files) - len(unreadable)
             require(count > 0, _no_image(folder, unreadable))
             file.seek(0)
-            _write_header(file, count, shape)
+            cache.write_header(file, np.uint8, (count, *shape))
             file.flush()
             os.fsync(file.fileno())
         atomic.write_json(_list_of(path), unreadable)
         tmp.replace(path)
-        source, listed, _ = path.name.split("-")
-        for other in path.parent.glob(f"{source}-*"):
-            if not other.name.startswith(f"{source}-{listed}-"):
-                other.unlink()
-    except OSError as error:
-        raise unwritable(path.parent, error, f"; {_ADVICE}") from error
     finally:
         tmp.unlink(missing_ok=True)
-
-
-def _write_header(file: BinaryIO, count: int, shape: tuple[int, ...]) -> None:
-    """Writes NumPy's header, whose size does not depend on the count."""
-    header = {"descr": "|u1", "fortran_order": False, "shape": (count, *shape)}
-    np.lib.format.write_array_header_1_0(file, header)
 
 
 def _no_image(folder: Path, unreadable: dict[str, str]) -> str:
