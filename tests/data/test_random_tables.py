@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trainer.data.files.number_format import MISSING
-from trainer.data.files.tables import Columns, read
+from trainer.data.files.training_tables import Columns, read
 from trainer.errors import UserError
 
 SEPARATORS = (",", ";", "\t", "|")

@@ -10,8 +10,9 @@ import pytest
 
 from tests.data.conftest import sizes_of, splits_of
 from trainer.data.features import Features
-from trainer.data.files import tables
-from trainer.data.files.tables import Columns
+from trainer.data.files import tables, training_tables
+from trainer.data.files.open_table import open_table
+from trainer.data.files.training_tables import Columns, Storage
 
 COUNT = 60
 NAMES = ("height", "weight", "age")
@@ -69,37 +70,38 @@ def test_labels_are_integers_or_words(write, file):
     content = {"number": numbers, "kind": [["rose", "iris", "lily"][n % 3] for n in numbers]}
     few = {"number": [7, 8], "kind": ["rose", "iris"]}  # keep the first table's numbers
     paths = [write(content, file), write(few, f"test-{file}")]
-    words = tables.read(paths, Columns(label="kind"))
+    words = training_tables.read(paths, Columns(label="kind"))
     assert words.class_names == ("iris", "lily", "rose")
     assert words.features.names == ("number",)
     np.testing.assert_array_equal(words.tables[0].labels, np.array([2, 0, 1])[numbers % 3])
     np.testing.assert_array_equal(words.tables[1].labels, [2, 0])
 
     path = write(content | {"height": numbers / 2}, file)
-    integers = tables.read([path], Columns(label="number", drop=("kind",)))
+    integers = training_tables.read([path], Columns(label="number", drop=("kind",)))
     assert integers.class_names == ()
     np.testing.assert_array_equal(integers.tables[0].labels, numbers)
-    np.testing.assert_array_equal(integers.tables[0].rows[:, 0], numbers / 2)
+    np.testing.assert_array_equal(integers.tables[0].rows[:][:, 0], numbers / 2)
 
 
 @pytest.mark.parametrize(("file", "count"), [("own.csv", 130_000), ("own.parquet", 40_000)])
 def test_a_table_larger_than_a_block_is_read_whole(write, refused, file, count):
     content = columns(count) | {"number": np.arange(count)}
     path = write(content, file)
-    (table,) = tables.read([path], Columns(label="number")).tables
+    (table,) = training_tables.read([path], Columns(label="number")).tables
     np.testing.assert_array_equal(table.rows, rows_of(columns(count)))
     np.testing.assert_array_equal(table.labels, np.arange(count))
-    blocks = list(tables.blocks(tables.open_table(path), Features(NAMES[1:]), extra=["number"]))
+    blocks = list(tables.blocks(open_table(path), Features(NAMES[1:]), extra=["number"]))
     assert 1 < len(blocks) < 5
     found = np.concatenate([rows for rows, _ in blocks])
     np.testing.assert_array_equal(found, rows_of(columns(count))[:, 1:])
     assert [len(extra) for rows, (extra,) in blocks] == [len(rows) for rows, _ in blocks]
 
-    size = table.rows.nbytes
+    size = table.rows[:].nbytes
     keys = Columns(label="number", keep_missing=True)
-    assert "GiB of memory" in refused(tables.read, [path], keys, allowed_bytes=size - 1)
+    storage = Storage("host", size - 1)
+    assert "GiB of memory" in refused(training_tables.read, [path], keys, storage=storage)
     content["age"] = np.where(np.arange(count) == count - 1, np.nan, content["age"])
-    line = refused(tables.read, [write(content, file)])
+    line = refused(training_tables.read, [write(content, file)])
     assert "'age'" in line and f"in row {count:,})" in line and "data.impute" in line
 
 
@@ -130,7 +132,7 @@ def test_a_column_without_a_number_cannot_be_filled_in(write, load, refused):
 
 def test_numbers_are_taken_as_people_write_them(write):
     path = write('a,b,c\n1, 2.5 ,"3"\n+1,-2e3,.5\n\n0,00,1.\n,NaN,NA\nnull,1,2\n')
-    (table,) = tables.read([path], Columns(keep_missing=True)).tables
+    (table,) = training_tables.read([path], Columns(keep_missing=True)).tables
     nan = np.nan
     expected = [[1, 2.5, 3], [1, -2000, 0.5], [0, 0, 1], [nan, nan, nan], [nan, 1, 2]]
     np.testing.assert_array_equal(table.rows, expected)
@@ -143,7 +145,7 @@ def test_numbers_of_every_type_of_parquet_are_taken(write):
         "truth": pa.array([True, False]),
         "money": pa.array([1, 2]).cast(pa.decimal128(21, 2)),
     }
-    (table,) = tables.read([write(content, "own.parquet")]).tables
+    (table,) = training_tables.read([write(content, "own.parquet")]).tables
     np.testing.assert_array_equal(table.rows, [[1, 0.5, 1, 1], [2, 1.5, 0, 2]])
 
 
@@ -173,7 +175,7 @@ def test_a_table_that_does_not_serve_is_refused(write, refused, contents, column
         write(content, f"{number}.csv" if isinstance(content, str) else f"{number}.parquet")
         for number, content in enumerate(contents)
     ]
-    line = refused(tables.read, paths, columns)
+    line = refused(training_tables.read, paths, columns)
     assert named in line
     assert str(paths[-1]) in line
 
@@ -184,6 +186,6 @@ def test_a_file_that_is_no_table_is_refused(tmp_path, write, refused):
         *(("none.csv", "No such file"), ("none.parquet", "No such file")),
         *(("own.xyz", ".csv, .tsv, .txt"), ("own.parquet", "Parquet magic bytes")),
     ):
-        line = refused(tables.read, [tmp_path / file])
+        line = refused(training_tables.read, [tmp_path / file])
         assert named in line
         assert str(tmp_path / file) in line

@@ -17,8 +17,15 @@ from tests.hostile.corpus import (
     try_many,
 )
 from tests.hostile.files import IDX, IDX_NAME, ORIGINAL, RIGHT, WRONG
-from trainer.data.files import idx, image_folder, images, numpy_files, tables, training_arrays
-from trainer.data.files.tables import Columns
+from trainer.data.files import (
+    idx,
+    image_folder,
+    images,
+    numpy_files,
+    training_arrays,
+    training_tables,
+)
+from trainer.data.files.training_tables import Columns, Storage
 from trainer.errors import UserError
 from trainer.serving import readers
 from trainer.serving.options import StreamOptions
@@ -36,7 +43,8 @@ def train_on(path):
     elif path.suffix in numpy_files.SUFFIXES:
         training_arrays.read(path, MOST_BYTES)
     elif path.suffix in paths.TABLE_SUFFIXES:
-        tables.read([path], Columns(label="label", keep_missing=True), allowed_bytes=MOST_BYTES)
+        storage = Storage("host", MOST_BYTES)
+        training_tables.read([path], Columns(label="label", keep_missing=True), storage=storage)
     else:
         image = images.Decoder()(path)
         if isinstance(image, images.Unreadable):

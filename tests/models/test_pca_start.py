@@ -10,7 +10,7 @@ from sklearn.decomposition import PCA
 from configs import base
 from tests.models import small
 from trainer import data
-from trainer.data.statistics import TrainingStatistics
+from trainer.data.pca import TrainingStatistics
 from trainer.distribution.strategy import build_model, make_strategy
 from trainer.positions import Noise
 from trainer.run import workdir

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from trainer.data.features import Features
-from trainer.data.memory import blocks
+from trainer.data.memory import block_rows
 
 _FINGERPRINT_ROWS = 100_000  # of a split; a larger split is sampled at even distances
 
@@ -39,9 +39,9 @@ class Records:
         """Returns the rows with a function of rows [n, ...] applied when they are read."""
         return Records(lambda rows: function(self._read(rows)), self._rows)
 
-    def subset(self, mask: np.ndarray) -> "Records":
-        """Returns the rows where the mask [N] is true, without reading them."""
-        return Records(self._read, self._rows[mask])
+    def subset(self, chosen: np.ndarray | slice) -> "Records":
+        """Returns the rows of a slice, or where a mask [N] is true, without reading them."""
+        return Records(self._read, self._rows[chosen])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +54,9 @@ class Split:
     images: np.ndarray | Records
     labels: np.ndarray | Records | None  # int64 [N]
     file_names: np.ndarray | None = None  # str [N], of a folder's images
-    ids: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)  # [N], of a table
+    ids: Mapping[str, np.ndarray | Records] = dataclasses.field(
+        default_factory=dict
+    )  # [N], of a table
 
     def __len__(self) -> int:
         return len(self.images)
@@ -154,8 +156,9 @@ class Dataset:
             for array in (split.images, split.labels):
                 if array is not None:
                     digest.update(f"{array.shape} {array.dtype}".encode())
-                    for rows in blocks(sample):
-                        digest.update(np.ascontiguousarray(array[rows]).data)
+                    for start in range(0, len(sample), size := block_rows(array)):
+                        rows = array[sample[start : start + size]]
+                        digest.update(np.ascontiguousarray(rows).data)
         return digest.hexdigest()
 
 
@@ -171,6 +174,7 @@ def scaling_of(inputs: Mapping[str, list]) -> Scaling | None:
     return Scaling(*(np.array(inputs[name], np.float64) for name in ("mean", "std")))
 
 
-def fill_in(vectors: np.ndarray, fill: np.ndarray) -> None:
+def fill_in(vectors: np.ndarray, fill: np.ndarray) -> np.ndarray:
     """Replaces the missing values, NaN, of vectors [..., D] by `fill` [D], in place."""
     np.copyto(vectors, fill.astype(np.float32), where=np.isnan(vectors))
+    return vectors

@@ -9,6 +9,7 @@ import numpy as np
 
 from trainer import data
 from trainer.config import Data, source_of
+from trainer.data import statistics
 from trainer.data.dataset import Split, to_unit
 from trainer.data.files import idx, tfds_prepare
 from trainer.data.memory import blocks
@@ -22,7 +23,10 @@ _SHEET_PIXELS = 128  # of an image's side; larger images are subsampled
 _MAX_NAMES = 12
 _ROUND_OFF = 1e-6  # stds, by which a standardised 0 may be off
 _MAX_COLUMNS = 30  # of a table, described one by one
-_MAX_DIFFERENT = 10  # values of a feature that may be categories
+_MAX_DIFFERENT = 10  # values of a feature that are counted
+_MAX_CATEGORIES = 20  # values of a feature that are likely to be categories
+_ROWS_OF_CATEGORY = 10  # at least
+_WHOLE = 1e-5
 
 
 def prepare(
@@ -103,11 +107,7 @@ def _describe(dataset: data.Dataset) -> dict[str, str]:
     if dataset.notes:
         rows["read"] = f"\n{'':<13}".join(dataset.notes)
     if vectors:
-        train = dataset.train.images[:]
-        constant = np.flatnonzero(train.min(axis=0) == train.max(axis=0))
-        if len(constant):
-            rows["constant"] = _some([str(names[column]) for column in constant])
-        rows |= _columns(train, list(map(str, names)), dataset.scaling)
+        rows |= _columns(dataset, list(map(str, names)))
     labels = [split.labels[:] for split in splits if split.labels is not None]
     if labels:
         values, counts = np.unique(np.concatenate(labels), return_counts=True)
@@ -118,23 +118,43 @@ def _describe(dataset: data.Dataset) -> dict[str, str]:
     return rows
 
 
-def _columns(train: np.ndarray, names: list[str], scaling: data.Scaling | None) -> dict[str, str]:
-    """Describes each of the first features of the training split, in the user's units."""
+def _columns(dataset: data.Dataset, names: list[str]) -> dict[str, str]:
+    """Describes features of the training split, in the user's units: special and first ones."""
+    train, scaling = dataset.train.images, dataset.scaling
+    found, few = statistics.Moments.of(train), statistics.few_values(train, _MAX_CATEGORIES)
+    std, mean = (scaling.std, scaling.mean) if scaling else (np.ones(len(names)), 0 * found.mean)
+
+    def in_units(values: np.ndarray, place: int | slice = slice(None)) -> np.ndarray:
+        values = values * std[place] + mean[place]
+        return np.where(np.abs(values) < _ROUND_OFF * std[place], 0, values) if scaling else values
+
     rows = {}
+    constant = np.flatnonzero(found.std == 0)
+    if len(constant):
+        rows["constant"] = _some([names[place] for place in constant])
+    categories = [
+        f"{names[place]} ({len(values)} different)"
+        for place, values in few.items()
+        if 2 < len(values) <= len(train) / _ROWS_OF_CATEGORY and _are_whole(in_units(values, place))
+    ]
+    if dataset.features and categories:
+        rows["categories"] = f"likely, yet numbers: {_some(categories)}"
+    lowest, highest, mean_in_units = map(in_units, (found.lowest, found.highest, found.mean))
     for place, name in enumerate(names[:_MAX_COLUMNS]):
-        values = train[:, place].astype(np.float64)
-        if scaling:
-            values = values * scaling.std[place] + scaling.mean[place]
-            values[np.abs(values) < _ROUND_OFF * scaling.std[place]] = 0
-        some = np.unique(values)
-        kind = f"{len(some):,} different" if len(some) <= _MAX_DIFFERENT else "numbers"
+        count = len(few.get(place, ()))
+        kind = f"{count:,} different" if 0 < count <= _MAX_DIFFERENT else "numbers"
         rows[f"  {name}"] = (
-            f"{kind} from {some[0]:.6g} to {some[-1]:.6g}, mean {values.mean():.4g}, "
-            f"std {values.std():.4g}"
+            f"{kind} from {lowest[place]:.6g} to {highest[place]:.6g}, "
+            f"mean {mean_in_units[place]:.4g}, std {found.std[place] * std[place]:.4g}"
         )
     if len(names) > _MAX_COLUMNS:
         rows["  ..."] = f"{len(names) - _MAX_COLUMNS:,} further features"
     return rows
+
+
+def _are_whole(values: np.ndarray) -> bool:
+    """Returns whether values are whole numbers, but for the rounding of standardised float32."""
+    return bool((np.abs(values - np.rint(values)) <= _WHOLE * np.maximum(1, np.abs(values))).all())
 
 
 def _range(splits: tuple[Split, ...]) -> str:

@@ -11,6 +11,7 @@ from trainer.errors import require
 
 GIB = 2**30
 BLOCK_ROWS = 4096  # rows that are read, copied or generated at a time
+_BLOCK_BYTES = 2**26  # of such rows, at most
 _MEMORY_SHARE = 0.8  # of the host's free memory, which a data set may fill by default
 _ALIGNMENT_BYTES = 64  # TensorFlow shares the memory of arrays that begin at a multiple of this
 
@@ -53,5 +54,12 @@ def aligned_copy(array: np.ndarray) -> np.ndarray:
 
 def blocks(rows: Any) -> Iterator[np.ndarray]:
     """Yields the rows of an array, as views, or of `Records`, a block at a time."""
-    for start in range(0, len(rows), BLOCK_ROWS):
-        yield rows[start : start + BLOCK_ROWS]
+    size = block_rows(rows)
+    for start in range(0, len(rows), size):
+        yield rows[start : start + size]
+
+
+def block_rows(rows: Any) -> int:
+    """Returns the rows of a block: at most 4096, and of 64 MiB unless one row is larger."""
+    row_bytes = math.prod(rows.shape[1:]) * rows.dtype.itemsize
+    return max(1, min(BLOCK_ROWS, _BLOCK_BYTES // max(1, row_bytes)))

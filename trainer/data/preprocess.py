@@ -5,15 +5,16 @@ runs are validated and tested on the same examples.
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from trainer import positions
 from trainer.config import Data
-from trainer.data import sources
+from trainer.data import sources, statistics
 from trainer.data.dataset import Dataset, Records, Scaling, Split, fill_in, to_unit
-from trainer.data.memory import BLOCK_ROWS, aligned_empty, blocks
+from trainer.data.memory import BLOCK_ROWS, aligned_empty, allowed_bytes, blocks
 from trainer.errors import UserError, require
 
 _SEED = 0
@@ -43,17 +44,17 @@ def make_dataset(splits: sources.Splits, settings: Data) -> Dataset:
     if validation is None:
         train, validation = _split(train, settings.validation_fraction)
     all_splits: tuple[Split, ...] = (train, validation, test)
-    features = splits.features
-    fill = (
-        _impute(all_splits, features.names, splits.impute) if features and splits.impute else None
-    )
-    scaling = None
+    features, fill, scaling, notes = splits.features, None, None, splits.notes
+    if features and splits.impute:
+        allowed = allowed_bytes(settings.memory_gib)
+        all_splits, fill = _impute(all_splits, features.names, splits.impute, allowed)
     if settings.standardise:
         all_splits, scaling = _standardise(all_splits, settings.name)
+    elif len(train.images.shape) == 2:
+        names = features.names if features else tuple(map(str, range(train.images.shape[1])))
+        notes += statistics.scale_note(all_splits[0].images, names)
     train, validation, test = all_splits
-    return Dataset(
-        train, validation, test, scaling, features, splits.class_names, fill, splits.notes
-    )
+    return Dataset(train, validation, test, scaling, features, splits.class_names, fill, notes)
 
 
 def _split(examples: Split, fraction: float) -> tuple[Split, Split]:
@@ -110,25 +111,25 @@ def _binarise(split: Split, split_name: str, name: str) -> Split:
     return dataclasses.replace(split, images=binary)
 
 
-def _impute(splits: tuple[Split, ...], feature_names: tuple[str, ...], how: str) -> np.ndarray:
+def _impute(
+    splits: tuple[Split, ...], feature_names: tuple[str, ...], how: str, allowed: float
+) -> tuple[tuple[Split, ...], np.ndarray]:
     """Replaces missing values, NaN, by the feature's mean or median in the training split.
 
     scikit-learn's SimpleImputer would sum float32 numbers in float32: around 1e6, the mean of
     20,000 numbers is wrong by 200.
     """
-    rows = splits[0].images[:]
-    without = [feature_names[column] for column in np.flatnonzero(np.isnan(rows).all(axis=0))]
-    require(
-        not without,
-        f"data.impute={how!r} needs a number in each column of the training split; "
-        f"{without[0] if without else ''!r} has none",
-    )
-    statistic = np.nanmean if how == "mean" else np.nanmedian
-    fill = np.array([statistic(column.astype(np.float64)) for column in rows.T])
-    for split in splits:
-        for block in blocks(split.images):
-            fill_in(block, fill)
-    return fill
+    statistic, fill = np.nanmean if how == "mean" else np.nanmedian, []
+    columns = statistics.columns(splits[0].images, allowed)
+    for name, column in zip(feature_names, columns, strict=True):
+        require(
+            not np.isnan(column).all(),
+            f"data.impute={how!r} needs a number in each column of the training split; "
+            f"{name!r} has none",
+        )
+        fill.append(statistic(column.astype(np.float64)))
+    found = np.array(fill)
+    return tuple(_mapped(split, lambda rows: fill_in(rows, found)) for split in splits), found
 
 
 def _standardise(splits: tuple[Split, ...], name: str) -> tuple[tuple[Split, ...], Scaling]:
@@ -139,22 +140,15 @@ def _standardise(splits: tuple[Split, ...], name: str) -> tuple[tuple[Split, ...
     """
     rows = splits[0].images
     require(len(rows.shape) == 2, f"data.standardise=True needs vectors; {name!r} holds images")
-    if isinstance(rows, Records):
-        mean = sum(block.sum(axis=0, dtype=np.float64) for block in blocks(rows)) / len(rows)
-    else:
-        mean = rows.mean(axis=0, dtype=np.float64)
-    squares = sum(np.square(block - mean).sum(axis=0) for block in blocks(rows))
-    lowest = np.min([block.min(axis=0) for block in blocks(rows)], axis=0)
-    highest = np.max([block.max(axis=0) for block in blocks(rows)], axis=0)
-    is_constant = lowest == highest  # its rounded std need not be 0
-    scaling = Scaling(mean, np.where(is_constant, 1, np.sqrt(squares / len(rows))))
-    return tuple(_scaled(split, scaling) for split in splits), scaling
+    moments = statistics.Moments.of(rows)
+    scaling = Scaling(moments.mean, np.where(moments.std == 0, 1, moments.std))
+    return tuple(_mapped(split, scaling.apply) for split in splits), scaling
 
 
-def _scaled(split: Split, scaling: Scaling) -> Split:
-    """Scales the vectors of a split, in place if they are in memory."""
+def _mapped(split: Split, function: Callable[[np.ndarray], np.ndarray]) -> Split:
+    """Applies a function of vectors [n, D] to a split, in place if it is in memory."""
     if isinstance(split.images, Records):
-        return dataclasses.replace(split, images=split.images.map(scaling.apply))
+        return dataclasses.replace(split, images=split.images.map(function))
     for block in blocks(split.images):
-        block[:] = scaling.apply(block)
+        block[:] = function(block)
     return split

@@ -1,121 +1,98 @@
-"""Computes what initial weights depend on: statistics of the training examples."""
+"""Computes statistics of vectors in memory or in files, a block of rows at a time.
+
+Blocks depend on the shape alone, so that vectors have the same statistics wherever they are.
+"""
 
 import dataclasses
-import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from trainer.data.dataset import Records, to_unit
-from trainer.data.memory import BLOCK_ROWS
+from trainer.data.dataset import Records
+from trainer.data.memory import blocks
 
-_MAX_EXACT = 4096  # values of an example; such a covariance is decomposed in seconds
-_MAX_SAMPLED = 2**14  # values of an example; larger images are averaged over squares first
-_MAX_SAMPLE_BYTES = 2**29
+_SAMPLED_ROWS = 100_000
+_MAX_SCALE_RATIO = 100  # of two stds
+_FIRST_ROWS = 64  # of a block, in which a feature of few values has no more either
 
 
 @dataclasses.dataclass(frozen=True)
-class Pca:
-    """Holds K principal components of examples of D values, by falling variance.
+class Moments:
+    """Holds statistics of each feature, float64 [D]."""
 
-    Components beyond the rank of the examples are 0, with variance 0.
-    """
+    mean: np.ndarray
+    std: np.ndarray  # 0 of constant features, whose rounded std need not be
+    lowest: np.ndarray
+    highest: np.ndarray
 
-    mean: np.ndarray  # float64 [D]
-    encoder_map: np.ndarray  # float64 [D, K]: scores = (x - mean) @ encoder_map
-    decoder_map: np.ndarray  # float64 [K, D]: x̂ = mean + scores @ decoder_map
-    variances: np.ndarray  # float64 [K], of the scores
-
-
-class TrainingStatistics:
-    """Computes statistics of the training examples when they are asked for."""
-
-    def __init__(self, examples: np.ndarray | Records):
-        """Takes images [N, H, W, C], uint8 or float32 in [0, 1], or vectors [N, D]."""
-        self._examples = examples
-
-    def pca(self, components: int) -> Pca:
-        """Fits PCA, reading the examples a block at a time; the same examples give the same PCA.
-
-        Examples of up to 4,096 values get the exact PCA of all of them. Others get a randomised PCA
-        of 512 MiB of evenly spaced examples, in which images of more than 16,384 values are
-        averaged over squares of pixels; `decoder_map` is then the regression of whole images on
-        the scores.
-        """
-        values = math.prod(self._examples.shape[1:])
-        count = min(components, values, len(self._examples))
-        fit = _exact_pca if values <= _MAX_EXACT else _sampled_pca
-        mean, encoder_map, decoder_map, variances = fit(self._examples, count)
-        missing = components - count
-        return Pca(
-            mean,
-            np.pad(encoder_map, ((0, 0), (0, missing))),
-            np.pad(decoder_map, ((0, missing), (0, 0))),
-            np.pad(variances, (0, missing)),
+    @classmethod
+    def of(cls, rows: np.ndarray | Records) -> "Moments":
+        """Computes the statistics of finite vectors [N, D], N > 0, in two passes."""
+        width = rows.shape[1]
+        total, squares = np.zeros(width), np.zeros(width)
+        lowest, highest = np.full(width, np.inf), np.full(width, -np.inf)
+        for block in blocks(rows):
+            total += block.sum(axis=0, dtype=np.float64)
+            np.minimum(lowest, block.min(axis=0), out=lowest)
+            np.maximum(highest, block.max(axis=0), out=highest)
+        mean = total / len(rows)
+        for block in blocks(rows):
+            squares += np.square(block - mean).sum(axis=0)
+        return cls(
+            mean, np.where(lowest == highest, 0, np.sqrt(squares / len(rows))), lowest, highest
         )
 
 
-def _exact_pca(examples: np.ndarray | Records, count: int) -> tuple[np.ndarray, ...]:
-    from scipy.linalg import eigh
+def columns(rows: np.ndarray | Records, allowed_bytes: float) -> Iterator[np.ndarray]:
+    """Yields each feature [N] of vectors [N, D].
 
-    every = np.arange(len(examples))
-    mean = _mean(examples, every)
-    covariance = np.zeros((len(mean), len(mean)))
-    for rows in _blocks(examples, every):
-        centred = rows - mean
-        covariance += centred.T @ centred
-    covariance /= len(examples)
-    last = len(mean) - 1
-    variances, components = eigh(covariance, subset_by_index=(last - count + 1, last))
-    components = components[:, ::-1]
-    return mean, components, components.T, np.maximum(variances[::-1], 0)
-
-
-def _sampled_pca(examples: np.ndarray | Records, count: int) -> tuple[np.ndarray, ...]:
-    from sklearn.decomposition import PCA
-
-    averaging = _averaging(examples.shape[1:])
-    most = max(_MAX_SAMPLE_BYTES // (4 * averaging.shape[1]), count)
-    chosen = np.linspace(0, len(examples) - 1, min(len(examples), most)).astype(int)
-    blocks = [rows @ averaging for rows in _blocks(examples, chosen)]
-    fitted = PCA(count, svd_solver="randomized", random_state=0).fit(np.concatenate(blocks))
-    mean = _mean(examples, chosen)
-    encoder_map = averaging @ fitted.components_.T.astype(np.float64)
-    products, squares = np.zeros(encoder_map.T.shape), np.zeros(count)
-    for rows in _blocks(examples, chosen):
-        centred = rows - mean
-        scores = centred @ encoder_map
-        products += scores.T @ centred
-        squares += np.square(scores).sum(axis=0)
-    decoder_map = products / np.where(squares > 0, squares, np.inf)[:, np.newaxis]
-    return mean, encoder_map, decoder_map, squares / len(chosen)
+    Rows in files are read again for as many features as half of the allowed bytes hold.
+    """
+    if isinstance(rows, np.ndarray):
+        yield from rows.T
+        return
+    count, width = rows.shape
+    group = int(max(1, min(width, allowed_bytes / 2 / (count * rows.dtype.itemsize))))
+    for first in range(0, width, group):
+        held = np.empty((min(group, width - first), count), rows.dtype)
+        start = 0
+        for block in blocks(rows):
+            held[:, start : start + len(block)] = block[:, first : first + group].T
+            start += len(block)
+        yield from held
 
 
-def _averaging(shape: tuple[int, ...]):
-    """Returns the sparse matrix [D, d] that averages images over squares, so that d is allowed."""
-    from scipy.sparse import csr_array, identity
-
-    values = math.prod(shape)
-    if len(shape) == 1 or values <= _MAX_SAMPLED:
-        return identity(values, np.float32, format="csr")
-    _, columns, channels = shape
-    side = math.ceil(math.sqrt(values / _MAX_SAMPLED))
-    y, x, channel = np.indices(shape).reshape(3, -1)
-    across = -(-columns // side)
-    square = ((y // side) * across + x // side) * channels + channel
-    weights = (1 / np.bincount(square)[square]).astype(np.float32)
-    return csr_array((weights, (np.arange(values), square)))
-
-
-def _mean(examples: np.ndarray | Records, chosen: np.ndarray) -> np.ndarray:
-    total = np.zeros(math.prod(examples.shape[1:]))
-    for rows in _blocks(examples, chosen):
-        total += rows.sum(axis=0, dtype=np.float64)
-    return total / len(chosen)
+def few_values(rows: np.ndarray | Records, max_values: int) -> dict[int, np.ndarray]:
+    """Returns the different values of each feature of at most `max_values`, by its place."""
+    found: dict[int, np.ndarray] | None = None
+    for block in blocks(rows):
+        if found is None:
+            first = np.sort(block[:_FIRST_ROWS], axis=0)
+            changes = np.count_nonzero(np.diff(first, axis=0), axis=0)
+            found = {int(place): first[:0, 0] for place in np.flatnonzero(changes < max_values)}
+        found = {
+            place: values
+            for place, known in found.items()
+            if len(values := np.union1d(known, block[:, place])) <= max_values
+        }
+    return found or {}
 
 
-def _blocks(examples: np.ndarray | Records, chosen: np.ndarray) -> Iterator[np.ndarray]:
-    """Yields chosen examples as rows, float32 [n, D], with pixels in [0, 1]."""
-    for start in range(0, len(chosen), BLOCK_ROWS):
-        block = to_unit(examples[chosen[start : start + BLOCK_ROWS]])
-        yield block.reshape(len(block), -1)
+def scale_note(rows: np.ndarray | Records, names: Sequence[str]) -> tuple[str, ...]:
+    """Returns a note if the stds of features [N, D] differ so much that some dominate the loss.
+
+    Computes the stds from at most 100,000 evenly spaced rows.
+    """
+    step = -(-len(rows) // _SAMPLED_ROWS)
+    every = slice(None, None, step)
+    std = Moments.of(rows[every] if isinstance(rows, np.ndarray) else rows.subset(every)).std
+    varying = np.flatnonzero(std)
+    if not len(varying):
+        return ()
+    low, high = (varying[choose(std[varying])] for choose in (np.argmin, np.argmax))
+    if std[high] <= _MAX_SCALE_RATIO * std[low]:
+        return ()
+    return (
+        f"the std of features ranges from {std[low]:.3g} ({names[low]}) to {std[high]:.3g} "
+        f"({names[high]}): large ones dominate the loss; data.standardise=true scales all alike",
+    )

@@ -17,7 +17,7 @@ from trainer.data.dataset import Split, named
 from trainer.data.features import Features
 from trainer.data.files import image_folder, images, numpy_files, tables
 from trainer.data.files.labels import MAX_TEXT_BYTES
-from trainer.data.files.open_table import OpenTable
+from trainer.data.files.open_table import OpenTable, open_table
 from trainer.data.memory import allowed_bytes
 from trainer.data.sources import images as images_source
 from trainer.data.sources import table
@@ -130,7 +130,7 @@ def examples(path: Path, training: TrainingData, options: StreamOptions = DEFAUL
     if path.is_dir() or image_folder.is_image(path.name):
         return _images(path, training, options)
     if paths.table_suffix(path):
-        opened = tables.open_table(path, training.table_keys.text_format())
+        opened = open_table(path, training.table_keys.text_format())
         return of_table(opened, training, options.label_column)
     expected = _Expected(shape, "vectors" if len(shape) == 1 else "images")
     return _arrays(path, expected, options, getattr(training.settings, "layout", "auto"))
@@ -297,7 +297,7 @@ def of_table(opened: OpenTable, training: TrainingData, label_column: str = "") 
 
 def _table_of_codes(path: Path, code_size: int) -> Input:
     """Opens a table of codes; other columns, which `encode` wrote with them, are kept."""
-    opened = tables.open_table(path)
+    opened = open_table(path)
     found = [name for name in opened.names if name.startswith(_CODE_PREFIX)]
     _require_width(path, "codes", len(found), _Expected((code_size,), "codes"))
     features = Features(tuple(f"{_CODE_PREFIX}{k}" for k in range(code_size)))

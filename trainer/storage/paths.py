@@ -69,14 +69,14 @@ def require_suffix(output: str, allowed: Sequence[str], content: str) -> None:
     )
 
 
-def require_disk_space(name: str, folder: Path, needed_bytes: int) -> None:
+def require_disk_space(name: str, folder: Path, needed_bytes: int, advice: str = "") -> None:
     """Raises UserError if the disk of a folder, which need not exist yet, has too little space."""
     existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
     free_bytes = shutil.disk_usage(existing).free
     require(
         needed_bytes <= free_bytes,
         f"{name} is not allowed: it takes {needed_bytes / 2**20:,.1f} MiB, but the disk of "
-        f"{existing} has {free_bytes / 2**20:,.1f} MiB free",
+        f"{existing} has {free_bytes / 2**20:,.1f} MiB free{'; ' if advice else ''}{advice}",
     )
 
 

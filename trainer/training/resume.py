@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from trainer.data.statistics import TrainingStatistics
+from trainer.data.pca import TrainingStatistics
 from trainer.distribution.step import Steps
 from trainer.distribution.variables import values_of
 from trainer.errors import NonFiniteError, require

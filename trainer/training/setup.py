@@ -11,6 +11,7 @@ import numpy as np
 from trainer import data, models
 from trainer.config import EXECUTIONS, Config, flat
 from trainer.data.batches import training_batches
+from trainer.data.memory import blocks
 from trainer.distribution import optimizers
 from trainer.distribution.cluster import Cluster, from_tf_config
 from trainer.distribution.devices import check_devices, describe_devices
@@ -210,6 +211,5 @@ def _range(dataset: data.Dataset) -> tuple[float, float]:
     if len(dataset.image_shape) > 1:
         return 0.0, 1.0
     splits = (dataset.train, dataset.validation, dataset.test)
-    arrays = [split.images for split in splits if isinstance(split.images, np.ndarray)]
-    rows = [array for array in arrays if len(array)]
-    return min(row.min() for row in rows), max(row.max() for row in rows)
+    ranges = [(rows.min(), rows.max()) for split in splits for rows in blocks(split.images)]
+    return min(low for low, _ in ranges), max(high for _, high in ranges)

@@ -1,7 +1,8 @@
 """Turns the columns of a table into features: numbers, True/False, or one-hot categories."""
 
+import itertools
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -15,6 +16,10 @@ from trainer.errors import UserError
 
 MAX_CATEGORIES = 100  # of a column
 _BOOLEANS = {"true": 1.0, "false": 0.0}
+_MIN_IDS = 100
+_ID_SHARE = 0.99  # of an id's values differ
+_MAX_COMPARED_ROWS = 100_000  # to recognise ids
+_COMPARED_NUMBERS = 2**24  # at a time
 _MAX_COMPLAINTS = 5  # columns that one message names
 
 
@@ -73,10 +78,10 @@ class ColumnReader:
           is_closed: whether the categories are all that are allowed.
         """
         self.name = name
-        self._is_text = is_text(kind)
-        self._numbers = numbers
+        self.is_text = is_text(kind)
+        self.numbers = numbers
         self._onehot = onehot
-        self._reads = "" if self._is_text else "numbers"  # "": not known yet
+        self._reads = "" if self.is_text else "numbers"  # "": not known yet
         if categories is not None:
             self._reads = "categories"
         self._known = {value: place for place, value in enumerate(categories or ())}
@@ -95,6 +100,21 @@ class ColumnReader:
         """The texts read so far, by index; None for a column of numbers."""
         return tuple(self._known) if self._reads == "categories" else None
 
+    @property
+    def may_be_numbers(self) -> bool:
+        """Whether the column holds numbers, or nothing but missing values so far."""
+        return self._reads in ("", "numbers")
+
+    def recognise_numbers(self) -> None:
+        """Notes that values read elsewhere were numbers."""
+        self._reads = "numbers"
+
+    def count_missing(self, by_text: Mapping[str, int], first_row: int) -> None:
+        """Counts missing values, the first of them in a row."""
+        if not self.missing:
+            self.first_missing = first_row
+        self.missing.update(by_text)
+
     def read(self, column: pa.Array, first_row: int, complaints: Complaints) -> np.ndarray:
         """Returns float64 [n]: numbers, or indices of categories; NaN where one is missing."""
         had_missing = bool(self.missing)
@@ -104,7 +124,7 @@ class ColumnReader:
         return values
 
     def _values(self, column: pa.Array, first_row: int, complaints: Complaints) -> np.ndarray:
-        if not self._is_text:
+        if not self.is_text:
             return self._read_numbers(column)
         if isinstance(column, pa.DictionaryArray):
             column = column.dictionary_decode()
@@ -112,9 +132,9 @@ class ColumnReader:
             self._reads = self._recognise(column)
         if self._reads == "categories":
             return self._read_categories(column, first_row, complaints)
-        parsed = parse_column(column, self._numbers)
+        parsed = parse_column(column, self.numbers)
         if self._reads == "booleans" and parsed.wrong:
-            parsed = _parse_booleans(column, self._numbers)
+            parsed = _parse_booleans(column, self.numbers)
         self.missing.update(parsed.missing)
         if parsed.wrong and self._onehot:
             self.is_late_category = True
@@ -133,7 +153,7 @@ class ColumnReader:
 
     def _recognise(self, column: pa.Array) -> str:
         """Returns how to read the column, by its first values; "" if all of them are missing."""
-        text, _ = without_missing(column, self._numbers.missing)
+        text, _ = without_missing(column, self.numbers.missing)
         text = text.drop_null()
         if not len(text):
             return ""
@@ -141,7 +161,7 @@ class ColumnReader:
             pc.is_in(pc.utf8_lower(text), value_set=pa.array([*_BOOLEANS], text.type))
         ).as_py():
             return "booleans"
-        if self._onehot and parse_column(text, self._numbers).wrong:
+        if self._onehot and parse_column(text, self.numbers).wrong:
             return "categories"
         return "numbers"
 
@@ -157,7 +177,7 @@ class ColumnReader:
     def _read_categories(
         self, column: pa.Array, first_row: int, complaints: Complaints
     ) -> np.ndarray:
-        text, missing = without_missing(column, self._numbers.missing)
+        text, missing = without_missing(column, self.numbers.missing)
         self.missing.update(missing)
         encoded = text.dictionary_encode()
         texts = encoded.dictionary.to_pylist()
@@ -193,21 +213,42 @@ def _parse_booleans(column: pa.Array, numbers: NumberFormat) -> Parsed:
     return parse_column(text, numbers)
 
 
-def sorted_categories(features: Features, rows: np.ndarray) -> tuple[Features, np.ndarray]:
-    """Returns the features with sorted categories, and the rows [N, columns] with their indices."""
-    ordered = {}
+def sorted_categories(features: Features) -> tuple[Features, Callable[[np.ndarray], np.ndarray]]:
+    """Returns the features with sorted categories, and what renumbers rows [n, columns]."""
+    columns = {name: place for place, name in enumerate(features.columns)}
+    ordered, numbers = {}, {}
     for column, values in features.categories.items():
         order = np.argsort(np.array(values, object), kind="stable")
         ordered[column] = tuple(values[place] for place in order)
-        place = features.columns.index(column)
-        new = np.append(np.argsort(order), np.nan).astype(np.float32)
-        found = rows[:, place]
-        rows[:, place] = new[np.where(np.isnan(found), len(values), found).astype(int)]
-    return Features(features.columns, ordered), rows
+        numbers[columns[column]] = np.append(np.argsort(order), np.nan).astype(np.float32)
+
+    def renumber(rows: np.ndarray) -> np.ndarray:
+        rows = rows.copy() if numbers else rows
+        for place, new in numbers.items():
+            found = rows[:, place]
+            rows[:, place] = new[np.where(np.isnan(found), len(new) - 1, found).astype(int)]
+        return rows
+
+    return Features(features.columns, ordered), renumber
 
 
-def likely_ids(names: Sequence[str], rows: np.ndarray, is_whole: np.ndarray) -> Iterator[str]:
-    """Yields the columns of whole numbers [N, columns] that differ in every row."""
-    for name, values, whole in zip(names, rows.T, is_whole, strict=True):
-        if whole and len(values) >= 100 and np.unique(values).size >= 0.99 * len(values):
-            yield name
+def likely_ids(
+    names: Sequence[str], parts: Sequence[np.ndarray], is_whole: np.ndarray
+) -> Iterator[str]:
+    """Yields the columns of whole numbers that differ in nearly every row.
+
+    Of the rows, in parts [n, columns], at most 100,000 evenly spaced ones are compared.
+    """
+    count = sum(map(len, parts))
+    step = -(-count // _MAX_COMPARED_ROWS)
+    starts = itertools.accumulate(map(len, parts), initial=0)
+    chosen = [part[-start % step :: step] for start, part in zip(starts, parts, strict=False)]
+    compared = sum(map(len, chosen))
+    whole = np.flatnonzero(is_whole)
+    group = max(1, _COMPARED_NUMBERS // compared)
+    for first in range(0, len(whole) if count >= _MIN_IDS else 0, group):
+        places = whole[first : first + group]
+        values = np.concatenate([rows[:, places] for rows in chosen])
+        values.sort(axis=0)
+        different = 1 + np.count_nonzero(np.diff(values, axis=0), axis=0)
+        yield from (names[place] for place in places[different >= _ID_SHARE * compared])

@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -45,15 +44,15 @@ class Labels:
     words: tuple[str, ...]  # (): the labels are integers
 
     @classmethod
-    def of(cls, path: Path, column: str, chunks: Sequence[pa.Array]) -> "Labels":
-        """Takes the column's values: whole numbers, True and False, or words.
+    def of(cls, path: Path, column: str, values: pa.ChunkedArray) -> "Labels":
+        """Takes the values [N] of a column: whole numbers, True and False, or words.
 
         Raises:
           UserError: the values are of another type.
         """
-        encoded = pa.chunked_array(chunks).combine_chunks().dictionary_encode()
-        found = encoded.dictionary.to_pylist()
-        indices = encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64)
+        encoded = values.dictionary_encode().unify_dictionaries().chunks
+        found = encoded[0].dictionary.to_pylist()
+        indices = np.concatenate([chunk.indices for chunk in encoded]).astype(np.int64)
         whole = [_whole_number(label) for label in found]
         if None not in whole:
             return cls(path, column, np.array(whole, np.int64)[indices], ())

@@ -23,16 +23,10 @@ class Parsed:
 def parse_column(column: pa.Array, numbers: NumberFormat) -> Parsed:
     """Parses a column of text [N]."""
     text, missing = without_missing(column, numbers.missing)
-    if numbers.decimal == ",":
-        plain = not pc.any(pc.match_substring(text, ".")).as_py()
-        quick = pc.replace_substring(text, ",", ".") if plain else None
-    else:
-        quick = text
+    quick = quick_numbers(text, numbers)
     if quick is not None:
-        try:
-            return Parsed(_to_numpy(quick.cast(pa.float64())), missing)
-        except pa.ArrowInvalid:
-            pass  # thousands, +1 or no number: each different text is parsed by itself
+        return Parsed(quick, missing)
+    # Thousands, +1 or no number: each different text is parsed by itself.
     encoded = text.dictionary_encode()
     texts = encoded.dictionary.to_pylist()
     values = np.full(len(texts) + 1, np.nan)  # the last for missing numbers
@@ -48,6 +42,18 @@ def parse_column(column: pa.Array, numbers: NumberFormat) -> Parsed:
     return Parsed(values[places], missing, wrong, len(rows))
 
 
+def quick_numbers(text: pa.Array, numbers: NumberFormat) -> np.ndarray | None:
+    """Returns float64 [N], NaN for null, if pyarrow can parse each of the trimmed texts."""
+    if numbers.decimal == ",":
+        if pc.any(pc.match_substring(text, ".")).as_py():
+            return None
+        text = pc.replace_substring(text, ",", ".")
+    try:
+        return text.cast(pa.float64()).to_numpy(zero_copy_only=False)
+    except pa.ArrowInvalid:
+        return None
+
+
 def without_missing(column: pa.Array, marks: tuple[str, ...]) -> tuple[pa.Array, Counter[str]]:
     """Returns trimmed text, null where it stands for a missing number; counts such texts."""
     text = pc.utf8_trim_whitespace(column)
@@ -58,7 +64,3 @@ def without_missing(column: pa.Array, marks: tuple[str, ...]) -> tuple[pa.Array,
     for entry in pc.value_counts(text.filter(is_missing)):
         found[entry["values"].as_py()] += entry["counts"].as_py()
     return pc.if_else(is_missing, pa.scalar(None, text.type), text), found
-
-
-def _to_numpy(column: pa.Array) -> np.ndarray:
-    return column.to_numpy(zero_copy_only=False)

@@ -24,6 +24,8 @@ _WIDE_BLOCK_BYTES = 2**26  # of a block of `_MIN_ROWS` rows, at most
 _MIN_ROWS = 256
 _MAX_BLOCK_BYTES = 2**31 - 1  # pyarrow's
 _PARQUET_ROWS = 16_384  # of a block, at most
+_PARQUET_MIN_ROWS = 1024  # of a block, since each block of a column takes time, if they are within:
+_PARQUET_WIDE_BLOCK_BYTES = 2**27
 _PARQUET_BUFFER_BYTES = 2**20  # a column
 _UNNAMED = "Unnamed: {}"  # pandas's name of a column without one
 _KNOWN_SUFFIXES = {
@@ -178,7 +180,8 @@ def _open_parquet(path: Path, given: TextFormat) -> OpenTable:
 
     def batches(columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
         row_bytes = 8 * len(columns)
-        by_size = max(_BLOCK_BYTES // row_bytes, min(_WIDE_BLOCK_BYTES // row_bytes, _MIN_ROWS), 1)
+        wide = min(_PARQUET_WIDE_BLOCK_BYTES // row_bytes, _PARQUET_MIN_ROWS)
+        by_size = max(_BLOCK_BYTES // row_bytes, wide, 1)
         # With pre_buffer, row groups stay in memory until the file is closed.
         buffering = {"pre_buffer": False, "buffer_size": _PARQUET_BUFFER_BYTES}
         with pyarrow.parquet.ParquetFile(path, read_dictionary=texts, **buffering) as file:

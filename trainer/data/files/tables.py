@@ -6,7 +6,6 @@ decode a whole row group of Parquet at once, with twice the memory of the reader
 
 import dataclasses
 import difflib
-import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -15,90 +14,14 @@ import numpy as np
 import pyarrow as pa
 
 from trainer.data.features import Features
-from trainer.data.files import columns
+from trainer.data.files import column_blocks
 from trainer.data.files.columns import ColumnReader, Complaints
-from trainer.data.files.labels import Labels, check_column
-from trainer.data.files.open_table import OpenTable, is_text, open_table, readable
-from trainer.data.files.text_format import TextFormat
-from trainer.data.memory import GIB
+from trainer.data.files.labels import check_column
+from trainer.data.files.open_table import OpenTable, is_text, readable
 from trainer.errors import require
 
-_MAX_SHOWN = 8  # names of columns or texts in a line
-
-
-@dataclasses.dataclass(frozen=True)
-class Columns:
-    """Says what the columns of a table are, if not features of numbers."""
-
-    label: str = ""
-    ids: tuple[str, ...] = ()  # kept beside the rows, as they are
-    drop: tuple[str, ...] = ()
-    onehot: bool = False  # columns of text are categories
-    keep_missing: bool = False  # missing numbers become NaN
-
-
-@dataclasses.dataclass(frozen=True)
-class Table:
-    """Holds the rows of one file."""
-
-    rows: np.ndarray  # float32 [N, D], NaN where a number is missing
-    labels: np.ndarray | None  # int64 [N]
-    ids: dict[str, np.ndarray]  # [N] by column, numbers or text
-
-
-@dataclasses.dataclass(frozen=True)
-class Tables:
-    """Holds one table, or one to train and one to test with the same columns."""
-
-    tables: tuple[Table, ...]
-    features: Features
-    class_names: tuple[str, ...]  # by label, if the labels are words
-    notes: tuple[str, ...]  # how each file was read, in a line
-
-
-def read(
-    paths: Sequence[Path],
-    what: Columns = Columns(),
-    text: TextFormat | None = None,
-    allowed_bytes: float = math.inf,
-) -> Tables:
-    """Reads tables whose other columns are features.
-
-    Labels are whole numbers, or words, whose sorted order in the first table numbers them from 0.
-    The other tables may have the columns in another order, and no labels.
-
-    Raises:
-      UserError: a file cannot be read or has other columns; a value is no number, missing,
-        infinite or too large for float32; the rows take more than the allowed bytes.
-    """
-    features: Features | None = None
-    results: list[_Rows] = []
-    for path in paths:
-        table = open_table(path, text)
-        is_first = features is None
-        chosen, notes = _choose(table, what, is_first=is_first)
-        if features is not None:
-            _require_same(path, chosen, paths[0], features.columns)
-        result = _read_rows(table, features or Features(chosen), what, allowed_bytes, is_first)
-        features = features or result.features
-        results.append(dataclasses.replace(result, notes=(*table.notes, *notes, *result.notes)))
-    assert features is not None
-    first = results[0].labels
-    class_names = tuple(sorted(first.words)) if first else ()
-    tables = tuple(
-        Table(
-            features.expand(result.rows),
-            None if result.labels is None else result.labels.indices(class_names, paths[0]),
-            result.ids,
-        )
-        for result in results
-    )
-    lines = [
-        f"{path}: {'; '.join(result.notes)}"
-        for path, result in zip(paths, results, strict=True)
-        if result.notes
-    ]
-    return Tables(tables, features, class_names, tuple(lines))
+_FIRST_ROWS = 64  # of a block
+MAX_SHOWN = 8  # names of columns or texts in a line
 
 
 def blocks(
@@ -113,76 +36,35 @@ def blocks(
     Each block comes with the same rows of the `extra` columns, in the file's types; text for CSV.
 
     Raises:
-      UserError: a column is missing, or as `read`.
+      UserError: a column is missing, or as `training_tables.read`.
     """
-    _require_columns(table.path, (*features.columns, *extra), table.names)
-    readers = _readers(table, features, onehot=False)
-    for block in _blocks(table, readers, extra, keep_missing):
+    require_columns(table.path, (*features.columns, *extra), table.names)
+    readers = column_readers(table, features, onehot=False)
+    for block in read_blocks(table, readers, extra, keep_missing):
         yield features.expand(block.rows), block.extra
 
 
 @dataclasses.dataclass(frozen=True)
-class _Rows:
-    """Holds what one table holds, with categories as indices."""
+class Block:
+    """Holds consecutive rows of a table, with categories as indices."""
 
-    rows: np.ndarray  # float32 [N, columns]
-    features: Features
-    labels: Labels | None
-    ids: dict[str, np.ndarray]
-    notes: tuple[str, ...]
-
-
-@dataclasses.dataclass(frozen=True)
-class _Block:
     rows: np.ndarray  # float32 [n, columns]
     is_whole: np.ndarray  # bool [columns]: no value has decimals
     extra: list[pa.Array]
 
 
-def _choose(
-    table: OpenTable, what: Columns, *, is_first: bool
-) -> tuple[tuple[str, ...], list[str]]:
-    """Returns the columns that are features, and notes on the columns that are not."""
-    named = [*([what.label] if what.label else []), *what.ids, *what.drop]
-    _require_columns(table.path, named if is_first else what.ids, table.names)
-    unnamed = [*table.index, *table.blank]
-    others = {*named, *unnamed}
-    features = tuple(name for name in table.names if name not in others)
-    require(
-        len(features) > 0,
-        f"{table.path} has no column but {', '.join(map(repr, table.names[:_MAX_SHOWN]))}",
-    )
-    notes = []
-    for kind, names in (("index", table.index), ("blank column", table.blank)):
-        left_out = [name for name in names if name not in named]
-        notes += [f"left out the {kind} {_listed(left_out)}"] if left_out else []
-    if what.label and what.label not in table.names:
-        notes.append(f"has no column {what.label!r}: what needs labels is not measured on it")
-    return features, notes
-
-
-def _require_columns(path: Path, wanted: Sequence[str], names: Sequence[str]) -> None:
+def require_columns(path: Path, wanted: Sequence[str], names: Sequence[str]) -> None:
+    """Raises UserError unless the wanted columns are among the names of a table's."""
     there = set(names)
     missing = [name for name in wanted if name not in there]
     if missing:
         close = difflib.get_close_matches(missing[0], names, n=1)
-        hint = f"did you mean {close[0]!r}?" if close else f"its columns are {_listed(names)}"
+        hint = f"did you mean {close[0]!r}?" if close else f"its columns are {listed(names)}"
         plural = "columns" if len(missing) > 1 else "column"
-        require(False, f"{path} has no {plural} {_listed(missing)}; {hint}")
+        require(False, f"{path} has no {plural} {listed(missing)}; {hint}")
 
 
-def _require_same(
-    path: Path, found: tuple[str, ...], first: Path, feature_names: tuple[str, ...]
-) -> None:
-    differing = sorted(set(found) ^ set(feature_names))
-    require(
-        not differing,
-        f"{path} has {len(found)} columns of features, {first} has {len(feature_names)}; "
-        f"only one of them has {_listed(differing)}",
-    )
-
-
-def _readers(
+def column_readers(
     table: OpenTable,
     features: Features,
     *,
@@ -219,63 +101,12 @@ def _is_number(kind: pa.DataType) -> bool:
     return any(getattr(pa.types, f"is_{check}")(kind) for check in checks)
 
 
-def _read_rows(
-    table: OpenTable, features: Features, what: Columns, allowed_bytes: float, is_first: bool
-) -> _Rows:
-    """Reads the whole of a table; finds the categories of the first."""
-    label = [what.label] if what.label in table.names and what.label else []
-    extra = [*label, *what.ids]
-    readers, parts = _read_parts(table, features, what, allowed_bytes, extra)
-    rows = np.concatenate([part.rows for part in parts])
-    if is_first:
-        found = {reader.name: reader.categories for reader in readers}
-        features = Features(
-            features.columns, {name: values for name, values in found.items() if values is not None}
-        )
-        features, rows = columns.sorted_categories(features, rows)
-    chunks = [[part.extra[place] for part in parts] for place in range(len(extra))]
-    labels = Labels.of(table.path, what.label, chunks[0]) if label else None
-    ids = {
-        name: _as_array(column) for name, column in zip(what.ids, chunks[len(label) :], strict=True)
-    }
-    whole = np.all([part.is_whole for part in parts], axis=0)
-    notes = [*_notes(readers), *(_note_on_ids(readers, rows, whole) if is_first else ())]
-    comments = sum(table.comments.values())
-    notes += [f"comments left out between the rows: {comments:,}"] if comments else []
-    return _Rows(rows, features, labels, ids, tuple(notes))
-
-
-def _read_parts(
-    table: OpenTable,
-    features: Features,
-    what: Columns,
-    allowed_bytes: float,
-    extra: Sequence[str],
-) -> tuple[list[ColumnReader], list[_Block]]:
-    """Reads all blocks; again if a column of numbers turns out to be one of categories."""
-    forced: frozenset[str] = frozenset()
-    while True:
-        readers = _readers(table, features, onehot=what.onehot, forced=forced)
-        parts, size = [], 0
-        for block in _blocks(table, readers, extra, what.keep_missing):
-            size += block.rows.nbytes
-            require(
-                size <= allowed_bytes,
-                f"{table.path} takes more than the {allowed_bytes / GIB:.1f} GiB of memory",
-            )
-            parts.append(block)
-        late = frozenset(reader.name for reader in readers if reader.is_late_category)
-        if not late:
-            return readers, parts
-        forced |= late
-
-
-def _blocks(
+def read_blocks(
     table: OpenTable,
     readers: Sequence[ColumnReader],
     extra: Sequence[str],
     keep_missing: bool,
-) -> Iterator[_Block]:
+) -> Iterator[Block]:
     """Yields the rows of a table, and raises every complaint about its columns at the end."""
     path, first_row, complaints = table.path, 0, Complaints(table.path)
     names = list(dict.fromkeys([*(reader.name for reader in readers), *extra]))
@@ -284,18 +115,13 @@ def _blocks(
             if len(batch) == 0:
                 continue
             found = dict(zip(names, batch.columns, strict=True))
-            values = np.stack(
-                [reader.read(found[reader.name], first_row, complaints) for reader in readers],
-                axis=1,
-            )
+            values = column_blocks.read(readers, found, first_row, complaints)
             with np.errstate(over="ignore"):  # numbers too large for float32 become infinite
                 rows = values.astype(np.float32)
             _check_infinite(values, rows, readers, first_row, complaints)
-            with np.errstate(invalid="ignore"):
-                is_whole = (values == np.rint(values)).all(axis=0)
-            yield _Block(
+            yield Block(
                 rows,
-                is_whole,
+                _are_whole(values),
                 [check_column(path, name, found[name], first_row) for name in extra],
             )
             first_row += len(batch)
@@ -305,11 +131,21 @@ def _blocks(
                 complaints.add(
                     reader.name,
                     f"column {reader.name!r} lacks {sum(reader.missing.values()):,} numbers "
-                    f"({_counted(reader.missing)}; first in row {reader.first_missing + 1:,})",
+                    f"({counted(reader.missing)}; first in row {reader.first_missing + 1:,})",
                     keys="data.impute=mean or median fills in missing numbers",
                 )
     complaints.raise_any()
     require(first_row > 0, f"{path} has no row")
+
+
+def _are_whole(values: np.ndarray) -> np.ndarray:
+    """Returns for each column [n] whether no value has decimals or is missing."""
+    with np.errstate(invalid="ignore"):
+        first = values[:_FIRST_ROWS]  # which decide for most columns
+        are_whole = (first == np.rint(first)).all(axis=0)
+        rest = values[_FIRST_ROWS:, are_whole]
+        are_whole[are_whole] = (rest == np.rint(rest)).all(axis=0)
+    return are_whole
 
 
 def _check_infinite(
@@ -330,44 +166,14 @@ def _check_infinite(
         )
 
 
-def _as_array(chunks: Sequence[pa.Array]) -> np.ndarray:
-    """Returns a column [N] as numbers or text, in the file's type."""
-    column = pa.chunked_array(chunks)
-    values = column.to_numpy()
-    return values.astype(str) if values.dtype.hasobject else values
+def listed(names: Sequence[str]) -> str:
+    """Returns the first names, and how many more there are."""
+    more = len(names) - MAX_SHOWN
+    return ", ".join(map(repr, names[:MAX_SHOWN])) + (f" and {more:,} more" if more > 0 else "")
 
 
-def _notes(readers: Sequence[ColumnReader]) -> Iterator[str]:
-    """Describes what was taken for something else than a number."""
-    booleans = [reader.name for reader in readers if reader.is_boolean]
-    if booleans:
-        yield f"True and False are 1 and 0 in {_listed(booleans)}"
-    onehot = [f"{r.name} ({len(r.categories)})" for r in readers if r.categories is not None]
-    if onehot:
-        yield f"one feature a text, one-hot, for {', '.join(onehot[:_MAX_SHOWN])}"
-    missing: Counter[str] = Counter()
-    for reader in readers:
-        missing.update(reader.missing)
-    if missing:
-        count = sum(bool(reader.missing) for reader in readers)
-        yield f"missing in {count} column{'s' * (count > 1)}: {_counted(missing)}"
-
-
-def _note_on_ids(
-    readers: Sequence[ColumnReader], rows: np.ndarray, is_whole: np.ndarray
-) -> Iterator[str]:
-    """Names the features that are likely to be ids, unless all are."""
-    ids = list(columns.likely_ids([reader.name for reader in readers], rows, is_whole))
-    if 0 < len(ids) < len(readers):
-        yield f"likely ids, yet features: {_listed(ids)} (data.id_columns keeps them out)"
-
-
-def _counted(missing: Counter[str]) -> str:
+def counted(missing: Counter[str]) -> str:
+    """Returns the most frequent texts for missing values, with their counts."""
     return ", ".join(
-        f"{mark or 'blank'}: {count:,}" for mark, count in missing.most_common(_MAX_SHOWN)
+        f"{mark or 'blank'}: {count:,}" for mark, count in missing.most_common(MAX_SHOWN)
     )
-
-
-def _listed(names: Sequence[str]) -> str:
-    more = len(names) - _MAX_SHOWN
-    return ", ".join(map(repr, names[:_MAX_SHOWN])) + (f" and {more:,} more" if more > 0 else "")

@@ -7,14 +7,13 @@ from trainer.config import Data, key
 from trainer.data.dataset import Split
 from trainer.data.files.number_format import MISSING
 from trainer.data.files.text_format import AUTO, SEPARATORS, TextFormat
-from trainer.data.memory import aligned_copy
 from trainer.data.sources import Request, Splits
 from trainer.errors import require
 from trainer.storage import paths
 
 EXAMPLE = "table:FILE"
 RESIZES = False
-STAYS_IN_FILES = False
+STAYS_IN_FILES = True
 PATH_MAY_MOVE = True
 
 
@@ -59,6 +58,11 @@ class Settings(Data):
         '"": refuse them.',
         choices=("", "mean", "median"),
     )
+    cache_dir: str = key(
+        "",
+        'Folder for the cache of rows that do not fit in memory; "": .tables beside the file.',
+        may_change=True,
+    )
 
     def check(self) -> None:
         files = self.name.partition(":")[2]
@@ -81,12 +85,12 @@ class Settings(Data):
 
 def read(request: Request[Settings]) -> Splits:
     """Reads table:FILE, or table:TRAIN,TEST; missing values are NaN if they will be imputed."""
-    from trainer.data.files import tables
+    from trainer.data.files import training_tables
 
     settings, files = request.settings, request.argument.split(",")
-    found = tables.read(
+    found = training_tables.read(
         [paths.path_of(file) for file in files],
-        tables.Columns(
+        training_tables.Columns(
             label=settings.label_column,
             ids=settings.id_columns,
             drop=settings.drop_columns,
@@ -94,11 +98,9 @@ def read(request: Request[Settings]) -> Splits:
             keep_missing=settings.impute != "",
         ),
         settings.text_format(),
-        request.allowed_bytes,
+        training_tables.Storage(settings.placement, request.allowed_bytes, settings.cache_dir),
     )
-    splits = [
-        Split(aligned_copy(table.rows), table.labels, ids=table.ids) for table in found.tables
-    ]
+    splits = [Split(table.rows, table.labels, ids=table.ids) for table in found.tables]
     return Splits(
         splits[0],
         splits[1] if len(splits) > 1 else None,

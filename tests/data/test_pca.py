@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from sklearn.decomposition import PCA
 
-from trainer.data import statistics
+from trainer.data import pca as pca_module
 from trainer.data.dataset import Records
-from trainer.data.statistics import TrainingStatistics
+from trainer.data.pca import TrainingStatistics
 
 
 def rows_like(count, size, rank=6):
@@ -23,7 +23,7 @@ def projections(pca, rows):
 
 @pytest.mark.parametrize("max_exact", [4096, 10], ids=["exact", "sampled"])
 def test_the_components_are_those_of_scikit_learn(max_exact, monkeypatch):
-    monkeypatch.setattr(statistics, "_MAX_EXACT", max_exact)
+    monkeypatch.setattr(pca_module, "_MAX_EXACT", max_exact)
     images = (127 + 20 * rows_like(60, 12)).clip(0, 255).astype(np.uint8).reshape(60, 3, 4, 1)
     rows = images.reshape(60, -1) / 255
     pca, known = TrainingStatistics(images).pca(5), PCA(5).fit(rows)
@@ -34,7 +34,7 @@ def test_the_components_are_those_of_scikit_learn(max_exact, monkeypatch):
 
 
 def test_rows_in_files_give_the_same_bits_as_rows_in_memory(monkeypatch):
-    monkeypatch.setattr(statistics, "BLOCK_ROWS", 7)
+    monkeypatch.setattr(pca_module, "BLOCK_ROWS", 7)
     rows = np.random.default_rng(0).normal(1e6, 1, (30, 5)).astype(np.float32)
     in_memory = TrainingStatistics(rows).pca(2)
     in_files = TrainingStatistics(Records(lambda index: rows[index], np.arange(30))).pca(2)
@@ -53,8 +53,8 @@ def test_components_beyond_the_rank_are_zero(count):
 
 def test_large_images_have_the_components_of_images_averaged_over_squares(monkeypatch):
     # Images of equal pixels in each square of 2x2, cut off at the border, lose nothing.
-    monkeypatch.setattr(statistics, "_MAX_EXACT", 10)
-    monkeypatch.setattr(statistics, "_MAX_SAMPLED", 30)
+    monkeypatch.setattr(pca_module, "_MAX_EXACT", 10)
+    monkeypatch.setattr(pca_module, "_MAX_SAMPLED", 30)
     small = rows_like(50, 18).reshape(50, 3, 3, 2)
     images = small.repeat(2, axis=1).repeat(2, axis=2)[:, :5]
     rows = images.reshape(50, -1)
