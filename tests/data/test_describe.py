@@ -1,6 +1,9 @@
 """A data set is described and shown before a long run, as the run will read it."""
 
+import re
+
 import numpy as np
+import pytest
 from matplotlib.image import imread, imsave
 
 from trainer import data
@@ -63,6 +66,26 @@ def test_a_table_is_described(tmp_path):
         "labels": "x: 10, y: 10",
         "fingerprint": data.load(settings).fingerprint(),
     }
+
+
+@pytest.mark.parametrize("placement", ["host", "records"])
+@pytest.mark.parametrize("standardise", [False, True])
+def test_a_table_is_described_alike_wherever_and_however_it_is_held(
+    tmp_path, placement, standardise
+):
+    rows = "".join(f"{n % 3 * 5},{n % 2},{n / 7},{n % 30},{n * 1e6}\n" for n in range(200))
+    (tmp_path / "own.csv").write_text("region,sex,share,month,income\n" + rows)
+    settings = make_data(
+        f"table:{tmp_path / 'own.csv'}", placement=placement, standardise=standardise
+    )
+    description = prepare(settings)
+    found = rows_of(description)
+    assert found["categories"] == "likely, yet numbers: region (3 different)"
+    assert re.match(r"3 different from 0 to 10, mean 4\.\d+, std 4\.\d+$", found["region"])
+    assert re.match(
+        r"numbers from 0 to 1\.9\de\+08, mean .*e\+0\d, std 5\.\d+e\+07$", found["income"]
+    )
+    assert ("data.standardise=true" in description) == (not standardise)
 
 
 def test_only_the_first_of_many_names_are_shown(save):

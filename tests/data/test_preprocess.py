@@ -97,6 +97,18 @@ def test_features_are_standardised_by_the_training_split_alone(load, save, offse
     np.testing.assert_allclose(after.train.images[:, 2], 0, atol=1e-6)
 
 
+@pytest.mark.parametrize(("ratio", "is_said"), [(90, False), (110, True)])
+def test_scales_that_differ_a_hundred_times_are_said_unless_standardised(
+    load, save, ratio, is_said
+):
+    rows = np.tile([-1.0, 1.0], 30)[:, np.newaxis] * [1, 0, ratio]
+    name = save(train=rows, test=rows, validation=rows)
+    (note,) = load(name).notes or ("",)
+    assert note.startswith(f"the std of features ranges from 1 (0) to {ratio} (2)") == is_said
+    assert ("data.standardise=true" in note) == is_said
+    assert load(name, standardise=True).notes == ()
+
+
 def test_another_number_or_label_is_another_data_set(load, save):
     arrays = {"train": vectors(), "test": vectors(10, 1), "train_labels": np.arange(60)}
     fingerprints = []

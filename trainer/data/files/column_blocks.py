@@ -60,7 +60,7 @@ def _read_numbers(
     """Returns [n, columns] of one type of numbers, float64 for integers if any is missing."""
     names = [str(place) for place in range(len(columns))]
     batch = pa.RecordBatch.from_arrays(list(columns), names)
-    values = batch.to_tensor(null_to_nan=True, row_major=False).to_numpy()
+    values = batch.to_tensor(null_to_nan=True, row_major=True).to_numpy()
     if values.dtype.kind == "f":
         is_missing = np.isnan(values)
         for place in np.flatnonzero(is_missing.any(axis=0)).tolist():

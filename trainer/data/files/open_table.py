@@ -25,7 +25,7 @@ _MIN_ROWS = 256
 _MAX_BLOCK_BYTES = 2**31 - 1  # pyarrow's
 _PARQUET_ROWS = 16_384  # of a block, at most
 _PARQUET_MIN_ROWS = 1024  # of a block, since each block of a column takes time, if they are within:
-_PARQUET_WIDE_BLOCK_BYTES = 2**27
+_PARQUET_WIDE_BLOCK_BYTES = 2**28
 _PARQUET_BUFFER_BYTES = 2**20  # a column
 _UNNAMED = "Unnamed: {}"  # pandas's name of a column without one
 _KNOWN_SUFFIXES = {
@@ -168,7 +168,7 @@ def _columns_without_values(
 
 def _open_parquet(path: Path, given: TextFormat) -> OpenTable:
     with pyarrow.parquet.ParquetFile(path) as file:
-        schema, count = file.schema_arrow, file.metadata.num_rows
+        schema, metadata = file.schema_arrow, file.metadata
     # Text stays dictionary-encoded: a few bytes of the file may be a long text in every row.
     texts = [field.name for field in schema if is_text(field.type)]
     names = tuple(name.strip() for name in schema.names)
@@ -183,13 +183,14 @@ def _open_parquet(path: Path, given: TextFormat) -> OpenTable:
         wide = min(_PARQUET_WIDE_BLOCK_BYTES // row_bytes, _PARQUET_MIN_ROWS)
         by_size = max(_BLOCK_BYTES // row_bytes, wide, 1)
         # With pre_buffer, row groups stay in memory until the file is closed.
-        buffering = {"pre_buffer": False, "buffer_size": _PARQUET_BUFFER_BYTES}
-        with pyarrow.parquet.ParquetFile(path, read_dictionary=texts, **buffering) as file:
+        opening = {"metadata": metadata, "pre_buffer": False, "buffer_size": _PARQUET_BUFFER_BYTES}
+        with pyarrow.parquet.ParquetFile(path, read_dictionary=texts, **opening) as file:
             wanted = [stored[name] for name in columns]
             for batch in file.iter_batches(min(_PARQUET_ROWS, by_size), columns=wanted):
                 yield batch.select(wanted).rename_columns(list(columns))
 
     numbers = NumberFormat(missing=given.missing)
+    count = metadata.num_rows
     return OpenTable(path, names, tuple(schema.types), count, batches, index, (), numbers)
 
 
