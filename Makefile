@@ -13,7 +13,7 @@ TORCH_PYTHON ?= $(wildcard .venv-torch/bin/python)
 EPOCHS := $(if $(filter digits,$(DATA)),$(if $(filter digits,$(CONFIG)),,--config.num_epochs=150))
 
 .PHONY: train test test-workers test-faults test-gpu-compile test-slurm test-docker mutation-check coverage \
-	lint audit benchmark torch gpu-check results docs tensorboard screenshots clean
+	lint audit benchmark torch gpu-check results results-own docs tensorboard screenshots clean
 
 train: .venv/installed
 	$(BIN)/python -m trainer --config=configs/$(CONFIG).py --config.data.name=$(DATA) \
@@ -87,6 +87,10 @@ gpu-check: $(if $(HAS_GPU),.venv/cuda,.venv/installed)
 # make results: compares every kind with its paper, in some hours.  make results RUNS=vae,iwae: some.
 results: .venv/installed
 	$(BIN)/python -m benchmarks.results $(addprefix --runs=,$(RUNS))
+
+# make results-own: compares the configs for one's own data with PCA, on ten sets.
+results-own: .venv/installed
+	$(BIN)/python -m benchmarks.own_results $(addprefix --sets=,$(SETS))
 
 # The API, from the docstrings, into build/docs/index.html.
 docs: .venv/installed

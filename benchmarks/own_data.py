@@ -23,6 +23,7 @@ def tables() -> dict[str, np.ndarray]:
         "breast_cancer": datasets.load_breast_cancer().data,
         "digits": datasets.load_digits().data,
         "wine": datasets.load_wine().data,
+        "iris": datasets.load_iris().data,
         "diabetes": datasets.load_diabetes().data,
         "curves": surface + 0.1 * random.normal(size=surface.shape),
         "gaussian": factors + 0.5 * random.normal(size=factors.shape),

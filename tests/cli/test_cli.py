@@ -50,7 +50,7 @@ MISTAKES = [  # what is typed, and what the line says
         "batch_size=x is not allowed; it takes a value of type int",
     ),
     ([*DENSE, "--config.deterministic=perhaps"], "it takes a value of type bool"),
-    ([*DENSE, "--config.num_epochs=-1"], "num_epochs=-1.0 is not allowed; it must be above 0"),
+    ([*DENSE, "--config.num_epochs=-1"], "num_epochs=-1.0 is not allowed; it must be at least 0"),
     ([*DENSE, "--config.optimizer.name=lion"], "optimizer.name='lion' is not known; allowed"),
     ([*DENSE, "--config.data.channels=1"], "data.channels=1 is not allowed with 'mnist'"),
     ([*DENSE, "--config.batch_size=3"], "batch_size was 128, is 3"),
