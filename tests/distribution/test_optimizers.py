@@ -36,6 +36,21 @@ def test_every_optimizer_descends_and_decays_the_weights_if_asked(name):
         assert (float(variables[1]) < 1.0) == (weight_decay > 0)
 
 
+def test_the_first_step_of_adam_is_the_rate_shrunk_by_epsilon():
+    # m / (1 - beta_1) = g and v / (1 - beta_2) = g^2, whatever the betas: the step is
+    # rate * g / (g + epsilon), but for Keras's epsilon, which is not corrected for the bias.
+    gradient = 1e-6
+    for epsilon, beta_2 in ((1e-7, 0.999), (1e-12, 0.999), (1e-7, 0.9)):
+        variable = tf.keras.Variable(0.0)
+        settings = {"beta_1": 0.5, "beta_2": beta_2, "epsilon": epsilon}
+        optimizer = optimizers.create("adam", clip_norm=0.0, weight_decay=0.0, **settings)
+        optimizer.build([variable])
+        optimizer.learning_rate.assign(0.1)
+        optimizer.apply([tf.constant(gradient)], [variable])
+        share = gradient / (gradient + epsilon / math.sqrt(1 - beta_2))
+        np.testing.assert_allclose(float(variable), -0.1 * share, rtol=1e-4)
+
+
 def make(name="adam", clip_norm=0.0, weight_decay=0.0, schedule="constant", **settings):
     optimizers.create(name, clip_norm=clip_norm, weight_decay=weight_decay)
     usual = {"learning_rate": 0.1, "warmup_steps": 0, "last_step": 10}

@@ -58,7 +58,7 @@ def test_a_disk_that_is_full_on_the_way_gets_one_line_and_keeps_nothing(tmp_path
     rows = np.random.default_rng(0).random((8, 64, 64, 1), np.float32)
     rows = rows if name == "out/" else rows.reshape(-1, 64)
     with (
-        refused("File too large", tmp_path),
+        refused("File too large", tmp_path, kind=StorageError),
         small_disk(2**12 if name == "out/" else 2**16),
         writers.create(f"{tmp_path}/{name}") as write,
     ):

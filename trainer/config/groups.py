@@ -38,6 +38,16 @@ class Optimizer(Group):
         "Decoupled weight decay, multiplied by the learning rate.",
         at_least=0,
     )
+    beta_1: float = key(0.9, "Decay of the mean gradient, of adam and adamw.", at_least=0, below=1)
+    beta_2: float = key(
+        0.999, "Decay of the mean squared gradient, of adam and adamw.", at_least=0, below=1
+    )
+    epsilon: float = key(
+        1e-7,
+        "Added to the root of the mean squared gradient, except in sgd; gradients of the mean over "
+        "many pixels may be smaller.",
+        above=0,
+    )
 
 
 @dataclasses.dataclass(frozen=True)

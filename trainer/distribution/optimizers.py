@@ -21,8 +21,18 @@ SLOTS = {"adam": 2, "adamw": 2, "sgd": 0, "rmsprop": 1, "adadelta": 2}
 _SCHEDULES = ("constant", "cosine")
 
 
-def create(name: str, *, clip_norm: float, weight_decay: float) -> keras.optimizers.Optimizer:
+def create(
+    name: str,
+    *,
+    clip_norm: float,
+    weight_decay: float,
+    beta_1: float = 0.9,
+    beta_2: float = 0.999,
+    epsilon: float = 1e-7,
+) -> keras.optimizers.Optimizer:
     """Creates an optimizer; every step sets the learning rate, and 0 turns clipping or decay off.
+
+    The betas are those of Adam and AdamW; all but SGD have an epsilon.
 
     Raises:
       UserError: the name is not known, or a number is negative.
@@ -30,11 +40,15 @@ def create(name: str, *, clip_norm: float, weight_decay: float) -> keras.optimiz
     require_choice("optimizer.name", name, tuple(_OPTIMIZERS))
     require_at_least("optimizer.clip_norm", clip_norm, 0)
     require_at_least("optimizer.weight_decay", weight_decay, 0)
+    settings = {} if name == "sgd" else {"epsilon": epsilon}
+    if name.startswith("adam"):
+        settings |= {"beta_1": beta_1, "beta_2": beta_2}
     return _OPTIMIZERS[name](
         learning_rate=0.0,
         global_clipnorm=clip_norm or None,
         weight_decay=weight_decay if name == "adamw" else weight_decay or None,
         name=name,
+        **settings,
     )
 
 

@@ -111,6 +111,11 @@ class ConvStages(Activation):
     normalisation: str = key(
         "none", "Normalisation after the convolutions.", choices=("none", "group")
     )
+    kernel_initializer: str = key(
+        "glorot_uniform",
+        "Initial kernels of the convolutions; he_normal keeps the scale of deep relu networks.",
+        choices=("glorot_uniform", "he_normal"),
+    )
     dense_units: int = key(
         512,
         "Units of the dense layer between the convolutions and the code; 0: no such layer.",

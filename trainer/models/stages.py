@@ -58,7 +58,12 @@ def decoder(image_shape: Shape, settings: ConvStages, code_size: int) -> keras.S
         layers.Dense(rows * columns * last, settings.activation, name="widen"),
         layers.Reshape((rows, columns, last), name="map"),
         *stack,
-        transposed_conv(image_channels, name="logits", dtype="float32"),
+        transposed_conv(
+            image_channels,
+            kernel_initializer=settings.kernel_initializer,
+            name="logits",
+            dtype="float32",
+        ),
         *crop((2**times * rows, 2**times * columns), (height, width)),
     ])  # fmt: skip
 
@@ -73,8 +78,9 @@ class ResidualBlock(layers.Layer):
         self.layers = [*first, second]
 
     def build(self, input_shape):
-        for layer in self.layers:
-            layer.build(input_shape)
+        outputs = keras.Input(batch_shape=input_shape)
+        for layer in self.layers:  # a layer has the shapes of maps once it is called
+            outputs = layer(outputs)
 
     def call(self, inputs):
         outputs = inputs
@@ -95,6 +101,7 @@ class ResidualBlock(layers.Layer):
 
 def _activated(build, channels: int, settings: ConvStages, name: str, **convolution):
     """Builds a convolution, its normalisation if there is one, and its activation."""
+    convolution["kernel_initializer"] = settings.kernel_initializer
     if settings.normalisation == "none":
         return [build(channels, activation=settings.activation, name=f"conv_{name}", **convolution)]
     groups = math.gcd(channels, _MAX_GROUPS)

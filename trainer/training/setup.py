@@ -102,7 +102,12 @@ def make_steps(config: Config, workers: Workers, model: Autoencoder, last_step: 
         workers.strategy,
         model,
         lambda: optimizers.create(
-            optimizer.name, clip_norm=optimizer.clip_norm, weight_decay=optimizer.weight_decay
+            optimizer.name,
+            clip_norm=optimizer.clip_norm,
+            weight_decay=optimizer.weight_decay,
+            beta_1=optimizer.beta_1,
+            beta_2=optimizer.beta_2,
+            epsilon=optimizer.epsilon,
         ),
         optimizers.learning_rate_schedule(
             optimizer.schedule,
