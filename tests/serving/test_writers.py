@@ -10,6 +10,7 @@ import pytest
 
 from tests.serving.files import array_of, read_table
 from tests.verbs.refusals import refused
+from trainer.errors import StorageError
 from trainer.serving import writers
 
 
