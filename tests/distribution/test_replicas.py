@@ -13,6 +13,7 @@ from trainer import models
 from trainer.config import EXECUTIONS, parse_model
 from trainer.distribution import optimizers, xla
 from trainer.distribution.finite import FiniteCheck
+from trainer.distribution.gradients import trimming_weights
 from trainer.distribution.inference import map_batches
 from trainer.distribution.step import Steps, StepSettings
 from trainer.distribution.strategy import build_model, make_strategy
@@ -247,6 +248,41 @@ def test_a_loss_of_batch_means_has_their_value_and_gradient(devices, execution):
     assert metrics["gradient_norm"][0] == pytest.approx(float(norm), rel=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("devices", "execution"), [(1, "graph"), (4, "graph"), (2, "xla"), (1, "xla_products")]
+)
+def test_trimming_leaves_the_largest_losses_of_the_global_batch_out_of_the_gradient(
+    devices, execution, monkeypatch
+):
+    monkeypatch.setattr(xla, "CUT_SIZE", 3)
+    create = functools.partial(small, Autoencoder)
+    images = images_like(1, BATCH, *SHAPE)
+    images[0, 5:] = 255 * (images[0, 5:] > 127)  # the largest errors are on the last replicas
+    model, _ = make_steps(create=create)
+    unit = images[0] / np.float32(255)
+    with tf.GradientTape() as tape:
+        errors = tf.reduce_mean(tf.square(model(unit) - unit), [1, 2, 3])
+        kept = np.argsort(errors)[:-3]
+        loss = tf.reduce_mean(tf.gather(errors, kept))
+    assert set(kept) == set(range(5))
+    norm = tf.linalg.global_norm(tape.gradient(loss, model.trainable_variables))
+    _, steps = make_steps(devices, execution, create=create, trim_share=0.4)  # 3 of 8
+    metrics = steps.train(0, images)
+    assert metrics["loss"][0] == pytest.approx(float(loss), rel=1e-5)
+    assert metrics["gradient_norm"][0] == pytest.approx(float(norm), rel=1e-4)
+
+
+def test_many_replicas_trim_the_same_examples_of_a_noisy_model_as_one_does():
+    images = images_like(20, BATCH, *SHAPE)
+    one, many = (trained(images, devices, trim_share=0.3) for devices in (1, 4))
+    assert_close(many, one)
+
+
+def test_of_equal_losses_the_first_are_kept():
+    weights = trimming_weights(tf.constant([2.0, 1.0, 2.0, 2.0]), 0.5)
+    np.testing.assert_array_equal(weights, [2, 2, 0, 0])
+
+
 def test_a_loss_knows_the_progress_of_the_training():
     model, steps = make_steps()
     model.loss_terms = lambda images, context: {
@@ -316,9 +352,11 @@ def test_codes_and_logits_are_computed_in_float32_whatever_the_precision():
             assert set(others) <= {"bfloat16"}, kind
 
 
-@pytest.mark.parametrize(("precision", "last"), [("bfloat16", 104), ("float16", 102)])
-def test_nan_in_a_batch_names_the_steps(precision, last):
-    _, steps = make_steps(precision=precision)
+@pytest.mark.parametrize(
+    ("precision", "last", "trim_share"), [("bfloat16", 104, 0), ("float16", 102, 0.5)]
+)
+def test_nan_in_a_batch_names_the_steps(precision, last, trim_share):
+    _, steps = make_steps(precision=precision, trim_share=trim_share)
     images = images_like(5, BATCH, *SHAPE) / np.float32(255)
     images[2, 1] = np.nan  # without loss scaling the weights are lost from there on
     metrics = steps.train(100, images)

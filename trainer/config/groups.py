@@ -193,6 +193,13 @@ class Config(Group):
         is_hyperparameter=True,
     )
     batch_size: int = key(128, "Examples in a step, over all replicas together.", at_least=0)
+    trim_share: float = key(
+        0.0,
+        "Share of each batch, of the largest losses, left out of the gradient so that anomalies in "
+        "the training data are not learnt; 0: none.",
+        at_least=0,
+        below=1,
+    )
     strategy: str = key(
         "auto",
         "Devices: auto (the GPUs of all workers, or their CPUs), mirrored, multi_worker, or cpu:N "

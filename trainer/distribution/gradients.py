@@ -35,15 +35,17 @@ class ReplicaBatch:
     labels: tf.Tensor | None  # [B]
     step: tf.Tensor  # int64 []
     first_position: tf.Tensor  # int64 [], of the first row among all examples of the run
+    weights: tf.Tensor | None = None  # float32 [B], of the rows in the mean; None: all 1
 
     def rows(self, start: tf.Tensor | int, size: int) -> "ReplicaBatch":
         """Returns `size` consecutive rows."""
-        images, labels = self.images, self.labels
+        images, labels, weights = self.images, self.labels, self.weights
         return ReplicaBatch(
             tf.slice(images, [start, *[0] * (len(images.shape) - 1)], [size, *images.shape[1:]]),
             None if labels is None else tf.slice(labels, [start], [size]),
             self.step,
             self.first_position + tf.cast(start, tf.int64),
+            None if weights is None else tf.slice(weights, [start], [size]),
         )
 
 
@@ -85,19 +87,23 @@ class Gradients:
             return None
         return tf.reduce_sum(statistics, axis=0) / self.batch_size
 
+    def losses(self, batch: ReplicaBatch, means: tf.Tensor | None, start: int) -> tf.Tensor:
+        """Computes the loss of each row; returns them from `start` on in a row [batch_size] of 0.
+
+        So the sum over the replicas holds the losses of the global batch.
+        """
+        with xla_layers.rewritten(self.model, self.execution.layer_kinds):
+            losses = tf.add_n(list(self._terms(batch, means).values()))
+        return tf.pad(losses, [[start, self.batch_size - start - losses.shape[0]]])
+
     def _of_rows(self, batch, means, scale):
-        context = StepContext(
-            Noise(self.seed, batch.first_position, batch.images.shape[0]),
-            progress=tf.cast(batch.step, tf.float32) / self.last_step,
-            training=True,
-            batch_means=means,
-            labels=batch.labels,
-        )
         rewritten = xla_layers.rewritten(self.model, self.execution.layer_kinds)
         with rewritten, tf.GradientTape() as tape:
+            each = self._terms(batch, means)
+            if batch.weights is not None:
+                each = {name: term * batch.weights for name, term in each.items()}
             terms = {
-                f"loss/{name}": tf.reduce_sum(term) / self.batch_size
-                for name, term in self.model.loss_terms(to_unit(batch.images), context).items()
+                f"loss/{name}": tf.reduce_sum(term) / self.batch_size for name, term in each.items()
             }
             scaled_loss = scale * tf.add_n(list(terms.values()))
         variables = self.model.trainable_variables
@@ -109,6 +115,30 @@ class Gradients:
             )
         ]
         return gradients, terms
+
+    def _terms(self, batch, means):
+        context = StepContext(
+            Noise(self.seed, batch.first_position, batch.images.shape[0]),
+            progress=tf.cast(batch.step, tf.float32) / self.last_step,
+            training=True,
+            batch_means=means,
+            labels=batch.labels,
+        )
+        return self.model.loss_terms(to_unit(batch.images), context)
+
+
+def trimming_weights(losses: tf.Tensor, trim_share: float) -> tf.Tensor:
+    """Returns weights of mean 1, float32 [B], that are 0 for a share of the largest losses [B].
+
+    Of equal losses the first are kept. A NaN stays in the mean, and so is noticed.
+    """
+    size = losses.shape[0]
+    count = size - int(trim_share * size)
+    smallest, rows = tf.math.top_k(-losses, count)  # of equal ones the first row comes first
+    limit, last_row = -smallest[-1], tf.cast(rows[-1], tf.float32)
+    row = tf.range(size, dtype=tf.float32)
+    kept = (losses < limit) | ((losses == limit) & (row <= last_row))
+    return tf.cast(kept, tf.float32) * (size / count)
 
 
 def to_unit(images: tf.Tensor) -> tf.Tensor:

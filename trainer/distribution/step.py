@@ -20,7 +20,7 @@ from trainer.distribution import devices, optimizers
 from trainer.distribution.collectives import all_reduce, pack, sum_over_replicas, unpack
 from trainer.distribution.device_cache import DeviceCache
 from trainer.distribution.finite import FiniteCheck
-from trainer.distribution.gradients import Gradients, Learner, ReplicaBatch
+from trainer.distribution.gradients import Gradients, Learner, ReplicaBatch, trimming_weights
 from trainer.distribution.mean_losses import MeanLosses, Rows
 from trainer.distribution.slices import Slices
 from trainer.distribution.strategy import Strategy
@@ -44,6 +44,8 @@ class StepSettings:
     # all gradients from memory once more; in every step if the optimizer needs the norm.
     norm_every_steps: int = 1
     loss_scale_growth_steps: int = 2000  # without an overflow; then the loss scale doubles
+    # Of each batch the share of examples of the largest losses is left out of the gradient.
+    trim_share: float = 0.0
 
 
 class Steps:
@@ -238,13 +240,25 @@ class Steps:
         means = part(self._gradients.statistics)(images)
         if means is not None:
             means = sum_over_replicas(means)
-        share = part(self._share)(images, labels, step, start, means)
+        losses = None
+        if self._settings.trim_share:
+            losses = sum_over_replicas(part(self._losses)(images, labels, step, start, means))
+        share = part(self._share)(images, labels, step, start, means, losses)
         return all_reduce(share) if self._updates_inside_replicas else sum_over_replicas(share)
 
-    def _share(self, images, labels, step, start, means):
+    def _losses(self, images, labels, step, start, means):
+        """Computes the losses of this replica's rows, at their places in the global batch."""
+        batch = ReplicaBatch(images, labels, step, step * self._settings.batch_size + start)
+        return self._gradients.losses(batch, means, start)
+
+    def _share(self, images, labels, step, start, means, losses):
         """Computes a replica's share of gradients and loss terms; packed, if replicas update."""
+        weights = None
+        if losses is not None:
+            weights = trimming_weights(losses, self._settings.trim_share)
+            weights = weights[start : start + images.shape[0]]
         position = step * self._settings.batch_size + start
-        batch = ReplicaBatch(images, labels, step, position)
+        batch = ReplicaBatch(images, labels, step, position, weights)
         share = self._gradients(batch, means, optimizers.loss_scale(self.optimizer))
         if not self._updates_inside_replicas:
             return share

@@ -121,6 +121,7 @@ def make_steps(config: Config, workers: Workers, model: Autoencoder, last_step: 
             seed=config.seed,
             last_step=last_step,
             norm_every_steps=1 if config.spikes.loss_ratio else config.log_every_steps,
+            trim_share=config.trim_share,
         ),
         worker=workers.index,
     )
