@@ -20,6 +20,7 @@ LAYERS = (
     ("run",),
     ("training", "evaluation", "serving"),
     ("sklearn", "api"),
+    ("detector",),
     ("cli",),
     ("verbs",),
 )

@@ -1,7 +1,7 @@
 """Trains, evaluates and serves autoencoders.
 
-`trainer.load` and `trainer.train` use runs from Python, `trainer.AutoencoderTransformer` from
-scikit-learn.
+`trainer.load` and `trainer.train` use runs from Python, `trainer.AutoencoderTransformer` and
+`trainer.AutoencoderDetector` from scikit-learn.
 """
 
 import importlib
@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from trainer.api import TrainedRun, load, train
+    from trainer.detector import AutoencoderDetector
     from trainer.sklearn import AutoencoderTransformer
 
 _MODULES = {
-    "AutoencoderTransformer": "sklearn", "TrainedRun": "api", "load": "api", "train": "api",
+    "AutoencoderDetector": "detector", "AutoencoderTransformer": "sklearn",
+    "TrainedRun": "api", "load": "api", "train": "api",
 }  # fmt: skip
-__all__ = ["AutoencoderTransformer", "TrainedRun", "load", "train"]
+__all__ = ["AutoencoderDetector", "AutoencoderTransformer", "TrainedRun", "load", "train"]
 
 # oneDNN's faster convolutions are off by default on x86 CPUs without AVX-512. TensorFlow reads the
 # variable on its import; set here, every entry point uses the same kernels.

@@ -37,7 +37,7 @@ from trainer.training.train import train
 
 _BATCH_ROWS = 512  # to which each batch is padded: a row's code must not depend on other rows
 _SEED_LIMIT = 2**31  # above each random seed
-_FLOATS = (np.float64, np.float32)
+FLOATS = (np.float64, np.float32)
 _LOCK = threading.Lock()  # Keras's precision and the seeds are global
 
 
@@ -112,7 +112,7 @@ class AutoencoderTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
           KeyboardInterrupt: Ctrl-C or SIGTERM; a `workdir` holds a checkpoint to resume from.
         """
         del y
-        rows = _float32(validate_data(self, X, dtype=_FLOATS, ensure_min_samples=2))
+        rows = _float32(validate_data(self, X, dtype=FLOATS, ensure_min_samples=2))
         with contextlib.ExitStack() as scope:
             for guard in (_sklearn_errors(), _LOCK, _global_state_kept()):
                 scope.enter_context(guard)
@@ -138,16 +138,13 @@ class AutoencoderTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
     def transform(self, X):  # noqa: N803
         """Returns the codes [N, K] of rows [N, D], in X's type if it is float32 or float64."""
         check_is_fitted(self)
-        X = validate_data(self, X, dtype=_FLOATS, reset=False)  # noqa: N806
-        rows = _float32(X)
-        if self.scaling_ is not None:
-            rows = self.scaling_.apply(rows)
-        return _in_batches(self._model, "encode", rows).astype(X.dtype, copy=False)
+        X = validate_data(self, X, dtype=FLOATS, reset=False)  # noqa: N806
+        return _in_batches(self._model, "encode", self._inputs(X)).astype(X.dtype, copy=False)
 
     def inverse_transform(self, X):  # noqa: N803
         """Decodes codes [N, K] to rows [N, D] in the units of the fitted X."""
         check_is_fitted(self)
-        codes = check_array(X, dtype=_FLOATS, input_name="X")
+        codes = check_array(X, dtype=FLOATS, input_name="X")
         if codes.shape[1] != self._n_features_out:
             raise ValueError(
                 f"X has {codes.shape[1]} features, but a code has {self._n_features_out}"
@@ -176,10 +173,20 @@ class AutoencoderTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         selected: np.ndarray = self.selected_features_
         return selected if indices else np.isin(np.arange(self.n_features_in_), selected)
 
+    def codes_and_residuals(self, X) -> tuple[np.ndarray, np.ndarray]:  # noqa: N803
+        """Returns the codes [N, K] of rows, and rows minus reconstructions [N, D], float32.
+
+        The residuals are in the units that the network was trained on.
+        """
+        check_is_fitted(self)
+        inputs = self._inputs(validate_data(self, X, dtype=FLOATS, reset=False))
+        codes = _in_batches(self._model, "encode", inputs)
+        return codes, inputs - _in_batches(self._model, "decode", codes)
+
     def score(self, X, y=None) -> float:  # noqa: N803
         """Returns minus the mean squared error of the reconstructions."""
         del y
-        errors = self.inverse_transform(self.transform(X)) - check_array(X, dtype=_FLOATS)
+        errors = self.inverse_transform(self.transform(X)) - check_array(X, dtype=FLOATS)
         return -float(np.mean(np.square(errors, dtype=np.float64)))
 
     def __sklearn_tags__(self):
@@ -229,6 +236,11 @@ class AutoencoderTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         require(name == sources.MEMORY, f"data.name={name!r} is not allowed; the data are X")
         _set(config, settings)
         return config
+
+    def _inputs(self, X: np.ndarray) -> np.ndarray:  # noqa: N803
+        """Returns rows in the units that the network was trained on, float32."""
+        rows = _float32(X)
+        return rows if self.scaling_ is None else self.scaling_.apply(rows)
 
     def _model(self) -> Autoencoder:
         """Builds the trained model; only its weights are pickled and copied."""
