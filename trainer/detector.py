@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 from sklearn.base import BaseEstimator, OutlierMixin
-from sklearn.covariance import LedoitWolf
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from trainer.evaluation.distances import Distances
 from trainer.sklearn import FLOATS, AutoencoderTransformer
 
 _ERRORS = ("mahalanobis", "mse")
@@ -19,7 +19,6 @@ _MIN_BATCH_SIZE, _MAX_BATCH_SIZE = 64, 256
 _ROWS_PER_BATCH_ROW = 100  # of tables with batches between these sizes
 _SETTINGS = {"execution": "graph"}  # a compilation takes longer than these steps
 _AUTO_CONTAMINATION = 0.05
-_MIN_STD = 0.03  # of a residual or a code, in their mean stds
 
 
 class AutoencoderDetector(OutlierMixin, BaseEstimator):
@@ -29,7 +28,7 @@ class AutoencoderDetector(OutlierMixin, BaseEstimator):
 
     Attributes after `fit`:
       autoencoder_: the fitted `AutoencoderTransformer`.
-      covariance_: the fitted `LedoitWolf` of residuals and codes; None with error="mse".
+      distances_: the fitted `Distances` of residuals and codes; None with error="mse".
       offset_: the score below which a row is an outlier.
       n_features_in_: D; `feature_names_in_` too, if X has column names.
     """
@@ -94,11 +93,10 @@ class AutoencoderDetector(OutlierMixin, BaseEstimator):
         rows = validate_data(self, X, dtype=FLOATS, ensure_min_samples=2)
         contamination = self._checked_contamination()
         self.autoencoder_ = self._autoencoder(*rows.shape).fit(rows)
-        self.covariance_ = None
+        self.distances_ = None
         codes, residuals = self.autoencoder_.codes_and_residuals(rows)
         if self.error == "mahalanobis":
-            self._stds = tuple(_stds(values) for values in (residuals, codes))
-            self.covariance_ = LedoitWolf().fit(self._scaled(residuals, codes))
+            self.distances_ = Distances().fit(residuals, codes)
         self.offset_ = float(np.quantile(self._scores(residuals, codes), contamination))
         return self
 
@@ -152,18 +150,6 @@ class AutoencoderDetector(OutlierMixin, BaseEstimator):
         )
 
     def _scores(self, residuals: np.ndarray, codes: np.ndarray) -> np.ndarray:
-        if self.covariance_ is None:
+        if self.distances_ is None:
             return -np.square(residuals, dtype=np.float64).mean(axis=1)
-        scaled = self._scaled(residuals, codes)
-        return -self.covariance_.mahalanobis(scaled) / scaled.shape[1]
-
-    def _scaled(self, residuals: np.ndarray, codes: np.ndarray) -> np.ndarray:
-        """Returns residuals and codes in standard deviations, float64 [N, D + K]."""
-        parts = zip((residuals, codes), self._stds, strict=True)
-        return np.concatenate([values / std for values, std in parts], axis=1)
-
-
-def _stds(values: np.ndarray) -> np.ndarray:
-    """Returns the std of each column, float64 [D]; of columns that hardly vary, a larger one."""
-    stds = values.std(axis=0, dtype=np.float64)
-    return np.maximum(stds, _MIN_STD * stds.mean() or 1.0)
+        return -self.distances_.of(residuals, codes)

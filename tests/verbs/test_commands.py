@@ -44,6 +44,8 @@ MISTAKES = {  # as typed beside rows.npy, a run of vectors, and a folder `made` 
     "evaluate": "--workdir=... is missing",
     "prepare": "give either --dataset=NAME or --config=FILE",
     "evaluate --workdir=none": "holds no run",
+    "evaluate --workdir=run --normal_label=0 --anomaly_label=1": "both given",
+    "evaluate --workdir=run --contamination=1.5": "contamination=1.5",
     "finetune --workdir=none": "holds no run",
     "sample --workdir=none": "holds no run",
     "export --workdir=none --output=out": "holds no run",

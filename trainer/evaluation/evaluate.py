@@ -10,37 +10,50 @@ import numpy as np
 
 from trainer.data.dataset import Split, to_unit
 from trainer.data.memory import allowed_bytes
+from trainer.distribution.inference import map_batches
 from trainer.evaluation import evaluators
+from trainer.evaluation.anomaly_options import AnomalyOptions
 from trainer.evaluation.evaluators import EvaluatedModel
+from trainer.evaluation.evaluators.reconstruction import squared_errors
 from trainer.monitoring import figures, progress, projector
 from trainer.monitoring.tensorboard import TEST, Summaries
 from trainer.run import restore
-from trainer.run.workdir import METRICS, code_digest, installed_versions
+from trainer.run.workdir import METRICS, code_digest, installed_versions, read_metrics
 from trainer.storage import atomic, paths
 
 _MAX_IMAGES = 200_000  # of a split
 _MEMORY_SHARE = 1 / 8  # of the allowed memory for a split: several arrays of its size are made
 _MAX_INTEGERS = 12  # shown of a list
+_NO_ANOMALIES = AnomalyOptions()
 
 
-def evaluate(workdir: str, checkpoint: str = "", data_name: str = "") -> dict[str, Any]:
+def evaluate(
+    workdir: str,
+    checkpoint: str = "",
+    data_name: str = "",
+    anomalies: AnomalyOptions = _NO_ANOMALIES,
+) -> dict[str, Any]:
     """Measures a run's "last" or "best" checkpoint; writes `metrics.json` and figures.
 
     `data_name` says where the run's data are now, if they have moved, written as data.name.
+    `anomalies` names the classes of anomalies, which no training knows, and sets a threshold.
     TensorBoard gets a run `test`: the codes for its projector, and the metrics as a table.
 
     Returns:
       The content of `metrics.json`: the `step`, the `last_step` of the run, for its last
       checkpoint whether it has `finished`, the `code_size`, the number of `test_images` (as many as
-      fit memory), and the metrics of each module of `evaluators` that applies.
+      fit memory), the metrics of each module of `evaluators` that applies, and the
+      `error_threshold` with its `error_quantile` of the validation errors, if asked for.
 
     Raises:
       UserError: the workdir holds no run that can be read, or its data have changed.
       StorageError: the workdir cannot be written; earlier files are unchanged.
     """
+    anomalies.check()
     path = paths.path_of(workdir)
     run = restore.load(path, checkpoint, data_name)
     dataset = run.dataset
+    anomalies.check_classes(dataset)
     train, train_labels, _ = read(run, dataset.train)
     test, test_labels, test_files = read(run, dataset.test)
     evaluated = EvaluatedModel(
@@ -54,6 +67,9 @@ def evaluate(workdir: str, checkpoint: str = "", data_name: str = "") -> dict[st
         class_names=dataset.class_names,
         test_files=test_files,
         data_key=_data_key(run),
+        feature_names=dataset.features.names if dataset.features else (),
+        train_anomalies=anomalies.are_anomalous(train_labels, dataset.class_names),
+        test_anomalies=anomalies.are_anomalous(test_labels, dataset.class_names),
     )
     last_step = run.config.last_step(len(dataset.train))
     metrics: dict[str, Any] = {"step": run.step, "last_step": last_step}
@@ -71,6 +87,7 @@ def evaluate(workdir: str, checkpoint: str = "", data_name: str = "") -> dict[st
             metrics |= result.metrics
             plots |= result.figures
             bar.update()
+    metrics |= _threshold(run, anomalies.error_quantile)
 
     with atomic.replacing(path) as tmp:
         atomic.write_json(tmp / METRICS, metrics)
@@ -118,6 +135,20 @@ def print_table(metrics: dict[str, Any], workdir: str) -> None:
     for line in evaluators.advice(metrics):
         print(f"\n{line}")
     print(f"\nmetrics    {Path(workdir) / METRICS}\nfigures    {Path(workdir)}/*.png")
+
+
+def _threshold(run: restore.TrainedRun, quantile: float) -> dict[str, float]:
+    """Returns the quantile of the validation errors, or of the quantile that was asked before."""
+    quantile = quantile or (read_metrics(run.run.workdir) or {}).get("error_quantile", 0.0)
+    if not quantile:
+        return {}
+    images, _, _ = read(run, run.dataset.validation)
+    errors = squared_errors(images, map_batches(run.model, images))
+    return {
+        "error_quantile": quantile,
+        "error_threshold": float(np.quantile(errors, quantile)),
+        "validation_images": len(images),
+    }
 
 
 def _write_summaries(folder: Path, metrics: dict[str, Any], evaluated: EvaluatedModel) -> None:

@@ -38,6 +38,9 @@ class EvaluatedModel:
     class_names: tuple[str, ...] = ()  # by label
     test_files: np.ndarray | None = None  # str [N]
     data_key: tuple[object, ...] = ()  # of the data, the code and the packages; (): keep nothing
+    feature_names: tuple[str, ...] = ()  # of a table
+    train_anomalies: np.ndarray | None = None  # bool [N], if labels say so
+    test_anomalies: np.ndarray | None = None
 
     def names(self, shown: np.ndarray) -> list[str]:
         """Returns what to call some test images: their classes, else their files, else nothing."""
@@ -117,6 +120,13 @@ class EvaluatedModel:
             return compute()
         counts = len(self.train), len(self.test)  # they depend on the free memory
         return cache.kept((*what, *counts, *self.data_key), compute, is_enough)
+
+    @functools.cached_property
+    def pca_errors(self) -> np.ndarray:
+        """Returns the mean squared error of each test image by PCA, float64 [N]."""
+        rows = self.test_rows
+        projected = self.pca.inverse_transform(self.pca.transform(rows))
+        return np.square(projected - rows, dtype=np.float64).mean(axis=1)
 
     @property
     def has_classes(self) -> bool:

@@ -19,6 +19,9 @@ COLUMNS = 10
 _MAX_MARKERS = 50  # points of a line; more are drawn without markers
 _RED = (0.9, 0.1, 0.1)
 _MAX_TITLE = 14  # characters above a column
+_MAX_LABEL = 40  # characters beside a bar
+_MAX_SHARES = 5  # features of a bar
+_MIN_LABELLED_SHARE = 0.11  # in which a name can be read
 _GAP = 2  # white pixels between images
 _ENLARGEMENT = 8  # makes single pixels visible
 _MIN_SIDE = 500  # pixels of the longer side of a labelled grid, about
@@ -92,8 +95,8 @@ def reconstructions(
     return _render(figure)
 
 
-def _shortened(title: str) -> str:
-    return title if len(title) <= _MAX_TITLE else f"…{title[1 - _MAX_TITLE :]}"
+def _shortened(title: str, length: int = _MAX_TITLE) -> str:
+    return title if len(title) <= length else f"…{title[1 - length :]}"
 
 
 def lines(
@@ -122,6 +125,37 @@ def bars(
     axis.stairs(counts, edges, fill=True)
     axis.set(title=title, xlabel=xlabel, ylabel=ylabel)
     return _render(figure)
+
+
+def error_shares(
+    squares: np.ndarray, feature_names: Sequence[str], labels: Sequence[str]
+) -> np.ndarray:
+    """Draws which features make up the errors of vectors, as uint8 RGB [H, W, 3].
+
+    Takes squared errors [N, D]. Each example, called by its label [N], is a bar of length 1, parted
+    into the features with the largest shares of its error and the rest.
+    """
+    shares = squares / np.maximum(squares.sum(axis=1, keepdims=True), np.finfo(np.float64).tiny)
+    figure = _figure(9, 0.8 + 0.42 * len(squares))
+    axis = figure.subplots()
+    for row, each in enumerate(shares):
+        left = 0.0
+        for number, feature in enumerate(np.argsort(-each, kind="stable")[:_MAX_SHARES]):
+            grey = 0.55 + 0.08 * number
+            axis.barh(row, each[feature], left=left, color=(grey, grey, grey), edgecolor="white")
+            if each[feature] >= _MIN_LABELLED_SHARE:
+                name = _beginning(feature_names[feature])
+                axis.text(left + each[feature] / 2, row, name, ha="center", va="center", size=7)
+            left += each[feature]
+    axis.set(xlim=(0, 1), xlabel="share of the squared error", yticks=range(len(labels)))
+    axis.set_title("largest errors, by feature")
+    axis.set_yticklabels([_shortened(label, _MAX_LABEL) for label in labels], fontsize="small")
+    axis.invert_yaxis()
+    return _render(figure)
+
+
+def _beginning(name: str) -> str:
+    return name if len(name) <= _MAX_TITLE else f"{name[: _MAX_TITLE - 1]}…"
 
 
 def png(pixels: np.ndarray) -> bytes:

@@ -1,0 +1,92 @@
+"""Anomalies: how errors and distances rank them, who they are, and the threshold."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tests.evaluation.test_evaluate import train_linear
+from trainer.data.dataset import to_unit
+from trainer.distribution.inference import map_batches
+from trainer.errors import UserError
+from trainer.evaluation.anomaly_options import AnomalyOptions
+from trainer.evaluation.distances import Distances
+from trainer.evaluation.evaluate import evaluate
+from trainer.evaluation.evaluated_model import EvaluatedModel
+from trainer.evaluation.evaluators import anomalies, strangest
+from trainer.run import restore
+
+
+def keeping_the_first_value(train, test, **fields):
+    """A model of vectors that keeps the first value and makes all others 0."""
+    decode = lambda codes: tf.pad(codes, [[0, 0], [0, train.shape[1] - 1]])  # noqa: E731
+    model: Any = SimpleNamespace(encode=lambda rows: rows[:, :1], decode=decode, code_size=1)
+    rows = (some.astype(np.float32) for some in (train, test))
+    return EvaluatedModel(model, *rows, **fields)
+
+
+def test_rankings_of_four_errors_are_those_counted_by_hand():
+    # By error: anomaly, normal, anomaly, normal. 3 of the 4 pairs are in order; precision at the
+    # anomalies is 1/1 and 2/3, a mean of 5/6; one of the two largest errors is an anomaly.
+    test = np.array([[0, 4], [0, 3], [0, 2], [0, 1]])
+    train = np.random.default_rng(0).normal(size=(50, 2))
+    is_anomaly = np.array([True, False, True, False])
+    train_anomalies = np.arange(50) < 3
+    known = {"test_anomalies": is_anomaly, "train_anomalies": train_anomalies}
+    metrics = anomalies.measure(keeping_the_first_value(train, test, **known)).metrics
+    assert metrics["anomaly_auc"] == 0.75
+    assert metrics["anomaly_average_precision"] == pytest.approx(5 / 6)
+    assert metrics["anomaly_precision_at_n"] == 0.5
+    assert (metrics["test_anomalies"], metrics["train_anomalies"]) == (2, 3)
+    others = {f"{method}_anomaly_auc" for method in ("distance", "pca", "forest")}
+    assert others <= metrics.keys()
+
+
+def test_a_distance_of_whitened_values_is_that_of_mahalanobis():
+    generator = np.random.default_rng(0)
+    rows = generator.normal(size=(4000, 3)) @ generator.normal(size=(3, 3))
+    residuals, codes = rows[:, :2] * 100, rows[:, 2:] / 100
+    centred = rows - rows.mean(axis=0)
+    exact = np.einsum("ni,ij,nj->n", centred, np.linalg.inv(np.cov(rows.T)), centred) / 3
+    ratio = Distances().fit(residuals, codes).of(residuals, codes) / exact
+    np.testing.assert_allclose(ratio, 1, rtol=0.05)  # little shrinkage, of so many rows
+
+
+def test_the_strangest_vectors_and_images_are_drawn():
+    rows = np.eye(4)[np.arange(12) % 4]
+    ((name, figure),) = strangest.measure(keeping_the_first_value(rows, rows)).figures.items()
+    assert name == "strangest"
+    assert figure.dtype == np.uint8 and len(np.unique(figure)) > 5
+
+
+def test_the_threshold_is_a_quantile_of_the_validation_errors_and_is_kept(tmp_path):
+    train_linear(tmp_path)
+    given = AnomalyOptions(anomaly_label=["4"], error_quantile=0.8)
+    metrics = evaluate(str(tmp_path), anomalies=given)
+    run = restore.load(tmp_path)
+    images = to_unit(run.dataset.validation.read()[0])
+    errors = np.square(map_batches(run.model, images) - images).mean(axis=(1, 2, 3))
+    assert metrics["error_threshold"] == pytest.approx(np.quantile(errors, 0.8), rel=1e-4)
+    assert metrics["test_anomalies"] == np.count_nonzero(run.dataset.test.labels == 4)
+    again = evaluate(str(tmp_path))
+    assert again["error_threshold"] == metrics["error_threshold"]
+    assert "anomaly_auc" in metrics and "anomaly_auc" not in again
+
+
+def test_wrong_classes_and_quantiles_are_refused():
+    split = SimpleNamespace(labels=np.array([0, 1, 2]))
+    dataset: Any = SimpleNamespace(train=split, validation=split, test=split, class_names=())
+    for options, named in (
+        ({"anomaly_label": ["3"]}, "anomaly_label='3' is no class"),
+        ({"normal_label": ["0", "1", "2"]}, "all test examples normal"),
+        ({"normal_label": ["0"], "anomaly_label": ["1"]}, "both given"),
+        ({"error_quantile": 1.0}, r"error_quantile=1\.0"),
+    ):
+        with pytest.raises(UserError, match=named):
+            AnomalyOptions(**options).check()
+            AnomalyOptions(**options).check_classes(dataset)
+    split.labels = None
+    with pytest.raises(UserError, match="needs labels"):
+        AnomalyOptions(normal_label=["0"]).check_classes(dataset)
