@@ -1,6 +1,5 @@
 """Trains and uses runs from Python: arrays, data frames and files in, arrays out."""
 
-import functools
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -80,7 +79,7 @@ class TrainedRun:
         Raises:
           UserError: as `encode`.
         """
-        return self._map(examples, functools.partial(BatchedModel.codes, errors=True), resize)
+        return self._map(examples, _errors, resize)
 
     def sample(self, count: int) -> np.ndarray:
         """Returns what `count` codes of the prior decode to, as `decode` does.
@@ -156,6 +155,10 @@ def train(config: str | Config | ConfigDict, workdir: str | Path) -> TrainedRun:
     settings = load_config(config) if isinstance(config, str) else config
     train_run(settings, str(workdir))
     return load(workdir)
+
+
+def _errors(model: BatchedModel, rows: np.ndarray) -> Columns:
+    return {"errors": model.codes_and_errors(rows)["errors"]}
 
 
 def _apply(

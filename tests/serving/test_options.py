@@ -36,6 +36,12 @@ MISTAKES: list[Any] = [  # a verb; a run; flags; the line
     ("encode", "vector", {"source": "codes.npy"} | ARRAY, "array='x' is for .npz files only"),
     ("encode", "vector", {"output": "codes"}, "allowed for codes; allowed: .npy, .npz, .csv"),
     ("encode", "vector", {"output": "new.npy"} | ERRORS, "errors=True is not for"),
+    (
+        "encode",
+        "image",
+        {"output": "new.csv", "options": StreamOptions(squared_errors=True)},
+        "needs an .npz file",
+    ),
     ("encode", "vector", {"output": "in/x.npz", "source": "in"}, "one contains the other"),
     ("encode", "vector", {"output": "rows.npz", "options": OVERWRITE}, "one contains the other"),
     ("encode", "vector", {"output": "folder.npz", "options": OVERWRITE}, "is a folder and is not"),

@@ -1,10 +1,14 @@
 """Encoding, decoding and denoising: every row in its order, equal to the model's own outputs."""
 
+import json
+import shutil
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
+from sklearn.decomposition import PCA
 
 from tests.serving.conftest import vectors
 from tests.serving.files import array_of, names_in, read_table, save_images, write
@@ -13,6 +17,8 @@ from tests.verbs.sources import FEATURES, SIDE, Source, config_of, pixels
 from trainer.data.dataset import to_unit
 from trainer.distribution.inference import map_batches
 from trainer.errors import UserError
+from trainer.evaluation.anomaly_options import AnomalyOptions
+from trainer.evaluation.evaluate import evaluate
 from trainer.run import restore
 from trainer.serving import batched_model
 from trainer.serving.options import StreamOptions
@@ -136,6 +142,39 @@ def test_errors_are_mean_squares_of_what_the_model_takes(image_run, vector_run, 
         squares = np.square(outputs - rows).mean(axis=tuple(range(1, rows.ndim)))
         with np.load(tmp_path / codes) as written:
             np.testing.assert_allclose(written["errors"], squares, rtol=1e-4)
+
+
+def test_an_evaluated_run_marks_anomalies_and_compares_with_pca(vector_run, tmp_path, capsys):
+    run = shutil.copytree(vector_run, tmp_path / "run")
+    metrics = evaluate(str(run), anomalies=AnomalyOptions(error_quantile=0.5))
+    options = StreamOptions(errors=True, squared_errors=True)
+    encode(str(run), "validation", str(tmp_path / "codes.npz"), options)
+    trained = restore.load(run)
+    train, rows = (
+        to_unit(s.read()[0]) for s in (trained.dataset.train, trained.dataset.validation)
+    )
+    pca = PCA(trained.model.code_size).fit(train)
+    pca_errors = np.square(pca.inverse_transform(pca.transform(rows)) - rows).mean(axis=1)
+    with np.load(tmp_path / "codes.npz") as written:
+        np.testing.assert_allclose(written["pca_errors"], pca_errors, rtol=1e-3)
+        np.testing.assert_allclose(
+            written["squared_errors"].mean(axis=1), written["errors"], rtol=1e-5
+        )
+        above = written["errors"] > metrics["error_threshold"]
+        np.testing.assert_array_equal(written["is_anomaly"], above)
+        assert 0 < np.count_nonzero(above) <= len(above) / 2
+    encode(str(run), "validation", str(tmp_path / "codes.csv"), options)
+    table = pd.read_csv(tmp_path / "codes.csv")
+    assert {"error", "pca_error", "is_anomaly"} <= set(table)
+    assert sum(name.startswith("squared_error_") for name in table) == rows.shape[1]
+    assert table["is_anomaly"].tolist() == above.tolist()
+    for codes in ("codes.npz", "codes.csv"):  # are read without the errors
+        assert decode(str(run), str(tmp_path / codes), str(tmp_path / f"{codes}.npz")) == len(rows)
+    (run / "metrics.json").write_text(json.dumps(metrics | {"step": 0}))
+    capsys.readouterr()
+    encode(str(run), "validation", str(tmp_path / "later.csv"), options)
+    assert "is_anomaly" not in pd.read_csv(tmp_path / "later.csv")
+    assert "of another checkpoint" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".tsv", ".parquet", ".npz", ".npy"])

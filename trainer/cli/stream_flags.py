@@ -50,7 +50,13 @@ def define(reads: str, writes: str) -> Callable[[], None]:
             "errors",
             False,
             "Also write the mean squared error of each reconstruction, which is large for unusual "
-            "examples; of standardised vectors in squared standard deviations.",
+            "examples; of standardised vectors in squared standard deviations. After "
+            "trainer.evaluate also PCA's errors, and with its threshold the column is_anomaly.",
+        )
+        flags.DEFINE_bool(
+            "squared_errors",
+            False,
+            "As --errors, and the squared error of each column of vectors or pixel of images.",
         )
     flags.adopt_module_key_flags(cli)
 

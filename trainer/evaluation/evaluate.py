@@ -17,7 +17,7 @@ from trainer.evaluation.evaluators import EvaluatedModel
 from trainer.evaluation.evaluators.reconstruction import squared_errors
 from trainer.monitoring import figures, progress, projector
 from trainer.monitoring.tensorboard import TEST, Summaries
-from trainer.run import restore
+from trainer.run import error_reference, restore
 from trainer.run.workdir import METRICS, code_digest, installed_versions, read_metrics
 from trainer.storage import atomic, paths
 
@@ -33,7 +33,7 @@ def evaluate(
     data_name: str = "",
     anomalies: AnomalyOptions = _NO_ANOMALIES,
 ) -> dict[str, Any]:
-    """Measures a run's "last" or "best" checkpoint; writes `metrics.json` and figures.
+    """Measures a run's "last" or "best" checkpoint; writes `metrics.json`, `pca.npz`, figures.
 
     `data_name` says where the run's data are now, if they have moved, written as data.name.
     `anomalies` names the classes of anomalies, which no training knows, and sets a threshold.
@@ -91,6 +91,8 @@ def evaluate(
 
     with atomic.replacing(path) as tmp:
         atomic.write_json(tmp / METRICS, metrics)
+        if evaluated.is_undercomplete:
+            error_reference.write_pca(tmp, evaluated.pca.mean_, evaluated.pca.components_)
         for name, figure in plots.items():
             (tmp / f"{name}.png").write_bytes(figures.png(figure))
         _write_summaries(tmp, metrics, evaluated)
@@ -157,6 +159,8 @@ def _write_summaries(folder: Path, metrics: dict[str, Any], evaluated: Evaluated
     axes = tuple(range(1, images.ndim))
     errors = np.square(evaluated.reconstructions - images).mean(axis=axes)
     columns = {"label": evaluated.test_class_names, "file": evaluated.test_files, "mse": errors}
+    if evaluated.is_undercomplete:
+        columns["pca_mse"] = evaluated.pca_errors
     given = {name: column for name, column in columns.items() if column is not None}
     projector.write(folder / TEST, evaluated.codes, images, given)
     rows = [f"| {name} | {_format(value)} |" for name, value in metrics.items()]

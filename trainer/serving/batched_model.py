@@ -1,12 +1,13 @@
 """Applies a trained model to examples in the user's units, a batch at a time."""
 
+import functools
 from typing import TypeAlias
 
 import numpy as np
 
 from trainer.data.dataset import to_unit
 from trainer.distribution.inference import in_batches
-from trainer.run import restore
+from trainer.run import error_reference, restore
 from trainer.serving import readers
 from trainer.serving.options import DEFAULTS
 
@@ -25,14 +26,43 @@ class BatchedModel:
         self.skips_unreadable = getattr(trained.config.data, "skip_unreadable", False)
         self.feature_names = trained.features.names if trained.features else ()
         self._is_standardised = rows.is_standardised
+        self._workdir, self._step = trained.run.workdir, trained.step
         self._encode = in_batches(trained.model.encode, trained.model.image_shape, self.batch_size)
         self._decode = in_batches(trained.model.decode, (trained.model.code_size,), self.batch_size)
 
-    def codes(self, rows: np.ndarray, *, errors: bool = False) -> Columns:
-        """Returns the `codes` of examples [B, ...], float32 [B, K], and perhaps their `errors`."""
+    @functools.cached_property
+    def _reference(self) -> error_reference.ErrorReference:
+        return error_reference.read(self._workdir)
+
+    @property
+    def threshold_is_stale(self) -> bool:
+        """Returns whether the threshold of anomalies is of another checkpoint."""
+        return self._reference.threshold is not None and self._reference.step != self._step
+
+    def codes(self, rows: np.ndarray) -> Columns:
+        """Returns the `codes` of examples [B, ...], float32 [B, K]."""
+        return {"codes": self._encode(self._preprocess(rows))}
+
+    def codes_and_errors(self, rows: np.ndarray, *, squared_errors: bool = False) -> Columns:
+        """Returns the `codes` of examples [B, ...], and the `errors` of their reconstructions.
+
+        `errors` are the mean squared errors of the model's inputs, float32 [B]. After an evaluation
+        there are also PCA's, `pca_errors`; with a threshold, bool `is_anomaly` [B]; if asked for,
+        `squared_errors` of each value, float32 [B, ...].
+        """
         inputs = self._preprocess(rows)
         codes = self._encode(inputs)
-        return {"codes": codes} | ({"errors": self._errors(inputs, codes)} if errors else {})
+        squares = np.square(self._decode(codes) - inputs, dtype=np.float64)
+        errors = squares.mean(axis=tuple(range(1, squares.ndim))).astype(np.float32)
+        columns = {"codes": codes, "errors": errors}
+        pca_errors = self._reference.pca_errors(inputs)
+        if pca_errors is not None:
+            columns["pca_errors"] = pca_errors
+        if self._reference.threshold is not None and not self.threshold_is_stale:
+            columns["is_anomaly"] = errors > self._reference.threshold
+        if squared_errors:
+            columns["squared_errors"] = squares.astype(np.float32)
+        return columns
 
     def decoded(self, codes: np.ndarray) -> Columns:
         """Returns the decoded codes [B, K]: `images` in [0, 1] or `vectors` in the user's units."""
@@ -53,8 +83,3 @@ class BatchedModel:
         if outputs.ndim > 2:
             return {"images": np.clip(outputs, 0, 1)}
         return {"vectors": outputs if self._scaling is None else self._scaling.undo(outputs)}
-
-    def _errors(self, inputs: np.ndarray, codes: np.ndarray) -> np.ndarray:
-        """Returns the mean squared error of each reconstruction of the model's inputs [B]."""
-        squares = np.square(self._decode(codes) - inputs, dtype=np.float64)
-        return squares.mean(axis=tuple(range(1, squares.ndim))).astype(np.float32)

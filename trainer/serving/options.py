@@ -27,6 +27,7 @@ class StreamOptions:
     label_column: str = ""  # the labels' column of a table
     resize: bool = False  # scale image files to the size of the model's images
     errors: bool = False  # also write the mean squared error of each reconstruction
+    squared_errors: bool = False  # also write the squared error of each value
     batch_size: int = 512
     overwrite: bool = False
     data: str = ""  # where the run's data are now, written as data.name
@@ -52,9 +53,14 @@ def check_stream(
         paths.require_suffix(output, (paths.FOLDER, *paths.ARRAY_SUFFIXES), "images")
     else:
         paths.require_suffix(output, paths.ARRAY_SUFFIXES, f"images of {shape[-1]} channels")
+    for name in ("errors", "squared_errors"):
+        require(
+            not getattr(options, name) or paths.suffix(output) != ".npy",
+            f"{name}=True is not for output={output!r}: an .npy file holds the codes alone",
+        )
     require(
-        not options.errors or paths.suffix(output) != ".npy",
-        f"errors=True is not for output={output!r}: an .npy file holds the codes alone",
+        not options.squared_errors or len(shape) == 1 or paths.suffix(output) == ".npz",
+        f"squared_errors=True of images needs an .npz file, not output={output!r}",
     )
     if reads == "codes":
         _check_codes(paths.path_of(source), options)

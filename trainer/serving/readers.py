@@ -29,7 +29,10 @@ from trainer.storage import paths
 _CODE_PREFIX = "code_"  # of a table's columns of codes
 _LABEL_KINDS = "biufU"  # NumPy's kinds of types for numbers and text
 _CHARACTER_BYTES = 4  # of NumPy's text
-_OTHER_ARRAYS = ("labels", "files", "errors")  # arrays of an .npz file that are no examples
+_ERRORS = ("errors", "pca_errors", "is_anomaly", "squared_errors")
+_OTHER_ARRAYS = ("labels", "files", *_ERRORS)  # arrays of an .npz file that are no examples
+_ERROR_COLUMNS = ("error", "pca_error", "is_anomaly")
+_ERROR_PREFIX = "squared_error_"
 
 
 class Block(NamedTuple):
@@ -302,8 +305,9 @@ def _table_of_codes(path: Path, code_size: int) -> Input:
     _require_width(path, "codes", len(found), _Expected((code_size,), "codes"))
     features = Features(tuple(f"{_CODE_PREFIX}{k}" for k in range(code_size)))
     label, file = (name if name in opened.names else "" for name in ("label", "file"))
-    others = {*features.columns, "label", "file", "error", *opened.index, *opened.blank}
-    extra = _Extra(label, file, tuple(name for name in opened.names if name not in others))
+    others = {*features.columns, "label", "file", *_ERROR_COLUMNS, *opened.index, *opened.blank}
+    kept = [name for name in opened.names if not name.startswith(_ERROR_PREFIX)]
+    extra = _Extra(label, file, tuple(name for name in kept if name not in others))
     training = TrainingData((code_size,))
     return Input(opened.count, lambda size: _rows(opened, features, extra, training, size))
 

@@ -22,7 +22,9 @@ def encode(workdir: str, source: str, output: str, options: StreamOptions = DEFA
     The output gets `codes`, float32 [N, K], and the `labels` and `files` that the examples have;
     with `options.errors` also `errors`, float32 [N], the mean squared error of each
     reconstruction, of pixels in [0, 1] or of vectors as the model takes them: of standardised ones
-    in squared standard deviations. An .npy file gets only the codes.
+    in squared standard deviations; after an evaluation PCA's `pca_errors`, and with a threshold
+    `is_anomaly`; with `options.squared_errors` the error of each value. An .npy file gets only the
+    codes.
 
     Raises:
       UserError: the run, the source or the output cannot be used; an existing output is unchanged.
@@ -32,9 +34,13 @@ def encode(workdir: str, source: str, output: str, options: StreamOptions = DEFA
     model = BatchedModel(trained, examples, options.batch_size)
 
     def compute(rows: np.ndarray) -> Columns:
-        return model.codes(rows, errors=options.errors)
+        return model.codes_and_errors(rows, squared_errors=options.squared_errors)
 
-    return _stream("encoding", examples, output, model, compute)
+    has_errors = options.errors or options.squared_errors
+    count = _stream("encoding", examples, output, model, compute if has_errors else model.codes)
+    if has_errors and model.threshold_is_stale:
+        print("no is_anomaly: the threshold is of another checkpoint; evaluate this one")
+    return count
 
 
 def decode(workdir: str, source: str, output: str, options: StreamOptions = DEFAULTS) -> int:

@@ -26,6 +26,7 @@ _SEPARATORS = {".csv": ",", ".tsv": "\t"}
 # The columns of a table, by the arrays' names; other arrays keep theirs.
 _SINGULAR = {
     "codes": "code", "vectors": "vector", "labels": "label", "files": "file", "errors": "error",
+    "pca_errors": "pca_error", "squared_errors": "squared_error",
 }  # fmt: skip
 _NUMBER_DIGITS = 8  # in the names of images without file names
 
@@ -38,9 +39,9 @@ def create(output: str, feature_names: Sequence[str] = ()) -> Iterator[Write]:
     """Yields a function that writes columns to a temporary sibling, which replaces the output.
 
     An .npz file keeps the names of the columns, and the feature names. A table has the names of
-    `_SINGULAR`; of several numbers a row, vectors have the feature names, and others are numbered,
-    as code_0. An .npy file and a folder of images hold only the first column; the images are named
-    by the column `files`.
+    `_SINGULAR`; of several numbers a row, vectors have the feature names, squared errors the same
+    after squared_error_, and others are numbered, as code_0. An .npy file and a folder of images
+    hold only the first column; the images are named by the column `files`.
 
     Raises:
       UserError: the output cannot be written, or two images would have the same name.
@@ -167,8 +168,11 @@ def _record_batch(columns: Columns, feature_names: Sequence[str]) -> pa.RecordBa
             names.append(singular)
             arrays.append(_column(rows))
         else:
-            named = name == "vectors" and len(feature_names) == rows.shape[1]
-            names += feature_names if named else [f"{singular}_{k}" for k in range(rows.shape[1])]
+            of_features = name in ("vectors", "squared_errors")
+            named = of_features and len(feature_names) == rows.shape[1]
+            numbered: Sequence[Any] = feature_names if named else range(rows.shape[1])
+            bare = named and name == "vectors"
+            names += [str(each) if bare else f"{singular}_{each}" for each in numbered]
             arrays += map(pa.array, rows.T)
     twice = next((name for name, count in Counter(names).items() if count > 1), None)
     require(twice is None, f"two columns of the output would have the name {twice!r}")
