@@ -19,10 +19,11 @@ from tests.verbs.sources import SIDE, Source, config_of, pixels
 from trainer import data, models
 from trainer.data.dataset import to_unit
 from trainer.errors import ExportError, StorageError
+from trainer.evaluation.anomaly_options import AnomalyOptions
 from trainer.evaluation.evaluate import evaluate
 from trainer.models.base import Autoencoder
 from trainer.models.sparse.model import keep_largest
-from trainer.run import workdir
+from trainer.run import restore, workdir
 from trainer.serving import check_export, model_card, plain_keras
 from trainer.serving import export as exporting
 from trainer.serving.export import export
@@ -289,6 +290,25 @@ def test_the_card_names_the_run_and_the_metrics_of_its_checkpoint(make_run, tmp_
     (run / workdir.METRICS).write_text('{"mse": 1' + "0" * 400 + "}")
     with refused("metrics.json cannot be read", tmp_path):
         exported("damaged")
+
+
+@pytest.mark.slow
+def test_a_threshold_is_part_of_the_saved_model_and_of_the_card(make_run, tmp_path):
+    run = shutil.copytree(make_run("contractive"), tmp_path / "run")
+    metrics = evaluate(str(run), anomalies=AnomalyOptions(error_quantile=0.5))
+    card = export(str(run), str(tmp_path / "out"), formats=["saved_model"])
+    assert card["differences"]["saved_model"]["errors"] < card["tolerance"]
+    readme = (tmp_path / "out" / README).read_text()
+    assert f"above {metrics['error_threshold']:.6g} marks an anomaly" in readme
+    trained = restore.load(run)
+    assert trained.scaling is not None
+    rows = trained.scaling.undo(trained.dataset.test.read()[0])
+    model = tf.saved_model.load(str(tmp_path / "out" / "saved_model"))
+    marked = model.errors(rows)
+    assert marked["errors"].numpy().mean() == pytest.approx(metrics["mse"], rel=1e-3)
+    above = marked["errors"].numpy() > metrics["error_threshold"]
+    np.testing.assert_array_equal(marked["is_anomaly"], above)
+    assert above.any() and not above.all()
 
 
 @pytest.mark.slow

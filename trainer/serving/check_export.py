@@ -39,7 +39,8 @@ def _saved_model(path: Path) -> dict[str, Function]:
     def function(name: str) -> Function:
         signature = signatures[name]
         (argument,) = signature.structured_input_signature[1]
-        output = "codes" if name == "encode" else next(iter(signature.structured_outputs))
+        outputs = signature.structured_outputs
+        output = next((key for key in ("codes", "errors") if key in outputs), next(iter(outputs)))
         return lambda rows: signature(**{argument: tf.constant(rows)})[output].numpy()
 
     def sample(positions: np.ndarray) -> np.ndarray:
@@ -47,7 +48,7 @@ def _saved_model(path: Path) -> dict[str, Function]:
         samples = signatures["sample"](n=count, first=first)
         return next(rows for name, rows in samples.items() if name != "codes").numpy()
 
-    names = [name for name in ("encode", "decode", "reconstruct") if name in signatures]
+    names = [name for name in ("encode", "decode", "reconstruct", "errors") if name in signatures]
     functions: dict[str, Function] = {name: function(name) for name in names}
     return functions | ({"sample": sample} if "sample" in signatures else {})
 

@@ -76,6 +76,8 @@ def export(
     formats = [name for name in options.FORMATS if name in formats]
     trained = restore.load_model(workdir, checkpoint)
     metrics = read_metrics(paths.path_of(workdir)) or {}
+    if metrics.get("step") != trained.step:  # of another checkpoint
+        metrics = {}
     exported = _in_float32(trained)
     dtype = images if len(exported.model.image_shape) > 1 else "float32"
     try:
@@ -85,7 +87,7 @@ def export(
         ):
             folder = tmp / "export"
             folder.mkdir()
-            for _ in _write(folder, exported, dtype, formats):
+            for _ in _write(folder, exported, dtype, formats, metrics.get("error_threshold")):
                 bar.update()
             differences = compare(folder, _reference(exported, dtype), formats)
             bar.update()
@@ -95,7 +97,7 @@ def export(
                 "tolerance": _TOLERANCE,
                 "differences": differences,
                 "precision_difference": _precision_difference(trained.model, exported.model),
-                "metrics": metrics if metrics.get("step") == exported.step else {},
+                "metrics": metrics,
             }
             atomic.write_json(folder / model_card.CARD, card)
             (folder / model_card.README).write_text(model_card.readme(card))
@@ -127,6 +129,8 @@ def write_saved_model(
     decoder: keras.Model,
     model: Autoencoder,
     seed: int,
+    errors: keras.Model | None = None,
+    threshold: float | None = None,
 ) -> None:
     """Writes a SavedModel of encode, decode, reconstruct and, if there is a prior, sample.
 
@@ -136,6 +140,8 @@ def write_saved_model(
       decoder: see `plain_keras.decoder`.
       model: gives the prior.
       seed: of the samples; the run's seed gives the samples of `trainer.sample`.
+      errors: see `plain_keras.errors`; gives a signature of this name.
+      threshold: examples with larger errors are anomalies.
     """
     rows = plain_keras.input_name(model)
     inputs, codes = (
@@ -161,6 +167,14 @@ def write_saved_model(
     if model.prior_codes(Noise(seed, 0, 1)) is not None:
         arguments = [tf.TensorSpec((), tf.int32, "n"), tf.TensorSpec((), tf.int64, "first")]
         archive.add_endpoint("sample", sample, arguments)
+    if errors is not None:
+
+        def mark(x):
+            found = errors(tf.ensure_shape(x, inputs.shape))
+            marks = {} if threshold is None else {"is_anomaly": found > threshold}
+            return {"errors": found, **marks}
+
+        archive.add_endpoint("errors", mark, [inputs])
     archive.write_out(path, verbose=False)
 
 
@@ -211,14 +225,19 @@ def _in_float32(trained: restore.TrainedModel) -> restore.TrainedModel:
 
 
 def _write(
-    folder: Path, trained: restore.TrainedModel, dtype: str, formats: Sequence[str]
+    folder: Path,
+    trained: restore.TrainedModel,
+    dtype: str,
+    formats: Sequence[str],
+    threshold: float | None,
 ) -> Iterator[str]:
     """Writes the formats, and yields each when it is written."""
     encoder = plain_keras.encoder(trained.model, trained.scaling, dtype)
     decoder = plain_keras.decoder(trained.model, trained.scaling)
     if "saved_model" in formats:
-        path = folder / "saved_model"
-        write_saved_model(path, encoder, decoder, trained.model, trained.config.seed)
+        path, seed = folder / "saved_model", trained.config.seed
+        errors = plain_keras.errors(trained.model, trained.scaling, encoder)
+        write_saved_model(path, encoder, decoder, trained.model, seed, errors, threshold)
         yield "saved_model"
     for name in (name for name in formats if name != "saved_model"):
         for network in (encoder, decoder):
@@ -271,6 +290,8 @@ def _reference(trained: restore.TrainedModel, dtype: str) -> dict[str, np.ndarra
         "decode": (codes, reconstructions),
         "reconstruct": (rows, reconstructions),
     }
+    squares = np.square(reconstructions - _model_inputs(trained, rows), dtype=np.float64)
+    calls["errors"] = rows, squares.mean(axis=tuple(range(1, squares.ndim))).astype(np.float32)
     samples = model.prior_codes(Noise(trained.config.seed, 0, _FIRST_SAMPLE + _ROWS, "evaluation"))
     if samples is not None:
         positions = np.arange(_FIRST_SAMPLE, _FIRST_SAMPLE + _ROWS)
@@ -278,7 +299,7 @@ def _reference(trained: restore.TrainedModel, dtype: str) -> dict[str, np.ndarra
     reference: dict[str, np.ndarray] = {}
     for name, (inputs, outputs) in calls.items():
         units = np.full(outputs.shape[1:], max(1.0, float(np.abs(outputs).max())))
-        if scaling is not None and name != "encode":
+        if scaling is not None and name not in ("encode", "errors"):
             outputs = scaling.undo(outputs)
             units = units * scaling.std
         rounding = _MAX_ROUNDINGS * np.spacing(np.abs(outputs)) / _TOLERANCE

@@ -33,6 +33,7 @@ model = tf.saved_model.load("saved_model")
 codes = model.encode({rows})["codes"]  # float32 [2, {code_size}]
 rebuilt = model.decode(codes)["{rows}"]  # float32 {shape}
 rebuilt = model.reconstruct({rows})["{rows}"]
+errors = model.errors({rows})["errors"]  # float32 [2], mean squared{marks}
 """,
     "keras": """\
 import keras
@@ -96,6 +97,7 @@ def readme(card: Mapping[str, Any]) -> str:
                 for function, difference in functions.items()
             ],
         ),
+        *_anomalies(card),
         "## Metrics",
         _metrics(card),
         "## Data",
@@ -159,7 +161,23 @@ def _call(card: Mapping[str, Any], name: str) -> str:
     text = _CALLS[name] + (_SAMPLE if "sample" in card["differences"][name] else "")
     rows, dtype = card["inputs"]["name"], card["inputs"]["dtype"]
     shape = (2, *card["inputs"]["shape"])
-    return text.format(rows=rows, dtype=dtype, shape=shape, code_size=card["code_size"])
+    marks = '; "is_anomaly" too, bool [2]' if "error_threshold" in card["metrics"] else ""
+    names = {"rows": rows, "dtype": dtype, "shape": shape, "marks": marks}
+    return text.format(**names, code_size=card["code_size"])
+
+
+def _anomalies(card: Mapping[str, Any]) -> list[str]:
+    """Says which errors are of anomalies, if an evaluation has set a threshold."""
+    metrics = card["metrics"]
+    if "error_threshold" not in metrics:
+        return []
+    return [
+        "## Anomalies",
+        f"A mean squared error above {metrics['error_threshold']:.6g} marks an anomaly: the "
+        f"{metrics['error_quantile']:.4g} quantile of {metrics['validation_images']:,} validation "
+        "errors. The errors are of pixels in [0, 1], or of vectors in the units trained on"
+        + (", which the SavedModel's `errors` returns." if "saved_model" in card["files"] else "."),
+    ]
 
 
 def _metrics(card: Mapping[str, Any]) -> str:

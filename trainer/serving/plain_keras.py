@@ -50,6 +50,20 @@ def decoder(model: Autoencoder, scaling: data.Scaling | None) -> keras.Model:
     return keras.Model(inputs, outputs, name="decoder")
 
 
+def errors(model: Autoencoder, scaling: data.Scaling | None, encoder: keras.Model) -> keras.Model:
+    """Returns the network from examples to the mean squared errors of reconstructions, [B].
+
+    The errors are of pixels in [0, 1] or of vectors in the units that the model was trained on, as
+    those of `trainer.encode`. Takes the network of `encoder`.
+    """
+    name = "to_unit" if scaling is None else "standardise"
+    layer = next((layer for layer in encoder.layers if layer.name == name), None)
+    rows = encoder.inputs[0] if layer is None else layer.output
+    squares = ops.square(decoder(model, None)(encoder.outputs[0]) - rows)
+    means = ops.mean(squares, axis=tuple(range(1, len(rows.shape))))
+    return keras.Model(encoder.inputs, means, name="errors")
+
+
 def input_name(model: Autoencoder) -> str:
     """Returns "images" or "vectors", the name of the encoder's input."""
     return "images" if len(model.image_shape) > 1 else "vectors"
