@@ -13,7 +13,7 @@ from trainer.evaluation.distances import Distances
 from trainer.sklearn import FLOATS, AutoencoderTransformer
 
 _ERRORS = ("mahalanobis", "mse")
-_MIN_STEPS = 400
+_MIN_STEPS = 300
 _MIN_EPOCHS = 4
 _MIN_BATCH_SIZE, _MAX_BATCH_SIZE = 64, 256
 _ROWS_PER_BATCH_ROW = 100  # of tables with batches between these sizes
@@ -63,7 +63,7 @@ class AutoencoderDetector(OutlierMixin, BaseEstimator):
           trim_share: the share of each batch, of the largest losses, that is not learnt; 0 suits
             rows without outliers.
           code_size: None: half the features.
-          num_epochs: None: as many as make 400 steps, at least 4.
+          num_epochs: None: as many as make 300 steps, at least 4.
           batch_size: None: 64 rows or, of many, a hundredth of them, up to 256.
         """
         self.config = config
