@@ -21,7 +21,7 @@ from benchmarks.sides import with_pyod
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-_OUT = flags.DEFINE_string("out", "runs/anomalies", "The folder of table and JSON.")
+_FOLDER = flags.DEFINE_string("folder", "runs/anomalies", "The folder of table and JSON.")
 _SEEDS = flags.DEFINE_integer("seeds", 3, "Number of seeds, of which means are taken.", 1)
 _SETS = flags.DEFINE_list("sets", [], "Names of data sets; default: all.")
 _PYOD_PYTHON = flags.DEFINE_string(
@@ -92,7 +92,7 @@ def main(_: list[str]) -> None:
     """Measures each detector on each data set and prints the table."""
     logging.set_verbosity(logging.WARNING)
     detectors = {name: one for name, one in _DETECTORS.items() if one is not in_pyod or _keel()}
-    folder = Path(_OUT.value)
+    folder = Path(_FOLDER.value)
     folder.mkdir(parents=True, exist_ok=True)
     results: dict[str, dict[str, dict[str, list[float]]]] = {}  # by protocol, set, detector
     seconds: dict[str, list[float]] = {name: [] for name in detectors}
