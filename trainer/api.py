@@ -1,6 +1,6 @@
 """Trains and uses runs from Python: arrays, data frames and files in, arrays out."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 from trainer.config import Config, load_config
 from trainer.data.files.open_table import open_frame
 from trainer.errors import require
+from trainer.evaluation.anomaly_options import AnomalyOptions
 from trainer.evaluation.evaluate import evaluate
 from trainer.run import restore
 from trainer.serving import prior_samples, readers
@@ -108,13 +109,22 @@ class TrainedRun:
         selected = model.selected_pixels()
         return np.array(self.feature_names)[selected] if self.feature_names else selected
 
-    def evaluate(self) -> dict[str, Any]:
+    def evaluate(
+        self,
+        *,
+        normal_label: Sequence[str] = (),
+        anomaly_label: Sequence[str] = (),
+        error_quantile: float = 0.0,
+    ) -> dict[str, Any]:
         """Measures the run on its own data as `trainer.evaluate` does; returns the metrics.
 
+        The arguments are the flags of these names; docs/anomalies.md explains them.
+
         Raises:
-          UserError: the data of the run cannot be read or have changed.
+          UserError: the data of the run cannot be read or have changed, or do not fit an argument.
         """
-        return evaluate(str(self.workdir))
+        anomalies = AnomalyOptions(normal_label, anomaly_label, error_quantile)
+        return evaluate(str(self.workdir), anomalies=anomalies)
 
     def _map(self, examples: Any, function: _Function, resize: bool) -> np.ndarray:
         if isinstance(examples, str) and examples in paths.SPLITS:

@@ -11,6 +11,7 @@ from trainer.evaluation.evaluators.reconstruction import squared_errors
 
 ORDER = 35
 _MAX_DISTANCE_VALUES = 1024  # of a residual and a code; such a covariance is inverted in seconds
+_MAX_DISTANCE_ROWS = 20_000  # of the training examples, to estimate the covariance
 COLUMNS = (
     Column("anomaly_auc", "anomaly AUC", ".3f"),
     Column("distance_anomaly_auc", "distance AUC", ".3f"),
@@ -79,10 +80,12 @@ def ranking_metrics(anomalies: np.ndarray, scores: np.ndarray) -> dict[str, floa
 
 
 def _distances(evaluated: EvaluatedModel) -> np.ndarray:
-    rebuilt = evaluated.map(evaluated.model.decode, evaluated.train_codes)
-    residuals = evaluated.train_rows - rebuilt.reshape(evaluated.train_rows.shape)
+    step = -(-len(evaluated.train) // _MAX_DISTANCE_ROWS)
+    rows, codes = evaluated.train_rows[::step], evaluated.train_codes[::step]
+    rebuilt = evaluated.map(evaluated.model.decode, codes)
+    residuals = rows - rebuilt.reshape(rows.shape)
     test_residuals = (evaluated.test - evaluated.reconstructions).reshape(len(evaluated.test), -1)
-    fitted = Distances().fit(residuals, evaluated.train_codes)
+    fitted = Distances().fit(residuals, codes)
     return fitted.of(test_residuals, evaluated.codes)
 
 

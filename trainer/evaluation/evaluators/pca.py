@@ -3,8 +3,6 @@
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
 from trainer.evaluation.evaluators import Column, EvaluatedModel, Result
 from trainer.evaluation.evaluators.reconstruction import squared_errors
 
@@ -22,7 +20,9 @@ def applies(evaluated: EvaluatedModel) -> bool:
 
 def measure(evaluated: EvaluatedModel) -> Result:
     """Measures `pca_mse` and, unless that is 0, `mse_to_pca`, the ratio `mse` / `pca_mse`."""
-    metrics = {"pca_mse": evaluated.kept_number("pca_mse", lambda: _pca_mse(evaluated))}
+    metrics = {
+        "pca_mse": evaluated.kept_number("pca_mse", lambda: float(evaluated.pca_errors.mean()))
+    }
     if metrics["pca_mse"] > 0:  # a feature may be a linear function of others
         mse = float(squared_errors(evaluated.test, evaluated.reconstructions).mean())
         metrics["mse_to_pca"] = mse / metrics["pca_mse"]
@@ -38,9 +38,3 @@ def advice(metrics: Mapping[str, Any]) -> str:
         "still falls, more steps help; if the validation loss rises, more data, fewer steps or "
         "--checkpoint=best."
     )
-
-
-def _pca_mse(evaluated: EvaluatedModel) -> float:
-    pca, rows = evaluated.pca, evaluated.test_rows
-    projected = pca.inverse_transform(pca.transform(rows))
-    return float(np.square(projected - rows, dtype=np.float64).mean())
