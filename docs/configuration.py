@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from trainer.config import (
+    Augment,
     Config,
     Data,
     Group,
@@ -43,7 +44,7 @@ def _sections() -> Iterator[str]:
     yield _table("Optimizer", "optimizer.", Optimizer)
     yield _table("Loss spikes", "spikes.", LossSpikes)
     yield _table("Early stopping", "stop.", Stop)
-    yield _table("Early stopping", "stop.", Stop)
+    yield _table("Augmentation of training images", "augment.", Augment)
     yield _table("Data", "data.", Data)
     for source, group in source_settings().items():
         if len(keys(group)) > len(keys(Data)):

@@ -18,6 +18,7 @@ from tests.hostile.corpus import assert_one_line
 from trainer import models
 from trainer.config import (
     EXECUTIONS,
+    Augment,
     Config,
     LossSpikes,
     Optimizer,
@@ -58,6 +59,7 @@ def groups(kind, source):
         "optimizer.": Optimizer,
         "spikes.": LossSpikes,
         "stop.": Stop,
+        "augment.": Augment,
         "data.": source_settings()[source],
         "model.": kind_settings(kind),
     }

@@ -8,6 +8,7 @@ into a `Config`. Needs no TensorFlow.
 
 from trainer.config.groups import (
     EXECUTIONS,
+    Augment,
     Config,
     Data,
     LossSpikes,
@@ -38,6 +39,7 @@ from trainer.config.schema import Group, Key, defaults_of, key, keys
 
 __all__ = [
     "EXECUTIONS",
+    "Augment",
     "Config",
     "Data",
     "Group",

@@ -104,6 +104,67 @@ class Stop(Group):
 
 
 @dataclasses.dataclass(frozen=True)
+class Augment(Group):
+    """Declares how training images are changed at random, each time that a run sees them."""
+
+    flip: bool = key(False, "Mirror an image left to right with probability 1/2.")
+    shift_pixels: int = key(
+        0,
+        "Shift by up to so many pixels in each direction; the nearest pixel fills the border.",
+        at_least=0,
+    )
+    zoom: float = key(
+        0.0, "Zoom into the centre: crop up to this share of the sides.", at_least=0, below=1
+    )
+    brightness: float = key(
+        0.0,
+        "Add up to plus or minus this to all pixels, which are in [0, 1].",
+        at_least=0,
+        at_most=1,
+    )
+    contrast: float = key(
+        0.0,
+        "Multiply the differences from each channel's mean by 1 plus or minus up to this.",
+        at_least=0,
+        at_most=1,
+    )
+    channel_gain: float = key(
+        0.0, "Multiply each channel by 1 plus or minus up to this.", at_least=0, at_most=1
+    )
+
+    @property
+    def is_active(self) -> bool:
+        """Whether any image is changed."""
+        return self != Augment()
+
+    def check_images(self, image_shape: tuple[int, ...]) -> None:
+        """Raises UserError unless examples of this shape can be changed so."""
+        for name, value in self._changes().items():
+            require(
+                len(image_shape) > 1,
+                f"augment.{name}={value} is not allowed for vectors; only images are augmented",
+            )
+        smallest = min(image_shape[:2])
+        require(
+            self.shift_pixels < smallest,
+            f"augment.shift_pixels={self.shift_pixels} is not allowed; the images have sides of "
+            f"{' and '.join(map(str, image_shape[:2]))} pixels, which allow up to {smallest - 1}",
+        )
+
+    def check_with(self, data: "Data") -> None:
+        """Raises UserError where a key contradicts a key of the data."""
+        for name, value in self._changes().items():
+            require(
+                not data.binarise or name in ("flip", "shift_pixels"),
+                f"augment.{name}={value} is not allowed with data.binarise=True, whose pixels stay "
+                "0 or 1; augment.flip and augment.shift_pixels are",
+            )
+
+    def _changes(self) -> dict[str, Any]:
+        return {name: value for name, value in dataclasses.asdict(self).items() if value}
+
+
+@dataclasses.dataclass(frozen=True)
 class Data(Group):
     """Declares the keys that every data source takes; a source's `Settings` add its own."""
 
@@ -173,6 +234,7 @@ class Config(Group):
     optimizer: Optimizer
     spikes: LossSpikes
     stop: Stop
+    augment: Augment
     seed: int = key(
         0,
         "Seed of the weights, the order of the examples and the noise.",
@@ -311,6 +373,7 @@ class Config(Group):
             f"profile={self.profile!r} is not allowed; it takes first:last, as 100:120",
         )
         self.model.check_with(self.data)
+        self.augment.check_with(self.data)
 
     @property
     def follows_data(self) -> dict[str, int | float]:

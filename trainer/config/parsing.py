@@ -11,7 +11,15 @@ from typing import Any, TypeVar
 
 from ml_collections import ConfigDict
 
-from trainer.config.groups import Config, Data, LossSpikes, ModelSettings, Optimizer, Stop
+from trainer.config.groups import (
+    Augment,
+    Config,
+    Data,
+    LossSpikes,
+    ModelSettings,
+    Optimizer,
+    Stop,
+)
 from trainer.config.schema import Group, Key, defaults_of, keys
 from trainer.errors import UserError, in_one_line, require, require_choice, require_kind
 
@@ -19,7 +27,12 @@ from trainer.errors import UserError, in_one_line, require, require_choice, requ
 _CONFIGS, _KINDS, _SOURCES = "configs", "trainer.models", "trainer.data.sources"
 
 # The groups whose keys do not depend on the kind of autoencoder or on the data.
-_GROUPS: Mapping[str, type[Group]] = {"optimizer": Optimizer, "spikes": LossSpikes, "stop": Stop}
+_GROUPS: Mapping[str, type[Group]] = {
+    "optimizer": Optimizer,
+    "spikes": LossSpikes,
+    "stop": Stop,
+    "augment": Augment,
+}
 
 _Group = TypeVar("_Group", bound=Group)
 

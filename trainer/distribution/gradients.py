@@ -9,7 +9,9 @@ from typing import Any, Protocol
 
 import tensorflow as tf
 
+from trainer.config import Augment
 from trainer.distribution import xla_layers
+from trainer.distribution.augmentation import augmented
 from trainer.distribution.xla import Execution, cuts
 from trainer.models.base import StepContext
 from trainer.positions import Noise
@@ -57,6 +59,7 @@ class Gradients:
     batch_size: int  # of all replicas together
     seed: int
     last_step: int
+    augment: Augment
     execution: Execution
 
     def __call__(
@@ -79,10 +82,11 @@ class Gradients:
             k += 1
         return total
 
-    def statistics(self, images: tf.Tensor) -> tf.Tensor | None:
+    def statistics(self, images: tf.Tensor, first_position: tf.Tensor) -> tf.Tensor | None:
         """Computes the share [S] of the batch means that a loss term needs, or None."""
+        seen = self._seen(images, Noise(self.seed, first_position, images.shape[0]))
         with xla_layers.rewritten(self.model, self.execution.layer_kinds):
-            statistics = self.model.statistics(to_unit(images))
+            statistics = self.model.statistics(seen)
         if statistics is None:
             return None
         return tf.reduce_sum(statistics, axis=0) / self.batch_size
@@ -117,14 +121,18 @@ class Gradients:
         return gradients, terms
 
     def _terms(self, batch, means):
+        noise = Noise(self.seed, batch.first_position, batch.images.shape[0])
         context = StepContext(
-            Noise(self.seed, batch.first_position, batch.images.shape[0]),
+            noise,
             progress=tf.cast(batch.step, tf.float32) / self.last_step,
             training=True,
             batch_means=means,
             labels=batch.labels,
         )
-        return self.model.loss_terms(to_unit(batch.images), context)
+        return self.model.loss_terms(self._seen(batch.images, noise), context)
+
+    def _seen(self, images, noise):
+        return augmented(to_unit(images), self.augment, noise)
 
 
 def trimming_weights(losses: tf.Tensor, trim_share: float) -> tf.Tensor:

@@ -16,6 +16,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from trainer.config import Augment
 from trainer.distribution import devices, optimizers
 from trainer.distribution.collectives import all_reduce, pack, sum_over_replicas, unpack
 from trainer.distribution.device_cache import DeviceCache
@@ -46,6 +47,7 @@ class StepSettings:
     loss_scale_growth_steps: int = 2000  # without an overflow; then the loss scale doubles
     # Of each batch the share of examples of the largest losses is left out of the gradient.
     trim_share: float = 0.0
+    augment: Augment = dataclasses.field(default_factory=Augment)  # of training images
 
 
 class Steps:
@@ -109,7 +111,12 @@ class Steps:
         settings, strategy = self._settings, self._strategy
         self._execution = make_execution(mode, strategy, settings.batch_size)
         self._gradients = Gradients(
-            self._model, settings.batch_size, settings.seed, settings.last_step, self._execution
+            self._model,
+            settings.batch_size,
+            settings.seed,
+            settings.last_step,
+            settings.augment,
+            self._execution,
         )
         self._update = Update(
             self._model, self.optimizer, self._execution, self._norm_every_steps, settings.last_step
@@ -237,7 +244,8 @@ class Steps:
             by_words = self._execution.gathers_words
             images = part(self._cache.gather)(cache, images, by_words=by_words)
         labels = None if labels is None else self._slices.of_replica(labels)[0]
-        means = part(self._gradients.statistics)(images)
+        position = step * self._settings.batch_size + start
+        means = part(self._gradients.statistics)(images, position)
         if means is not None:
             means = sum_over_replicas(means)
         losses = None

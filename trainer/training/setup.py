@@ -76,6 +76,7 @@ def set_up(config: Config, folder: str, vectors: np.ndarray | None = None) -> It
         dataset = workers.run_everywhere(lambda: data.load(settings, vectors=vectors))
         fingerprint = dataset.fingerprint()
         workers.require_equal_on_all(f"the data of data.name={config.data.name!r}", fingerprint)
+        config.augment.check_images(dataset.image_shape)
         config = budget.resolved(config, len(dataset.train))
         last_step = _last_step(config, len(dataset.train))
 
@@ -122,6 +123,7 @@ def make_steps(config: Config, workers: Workers, model: Autoencoder, last_step: 
             last_step=last_step,
             norm_every_steps=1 if config.spikes.loss_ratio else config.log_every_steps,
             trim_share=config.trim_share,
+            augment=config.augment,
         ),
         worker=workers.index,
     )
