@@ -63,7 +63,7 @@ def test_a_checkpoint_is_measured_with_pca_on_the_images_of_the_run(tmp_path):
     assert best < max(validated)
     metrics = evaluate(str(tmp_path), "best")
     assert metrics["step"] == best < metrics["last_step"] == max(validated)
-    assert "finished" not in metrics  # of the best checkpoint
+    assert metrics["finished"]  # though its best checkpoint is an earlier one
     assert json.loads((tmp_path / workdir.METRICS).read_text()) == metrics
     assert (tmp_path / "reconstructions.png").read_bytes().startswith(b"\x89PNG")
 

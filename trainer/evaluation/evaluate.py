@@ -17,7 +17,7 @@ from trainer.evaluation.evaluators import EvaluatedModel
 from trainer.evaluation.evaluators.reconstruction import squared_errors
 from trainer.monitoring import figures, progress, projector
 from trainer.monitoring.tensorboard import TEST, Summaries
-from trainer.run import error_reference, restore
+from trainer.run import early_stopping, error_reference, restore
 from trainer.run.workdir import METRICS, code_digest, installed_versions, read_metrics
 from trainer.storage import atomic, paths
 
@@ -40,8 +40,8 @@ def evaluate(
     TensorBoard gets a run `test`: the codes for its projector, and the metrics as a table.
 
     Returns:
-      The content of `metrics.json`: the `step`, the `last_step` of the run, for its last
-      checkpoint whether it has `finished`, the `code_size`, the number of `test_images` (as many as
+      The content of `metrics.json`: the `step`, the `last_step` of the run, whether its training
+      has `finished`, the `code_size`, the number of `test_images` (as many as
       fit memory), the metrics of each module of `evaluators` that applies, and the
       `error_threshold` with its `error_quantile` of the validation errors, if asked for.
 
@@ -72,10 +72,10 @@ def evaluate(
         test_anomalies=anomalies.are_anomalous(test_labels, dataset.class_names),
     )
     last_step = run.config.last_step(len(dataset.train))
-    metrics: dict[str, Any] = {"step": run.step, "last_step": last_step}
-    if checkpoint == "last":
-        metrics["finished"] = run.step >= last_step or run.model.has_converged()
-    metrics |= {
+    metrics: dict[str, Any] = {
+        "step": run.step,
+        "last_step": last_step,
+        "finished": _has_finished(run, last_step),
         "code_size": run.model.code_size,
         "test_images": len(test),
     }
@@ -119,6 +119,15 @@ def read(
     rows = split.evenly_spaced(max(1, min(_MAX_IMAGES, fitting)))
     images, labels = split.read(rows)
     return to_unit(images), labels, None if split.file_names is None else split.file_names[rows]
+
+
+def _has_finished(run: restore.TrainedRun, last_step: int) -> bool:
+    """Returns whether the training of a run has ended, whichever checkpoint is evaluated."""
+    newest = run.run.checkpoints.find()
+    step = newest.step if newest else 0
+    converged = run.step == step and run.model.has_converged()
+    losses = early_stopping.validation_losses(run.run)
+    return step >= last_step or converged or early_stopping.is_exhausted(losses, run.config.stop)
 
 
 def print_table(metrics: dict[str, Any], workdir: str) -> None:

@@ -17,8 +17,8 @@ from trainer.errors import NonFiniteError, Preempted
 from trainer.monitoring.goodput import Clock
 from trainer.monitoring.profiler import Profile
 from trainer.run.checkpoints import Checkpoint
+from trainer.run.early_stopping import is_exhausted, validation_losses
 from trainer.training import budget, resume
-from trainer.training.early_stopping import is_exhausted, validation_losses
 from trainer.training.logger import Logger, NullLogger, describe_losses
 from trainer.training.loss_spikes import LossSpikes, Spike
 from trainer.training.setup import Setup, agree_on_execution, cache_images, set_up

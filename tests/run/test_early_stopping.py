@@ -16,8 +16,8 @@ from tests.runs import (
 from tests.verbs.refusals import refused
 from trainer.config import Stop, differences, parse
 from trainer.run import restore, workdir
+from trainer.run.early_stopping import is_exhausted
 from trainer.training import budget
-from trainer.training.early_stopping import is_exhausted
 from trainer.training.train import train
 
 
