@@ -17,6 +17,9 @@ def get_config():
     config.model.start = "pca"
     config.model.output_activation = "linear"
     config.model.code_size = 8
+    config.model.activation = "silu"
+    config.optimizer.name = "adamw"
+    config.optimizer.weight_decay = 0.3
     config.budget = "auto"
     config.num_epochs = 0.0
     config.batch_size = 0
