@@ -7,6 +7,9 @@ error is at most that of PCA.
 
     python -m trainer --config=configs/photos.py --config.data.name=images:DIR \
         --config.data.image_size=64 --workdir=runs/photos
+
+3,008 colour pictures of letters, 64x64, 49 values (benchmarks/own_data.py), seed 0: test mse
+.00297, 0.81 times PCA's with 49 components. 12.5 minutes on 2 busy cores.
 """
 
 from configs import base

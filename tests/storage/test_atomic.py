@@ -76,7 +76,7 @@ def test_an_evaluation_and_a_fine_tuning_that_cannot_be_written_leave_all_as_it_
 ):
     run = shutil.copytree(digits_run, tmp_path / "run")
     for name in ("metrics.json", "finetuned.json", "finetuned.npz"):
-        (run / name).write_text("before")
+        (run / name).write_text("{}")
     before = files_in(run)
     with monkeypatch.context() as patch, pytest.raises(StorageError, match="No space left"):
         patch.setattr(np, "savetxt", full)
