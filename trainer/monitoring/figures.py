@@ -4,7 +4,7 @@ import io
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -28,6 +28,9 @@ _MIN_SIDE = 500  # pixels of the longer side of a labelled grid, about
 _DPI = 100
 _TEXT = 40  # pixels of a line of text and its margins
 _MAX_WRITTEN = 3  # values of a code that are written below it
+_MAX_CLASSES = 20  # with a colour each
+_MAX_TICKS = 8  # texts beside a colour bar
+_POINTS_AREA = 30_000  # of all points of a scatter plot, in square points of 1/72 inch
 
 
 class _Labels(NamedTuple):
@@ -156,6 +159,49 @@ def error_shares(
 
 def _beginning(name: str) -> str:
     return name if len(name) <= _MAX_TITLE else f"{name[: _MAX_TITLE - 1]}…"
+
+
+def scatter(
+    points: np.ndarray, values: np.ndarray, title: str, axes: tuple[str, str], values_label: str
+) -> np.ndarray:
+    """Plots points [N, 2] coloured by their values [N], as uint8 RGB [H, W, 3].
+
+    Up to 20 whole numbers or texts get a colour each and a legend. Other values get a colour bar,
+    which ends at the quantiles of 1 and 99 %; texts are on it in alphabetical order.
+    """
+    figure = _figure(8, 6)
+    axis = figure.subplots()
+    order = np.random.default_rng(0).permutation(len(points))  # no class covers another
+    (x, y), values = points[order].T, values[order]
+    look: dict[str, Any] = {"linewidths": 0, "s": np.clip(_POINTS_AREA / len(points), 4, 30)}
+    names, ranks = np.unique(values, return_inverse=True)
+    if values.dtype.kind != "f" and len(names) <= _MAX_CLASSES:
+        palette = _palette(len(names))
+        axis.scatter(x, y, color=palette[ranks], **look)
+        handles = [axis.scatter([], [], color=colour) for colour in palette]
+        shown = [_shortened(str(name)) for name in names]
+        legend = figure.legend(handles, shown, title=values_label, loc="outside right upper")
+        for text in legend.get_texts():
+            text.set_parse_math(False)  # a class may hold dollars
+    else:
+        is_text = values.dtype.kind == "U"
+        numbers = ranks if is_text else values.astype(float)
+        low, high = np.nanquantile(numbers, (0, 1) if is_text else (0.01, 0.99))
+        drawn = axis.scatter(x, y, c=numbers, vmin=low, vmax=high, plotnonfinite=True, **look)
+        bar = figure.colorbar(drawn, label=values_label, extend="neither" if is_text else "both")
+        if is_text:
+            ticks = np.linspace(low, high, _MAX_TICKS).astype(int)
+            labels = [_shortened(name) for name in names[ticks]]
+            bar.set_ticks(ticks.tolist(), labels=labels, parse_math=False)
+    axis.set(title=title, xlabel=axes[0], ylabel=axes[1])
+    return _render(figure)
+
+
+def _palette(count: int) -> np.ndarray:
+    """Returns colours that can be told apart, RGBA [count, 4], of at most 20."""
+    from matplotlib import colormaps
+
+    return colormaps["tab10" if count <= 10 else "tab20"](np.arange(count))
 
 
 def png(pixels: np.ndarray) -> bytes:

@@ -21,6 +21,7 @@ from trainer.storage import atomic, locks, paths
 CONFIG = "config.json"
 CHECKPOINTS = "checkpoints"
 SAMPLES = ("samples.npz", "samples.png")
+MAP = ("map.csv", "map.png")
 
 _PACKAGES = ("tensorflow", "keras", "numpy", "tensorflow-datasets", "scikit-learn")
 

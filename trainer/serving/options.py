@@ -1,4 +1,4 @@
-"""Checks the options of encode, decode, denoise, sample and export without TensorFlow or data."""
+"""Checks the options of the commands that use a run, without TensorFlow or data."""
 
 import dataclasses
 import importlib.util
@@ -6,12 +6,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from trainer.errors import UserError, require, require_at_least, require_choice
-from trainer.run.workdir import CONFIG, SAMPLES
+from trainer.run.workdir import CONFIG, MAP, SAMPLES
 from trainer.run.workdir import read as read_run
 from trainer.serving import model_card
 from trainer.storage import paths
 
 FORMATS = tuple(model_card.FILES)
+METHODS = ("", "pca", "tsne", "umap")  # of a map; "": by the size of the code
+COLOURS = ("", "class", "error")  # of a map's points; "": classes where there are labels
 IMAGE_CHANNELS = (1, 3, 4)  # grey, RGB, RGBA
 _ROW_SUFFIXES = (*paths.ARRAY_SUFFIXES, *paths.TABLE_SUFFIXES)  # of codes and vectors
 _OUTPUT_SUFFIXES = (*paths.ARRAY_SUFFIXES, *paths.OUTPUT_TABLE_SUFFIXES)
@@ -20,7 +22,7 @@ _ONNX_PACKAGES = ("tf2onnx", "onnx", "onnxruntime")
 
 @dataclasses.dataclass(frozen=True)
 class StreamOptions:
-    """Holds the options of encode, decode and denoise, named as the flags."""
+    """Holds the options of encode, decode, denoise and map, named as the flags."""
 
     checkpoint: str = ""  # "last", "best", or as the config says
     array: str = ""  # the array to read from an .npz file that holds several
@@ -64,12 +66,8 @@ def check_stream(
     )
     if reads == "codes":
         _check_codes(paths.path_of(source), options)
-    elif source in paths.SPLITS:
-        for name in ("array", "label_column", "resize"):
-            value = getattr(options, name)
-            require(not value, f"{name}={value!r} is not for input={source!r}, a split of the run")
     else:
-        _check_examples(paths.path_of(source), shape, options)
+        _check_source(source, shape, options)
 
 
 def check_sample(workdir: str, count: int, output: str, *, overwrite: bool) -> Path:
@@ -77,6 +75,22 @@ def check_sample(workdir: str, count: int, output: str, *, overwrite: bool) -> P
     read_run(paths.path_of(workdir))
     require_at_least("n", count, 1)
     return paths.check_output_files(output or workdir, SAMPLES, overwrite=overwrite)
+
+
+def check_map(
+    workdir: str, source: str, output: str, options: StreamOptions, *, method: str, colour: str
+) -> Path:
+    """Returns the folder of the map; raises UserError if the map cannot be made or written."""
+    shape = example_shape(workdir)
+    require_choice("method", method, METHODS)
+    require_choice("colour", colour, COLOURS)
+    require(
+        method != "umap" or importlib.util.find_spec("umap") is not None,
+        "method=umap needs umap-learn: pip install 'autoencoder-trainer[umap]'",
+    )
+    paths.require_exists(source)
+    _check_source(source, shape, options)
+    return paths.check_output_files(output or workdir, MAP, overwrite=options.overwrite)
 
 
 def check_export(workdir: str, output: str, formats: Sequence[str], *, overwrite: bool) -> Path:
@@ -121,6 +135,16 @@ def _check_codes(path: Path, options: StreamOptions) -> None:
         f"input={str(path)!r} is not allowed; codes are read from {', '.join(_ROW_SUFFIXES)}",
     )
     _require_npz(path, options.array)
+
+
+def _check_source(source: str, shape: tuple[int, ...], options: StreamOptions) -> None:
+    """Checks an input of examples: a split of the run's own data, or a path."""
+    if source not in paths.SPLITS:
+        _check_examples(paths.path_of(source), shape, options)
+        return
+    for name in ("array", "label_column", "resize"):
+        value = getattr(options, name)
+        require(not value, f"{name}={value!r} is not for input={source!r}, a split of the run")
 
 
 def _check_examples(path: Path, shape: tuple[int, ...], options: StreamOptions) -> None:

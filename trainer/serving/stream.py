@@ -30,7 +30,7 @@ def encode(workdir: str, source: str, output: str, options: StreamOptions = DEFA
       UserError: the run, the source or the output cannot be used; an existing output is unchanged.
     """
     check_stream(workdir, source, output, options, reads="examples", writes="codes")
-    trained, examples = _open_examples(workdir, source, options)
+    trained, examples = open_examples(workdir, source, options)
     model = BatchedModel(trained, examples, options.batch_size)
 
     def compute(rows: np.ndarray) -> Columns:
@@ -70,15 +70,16 @@ def denoise(workdir: str, source: str, output: str, options: StreamOptions = DEF
       UserError: as `encode`.
     """
     check_stream(workdir, source, output, options, reads="examples", writes="examples")
-    trained, examples = _open_examples(workdir, source, options)
+    trained, examples = open_examples(workdir, source, options)
     model = BatchedModel(trained, examples, options.batch_size)
 
     return _stream("denoising", examples, output, model, model.reconstructions)
 
 
-def _open_examples(
+def open_examples(
     workdir: str, source: str, options: StreamOptions
 ) -> tuple[restore.TrainedModel, readers.Input]:
+    """Restores a run's model and opens a source as `encode` does."""
     if source in paths.SPLITS:
         trained_run = restore.load(workdir, options.checkpoint, options.data)
         return trained_run, readers.split(trained_run.dataset, source)
@@ -101,16 +102,30 @@ def _stream(
         progress.bar(title, rows.count, unit="examples") as bar,
     ):
         for block in rows.blocks(model.batch_size):
-            others = {"labels": block.labels, "files": block.files}
-            given = {name: column for name, column in others.items() if column is not None}
-            write({**compute(block.rows), **given, **block.ids})
+            write({**compute(block.rows), **given(block)})
             count += len(block.rows)
             bar.update(len(block.rows))
-        require(count > 0, f"no image can be read: {'; '.join(rows.unreadable[:_MAX_NAMED])}")
+        require_any(rows, count)
+    report_unreadable(rows, model, f"{output} holds {count:,} examples")
+    return count
+
+
+def given(block: readers.Block) -> Columns:
+    """Returns the labels, files and ids that the rows of a block have."""
+    columns = {"labels": block.labels, "files": block.files, **block.ids}
+    return {name: column for name, column in columns.items() if column is not None}
+
+
+def require_any(rows: readers.Input, count: int) -> None:
+    """Raises UserError if no row could be read."""
+    require(count > 0, f"no image can be read: {'; '.join(rows.unreadable[:_MAX_NAMED])}")
+
+
+def report_unreadable(rows: readers.Input, model: BatchedModel, done: str) -> None:
+    """Prints which files were left out; raises UserError unless the run skipped such files too."""
     if rows.unreadable:
         some = "; ".join(rows.unreadable[:_MAX_NAMED])
         more = " …" if len(rows.unreadable) > _MAX_NAMED else ""
         line = f"unreadable files left out: {len(rows.unreadable):,}: {some}{more}"
-        require(model.skips_unreadable, f"{output} holds {count:,} examples; {line}")
+        require(model.skips_unreadable, f"{done}; {line}")
         print(line)
-    return count
