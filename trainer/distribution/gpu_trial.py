@@ -17,7 +17,7 @@ import numpy as np
 import tensorflow as tf
 
 from trainer.errors import UserError, in_one_line, printable
-from trainer.storage import cache
+from trainer.storage import user_cache
 
 _SECONDS = 300  # limit of a trial: the driver may compile PTX for a minute or two
 _COMMAND = (sys.executable, "-m", "trainer.distribution.gpu_trial")
@@ -46,7 +46,7 @@ def first_failure(kinds: Mapping[int, str]) -> tuple[int, str] | None:
 
 
 def _marker(kind: str) -> Path | None:
-    folder = cache.folder()
+    folder = user_cache.folder()
     return folder and folder / re.sub(r"[^\w.]+", "-", f"gpu-trial-{kind}")
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from trainer.data.dataset import named
-from trainer.storage import cache
+from trainer.storage import user_cache
 
 if TYPE_CHECKING:  # trainer.compare reads only columns, and should not wait seconds for imports
     import tensorflow as tf
@@ -112,14 +112,14 @@ class EvaluatedModel:
     def _kept(
         self,
         what: tuple[object, ...],
-        compute: Callable[[], cache.Arrays],
-        is_enough: Callable[[cache.Arrays], bool] = lambda _: True,
-    ) -> cache.Arrays:
+        compute: Callable[[], user_cache.Arrays],
+        is_enough: Callable[[user_cache.Arrays], bool] = lambda _: True,
+    ) -> user_cache.Arrays:
         """Computes arrays that depend on the data alone, or returns what another run has kept."""
         if not self.data_key:
             return compute()
         counts = len(self.train), len(self.test)  # they depend on the free memory
-        return cache.kept((*what, *counts, *self.data_key), compute, is_enough)
+        return user_cache.load_or_compute((*what, *counts, *self.data_key), compute, is_enough)
 
     @functools.cached_property
     def pca_errors(self) -> np.ndarray:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from trainer.storage import cache
+from trainer.storage import user_cache
 
 
 @pytest.fixture
@@ -13,7 +13,7 @@ def folder(tmp_path, monkeypatch):
 
 
 def kept(key, value, **settings):
-    arrays = cache.kept(key, lambda: {"a": np.array(value)}, **settings)
+    arrays = user_cache.load_or_compute(key, lambda: {"a": np.array(value)}, **settings)
     return arrays["a"].tolist()
 
 
@@ -45,7 +45,7 @@ def test_a_folder_that_cannot_be_written_is_no_failure(folder):
 def test_the_files_read_longest_ago_make_room(folder, monkeypatch):
     kept(["old"], [1])
     (old,) = folder.iterdir()
-    monkeypatch.setattr(cache, "_MAX_BYTES", 3 * old.stat().st_size // 2)
+    monkeypatch.setattr(user_cache, "_MAX_BYTES", 3 * old.stat().st_size // 2)
     kept(["new"], [2])
     assert not old.exists()
     assert kept(["new"], [7]) == [2]

@@ -28,7 +28,7 @@ def folder() -> Path | None:
     return caches / "autoencoder-trainer"
 
 
-def kept(
+def load_or_compute(
     key: Sequence[object],
     compute: Callable[[], Arrays],
     is_enough: Callable[[Arrays], bool] = lambda _: True,
