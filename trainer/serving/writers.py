@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
 
+from trainer.data.files import numpy_files
 from trainer.errors import UserError, is_utf8, require, unwritable
 from trainer.monitoring import figures
 from trainer.storage import atomic, paths
@@ -89,12 +90,7 @@ class _NpyWriter:
 
     def _write_header(self) -> None:
         self._file.seek(0)
-        header = {
-            "descr": np.lib.format.dtype_to_descr(self._dtype),
-            "fortran_order": False,
-            "shape": (self._count, *self._row_shape),
-        }
-        np.lib.format.write_array_header_1_0(self._file, header)
+        numpy_files.write_header(self._file, self._dtype, (self._count, *self._row_shape))
 
     def _widen(self, dtype: np.dtype) -> None:
         """Rewrites the rows of text in a wider type."""

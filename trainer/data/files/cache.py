@@ -4,9 +4,7 @@ import hashlib
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import BinaryIO, TypeVar
-
-import numpy as np
+from typing import TypeVar
 
 from trainer.errors import unwritable
 from trainer.storage import locks, paths
@@ -70,10 +68,3 @@ def remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
-
-
-def write_header(file: BinaryIO, dtype: type, shape: tuple[int, ...]) -> None:
-    """Writes the header of an .npy file, whose size does not depend on the number of rows."""
-    descr = np.lib.format.dtype_to_descr(np.dtype(dtype))
-    header = {"descr": descr, "fortran_order": False, "shape": shape}
-    np.lib.format.write_array_header_1_0(file, header)

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from trainer.data.files import cache
+from trainer.data.files import cache, numpy_files
 from trainer.data.files.image_folder import Listing
 from trainer.data.files.images import Decoder, Unreadable, decode, header
 from trainer.errors import UserError, require
@@ -105,12 +105,12 @@ def _write(path: Path, folder: Path, listing: Listing, decoder: Decoder) -> None
             for image in _decode_alike(folder, listing.files, decoder, unreadable):
                 if file.tell() == 0:
                     shape = image.shape
-                    cache.write_header(file, np.uint8, (len(listing.files), *shape))
+                    numpy_files.write_header(file, np.uint8, (len(listing.files), *shape))
                 file.write(image.tobytes())
             count = len(listing.files) - len(unreadable)
             require(count > 0, _no_image(folder, unreadable))
             file.seek(0)
-            cache.write_header(file, np.uint8, (count, *shape))
+            numpy_files.write_header(file, np.uint8, (count, *shape))
             file.flush()
             os.fsync(file.fileno())
         atomic.write_json(_list_of(path), unreadable)

@@ -8,9 +8,10 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, BinaryIO
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from trainer.data.memory import require_fits
 from trainer.errors import UserError, in_one_line, require
@@ -199,3 +200,10 @@ def _readable(path: Path, said: str) -> Iterator[None]:
         raise UserError(
             f"{said} cannot be read as an array of numbers ({in_one_line(error)})"
         ) from error
+
+
+def write_header(file: BinaryIO, dtype: DTypeLike, shape: tuple[int, ...]) -> None:
+    """Writes the header of an .npy file, whose size does not depend on the number of rows."""
+    descr = np.lib.format.dtype_to_descr(np.dtype(dtype))
+    header = {"descr": descr, "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(file, header)

@@ -16,7 +16,7 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 import pyarrow as pa
 
-from trainer.data.files import cache
+from trainer.data.files import cache, numpy_files
 from trainer.storage import atomic, paths
 
 FOLDER = ".tables"  # beside the table, unless data.cache_dir names another
@@ -129,7 +129,7 @@ class _Writer:
     def add(self, rows: np.ndarray, extra: Sequence[pa.Array]) -> None:
         if self._count == 0:
             self._width = rows.shape[1]
-            cache.write_header(self._rows, np.float32, rows.shape)
+            numpy_files.write_header(self._rows, np.float32, rows.shape)
         self._rows.write(np.ascontiguousarray(rows).data)
         self._count += len(rows)
         if extra:
@@ -141,7 +141,7 @@ class _Writer:
 
     def parts(self) -> list[np.ndarray]:
         self._rows.seek(0)
-        cache.write_header(self._rows, np.float32, (self._count, self._width))
+        numpy_files.write_header(self._rows, np.float32, (self._count, self._width))
         self.close()
         for path in self._folder.iterdir():
             with path.open("rb") as file:
