@@ -101,7 +101,7 @@ def _preload() -> None:
 
 
 def _fork() -> int:
-    """Forks; signals that arrive meanwhile wait until `_become` has set their handler."""
+    """Forks this process; signals wait until `_become` has set their handler."""
     sys.stdout.flush()
     signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     process = os.fork()

@@ -134,7 +134,7 @@ class Augment(Group):
 
     @property
     def is_active(self) -> bool:
-        """Whether any image is changed."""
+        """Returns whether any image is changed."""
         return self != Augment()
 
     def check_images(self, image_shape: tuple[int, ...]) -> None:
@@ -351,7 +351,7 @@ class Config(Group):
 
     @property
     def profile_steps(self) -> tuple[int, ...]:
-        """The first step of the trace and the step after its last; () without a trace."""
+        """Returns the first step of the trace and the step after its last; () without a trace."""
         match = re.fullmatch(r"(\d+):(\d+)", self.profile)
         return (int(match[1]), int(match[2])) if match else ()
 
@@ -377,7 +377,7 @@ class Config(Group):
 
     @property
     def follows_data(self) -> dict[str, int | float]:
-        """The keys, by their dotted names, whose values follow from the number of examples: 0."""
+        """Returns the keys that follow from the number of examples, by dotted name; each is 0."""
         values = {
             "batch_size": self.batch_size,
             "num_epochs": self.num_epochs,

@@ -66,14 +66,14 @@ class TrainingData:
 
     @property
     def decoder(self) -> images.Decoder:
-        """What decoded the training's images; the defaults after other data."""
+        """Returns the decoder of the training's images; the default one after other data."""
         if isinstance(self.settings, images_source.Settings):
             return images_source.decoder_of(self.settings)
         return images.Decoder()
 
     @property
     def table_keys(self) -> table.Settings:
-        """The keys of the training's table; their defaults after other data."""
+        """Returns the keys of the training's table; their defaults after other data."""
         if isinstance(self.settings, table.Settings):
             return self.settings
         return table.Settings("table:")

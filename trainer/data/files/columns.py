@@ -92,17 +92,17 @@ class ColumnReader:
 
     @property
     def is_boolean(self) -> bool:
-        """Whether the text read so far was True or False."""
+        """Returns whether the text read so far was True or False."""
         return self._reads == "booleans"
 
     @property
     def categories(self) -> tuple[str, ...] | None:
-        """The texts read so far, by index; None for a column of numbers."""
+        """Returns the texts read so far, by index; None for a column of numbers."""
         return tuple(self._known) if self._reads == "categories" else None
 
     @property
     def may_be_numbers(self) -> bool:
-        """Whether the column holds numbers, or nothing but missing values so far."""
+        """Returns whether the column holds numbers, or so far only missing values."""
         return self._reads in ("", "numbers")
 
     def recognise_numbers(self) -> None:

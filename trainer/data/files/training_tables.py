@@ -53,7 +53,7 @@ class Storage:
 
     @property
     def may_stay(self) -> bool:
-        """Whether rows may stay in a file."""
+        """Returns whether rows may stay in a file."""
         return self.placement in ("auto", "records")
 
 
@@ -177,7 +177,7 @@ class _Reading:
 
     @property
     def size(self) -> int | None:
-        """The bytes of all rows, categories as indices; None: not known before the end."""
+        """Returns the bytes of all rows, categories as indices; None: known only at the end."""
         count = self.table.count
         return None if count is None else count * len(self.features.columns) * _NUMBER_BYTES
 
