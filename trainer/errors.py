@@ -108,6 +108,13 @@ def in_one_line(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
+def listed(texts: Iterable[str], separator: str = ", ", limit: int = 8) -> str:
+    """Joins the first texts, and says how many more there are."""
+    first = list(texts)
+    more = len(first) - limit
+    return separator.join(first[:limit]) + (f" and {more:,} more" if more > 0 else "")
+
+
 def require_kind(name: str, value: object, kind: type) -> None:
     """Raises UserError unless a value has a type; an int passes as a float, a bool as neither.
 

@@ -2,7 +2,6 @@
 
 import math
 import shlex
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,14 +12,14 @@ from trainer.data import statistics
 from trainer.data.dataset import Split, to_unit
 from trainer.data.files import idx, tfds_prepare
 from trainer.data.memory import blocks
-from trainer.errors import require
+from trainer.errors import listed, require
 from trainer.monitoring import figures
 from trainer.storage import paths
 
+_MAX_NAMES = 12
 _SHEET_IMAGES = 100  # at most
 _SHEET_COLUMNS = 10
 _SHEET_PIXELS = 128  # of an image's side; larger images are subsampled
-_MAX_NAMES = 12
 _ROUND_OFF = 1e-6  # stds, by which a standardised 0 may be off
 _MAX_COLUMNS = 30  # of a table, described one by one
 _MAX_DIFFERENT = 10  # values of a feature that are counted
@@ -103,7 +102,7 @@ def _describe(dataset: data.Dataset) -> dict[str, str]:
     }
     names = dataset.features.names if dataset.features else range(*dataset.image_shape[:1])
     if dataset.features:
-        rows["features"] = _some(dataset.features.names)
+        rows["features"] = listed(dataset.features.names, limit=_MAX_NAMES)
     if dataset.notes:
         rows["read"] = f"\n{'':<13}".join(dataset.notes)
     if vectors:
@@ -113,7 +112,7 @@ def _describe(dataset: data.Dataset) -> dict[str, str]:
         values, counts = np.unique(np.concatenate(labels), return_counts=True)
         classes = [dataset.class_names[v] for v in values] if dataset.class_names else values
         pairs = zip(classes, counts, strict=True)
-        rows["labels"] = _some([f"{label}: {count:,}" for label, count in pairs])
+        rows["labels"] = listed([f"{label}: {count:,}" for label, count in pairs], limit=_MAX_NAMES)
     rows["fingerprint"] = dataset.fingerprint()  # as in config.json
     return rows
 
@@ -131,14 +130,14 @@ def _columns(dataset: data.Dataset, names: list[str]) -> dict[str, str]:
     rows = {}
     constant = np.flatnonzero(found.std == 0)
     if len(constant):
-        rows["constant"] = _some([names[place] for place in constant])
+        rows["constant"] = listed([names[place] for place in constant], limit=_MAX_NAMES)
     categories = [
         f"{names[place]} ({len(values)} different)"
         for place, values in few.items()
         if 2 < len(values) <= len(train) / _ROWS_OF_CATEGORY and _are_whole(in_units(values, place))
     ]
     if dataset.features and categories:
-        rows["categories"] = f"likely, yet numbers: {_some(categories)}"
+        rows["categories"] = f"likely, yet numbers: {listed(categories, limit=_MAX_NAMES)}"
     lowest, highest, mean_in_units = map(in_units, (found.lowest, found.highest, found.mean))
     for place, name in enumerate(names[:_MAX_COLUMNS]):
         count = len(few.get(place, ()))
@@ -170,11 +169,6 @@ def _range(splits: tuple[Split, ...]) -> str:
     std = math.sqrt(max(squares / count - mean**2, 0))
     dtype = splits[0].images.dtype
     return f"{dtype} from {lowest:g} to {highest:g}, mean {mean:.4g}, std {std:.4g}"
-
-
-def _some(names: Sequence[str]) -> str:
-    more = len(names) - _MAX_NAMES
-    return ", ".join(names[:_MAX_NAMES]) + (f" and {more:,} more" if more > 0 else "")
 
 
 def _draw(dataset: data.Dataset, name: str, path: Path) -> None:

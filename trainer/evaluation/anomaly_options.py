@@ -6,9 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from trainer.data.dataset import Dataset, named
-from trainer.errors import UserError, require
-
-_MAX_NAMED = 12  # classes in a message
+from trainer.errors import UserError, listed, require
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,12 +46,10 @@ class AnomalyOptions:
         splits = (dataset.train, dataset.validation, dataset.test)
         labels = [split.labels[:] for split in splits if split.labels is not None]
         known = sorted(set(_names(np.concatenate(labels), dataset.class_names)))
-        more = f" and {len(known) - _MAX_NAMED} more" if len(known) > _MAX_NAMED else ""
         for name in (*self.normal_label, *self.anomaly_label):
             require(
                 name in known,
-                f"{flag}={name!r} is no class of the data; allowed: "
-                f"{', '.join(known[:_MAX_NAMED])}{more}",
+                f"{flag}={name!r} is no class of the data; allowed: {listed(known, limit=12)}",
             )
         anomalous = self.are_anomalous(labels[-1], dataset.class_names)
         assert anomalous is not None

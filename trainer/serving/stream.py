@@ -4,15 +4,13 @@ from collections.abc import Callable
 
 import numpy as np
 
-from trainer.errors import require
+from trainer.errors import listed, require
 from trainer.monitoring import progress
 from trainer.run import restore
 from trainer.serving import readers, writers
 from trainer.serving.batched_model import BatchedModel, Columns
 from trainer.serving.options import DEFAULTS, StreamOptions, check_stream
 from trainer.storage import paths
-
-_MAX_NAMED = 8  # unreadable files in a line
 
 
 def encode(workdir: str, source: str, output: str, options: StreamOptions = DEFAULTS) -> int:
@@ -118,14 +116,13 @@ def given(block: readers.Block) -> Columns:
 
 def require_any(rows: readers.Input, count: int) -> None:
     """Raises UserError if no row could be read."""
-    require(count > 0, f"no image can be read: {'; '.join(rows.unreadable[:_MAX_NAMED])}")
+    require(count > 0, f"no image can be read: {listed(rows.unreadable, '; ')}")
 
 
 def report_unreadable(rows: readers.Input, model: BatchedModel, done: str) -> None:
     """Prints which files were left out; raises UserError unless the run skipped such files too."""
     if rows.unreadable:
-        some = "; ".join(rows.unreadable[:_MAX_NAMED])
-        more = " …" if len(rows.unreadable) > _MAX_NAMED else ""
-        line = f"unreadable files left out: {len(rows.unreadable):,}: {some}{more}"
+        files = listed(rows.unreadable, "; ")
+        line = f"unreadable files left out: {len(rows.unreadable):,}: {files}"
         require(model.skips_unreadable, f"{done}; {line}")
         print(line)

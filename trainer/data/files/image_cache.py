@@ -13,12 +13,11 @@ from tqdm import tqdm
 from trainer.data.files import cache, numpy_files
 from trainer.data.files.image_folder import Listing
 from trainer.data.files.images import Decoder, Unreadable, decode, header
-from trainer.errors import UserError, require
+from trainer.errors import UserError, listed, require
 from trainer.storage import atomic
 
 FOLDER = ".decoded"  # in the folder of images, unless data.cache_dir names another
 _DECODER_VERSION = 3  # raise it when a Decoder of the same settings gives other pixels
-_MAX_NAMED = 8  # unreadable files in a line
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,17 +53,16 @@ def read(
     found, unreadable = decoded.images, decoded.unreadable
     if not unreadable:
         return DecodedImages(listing, found)
-    named = "; ".join(f"{name}: {why}" for name, why in list(unreadable.items())[:_MAX_NAMED])
-    more = f"; and {len(unreadable) - _MAX_NAMED:,} more" if len(unreadable) > _MAX_NAMED else ""
+    named = listed((f"{name}: {why}" for name, why in unreadable.items()), "; ")
     require(
         skip_unreadable,
-        f"{len(unreadable):,} files of {folder} cannot be read as images ({named}{more}); "
+        f"{len(unreadable):,} files of {folder} cannot be read as images ({named}); "
         "data.skip_unreadable=True leaves them out, the others are decoded already",
     )
     kept = listing.without(set(unreadable))
     empty = [split for split, count in kept.counts.items() if count == 0]
     require(not empty, f"{folder} holds no readable image in its {empty[:1]} split")
-    note = f"{len(unreadable):,} unreadable files are left out: {named}{more}"
+    note = f"{len(unreadable):,} unreadable files are left out: {named}"
     return DecodedImages(dataclasses.replace(kept, notes=(*kept.notes, note)), found)
 
 

@@ -18,10 +18,10 @@ from trainer.data.files import column_blocks
 from trainer.data.files.columns import ColumnReader, Complaints
 from trainer.data.files.labels import check_column
 from trainer.data.files.open_table import OpenTable, is_text, readable
-from trainer.errors import require
+from trainer.errors import listed, require
 
 _FIRST_ROWS = 64  # of a block
-MAX_SHOWN = 8  # names of columns or texts in a line
+_MAX_MARKS = 8  # texts for missing values, in a line
 
 
 def blocks(
@@ -59,9 +59,13 @@ def require_columns(path: Path, wanted: Sequence[str], names: Sequence[str]) -> 
     missing = [name for name in wanted if name not in there]
     if missing:
         close = difflib.get_close_matches(missing[0], names, n=1)
-        hint = f"did you mean {close[0]!r}?" if close else f"its columns are {listed(names)}"
+        hint = (
+            f"did you mean {close[0]!r}?"
+            if close
+            else f"its columns are {listed(map(repr, names))}"
+        )
         plural = "columns" if len(missing) > 1 else "column"
-        require(False, f"{path} has no {plural} {listed(missing)}; {hint}")
+        require(False, f"{path} has no {plural} {listed(map(repr, missing))}; {hint}")
 
 
 def column_readers(
@@ -166,14 +170,8 @@ def _check_infinite(
         )
 
 
-def listed(names: Sequence[str]) -> str:
-    """Returns the first names, and how many more there are."""
-    more = len(names) - MAX_SHOWN
-    return ", ".join(map(repr, names[:MAX_SHOWN])) + (f" and {more:,} more" if more > 0 else "")
-
-
 def counted(missing: Counter[str]) -> str:
     """Returns the most frequent texts for missing values, with their counts."""
     return ", ".join(
-        f"{mark or 'blank'}: {count:,}" for mark, count in missing.most_common(MAX_SHOWN)
+        f"{mark or 'blank'}: {count:,}" for mark, count in missing.most_common(_MAX_MARKS)
     )

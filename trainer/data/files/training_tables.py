@@ -17,16 +17,14 @@ from trainer.data.files.columns import ColumnReader
 from trainer.data.files.labels import Labels
 from trainer.data.files.open_table import OpenTable, open_table, readable
 from trainer.data.files.tables import (
-    MAX_SHOWN,
     column_readers,
     counted,
-    listed,
     read_blocks,
     require_columns,
 )
 from trainer.data.files.text_format import TextFormat
 from trainer.data.memory import GIB, aligned_empty, blocks
-from trainer.errors import require
+from trainer.errors import listed, require
 
 _Target = TypeVar("_Target", bound=table_cache.Target)
 _NUMBER_BYTES = np.dtype(np.float32).itemsize
@@ -298,12 +296,12 @@ def _choose(
     features = tuple(name for name in table.names if name not in others)
     require(
         len(features) > 0,
-        f"{table.path} has no column but {', '.join(map(repr, table.names[:MAX_SHOWN]))}",
+        f"{table.path} has no column but {listed(map(repr, table.names))}",
     )
     notes = []
     for kind, names in (("index", table.index), ("blank column", table.blank)):
         left_out = [name for name in names if name not in named]
-        notes += [f"left out the {kind} {listed(left_out)}"] if left_out else []
+        notes += [f"left out the {kind} {listed(map(repr, left_out))}"] if left_out else []
     if what.label and what.label not in table.names:
         notes.append(f"has no column {what.label!r}: what needs labels is not measured on it")
     return features, notes
@@ -316,7 +314,7 @@ def _require_same(
     require(
         not differing,
         f"{path} has {len(found)} columns of features, {first} has {len(feature_names)}; "
-        f"only one of them has {listed(differing)}",
+        f"only one of them has {listed(map(repr, differing))}",
     )
 
 
@@ -345,10 +343,10 @@ def _notes(readers: Sequence[ColumnReader]) -> Iterator[str]:
     """Describes what was taken for something else than a number."""
     booleans = [reader.name for reader in readers if reader.is_boolean]
     if booleans:
-        yield f"True and False are 1 and 0 in {listed(booleans)}"
+        yield f"True and False are 1 and 0 in {listed(map(repr, booleans))}"
     onehot = [f"{r.name} ({len(r.categories)})" for r in readers if r.categories is not None]
     if onehot:
-        yield f"one feature a text, one-hot, for {', '.join(onehot[:MAX_SHOWN])}"
+        yield f"one feature a text, one-hot, for {listed(onehot)}"
     missing: Counter[str] = Counter()
     for reader in readers:
         missing.update(reader.missing)
@@ -361,4 +359,4 @@ def _note_on_ids(names: Sequence[str], found: Iterable[str]) -> Iterator[str]:
     """Names the features that are likely to be ids, unless all are."""
     ids = list(found)
     if 0 < len(ids) < len(names):
-        yield f"likely ids, yet features: {listed(ids)} (data.id_columns keeps them out)"
+        yield f"likely ids, yet features: {listed(map(repr, ids))} (data.id_columns keeps them out)"
