@@ -221,7 +221,8 @@ def test_a_masked_image_has_the_error_of_what_was_masked():
 
 def test_restored_images_are_measured_against_the_clean_ones():
     images = images_like(300, (6, 6, 1))
-    model = create("denoising", (6, 6, 1), corruption_level=0.4)
+    settings = {"start": "random", "output_activation": "sigmoid"}  # of which BCE is defined
+    model = create("denoising", (6, 6, 1), corruption_level=0.4, **settings)
     metrics = denoising_levels.measure(evaluated(model, images)).metrics
     noisy = model.corrupted(images, Noise(0, 0, 300, stream="evaluation"))
     restored = model(noisy).numpy().astype(np.float64)
