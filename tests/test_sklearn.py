@@ -155,7 +155,7 @@ def test_a_mistake_is_a_value_error_that_names_it():
         ({"config": "conv", "hidden_units": None, "code_size": None}, "need images"),
         ({"code_size": 6}, "code_size=6"),
         ({"batch_size": 1.5}, "batch_size=1.5"),
-        ({"standardise": False}, r"\[0, 1\]"),
+        ({"config": "dense", "standardise": False}, r"\[0, 1\]"),
         ({"warm_start": True}, "workdir"),
         ({"overrides": {"model.depth": 3}}, "'model.depth'"),
         ({"overrides": {"data.name": "mnist"}}, "data.name='mnist'"),
@@ -205,6 +205,7 @@ def test_logistic_regression_is_more_accurate_on_its_codes_than_on_pcas():
         images / 16, labels, test_size=0.3, random_state=10, stratify=labels
     )
     ours = AutoencoderTransformer(
+        "dense",
         code_size=8,
         num_epochs=300,
         batch_size=64,

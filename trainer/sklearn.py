@@ -56,7 +56,7 @@ class AutoencoderTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
 
     def __init__(  # noqa: PLR0913  (parameters of an estimator are its arguments)
         self,
-        config: str | ConfigDict = "dense",
+        config: str | ConfigDict = "table",
         *,
         code_size: int | None = 2,
         hidden_units: Sequence[int] | None = None,
@@ -74,7 +74,8 @@ class AutoencoderTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
 
         Args:
           config: the name of a config of `configs/` or a `ConfigDict`, of a kind that takes
-            vectors. `docs/configuration.md` explains its keys.
+            vectors. `docs/configuration.md` explains its keys. By default the training starts at
+            PCA, and its best checkpoint on validation is kept.
           code_size: K.
           hidden_units: units of the dense layers before the code.
           num_epochs: passes over X.
