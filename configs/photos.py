@@ -17,6 +17,7 @@ from configs import base
 
 def get_config():
     config = base.get_config("deep_conv")
+    config.data.name = "images:DIR"
     config.data.validation_fraction = 0.1
     config.model.start = "pca"
     config.model.output_activation = "linear"

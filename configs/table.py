@@ -15,6 +15,7 @@ from configs import base
 
 def get_config():
     config = base.get_config("dense")
+    config.data.name = "table:FILE"
     config.data.validation_fraction = 0.1
     config.data.standardise = True
     config.model.start = "pca"
@@ -30,4 +31,5 @@ def get_config():
     config.checkpoint_every_steps = 0
     config.stop.patience_validations = 50
     config.checkpoint = "best"
+    config.figures = False  # of rows, which take longer than the training
     return config

@@ -112,18 +112,23 @@ class TrainedRun:
     def evaluate(
         self,
         *,
-        normal_label: Sequence[str] = (),
-        anomaly_label: Sequence[str] = (),
+        normal_label: str | Sequence[str] = (),
+        anomaly_label: str | Sequence[str] = (),
         error_quantile: float = 0.0,
     ) -> dict[str, Any]:
         """Measures the run on its own data as `trainer.evaluate` does; returns the metrics.
 
-        The arguments are the flags of these names; docs/anomalies.md explains them.
+        The arguments are the flags of these names, a class or several; docs/anomalies.md explains
+        them.
 
         Raises:
           UserError: the data of the run cannot be read or have changed, or do not fit an argument.
         """
-        anomalies = AnomalyOptions(normal_label, anomaly_label, error_quantile)
+        normal, anomalous = (
+            (names,) if isinstance(names, str) else tuple(names)
+            for names in (normal_label, anomaly_label)
+        )
+        anomalies = AnomalyOptions(normal, anomalous, error_quantile)
         return evaluate(str(self.workdir), anomalies=anomalies)
 
     def _map(self, examples: Any, function: _Function, resize: bool) -> np.ndarray:

@@ -49,7 +49,7 @@ def overfitting():
 
 
 def test_a_run_that_ends_early_ends_alike_if_it_is_stopped_and_is_used_from_its_best_checkpoint(
-    tmp_path, monkeypatch
+    tmp_path, monkeypatch, capsys
 ):
     config = overfitting()
     assert_a_stop_changes_no_bit(config, tmp_path, monkeypatch, calls=2, step=2)
@@ -61,7 +61,10 @@ def test_a_run_that_ends_early_ends_alike_if_it_is_stopped_and_is_used_from_its_
     assert final_state(run)[0] == best + 3 < 10
     assert found(run, "best").step == best == restore.load_model(run).step
     assert restore.load_model(run, "last").step == best + 3
+    capsys.readouterr()
     train(config, str(run))
+    end = f"ended early at step {best + 3}, after 3 validations without a lower loss"
+    assert end in (told := capsys.readouterr().out) and f"best at step {best}," in told
     assert final_state(run)[0] == best + 3
     config.stop.patience_validations = 0
     train(config, str(run))

@@ -218,6 +218,7 @@ def _in_one_line(error: Exception) -> str:
         return f"--{wrong_value[1]}=... is missing"
     if wrong_value and wrong_value[1].startswith("config."):
         kind = flags.FLAGS[wrong_value[1]].flag_type()
+        kind = "tuple, as \"('a', 'b')\"" if "tuple" in kind else kind
         return (
             f"--{wrong_value[1]}={wrong_value[2]} is not allowed; it takes a value of type {kind}"
         )
@@ -232,6 +233,8 @@ def _key_hint(name: str, value: str) -> str:
     """Names the config key that a user may have meant by an unknown flag; "" if there is none."""
     if "config" not in flags.FLAGS:
         return ""
+    if name.startswith("config."):
+        return "; keys of a config need --config=NAME before them"
     last: dict[str, str] = {}
     for key in flat(defaults().to_dict()):
         last.setdefault(key.rpartition(".")[2], key)

@@ -10,17 +10,16 @@ from ml_collections import ConfigDict
 
 from trainer.config import Config, parse
 from trainer.data.batches import training_batches
-from trainer.data.dataset import Records
 from trainer.distribution.devices import describe_devices, within_memory
-from trainer.distribution.gpus import unusable_gpu_note
 from trainer.errors import NonFiniteError, Preempted
 from trainer.monitoring.goodput import Clock
 from trainer.monitoring.profiler import Profile
 from trainer.run.checkpoints import Checkpoint
 from trainer.run.early_stopping import is_exhausted, validation_losses
-from trainer.training import budget, resume
+from trainer.training import resume
 from trainer.training.logger import Logger, NullLogger, describe_losses
 from trainer.training.loss_spikes import LossSpikes, Spike
+from trainer.training.plan import describe_end, print_plan
 from trainer.training.setup import Setup, agree_on_execution, cache_images, set_up
 from trainer.training.steps_per_call import StepsPerCall, cadences, due, step_ranges
 
@@ -73,7 +72,7 @@ def train(
         if workers.is_chief:
             clock.resume(setup.workdir)
         if not quiet:
-            _print_plan(setup, first_step, end)
+            print_plan(setup, first_step, end)
 
         # 3. Run the loop.
         try:
@@ -90,8 +89,7 @@ def train(
             where = kept and kept.path
             raise NonFiniteError(f"{error}; the last good checkpoint is {where}") from error
     if not quiet:
-        ended = "finished" if step == setup.last_step else "ended early"
-        print(f"{ended} at step {step:,}: {describe_losses(losses)}\n{clock}")
+        print(f"{describe_end(setup, step)}: {describe_losses(losses)}\n{clock}")
         if setup.model.advice():
             print(setup.model.advice())
     return losses
@@ -105,7 +103,7 @@ def describe(config: Config | ConfigDict, workdir: str) -> None:
     """
     with set_up(parse(config), workdir) as setup:
         setup.steps.set_execution(agree_on_execution(setup))
-        _print_plan(setup, 0, setup.last_step)
+        print_plan(setup, 0, setup.last_step)
 
 
 def _train_to(
@@ -263,52 +261,3 @@ def _has_ended(setup: Setup, checkpoint: Checkpoint | None) -> bool:
         return False
     losses = validation_losses(setup.run)
     return setup.model.has_converged() or is_exhausted(losses, setup.config.stop)
-
-
-def _print_plan(setup: Setup, first_step: int, end: int) -> None:
-    config, dataset, model, steps = setup.config, setup.dataset, setup.model, setup.steps
-    for network in (model.encoder, model.decoder):
-        network.summary(line_length=80)
-    for note in dataset.notes:
-        print(note)
-    placed = "on the device" if steps.images_on_device else "on the host"
-    if isinstance(dataset.train.images, Records):
-        placed = "in their files"
-    devices = describe_devices(setup.workers.strategy)
-    print(
-        f"{model.count_params():,} parameters, a code of {model.code_size} numbers\n"
-        f"{config.data.name}: {len(dataset.train):,} {dataset.unit} to train on, "
-        f"{len(dataset.validation):,} to validate, {len(dataset.test):,} to test, each "
-        f"{'x'.join(map(str, dataset.image_shape))}, {placed}\n"
-        f"steps {first_step:,} to {end:,} of {config.batch_size} {dataset.unit} in "
-        f"{config.precision} on {devices}, execution {steps.execution}",
-        flush=True,
-    )
-    if config.budget == "auto":
-        print(budget.describe(config))
-    if devices.startswith("CPU") and not config.strategy.startswith("cpu:"):
-        gpu_note = unusable_gpu_note()
-        if gpu_note:
-            print(gpu_note, flush=True)
-    if setup.run and first_step < end:
-        lack = setup.run.checkpoints.lack_of_space(*_checkpoints_at_once(setup, end - first_step))
-        if lack:
-            print(lack, flush=True)
-    warmup_steps = config.optimizer.warmup_steps
-    if 0 < end <= warmup_steps:
-        print(
-            f"only {end:,} steps, but optimizer.warmup_steps={warmup_steps}: the learning rate "
-            "never reaches its peak; train for longer, or warm up for less",
-            flush=True,
-        )
-
-
-def _checkpoints_at_once(setup: Setup, steps: int) -> tuple[int, int]:
-    """Returns the bytes of a checkpoint, and how many of them the next steps may leave at once.
-
-    These are the newest, the best, and one that is being written.
-    """
-    config, variables = setup.config, setup.steps.variables().values()
-    sizes = (math.prod(v.shape) * np.dtype(v.dtype).itemsize for v in variables)
-    saves = 1 + math.ceil(steps / min([*cadences(config), steps]))
-    return sum(sizes), min(config.keep_checkpoints + 2, saves)

@@ -1,0 +1,80 @@
+"""Describes a training to its user: the plan at the start, and the end."""
+
+import math
+
+import numpy as np
+
+from trainer.data.dataset import Records
+from trainer.distribution.devices import describe_devices
+from trainer.distribution.gpus import unusable_gpu_note
+from trainer.training import budget
+from trainer.training.setup import Setup
+from trainer.training.steps_per_call import cadences
+
+
+def describe_end(setup: Setup, step: int) -> str:
+    """Says where a run has ended, why if early, and which checkpoint other commands take."""
+    ended = f"{'finished' if step == setup.last_step else 'ended early'} at step {step:,}"
+    patience = setup.config.stop.patience_validations
+    if step < setup.last_step and not setup.model.has_converged():
+        ended += (
+            f", after {patience} validations without a lower loss "
+            "(config.stop.patience_validations)"
+        )
+    if setup.run is not None and setup.config.checkpoint == "best":
+        best = setup.run.checkpoints.find("best")
+        if best is not None:
+            ended += (
+                f"; best at step {best.step:,}, validation loss {best.validation_loss:.5f}; last"
+            )
+    return ended
+
+
+def print_plan(setup: Setup, first_step: int, end: int) -> None:
+    """Prints the networks, the data and the steps of a start."""
+    config, dataset, model, steps = setup.config, setup.dataset, setup.model, setup.steps
+    for network in (model.encoder, model.decoder):
+        network.summary(line_length=80)
+    for note in dataset.notes:
+        print(note)
+    placed = "on the device" if steps.images_on_device else "on the host"
+    if isinstance(dataset.train.images, Records):
+        placed = "in their files"
+    devices = describe_devices(setup.workers.strategy)
+    print(
+        f"{model.count_params():,} parameters, a code of {model.code_size} numbers\n"
+        f"{config.data.name}: {len(dataset.train):,} {dataset.unit} to train on, "
+        f"{len(dataset.validation):,} to validate, {len(dataset.test):,} to test, each "
+        f"{'x'.join(map(str, dataset.image_shape))}, {placed}\n"
+        f"steps {first_step:,} to {end:,} of {config.batch_size} {dataset.unit} in "
+        f"{config.precision} on {devices}, execution {steps.execution}",
+        flush=True,
+    )
+    if config.budget == "auto":
+        print(budget.describe(config))
+    if devices.startswith("CPU") and not config.strategy.startswith("cpu:"):
+        gpu_note = unusable_gpu_note()
+        if gpu_note:
+            print(gpu_note, flush=True)
+    if setup.run and first_step < end:
+        lack = setup.run.checkpoints.lack_of_space(*_checkpoints_at_once(setup, end - first_step))
+        if lack:
+            print(lack, flush=True)
+    warmup_steps = config.optimizer.warmup_steps
+    if 0 < end <= warmup_steps:
+        print(
+            f"only {end:,} steps, but optimizer.warmup_steps={warmup_steps}: the learning rate "
+            "never reaches its peak; train for longer, or warm up for less",
+            flush=True,
+        )
+
+
+def _checkpoints_at_once(setup: Setup, steps: int) -> tuple[int, int]:
+    """Returns the bytes of a checkpoint, and how many of them the next steps may leave at once.
+
+    These are the newest, the best, and one that is being written.
+    """
+    config, variables = setup.config, setup.steps.variables().values()
+    sizes = (math.prod(v.shape) * np.dtype(v.dtype).itemsize for v in variables)
+    saves = 1 + math.ceil(steps / min([*cadences(config), steps]))
+    return sum(sizes), min(config.keep_checkpoints + 2, saves)
