@@ -376,8 +376,8 @@ class Config(Group):
         self.augment.check_with(self.data)
 
     @property
-    def follows_data(self) -> dict[str, int | float]:
-        """Returns the keys that follow from the number of examples, by dotted name; each is 0."""
+    def follows_data(self) -> frozenset[str]:
+        """Returns the dotted names of the keys that follow from the number of examples."""
         values = {
             "batch_size": self.batch_size,
             "num_epochs": self.num_epochs,
@@ -385,4 +385,4 @@ class Config(Group):
             "validate_every_steps": self.validate_every_steps,
         }
         auto = self.budget == "auto"
-        return {name: value for name, value in values.items() if auto and value == 0}
+        return frozenset(name for name, value in values.items() if auto and value == 0)

@@ -244,8 +244,7 @@ class Steps:
             by_words = self._execution.gathers_words
             images = part(self._cache.gather)(cache, images, by_words=by_words)
         labels = None if labels is None else self._slices.of_replica(labels)[0]
-        position = step * self._settings.batch_size + start
-        means = part(self._gradients.statistics)(images, position)
+        means = part(self._gradients.statistics)(images, self._position(step, start))
         if means is not None:
             means = sum_over_replicas(means)
         losses = None
@@ -256,7 +255,7 @@ class Steps:
 
     def _losses(self, images, labels, step, start, means):
         """Computes the losses of this replica's rows, at their places in the global batch."""
-        batch = ReplicaBatch(images, labels, step, step * self._settings.batch_size + start)
+        batch = ReplicaBatch(images, labels, step, self._position(step, start))
         return self._gradients.losses(batch, means, start)
 
     def _share(self, images, labels, step, start, means, losses):
@@ -265,13 +264,16 @@ class Steps:
         if losses is not None:
             weights = trimming_weights(losses, self._settings.trim_share)
             weights = weights[start : start + images.shape[0]]
-        position = step * self._settings.batch_size + start
-        batch = ReplicaBatch(images, labels, step, position, weights)
+        batch = ReplicaBatch(images, labels, step, self._position(step, start), weights)
         share = self._gradients(batch, means, optimizers.loss_scale(self.optimizer))
         if not self._updates_inside_replicas:
             return share
         self._share_like = tf.nest.map_structure(lambda one: tf.TensorSpec(one.shape), share)
         return pack(share)
+
+    def _position(self, step, start):
+        """Returns the position of the row `start` of a step's batch."""
+        return step * self._settings.batch_size + start
 
     def _update_from_outside(self, gradients, terms, step):
         update = lambda gradients, terms: self._row(self._update(gradients, terms, step))  # noqa: E731

@@ -8,7 +8,12 @@ from trainer.run.workdir import Run
 
 
 def validation_losses(run: Run) -> list[float]:
-    """Returns the losses of the validations that a run has logged, in their order."""
+    """Returns the losses of the validations that a run has logged, in their order.
+
+    Returns none without `stop.patience_validations`: a long log takes seconds to read.
+    """
+    if not run.config.stop.patience_validations:
+        return []
     return [row["loss"] for row in run.log.rows() if row["split"] == "validation"]
 
 

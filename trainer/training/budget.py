@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-from typing import Any
 
 from trainer.config import Config
 
@@ -20,8 +19,7 @@ def resolved(config: Config, examples: int) -> Config:
     can be divided among 2, 4, 8 or 16 replicas. An epoch has then about as many steps. A run sees
     400,000 examples, in 20 epochs at least and in 500 at most, and validates 100 times.
     """
-    keys: dict[str, Any] = config.follows_data
-    if not keys:
+    if not config.follows_data:
         return config
     root = 2 ** math.floor(math.log2(max(examples, 1)) / 2)
     batch_size = config.batch_size or min(max(root, _MIN_BATCH), _MAX_BATCH)

@@ -234,10 +234,12 @@ class _Loop:
         self._memory_check.close()
 
     def _may_end(self) -> bool:
-        exhausted = is_exhausted(self._history, self._config.stop)
-        return self._setup.model.has_converged() or self._setup.workers.any(
-            self._setup.run is not None and exhausted
-        )
+        setup, stop = self._setup, self._config.stop
+        if setup.model.has_converged():
+            return True
+        if not stop.patience_validations:
+            return False  # without waiting for the other workers
+        return setup.workers.any(setup.run is not None and is_exhausted(self._history, stop))
 
     def _save(self, step: int, validation_loss: float | None) -> None:
         # The first step to use these weights; at the end, the last that made them.
