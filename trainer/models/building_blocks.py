@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Sequence
+from typing import Any
 
 import keras
 from keras import layers
@@ -21,6 +22,19 @@ def network(
 ) -> keras.Sequential:
     """Builds a stack; the layers' names differ, since checkpoints store variables by path."""
     return keras.Sequential([keras.Input(input_shape), *stack], name=name)
+
+
+def plain_copy(
+    layer: layers.Layer, inputs: keras.KerasTensor, name: str | None = None
+) -> keras.KerasTensor:
+    """Applies a copy of a layer, of its class in Keras and in float32, with the same weights."""
+    bases: tuple[Any, ...] = type(layer).__mro__
+    keras_layer = next(base for base in bases if base.__module__.startswith("keras."))
+    changes = {"dtype": "float32", "name": name or layer.name}
+    copy = keras_layer.from_config(layer.get_config() | changes)
+    outputs = copy(inputs)
+    copy.set_weights(layer.get_weights())
+    return outputs
 
 
 def require_image(shape: Shape) -> None:

@@ -16,6 +16,7 @@ from trainer.models.building_blocks import (
     crop,
     halved,
     network,
+    plain_copy,
     require_image,
     transposed_conv,
 )
@@ -92,10 +93,7 @@ class ResidualBlock(layers.Layer):
         """Computes `call` by copies of its Keras layers, in float32."""
         outputs = inputs
         for layer in self.layers:
-            settings = {"dtype": "float32", "name": f"{self.name}_{layer.name}"}
-            copy = type(layer).from_config(layer.get_config() | settings)
-            outputs = copy(outputs)
-            copy.set_weights(layer.get_weights())
+            outputs = plain_copy(layer, outputs, f"{self.name}_{layer.name}")
         return layers.Add(name=self.name, dtype="float32")([inputs, outputs])
 
 

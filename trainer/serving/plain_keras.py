@@ -4,14 +4,13 @@ The networks load without this project, in Keras's safe mode, and include prepro
 scaled to [0, 1], vectors are standardised from the user's units and returned in the user's units.
 """
 
-from typing import Any
-
 import keras
 import numpy as np
 from keras import layers, ops
 
 from trainer import data
 from trainer.models.base import Autoencoder
+from trainer.models.building_blocks import plain_copy
 
 
 def encoder(model: Autoencoder, scaling: data.Scaling | None, dtype: str) -> keras.Model:
@@ -98,11 +97,7 @@ def _apply(layer: layers.Layer, inputs: keras.KerasTensor) -> keras.KerasTensor:
     """Applies a layer's `plain_keras` or else a copy of its base class in Keras."""
     if hasattr(layer, "plain_keras"):
         return layer.plain_keras(inputs)
-    bases: tuple[Any, ...] = type(layer).__mro__
-    keras_layer = next(base for base in bases if base.__module__.startswith("keras."))
-    copy = keras_layer.from_config(layer.get_config() | {"dtype": "float32"})
-    outputs = copy(inputs)
-    copy.set_weights(layer.get_weights())
+    outputs = plain_copy(layer, inputs)
     if isinstance(layer, layers.UpSampling2D):  # LiteRT's converter does not infer the shape
         shape = layers.Reshape(outputs.shape[1:], name=f"{layer.name}_shape", dtype="float32")
         outputs = shape(outputs)
