@@ -8,98 +8,29 @@ import pytest
 import tensorflow as tf
 
 from tests.all_configs import CONFIG_OF, load_config, tiny
-from tests.steps import adam_steps
-from trainer import models
-from trainer.config import EXECUTIONS, parse_model
+from tests.distribution.noisy_steps import (
+    BATCH,
+    SHAPE,
+    MeanCode,
+    assert_close,
+    images_like,
+    make_steps,
+    model_of,
+    small,
+    small_conv,
+    trained,
+    weights_of,
+)
+from trainer.config import EXECUTIONS
 from trainer.distribution import optimizers, xla
 from trainer.distribution.finite import FiniteCheck
-from trainer.distribution.gradients import trimming_weights
 from trainer.distribution.inference import map_batches
 from trainer.distribution.step import Steps, StepSettings
 from trainer.distribution.strategy import build_model, make_strategy
 from trainer.distribution.xla import candidate_executions, cuts
 from trainer.errors import NonFiniteError, UserError
-from trainer.models.base import Autoencoder, StepContext, means_of_each
+from trainer.models.base import StepContext
 from trainer.positions import Noise
-
-BATCH = 8
-SHAPE = (6, 6, 1)
-
-
-class Noisy(Autoencoder):
-    """Adds noise to its input and its code, as the kinds that draw noise do."""
-
-    def loss_terms(self, images, context):
-        noise = context.noise
-        noisy = images + 0.1 * noise.normal("corruption", self.image_shape)
-        codes = tf.cast(self.encode(noisy), tf.float32) + noise.uniform("code", (self.code_size,))
-        error = tf.reduce_mean(tf.square(self.decode(codes) - images), [1, 2, 3])
-        return {"mse": error, "l1": 1e-3 * tf.reduce_sum(tf.abs(codes), axis=1)}
-
-
-class MeanCode(Autoencoder):
-    """Pulls the mean of each code unit over the global batch to .3."""
-
-    def statistics(self, images):
-        return tf.cast(self.encode(images), tf.float32)
-
-    def loss_terms(self, images, context):
-        means = means_of_each(context.batch_means, self.statistics(images))
-        error = super().loss_terms(images, context)
-        return error | {"mean": tf.reduce_sum(tf.square(means - 0.3), axis=1)}
-
-
-def small(kind=Noisy):
-    layers = keras.layers
-    encoder = [layers.Flatten(), layers.Dense(5, "tanh", name="code")]
-    decoder = [layers.Dense(36, name="out"), layers.Reshape(SHAPE, dtype="float32")]
-    return kind(
-        SHAPE,
-        keras.Sequential([keras.Input(SHAPE), *encoder], name="encoder"),
-        keras.Sequential([keras.Input((5,)), *decoder], name="decoder"),
-        loss="mse",
-        output_activation="sigmoid",
-    )
-
-
-def model_of(name, shape=(28, 28, 1), **changes):
-    settings = load_config(name).model.to_dict() | changes
-    return models.create(shape, parse_model(settings))
-
-
-def small_conv():
-    # The code has one channel, which relu may leave at 0.
-    return model_of("conv", (12, 12, 1), code_activation="linear")
-
-
-def make_steps(devices=1, execution="graph", *, create=small, **settings):
-    keras.utils.set_random_seed(0)
-    schedule = optimizers.learning_rate_schedule(
-        "cosine", learning_rate=1e-2, warmup_steps=2, last_step=20
-    )
-    usual = {"learning_rate": schedule, "batch_size": BATCH, "seed": 3, "last_step": 20}
-    return adam_steps(create, devices, execution, **usual | settings)
-
-
-def images_like(*shape, seed=0):
-    return np.random.default_rng(seed).integers(0, 256, shape).astype(np.uint8)
-
-
-def weights_of(steps):
-    return {path: variable.numpy() for path, variable in steps.variables().items()}
-
-
-def trained(images, *arguments, **keywords):
-    """The weights of a model after some steps from the first on."""
-    _, steps = make_steps(*arguments, **keywords)
-    steps.train(0, images)
-    return weights_of(steps)
-
-
-def assert_close(actual, expected, tolerance=1e-5):
-    assert actual.keys() == expected.keys()
-    for path, value in expected.items():
-        np.testing.assert_allclose(actual[path], value, rtol=0, atol=tolerance, err_msg=path)
 
 
 @pytest.mark.parametrize(
@@ -246,41 +177,6 @@ def test_a_loss_of_batch_means_has_their_value_and_gradient(devices, execution):
     metrics = steps.train(0, images)
     assert metrics["loss/mean"][0] == pytest.approx(float(loss), rel=1e-5)
     assert metrics["gradient_norm"][0] == pytest.approx(float(norm), rel=1e-4)
-
-
-@pytest.mark.parametrize(
-    ("devices", "execution"), [(1, "graph"), (4, "graph"), (2, "xla"), (1, "xla_products")]
-)
-def test_trimming_leaves_the_largest_losses_of_the_global_batch_out_of_the_gradient(
-    devices, execution, monkeypatch
-):
-    monkeypatch.setattr(xla, "CUT_SIZE", 3)
-    create = functools.partial(small, Autoencoder)
-    images = images_like(1, BATCH, *SHAPE)
-    images[0, 5:] = 255 * (images[0, 5:] > 127)  # the largest errors are on the last replicas
-    model, _ = make_steps(create=create)
-    unit = images[0] / np.float32(255)
-    with tf.GradientTape() as tape:
-        errors = tf.reduce_mean(tf.square(model(unit) - unit), [1, 2, 3])
-        kept = np.argsort(errors)[:-3]
-        loss = tf.reduce_mean(tf.gather(errors, kept))
-    assert set(kept) == set(range(5))
-    norm = tf.linalg.global_norm(tape.gradient(loss, model.trainable_variables))
-    _, steps = make_steps(devices, execution, create=create, trim_share=0.4)  # 3 of 8
-    metrics = steps.train(0, images)
-    assert metrics["loss"][0] == pytest.approx(float(loss), rel=1e-5)
-    assert metrics["gradient_norm"][0] == pytest.approx(float(norm), rel=1e-4)
-
-
-def test_many_replicas_trim_the_same_examples_of_a_noisy_model_as_one_does():
-    images = images_like(20, BATCH, *SHAPE)
-    one, many = (trained(images, devices, trim_share=0.3) for devices in (1, 4))
-    assert_close(many, one)
-
-
-def test_of_equal_losses_the_first_are_kept():
-    weights = trimming_weights(tf.constant([2.0, 1.0, 2.0, 2.0]), 0.5)
-    np.testing.assert_array_equal(weights, [2, 2, 0, 0])
 
 
 def test_a_loss_knows_the_progress_of_the_training():

@@ -24,7 +24,7 @@ class Target:
         return list(dict.fromkeys(str(path.relative_to(root)) for path in found))
 
 
-_STEP = ("tests/distribution/test_step*.py", "tests/distribution/test_replicas*.py")
+_STEP = tuple(f"tests/distribution/test_{name}*.py" for name in ("step", "replicas", "trimming"))
 _EVERY_KIND = ("tests/models/test_models.py", "tests/models/test_golden*.py")
 
 
