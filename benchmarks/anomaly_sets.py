@@ -37,7 +37,7 @@ class Table:
     share: float  # of anomalies among the rows that are used
 
     def draw(self, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        """Returns shuffled normal rows, at most 4,000, and so many anomalies as the share says."""
+        """Returns shuffled normal rows, at most 4,000, and anomalies by their share."""
         normal = generator.permutation(self.normal)[:_MAX_ROWS]
         count = max(_MIN_ANOMALIES, round(self.share / (1 - self.share) * len(normal)))
         return normal, generator.permutation(self.anomalous)[:count]

@@ -110,10 +110,9 @@ def _examples(name: str) -> np.ndarray:
 
 def _measure(name: str, path: Path, code_size: int, seed: int, workdir: Path) -> dict[str, Any]:
     """Trains a run, and measures its best checkpoint and PCA on the validation and test splits."""
-    from sklearn.decomposition import PCA
-
     from trainer.data.dataset import to_unit
     from trainer.distribution.inference import map_batches
+    from trainer.evaluation.evaluated_model import EvaluatedModel
     from trainer.run import restore
     from trainer.training.train import train
 
@@ -131,9 +130,7 @@ def _measure(name: str, path: Path, code_size: int, seed: int, workdir: Path) ->
         for split in ("train", "validation", "test")
     }
     rows = {split: images.reshape(len(images), -1) for split, images in splits.items()}
-    solver = "covariance_eigh" if rows["train"].shape[1] <= 4096 else "randomized"
-    components = min(code_size, len(rows["train"]))
-    pca = PCA(components, svd_solver=solver, random_state=0).fit(rows["train"])
+    pca = EvaluatedModel(run.model, splits["train"], splits["test"]).pca
     measured: dict[str, Any] = {
         "set": name,
         "examples": sum(map(len, rows.values())),
