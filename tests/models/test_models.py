@@ -14,10 +14,12 @@ from tests.models.small import context, images_like
 from tests.verbs.refusals import refused
 from trainer import models
 from trainer.config import parse_model
+from trainer.data.pca import TrainingStatistics
 from trainer.monitoring import figures
 from trainer.positions import Noise
 
 CLOSED_FORM = {"jacobian": "closed_form", "hidden_units": (), "code_activation": "sigmoid"}
+FROM_PCA = {"start": "pca", "output_activation": "linear"}
 VARIANTS = [*CONFIG_OF.values(), "sparse_kl", "vae"]  # of each kind one; and other loss terms
 
 
@@ -82,6 +84,26 @@ def test_the_loss_is_that_of_the_reconstruction():
         np.testing.assert_allclose(terms[settings.loss], mean, rtol=1e-5)
 
 
+@pytest.mark.parametrize("name", VARIANTS)
+def test_the_output_bias_alone_gives_the_mean_example(name):
+    settings = load_config(name).model
+    settings.output_bias = "data"
+    model = create(settings, (8, 8, 2))
+    images = 0.05 + 0.9 * images_like(50, (8, 8, 2)) ** 2
+    images[:, 0] = 0
+    model.initialise(TrainingStatistics(images))
+    bias = model.decoder.get_layer("logits").bias
+    for weights in model.trainable_variables:
+        if weights is not bias:
+            weights.assign(tf.zeros(weights.shape))
+    mean = images.mean(axis=0)
+    if bias.shape == (2,):  # convolutions have one for each channel
+        mean = np.broadcast_to(mean.mean(axis=(0, 1)), mean.shape)
+    elif model.output_activation == "sigmoid":
+        mean = np.maximum(mean, 0.001)
+    np.testing.assert_allclose(model(images[:1])[0], mean, atol=1e-5)
+
+
 def test_networks_have_the_layers_of_their_papers():
     conv, deep = (create(load_config(name).model) for name in ("conv", "deep"))
     assert (conv.count_params(), conv.code_size) == (620, 7 * 7 * 1)
@@ -130,6 +152,9 @@ REFUSED: list[Any] = [  # a kind, the shape of its images, settings, and what th
     ("vae", (5,), {"likelihood": "gaussian", "binarisation": "static"}, "not 'static'"),
     ("vae", (5,), {"likelihood": "gaussian"}, "not 'dynamic'"),
     ("vae", (5,), {"objective": "iwae", "beta": 0.5}, "model.beta=1"),
+    ("vae", (5,), {"objective": "iwae", "estimator": "path_derivative"}, "not 'iwae'"),
+    ("vae", (5,), {"estimator": "doubly_reparametrised"}, "model.objective='iwae'"),
+    ("dense", (5,), {**FROM_PCA, "output_bias": "data"}, "model.output_bias='zeros'"),
 ]
 
 

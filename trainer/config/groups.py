@@ -220,6 +220,11 @@ class ModelSettings(Group):
         "dense",
         "Kind of autoencoder: a package in trainer/models, or my_package.my_kind.",
     )
+    output_bias: str = key(
+        "zeros",
+        "Initial bias of the last layer; data: such that it alone gives the mean training example.",
+        choices=("zeros", "data"),
+    )
 
     def check_with(self, data: Data) -> None:
         """Raises UserError where a key contradicts a key of the data."""

@@ -34,6 +34,10 @@ class TrainingStatistics:
         """Takes images [N, H, W, C], uint8 or float32 in [0, 1], or vectors [N, D]."""
         self._examples = examples
 
+    def mean(self) -> np.ndarray:
+        """Returns the mean example, float64 [D], reading the examples a block at a time."""
+        return _mean(self._examples, np.arange(len(self._examples)))
+
     def pca(self, components: int) -> Pca:
         """Fits PCA, reading the examples a block at a time; the same examples give the same PCA.
 

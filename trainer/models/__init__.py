@@ -21,4 +21,6 @@ def create(image_shape: tuple[int, ...], settings: ModelSettings) -> "Autoencode
       UserError: the kind cannot have these settings with inputs of this shape.
     """
     kind = importlib.import_module(f"{kind_package(settings.name)}.model")
-    return kind.Model(image_shape, settings)
+    model = kind.Model(image_shape, settings)
+    model.output_bias = settings.output_bias
+    return model

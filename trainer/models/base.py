@@ -12,6 +12,7 @@ from trainer.models import pca_start
 from trainer.positions import Noise
 
 _MAX_FILTERS = 100
+_MEAN_MARGIN = 1e-3  # of pixels that are always 0 or 1, whose logits are not finite
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +48,8 @@ class Autoencoder(keras.Model):
     activation; both return float32. A model sees one replica and knows of no other.
     """
 
+    output_bias = "zeros"  # the value of the key of the same name
+
     def __init__(
         self,
         image_shape: tuple[int, ...],
@@ -81,6 +84,8 @@ class Autoencoder(keras.Model):
         """Sets the weights that depend on the training examples; begins a new run."""
         if self.starts_at_pca:
             self._start_at(statistics.pca(self.code_size))
+        if self.output_bias == "data":
+            self._set_output_bias(statistics.mean())
 
     def encode(self, images: tf.Tensor) -> tf.Tensor:
         """Returns the codes of images [B, H, W, C], float32 [B, K]."""
@@ -196,6 +201,18 @@ class Autoencoder(keras.Model):
             "manifold": self.manifold(),
         }
         return {tag: grid for tag, grid in grids.items() if grid is not None}
+
+    def _set_output_bias(self, mean: np.ndarray) -> None:
+        """Sets the bias that alone gives the mean example [D], of convolutions its mean pixel.
+
+        A sigmoid's bias is the logit of the mean, which is first clipped to [0.001, 0.999].
+        """
+        bias = self.decoder.get_layer("logits").bias
+        values = mean.reshape(-1, bias.shape[0]).mean(axis=0)
+        if self.output_activation == "sigmoid":
+            values = np.clip(values, _MEAN_MARGIN, 1 - _MEAN_MARGIN)
+            values = np.log(values / (1 - values))
+        bias.assign(values)
 
     def _start_at(self, pca: pca_start.Pca) -> None:
         """Makes the code PCA's scores, divided by one number so that their mean square is 1."""

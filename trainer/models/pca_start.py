@@ -41,7 +41,10 @@ class Pca(Protocol):
 
 
 class Statistics(Protocol):
-    """Computes statistics of training examples."""
+    """Computes statistics of training examples of D values."""
+
+    def mean(self) -> np.ndarray:
+        """Returns the mean example [D]."""
 
     def pca(self, components: int) -> Pca:
         """Fits a PCA of so many components."""

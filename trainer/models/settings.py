@@ -81,6 +81,7 @@ class Start(ModelSettings):
             ("output_activation", "linear"),
             ("code_activation", "linear"),
             ("tied_weights", False),
+            ("output_bias", "zeros"),  # PCA's maps hold the mean
         ):
             value = getattr(self, name, needed)
             require(
