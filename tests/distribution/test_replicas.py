@@ -44,7 +44,7 @@ def test_many_replicas_train_as_one_does(devices, execution, clip_norm):
     assert_close(weights_of(many), weights_of(one))
 
 
-@pytest.mark.parametrize("name", [*CONFIG_OF.values(), "sparse_kl"])
+@pytest.mark.parametrize("name", [*CONFIG_OF.values(), "sparse_kl", "vae"])
 def test_two_replicas_train_every_kind_as_one_does(name):
     changes = tiny(load_config(name).model.name)
     images = images_like(3, BATCH, 8, 8, 1)

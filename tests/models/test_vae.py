@@ -1,5 +1,6 @@
 """The variational kind against closed forms."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -124,6 +125,59 @@ def test_samples_of_the_elbo_change_its_spread_and_not_its_mean():
     )
     assert many.mean() == pytest.approx(one.mean(), abs=interval(one))
     assert many.std() == pytest.approx(one.std() / 3, rel=0.1)
+
+
+ESTIMATORS = {
+    "path_derivative": {"objective": "elbo", "beta": 0.7},
+    "doubly_reparametrised": {"objective": "iwae", "samples": 2},
+}
+
+
+class Nodes:
+    """Stands for noise, whose rows are the nodes of a quadrature of samples of one number."""
+
+    def __init__(self, samples, count=40):
+        nodes, weights = np.polynomial.hermite_e.hermegauss(count)
+        grids = np.meshgrid(*[nodes] * samples)
+        self.rows = np.stack(grids, axis=-1).reshape(-1, samples, 1).astype(np.float32)
+        products = np.prod(np.meshgrid(*[weights / weights.sum()] * samples), axis=0)
+        self.weights = products.ravel().astype(np.float32)
+
+    def normal(self, purpose, shape):
+        assert (purpose, shape) == ("code", self.rows.shape[1:])
+        return tf.constant(self.rows)
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+def test_the_estimators_have_the_same_gradient_in_expectation(estimator):
+    nodes = Nodes(ESTIMATORS[estimator].get("samples", 1))
+    images = np.repeat(images_like(1), len(nodes.weights), axis=0)
+    expected = {}
+    for name in ("standard", estimator):
+        settings = {"code_size": 1, "likelihood": "gaussian", "standard_deviation": 1.0}
+        settings["binarisation"] = "none"
+        model = create(estimator=name, **settings, **ESTIMATORS[estimator])
+        with tf.GradientTape() as tape:
+            context = small.context(len(images))
+            terms = model.loss_terms(images, dataclasses.replace(context, noise=nodes))
+            mean = tf.reduce_sum(sum(terms.values()) * nodes.weights)
+        expected[name] = mean, *tape.gradient(mean, [v.value for v in model.trainable_variables])
+    for ours, theirs in zip(*expected.values(), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=2e-3, atol=1e-3 * np.abs(theirs).max())
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+def test_at_the_posterior_every_sample_has_no_gradient_in_the_encoder(estimator):
+    settings = ESTIMATORS[estimator] | ({"beta": 1.0} if estimator == "path_derivative" else {})
+    norms = []
+    for name in ("standard", estimator):
+        model, _ = linear_gaussian(estimator=name, **settings)
+        with tf.GradientTape() as tape:
+            terms = model.loss_terms(images_like(), small.context(4))
+            total = tf.reduce_sum(sum(terms.values()))
+        variables = [variable.value for variable in model.encoder.trainable_variables]
+        norms.append(float(tf.linalg.global_norm(tape.gradient(total, variables))))
+    assert norms[1] < 1e-4 * norms[0]
 
 
 def test_dynamic_binarisation_has_the_pixel_as_its_mean_and_is_drawn_anew():

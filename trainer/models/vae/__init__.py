@@ -6,6 +6,15 @@ The decoder gives the logits of a "bernoulli" p(x|z), or the mean of a "gaussian
 With binarisation "dynamic", each pixel is drawn as 0 or 1 whenever an example is seen, with its
 intensity as the probability (Burda et al. 2016). With "static", the data are such a draw already,
 the same each time. With "none", x is the grey levels, for which "bernoulli" is no likelihood.
+
+`estimator` is the estimator of the bound's gradient in the encoder; all are unbiased, with the same
+bound and the same gradient in the decoder:
+
+- "standard": the derivative of the sampled bound, of the elbo with its KL in closed form.
+- "path_derivative": the elbo's, without the score of q(z|x), which averages to 0. Where q(z|x) is
+  the posterior, each sample's derivative is 0 (Roeder et al. 2017).
+- "doubly_reparametrised": the iwae bound's, with squared weights and without the score (Tucker et
+  al. 2018). More samples make it better, the standard one worse.
 """
 
 import dataclasses
@@ -47,6 +56,12 @@ class Settings(settings.Start, settings.Network):
         "Bound to maximise; iwae is tighter, by importance weights.",
         choices=("elbo", "iwae"),
     )
+    estimator: str = key(
+        "standard",
+        "Estimator of the encoder's gradient: path_derivative for the elbo, doubly_reparametrised "
+        "for iwae; both are of lower variance near the optimum.",
+        choices=("standard", "path_derivative", "doubly_reparametrised"),
+    )
     samples: int = key(1, "Samples of the code per image in the objective.", at_least=1)
     beta: float = key(
         1.0, "Weight of the KL divergence in the elbo; at 1 the elbo bounds log p(x).", at_least=0
@@ -74,6 +89,13 @@ class Settings(settings.Start, settings.Network):
             self.objective == "elbo" or (self.beta, self.beta_warmup_share) == (1, 0),
             f"model.objective={self.objective!r} needs model.beta=1 and "
             f"model.beta_warmup_share=0, not {self.beta} and {self.beta_warmup_share}",
+        )
+
+        objective = {"path_derivative": "elbo", "doubly_reparametrised": "iwae"}.get(self.estimator)
+        require(
+            objective in (None, self.objective),
+            f"model.estimator={self.estimator!r} needs model.objective={objective!r}, "
+            f"not {self.objective!r}",
         )
 
     def check_with(self, data: Data) -> None:

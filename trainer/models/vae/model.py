@@ -77,11 +77,15 @@ class Model(base.Autoencoder):
         mean, log_variance = self.posterior(seen)
         noise = context.noise.normal("code", (self._settings.samples, self.code_size))
         if self._settings.objective == "iwae":
-            log_weights = self._log_weights(seen, mean, log_variance, noise)
-            return {"iwae_nats": -log_mean_exp(log_weights)}
+            return {"iwae_nats": self._iwae_nats(seen, mean, log_variance, noise)}
+        kl = kl_nats(mean, log_variance)
+        if self._settings.estimator == "path_derivative":
+            codes = reparametrised(mean, log_variance, noise)
+            log_ratios = log_ratio_without_score(mean, log_variance, codes)
+            kl = with_gradient_of(kl, -tf.reduce_mean(log_ratios, axis=1))
         return {
             "reconstruction_nats": self._reconstruction_nats(seen, mean, log_variance, noise),
-            "kl_nats": self._beta_at(context.progress) * kl_nats(mean, log_variance),
+            "kl_nats": self._beta_at(context.progress) * kl,
         }
 
     def binarised(self, images: tf.Tensor, noise: Noise) -> tf.Tensor:
@@ -176,6 +180,16 @@ class Model(base.Autoencoder):
         codes = reparametrised(mean, log_variance, noise)
         return -tf.reduce_mean(self._log_likelihood(seen, codes), axis=1)
 
+    def _iwae_nats(self, seen, mean, log_variance, noise):
+        """Returns -log 1/k sum_i w_i of k samples, [B], with the gradient of the estimator."""
+        if self._settings.estimator == "standard":
+            return -log_mean_exp(self._log_weights(seen, mean, log_variance, noise))
+        codes, set_factors = gradient_times(reparametrised(mean, log_variance, noise))
+        log_weights = self._log_likelihood(seen, codes)
+        log_weights += log_ratio_without_score(mean, log_variance, codes)
+        set_factors(tf.nn.softmax(log_weights)[:, :, tf.newaxis])
+        return -log_mean_exp(log_weights)
+
     def _log_weights(self, seen, mean, log_variance, noise):
         """Returns log p(x, z) / q(z|x), [B, k], of samples z made from noise [B, k, K]."""
         codes = reparametrised(mean, log_variance, noise)
@@ -200,6 +214,36 @@ def kl_nats(mean: tf.Tensor, log_variance: tf.Tensor) -> tf.Tensor:
     """Returns KL(N(mean, diag(variance)) || N(0, I)) in nats, [B] (Kingma & Welling 2014)."""
     terms = tf.square(mean) + tf.exp(log_variance) - log_variance - 1
     return 0.5 * tf.reduce_sum(terms, axis=-1)
+
+
+def log_ratio_without_score(
+    mean: tf.Tensor, log_variance: tf.Tensor, codes: tf.Tensor
+) -> tf.Tensor:
+    """Returns log p(z) - log q(z|x) of codes z [B, k, K], [B, k], differentiable in z alone."""
+    mean, log_variance = (
+        tf.stop_gradient(moment)[:, tf.newaxis] for moment in (mean, log_variance)
+    )
+    scaled = tf.square(codes - mean) * tf.exp(-log_variance)
+    return 0.5 * tf.reduce_sum(scaled + log_variance - tf.square(codes), axis=-1)
+
+
+def with_gradient_of(values: tf.Tensor, others: tf.Tensor) -> tf.Tensor:
+    """Returns values, with the gradient of others of the same shape."""
+    return tf.stop_gradient(values) + others - tf.stop_gradient(others)
+
+
+def gradient_times(values: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], None]]:
+    """Returns values whose gradient is multiplied by factors, and a function that sets them.
+
+    So the factors may follow from the values; they are set before the gradient is computed.
+    """
+    factors: list[tf.Tensor] = []
+
+    @tf.custom_gradient
+    def identity(inputs):
+        return tf.identity(inputs), lambda gradient: gradient * factors[0]
+
+    return identity(values), factors.append
 
 
 def log_mean_exp(values: tf.Tensor) -> tf.Tensor:
