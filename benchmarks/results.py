@@ -1,28 +1,34 @@
 """python -m benchmarks.results: trains and evaluates every kind, and compares it with its paper.
 
 Each run is the config of its name on MNIST, by the project's own commands in its own workdir; an
-unfinished run is resumed. The metrics and the training time are kept in `docs/results/`, from which
-`docs/results.md` is written, so that single runs can be repeated by name, as `--runs=vae,iwae`.
+unfinished run is resumed. A run of less than 20 minutes is made with several seeds. The metrics and
+the training time are kept in `docs/results/`, from which `docs/results.md` is written, so that
+single runs can be repeated by name, as `--runs=vae,iwae`.
 """
 
 import json
 import os
 import shutil
+import statistics
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 from absl import app, flags
 
+from trainer.monitoring import figures
 from trainer.run import workdir as workdirs
 from trainer.run.metrics_log import METRICS, is_measured, training_seconds
 
 _ROOT = Path(__file__).parent.parent
 _DOCS = _ROOT / "docs"
+_CURVE = "training"  # the name of a figure
 _FINETUNED = "finetuned.json"  # as in trainer.evaluation.classifier, which needs TensorFlow
 _ERRORS = ("finetuned_test_error", "frozen_test_error")
+_MAX_SECONDS_FOR_SEEDS = 20 * 60  # of training; a longer run is made with one seed
 
 
 class Metric(NamedTuple):
@@ -161,6 +167,10 @@ RUNS: Mapping[str, Run] = {
 _RUNS = flags.DEFINE_list("runs", list(RUNS), "The runs to train and evaluate.")
 _WORKDIRS = flags.DEFINE_string("workdirs", "runs/results", "The folder of the runs' workdirs.")
 
+_SEEDS = flags.DEFINE_integer(
+    "seeds", 3, "Seeds, from 0 on, of each run that trains for less than 20 minutes.", 1
+)
+
 flags.register_validator(
     "runs", lambda runs: set(runs) <= RUNS.keys(), f"allowed: {', '.join(RUNS)}"
 )
@@ -170,30 +180,29 @@ def main(argv: list[str]) -> None:
     """Trains and evaluates the runs of --runs; writes the table of all runs."""
     del argv
     for name in _RUNS.value:
-        workdir = Path(_WORKDIRS.value).absolute() / name
-        _run("trainer", f"--config=configs/{name}.py", f"--workdir={workdir}")
-        if not is_measured(workdir):
-            _run("trainer.evaluate", f"--workdir={workdir}")
-        finetuning = RUNS[name].finetuning
-        if finetuning is not None and not is_measured(workdir, _FINETUNED):
-            _run("trainer.finetune", f"--workdir={workdir}", *finetuning)
-        keep(name, workdir, _DOCS / "results")
-        (_DOCS / "results.md").write_text(table(_DOCS / "results"))
+        workdirs_of_seeds: list[Path] = []
+        for seed in range(_SEEDS.value):
+            workdir = Path(_WORKDIRS.value).absolute() / (f"{name}-seed-{seed}" if seed else name)
+            _measure(name, seed, workdir)
+            workdirs_of_seeds.append(workdir)
+            keep(name, workdirs_of_seeds, _DOCS / "results")
+            (_DOCS / "results.md").write_text(table(_DOCS / "results"))
+            if _measured(name, workdir)["training_seconds"] > _MAX_SECONDS_FOR_SEEDS:
+                break
 
 
-def keep(name: str, workdir: Path, folder: Path) -> None:
-    """Copies the metrics of a run to `<name>.json` in a folder of the docs, and its figures."""
+def keep(name: str, workdirs_of_seeds: Sequence[Path], folder: Path) -> None:
+    """Copies the metrics of a run to `<name>.json` in a folder of the docs, and its figures.
+
+    Metrics of further seeds are kept as `seeds`, those of seed 0 included.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    measured = json.loads((workdir / METRICS).read_text())
-    if RUNS[name].finetuning is not None:
-        finetuned = json.loads((workdir / _FINETUNED).read_text())
-        measured |= {key: finetuned[key] for key in _ERRORS} | {"finetuning": finetuned}
-    run = workdirs.read(workdir)
-    measured["training_seconds"] = training_seconds(run.log.rows(), run.config.batch_size)
-    measured["num_epochs"] = run.config.num_epochs
-    (folder / f"{name}.json").write_text(json.dumps(measured, indent=1) + "\n")
+    seeds = [_measured(name, workdir) for workdir in workdirs_of_seeds]
+    kept = seeds[0] | {"seeds": [{m.key: one[m.key] for m in RUNS[name].metrics} for one in seeds]}
+    (folder / f"{name}.json").write_text(json.dumps(kept, indent=1) + "\n")
     for figure in RUNS[name].figures:
-        shutil.copyfile(workdir / f"{figure}.png", folder / f"{name}-{figure}.png")
+        shutil.copyfile(workdirs_of_seeds[0] / f"{figure}.png", folder / f"{name}-{figure}.png")
+    figures.write_png(folder / f"{name}-{_CURVE}.png", _curve(name, workdirs_of_seeds[0]))
 
 
 def table(folder: Path) -> str:
@@ -202,12 +211,13 @@ def table(folder: Path) -> str:
         "# Results",
         "",
         "MNIST test images with pixels in [0, 1]; `mse` and `bce` are means over the pixels.",
-        "Settings were chosen on validation images; times are of training steps. `make results`",
-        "repeats all runs, `make results RUNS=vae` one. `docs/results/` has all metrics,",
-        "`configs/` the settings.",
+        "Settings were chosen on validation images; times are of training steps. Of several seeds",
+        "the mean is shown, with the range; a goal is for the mean. `make results` repeats all",
+        "runs, `make results RUNS=vae` one. `docs/results/` has all metrics, `configs/` the",
+        "settings.",
         "",
-        "| config | protocol | figure | measured | published | goal | epochs | training |",
-        "|---|---|---|---|---|---|---|---|",
+        "| config | protocol | figure | measured | seeds | published | goal | epochs | training |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     shown = []
     for name, run in RUNS.items():
@@ -215,7 +225,9 @@ def table(folder: Path) -> str:
         if path.exists():
             lines += _rows(name, run, json.loads(path.read_text()))
             shown += [f"\n## `{name}`\n"]
-            shown += [f"![{name}: {p}](results/{name}-{p}.png)\n" for p in run.figures]
+            for figure in (*run.figures, _CURVE):
+                if (folder / f"{name}-{figure}.png").exists():
+                    shown.append(f"![{name}: {figure}](results/{name}-{figure}.png)\n")
     return "\n".join(lines + shown)
 
 
@@ -223,10 +235,55 @@ def _rows(name: str, run: Run, measured: Mapping[str, Any]) -> Iterator[str]:
     first = (f"`{name}`", run.protocol)
     last = (f"{measured['num_epochs']:g}", f"{measured['training_seconds'] / 60:.0f} min")
     for metric in run.metrics:
-        value = measured[metric.key]
-        cells = (*first, metric.name, _number(metric, value), metric.anchor)
+        values = [one[metric.key] for one in measured["seeds"]]
+        value = statistics.fmean(values) if len(values) > 1 else values[0]
+        text = _number(metric, value)
+        if len(values) > 1:
+            text += f" ({_number(metric, min(values))} to {_number(metric, max(values))})"
+        cells = (*first, metric.name, text, str(len(values)), metric.anchor)
         yield f"| {' | '.join((*cells, _goal(metric, value), *last))} |"
         first = last = ("", "")
+
+
+def _measure(name: str, seed: int, workdir: Path) -> None:
+    """Trains, evaluates and fine-tunes a run, unless that is done already."""
+    changes = [f"--config.seed={seed}"] if seed else []
+    _run("trainer", f"--config=configs/{name}.py", f"--workdir={workdir}", *changes)
+    if not is_measured(workdir):
+        _run("trainer.evaluate", f"--workdir={workdir}")
+    finetuning = RUNS[name].finetuning
+    if finetuning is not None and not is_measured(workdir, _FINETUNED):
+        _run("trainer.finetune", f"--workdir={workdir}", *finetuning)
+
+
+def _measured(name: str, workdir: Path) -> dict[str, Any]:
+    """Reads the metrics of a run, its training time and its number of epochs."""
+    measured = json.loads((workdir / METRICS).read_text())
+    if RUNS[name].finetuning is not None:
+        finetuned = json.loads((workdir / _FINETUNED).read_text())
+        measured |= {key: finetuned[key] for key in _ERRORS} | {"finetuning": finetuned}
+    run = workdirs.read(workdir)
+    measured["training_seconds"] = training_seconds(run.log.rows(), run.config.batch_size)
+    measured["num_epochs"] = run.config.num_epochs
+    return measured
+
+
+def _curve(name: str, workdir: Path) -> np.ndarray:
+    """Plots the validation loss over the minutes of training, the first tenth left out."""
+    run = workdirs.read(workdir)
+    rows = list(run.log.rows())
+    validations = [row for row in rows if row["split"] == "validation"]
+    validations = validations[len(validations) // 10 :]
+    minutes = [
+        training_seconds(
+            (row for row in rows if row["step"] <= validation["step"]), run.config.batch_size
+        )
+        / 60
+        for validation in validations
+    ]
+    losses = {"validation loss": [row["loss"] for row in validations]}
+    labels = (name, "minutes of training", "validation loss")
+    return figures.lines(minutes, losses, *labels, from_zero=False)
 
 
 def _goal(metric: Metric, value: float) -> str:

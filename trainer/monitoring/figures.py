@@ -103,16 +103,23 @@ def _shortened(title: str, length: int = _MAX_TITLE) -> str:
 
 
 def lines(
-    x: Sequence[float], ys: Mapping[str, Sequence[float]], title: str, xlabel: str, ylabel: str
+    x: Sequence[float],
+    ys: Mapping[str, Sequence[float]],
+    title: str,
+    xlabel: str,
+    ylabel: str,
+    *,
+    from_zero: bool = True,
 ) -> np.ndarray:
-    """Plots series by label over `x`, the y axis from 0, as uint8 RGB [H, W, 3]."""
+    """Plots series by label over `x`, by default the y axis from 0, as uint8 RGB [H, W, 3]."""
     figure = _figure(6, 4)
     axis = figure.subplots()
     marker = "." if len(x) <= _MAX_MARKERS else ""
     for label, y in ys.items():
         axis.plot(x, y, label=label, marker=marker)
     axis.set(title=title, xlabel=xlabel, ylabel=ylabel)
-    axis.set_ylim(bottom=0)
+    if from_zero:
+        axis.set_ylim(bottom=0)
     axis.grid(alpha=0.3)
     if len(ys) > 1:
         axis.legend()
