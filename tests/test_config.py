@@ -85,7 +85,10 @@ def changed(config, changes):
 
 PAIRS = [*((kind, "digits") for kind in kinds()), *(("dense", source) for source in NAME_OF)]
 ALL_KEYS = [(kind, source, name) for kind, source in PAIRS for name in keys_of(kind, source)]
-NAMED = ("data.name", "model.name", "strategy", "profile")  # whose text has a meaning of its own
+NAMED = (  # whose values have a meaning of their own
+    *("data.name", "model.name", "strategy", "profile"),
+    *("optimizer.boundaries_epochs", "optimizer.boundary_factors"),
+)
 
 
 def limits(kind, key):
@@ -124,6 +127,8 @@ def impossible(kind, key):
         return st.sampled_from([*others, 5, True, "a\0b"]) | texts
     if typing.get_args(kind)[:1] == (str,):
         return st.sampled_from([None, {}, 5, "a", (5,), ("a", None), ("a\0b",)])
+    if typing.get_args(kind)[:1] == (float,):
+        return st.sampled_from([*others, 5.0, "5", (-1.0, 2.0), (-1,), (True,), ("a",)])
     if typing.get_origin(kind):
         return st.sampled_from([*others, 5, "5", (0,), (-1, 2), (1.5,), (True,), (2**63,)])
     others += [1.5] if kind is int else [float("nan"), float("inf"), 10**400]
@@ -225,6 +230,14 @@ OF_A_SOURCE = [
     *(("digits", "placement", "records"), ("digits", "fit", "crop"), ("digits", "impute", "mean")),
     *(("images", "fit", "crop"), ("memory", "image_size", 8)),  # a crop needs data.image_size
 ]
+TWO_BOUNDARIES = {"schedule": "step", "boundaries_epochs": (1.0, 4.5), "boundary_factors": (0.5, 0)}
+SCHEDULES: list[dict[str, Any]] = [
+    *({"schedule": "constant", "final_share": 0.1}, {"schedule": "step", "final_share": 0.1}),
+    *({"schedule": "exponential", "final_share": 0.0}, {"boundaries_epochs": (1.0,)}),
+    *({"boundary_factors": (0.5,)}, {"schedule": "step"}),
+    *({"boundaries_epochs": (float("nan"),)}, {"boundaries_epochs": (float("inf"),)}),
+]
+OF_STEPS = [{"boundary_factors": (0.5,)}, {"boundaries_epochs": (4.5, 4.5)}]
 OTHERS: list[dict[str, Any]] = [
     *({"batch_size": 0}, {"num_epochs": 0.0}),
     *({"spikes.loss_ratio": 1.0}, {"profile": "7:7"}, {"profile": "x"}, {"strategy": "cpu:0"}),
@@ -235,6 +248,12 @@ OTHERS: list[dict[str, Any]] = [
 def test_keys_that_contradict_each_other_are_named():
     contradictions = [(config_of(), changes) for changes in OTHERS]
     contradictions += [(config_of("vae"), {"data.binarise": True})]
+    for schedule in SCHEDULES:
+        contradictions += [(config_of(), {f"optimizer.{k}": v for k, v in schedule.items()})]
+    for steps in OF_STEPS:
+        stepping = config_of()
+        stepping.optimizer.update(TWO_BOUNDARIES)
+        contradictions += [(stepping, {f"optimizer.{k}": v for k, v in steps.items()})]
     contradictions += [(config_of("dense", of), {f"data.{k}": v}) for of, k, v in OF_A_SOURCE]
     for kind, some in OF_A_KIND.items():
         contradictions += [
@@ -250,6 +269,9 @@ def test_keys_that_contradict_each_other_are_named():
 def test_what_contradictions_leave_is_taken():
     parse(changed(config_of("sparse"), {"model.sparsity": "l1", "model.active_units": 101}))
     parse(changed(config_of("sparse"), {"model.alpha": 40}))
+    steps = {f"optimizer.{key}": value for key, value in TWO_BOUNDARIES.items()}
+    assert parse(changed(config_of(), steps)).optimizer.boundary_factors == (0.5, 0.0)
+    parse(changed(config_of(), {"optimizer.schedule": "linear", "optimizer.final_share": 0.1}))
     parse(changed(config_of("vae"), {"data.binarise": True, "model.binarisation": "static"}))
     parse(changed(config_of("dense", "images"), {"data.fit": "crop", "data.image_size": 8}))
     parse(changed(config_of("dense", "table"), {"data.impute": "mean"}))

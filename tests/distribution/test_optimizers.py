@@ -4,13 +4,15 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests.distribution.noisy_steps import BATCH, SHAPE, images_like, make_steps
+from trainer.config import load_config, parse
 from trainer.distribution import optimizers
 from trainer.errors import UserError
 
 
-def rates(name, steps, warmup_steps=0):
+def rates(name, steps, warmup_steps=0, **settings):
     schedule = optimizers.learning_rate_schedule(
-        name, learning_rate=0.4, warmup_steps=warmup_steps, last_step=100
+        name, learning_rate=0.4, warmup_steps=warmup_steps, last_step=100, **settings
     )
     return [float(schedule(tf.constant(step, tf.int64))) for step in steps]
 
@@ -20,6 +22,69 @@ def test_a_schedule_warms_up_in_a_line_and_stays_constant_or_falls_as_a_cosine()
     np.testing.assert_allclose(warm, [0.1, 0.2, 0.3, 0.4, 0.4, 0.4], rtol=1e-6)
     expected = [0.4, 0.4 * (1 + math.cos(math.pi / 4)) / 2, 0.2, 0.0]
     np.testing.assert_allclose(rates("cosine", [0, 25, 50, 100]), expected, atol=1e-7)
+
+
+def test_a_schedule_falls_to_its_final_share_in_a_line_a_cosine_or_by_equal_factors():
+    for name, expected in (
+        ("linear", [0.4, 0.31, 0.22, 0.04]),
+        ("cosine", [0.4, 0.04 + 0.18 * (1 + math.cos(math.pi / 4)), 0.22, 0.04]),
+        ("exponential", [0.4, 0.4 * 0.1**0.25, 0.4 * 0.1**0.5, 0.04]),
+    ):
+        np.testing.assert_allclose(
+            rates(name, [0, 25, 50, 100], final_share=0.1), expected, rtol=1e-6
+        )
+    np.testing.assert_allclose(rates("linear", [0, 50, 100]), [0.4, 0.2, 0.0], rtol=1e-6)
+    warm = rates("linear", [0, 1, 2], warmup_steps=2)
+    np.testing.assert_allclose(warm, [0.4 / 3, 0.396 * 2 / 3, 0.392], rtol=1e-6)
+
+
+def test_a_step_schedule_changes_the_rate_at_each_boundary_and_warms_up():
+    boundaries = [(4, 0.5), (10, 0.125)]
+    expected = [0.4, 0.4, 0.2, 0.2, 0.05, 0.05]
+    np.testing.assert_allclose(
+        rates("step", [0, 3, 4, 9, 10, 99], boundaries=boundaries), expected, rtol=1e-6
+    )
+    warm = rates("step", [0, 4, 7, 8], warmup_steps=7, boundaries=boundaries)
+    np.testing.assert_allclose(warm, [0.05, 0.125, 0.2, 0.2], rtol=1e-6)
+
+
+def test_the_schedule_of_burda_et_al_can_be_written_in_a_config():
+    # 3^i epochs at 1e-3 * 10^(-i / 7), i from 0 to 7; 5 steps are an epoch.
+    epochs = [3.0**i for i in range(8)]
+    config = load_config("dense")
+    config.update({"num_epochs": sum(epochs), "batch_size": 20})
+    config.optimizer.schedule = "step"
+    config.optimizer.boundaries_epochs = tuple(np.cumsum(epochs)[:-1].tolist())
+    config.optimizer.boundary_factors = tuple(10 ** (-i / 7) for i in range(1, 8))
+    parsed = parse(config)
+    factors = parsed.optimizer.boundary_factors
+    schedule = optimizers.learning_rate_schedule(
+        "step",
+        learning_rate=1e-3,
+        warmup_steps=0,
+        last_step=parsed.last_step(100),
+        boundaries=list(zip(parsed.boundaries_steps(100), factors, strict=True)),
+    )
+    expected = np.repeat([1e-3 * 10 ** (-i / 7) for i in range(8)], [5 * 3**i for i in range(8)])
+    assert parsed.last_step(100) == len(expected)
+    steps = tf.range(len(expected), dtype=tf.int64)
+    np.testing.assert_allclose(tf.vectorized_map(schedule, steps), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize(("devices", "execution"), [(1, "graph"), (1, "xla"), (2, "xla")])
+def test_training_steps_take_the_rates_of_their_schedule(devices, execution):
+    images = images_like(6, BATCH, *SHAPE)
+    for name, settings in (
+        ("step", {"boundaries": [(3, 0.5), (5, 0.125)]}),
+        ("exponential", {"final_share": 0.01}),
+    ):
+        schedule = optimizers.learning_rate_schedule(
+            name, learning_rate=0.01, warmup_steps=1, last_step=6, **settings
+        )
+        _, steps = make_steps(devices, execution, learning_rate=schedule)
+        taken = [steps.train(k, images[k : k + 3])["learning_rate"] for k in (0, 3)]
+        expected = [float(schedule(tf.constant(step, tf.int64))) for step in range(6)]
+        np.testing.assert_allclose(np.concatenate(taken), expected, rtol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["adam", "adamw", "sgd", "rmsprop", "adadelta"])
@@ -63,7 +128,9 @@ def make(name="adam", clip_norm=0.0, weight_decay=0.0, schedule="constant", **se
         ({"name": "adma"}, "optimizer.name='adma' is not known; allowed: adam"),
         ({"clip_norm": -1.0}, "optimizer.clip_norm=-1.0"),
         ({"weight_decay": -1.0}, "optimizer.weight_decay=-1.0"),
-        ({"schedule": "linear"}, "optimizer.schedule='linear' is not known; allowed: constant"),
+        ({"schedule": "sine"}, "optimizer.schedule='sine' is not known; allowed: constant"),
+        ({"schedule": "step"}, "optimizer.schedule='step' needs its settings"),
+        ({"schedule": "exponential"}, "optimizer.schedule='exponential' needs its settings"),
         ({"learning_rate": -1.0}, "optimizer.learning_rate=-1.0"),
         ({"warmup_steps": -1}, "optimizer.warmup_steps=-1"),
     ],

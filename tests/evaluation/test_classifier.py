@@ -238,7 +238,7 @@ def test_a_flag_out_of_range_is_refused_in_one_line():
 
 def test_what_the_run_or_its_labels_do_not_allow_is_refused_in_one_line(digits_run, tmp_path):
     for change, named in (
-        ({"schedule": "linear"}, "schedule='linear'"),
+        ({"schedule": "step"}, "schedule='step'"),
         ({"batch_size": 0}, "batch_size=0 is not allowed; 1366"),
         ({"labels": 63}, "63 labelled images allow 1 to 63"),
         ({"labels": 1367}, "labels=1367 is not allowed; there are 1366"),

@@ -13,9 +13,9 @@ from trainer.config.groups import (
     Data,
     LossSpikes,
     ModelSettings,
-    Optimizer,
     Stop,
 )
+from trainer.config.optimizer import SCHEDULES, Optimizer
 from trainer.config.parsing import (
     config_path,
     defaults,
@@ -39,6 +39,7 @@ from trainer.config.schema import Group, Key, defaults_of, key, keys
 
 __all__ = [
     "EXECUTIONS",
+    "SCHEDULES",
     "Augment",
     "Config",
     "Data",

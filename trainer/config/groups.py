@@ -8,46 +8,11 @@ from typing import Any, ClassVar
 
 from ml_collections import ConfigDict
 
+from trainer.config.optimizer import Optimizer
 from trainer.config.schema import Group, key
 from trainer.errors import require
 
 EXECUTIONS = ("graph", "xla_update", "xla", "xla_products")
-
-
-@dataclasses.dataclass(frozen=True)
-class Optimizer(Group):
-    """Declares how the weights are updated."""
-
-    name: str = key(
-        "adam", "Optimizer of Keras.", choices=("adam", "adamw", "sgd", "rmsprop", "adadelta")
-    )
-    learning_rate: float = key(1e-3, "Highest learning rate of the schedule.", at_least=0)
-    schedule: str = key(
-        "cosine",
-        "Schedule of the learning rate; cosine falls to 0 at the last step.",
-        choices=("constant", "cosine"),
-    )
-    warmup_steps: int = key(
-        0, "Steps in which the learning rate rises linearly from 0 before the schedule.", at_least=0
-    )
-    clip_norm: float = key(
-        0.0, "Global norm to which larger gradients are scaled down; 0: no clipping.", at_least=0
-    )
-    weight_decay: float = key(
-        0.0,
-        "Decoupled weight decay, multiplied by the learning rate.",
-        at_least=0,
-    )
-    beta_1: float = key(0.9, "Decay of the mean gradient, of adam and adamw.", at_least=0, below=1)
-    beta_2: float = key(
-        0.999, "Decay of the mean squared gradient, of adam and adamw.", at_least=0, below=1
-    )
-    epsilon: float = key(
-        1e-7,
-        "Added to the root of the mean squared gradient, except in sgd; gradients of the mean over "
-        "many pixels may be smaller.",
-        above=0,
-    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -254,7 +219,7 @@ class Config(Group):
     )
     num_epochs: float = key(
         10.0,
-        "Passes over the training examples; a cosine schedule spans all of them.",
+        "Passes over the training examples; falling schedules span all of them.",
         at_least=0,
         may_change=True,
         is_hyperparameter=True,
@@ -352,7 +317,15 @@ class Config(Group):
 
     def last_step(self, examples: int) -> int:
         """Returns the number of steps of a run on so many training examples."""
-        return math.ceil(self.num_epochs * examples / self.batch_size)
+        return self._steps_in(self.num_epochs, examples)
+
+    def boundaries_steps(self, examples: int) -> tuple[int, ...]:
+        """Returns the first step at or after each boundary of a step schedule."""
+        epochs = self.optimizer.boundaries_epochs
+        return tuple(self._steps_in(boundary, examples) for boundary in epochs)
+
+    def _steps_in(self, epochs: float, examples: int) -> int:
+        return math.ceil(epochs * examples / self.batch_size)
 
     @property
     def profile_steps(self) -> tuple[int, ...]:

@@ -17,9 +17,9 @@ from trainer.config.groups import (
     Data,
     LossSpikes,
     ModelSettings,
-    Optimizer,
     Stop,
 )
+from trainer.config.optimizer import Optimizer
 from trainer.config.schema import Group, Key, defaults_of, keys
 from trainer.errors import UserError, in_one_line, require, require_choice, require_kind
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from trainer.errors import require, require_choice, require_kind
 
-_PLURALS = {int: "whole numbers", str: "texts"}
+_PLURALS = {int: "whole numbers", float: "numbers", str: "texts"}
 _KEY = "key"  # in the metadata of a field
 _MAX_INT = 2**63 - 1  # of TensorFlow's int64
 
@@ -33,19 +33,14 @@ class Key:
         """
         if typing.get_origin(kind) is tuple:
             element = typing.get_args(kind)[0]
+            allowed = (int, float) if element is float else (element,)
             require(
-                isinstance(value, tuple | list) and all(type(part) is element for part in value),
+                isinstance(value, tuple | list) and all(type(part) in allowed for part in value),
                 f"{name}={value!r} is not allowed; it takes a tuple of {_PLURALS[element]}",
             )
-            value = tuple(value)
-            for part in value:
-                require_kind(name, part, element)
+            value = tuple(_parse_one(name, element, part) for part in value)
         else:
-            require_kind(name, value, kind)
-        if kind is float:
-            finite = abs(value) <= sys.float_info.max
-            require(finite, f"{name}={value} is not allowed; it must be finite")
-            value = float(value)
+            value = _parse_one(name, kind, value)
         if self.choices:
             require_choice(name, value, self.choices)
         for number in value if isinstance(value, tuple) else (value,):
@@ -70,6 +65,14 @@ class Key:
             for limit in limits
             if getattr(self, limit) is not None
         )
+
+
+def _parse_one(name: str, kind: type, value: Any) -> Any:
+    require_kind(name, value, kind)
+    if kind is not float:
+        return value
+    require(abs(value) <= sys.float_info.max, f"{name}={value} is not allowed; it must be finite")
+    return float(value)
 
 
 def key(default: Any, comment: str, **limits: Any) -> Any:

@@ -6,8 +6,9 @@ from collections.abc import Callable, Sequence
 import keras
 import tensorflow as tf
 
+from trainer.config import SCHEDULES
 from trainer.distribution import private_api
-from trainer.errors import require_at_least, require_choice
+from trainer.errors import require, require_at_least, require_choice
 
 _OPTIMIZERS = {
     "adam": keras.optimizers.Adam,
@@ -18,7 +19,6 @@ _OPTIMIZERS = {
 }
 # Numbers that an optimizer keeps for each parameter.
 SLOTS = {"adam": 2, "adamw": 2, "sgd": 0, "rmsprop": 1, "adadelta": 2}
-_SCHEDULES = ("constant", "cosine")
 
 
 def create(
@@ -53,26 +53,47 @@ def create(
 
 
 def learning_rate_schedule(
-    name: str, *, learning_rate: float, warmup_steps: int, last_step: int
+    name: str,
+    *,
+    learning_rate: float,
+    warmup_steps: int,
+    last_step: int,
+    final_share: float = 0.0,
+    boundaries: Sequence[tuple[int, float]] = (),
 ) -> Callable[[tf.Tensor], tf.Tensor]:
     """Returns the learning rate, float32 [], as a function of the step, int64 [].
 
-    "cosine" is learning_rate * (1 + cos(pi * step / last_step)) / 2. The warm-up multiplies either
-    schedule by (step + 1) / (warmup_steps + 1) until that reaches 1.
+    With p = step / last_step and f the final share, learning_rate is multiplied by
+    "linear": f + (1 - f) * (1 - p); "cosine": f + (1 - f) * (1 + cos(pi * p)) / 2;
+    "exponential": f**p; "step": from each of the `boundaries`, steps in rising order, on by its
+    factor. The warm-up multiplies any schedule by (step + 1) / (warmup_steps + 1) until that
+    reaches 1.
 
     Raises:
-      UserError: the name is not known, or a number is out of range.
+      UserError: the name is not known, a number is out of range, or a schedule lacks its settings.
     """
-    require_choice("optimizer.schedule", name, _SCHEDULES)
+    require_choice("optimizer.schedule", name, SCHEDULES)
     require_at_least("optimizer.learning_rate", learning_rate, 0)
     require_at_least("optimizer.warmup_steps", warmup_steps, 0)
+    settings = {"step": boundaries, "exponential": final_share}
+    require(bool(settings.get(name, True)), f"optimizer.schedule={name!r} needs its settings")
 
     def schedule(step: tf.Tensor) -> tf.Tensor:
         now = tf.cast(step, tf.float32)
         rate = tf.minimum(1.0, (now + 1) / (warmup_steps + 1)) * learning_rate
-        if name == "cosine":
-            rate *= (1 + tf.cos(math.pi * now / last_step)) / 2
-        return rate
+        if name == "step":
+            factor = tf.ones(())
+            for boundary, from_there in boundaries:
+                factor = tf.where(step >= boundary, from_there, factor)
+            return rate * factor
+        if name == "exponential":
+            return rate * tf.pow(final_share, now / last_step)
+        falling = 1.0
+        if name == "linear":
+            falling = 1 - now / last_step
+        elif name == "cosine":
+            falling = (1 + tf.cos(math.pi * now / last_step)) / 2
+        return rate * (final_share + (1 - final_share) * falling)
 
     return schedule
 

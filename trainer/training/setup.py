@@ -2,7 +2,7 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import keras
@@ -89,14 +89,21 @@ def set_up(config: Config, folder: str, vectors: np.ndarray | None = None) -> It
             numbers_each=2 + optimizers.SLOTS[config.optimizer.name],
         )
         model.check_data(*_range(dataset))
-        steps = make_steps(config, workers, model, last_step)
+        boundaries_steps = config.boundaries_steps(len(dataset.train))
+        steps = make_steps(config, workers, model, last_step, boundaries_steps)
         run = workers.run_on_chief(
             lambda: workdir.open_run(path, config, fingerprint, dataset.inputs())
         )
         yield Setup(config, path, run, workers, dataset, model, steps, last_step, stop)
 
 
-def make_steps(config: Config, workers: Workers, model: Autoencoder, last_step: int) -> Steps:
+def make_steps(
+    config: Config,
+    workers: Workers,
+    model: Autoencoder,
+    last_step: int,
+    boundaries_steps: Sequence[int] = (),
+) -> Steps:
     """Makes the training steps that a config asks for."""
     optimizer = config.optimizer
     return Steps(
@@ -115,6 +122,8 @@ def make_steps(config: Config, workers: Workers, model: Autoencoder, last_step: 
             learning_rate=optimizer.learning_rate,
             warmup_steps=optimizer.warmup_steps,
             last_step=last_step,
+            final_share=optimizer.final_share,
+            boundaries=list(zip(boundaries_steps, optimizer.boundary_factors, strict=True)),
         ),
         StepSettings(
             precision=config.precision,
