@@ -7,6 +7,7 @@ from typing import Any
 
 from trainer.config import (
     Augment,
+    Averaging,
     Config,
     Data,
     Group,
@@ -42,6 +43,7 @@ def page() -> str:
 def _sections() -> Iterator[str]:
     yield _table("Runs", "", Config)
     yield _table("Optimizer", "optimizer.", Optimizer)
+    yield _table("Averaged weights", "averaging.", Averaging)
     yield _table("Loss spikes", "spikes.", LossSpikes)
     yield _table("Early stopping", "stop.", Stop)
     yield _table("Augmentation of training images", "augment.", Augment)

@@ -19,6 +19,7 @@ from trainer import models
 from trainer.config import (
     EXECUTIONS,
     Augment,
+    Averaging,
     Config,
     LossSpikes,
     Optimizer,
@@ -57,6 +58,7 @@ def groups(kind, source):
     return {
         "": Config,
         "optimizer.": Optimizer,
+        "averaging.": Averaging,
         "spikes.": LossSpikes,
         "stop.": Stop,
         "augment.": Augment,
@@ -237,10 +239,11 @@ SCHEDULES: list[dict[str, Any]] = [
     *({"boundary_factors": (0.5,)}, {"schedule": "step"}),
     *({"boundaries_epochs": (float("nan"),)}, {"boundaries_epochs": (float("inf"),)}),
 ]
-OF_STEPS = [{"boundary_factors": (0.5,)}, {"boundaries_epochs": (4.5, 4.5)}]
+OF_STEPS: list[dict[str, Any]] = [{"boundary_factors": (0.5,)}, {"boundaries_epochs": (4.5, 4.5)}]
 OTHERS: list[dict[str, Any]] = [
     *({"batch_size": 0}, {"num_epochs": 0.0}),
     *({"spikes.loss_ratio": 1.0}, {"profile": "7:7"}, {"profile": "x"}, {"strategy": "cpu:0"}),
+    {"averaging.decay": 0.9, "averaging.last_share": 0.5},
     *({"strategy": "mirrored:2"}, {"data": 5}, {"optimizer": "adam"}, {"model": None}),
 ]
 

@@ -23,7 +23,7 @@ from tests.runs import assert_same_bits, stop_after
 from tests.verbs.refusals import contents, refused
 from trainer import AutoencoderTransformer
 from trainer.distribution.inference import map_batches
-from trainer.run import restore
+from trainer.run import restore, workdir
 
 SHORT: dict[str, Any] = {"hidden_units": (8,), "batch_size": 16, "num_epochs": 4, "random_state": 0}
 # Compilation takes longer than these trainings; a constant rate suits trainings of any length.
@@ -116,6 +116,18 @@ def test_a_warm_start_goes_on_where_the_run_has_ended(tmp_path):
     twice.set_params(random_state=None, num_epochs=8).fit(vectors())
     assert_same_bits(tmp_path / "longer", tmp_path / "twice")
     assert np.array_equal(longer.transform(vectors()), twice.transform(vectors()))
+
+
+def test_averaged_weights_are_those_that_transform(tmp_path):
+    overrides = {"averaging.decay": 0.9}
+    transformer = short(workdir=tmp_path, learning_rate=0.1, overrides=overrides).fit(vectors())
+    start = workdir.read(tmp_path).checkpoints.find_before(0)  # at PCA
+    assert start is not None
+    first = start.state()
+    for variable in restore.load_model(tmp_path).model.variables:
+        path = variable.path
+        assert np.array_equal(first[f"average/{path}"], first[f"model/{path}"])
+        assert np.array_equal(transformer.weights_[f"model/{path}"], variable)
 
 
 def test_ctrl_c_ends_a_fit_that_a_warm_start_completes(tmp_path, monkeypatch):

@@ -124,9 +124,7 @@ class AutoencoderTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
             chosen = run.checkpoints.find(run.config.checkpoint)
             assert chosen is not None, "a training that ends has a checkpoint"
             self.config_ = config
-            self.weights_ = {
-                path: array for path, array in chosen.state().items() if path.startswith("model/")
-            }
+            self.weights_ = chosen.weights()
             self.scaling_ = data.scaling_of(run.inputs)
             best = chosen.validation_loss if config.checkpoint == "best" else None
             self.validation_loss_ = losses["loss"] if best is None else best

@@ -21,7 +21,7 @@ from tests.distribution.noisy_steps import (
     trained,
     weights_of,
 )
-from trainer.config import EXECUTIONS
+from trainer.config import EXECUTIONS, Averaging
 from trainer.distribution import optimizers, xla
 from trainer.distribution.finite import FiniteCheck
 from trainer.distribution.inference import map_batches
@@ -38,8 +38,9 @@ from trainer.positions import Noise
 )
 def test_many_replicas_train_as_one_does(devices, execution, clip_norm):
     images = images_like(20, BATCH, *SHAPE)
-    _, one = make_steps(1, execution, clip_norm=clip_norm)
-    _, many = make_steps(devices, execution, clip_norm=clip_norm)
+    settings = {"clip_norm": clip_norm, "averaging": Averaging(decay=0.9)}
+    _, one = make_steps(1, execution, **settings)
+    _, many = make_steps(devices, execution, **settings)
     assert_close(many.train(0, images), one.train(0, images))
     assert_close(weights_of(many), weights_of(one))
 
@@ -63,8 +64,9 @@ def test_steps_have_the_same_bits_however_calls_are_cut_and_wherever_images_lie(
     create = small_conv if execution == "xla_products" else small
     images = images_like(50, *create().image_shape)
     indices = np.random.default_rng(0).integers(0, 50, (6, BATCH)).astype(np.int32)
-    _, at_once = make_steps(devices, execution, create=create)
-    _, in_parts = make_steps(devices, execution, create=create)
+    settings = {"create": create, "averaging": Averaging(decay=0.9)}
+    _, at_once = make_steps(devices, execution, **settings)
+    _, in_parts = make_steps(devices, execution, **settings)
     together = at_once.train(0, images[indices])
     assert in_parts.cache_on_device(images)
     parts = []

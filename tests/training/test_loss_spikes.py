@@ -124,6 +124,7 @@ def test_a_spike_leaves_the_bits_and_the_record_of_a_run_without_these_steps(
 
 def test_further_spikes_skip_further_steps_up_to_the_last(config, tmp_path, monkeypatch, capfd):
     config.steps_per_call = 1
+    config.averaging.decay = 0.9
     vectors = vectors_with(config, dict.fromkeys([10, 11, SPIKE_STEP, LAST_STEP - 1], 1e30))
     losses = train(config, str(tmp_path / "run"), vectors)
     lines = capfd.readouterr().err.splitlines()

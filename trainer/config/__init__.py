@@ -15,7 +15,7 @@ from trainer.config.groups import (
     ModelSettings,
     Stop,
 )
-from trainer.config.optimizer import SCHEDULES, Optimizer
+from trainer.config.optimizer import SCHEDULES, Averaging, Optimizer
 from trainer.config.parsing import (
     config_path,
     defaults,
@@ -41,6 +41,7 @@ __all__ = [
     "EXECUTIONS",
     "SCHEDULES",
     "Augment",
+    "Averaging",
     "Config",
     "Data",
     "Group",

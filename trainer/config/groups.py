@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from ml_collections import ConfigDict
 
-from trainer.config.optimizer import Optimizer
+from trainer.config.optimizer import Averaging, Optimizer
 from trainer.config.schema import Group, key
 from trainer.errors import require
 
@@ -205,6 +205,7 @@ class Config(Group):
     spikes: LossSpikes
     stop: Stop
     augment: Augment
+    averaging: Averaging
     seed: int = key(
         0,
         "Seed of the weights, the order of the examples and the noise.",

@@ -1,4 +1,4 @@
-"""Declares the keys of how the weights are updated."""
+"""Declares the keys of how the weights are updated and averaged."""
 
 import dataclasses
 import itertools
@@ -87,4 +87,35 @@ class Optimizer(Group):
             all(before < after for before, after in itertools.pairwise(epochs)),
             f"optimizer.boundaries_epochs={epochs} is not allowed; each must be above the one "
             "before it",
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Averaging(Group):
+    """Declares an average of the weights over the steps, which validation and all commands use."""
+
+    decay: float = key(
+        0.0,
+        "Decay per step of an exponential average of the weights, which validations, checkpoints "
+        "and all commands then use; 0: no such average.",
+        at_least=0,
+        below=1,
+    )
+    last_share: float = key(
+        0.0,
+        "Average the weights uniformly over the last steps, this share of all; 0: no such average.",
+        at_least=0,
+        at_most=1,
+    )
+
+    @property
+    def is_active(self) -> bool:
+        """Returns whether the weights are averaged."""
+        return self != Averaging()
+
+    def check(self) -> None:
+        require(
+            self.decay == 0 or self.last_share == 0,
+            f"averaging.decay={self.decay} is not allowed with averaging.last_share="
+            f"{self.last_share}; the average is exponential or uniform, and the other is 0",
         )

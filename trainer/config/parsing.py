@@ -19,7 +19,7 @@ from trainer.config.groups import (
     ModelSettings,
     Stop,
 )
-from trainer.config.optimizer import Optimizer
+from trainer.config.optimizer import Averaging, Optimizer
 from trainer.config.schema import Group, Key, defaults_of, keys
 from trainer.errors import UserError, in_one_line, require, require_choice, require_kind
 
@@ -32,6 +32,7 @@ _GROUPS: Mapping[str, type[Group]] = {
     "spikes": LossSpikes,
     "stop": Stop,
     "augment": Augment,
+    "averaging": Averaging,
 }
 
 _Group = TypeVar("_Group", bound=Group)

@@ -16,8 +16,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from trainer.config import Augment
+from trainer.config import Augment, Averaging
 from trainer.distribution import devices, optimizers
+from trainer.distribution.averaging import WeightAverage
 from trainer.distribution.collectives import all_reduce, pack, sum_over_replicas, unpack
 from trainer.distribution.device_cache import DeviceCache
 from trainer.distribution.finite import FiniteCheck
@@ -48,6 +49,7 @@ class StepSettings:
     # Of each batch the share of examples of the largest losses is left out of the gradient.
     trim_share: float = 0.0
     augment: Augment = dataclasses.field(default_factory=Augment)  # of training images
+    averaging: Averaging = dataclasses.field(default_factory=Averaging)  # of the weights
 
 
 class Steps:
@@ -84,6 +86,7 @@ class Steps:
             model.trainable_variables,
             settings.loss_scale_growth_steps if settings.precision == "float16" else None,
         )
+        self.average = WeightAverage(settings.averaging, model, strategy, settings.last_step)
         self._strategy = strategy
         self._model = model
         self._learning_rate = learning_rate
@@ -119,7 +122,12 @@ class Steps:
             self._execution,
         )
         self._update = Update(
-            self._model, self.optimizer, self._execution, self._norm_every_steps, settings.last_step
+            self._model,
+            self.optimizer,
+            self._execution,
+            self._norm_every_steps,
+            settings.last_step,
+            self.average,
         )
         # Keras's loss scaling updates all replicas at once, which XLA cannot compile.
         scales_losses = optimizers.scales_losses(self.optimizer)
@@ -203,14 +211,18 @@ class Steps:
         return min(seconds, key=lambda execution: seconds[execution])
 
     def evaluate(self, images: Rows) -> dict[str, float]:
-        """Computes the means of `loss` and each `loss/<term>` over images [N, H, W, C]."""
-        return self._mean_losses(images)
+        """Computes the means of `loss` and each `loss/<term>` over images [N, H, W, C].
+
+        The weights are the averaged ones, if the settings ask for an average.
+        """
+        with self.average.in_use():
+            return self._mean_losses(images)
 
     def variables(self) -> dict[str, keras.Variable]:
         """Returns the variables of a run's state by their paths; the step is not one of them."""
         slots = {f"optimizer/{variable.path}": variable for variable in self.optimizer.variables}
         assert len(slots) == len(self.optimizer.variables), "two slots share a path"
-        return model_variables(self._model) | slots
+        return model_variables(self._model) | slots | self.average.variables()
 
     def _train(self, first_step, count, batches, cache, labels):
         rows = tf.TensorArray(tf.float32, batches.shape[0])

@@ -7,6 +7,7 @@ import keras
 import tensorflow as tf
 
 from trainer.distribution import private_api
+from trainer.distribution.averaging import WeightAverage
 from trainer.distribution.gradients import Learner
 from trainer.distribution.optimizers import loss_scale, scales_losses
 from trainer.distribution.xla import Execution, one_after_the_other, sum_of_squares_for_cpu
@@ -21,6 +22,7 @@ class Update:
     execution: Execution
     norm_every_steps: int  # the last step has a gradient norm too; in other steps it is NaN
     last_step: int
+    average: WeightAverage
 
     def __call__(
         self, gradients: list[tf.Tensor], terms: dict[str, tf.Tensor], step: tf.Tensor
@@ -31,7 +33,7 @@ class Update:
             gradients = one_after_the_other(gradients)
         norm = self._norm(gradients, step) / scale
         self.optimizer.apply(gradients, self.model.trainable_variables)
-        return self._metrics(terms, norm, scale)
+        return self._finish(terms, step, norm, scale)
 
     def of_one_replica(
         self, gradients: list[tf.Tensor], terms: dict[str, tf.Tensor], step: tf.Tensor
@@ -39,7 +41,7 @@ class Update:
         """Updates without the other replicas, as XLA compiles it; counts no iteration."""
         norm = self._norm(gradients, step)
         private_api.update_replica(self.optimizer, gradients, self.model.trainable_variables)
-        return self._metrics(terms, norm, tf.ones(()))
+        return self._finish(terms, step, norm, tf.ones(()))
 
     def _norm(self, gradients, step):
         if self.execution.on_gpus:
@@ -53,15 +55,17 @@ class Update:
         squares = [tf.cond(needed, lambda g=g: square(g), lambda: math.nan) for g in gradients]
         return tf.sqrt(tf.add_n(squares))
 
-    def _metrics(self, terms, norm, scale):
-        skipped = tf.zeros(())
+    def _finish(self, terms, step, norm, scale):
+        """Averages the new weights; returns the metrics of the step."""
+        applied = tf.constant(True)
         if scales_losses(self.optimizer):
-            skipped = 1 - tf.cast(tf.math.is_finite(norm), tf.float32)
+            applied = tf.math.is_finite(norm)
+        self.average.update(step, applied)
         return {
             "loss": tf.add_n(list(terms.values())),
             **terms,
             "gradient_norm": norm,
-            "skipped_steps": skipped,
+            "skipped_steps": 1 - tf.cast(applied, tf.float32),
             "learning_rate": tf.convert_to_tensor(self.optimizer.learning_rate),
             "loss_scale": scale,
         }

@@ -27,6 +27,7 @@ _STATE = "state.npz"
 _MANIFEST = "manifest.json"
 _MANIFEST_KEYS = {"step", "validation_loss", "run_id", "state_sha256"}
 _PREFIX = "step-"
+_MODEL, _AVERAGE = "model/", "average/"  # begin the paths of weights and of their averages
 _WRITING = ".writing-"  # begins the name of a checkpoint that is being written
 _DELETING = ".deleting-"  # begins the name of a checkpoint that is being deleted
 _DAMAGED = "damaged-"  # begins the name of a damaged checkpoint that was renamed
@@ -47,13 +48,30 @@ class Checkpoint:
         with np.load(self.path / _STATE, allow_pickle=False) as arrays:
             return dict(arrays)
 
+    def weights(self) -> State:
+        """Reads a model's weights by their paths, averaged ones if the run averages weights."""
+        state = self.state()
+        return {
+            path: state.get(path.replace(_MODEL, _AVERAGE, 1), array)
+            for path, array in state.items()
+            if path.startswith(_MODEL)
+        }
+
     def restore(self, variables: Mapping[str, Any]) -> None:
-        """Assigns values to all of the variables, by path; the checkpoint may hold more.
+        """Assigns the values of a run's state to all of the variables, by path.
+
+        The checkpoint may hold more.
 
         Raises:
           UserError: the checkpoint lacks a variable, or holds another shape or dtype of it.
         """
-        state = self.state()
+        self._assign(self.state(), variables)
+
+    def restore_weights(self, variables: Mapping[str, Any]) -> None:
+        """Assigns `weights` to all of the variables of a model, as `restore` does."""
+        self._assign(self.weights(), variables)
+
+    def _assign(self, state: State, variables: Mapping[str, Any]) -> None:
         for path, variable in variables.items():  # checks all before it changes the first
             expected = (tuple(variable.shape), str(variable.dtype))
             found = (state[path].shape, str(state[path].dtype)) if path in state else None

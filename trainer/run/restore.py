@@ -105,7 +105,7 @@ def _restore(run: workdir.Run, checkpoint: str) -> TrainedModel:
             run.config.precision,
             lambda: models.create(image_shape, run.config.model),
         )
-    found.restore(model_variables(model))
+    found.restore_weights(model_variables(model))
     return TrainedModel(run, strategy, found.step, model, scaling, features, fill)
 
 

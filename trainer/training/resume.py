@@ -75,6 +75,7 @@ def _find_checkpoint(setup: Setup) -> Checkpoint | None:
 def _set_variables(setup: Setup, checkpoint: Checkpoint | None) -> None:
     if checkpoint is None:
         setup.model.initialise(TrainingStatistics(setup.dataset.train.images))
+        setup.steps.average.restart()
         return
     checkpoint.restore(setup.steps.variables())
     run = setup.run

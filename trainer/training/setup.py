@@ -86,7 +86,7 @@ def set_up(config: Config, folder: str, vectors: np.ndarray | None = None) -> It
             workers.strategy,
             config.precision,
             lambda: models.create(dataset.image_shape, config.model),
-            numbers_each=2 + optimizers.SLOTS[config.optimizer.name],
+            numbers_each=2 + optimizers.SLOTS[config.optimizer.name] + config.averaging.is_active,
         )
         model.check_data(*_range(dataset))
         boundaries_steps = config.boundaries_steps(len(dataset.train))
@@ -133,6 +133,7 @@ def make_steps(
             norm_every_steps=1 if config.spikes.loss_ratio else config.log_every_steps,
             trim_share=config.trim_share,
             augment=config.augment,
+            averaging=config.averaging,
         ),
         worker=workers.index,
     )

@@ -228,7 +228,8 @@ class _Loop:
             losses = self._setup.steps.evaluate(self._setup.dataset.validation.images)
             if not math.isfinite(losses["loss"]):
                 raise NonFiniteError(f"the validation loss at step {step} is {losses['loss']}")
-            self._logger.validation(step, losses)
+            with self._setup.steps.average.in_use():
+                self._logger.validation(step, losses)
         self._losses = losses
         self._history.append(losses["loss"])
         self._memory_check.close()
