@@ -26,7 +26,7 @@ from trainer.run.metrics_log import METRICS, is_measured, training_seconds
 _ROOT = Path(__file__).parent.parent
 _DOCS = _ROOT / "docs"
 _CURVE = "training"  # the name of a figure
-_FINETUNED = "finetuned.json"  # as in trainer.evaluation.classifier, which needs TensorFlow
+_FINETUNED = "finetuned.json"  # as in trainer.evaluation.finetuning_options
 _ERRORS = ("finetuned_test_error", "frozen_test_error")
 _MAX_SECONDS_FOR_SEEDS = 20 * 60  # of training; a longer run is made with one seed
 

@@ -1,55 +1,51 @@
 """python -m trainer.finetune --workdir=runs/contractive"""
 
-import math
+from typing import Any
 
 from absl import flags
 
 from trainer import cli
+from trainer.config import defaults_of, keys
+from trainer.evaluation.finetuning_options import FineTuning
 
+_DEFINE: dict[type, Any] = {
+    int: flags.DEFINE_integer,
+    float: flags.DEFINE_float,
+    str: flags.DEFINE_string,
+    bool: flags.DEFINE_bool,
+}
 _WORKDIR = cli.workdir_flag()
 _CHECKPOINT = cli.checkpoint_flag()
 _DATA = cli.data_flag()
-_NUM_EPOCHS = flags.DEFINE_integer("num_epochs", 20, "Most passes over the labelled images.", 1)
-_BATCH_SIZE = flags.DEFINE_integer("batch_size", 100, "Images per step, over all replicas.", 1)
-_LEARNING_RATE = flags.DEFINE_float(
-    "learning_rate", 3e-3, "Highest learning rate of the schedule, for Adam."
-)
-_SCHEDULE = flags.DEFINE_enum(
-    "schedule",
-    "cosine",
-    ["constant", "cosine"],
-    "Schedule of the learning rate; cosine falls to 0 at the end of num_epochs.",
-)
-_PATIENCE_EPOCHS = flags.DEFINE_integer(
-    "patience_epochs", 10, "End after this many epochs without a better validation error.", 1
-)
-_LABELS = flags.DEFINE_integer(
-    "labels", 0, "Number of labelled images to learn from, chosen at random; 0: all.", 0
-)
-_FROM_SCRATCH = flags.DEFINE_bool(
-    "from_scratch", False, "Begin with the weights that the run began with, as a baseline."
-)
+_DEFAULTS = defaults_of(FineTuning)
+_SETTINGS = {
+    name: _DEFINE[kind](name, _DEFAULTS[name], declared.description())
+    for name, (kind, declared) in keys(FineTuning).items()
+}
 flags.adopt_module_key_flags(cli)
-flags.register_validator(
-    "learning_rate", lambda rate: 0 < rate < math.inf, "it must be above 0 and finite."
-)
+
+
+def check() -> None:
+    """Raises UserError for wrong flags that need no data to be found wrong."""
+    _settings().check()
+    cli.check_run()
 
 
 def main() -> None:
     """Runs the command."""
-    from trainer.evaluation.classifier import FineTuning, finetune, print_table
+    from trainer.evaluation.finetuning import finetune, print_table
 
-    settings = FineTuning(
-        num_epochs=_NUM_EPOCHS.value,
-        batch_size=_BATCH_SIZE.value,
-        learning_rate=_LEARNING_RATE.value,
-        schedule=_SCHEDULE.value,
-        patience_epochs=_PATIENCE_EPOCHS.value,
-        labels=_LABELS.value,
-        from_scratch=_FROM_SCRATCH.value,
-    )
-    print_table(finetune(_WORKDIR.value, settings, _CHECKPOINT.value, _DATA.value), _WORKDIR.value)
+    metrics = finetune(_WORKDIR.value, _settings(), _CHECKPOINT.value, _DATA.value)
+    print_table(metrics, _WORKDIR.value)
+
+
+def _settings() -> FineTuning:
+    """Returns the settings of the flags; a refit has no patience unless the flag asks for one."""
+    settings = {name: flag.value for name, flag in _SETTINGS.items()}
+    if settings["refit"] and not flags.FLAGS["patience_epochs"].present:
+        settings["patience_epochs"] = 0
+    return FineTuning(**settings)
 
 
 if __name__ == "__main__":
-    cli.run(main, cli.check_run)
+    cli.run(main, check)

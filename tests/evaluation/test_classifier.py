@@ -1,11 +1,4 @@
-"""Fine-tuning: what is learnt and measured, and that the run is left as it was."""
-
-import json
-import signal
-import subprocess
-import sys
-from pathlib import Path
-from typing import Any
+"""The classifier's step: its loss, its dropout, and that every execution and replica agree."""
 
 import keras
 import numpy as np
@@ -13,182 +6,41 @@ import pytest
 import tensorflow as tf
 
 from tests.all_configs import settings_of, tiny
-from tests.runs import final_state
+from tests.models.small import context, images_like
 from tests.steps import adam_steps
-from tests.verbs.refusals import contents, refused
-from tests.verbs.sources import SIDE, Source, config_of
 from trainer import models
-from trainer.data.dataset import Split, to_unit
 from trainer.distribution import xla
-from trainer.distribution.variables import model_variables
-from trainer.evaluation.classifier import (
-    Classifier,
-    EarlyStopping,
-    FineTuning,
-    finetune,
-    initial_model,
-    labelled,
-    print_table,
-)
-from trainer.evaluation.evaluate import evaluate
-from trainer.run import restore, workdir
-from trainer.training.train import train
+from trainer.evaluation.classifier import Classifier, dropout
+from trainer.evaluation.finetuning_options import FineTuning
+from trainer.positions import Noise
 
-ROOT = Path(__file__).parents[2]
 BATCH = 8
-SETTINGS: dict[str, Any] = {
-    "num_epochs": 2,
-    "batch_size": 64,
-    "learning_rate": 3e-3,
-    "schedule": "constant",
-    "patience_epochs": 2,
-}
+CLASSES = 3
+PLAIN = FineTuning()
+REGULARISED = FineTuning(input_dropout=0.2, code_dropout=0.5)
 
 
-def tune(run, **changes):
-    return finetune(str(run), FineTuning(**SETTINGS | changes))
+def classifier_of(kind, settings):
+    keras.utils.set_random_seed(0)
+    autoencoder = models.create((12, 12, 1), settings_of(kind, **tiny(kind)))
+    return Classifier(autoencoder, CLASSES, settings)
 
 
-def train_run(kind, folder, **changes):
-    """Trains a small net of a kind for one step, on digits of 8x8 pixels or on other data."""
-    config = config_of(kind, Source({"name": "digits", "image_size": SIDE}, (), True, ""))
-    config.update_from_flattened_dict(changes)
-    train(config, str(folder))
-    return folder
-
-
-@pytest.fixture(scope="module")
-def digits_run(tmp_path_factory):
-    return train_run("dense", tmp_path_factory.mktemp("digits"), keep_checkpoints=9)
-
-
-def arrays(path):
-    with np.load(path) as archive:
-        return dict(archive)
-
-
-def toy_images(first_label=0):
-    """Images whose label is the one of three places that is bright, by a random brightness."""
-    random = np.random.default_rng(0)
-    labels = np.arange(200) % 3
-    images = random.integers(0, 40, (200, 6, 6, 1)).astype(np.uint8)
-    images[np.arange(200), 2 * labels, labels, 0] = random.integers(120, 256, 200)
-    return Split(images, labels + first_label)
-
-
-def toy_run(folder, first_label=0):
-    toys = toy_images(first_label)
-    np.savez(folder / "toys.npz", train=toys.images, train_labels=toys.labels)
-    source = {"data.name": f"arrays:{folder / 'toys.npz'}", "data.image_size": 0}
-    return train_run("dense", folder / "run", **source)
-
-
-def test_classes_that_a_plane_separates_are_learnt_without_error(tmp_path):
-    metrics = tune(toy_run(tmp_path), num_epochs=30, patience_epochs=30, batch_size=16)
-    assert metrics["finetuned_test_error"] == metrics["validation_error"] == 0
-    assert metrics["labelled_images"] == 152  # of 200, less a fifth to test and 5 % of the rest
-
-
-@pytest.mark.parametrize(("kind", "moves"), [("vae", True), ("concrete", False)])
-def test_an_encoder_learns_but_selected_pixels_stay_and_so_does_the_run(tmp_path, kind, moves):
-    changes = {} if moves else {"model.code_size": 20}
-    before = contents(train_run(kind, tmp_path, **changes))
-    metrics = tune(tmp_path)
-    after = contents(tmp_path)
-    assert {path: after[path] for path in before} == before
-    assert after.keys() - before.keys() == {"finetuned.json", "finetuned.npz"}
-    assert json.loads((tmp_path / "finetuned.json").read_text()) == metrics
-    assert metrics["weights_sha256"] == after["finetuned.npz"]
-    assert 0 < metrics["finetuned_test_error"] < 0.9
-    assert 0 < metrics["frozen_test_error"] < 0.9
-
-    _, weights_before = final_state(tmp_path)
-    weights = arrays(tmp_path / "finetuned.npz")
-    encoder = {path for path in weights_before if path.startswith("model/encoder/")}
-    assert weights.keys() == encoder | {"model/softmax/kernel", "model/softmax/bias"}
-    for path in encoder:
-        assert np.array_equal(weights[path], weights_before[path]) != moves, path
-
-
-def test_the_written_weights_are_measured_and_the_same_each_time(digits_run, capsys):
-    metrics, again = tune(digits_run), tune(digits_run)
-    del metrics["training_seconds"], again["training_seconds"]
-    assert again == metrics
-    run = restore.load(digits_run)
-    classifier = Classifier(run.model, 10)
-    weights = arrays(digits_run / "finetuned.npz")
-    for path, variable in model_variables(classifier).items():
-        variable.assign(weights[path])
-    images, labels = run.dataset.test.read()
-    predicted = np.argmax(classifier(to_unit(images)), axis=1)
-    assert np.mean(predicted != labels) == pytest.approx(metrics["finetuned_test_error"], abs=1e-9)
-
-    frozen = 1 - evaluate(str(digits_run))["probe_accuracy"]
-    assert metrics["frozen_test_error"] == pytest.approx(frozen)
-    capsys.readouterr()
-    print_table(metrics, str(digits_run))
-    table = capsys.readouterr().out
-    assert f"finetuned test error  {metrics['finetuned_test_error']:.2%}\n" in table
-    assert f"frozen test error  {frozen:.2%}," in table
-
-
-def test_the_epoch_is_chosen_by_validation_error_then_cross_entropy():
-    classifier = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
-    best = EarlyStopping(patience_epochs=2)
-    validations = [(0.5, 0.1), (0.3, 0.8), (0.3, 0.7), (0.3, 0.7), (0.4, 0.1)]
-    stops = []
-    for epoch, (error, cross_entropy) in enumerate(validations, start=1):
-        classifier.layers[0].bias.assign([epoch])
-        stops.append(best.update(epoch, error, cross_entropy, classifier))
-    assert stops == [False, False, False, False, True]
-    assert (best.epoch, best.error, best.cross_entropy) == (3, 0.3, 0.7)
-    (bias,) = (value for path, value in best.weights.items() if path.endswith("bias"))
-    assert bias == 3
-
-
-def test_from_scratch_begins_with_the_weights_that_the_run_began_with(digits_run):
-    first = initial_model(restore.load(digits_run))
-    began = np.load(digits_run / workdir.CHECKPOINTS / "step-0000000000" / "state.npz")
-    for path, variable in model_variables(first).items():
-        np.testing.assert_array_equal(variable, began[path])
-
-    with_run = tune(digits_run)
-    metrics = tune(digits_run, from_scratch=True)
-    assert json.loads((digits_run / "from_scratch.json").read_text()) == metrics
-    assert json.loads((digits_run / "finetuned.json").read_text()) == with_run
-    assert "finetuned_test_error" not in metrics
-    assert metrics["weights_sha256"] != with_run["weights_sha256"]
-
-
-def test_few_labels_are_some_of_many():
-    split = toy_images()
-    (few, few_labels), (many, many_labels) = (labelled(split, n).read() for n in (20, 50))
-    assert (len(few), len(many)) == (20, 50)
-    np.testing.assert_array_equal(many[:20], few)
-    assert many_labels is not None
-    np.testing.assert_array_equal(many_labels[:20], few_labels)
-    np.testing.assert_array_equal(few[:, [0, 2, 4], [0, 1, 2], 0].argmax(axis=1), few_labels)
-    assert len(labelled(split, 0)) == len(split)
-
-
-def steps_and_batches(devices, execution, kind, count):
+def steps_and_batches(devices, execution, kind, count, settings=PLAIN, precision="float32"):
     """A classifier of a kind, its steps, and random images with batches of indices and labels."""
-
-    def create():
-        keras.utils.set_random_seed(0)
-        return Classifier(models.create((12, 12, 1), settings_of(kind, **tiny(kind))), 3)
-
     random = np.random.default_rng(0)
     images = random.integers(0, 256, (50, 12, 12, 1)).astype(np.uint8)
     indices = random.integers(0, 50, (count, BATCH)).astype(np.int32)
-    return *adam_steps(create, devices, execution), images, indices, random.integers(0, 3, 50)
+    labels = random.integers(0, CLASSES, 50)
+    create = lambda: classifier_of(kind, settings)  # noqa: E731
+    return *adam_steps(create, devices, execution, precision=precision), images, indices, labels
 
 
-def test_a_batch_in_parts_on_the_device_learns_the_labels_of_the_whole(monkeypatch):
+def test_a_batch_in_parts_on_the_device_has_the_labels_and_the_noise_of_the_whole(monkeypatch):
     monkeypatch.setattr(xla, "CUT_SIZE", 3)  # images at a time, of products
     learnt = []
     for execution in ("graph", "xla_products"):
-        _, steps, images, indices, labels = steps_and_batches(1, execution, "conv", 4)
+        _, steps, images, indices, labels = steps_and_batches(1, execution, "conv", 4, REGULARISED)
         assert steps.cache_on_device(images)
         metrics = steps.train(0, indices, labels=labels[indices])
         learnt.append([metrics["loss"], *(v.numpy() for v in steps.variables().values())])
@@ -211,53 +63,49 @@ def test_the_step_minimises_the_mean_cross_entropy(devices):
     assert metrics["gradient_norm"][0] == pytest.approx(float(norm), rel=1e-4)
 
 
-COMMAND = (sys.executable, "-m", "trainer.finetune")
+def learnt(devices=1, execution="graph", precision="float32"):
+    """The losses of four regularised steps, and the weights after them."""
+    _, steps, images, indices, labels = steps_and_batches(
+        devices, execution, "dense", 4, REGULARISED, precision
+    )
+    metrics = steps.train(0, images[indices], labels=labels[indices])
+    return [metrics["loss"], *(variable.numpy() for variable in steps.variables().values())]
 
 
-def test_a_kill_midway_leaves_the_workdir_as_it_was(digits_run):
-    before = contents(digits_run)
-    flags = [f"--workdir={digits_run}", "--num_epochs=1000000", "--patience_epochs=1000000"]
-    command = [*COMMAND, *flags]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline().startswith("epoch 1 of ")
-        process.send_signal(signal.SIGTERM)
-        process.stdout.read()
-    assert process.returncode == -signal.SIGTERM
-    assert contents(digits_run) == before
+@pytest.mark.parametrize(
+    ("devices", "execution"), [(2, "graph"), (2, "xla"), (1, "xla_update"), (1, "xla")]
+)
+def test_replicas_and_executions_learn_the_same_under_noise(devices, execution):
+    for one, other in zip(learnt(), learnt(devices, execution), strict=True):
+        np.testing.assert_allclose(other, one, rtol=0, atol=1e-5)
 
 
-def test_a_flag_out_of_range_is_refused_in_one_line():
-    for flag in ("num_epochs=0", "patience_epochs=0", "learning_rate=nan"):
-        command = [*COMMAND, "--workdir=none", f"--{flag}"]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-        assert done.returncode == 2
-        assert done.stderr.startswith(f"error: flag --{flag}")
-        assert len(done.stderr.splitlines()) == 1
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_half_precision_learns_about_the_same_under_noise(precision):
+    losses, *_ = learnt(precision=precision)
+    np.testing.assert_allclose(losses, learnt()[0], rtol=0.05)
 
 
-def test_what_the_run_or_its_labels_do_not_allow_is_refused_in_one_line(digits_run, tmp_path):
-    for change, named in (
-        ({"schedule": "step"}, "schedule='step'"),
-        ({"batch_size": 0}, "batch_size=0 is not allowed; 1366"),
-        ({"labels": 63}, "63 labelled images allow 1 to 63"),
-        ({"labels": 1367}, "labels=1367 is not allowed; there are 1366"),
-        ({"labels": 1}, "1 labelled images are of one class"),
-    ):
-        with refused(named, digits_run):
-            tune(digits_run, **change)
-    for first_label, named in ((2020, "reach up to 2022, of 200"), (-1, "no labels from 0 up")):
-        (tmp_path / named).mkdir()
-        with refused(named):
-            tune(toy_run(tmp_path / named, first_label))
-    with refused("'noise:70' has no labels"):
-        tune(train_run("dense", tmp_path / "run", **{"data.name": "noise:70"}))
+def test_dropout_keeps_the_mean_and_depends_on_the_position_alone():
+    rows = tf.constant(images_like(4000, (3, 2)) + 1)
+    dropped = dropout(rows, 0.25, Noise(0, 7, 4000), "test").numpy()
+    kept = dropped != 0
+    np.testing.assert_allclose(dropped[kept], rows.numpy()[kept] / 0.75, rtol=1e-6)
+    assert kept.mean() == pytest.approx(0.75, abs=0.01)
+    later = dropout(rows[1000:], 0.25, Noise(0, 1007, 3000), "test")
+    np.testing.assert_array_equal(later, dropped[1000:])
+    np.testing.assert_array_equal(dropout(rows, 0.0, Noise(0, 7, 4000), "test"), rows)
 
 
-def test_the_best_epoch_is_the_one_that_is_tested(digits_run):
-    # A rate of 10 ruins the first weights: later epochs of constant rate are worse or no better.
-    metrics = tune(digits_run, learning_rate=10.0, num_epochs=30, patience_epochs=1)
-    assert metrics["epochs"] == metrics["best_epoch"] + 1
-    at_best = tune(digits_run, learning_rate=10.0, num_epochs=metrics["best_epoch"])
-    for key in ("weights_sha256", "validation_error", "finetuned_test_error"):
-        assert at_best[key] == metrics[key]
+def test_the_loss_has_noise_in_training_alone():
+    plain, regularised = (classifier_of("dense", s) for s in (PLAIN, REGULARISED))
+    images, labels = tf.constant(images_like(BATCH, (12, 12, 1))), tf.range(BATCH) % CLASSES
+
+    def loss(classifier, **changes):
+        terms = classifier.loss_terms(images, context(BATCH, labels=labels, **changes))
+        return terms["cross_entropy"].numpy()
+
+    expected = loss(plain)
+    np.testing.assert_array_equal(loss(regularised, training=False), expected)
+    assert (loss(regularised) != expected).all()
+    np.testing.assert_array_equal(regularised(images), plain(images))

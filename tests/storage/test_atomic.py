@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.evaluation.test_classifier import SETTINGS
+from tests.evaluation.test_finetuning import SETTINGS
 from tests.runs import files_in
 from trainer.errors import StorageError
-from trainer.evaluation.classifier import FineTuning, finetune
 from trainer.evaluation.evaluate import evaluate
+from trainer.evaluation.finetuning import FineTuning, finetune
 from trainer.storage import atomic
 
 

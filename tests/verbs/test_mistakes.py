@@ -11,8 +11,9 @@ from tests.verbs.verbs import VERBS
 from trainer.config import make_data
 from trainer.data import describe
 from trainer.errors import UserError
-from trainer.evaluation.classifier import FineTuning, finetune
 from trainer.evaluation.evaluate import evaluate
+from trainer.evaluation.finetuning import finetune
+from trainer.evaluation.finetuning_options import FineTuning
 from trainer.run import workdir
 from trainer.serving.stream import denoise, encode
 from trainer.training.train import train

@@ -16,8 +16,9 @@ from tests.verbs.refusals import refused
 from tests.verbs.sources import FINETUNING, SOURCES, config_of, pixels, vectors
 from trainer.data import describe
 from trainer.evaluation import compare
-from trainer.evaluation.classifier import FineTuning, finetune
 from trainer.evaluation.evaluate import evaluate
+from trainer.evaluation.finetuning import finetune
+from trainer.evaluation.finetuning_options import FineTuning
 from trainer.run import workdir
 from trainer.serving import model_card
 from trainer.serving.code_map import draw_map

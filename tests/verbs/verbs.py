@@ -8,8 +8,9 @@ import pytest
 from tests.verbs.sources import FINETUNING
 from trainer.checkpoints import main
 from trainer.evaluation import compare
-from trainer.evaluation.classifier import FineTuning, finetune
 from trainer.evaluation.evaluate import evaluate
+from trainer.evaluation.finetuning import finetune
+from trainer.evaluation.finetuning_options import FineTuning
 from trainer.run import workdir
 from trainer.serving.code_map import draw_map
 from trainer.serving.export import export

@@ -191,8 +191,7 @@ def hyperparameters(config: Config) -> dict[str, Any]:
 def describe_keys(config: Config) -> Iterator[tuple[str, Any, str]]:
     """Yields each dotted key, its value and its comment with what is allowed."""
     for name, key, value in _walk(config):
-        allowed = ", ".join(map(repr, key.choices)) or key.range_in_words()
-        yield name, value, f"{key.comment} Allowed: {allowed}." if allowed else key.comment
+        yield name, value, key.description()
 
 
 def differences(before: Config, after: Config) -> dict[str, tuple[Any, Any]]:

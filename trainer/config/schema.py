@@ -57,6 +57,11 @@ class Key:
             )
         return value
 
+    def description(self) -> str:
+        """Returns the comment with what is allowed."""
+        allowed = ", ".join(map(repr, self.choices)) or self.range_in_words()
+        return f"{self.comment} Allowed: {allowed}." if allowed else self.comment
+
     def range_in_words(self) -> str:
         """Returns the limits, as "above 0 and at most 1"; "" without limits."""
         limits = ("at_least", "above", "at_most", "below")

@@ -1,0 +1,343 @@
+"""Fine-tunes the encoder of a run, with a softmax layer on its code, to classify images."""
+
+import dataclasses
+import functools
+import itertools
+import math
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from trainer import models, positions
+from trainer.config import EXECUTIONS
+from trainer.data.batches import training_batches
+from trainer.data.dataset import Records, Split
+from trainer.data.memory import aligned_empty, allowed_bytes, require_fits
+from trainer.distribution import optimizers
+from trainer.distribution.devices import describe_devices
+from trainer.distribution.inference import map_batches
+from trainer.distribution.step import Steps, StepSettings
+from trainer.distribution.strategy import build_model, enable_determinism
+from trainer.distribution.variables import model_variables, values_of
+from trainer.distribution.xla import candidate_executions
+from trainer.errors import require
+from trainer.evaluation.classifier import Classifier, cross_entropy_nats
+from trainer.evaluation.evaluate import read
+from trainer.evaluation.evaluators.probe import probe_accuracy
+from trainer.evaluation.finetuning_options import FINETUNED, FROM_SCRATCH, FineTuning, changed
+from trainer.models.base import Autoencoder
+from trainer.monitoring import progress
+from trainer.run import checkpoints, restore
+from trainer.storage import atomic, paths
+
+_LABELS_SEED = 0  # the same for every run, so that all learn from the same labels
+_MAX_STEPS_PER_CALL = 100
+_MAX_BYTES_PER_CALL = 64 * 2**20  # of images
+_Labelled = tuple[np.ndarray, np.ndarray]  # images [N, H, W, C] and labels [N]
+
+
+class EarlyStopping:
+    """Keeps the weights of the epoch of lowest validation error, or then cross-entropy.
+
+    A patience of 0 never stops.
+    """
+
+    def __init__(self, patience_epochs: int):
+        self._patience_epochs = patience_epochs
+        self.epoch = 0  # the best, counted from 1
+        self.error = self.cross_entropy = math.inf
+        self.weights: dict[str, np.ndarray] = {}
+
+    def update(self, epoch: int, error: float, cross_entropy: float, classifier: Any) -> bool:
+        """Adds the validation of an epoch; returns whether to stop."""
+        if (error, cross_entropy) < (self.error, self.cross_entropy):
+            self.epoch, self.error, self.cross_entropy = epoch, error, cross_entropy
+            variables = model_variables(classifier)
+            self.weights = {path: variable.numpy() for path, variable in variables.items()}
+        return 0 < self._patience_epochs <= epoch - self.epoch
+
+
+def finetune(
+    workdir: str, settings: FineTuning, checkpoint: str = "", data_name: str = ""
+) -> dict[str, Any]:
+    """Trains a classifier from a run's "last" or "best" checkpoint, and measures it.
+
+    `data_name` says where the run's data are now, if they have moved, written as data.name.
+    The classifier learns by Adam from the run's training images. `EarlyStopping` chooses the
+    weights by the validation images; a refit learns from these too, and keeps the last weights.
+
+    Writes `finetuned.json` and the weights, by their paths, to `finetuned.npz`; from scratch
+    `from_scratch.json` and `from_scratch.npz`.
+
+    Returns:
+      The content of the JSON file: the settings, `finetuned_test_error` or
+      `from_scratch_test_error`, the share of the test images that are classified wrong, and
+      `frozen_test_error`, the test error of logistic regression on the codes before fine-tuning.
+
+    Raises:
+      UserError: a setting is not possible, the data have no labels, or what `restore.load` raises.
+      NonFiniteError: a loss was not finite; nothing is written.
+      StorageError: the workdir cannot be written; earlier files are unchanged.
+    """
+    # 1. Load the run and its labelled images.
+    settings.check()
+    path = paths.path_of(workdir)
+    run = restore.load(path, checkpoint, data_name)
+    if run.config.deterministic:
+        enable_determinism()
+    classes = _count_classes(run)
+    train = labelled(run.dataset.train, settings.labels)
+    if settings.refit:
+        train = concatenated(train, run.dataset.validation, run.config.data.memory_gib)
+    require(
+        settings.batch_size <= len(train),
+        f"batch_size={settings.batch_size} is not allowed; {len(train)} labelled images allow 1 "
+        f"to {len(train)}",
+    )
+
+    # 2. Measure the codes before training; then train a classifier from them.
+    autoencoder = initial_model(run) if settings.from_scratch else run.model
+    keras.utils.set_random_seed(run.config.seed)
+    classifier = build_model(
+        run.strategy, run.config.precision, lambda: Classifier(autoencoder, classes, settings)
+    )
+    test = _read(run, run.dataset.test)
+    frozen_test_error = _frozen_error(autoencoder, _read(run, train), test)
+    trained = _train(run, classifier, train, settings)
+
+    # 3. Measure the classifier on the test images.
+    test_error, _ = _measure(classifier, *test)
+    metrics = {
+        "step": 0 if settings.from_scratch else run.step,
+        f"{settings.name}_test_error": test_error,
+        "frozen_test_error": frozen_test_error,
+        **trained,
+        "labelled_images": len(train),
+        **dataclasses.asdict(settings),
+    }
+    with atomic.replacing(path) as tmp:
+        weights = values_of(model_variables(classifier))
+        digest = checkpoints.write_arrays(tmp / f"{settings.name}.npz", weights)
+        metrics["weights_sha256"] = digest
+        atomic.write_json(tmp / f"{settings.name}.json", metrics)
+    return metrics
+
+
+def print_table(metrics: dict[str, Any], workdir: str) -> None:
+    """Prints the errors and the paths of the files."""
+    name = FINETUNED if f"{FINETUNED}_test_error" in metrics else FROM_SCRATCH
+    label = f"{name.replace('_', ' ')} test error"
+    validation = "none, since the validation images were learnt too"
+    if not metrics["refit"]:
+        validation = f"{metrics['validation_error']:.2%}, after epoch {metrics['best_epoch']}"
+    given = ", ".join(f"{name}={value}" for name, value in changed(metrics).items())
+    print(f"""
+{label:>23}  {metrics[f"{name}_test_error"]:.2%}
+{"frozen test error":>23}  {metrics["frozen_test_error"]:.2%}, logistic regression on first codes
+{"validation error":>23}  {validation}
+{"labelled images":>23}  {metrics["labelled_images"]:,}
+{"settings":>23}  {given or "the defaults"}
+
+metrics    {Path(workdir) / name}.json
+weights    {Path(workdir) / name}.npz""")
+
+
+def labelled(split: Split, count: int) -> Split:
+    """Returns `count` random images of a split, or all (0), with the labels in memory.
+
+    A larger count includes the images of a smaller one.
+
+    Raises:
+      UserError: there are fewer images, or all chosen images are of one class.
+    """
+    assert split.labels is not None
+    require(
+        count <= len(split),
+        f"labels={count} is not allowed; there are {len(split)} training images",
+    )
+    images, labels = split.images, split.labels[:]
+    if count:
+        chosen = positions.permutation(_LABELS_SEED, 0, len(split))[:count]
+        images, labels = images[chosen], labels[chosen]
+    require(
+        len(np.unique(labels)) > 1,
+        f"the {len(labels)} labelled images are of one class; a classifier needs two",
+    )
+    return Split(images, labels)
+
+
+def concatenated(train: Split, validation: Split, memory_gib: float) -> Split:
+    """Returns the examples of one split and then those of another, with the labels in memory.
+
+    Rows of files stay there.
+
+    Raises:
+      UserError: the images in memory take more than `data.memory_gib` allows.
+    """
+    assert train.labels is not None and validation.labels is not None
+    labels = np.concatenate([train.labels[:], validation.labels[:]])
+    parts = (train.images, validation.images)
+    arrays = [rows for rows in parts if isinstance(rows, np.ndarray)]
+    if len(arrays) < len(parts):
+        return Split(Records(functools.partial(_read_rows, parts), np.arange(len(labels))), labels)
+    size = sum(rows.nbytes for rows in arrays)
+    require_fits("a copy of the training and validation images", size, allowed_bytes(memory_gib))
+    images = aligned_empty((len(labels), *train.images.shape[1:]), train.images.dtype)
+    return Split(np.concatenate(arrays, out=images), labels)
+
+
+def _read_rows(images: Sequence[np.ndarray | Records], rows: np.ndarray) -> np.ndarray:
+    """Reads rows [n] of images that follow one another."""
+    read = np.empty((len(rows), *images[0].shape[1:]), images[0].dtype)
+    first = 0
+    for some in images:
+        here = (first <= rows) & (rows < first + len(some))
+        if here.any():  # Records cannot read zero rows
+            read[here] = some[rows[here] - first]
+        first += len(some)
+    return read
+
+
+def initial_model(run: restore.TrainedRun) -> Autoencoder:
+    """Builds the autoencoder of a run with its initial weights."""
+    keras.utils.set_random_seed(run.config.seed)
+    return build_model(
+        run.strategy,
+        run.config.precision,
+        lambda: models.create(run.dataset.image_shape, run.config.model),
+    )
+
+
+def _count_classes(run: restore.TrainedRun) -> int:
+    """Returns one more than the largest label."""
+    splits = (run.dataset.train, run.dataset.validation, run.dataset.test)
+    labels = [split.labels[:] for split in splits if split.labels is not None]
+    name = run.config.data.name
+    require(
+        len(labels) == len(splits) and min(some.min() for some in labels) >= 0,
+        f"data.name={name!r} has no labels from 0 up to learn from; an .npz file "
+        "needs train_labels, and test_labels where it has test; a folder of images, class folders; "
+        "a table, data.label_column",
+    )
+    largest = int(max(some.max() for some in labels))
+    count = sum(len(some) for some in labels)
+    require(
+        largest < count,
+        f"the labels of data.name={name!r} reach up to {largest}, of {count} "
+        "images; they must be the classes' numbers, counted from 0",
+    )
+    return 1 + largest
+
+
+def _execution(run: restore.TrainedRun, batch_size: int) -> str:
+    """Returns the execution that the run uses, or would use, for its own steps on these devices."""
+    chosen = run.run.executions.get(describe_devices(run.strategy))
+    if chosen is None and run.config.execution in EXECUTIONS:
+        chosen = run.config.execution
+    return chosen or candidate_executions(run.strategy, run.model, batch_size)[0]
+
+
+def _train(
+    run: restore.TrainedRun, classifier: Classifier, train: Split, settings: FineTuning
+) -> dict[str, Any]:
+    """Trains a classifier and leaves it at the best epoch's weights, or a refit at the last.
+
+    Returns what was measured: `epochs`, `training_seconds` and, unless the validation images were
+    learnt too, `validation_error` and `best_epoch`.
+    """
+    best = EarlyStopping(settings.patience_epochs)
+    validation = _read(run, run.dataset.validation)
+    began = time.monotonic()
+    for epoch, loss in enumerate(_losses(run, classifier, train, settings), start=1):
+        line = f"epoch {epoch} of {settings.num_epochs}  cross-entropy {loss:.5f}"
+        if settings.refit:
+            progress.say(line)
+            continue
+        error, cross_entropy = _measure(classifier, *validation)
+        progress.say(f"{line}  validation {cross_entropy:.5f}, error {error:.2%}")
+        if best.update(epoch, error, cross_entropy, classifier):
+            break
+    trained = {"epochs": epoch, "training_seconds": time.monotonic() - began}
+    if settings.refit:
+        return trained
+    for path, variable in model_variables(classifier).items():
+        variable.assign(best.weights[path])
+    return {"validation_error": best.error, "best_epoch": best.epoch, **trained}
+
+
+def _losses(
+    run: restore.TrainedRun, classifier: Classifier, train: Split, settings: FineTuning
+) -> Iterator[float]:
+    """Trains a classifier; yields the mean loss of the steps that end in each epoch."""
+    batch_size, precision, seed = settings.batch_size, run.config.precision, run.config.seed
+    epochs = range(settings.num_epochs + 1)
+    ends = [math.ceil(epoch * len(train) / batch_size) for epoch in epochs]
+    steps = Steps(
+        run.strategy,
+        classifier,
+        lambda: optimizers.create("adam", clip_norm=0.0, weight_decay=0.0),
+        optimizers.learning_rate_schedule(
+            settings.schedule,
+            learning_rate=settings.learning_rate,
+            warmup_steps=0,
+            last_step=ends[-1],
+        ),
+        StepSettings(precision, batch_size, seed, last_step=ends[-1]),
+        execution=_execution(run, batch_size),
+    )
+    if isinstance(train.images, np.ndarray) and run.config.data.placement != "host":
+        steps.cache_on_device(train.images)
+    with progress.bar("fine-tuning", ends[-1], unit="steps") as bar:
+        yield from _losses_between(steps, train, ends, batch_size, seed, bar)
+
+
+def _losses_between(
+    steps: Steps, train: Split, ends: Sequence[int], batch_size: int, seed: int, bar: Any
+) -> Iterator[float]:
+    """Trains from each step of `ends` to the next; yields the mean loss of these steps."""
+    images, labels = train.images, train.labels
+    assert labels is not None
+    batch_bytes = batch_size * math.prod(images.shape[1:]) * images.dtype.itemsize
+    max_steps = max(1, min(_MAX_STEPS_PER_CALL, _MAX_BYTES_PER_CALL // batch_bytes))
+    ranges = (
+        (first, min(first + max_steps, end))
+        for start, end in itertools.pairwise(ends)
+        for first in range(start, end, max_steps)
+    )
+    calls = training_batches(images, ranges, max_steps, batch_size, seed, as_indices=True)
+    losses: list[np.ndarray] = []
+    for first, count, indices in calls.as_numpy_iterator():
+        batches = indices
+        if not steps.images_on_device:
+            batches = np.zeros((*indices.shape, *images.shape[1:]), images.dtype)
+            batches[:count] = images[indices[:count]]
+        metrics = steps.train(first, batches, count, labels[indices])
+        steps.require_finite(first, metrics)
+        losses.append(metrics["loss"])
+        bar.update(int(count))
+        if first + count in ends:
+            yield float(np.concatenate(losses).mean())
+            losses = []
+
+
+def _read(run: restore.TrainedRun, split: Split) -> _Labelled:
+    images, labels, _ = read(run, split)
+    assert labels is not None
+    return images, labels
+
+
+def _frozen_error(autoencoder: Autoencoder, train: _Labelled, test: _Labelled) -> float:
+    codes, test_codes = (map_batches(autoencoder.encode, images) for images, _ in (train, test))
+    return 1 - probe_accuracy(codes, test_codes, train[1], test[1])
+
+
+def _measure(classifier: Classifier, images: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
+    """Returns the error, a share of the images, and the mean cross-entropy in nats."""
+    logits = map_batches(classifier, images)
+    error = np.mean(logits.argmax(axis=1) != labels)
+    return float(error), float(tf.reduce_mean(cross_entropy_nats(logits, labels)))

@@ -1,0 +1,77 @@
+"""Declares the settings of a fine-tuning, each once, for its flags, its check and its results."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from trainer.config import Group, Optimizer, key, keys
+from trainer.errors import require
+
+FINETUNED = "finetuned"  # a file name without suffix
+FROM_SCRATCH = "from_scratch"  # a file name without suffix
+_SCHEDULES = keys(Optimizer)["schedule"][1].choices
+
+
+@dataclasses.dataclass(frozen=True)
+class FineTuning(Group):
+    """Holds the settings of a fine-tuning, named as the flags."""
+
+    num_epochs: int = key(20, "Most passes over the labelled images.", at_least=1)
+    batch_size: int = key(100, "Images per step, over all replicas.", at_least=1)
+    learning_rate: float = key(3e-3, "Highest learning rate of the schedule, for Adam.", above=0)
+    schedule: str = key(
+        "cosine",
+        "Schedule of the learning rate over num_epochs, as optimizer.schedule of a config.",
+        choices=_SCHEDULES,
+    )
+    patience_epochs: int = key(
+        10,
+        "End after this many epochs without a better validation error; 0: train num_epochs. The "
+        "weights of the best epoch are kept.",
+        at_least=0,
+    )
+    input_dropout: float = key(
+        0.0, "Share of the pixels or features set to 0, drawn anew each step.", at_least=0, below=1
+    )
+    code_dropout: float = key(
+        0.0, "Share of the code's units set to 0, drawn anew each step.", at_least=0, below=1
+    )
+    labels: int = key(
+        0, "Number of labelled images to learn from, chosen at random; 0: all.", at_least=0
+    )
+    refit: bool = key(
+        False,
+        "Learn from training and validation images together and keep the last weights: for "
+        "settings that were chosen before.",
+    )
+    from_scratch: bool = key(
+        False, "Begin with the weights that the run began with, as a baseline."
+    )
+
+    @property
+    def name(self) -> str:
+        """Returns the name of the files, without suffix."""
+        return FROM_SCRATCH if self.from_scratch else FINETUNED
+
+    def check(self) -> None:
+        """Raises UserError where a setting is out of range or two contradict each other."""
+        for name, (kind, declared) in keys(FineTuning).items():
+            declared.parse(name, kind, getattr(self, name))
+        require(
+            not (self.refit and self.patience_epochs),
+            f"patience_epochs={self.patience_epochs} is not allowed with refit, which learns from "
+            "the validation images; num_epochs alone ends it",
+        )
+        require(
+            not (self.refit and self.labels),
+            f"labels={self.labels} is not allowed with refit, which learns from all images but "
+            "the test images",
+        )
+
+
+def changed(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the settings, of those among the metrics, that are not the defaults."""
+    fields = dataclasses.fields(FineTuning)
+    return {
+        field.name: metrics[field.name] for field in fields if metrics[field.name] != field.default
+    }
