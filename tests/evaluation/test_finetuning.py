@@ -139,6 +139,10 @@ def test_the_epoch_is_chosen_by_validation_error_then_cross_entropy():
         stops.append(best.update(epoch, error, cross_entropy, classifier))
     assert stops == [False, False, False, False, True]
     assert not EarlyStopping(patience_epochs=0).update(9, math.inf, 0.0, classifier)
+    frozen = EarlyStopping(patience_epochs=2, freeze_epochs=5)
+    assert [frozen.update(epoch, 0.5, 0.1, classifier) for epoch in range(1, 8)] == 6 * [False] + [
+        True
+    ]
     assert (best.epoch, best.error, best.cross_entropy) == (3, 0.3, 0.7)
     (bias,) = (value for path, value in best.weights.items() if path.endswith("bias"))
     assert bias == 3
@@ -158,6 +162,31 @@ def test_from_scratch_begins_with_the_weights_that_the_run_began_with(digits_run
     assert metrics["weights_sha256"] != with_run["weights_sha256"]
 
 
+def encoder_weights(run, name="finetuned"):
+    return {k: v for k, v in arrays(run / f"{name}.npz").items() if "/encoder/" in k}
+
+
+def test_the_encoder_learns_after_the_frozen_epochs(digits_run):
+    _, trained = final_state(digits_run)
+    for num_epochs, frozen in ((2, True), (3, False)):
+        # Of a refit, the last weights are kept.
+        changes = {"refit": True, "patience_epochs": 0, "weight_decay": 0.1}
+        tune(digits_run, num_epochs=num_epochs, freeze_epochs=2, **changes)
+        for path, weights in encoder_weights(digits_run).items():
+            assert np.array_equal(weights, trained[path]) == frozen, path
+
+
+def test_weight_decay_shrinks_weights_by_its_share_of_the_learning_rate(digits_run):
+    _, trained = final_state(digits_run)
+    one_step = {"num_epochs": 1, "batch_size": 1366}
+    tune(digits_run, **one_step)
+    expected = encoder_weights(digits_run)
+    tune(digits_run, **one_step, weight_decay=0.5)
+    for path, weights in encoder_weights(digits_run).items():
+        decayed = expected[path] - SETTINGS["learning_rate"] * 0.5 * trained[path]
+        np.testing.assert_allclose(weights, decayed, rtol=0, atol=1e-6)
+
+
 def from_files(split):
     rows = Records(split.images.__getitem__, np.arange(len(split)))
     return dataclasses.replace(split, images=rows)
@@ -174,8 +203,8 @@ def test_a_refit_learns_from_train_then_validation_and_keeps_the_last_weights(di
     capsys.readouterr()
     print_table(metrics, str(digits_run))
     table = capsys.readouterr().out
-    assert "refit=True" in table
-    assert "code_dropout=0.5" in table
+    assert "--refit=True" in table
+    assert "--code_dropout=0.5" in table
     again = tune(digits_run, **refit, code_dropout=0.5)
     without = tune(digits_run, **refit)
     assert again["weights_sha256"] == metrics["weights_sha256"] != without["weights_sha256"]
@@ -227,6 +256,10 @@ def test_a_kill_midway_leaves_the_workdir_as_it_was(digits_run):
         ({"schedule": "stairs"}, "schedule='stairs'"),
         ({"input_dropout": 1.0}, "input_dropout=1.0"),
         ({"code_dropout": -0.1}, "code_dropout=-0.1"),
+        ({"hidden_dropout": math.nan}, "hidden_dropout=nan"),
+        ({"weight_decay": math.inf}, "weight_decay=inf"),
+        ({"label_smoothing": 1.0}, "label_smoothing=1.0"),
+        ({"freeze_epochs": 3}, "freeze_epochs=3 is not allowed with num_epochs=2"),
         ({"labels": -1}, "labels=-1"),
         ({"refit": True}, "patience_epochs=2 is not allowed with refit"),
         (

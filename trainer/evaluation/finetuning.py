@@ -26,7 +26,7 @@ from trainer.distribution.strategy import build_model, enable_determinism
 from trainer.distribution.variables import model_variables, values_of
 from trainer.distribution.xla import candidate_executions
 from trainer.errors import require
-from trainer.evaluation.classifier import Classifier, cross_entropy_nats
+from trainer.evaluation.classifier import Classifier, SoftmaxLayer, cross_entropy_nats
 from trainer.evaluation.evaluate import read
 from trainer.evaluation.evaluators.probe import probe_accuracy
 from trainer.evaluation.finetuning_options import FINETUNED, FROM_SCRATCH, FineTuning, changed
@@ -44,11 +44,12 @@ _Labelled = tuple[np.ndarray, np.ndarray]  # images [N, H, W, C] and labels [N]
 class EarlyStopping:
     """Keeps the weights of the epoch of lowest validation error, or then cross-entropy.
 
-    A patience of 0 never stops.
+    The patience, unless it is 0, begins after the frozen epochs.
     """
 
-    def __init__(self, patience_epochs: int):
+    def __init__(self, patience_epochs: int, freeze_epochs: int = 0):
         self._patience_epochs = patience_epochs
+        self._freeze_epochs = freeze_epochs
         self.epoch = 0  # the best, counted from 1
         self.error = self.cross_entropy = math.inf
         self.weights: dict[str, np.ndarray] = {}
@@ -59,7 +60,7 @@ class EarlyStopping:
             self.epoch, self.error, self.cross_entropy = epoch, error, cross_entropy
             variables = model_variables(classifier)
             self.weights = {path: variable.numpy() for path, variable in variables.items()}
-        return 0 < self._patience_epochs <= epoch - self.epoch
+        return 0 < self._patience_epochs <= epoch - max(self.epoch, self._freeze_epochs)
 
 
 def finetune(
@@ -135,7 +136,7 @@ def print_table(metrics: dict[str, Any], workdir: str) -> None:
     validation = "none, since the validation images were learnt too"
     if not metrics["refit"]:
         validation = f"{metrics['validation_error']:.2%}, after epoch {metrics['best_epoch']}"
-    given = ", ".join(f"{name}={value}" for name, value in changed(metrics).items())
+    given = " ".join(f"--{name}={value}" for name, value in changed(metrics).items())
     print(f"""
 {label:>23}  {metrics[f"{name}_test_error"]:.2%}
 {"frozen test error":>23}  {metrics["frozen_test_error"]:.2%}, logistic regression on first codes
@@ -250,7 +251,7 @@ def _train(
     Returns what was measured: `epochs`, `training_seconds` and, unless the validation images were
     learnt too, `validation_error` and `best_epoch`.
     """
-    best = EarlyStopping(settings.patience_epochs)
+    best = EarlyStopping(settings.patience_epochs, settings.freeze_epochs)
     validation = _read(run, run.dataset.validation)
     began = time.monotonic()
     for epoch, loss in enumerate(_losses(run, classifier, train, settings), start=1):
@@ -273,27 +274,41 @@ def _train(
 def _losses(
     run: restore.TrainedRun, classifier: Classifier, train: Split, settings: FineTuning
 ) -> Iterator[float]:
-    """Trains a classifier; yields the mean loss of the steps that end in each epoch."""
+    """Trains a classifier; yields the mean loss of the steps that end in each epoch.
+
+    Positions and learning rate go on where the frozen epochs end.
+    """
     batch_size, precision, seed = settings.batch_size, run.config.precision, run.config.seed
     epochs = range(settings.num_epochs + 1)
     ends = [math.ceil(epoch * len(train) / batch_size) for epoch in epochs]
-    steps = Steps(
-        run.strategy,
-        classifier,
-        lambda: optimizers.create("adam", clip_norm=0.0, weight_decay=0.0),
-        optimizers.learning_rate_schedule(
-            settings.schedule,
-            learning_rate=settings.learning_rate,
-            warmup_steps=0,
-            last_step=ends[-1],
-        ),
-        StepSettings(precision, batch_size, seed, last_step=ends[-1]),
-        execution=_execution(run, batch_size),
+    schedule = optimizers.learning_rate_schedule(
+        settings.schedule,
+        learning_rate=settings.learning_rate,
+        warmup_steps=0,
+        last_step=ends[-1],
     )
-    if isinstance(train.images, np.ndarray) and run.config.data.placement != "host":
-        steps.cache_on_device(train.images)
+    thawed = settings.freeze_epochs
+    phases = ((SoftmaxLayer(classifier), ends[: thawed + 1]), (classifier, ends[thawed:]))
     with progress.bar("fine-tuning", ends[-1], unit="steps") as bar:
-        yield from _losses_between(steps, train, ends, batch_size, seed, bar)
+        for learner, phase_ends in phases:
+            if len(phase_ends) == 1:  # no epochs
+                continue
+            steps = Steps(
+                run.strategy,
+                learner,
+                lambda: optimizers.create(
+                    "adamw" if settings.weight_decay else "adam",
+                    clip_norm=0.0,
+                    weight_decay=settings.weight_decay,
+                ),
+                schedule,
+                StepSettings(precision, batch_size, seed, last_step=ends[-1]),
+                execution=_execution(run, batch_size),
+            )
+            if isinstance(train.images, np.ndarray) and run.config.data.placement != "host":
+                steps.cache_on_device(train.images)
+            yield from _losses_between(steps, train, phase_ends, batch_size, seed, bar)
+            steps.release_device_cache()
 
 
 def _losses_between(

@@ -18,7 +18,7 @@ class FineTuning(Group):
 
     num_epochs: int = key(20, "Most passes over the labelled images.", at_least=1)
     batch_size: int = key(100, "Images per step, over all replicas.", at_least=1)
-    learning_rate: float = key(3e-3, "Highest learning rate of the schedule, for Adam.", above=0)
+    learning_rate: float = key(3e-3, "Highest learning rate of the schedule.", above=0)
     schedule: str = key(
         "cosine",
         "Schedule of the learning rate over num_epochs, as optimizer.schedule of a config.",
@@ -35,6 +35,29 @@ class FineTuning(Group):
     )
     code_dropout: float = key(
         0.0, "Share of the code's units set to 0, drawn anew each step.", at_least=0, below=1
+    )
+    hidden_dropout: float = key(
+        0.0,
+        "Share of the units of the encoder's hidden dense layers set to 0, drawn anew each step.",
+        at_least=0,
+        below=1,
+    )
+    weight_decay: float = key(
+        0.0,
+        "Decoupled weight decay, multiplied by the learning rate (AdamW); 0: Adam.",
+        at_least=0,
+    )
+    label_smoothing: float = key(
+        0.0,
+        "Share of the target that is spread evenly over all classes, in training.",
+        at_least=0,
+        below=1,
+    )
+    freeze_epochs: int = key(
+        0,
+        "Epochs at the beginning in which the softmax layer alone learns; then Adam begins anew "
+        "with all weights.",
+        at_least=0,
     )
     labels: int = key(
         0, "Number of labelled images to learn from, chosen at random; 0: all.", at_least=0
@@ -57,6 +80,11 @@ class FineTuning(Group):
         """Raises UserError where a setting is out of range or two contradict each other."""
         for name, (kind, declared) in keys(FineTuning).items():
             declared.parse(name, kind, getattr(self, name))
+        require(
+            self.freeze_epochs <= self.num_epochs,
+            f"freeze_epochs={self.freeze_epochs} is not allowed with num_epochs={self.num_epochs}; "
+            "it must be at most as many",
+        )
         require(
             not (self.refit and self.patience_epochs),
             f"patience_epochs={self.patience_epochs} is not allowed with refit, which learns from "
