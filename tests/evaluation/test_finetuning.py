@@ -253,7 +253,7 @@ def test_a_kill_midway_leaves_the_workdir_as_it_was(digits_run):
         ({"batch_size": 0}, "batch_size=0"),
         ({"learning_rate": math.nan}, "learning_rate=nan"),
         ({"learning_rate": 0.0}, "learning_rate=0.0"),
-        ({"schedule": "stairs"}, "schedule='stairs'"),
+        ({"schedule": "step"}, "schedule='step'"),
         ({"input_dropout": 1.0}, "input_dropout=1.0"),
         ({"code_dropout": -0.1}, "code_dropout=-0.1"),
         ({"hidden_dropout": math.nan}, "hidden_dropout=nan"),

@@ -4,12 +4,12 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from trainer.config import Group, Optimizer, key, keys
+from trainer.config import Group, key, keys
 from trainer.errors import require
 
 FINETUNED = "finetuned"  # a file name without suffix
 FROM_SCRATCH = "from_scratch"  # a file name without suffix
-_SCHEDULES = keys(Optimizer)["schedule"][1].choices
+_SCHEDULES = ("constant", "linear", "cosine")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,7 +21,7 @@ class FineTuning(Group):
     learning_rate: float = key(3e-3, "Highest learning rate of the schedule.", above=0)
     schedule: str = key(
         "cosine",
-        "Schedule of the learning rate over num_epochs, as optimizer.schedule of a config.",
+        "Schedule of the learning rate; linear and cosine fall to 0 at the end of num_epochs.",
         choices=_SCHEDULES,
     )
     patience_epochs: int = key(
