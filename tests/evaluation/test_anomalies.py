@@ -8,6 +8,8 @@ import pytest
 import tensorflow as tf
 
 from tests.evaluation.test_evaluate import train_linear
+from tests.verbs.sources import EXAMPLES, FEATURES, Source, config_of, vectors, write_table
+from trainer import api
 from trainer.data.dataset import to_unit
 from trainer.distribution.inference import map_batches
 from trainer.errors import UserError
@@ -17,6 +19,7 @@ from trainer.evaluation.evaluate import evaluate
 from trainer.evaluation.evaluated_model import EvaluatedModel
 from trainer.evaluation.evaluators import anomalies, strangest
 from trainer.run import restore
+from trainer.training.train import train
 
 
 def keeping_the_first_value(train, test, **fields):
@@ -73,6 +76,23 @@ def test_the_threshold_is_a_quantile_of_the_validation_errors_and_is_kept(tmp_pa
     again = evaluate(str(tmp_path))
     assert again["error_threshold"] == metrics["error_threshold"]
     assert "anomaly_auc" in metrics and "anomaly_auc" not in again
+
+
+@pytest.mark.parametrize(
+    "options", [{"normal_label": ["ok"]}, {"anomaly_label": ["dent", "scratch"]}]
+)
+def test_a_table_of_normal_rows_is_evaluated_with_the_defects_of_another(tmp_path, options):
+    kinds = np.array(["ok", "dent", "scratch"])
+    write_table(tmp_path / "train.csv", vectors(), kind=kinds[np.zeros(EXAMPLES, int)])
+    write_table(tmp_path / "test.csv", vectors(seed=1), kind=kinds[np.arange(EXAMPLES) % 3])
+    name = f"table:{tmp_path / 'train.csv'},{tmp_path / 'test.csv'}"
+    source = Source({"name": name, "label_column": "kind"}, (FEATURES,), True, "")
+    train(config_of("linear", source), str(tmp_path / "run"))
+    metrics = evaluate(str(tmp_path / "run"), anomalies=AnomalyOptions(**options))
+    assert metrics["train_anomalies"] == 0
+    assert metrics["test_anomalies"] == np.count_nonzero(np.arange(EXAMPLES) % 3)
+    assert "anomaly_auc" in metrics and "probe_accuracy" not in metrics  # of one class alone
+    api.load(tmp_path / "run").encode("test")  # with labels that the training lacks
 
 
 def test_wrong_classes_and_quantiles_are_refused():

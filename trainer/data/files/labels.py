@@ -65,24 +65,26 @@ class Labels:
         )
         return cls(path, column, *_merge(words, indices))
 
-    def indices(self, class_names: tuple[str, ...], first: Path) -> np.ndarray:
-        """Returns int64 [N]: the integers, or each word's index among the class names.
+    def extend(self, class_names: tuple[str, ...] | None, first: Path) -> tuple[str, ...]:
+        """Returns the class names of the tables before, then the words that these lack, sorted.
+
+        `class_names` is None before the first table.
 
         Raises:
-          UserError: the labels of the first table are of the other kind, or lack a word.
+          UserError: the labels of the first table are of the other kind.
         """
+        known = class_names or ()
         require(
-            bool(self.words) == bool(class_names),
+            class_names is None or bool(self.words) == bool(known),
             f"the labels of {self.path}, its column {self.column!r}, and the labels of {first} "
             "must both be whole numbers, or both words",
         )
+        return (*known, *sorted(set(self.words) - set(known)))
+
+    def indices(self, class_names: tuple[str, ...]) -> np.ndarray:
+        """Returns int64 [N]: the integers, or each word's index among the class names."""
         if not class_names:
             return self.values
-        unknown = sorted(set(self.words) - set(class_names))
-        require(
-            not unknown,
-            f"{self.path} has the label {unknown[0] if unknown else ''!r}, which {first} has not",
-        )
         places = {name: place for place, name in enumerate(class_names)}
         return np.array([places[word] for word in self.words], np.int64)[self.values]
 

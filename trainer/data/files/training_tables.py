@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import numpy as np
 import pyarrow as pa
 
-from trainer.data.dataset import Records
+from trainer.data.dataset import Records, named
 from trainer.data.features import Features
 from trainer.data.files import columns, table_cache
 from trainer.data.files.columns import ColumnReader
@@ -82,9 +82,9 @@ def read(
 ) -> Tables:
     """Reads tables whose other columns are features.
 
-    Labels are whole numbers, or words, whose sorted order in the first table numbers them from 0.
-    The other tables may have the columns in another order, and no labels. Rows that do not fit the
-    allowed bytes are left in a cache.
+    Labels are whole numbers, or words, whose sorted order in the first table numbers them from 0;
+    words of another table alone follow. The other tables may have the columns in another order, and
+    no labels. Rows that do not fit the allowed bytes are left in a cache.
 
     Raises:
       UserError: a file cannot be read or has other columns; a value is no number, missing,
@@ -94,7 +94,8 @@ def read(
     text = text or TextFormat()
     features: Features | None = None
     class_names: tuple[str, ...] = ()
-    found, lines = [], []
+    found: list[Table] = []
+    lines: list[str] = []
     for path in paths:
         table = open_table(path, text)
         chosen, notes = _choose(table, what, is_first=features is None)
@@ -103,14 +104,16 @@ def read(
         reading = _Reading(table, features or Features(chosen), what, features is None)
         content = _content(reading, text, storage)
         labels = Labels.of(path, what.label, content.extra[0]) if reading.has_labels else None
-        if features is None:
-            class_names = tuple(sorted(labels.words)) if labels else ()
+        if labels:
+            class_names = labels.extend(class_names if found else None, paths[0])
         features = content.features
         rows = content.rows()
         if isinstance(rows, np.ndarray):
             left = storage.allowed_bytes - rows.nbytes
             storage = dataclasses.replace(storage, allowed_bytes=left)
-        numbers = None if labels is None else labels.indices(class_names, paths[0])
+        numbers = None if labels is None else labels.indices(class_names)
+        if found:
+            notes += _note_on_classes(found[0].labels, numbers, class_names)
         found.append(Table(rows, numbers, content.ids(what.ids)))
         said = [*table.notes, *notes, *content.notes]
         lines += [f"{path}: {'; '.join(said)}"] if said else []
@@ -360,3 +363,12 @@ def _note_on_ids(names: Sequence[str], found: Iterable[str]) -> Iterator[str]:
     ids = list(found)
     if 0 < len(ids) < len(names):
         yield f"likely ids, yet features: {listed(map(repr, ids))} (data.id_columns keeps them out)"
+
+
+def _note_on_classes(
+    train: np.ndarray | None, other: np.ndarray | None, class_names: tuple[str, ...]
+) -> Iterator[str]:
+    """Names the classes that the first table lacks."""
+    new = named(None if train is None or other is None else np.setdiff1d(other, train), class_names)
+    if new is not None and len(new):
+        yield f"classes without training rows: {listed(map(str, new))}"
