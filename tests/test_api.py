@@ -1,6 +1,7 @@
 """Runs are trained and used from Python, on arrays, data frames and files alike."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -69,6 +70,10 @@ def test_what_does_not_fit_gets_one_line(run, frame):
         (frame.drop(columns="a"), "'a'"),
         (frame.assign(colour="pink"), "'pink'"),
         (frame[:0], "no row"),
+        ("tset", "'tset'.* allowed: train, validation, test, a folder"),
+        (Path("test"), "'test'.* allowed: train"),
+        ("none.csv", r"'none\.csv' does not exist"),
+        (".", "holds images, but the model takes vectors of 6"),
     ):
         with pytest.raises(UserError, match=named):
             run.encode(wrong)

@@ -15,7 +15,7 @@ from trainer.evaluation.evaluate import evaluate
 from trainer.run import restore
 from trainer.serving import prior_samples, readers
 from trainer.serving.batched_model import BatchedModel, Columns
-from trainer.serving.options import DEFAULTS, StreamOptions
+from trainer.serving.options import DEFAULTS, StreamOptions, check_examples
 from trainer.storage import paths
 from trainer.training.train import train as train_run
 
@@ -29,7 +29,7 @@ class TrainedRun:
     Examples are an array [N, H, W, C] or [N, D] in the units of the training data, a data frame of
     pandas or polars with the columns of the training's table, a path of what `trainer.encode` reads
     (a folder of images, an image, an array file, a table), or a split of the run's own data:
-    "train", "validation" or "test".
+    "train", "validation" or "test" (Path("test") is a folder).
 
     Attributes:
       workdir: the folder of the run.
@@ -132,11 +132,14 @@ class TrainedRun:
         return evaluate(str(self.workdir), anomalies=anomalies)
 
     def _map(self, examples: Any, function: _Function, resize: bool) -> np.ndarray:
-        if isinstance(examples, str) and examples in paths.SPLITS:
-            given = readers.split(restore.load_data(self._trained.run), examples)
-        elif isinstance(examples, str | Path):
+        if isinstance(examples, str | Path):
             options = StreamOptions(resize=resize)
-            given = readers.examples(paths.path_of(examples), self._training, options)
+            check_examples(examples, self._training.shape, options)
+            given = (
+                readers.split(restore.load_data(self._trained.run), examples)
+                if isinstance(examples, str) and examples in paths.SPLITS
+                else readers.examples(paths.path_of(examples), self._training, options)
+            )
         elif hasattr(examples, "columns"):
             given = readers.of_table(open_frame(examples), self._training)
         else:

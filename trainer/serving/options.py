@@ -46,6 +46,8 @@ def check_stream(
     `reads` and `writes`, the content of input and output, are "examples" or "codes".
     """
     shape = example_shape(workdir)
+    if reads == "examples":
+        check_examples(source, shape, options)
     paths.check_input_and_output(source, output, overwrite=options.overwrite)
     if writes == "codes":
         paths.require_suffix(output, _OUTPUT_SUFFIXES, "codes")
@@ -66,8 +68,6 @@ def check_stream(
     )
     if reads == "codes":
         _check_codes(paths.path_of(source), options)
-    else:
-        _check_source(source, shape, options)
 
 
 def check_sample(workdir: str, count: int, output: str, *, overwrite: bool) -> Path:
@@ -88,9 +88,19 @@ def check_map(
         method != "umap" or importlib.util.find_spec("umap") is not None,
         "method=umap needs umap-learn: pip install 'autoencoder-trainer[umap]'",
     )
-    paths.require_exists(source)
-    _check_source(source, shape, options)
+    check_examples(source, shape, options)
     return paths.check_output_files(output or workdir, MAP, overwrite=options.overwrite)
+
+
+def check_examples(source: str | Path, shape: tuple[int, ...], options: StreamOptions) -> None:
+    """Raises UserError unless the source is a split of the run's own data, or files of examples."""
+    paths.require_named("input", str(source))
+    if source not in paths.SPLITS:
+        _check_files(paths.path_of(source), shape, options)
+        return
+    for name in ("array", "label_column", "resize"):
+        value = getattr(options, name)
+        require(not value, f"{name}={value!r} is not for input={source!r}, a split of the run")
 
 
 def check_export(workdir: str, output: str, formats: Sequence[str], *, overwrite: bool) -> Path:
@@ -137,25 +147,17 @@ def _check_codes(path: Path, options: StreamOptions) -> None:
     _require_npz(path, options.array)
 
 
-def _check_source(source: str, shape: tuple[int, ...], options: StreamOptions) -> None:
-    """Checks an input of examples: a split of the run's own data, or a path."""
-    if source not in paths.SPLITS:
-        _check_examples(paths.path_of(source), shape, options)
-        return
-    for name in ("array", "label_column", "resize"):
-        value = getattr(options, name)
-        require(not value, f"{name}={value!r} is not for input={source!r}, a split of the run")
-
-
-def _check_examples(path: Path, shape: tuple[int, ...], options: StreamOptions) -> None:
+def _check_files(path: Path, shape: tuple[int, ...], options: StreamOptions) -> None:
     suffix = path.suffix.lower()
     is_images = path.is_dir() or suffix in paths.IMAGE_SUFFIXES
     is_table = paths.table_suffix(path) != "" and not is_images
     require(
         is_images or is_table or suffix in _ROW_SUFFIXES,
-        f"input={str(path)!r} is not allowed; allowed: {', '.join(paths.SPLITS)}, a folder of "
-        f"images, or a file that ends in {', '.join((*paths.IMAGE_SUFFIXES, *_ROW_SUFFIXES))}",
+        f"input={str(path)!r} is no folder and no known file; allowed: {', '.join(paths.SPLITS)}, "
+        "a folder of images, or a file that ends in "
+        f"{', '.join((*paths.IMAGE_SUFFIXES, *_ROW_SUFFIXES))}",
     )
+    paths.require_exists(path)
     _require_npz(path, options.array)
     require(
         options.label_column == "" or is_table,

@@ -50,14 +50,13 @@ def table_suffix(path: Path) -> str:
     return max(filter(name.endswith, TABLE_SUFFIXES), key=len, default="")
 
 
-def require_exists(source: str) -> None:
-    """Raises UserError unless the input exists or is one of SPLITS."""
-    _require_named("input", source)
-    exists = source in SPLITS or os.path.lexists(path_of(source))
-    require(exists, f"input={str(path_of(source))!r} does not exist")
+def require_exists(source: Path) -> None:
+    """Raises UserError unless the input exists."""
+    require(os.path.lexists(source), f"input={str(source)!r} does not exist")
 
 
-def _require_named(name: str, path: str) -> None:
+def require_named(name: str, path: str) -> None:
+    """Raises UserError if a path is empty."""
     require(path != "", f"{name}='' is not allowed; it must name a file or folder")
 
 
@@ -96,7 +95,7 @@ def check_input_and_output(source: str, output: str, *, overwrite: bool) -> None
         with the input.
     """
     for name, given in (("input", source), ("output", output)):
-        _require_named(name, given)
+        require_named(name, given)
     path = path_of(output)
     require_absent(path, f"output={output!r}", overwrite=overwrite)
     if source not in SPLITS:
@@ -105,7 +104,7 @@ def check_input_and_output(source: str, output: str, *, overwrite: bool) -> None
             read != written and read not in written.parents and written not in read.parents,
             f"output={output!r} and input={source!r} overlap: one contains the other",
         )
-        require_exists(source)
+        require_exists(path_of(source))
     if os.path.lexists(path):
         _require_replaceable(path, output)
 
