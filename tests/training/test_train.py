@@ -132,6 +132,25 @@ def test_a_run_leaves_its_config_metrics_charts_a_trace_and_a_warning(
     assert "only 10 steps, but optimizer.warmup_steps=10" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("rows", "checkpoint", "is_told"),
+    [(40, "last", True), (40, "best", False), (1000, "last", False)],
+)
+def test_more_parameters_than_numbers_to_train_on_are_told_unless_the_best_weights_are_taken(
+    tmp_path, digits_config, capsys, rows, checkpoint, is_told
+):
+    digits_config.update({"num_epochs": 0.01, "batch_size": 4, "checkpoint": checkpoint})
+    digits_config.data.name = f"arrays:{tmp_path / 'own.npy'}"
+    digits_config.model.output_activation = "linear"
+    np.save(tmp_path / "own.npy", np.random.default_rng(0).normal(size=(rows, 5)))
+    train(digits_config, str(tmp_path / "run"))
+    layers = [(5, 16), (16, 4), (4, 16), (16, 5)]
+    parameters, numbers = sum((1 + a) * b for a, b in layers), 5 * (rows * 4 // 5)
+    numbers -= 5 * round(digits_config.data.validation_fraction * numbers / 5)
+    told = f"{parameters / numbers:.2g} parameters for each of the {numbers:,} numbers"
+    assert (told in capsys.readouterr().out) == is_told
+
+
 def test_a_quiet_run_on_vectors_in_memory_shows_nothing_and_changes_none(
     digits_config, tmp_path, capfd
 ):

@@ -1,6 +1,7 @@
 """Describes a training to its user: the plan at the start, and the end."""
 
 import math
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -50,23 +51,44 @@ def print_plan(setup: Setup, first_step: int, end: int) -> None:
         f"{config.precision} on {devices}, execution {steps.execution}",
         flush=True,
     )
+    for note in filter(None, _notes(setup, first_step, end)):
+        print(note, flush=True)
+
+
+def _notes(setup: Setup, first_step: int, end: int) -> Iterator[str | None]:
+    """Yields what the budget chose, and warnings, "" or None for none."""
+    config, devices = setup.config, describe_devices(setup.workers.strategy)
     if config.budget == "auto":
-        print(budget.describe(config))
+        yield budget.describe(config)
+    yield _capacity_note(setup)
     if devices.startswith("CPU") and not config.strategy.startswith("cpu:"):
-        gpu_note = unusable_gpu_note()
-        if gpu_note:
-            print(gpu_note, flush=True)
+        yield unusable_gpu_note()
     if setup.run and first_step < end:
         lack = setup.run.checkpoints.lack_of_space(*_checkpoints_at_once(setup, end - first_step))
-        if lack:
-            print(lack, flush=True)
+        yield lack
     warmup_steps = config.optimizer.warmup_steps
     if 0 < end <= warmup_steps:
-        print(
+        yield (
             f"only {end:,} steps, but optimizer.warmup_steps={warmup_steps}: the learning rate "
-            "never reaches its peak; train for longer, or warm up for less",
-            flush=True,
+            "never reaches its peak; train for longer, or warm up for less"
         )
+
+
+def _capacity_note(setup: Setup) -> str:
+    """Warns of a network that may learn its examples by heart, unless the best checkpoint is taken.
+
+    Returns "" where the training data hold as many numbers as the model has parameters to train.
+    """
+    dataset, model = setup.dataset, setup.model
+    numbers = len(dataset.train) * math.prod(dataset.image_shape)
+    parameters = sum(math.prod(variable.shape) for variable in model.trainable_variables)
+    if parameters <= numbers or setup.config.checkpoint == "best":
+        return ""
+    return (
+        f"{parameters / numbers:.2g} parameters for each of the {numbers:,} numbers to train on: "
+        "the last weights may know the examples by heart; checkpoint=best takes those of the "
+        "lowest validation loss"
+    )
 
 
 def _checkpoints_at_once(setup: Setup, steps: int) -> tuple[int, int]:
