@@ -10,14 +10,15 @@ import tensorflow as tf
 from tests.evaluation.test_evaluate import train_linear
 from tests.verbs.sources import EXAMPLES, FEATURES, Source, config_of, vectors, write_table
 from trainer import api
-from trainer.data.dataset import to_unit
+from trainer.data.dataset import Split, to_unit
 from trainer.distribution.inference import map_batches
 from trainer.errors import UserError
 from trainer.evaluation.anomaly_options import AnomalyOptions
 from trainer.evaluation.distances import Distances
-from trainer.evaluation.evaluate import evaluate
+from trainer.evaluation.evaluate import evaluate, example_names
 from trainer.evaluation.evaluated_model import EvaluatedModel
 from trainer.evaluation.evaluators import anomalies, strangest
+from trainer.monitoring import figures
 from trainer.run import restore
 from trainer.training.train import train
 
@@ -57,11 +58,54 @@ def test_a_distance_of_whitened_values_is_that_of_mahalanobis():
     np.testing.assert_allclose(ratio, 1, rtol=0.05)  # little shrinkage, of so many rows
 
 
-def test_the_strangest_vectors_and_images_are_drawn():
-    rows = np.eye(4)[np.arange(12) % 4]
-    ((name, figure),) = strangest.measure(keeping_the_first_value(rows, rows)).figures.items()
-    assert name == "strangest"
-    assert figure.dtype == np.uint8 and len(np.unique(figure)) > 5
+def test_the_strangest_vectors_and_images_are_drawn_by_their_names(monkeypatch):
+    drawn: dict[str, tuple[Any, ...]] = {}
+    for draw in ("error_shares", "reconstructions"):
+        original = getattr(figures, draw)
+        monkeypatch.setattr(
+            figures,
+            draw,
+            lambda *arguments, draw=draw, original=original: (
+                drawn.update({draw: arguments}) or original(*arguments)
+            ),
+        )
+    rows = np.eye(4)[np.arange(12) % 4] * (1 + np.arange(12))[:, None]
+    names = np.array([f"customer {'0' * 30}{number}" for number in range(12)])
+    for given, label in (
+        ({}, "row 11"),
+        ({"test_names": names}, "customer 00…000000000011"),
+        ({"test_labels": np.arange(12)}, "row 11 (11)"),
+    ):
+        ((name, figure),) = strangest.measure(
+            keeping_the_first_value(rows, rows, **given)
+        ).figures.items()
+        assert name == "strangest"
+        assert figure.dtype == np.uint8 and len(np.unique(figure)) > 5
+        assert drawn["error_shares"][2][0] == f"{label}, mse 36"
+
+    images = rows.reshape(12, 2, 2, 1).astype(np.float32) / 12
+    model: Any = SimpleNamespace(encode=lambda x: x, decode=lambda x: x * [[[0]]], code_size=4)
+    known: dict[str, Any] = {
+        "test_names": names,
+        "test_labels": np.arange(12) % 2,
+        "class_names": ("ok", "$dent$"),
+    }
+    figure = strangest.measure(EvaluatedModel(model, images, images, **known)).figures["strangest"]
+    assert figure.ndim == 3
+    _, titles, notes = drawn["reconstructions"]
+    assert titles[:2] == names[[11, 10]].tolist()
+    assert notes[:2] == ["$dent$\nmse 0.25", "ok\nmse 0.21"]
+
+
+def test_names_of_examples_are_files_ids_or_rows():
+    rows = np.array([0, 2])
+    images = np.zeros((3, 2))
+    for fields, expected in (
+        ({"file_names": np.array(["a/0.png", "a/1.png", "b/2.png"])}, ["0", "2"]),
+        ({"ids": {"customer": np.array([7, 8, 9])}}, ["customer 7", "customer 9"]),
+        ({}, ["row 0", "row 2"]),
+    ):
+        assert example_names(Split(images, None, **fields), rows).tolist() == expected
 
 
 def test_the_threshold_is_a_quantile_of_the_validation_errors_and_is_kept(tmp_path):

@@ -63,6 +63,11 @@ def final_losses(run):
     return {name: value for name, value in last.items() if name not in ("step", "split")}
 
 
+def figures_of(run):
+    """Returns the names of the figures of an evaluation."""
+    return {path.stem for path in run.glob("*.png")}
+
+
 def test_the_data_server_shows_one_value_a_step_of_an_interrupted_run(tmp_path):
     interrupted_run(tmp_path / "run")  # by the Python loader: test_tensorboard.py
     loss = {"run": "run/train", "tag": "loss"}
@@ -99,12 +104,14 @@ def test_losses_are_charts_and_every_chart_of_the_layout_has_its_tags(board):
                 assert bool(found["tag_to_events"]) == expected, chart["title"]
 
 
-def test_images_text_and_graph_are_there(board):
+def test_images_text_and_graph_are_there(board, runs):
     tags = board.get("data/plugin/images/tags")
     assert {run: set(images) for run, images in tags.items()} == {
         "vae/validation": {"reconstructions", "prior_samples", "manifold", "filters"},
+        "vae/test": figures_of(runs / "vae"),
         "linear/validation": {"reconstructions", "filters"},
     }
+    assert "strangest" in tags["vae/test"]
     where = {"run": "vae/validation", "tag": "manifold", "sample": "0"}
     assert [image["step"] for image in board.get("data/plugin/images/images", **where)] == [10, 20]
     assert board.get("data/plugin/text/tags") == {

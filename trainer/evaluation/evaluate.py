@@ -3,6 +3,7 @@
 import contextlib
 import importlib.metadata
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ def evaluate(
 
     `data_name` says where the run's data are now, if they have moved, written as data.name.
     `anomalies` names the classes of anomalies, which no training knows, and sets a threshold.
-    TensorBoard gets a run `test`: the codes for its projector, and the metrics as a table.
+    TensorBoard gets a run `test`: the codes for its projector, the metrics as a table, the figures.
 
     Returns:
       The content of `metrics.json`: the `step`, the `last_step` of the run, whether its training
@@ -55,7 +56,8 @@ def evaluate(
     dataset = run.dataset
     anomalies.check_classes(dataset)
     train, train_labels, _ = read(run, dataset.train)
-    test, test_labels, test_files = read(run, dataset.test)
+    test, test_labels, test_rows = read(run, dataset.test)
+    test_files = dataset.test.file_names
     evaluated = EvaluatedModel(
         run.model,
         train,
@@ -65,7 +67,8 @@ def evaluate(
         seed=run.config.seed,
         workdir=path,
         class_names=dataset.class_names,
-        test_files=test_files,
+        test_files=None if test_files is None else test_files[test_rows],
+        test_names=example_names(dataset.test, test_rows),
         data_key=_data_key(run),
         feature_names=dataset.features.names if dataset.features else (),
         train_anomalies=anomalies.are_anomalous(train_labels, dataset.class_names),
@@ -95,7 +98,7 @@ def evaluate(
             error_reference.write_pca(tmp, evaluated.pca.mean_, evaluated.pca.components_)
         for name, figure in plots.items():
             (tmp / f"{name}.png").write_bytes(figures.png(figure))
-        _write_summaries(tmp, metrics, evaluated)
+        _write_summaries(tmp, metrics, plots, evaluated)
     return metrics
 
 
@@ -105,10 +108,17 @@ def _data_key(run: restore.TrainedRun) -> tuple[object, ...]:
     return run.run.data_fingerprint, code_digest(), *versions.items()
 
 
-def read(
-    run: restore.TrainedRun, split: Split
-) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
-    """Reads the images of a split as float32 in [0, 1], the labels and the names of the files.
+def example_names(split: Split, rows: np.ndarray) -> np.ndarray:
+    """Returns what to call examples, str [N]: by their files, ids or rows in the split, from 0."""
+    if split.file_names is not None:
+        return np.array([Path(file).stem for file in split.file_names[rows]])
+    for column, ids in split.ids.items():
+        return np.array([f"{column} {value}" for value in ids[rows]])
+    return np.array([f"row {row}" for row in rows])
+
+
+def read(run: restore.TrainedRun, split: Split) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
+    """Reads the images of a split as float32 in [0, 1], the labels and the rows of the split.
 
     Reads all images or, evenly spread, as many as fit the memory with the arrays made from them,
     and at most 200,000.
@@ -118,7 +128,7 @@ def read(
     fitting = int(_MEMORY_SHARE * allowed / row_bytes)
     rows = split.evenly_spaced(max(1, min(_MAX_IMAGES, fitting)))
     images, labels = split.read(rows)
-    return to_unit(images), labels, None if split.file_names is None else split.file_names[rows]
+    return to_unit(images), labels, np.arange(len(split))[rows]
 
 
 def _has_finished(run: restore.TrainedRun, last_step: int) -> bool:
@@ -162,8 +172,13 @@ def _threshold(run: restore.TrainedRun, quantile: float) -> dict[str, float]:
     }
 
 
-def _write_summaries(folder: Path, metrics: dict[str, Any], evaluated: EvaluatedModel) -> None:
-    """Writes TensorBoard's run "test": the codes for the projector, and the metrics as a table."""
+def _write_summaries(
+    folder: Path,
+    metrics: dict[str, Any],
+    plots: Mapping[str, np.ndarray],
+    evaluated: EvaluatedModel,
+) -> None:
+    """Writes TensorBoard's run "test": codes for the projector, metrics as a table, figures."""
     images = evaluated.test
     axes = tuple(range(1, images.ndim))
     errors = np.square(evaluated.reconstructions - images).mean(axis=axes)
@@ -176,6 +191,8 @@ def _write_summaries(folder: Path, metrics: dict[str, Any], evaluated: Evaluated
     table = "\n".join(["| metric | value |", "|---|---|", *rows])
     with contextlib.closing(Summaries(folder, [TEST])) as summaries:
         summaries.text(TEST, metrics["step"], "metrics", table)
+        for name, figure in plots.items():
+            summaries.image(TEST, metrics["step"], name, figure)
 
 
 def _format(value: Any) -> str:

@@ -37,6 +37,7 @@ class EvaluatedModel:
     workdir: Path = Path()
     class_names: tuple[str, ...] = ()  # by label
     test_files: np.ndarray | None = None  # str [N]
+    test_names: np.ndarray | None = None  # str [N], of single examples
     data_key: tuple[object, ...] = ()  # of the data, the code and the packages; (): keep nothing
     feature_names: tuple[str, ...] = ()  # of a table
     train_anomalies: np.ndarray | None = None  # bool [N], if labels say so

@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 COLUMNS = 10
 _MAX_MARKERS = 50  # points of a line; more are drawn without markers
 _RED = (0.9, 0.1, 0.1)
-_MAX_TITLE = 14  # characters above a column
-_MAX_LABEL = 40  # characters beside a bar
+_MAX_TITLE = 12  # characters above a column
+_MAX_NAME = 14  # characters of a class or a feature
 _MAX_SHARES = 5  # features of a bar
-_MIN_LABELLED_SHARE = 0.11  # in which a name can be read
+_MIN_LABELLED_SHARE = 0.12  # in which a name can be read
 _GAP = 2  # white pixels between images
 _ENLARGEMENT = 8  # makes single pixels visible
 _MIN_SIDE = 500  # pixels of the longer side of a labelled grid, about
@@ -89,17 +89,19 @@ def reconstructions(
                 if values.ndim == 1 and len(values) <= _MAX_WRITTEN:
                     axis.set_xlabel(", ".join(f"{v:.1f}" for v in values), fontsize="small")
     for axis, title in zip(axes[0], titles, strict=False):
-        axis.set_title(_shortened(title), fontsize="small")
+        axis.set_title(shortened(title, _MAX_TITLE), fontsize="small", parse_math=False)
     for axis, note in zip(axes[-1], notes, strict=False):
-        axis.set_xlabel(note, fontsize="small")
+        axis.set_xlabel(note, fontsize="small", parse_math=False)
     if first.ndim == 2:
         axes_label = "across: features, or values of the code; rows of one length share a scale"
         figure.supxlabel(axes_label, fontsize="small")
     return _render(figure)
 
 
-def _shortened(title: str, length: int = _MAX_TITLE) -> str:
-    return title if len(title) <= length else f"…{title[1 - length :]}"
+def shortened(text: str, length: int = _MAX_NAME) -> str:
+    """Returns a text of at most `length` characters, with an ellipsis in the middle of others."""
+    end = length // 2
+    return text if len(text) <= length else f"{text[: length - end - 1]}…{text[-end:]}"
 
 
 def lines(
@@ -154,18 +156,15 @@ def error_shares(
             grey = 0.55 + 0.08 * number
             axis.barh(row, each[feature], left=left, color=(grey, grey, grey), edgecolor="white")
             if each[feature] >= _MIN_LABELLED_SHARE:
-                name = _beginning(feature_names[feature])
-                axis.text(left + each[feature] / 2, row, name, ha="center", va="center", size=7)
+                name = shortened(feature_names[feature])
+                place = left + each[feature] / 2, row
+                axis.text(*place, name, ha="center", va="center", size=7, parse_math=False)
             left += each[feature]
     axis.set(xlim=(0, 1), xlabel="share of the squared error", yticks=range(len(labels)))
     axis.set_title("largest errors, by feature")
-    axis.set_yticklabels([_shortened(label, _MAX_LABEL) for label in labels], fontsize="small")
+    axis.set_yticklabels(labels, fontsize="small", parse_math=False)
     axis.invert_yaxis()
     return _render(figure)
-
-
-def _beginning(name: str) -> str:
-    return name if len(name) <= _MAX_TITLE else f"{name[: _MAX_TITLE - 1]}…"
 
 
 def scatter(
@@ -186,7 +185,7 @@ def scatter(
         palette = _palette(len(names))
         axis.scatter(x, y, color=palette[ranks], **look)
         handles = [axis.scatter([], [], color=colour) for colour in palette]
-        shown = [_shortened(str(name)) for name in names]
+        shown = [shortened(str(name)) for name in names]
         legend = figure.legend(handles, shown, title=values_label, loc="outside right upper")
         for text in legend.get_texts():
             text.set_parse_math(False)  # a class may hold dollars
@@ -198,7 +197,7 @@ def scatter(
         bar = figure.colorbar(drawn, label=values_label, extend="neither" if is_text else "both")
         if is_text:
             ticks = np.linspace(low, high, _MAX_TICKS).astype(int)
-            labels = [_shortened(name) for name in names[ticks]]
+            labels = [shortened(name) for name in names[ticks]]
             bar.set_ticks(ticks.tolist(), labels=labels, parse_math=False)
     axis.set(title=title, xlabel=axes[0], ylabel=axes[1])
     return _render(figure)

@@ -8,6 +8,7 @@ from trainer.monitoring import figures
 
 ORDER = 5
 FIGURE = "strangest"
+_MAX_NAME = 24  # characters of what a vector is called
 
 
 def applies(evaluated: EvaluatedModel) -> bool:
@@ -21,15 +22,20 @@ def measure(evaluated: EvaluatedModel) -> Result:
     errors = squared_errors(evaluated.test, evaluated.reconstructions)
     shown = np.argsort(-errors, kind="stable")[: figures.COLUMNS]
     images, rebuilt = evaluated.test[shown], evaluated.reconstructions[shown]
-    titles = evaluated.names(shown) or [f"example {row}" for row in shown]
     squares = np.square(rebuilt - images, dtype=np.float64)
+    found, classes = evaluated.test_names, evaluated.test_class_names
+    names = [f"row {row}" for row in shown] if found is None else found[shown].tolist()
+    notes = [f"mse {error:.2g}" for error in errors[shown]]
+    kinds = [] if classes is None else [figures.shortened(str(name)) for name in classes[shown]]
     if images.ndim == 2:
-        names = evaluated.feature_names or [str(number) for number in range(images.shape[1])]
-        labels = [
-            f"{title}, mse {error:.2g}" for title, error in zip(titles, errors[shown], strict=True)
-        ]
-        return Result({}, {FIGURE: figures.error_shares(squares, names, labels)})
+        names = [figures.shortened(name, _MAX_NAME) for name in names]
+        if kinds:
+            names = [f"{name} ({kind})" for name, kind in zip(names, kinds, strict=True)]
+        labels = [", ".join(pair) for pair in zip(names, notes, strict=True)]
+        features = evaluated.feature_names or [*map(str, range(images.shape[1]))]
+        return Result({}, {FIGURE: figures.error_shares(squares, features, labels)})
+    if kinds:
+        notes = ["\n".join(pair) for pair in zip(kinds, notes, strict=True)]
     maps = np.sqrt(squares.mean(axis=-1, keepdims=True))
     rows = {"original": images, "reconstruction": rebuilt, "error": maps / max(maps.max(), 1e-12)}
-    notes = [f"mse {error:.2g}" for error in errors[shown]]
-    return Result({}, {FIGURE: figures.reconstructions(rows, titles, notes)})
+    return Result({}, {FIGURE: figures.reconstructions(rows, names, notes)})
