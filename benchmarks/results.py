@@ -167,8 +167,8 @@ RUNS: Mapping[str, Run] = {
 _RUNS = flags.DEFINE_list("runs", list(RUNS), "The runs to train and evaluate.")
 _WORKDIRS = flags.DEFINE_string("workdirs", "runs/results", "The folder of the runs' workdirs.")
 
-_SEEDS = flags.DEFINE_integer(
-    "seeds", 3, "Seeds, from 0 on, of each run that trains for less than 20 minutes.", 1
+_NUM_SEEDS = flags.DEFINE_integer(
+    "num_seeds", 3, "Seeds, from 0 on, of each run that trains for less than 20 minutes.", 1
 )
 
 flags.register_validator(
@@ -181,7 +181,7 @@ def main(argv: list[str]) -> None:
     del argv
     for name in _RUNS.value:
         workdirs_of_seeds: list[Path] = []
-        for seed in range(_SEEDS.value):
+        for seed in range(_NUM_SEEDS.value):
             workdir = Path(_WORKDIRS.value).absolute() / (f"{name}-seed-{seed}" if seed else name)
             _measure(name, seed, workdir)
             workdirs_of_seeds.append(workdir)
