@@ -7,8 +7,11 @@ from benchmarks import results
 
 def row_of(tmp_path, seeds):
     """The cells of `linear`'s first row, of runs with these errors."""
-    measured = {"num_epochs": 3.0, "training_seconds": 120.0}
-    measured["seeds"] = [{"mse": mse, "largest_angle_degrees": 0.5} for mse in seeds]
+    measured = {
+        "num_epochs": 3.0,
+        "training_seconds": 120.0,
+        "seeds": [{"mse": mse, "largest_angle_degrees": 0.5} for mse in seeds],
+    }
     (tmp_path / "linear.json").write_text(json.dumps(measured))
     page = results.table(tmp_path)
     return [cell.strip() for cell in page[page.index("| `linear`") :].split("|")[1:10]]
