@@ -25,14 +25,22 @@ from trainer.distribution.strategy import Strategy
 class WeightAverage:
     """Holds an average of a model's trainable variables, on every replica."""
 
-    def __init__(self, settings: Averaging, model: Learner, strategy: Strategy, last_step: int):
+    def __init__(
+        self,
+        settings: Averaging,
+        model: Learner,
+        strategy: Strategy,
+        last_step: int,
+        first_step: int = 0,
+    ):
         """Makes no variables unless the settings ask for an average."""
         self._model = model
         self._decay = settings.decay
         self._first_step = 0
         self._averages: list[keras.Variable] = []
         if settings.last_share:
-            self._first_step = last_step - max(1, round(settings.last_share * last_step))
+            steps = last_step - first_step
+            self._first_step = last_step - max(1, round(settings.last_share * steps))
         if settings.is_active:
             with strategy.scope():
                 self._averages = [

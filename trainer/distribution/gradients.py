@@ -5,6 +5,7 @@ the global batch, so that the sum of all shares is the mean over the batch.
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import tensorflow as tf
@@ -58,7 +59,7 @@ class Gradients:
     model: Learner
     batch_size: int  # of all replicas together
     seed: int
-    last_step: int
+    progress: Callable[[tf.Tensor], tf.Tensor]  # from a step to `StepContext.progress`
     augment: Augment
     execution: Execution
 
@@ -124,7 +125,7 @@ class Gradients:
         noise = Noise(self.seed, batch.first_position, batch.images.shape[0])
         context = StepContext(
             noise,
-            progress=tf.cast(batch.step, tf.float32) / self.last_step,
+            progress=self.progress(batch.step),
             training=True,
             batch_means=means,
             labels=batch.labels,

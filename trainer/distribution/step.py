@@ -42,6 +42,7 @@ class StepSettings:
     batch_size: int  # of all replicas together
     seed: int  # of the noise
     last_step: int  # the end of the training, at which `StepContext.progress` is 1
+    first_step: int = 0  # at which it is 0
     # A CPU computes the gradient norm every so many steps and in the last one, since the norm reads
     # all gradients from memory once more; in every step if the optimizer needs the norm.
     norm_every_steps: int = 1
@@ -50,6 +51,10 @@ class StepSettings:
     trim_share: float = 0.0
     augment: Augment = dataclasses.field(default_factory=Augment)  # of training images
     averaging: Averaging = dataclasses.field(default_factory=Averaging)  # of the weights
+
+    def progress(self, step: tf.Tensor) -> tf.Tensor:
+        """Returns the share of the training's steps that are done, float32 []."""
+        return tf.cast(step - self.first_step, tf.float32) / (self.last_step - self.first_step)
 
 
 class Steps:
@@ -80,30 +85,46 @@ class Steps:
             f"batch_size={batch_size} cannot be divided among {replicas} replicas; "
             f"it must be a multiple of {replicas}",
         )
+        self._strategy = strategy
+        self._create_optimizer = create_optimizer
+        self._slices = Slices(strategy, worker)
+        self._cache = DeviceCache(strategy)
+        self._mode = execution
+        self.begin(model, learning_rate, settings)
+
+    def begin(
+        self,
+        model: Learner,
+        learning_rate: Callable[[tf.Tensor], tf.Tensor],
+        settings: StepSettings,
+    ) -> None:
+        """Trains another model of the same batch size from here on, by a new optimizer.
+
+        The arguments are the constructor's; the execution and the images on the devices stay.
+        """
         self.optimizer = optimizers.build(
-            create_optimizer,
-            strategy,
+            self._create_optimizer,
+            self._strategy,
             model.trainable_variables,
             settings.loss_scale_growth_steps if settings.precision == "float16" else None,
         )
-        self.average = WeightAverage(settings.averaging, model, strategy, settings.last_step)
-        self._strategy = strategy
+        self.average = WeightAverage(
+            settings.averaging, model, self._strategy, settings.last_step, settings.first_step
+        )
         self._model = model
         self._learning_rate = learning_rate
         self._settings = settings
-        self._slices = Slices(strategy, worker)
         self._mean_losses = MeanLosses(self._slices, model, settings.seed)
-        self._cache = DeviceCache(strategy)
         self._metric_names: tuple[str, ...] = ()  # of the columns of `train_function`'s result
         self._share_like: Any = None  # the structure of what a replica packs
-        on_gpus = devices.on_gpus(strategy)
+        on_gpus = devices.on_gpus(self._strategy)
         needs_norm = on_gpus or optimizers.needs_gradient_norm(self.optimizer)
         self._norm_every_steps = 1 if needs_norm else settings.norm_every_steps
         self._finite = FiniteCheck(
             scales_losses=optimizers.scales_losses(self.optimizer),
             norm_every_step=self._norm_every_steps == 1,
         )
-        self.set_execution(execution)
+        self.set_execution(self._mode)
 
     def set_execution(self, mode: str) -> None:
         """Computes the training steps from here on in a mode of `xla.make_execution`.
@@ -113,11 +134,12 @@ class Steps:
         """
         settings, strategy = self._settings, self._strategy
         self._execution = make_execution(mode, strategy, settings.batch_size)
+        self._mode = mode
         self._gradients = Gradients(
             self._model,
             settings.batch_size,
             settings.seed,
-            settings.last_step,
+            settings.progress,
             settings.augment,
             self._execution,
         )
@@ -137,7 +159,7 @@ class Steps:
     @property
     def execution(self) -> str:
         """Returns the mode in which training steps are computed."""
-        return self._execution.mode
+        return self._mode
 
     def local_rows(self) -> slice:
         """Returns the rows of a global batch that this worker computes."""
