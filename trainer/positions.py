@@ -8,7 +8,6 @@ of a counter-based random stream. So the step number is the whole state of order
 import functools
 import hashlib
 import math
-from typing import Literal
 
 import numpy as np
 import tensorflow as tf
@@ -59,7 +58,7 @@ class Noise:
         seed: int,
         first_position: int | tf.Tensor,
         count: int,
-        stream: Literal["training", "evaluation"] = "training",
+        stream: str = "training",
     ):
         self._seed = seed
         self._stream = stream
@@ -94,6 +93,10 @@ class Noise:
         positions = first + tf.range(tf.cast(self._count, tf.int64))
         groups = Noise(self._seed, first // size, count, self._stream)
         return groups, positions // size - first // size
+
+    def section(self, name: str) -> "Noise":
+        """Returns noise of the same positions, with other numbers for every purpose."""
+        return Noise(self._seed, self._first_position, self._count, f"{self._stream}/{name}")
 
     def _unit(self, purpose: str, elements: int) -> tf.Tensor:
         """Draws uniform numbers [count, elements rounded up to a multiple of 4].

@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from trainer.errors import require
 from trainer.models import pca_start
+from trainer.models.layer_pairs import LayerPair
 from trainer.positions import Noise
 
 _MAX_FILTERS = 100
@@ -114,6 +115,20 @@ class Autoencoder(keras.Model):
         """
         del context
         return {self._loss: self.error(self.decoder(self.encode(images)), images)}
+
+    def layer_pair(self, number: int) -> LayerPair:
+        """Returns what pretrains the layer of a number, counted from 0 at the image."""
+        return LayerPair(self, number, self._loss)
+
+    def layer_terms(
+        self, pair: LayerPair, inputs: tf.Tensor, context: StepContext
+    ) -> dict[str, tf.Tensor]:
+        """Returns the terms of the loss of a layer's pretraining on its inputs, each float32 [B].
+
+        By default the error of the inputs alone.
+        """
+        del context
+        return {pair.loss: pair.error(pair.encode(inputs), inputs)}
 
     def error(self, logits: tf.Tensor, images: tf.Tensor) -> tf.Tensor:
         """Returns the error of each reconstruction, float32 [B], a mean over the pixels.

@@ -113,7 +113,7 @@ class TransposedDense(layers.Layer):
     def __init__(self, dense: layers.Dense, activation: str = "linear", **settings):
         super().__init__(**settings)
         self._kernel = lambda: dense.kernel  # hidden from Keras: it is the encoder's variable
-        self._activation = keras.activations.get(activation)
+        self.activation = keras.activations.get(activation)
 
     def build(self, input_shape):
         del input_shape
@@ -122,12 +122,12 @@ class TransposedDense(layers.Layer):
     def call(self, inputs):
         kernel = tf.cast(self._kernel(), inputs.dtype)
         outputs = tf.matmul(inputs, kernel, transpose_b=True)
-        return self._activation(outputs + tf.cast(self.bias, outputs.dtype))
+        return self.activation(outputs + tf.cast(self.bias, outputs.dtype))
 
     def plain_keras(self, inputs: keras.KerasTensor) -> keras.KerasTensor:
         """Computes `call` by a Keras layer with a copy of the kernel, in float32."""
         kernel, bias = (weights.numpy() for weights in (self._kernel(), self.bias))
-        dense = layers.Dense(len(bias), self._activation, name=self.name, dtype="float32")
+        dense = layers.Dense(len(bias), self.activation, name=self.name, dtype="float32")
         outputs = dense(inputs)
         dense.set_weights([kernel.T, bias])
         return outputs

@@ -41,3 +41,6 @@ class Settings(settings.Start, settings.DenseOrTiedNetwork):
             f"model.code_activation='sigmoid', not {self.hidden_units} and "
             f"{self.code_activation!r}; exact and hutchinson take any",
         )
+
+    def stacked_layers(self) -> int:
+        return len(self.hidden_units) + 1

@@ -62,3 +62,13 @@ class Settings(
         require(
             len(self.layer_sizes) > 0, "model.layer_sizes=() is not allowed; the last is the code's"
         )
+
+    def stacked_layers(self) -> int:
+        if self.network != "dense":
+            return 0
+        require(
+            self.corruption != "salt_and_pepper" or self.activation == "sigmoid",
+            "model.corruption='salt_and_pepper' sets hidden units to 0 or 1, so pretraining needs "
+            f"model.activation='sigmoid', not {self.activation!r}",
+        )
+        return len(self.layer_sizes)

@@ -4,6 +4,7 @@ import tensorflow as tf
 
 from trainer.models import base, networks
 from trainer.models.denoising import Settings
+from trainer.models.layer_pairs import LayerPair
 from trainer.positions import Noise
 
 _NETWORKS = {"dense": networks.dense_pair, "conv": networks.conv_pair}
@@ -65,3 +66,10 @@ class Model(base.Autoencoder):
         """Returns the error of restored images against the clean ones."""
         codes = self.encode(self.corrupted(images, context.noise))
         return {self._loss: self.error(self.decoder(codes), images)}
+
+    def layer_terms(
+        self, pair: LayerPair, inputs: tf.Tensor, context: base.StepContext
+    ) -> dict[str, tf.Tensor]:
+        """Returns the error of a layer's restored inputs against the clean ones."""
+        codes = pair.encode(self.corrupted(inputs, context.noise))
+        return {pair.loss: pair.error(codes, inputs)}

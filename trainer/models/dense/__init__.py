@@ -13,3 +13,6 @@ TINY = {"code_size": 3, "hidden_units": (8,)}
 @dataclasses.dataclass(frozen=True)
 class Settings(settings.Start, settings.DenseNetwork):
     """Declares the keys of the dense kind."""
+
+    def stacked_layers(self) -> int:
+        return len(self.hidden_units) + 1
