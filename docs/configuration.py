@@ -14,6 +14,7 @@ from trainer.config import (
     Key,
     LossSpikes,
     Optimizer,
+    Pretrain,
     Stop,
     defaults_of,
     keys,
@@ -46,6 +47,7 @@ def _sections() -> Iterator[str]:
     yield _table("Averaged weights", "averaging.", Averaging)
     yield _table("Loss spikes", "spikes.", LossSpikes)
     yield _table("Early stopping", "stop.", Stop)
+    yield _table("Layer-wise pretraining", "pretrain.", Pretrain)
     yield _table("Augmentation of training images", "augment.", Augment)
     yield _table("Data", "data.", Data)
     for source, group in source_settings().items():

@@ -23,6 +23,7 @@ from trainer.config import (
     Config,
     LossSpikes,
     Optimizer,
+    Pretrain,
     Stop,
     defaults,
     defaults_of,
@@ -62,6 +63,7 @@ def groups(kind, source):
         "spikes.": LossSpikes,
         "stop.": Stop,
         "augment.": Augment,
+        "pretrain.": Pretrain,
         "data.": source_settings()[source],
         "model.": kind_settings(kind),
     }
@@ -165,6 +167,8 @@ def test_any_config_within_its_ranges_is_taken(data):
     if not module.STAYS_IN_FILES:
         drawn["data."]["placement"] = "auto"
     drawn[""] |= {"strategy": "cpu:2", "profile": "3:5"}
+    if kind != "dense":
+        drawn["pretrain."]["epochs_per_layer"] = 0.0
     made = {
         prefix.removesuffix("."): group(**drawn[prefix])
         for prefix, group in groups(kind, source).items()

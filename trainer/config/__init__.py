@@ -35,6 +35,7 @@ from trainer.config.parsing import (
     source_of,
     source_settings,
 )
+from trainer.config.pretraining import Pretrain, phase_ends
 from trainer.config.schema import Group, Key, defaults_of, key, keys
 
 __all__ = [
@@ -49,6 +50,7 @@ __all__ = [
     "LossSpikes",
     "ModelSettings",
     "Optimizer",
+    "Pretrain",
     "Stop",
     "config_path",
     "defaults",
@@ -68,6 +70,7 @@ __all__ = [
     "parse",
     "parse_data",
     "parse_model",
+    "phase_ends",
     "source_of",
     "source_settings",
 ]

@@ -9,10 +9,12 @@ from typing import Any, ClassVar
 from ml_collections import ConfigDict
 
 from trainer.config.optimizer import Averaging, Optimizer
+from trainer.config.pretraining import Pretrain, phase_ends
 from trainer.config.schema import Group, key
 from trainer.errors import require
 
 EXECUTIONS = ("graph", "xla_update", "xla", "xla_products")
+_MAX_STEPS = 2**62  # more than a run can count
 
 
 @dataclasses.dataclass(frozen=True)
@@ -194,6 +196,10 @@ class ModelSettings(Group):
     def check_with(self, data: Data) -> None:
         """Raises UserError where a key contradicts a key of the data."""
 
+    def stacked_layers(self) -> int:
+        """Returns the number of layers to pretrain, or raises UserError; 0: not of this kind."""
+        return 0
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config(Group):
@@ -206,6 +212,7 @@ class Config(Group):
     stop: Stop
     augment: Augment
     averaging: Averaging
+    pretrain: Pretrain
     seed: int = key(
         0,
         "Seed of the weights, the order of the examples and the noise.",
@@ -317,16 +324,17 @@ class Config(Group):
         return dataclasses.asdict(self)
 
     def last_step(self, examples: int) -> int:
-        """Returns the number of steps of a run on so many training examples."""
-        return self._steps_in(self.num_epochs, examples)
+        """Returns the number of steps of a run on so many training examples, pretraining too."""
+        return phase_ends(self, examples)[-1]
 
     def boundaries_steps(self, examples: int) -> tuple[int, ...]:
         """Returns the first step at or after each boundary of a step schedule."""
         epochs = self.optimizer.boundaries_epochs
-        return tuple(self._steps_in(boundary, examples) for boundary in epochs)
+        return tuple(self.steps_in(boundary, examples) for boundary in epochs)
 
-    def _steps_in(self, epochs: float, examples: int) -> int:
-        return math.ceil(epochs * examples / self.batch_size)
+    def steps_in(self, epochs: float, examples: int) -> int:
+        """Returns the number of steps in so many passes over the training examples."""
+        return math.ceil(min(epochs * examples / self.batch_size, _MAX_STEPS))
 
     @property
     def profile_steps(self) -> tuple[int, ...]:
@@ -353,6 +361,7 @@ class Config(Group):
         )
         self.model.check_with(self.data)
         self.augment.check_with(self.data)
+        self.pretrain.check_with(self.model)
 
     @property
     def follows_data(self) -> frozenset[str]:

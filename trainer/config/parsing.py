@@ -20,6 +20,7 @@ from trainer.config.groups import (
     Stop,
 )
 from trainer.config.optimizer import Averaging, Optimizer
+from trainer.config.pretraining import Pretrain
 from trainer.config.schema import Group, Key, defaults_of, keys
 from trainer.errors import UserError, in_one_line, require, require_choice, require_kind
 
@@ -33,6 +34,7 @@ _GROUPS: Mapping[str, type[Group]] = {
     "stop": Stop,
     "augment": Augment,
     "averaging": Averaging,
+    "pretrain": Pretrain,
 }
 
 _Group = TypeVar("_Group", bound=Group)

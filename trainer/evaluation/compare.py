@@ -14,7 +14,7 @@ from pathlib import Path
 from trainer.errors import require, unwritable
 from trainer.evaluation import compare_plots, evaluators
 from trainer.run import workdir
-from trainer.run.metrics_log import training_seconds
+from trainer.run.metrics_log import training_seconds, validations
 from trainer.storage import atomic, paths
 
 TABLE = "compare.md"
@@ -157,7 +157,7 @@ def _read(folder: Path, name: str) -> ComparedRun:
     config, rows = run.config, run.log.rows()
     seconds = training_seconds(rows, config.batch_size)
     timed_steps = max((row["step"] for row in rows if row["split"] == "train"), default=0)
-    losses = [row["loss"] for row in rows if row["split"] == "validation"]
+    losses = [row["loss"] for row in validations(rows)]
     return ComparedRun(
         workdir=folder,
         name=name,

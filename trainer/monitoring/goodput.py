@@ -80,6 +80,10 @@ class Clock:
         self._compiled = True
         self._step = max(self._step, int(first_step + count))
 
+    def compiles(self) -> None:
+        """Counts the next training call as compiling."""
+        self._compiled = False
+
     def waits_for(self, batches: Iterator[_T]) -> Iterator[_T]:
         """Yields the batches, and counts the wait for each to "data"; ends the start-up."""
         self._switch_to("other")

@@ -4,17 +4,19 @@ import math
 from collections.abc import Sequence
 
 from trainer.config import Stop
+from trainer.run.metrics_log import validations
 from trainer.run.workdir import Run
 
 
 def validation_losses(run: Run) -> list[float]:
     """Returns the losses of the validations that a run has logged, in their order.
 
-    Returns none without `stop.patience_validations`: a long log takes seconds to read.
+    Leaves the pretraining of single layers out. Returns none without `stop.patience_validations`: a
+    long log takes seconds to read.
     """
     if not run.config.stop.patience_validations:
         return []
-    return [row["loss"] for row in run.log.rows() if row["split"] == "validation"]
+    return [row["loss"] for row in validations(run.log.rows())]
 
 
 def is_exhausted(losses: Sequence[float], stop: Stop) -> bool:

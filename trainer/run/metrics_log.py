@@ -3,7 +3,7 @@
 import json
 import math
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,10 @@ _NEEDED = {"train": _POSITIVE, "validation": "loss"}
 
 
 class MetricsLog:
-    """Appends and reads JSON rows, each with its `step` and its `split`, train or validation."""
+    """Appends and reads JSON rows, each with its `step` and its `split`, train or validation.
+
+    A row of the pretraining of a layer has the number of the `layer`.
+    """
 
     def __init__(self, path: Path):
         self.path = path
@@ -62,6 +65,11 @@ class MetricsLog:
 
     def _lines(self) -> list[str]:
         return self.path.read_text(errors="replace").splitlines() if self.path.exists() else []
+
+
+def validations(rows: Iterable[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
+    """Yields the rows of validations, except those of the pretraining of a `layer`."""
+    return (row for row in rows if row["split"] == "validation" and "layer" not in row)
 
 
 def training_seconds(rows: Iterable[Mapping[str, Any]], batch_size: int) -> float:

@@ -20,6 +20,7 @@ from trainer.monitoring.progress import Progress
 from trainer.monitoring.tensorboard import Summaries
 from trainer.run.background import BackgroundSaver
 from trainer.training.loss_spikes import LossSpikes, Spike
+from trainer.training.phases import Phase, phase_at
 from trainer.training.setup import Setup
 from trainer.training.steps_per_call import due, log_windows
 
@@ -96,8 +97,7 @@ class Logger:
         self._saver = BackgroundSaver(setup.run.checkpoints)
         self._clock = clock
         self._spikes = spikes
-        self._window = MetricsWindow(compiles=True)
-        self._last_step = last_step
+        self.begin(phase_at(setup.phases, first_step))
         if first_step == 0:
             self._summaries.text("train", 0, "config", f"```\n{config}```")
             self._summaries.layout()
@@ -118,6 +118,11 @@ class Logger:
             if not isinstance(error, Preempted | Spike):
                 self._summaries.end(succeeded=error is None)
 
+    def begin(self, phase: Phase) -> None:
+        """Logs the steps and validations from here on as those of a phase."""
+        self._window = MetricsWindow(compiles=True)
+        self._phase = phase
+
     def advance(self, step: int, loss: float) -> None:
         """Moves the progress bar."""
         self._progress.advance(step, loss)
@@ -129,13 +134,13 @@ class Logger:
 
         A row holds the means over the steps since the last row, checkpoint or start.
         """
-        ends = log_windows(first_step, first_step + count, self._config, self._last_step)
+        ends = log_windows(first_step, first_step + count, self._config, self._phase.end)
         for first, step in ends:
             if metrics:
                 rows = slice(first - first_step, step - first_step)
                 some = {name: values[rows] for name, values in metrics.items()}
                 self._window.add(some, seconds * (step - first) / count)
-            due_now = due(step, self._config.log_every_steps, self._last_step)
+            due_now = due(step, self._config.log_every_steps, self._phase.end)
             if due_now and not self._window.is_empty:
                 row = self._window.summarise(self._config.batch_size)
                 row |= self._spikes.rollbacks_before(step)
@@ -143,26 +148,28 @@ class Logger:
                 self._window = MetricsWindow()
 
     def _training(self, step: int, row: Mapping[str, float]) -> None:
-        self._summaries.scalars("train", step, {_chart(name): row[name] for name in row})
-        self._log.append({"step": step, "split": "train"} | dict(row))
+        self._summaries.scalars("train", step, {self._chart(name): row[name] for name in row})
+        self._log.append({"step": step, "split": "train"} | self._phase.marks | dict(row))
         self._progress.training(step, row["loss"], row["images_per_second"])
         self._clock.write_if_due(self._workdir)
 
     def validation(self, step: int, losses: Mapping[str, float]) -> None:
         """Writes the losses of a validation, figures, histograms and the goodput."""
-        self._summaries.scalars("validation", step, losses)
+        tagged = {self._phase.tag(name): losses[name] for name in losses}
+        self._summaries.scalars("validation", step, tagged)
         shares = self._clock.shares()
         self._summaries.scalars("train", step, {f"goodput/{name}": shares[name] for name in shares})
         every = self._config.validate_every_steps
-        draws = step in (0, self._last_step) or has_figures(step // every)
+        draws = step in (0, self._phase.end) or has_figures(step // every)
         if self._config.figures and draws:
             for tag, figure in self._figures().items():
                 self._summaries.image("validation", step, tag, figure)
         if self._config.histograms and draws:
             weights = values_of(model_variables(self._model))
             self._summaries.histograms("train", step, weights)
-        self._log.append({"step": step, "split": "validation"} | dict(losses))
-        self._progress.line(f"step {step:,} validation: {describe_losses(losses)}")
+        self._log.append({"step": step, "split": "validation"} | self._phase.marks | dict(losses))
+        layer = f" of layer {self._phase.layer}" if self._phase.layer else ""
+        self._progress.line(f"step {step:,} validation{layer}: {describe_losses(losses)}")
 
     def checkpoint(
         self,
@@ -171,7 +178,8 @@ class Logger:
         validation_loss: float | None,
     ) -> None:
         """Flushes TensorBoard's files, then saves a checkpoint in the background."""
-        self._window = MetricsWindow()  # as in a run that resumes here
+        if not self._window.is_empty:
+            self._window = MetricsWindow()  # as in a run that resumes here
         self._summaries.flush()
         self._saver.save(
             step,
@@ -189,6 +197,11 @@ class Logger:
             scope.enter_context(self._clock.spent_on("checkpoint"))
             for writer in (self._saver, self._summaries, self._progress):
                 scope.enter_context(contextlib.closing(writer))
+
+    def _chart(self, metric: str) -> str:
+        """Returns TensorBoard's tag of a training metric."""
+        is_loss = metric.split("/")[0] == "loss"
+        return self._phase.tag(metric) if is_loss else f"training/{metric}"
 
     def _figures(self) -> dict[str, np.ndarray]:
         fitting = _MAX_NUMBERS // math.prod(self._dataset.image_shape)
@@ -215,6 +228,9 @@ class NullLogger:
         return self
 
     def __exit__(self, *ended: object) -> None:
+        pass
+
+    def begin(self, phase: Phase) -> None:
         pass
 
     def advance(self, step: int, loss: float) -> None:
@@ -251,8 +267,3 @@ def describe_losses(losses: Mapping[str, float]) -> str:
     """Formats losses as one line."""
     shown = {name: value for name, value in losses.items() if name != "loss" or len(losses) > 2}
     return ", ".join(f"{name} {value:.5f}" for name, value in shown.items())
-
-
-def _chart(metric: str) -> str:
-    """Returns TensorBoard's tag of a training metric."""
-    return metric if metric.split("/")[0] == "loss" else f"training/{metric}"

@@ -54,6 +54,10 @@ class LossSpikes:
         steps = [broadcast_int(step) for step in flat]
         self._skipped = list(zip(steps[::2], steps[1::2], strict=True))
 
+    def forget(self) -> None:
+        """Forgets the losses until now, which another loss follows."""
+        self._statistics = np.zeros(3)
+
     def state(self) -> dict[str, np.ndarray]:
         """Returns the arrays to store in a checkpoint."""
         if not (self._enabled or self._skipped):

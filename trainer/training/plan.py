@@ -56,8 +56,12 @@ def print_plan(setup: Setup, first_step: int, end: int) -> None:
 
 
 def _notes(setup: Setup, first_step: int, end: int) -> Iterator[str | None]:
-    """Yields what the budget chose, and warnings, "" or None for none."""
+    """Yields what the run does beforehand, what the budget chose, and warnings; "" or None: none."""
     config, devices = setup.config, describe_devices(setup.workers.strategy)
+    *pretraining, last = setup.phases
+    if pretraining:
+        ends = ", ".join(f"layer {phase.layer} up to step {phase.end:,}" for phase in pretraining)
+        yield f"pretraining: {ends}; then all layers up to step {last.end:,}"
     if config.budget == "auto":
         yield budget.describe(config)
     yield _capacity_note(setup)
@@ -67,10 +71,11 @@ def _notes(setup: Setup, first_step: int, end: int) -> Iterator[str | None]:
         lack = setup.run.checkpoints.lack_of_space(*_checkpoints_at_once(setup, end - first_step))
         yield lack
     warmup_steps = config.optimizer.warmup_steps
-    if 0 < end <= warmup_steps:
+    shortest = min([end, *(phase.end - phase.first_step for phase in setup.phases)])
+    if 0 < shortest <= warmup_steps:
         yield (
-            f"only {end:,} steps, but optimizer.warmup_steps={warmup_steps}: the learning rate "
-            "never reaches its peak; train for longer, or warm up for less"
+            f"only {shortest:,} steps, but optimizer.warmup_steps={warmup_steps}: the learning "
+            "rate never reaches its peak; train for longer, or warm up for less"
         )
 
 
@@ -98,5 +103,5 @@ def _checkpoints_at_once(setup: Setup, steps: int) -> tuple[int, int]:
     """
     config, variables = setup.config, setup.steps.variables().values()
     sizes = (math.prod(v.shape) * np.dtype(v.dtype).itemsize for v in variables)
-    saves = 1 + math.ceil(steps / min([*cadences(config), steps]))
+    saves = len(setup.phases) + math.ceil(steps / min([*cadences(config), steps]))
     return sum(sizes), min(config.keep_checkpoints + 2, saves)

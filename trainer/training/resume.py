@@ -9,6 +9,7 @@ from trainer.errors import NonFiniteError, require
 from trainer.monitoring.tensorboard import SPLITS
 from trainer.run import workdir
 from trainer.run.checkpoints import Checkpoint
+from trainer.training.phases import phase_at
 from trainer.training.setup import Setup
 
 
@@ -33,13 +34,16 @@ def restore(setup: Setup, checkpoint: Checkpoint | None) -> int:
     """
     workers, steps, starts_at_pca = setup.workers, setup.steps, setup.model.starts_at_pca
     is_new = workers.any(workers.is_chief and checkpoint is None)
+    step = workers.broadcast_int(checkpoint.step if checkpoint else 0)
+    if len(setup.phases) > 1:
+        setup.begin(phase_at(setup.phases, step))  # whose optimizer the checkpoint holds
     workers.run_on_chief(lambda: _set_variables(setup, checkpoint))
     workers.broadcast_variables(steps.variables())
     if is_new:
         # At PCA, the first checkpoint may remain the best.
         losses = steps.evaluate(setup.dataset.validation.images) if starts_at_pca else {}
         workers.run_on_chief(lambda: _save_first(setup, losses.get("loss")))
-    return workers.broadcast_int(checkpoint.step if checkpoint else 0)
+    return step
 
 
 def finite_state(steps: Steps, step: int) -> dict[str, np.ndarray]:

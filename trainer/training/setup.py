@@ -2,14 +2,15 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from trainer import data, models
-from trainer.config import EXECUTIONS, Config, flat
+from trainer.config import EXECUTIONS, Averaging, Config, flat
 from trainer.data.batches import training_batches
 from trainer.data.memory import blocks
 from trainer.distribution import optimizers
@@ -27,6 +28,7 @@ from trainer.run import workdir
 from trainer.run.workdir import Run
 from trainer.storage import paths
 from trainer.training import budget
+from trainer.training.phases import Phase, phases_of
 from trainer.training.signals import Stop
 
 _MAX_POSITION = 2**62  # positions are int64
@@ -44,8 +46,20 @@ class Setup:
     dataset: data.Dataset
     model: Autoencoder
     steps: Steps
-    last_step: int
+    phases: tuple[Phase, ...]
     stop: Stop
+
+    @property
+    def last_step(self) -> int:
+        """Returns the number of steps of the run."""
+        return self.phases[-1].end
+
+    def begin(self, phase: Phase) -> None:
+        """Has the steps train the layers of a phase, by a new optimizer."""
+        boundaries_steps = self.config.boundaries_steps(len(self.dataset.train))
+        schedule = _schedule(self.config, phase, boundaries_steps)
+        settings = _step_settings(self.config, phase)
+        self.steps.begin(phase.learner(self.model), schedule, settings)
 
 
 @contextlib.contextmanager
@@ -78,7 +92,7 @@ def set_up(config: Config, folder: str, vectors: np.ndarray | None = None) -> It
         workers.require_equal_on_all(f"the data of data.name={config.data.name!r}", fingerprint)
         config.augment.check_images(dataset.image_shape)
         config = budget.resolved(config, len(dataset.train))
-        last_step = _last_step(config, len(dataset.train))
+        phases = _phases(config, len(dataset.train))
 
         # Seeded after a download, which uses the generator that gives Keras its seeds.
         keras.utils.set_random_seed(config.seed)
@@ -90,11 +104,11 @@ def set_up(config: Config, folder: str, vectors: np.ndarray | None = None) -> It
         )
         model.check_data(*_range(dataset))
         boundaries_steps = config.boundaries_steps(len(dataset.train))
-        steps = make_steps(config, workers, model, last_step, boundaries_steps)
+        steps = make_steps(config, workers, model, phases[-1].end, boundaries_steps)
         run = workers.run_on_chief(
             lambda: workdir.open_run(path, config, fingerprint, dataset.inputs())
         )
-        yield Setup(config, path, run, workers, dataset, model, steps, last_step, stop)
+        yield Setup(config, path, run, workers, dataset, model, steps, phases, stop)
 
 
 def make_steps(
@@ -104,8 +118,8 @@ def make_steps(
     last_step: int,
     boundaries_steps: Sequence[int] = (),
 ) -> Steps:
-    """Makes the training steps that a config asks for."""
-    optimizer = config.optimizer
+    """Makes the training steps that a config asks for, of all layers."""
+    optimizer, phase = config.optimizer, Phase(0, last_step)
     return Steps(
         workers.strategy,
         model,
@@ -117,25 +131,38 @@ def make_steps(
             beta_2=optimizer.beta_2,
             epsilon=optimizer.epsilon,
         ),
-        optimizers.learning_rate_schedule(
-            optimizer.schedule,
-            learning_rate=optimizer.learning_rate,
-            warmup_steps=optimizer.warmup_steps,
-            last_step=last_step,
-            final_share=optimizer.final_share,
-            boundaries=list(zip(boundaries_steps, optimizer.boundary_factors, strict=True)),
-        ),
-        StepSettings(
-            precision=config.precision,
-            batch_size=config.batch_size,
-            seed=config.seed,
-            last_step=last_step,
-            norm_every_steps=1 if config.spikes.loss_ratio else config.log_every_steps,
-            trim_share=config.trim_share,
-            augment=config.augment,
-            averaging=config.averaging,
-        ),
+        _schedule(config, phase, boundaries_steps),
+        _step_settings(config, phase),
         worker=workers.index,
+    )
+
+
+def _schedule(
+    config: Config, phase: Phase, boundaries_steps: Sequence[int]
+) -> Callable[[tf.Tensor], tf.Tensor]:
+    optimizer, rate = config.optimizer, config.pretrain.learning_rate if phase.layer else 0.0
+    schedule = optimizers.learning_rate_schedule(
+        optimizer.schedule,
+        learning_rate=rate or optimizer.learning_rate,
+        warmup_steps=optimizer.warmup_steps,
+        last_step=phase.end - phase.first_step,
+        final_share=optimizer.final_share,
+        boundaries=list(zip(boundaries_steps, optimizer.boundary_factors, strict=True)),
+    )
+    return lambda step: schedule(step - phase.first_step)
+
+
+def _step_settings(config: Config, phase: Phase) -> StepSettings:
+    return StepSettings(
+        precision=config.precision,
+        batch_size=config.batch_size,
+        seed=config.seed,
+        first_step=phase.first_step,
+        last_step=phase.end,
+        norm_every_steps=1 if config.spikes.loss_ratio else config.log_every_steps,
+        trim_share=config.trim_share,
+        augment=config.augment,
+        averaging=Averaging() if phase.layer else config.averaging,
     )
 
 
@@ -210,8 +237,9 @@ def _make_workers(config: Config, cluster: Cluster | None, stop: Stop) -> Worker
     return Workers(strategy, cluster)
 
 
-def _last_step(config: Config, examples: int) -> int:
-    last_step = config.last_step(examples)
+def _phases(config: Config, examples: int) -> tuple[Phase, ...]:
+    phases = phases_of(config, examples)
+    last_step = phases[-1].end
     require(
         last_step * config.batch_size <= _MAX_POSITION,
         f"num_epochs={config.num_epochs} is not allowed; with these data and batch_size="
@@ -221,7 +249,7 @@ def _last_step(config: Config, examples: int) -> int:
         max(config.profile_steps, default=0) <= last_step,
         f"profile={config.profile!r} is not allowed; the run ends at step {last_step}",
     )
-    return last_step
+    return phases
 
 
 def _range(dataset: data.Dataset) -> tuple[float, float]:

@@ -19,6 +19,7 @@ from trainer.run.early_stopping import is_exhausted, validation_losses
 from trainer.training import resume
 from trainer.training.logger import Logger, NullLogger, describe_losses
 from trainer.training.loss_spikes import LossSpikes, Spike
+from trainer.training.phases import Phase, phase_at
 from trainer.training.plan import describe_end, print_plan
 from trainer.training.setup import Setup, agree_on_execution, cache_images, set_up
 from trainer.training.steps_per_call import StepsPerCall, cadences, due, step_ranges
@@ -143,12 +144,12 @@ class _Loop:
         self._memory_check = memory_check
         self._end = end
         self._profile = Profile(setup.config.profile_steps, setup.workdir / "train")
-        self._losses: dict[str, float] = {}  # of the last validation
+        self._losses: dict[str, float] = {}  # of the last validation of all layers
         self._history = validation_losses(setup.run) if setup.run else []
         images = setup.dataset.train.images
         image_bytes = math.prod(images.shape[1:]) * images.dtype.itemsize
         row_bytes = _INDEX_BYTES if setup.steps.images_on_device else image_bytes
-        longest = min([end, *cadences(setup.config)])
+        longest = min([end, *cadences(setup.config), *(p.end - p.first_step for p in setup.phases)])
         self._pace = StepsPerCall(
             setup.config.steps_per_call, setup.config.batch_size * row_bytes, longest
         )
@@ -164,6 +165,7 @@ class _Loop:
           NonFiniteError: the loss or the weights are not finite.
         """
         setup, end = self._setup, self._end
+        self._phase = phase_at(setup.phases, first_step)
         with contextlib.ExitStack() as scope:
             self._logger: Logger | NullLogger = NullLogger()
             if setup.workers.is_chief:
@@ -176,12 +178,13 @@ class _Loop:
                 step = int(first + count)
                 self._take_steps(first, count, batches)
                 stopping = setup.workers.any(setup.stop.requested)  # once: signals may follow
-                validates = due(step, self._config.validate_every_steps, end)
-                if validates:
-                    self._validate(step)
+                validates = due(step, self._config.validate_every_steps, self._phase.end)
+                loss = self._validate(step) if validates else None
+                if step == self._phase.end < end:
+                    self._begin(phase_at(setup.phases, step))
                 if validates or stopping or due(step, self._config.checkpoint_every_steps, end):
-                    self._save(step, self._losses["loss"] if validates else None)
-                if validates and self._may_end():
+                    self._save(step, loss)
+                if loss is not None and self._may_end():
                     return step, self._losses
                 if stopping and step < end:
                     raise Preempted(
@@ -192,6 +195,7 @@ class _Loop:
     def _batches(self, first_step: int):
         """Draws the batches of each call of steps: first step, count, and rows [K, B, ...]."""
         setup, borders = self._setup, self._profile.borders + self._spikes.borders
+        borders += tuple(phase.end for phase in setup.phases)
         return training_batches(
             setup.dataset.train.images,
             step_ranges(first_step, self._end, self._config, self._pace, borders),
@@ -223,16 +227,28 @@ class _Loop:
         self._pace.plan(setup.workers.broadcast_int(self._pace.next_count(count, seconds)))
         self._logger.advance(int(first + count), float(metrics["loss"][-1]))
 
-    def _validate(self, step: int) -> None:
+    def _begin(self, phase: Phase) -> None:
+        """Begins a phase, in the state that the checkpoint of its first step holds."""
+        self._setup.begin(phase)
+        self._spikes.forget()
+        self._clock.compiles()
+        self._logger.begin(phase)
+        self._phase = phase
+
+    def _validate(self, step: int) -> float | None:
+        """Validates; returns the loss of all layers, or None in the pretraining of one."""
         with self._clock.spent_on("validation"), self._spikes.nonfinite_as_spike(step - 1):
             losses = self._setup.steps.evaluate(self._setup.dataset.validation.images)
             if not math.isfinite(losses["loss"]):
                 raise NonFiniteError(f"the validation loss at step {step} is {losses['loss']}")
             with self._setup.steps.average.in_use():
                 self._logger.validation(step, losses)
+        if self._phase.layer:
+            return None
         self._losses = losses
         self._history.append(losses["loss"])
         self._memory_check.close()
+        return losses["loss"]
 
     def _may_end(self) -> bool:
         setup, stop = self._setup, self._config.stop
