@@ -1,6 +1,7 @@
 """The loss of one layer in its pretraining, and what the pretraining does not touch."""
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from trainer.positions import Noise
 SHAPE = (4, 4, 1)
 COUNT = 6
 SIZES = (7, 5, 3)
-OF_KIND = {
+OF_KIND: dict[str, dict[str, Any]] = {
     "dense": {"hidden_units": SIZES[:-1], "code_size": SIZES[-1]},
     "contractive": {"hidden_units": SIZES[:-1], "code_size": SIZES[-1]},
     "denoising": {"network": "dense", "layer_sizes": SIZES, "corruption": "masking"},
@@ -53,9 +54,9 @@ def bce(logits, targets):
 
 @pytest.mark.parametrize("kind", OF_KIND)
 def test_the_first_layer_is_the_kind_with_one_layer(kind):
-    settings = {"denoising": {"layer_sizes": SIZES[:1]}}.get(
-        kind, {"hidden_units": (), "code_size": SIZES[0]}
-    )
+    settings: dict[str, Any] = {"hidden_units": (), "code_size": SIZES[0]}
+    if kind == "denoising":
+        settings = {"layer_sizes": SIZES[:1]}
     stack, one = create(kind), create(kind, code_activation="sigmoid", **settings)
     one.encoder.get_layer("code").set_weights(stack.encoder.get_layer("hidden_1").get_weights())
     one.decoder.get_layer("logits").set_weights(stack.decoder.get_layer("logits").get_weights())
@@ -103,7 +104,7 @@ def test_units_that_are_not_sigmoid_have_the_squared_error():
 def test_a_hidden_layer_contracts_by_its_own_jacobian(activation, tied):
     model = create("contractive", activation=activation, tied_weights=tied, penalty_weight=0.5)
     images = small.images_like(COUNT, SHAPE)
-    function = {"sigmoid": sigmoid, "tanh": np.tanh}[activation]
+    function = sigmoid if activation == "sigmoid" else np.tanh
     inputs = images.reshape(COUNT, -1)
     for name in ("hidden_1", "hidden_2"):
         kernel, bias = dense(model.encoder.get_layer(name))

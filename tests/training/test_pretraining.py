@@ -1,6 +1,7 @@
 """Layer-wise pretraining: its phases are exact, resumable, and leave all else to the last."""
 
 import itertools
+from typing import Any
 
 import keras
 import numpy as np
@@ -35,7 +36,7 @@ BATCH = 64
 PHASE = 4  # steps of the pretraining of a layer
 STEPS = 6  # steps of the training of both layers
 LAST_STEP = 2 * PHASE + STEPS
-KINDS = {
+KINDS: dict[str, dict[str, Any]] = {
     "dense": {"hidden_units": (12,), "code_size": 5},
     "contractive": {"hidden_units": (12,), "code_size": 5, "tied_weights": True},
     "denoising": {"network": "dense", "layer_sizes": (12, 5), "corruption": "masking"},
@@ -232,6 +233,9 @@ def test_the_plan_names_the_phases_and_a_warm_up_that_is_too_long(tmp_path, caps
     printed = capsys.readouterr().out
     assert "layer 1 up to step 4, layer 2 up to step 8; then all layers up to" in printed
     assert f"only {PHASE} steps, but optimizer.warmup_steps={PHASE}" in printed
+    config.pretrain.epochs_per_layer = 1e300
+    with refused("pretrain.epochs_per_layer=1e+300 is not allowed", tmp_path):
+        describe(config, str(tmp_path / "new"))
 
 
 @pytest.mark.parametrize(

@@ -239,10 +239,12 @@ def _make_workers(config: Config, cluster: Cluster | None, stop: Stop) -> Worker
 
 def _phases(config: Config, examples: int) -> tuple[Phase, ...]:
     phases = phases_of(config, examples)
-    last_step = phases[-1].end
+    last_step, epochs_per_layer = phases[-1].end, config.pretrain.epochs_per_layer
     require(
         last_step * config.batch_size <= _MAX_POSITION,
-        f"num_epochs={config.num_epochs} is not allowed; with these data and batch_size="
+        f"num_epochs={config.num_epochs}"
+        + (f" after pretrain.epochs_per_layer={epochs_per_layer}" if epochs_per_layer else "")
+        + " is not allowed; with these data and batch_size="
         f"{config.batch_size} it makes {last_step:,} steps, more than can be counted",
     )
     require(
