@@ -66,10 +66,17 @@ def undisturbed(tmp_path_factory):
     return run
 
 
-@pytest.mark.parametrize(("name", "devices"), [("concrete", 1), ("sparse_kl", 2)])
-def test_two_workers_train_as_one_process_does(name, devices, tmp_path):
-    train_alone(name, tmp_path / "one", SHORT | {"strategy": "cpu:1"})
-    train_on_two(name, tmp_path / "two", SHORT | {"strategy": f"cpu:{devices}"})
+@pytest.mark.parametrize(
+    ("name", "devices", "changes"),
+    [
+        ("concrete", 1, {}),
+        ("sparse_kl", 2, {}),
+        ("dense", 1, {"pretrain.epochs_per_layer": 0.2}),  # 5 steps for each of 3 layers
+    ],
+)
+def test_two_workers_train_as_one_process_does(name, devices, changes, tmp_path):
+    train_alone(name, tmp_path / "one", SHORT | {"strategy": "cpu:1"} | changes)
+    train_on_two(name, tmp_path / "two", SHORT | {"strategy": f"cpu:{devices}"} | changes)
     assert_close(tmp_path / "two", tmp_path / "one")
 
 
