@@ -1,6 +1,8 @@
 """The transformer behaves as scikit-learn's users expect."""
 
+import copy
 import os
+import pickle
 import random
 import signal
 import threading
@@ -64,6 +66,28 @@ def test_codes_have_names(fitted):
     names = [f"autoencodertransformer{number}" for number in range(2)]
     assert fitted.get_feature_names_out().tolist() == names
     assert fitted.transform(vectors()).shape == (40, 2)
+
+
+def test_a_fit_builds_its_model_once_and_copies_build_their_own(monkeypatch):
+    builds: list[Any] = []
+    build = trainer.sklearn.build_model
+
+    def counted(*arguments):
+        builds.append(arguments)
+        return build(*arguments)
+
+    monkeypatch.setattr(trainer.sklearn, "build_model", counted)
+    transformer = short().fit(vectors())
+    codes = transformer.transform(vectors(600))
+    transformer.inverse_transform(codes)
+    transformer.score(vectors())
+    assert len(builds) == 1
+    for copied in (copy.deepcopy(transformer), pickle.loads(pickle.dumps(transformer))):  # noqa: S301
+        np.testing.assert_array_equal(copied.transform(vectors(600)), codes)
+    assert len(builds) == 3
+    transformer.set_params(random_state=1).fit(vectors())
+    assert not np.allclose(transformer.transform(vectors(600)), codes)
+    assert len(builds) == 4
 
 
 def test_codes_become_rows_in_the_units_of_the_data():

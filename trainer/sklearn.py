@@ -2,10 +2,12 @@
 
 import contextlib
 import copy
+import functools
 import logging
 import random
 import tempfile
 import threading
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,8 +28,13 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from trainer import data, models
 from trainer.config import flat, kind_settings, load_config, parse
 from trainer.data import sources
-from trainer.distribution.inference import map_batches
-from trainer.distribution.strategy import build_model, make_inference_strategy
+from trainer.distribution.forks import require_no_fork
+from trainer.distribution.inference import in_batches
+from trainer.distribution.strategy import (
+    build_model,
+    make_inference_strategy,
+    set_matrix_precision,
+)
 from trainer.distribution.variables import model_variables
 from trainer.errors import Preempted, UserError, require
 from trainer.models.base import Autoencoder
@@ -128,7 +135,7 @@ class AutoencoderTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
             self.scaling_ = data.scaling_of(run.inputs)
             best = chosen.validation_loss if config.checkpoint == "best" else None
             self.validation_loss_ = losses["loss"] if best is None else best
-            model: Any = self._model()
+            model: Any = self._fitted().model
             self._n_features_out = model.code_size
             selects = hasattr(model, "selected_pixels")
             self.selected_features_: Any = model.selected_pixels() if selects else None
@@ -138,7 +145,7 @@ class AutoencoderTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         """Returns the codes [N, K] of rows [N, D], in X's type if it is float32 or float64."""
         check_is_fitted(self)
         X = validate_data(self, X, dtype=FLOATS, reset=False)  # noqa: N806
-        return _in_batches(self._model, "encode", self._inputs(X)).astype(X.dtype, copy=False)
+        return self._apply("encode", self._inputs(X)).astype(X.dtype, copy=False)
 
     def inverse_transform(self, X):  # noqa: N803
         """Decodes codes [N, K] to rows [N, D] in the units of the fitted X."""
@@ -148,7 +155,7 @@ class AutoencoderTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
             raise ValueError(
                 f"X has {codes.shape[1]} features, but a code has {self._n_features_out}"
             )
-        rows = _in_batches(self._model, "decode", _float32(codes))
+        rows = self._apply("decode", _float32(codes))
         if self.scaling_ is not None:
             rows = self.scaling_.undo(rows)
         return rows.astype(codes.dtype, copy=False)
@@ -179,8 +186,8 @@ class AutoencoderTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         """
         check_is_fitted(self)
         inputs = self._inputs(validate_data(self, X, dtype=FLOATS, reset=False))
-        codes = _in_batches(self._model, "encode", inputs)
-        return codes, inputs - _in_batches(self._model, "decode", codes)
+        codes = self._apply("encode", inputs)
+        return codes, inputs - self._apply("decode", codes)
 
     def score(self, X, y=None) -> float:  # noqa: N803
         """Returns minus the mean squared error of the reconstructions."""
@@ -241,16 +248,51 @@ class AutoencoderTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         rows = _float32(X)
         return rows if self.scaling_ is None else self.scaling_.apply(rows)
 
-    def _model(self) -> Autoencoder:
-        """Builds the trained model; only its weights are pickled and copied."""
-        model = build_model(
-            make_inference_strategy(),
-            self.config_.precision,
-            lambda: models.create((self.n_features_in_,), parse(self.config_).model),
-        )
-        for path, variable in model_variables(model).items():
-            variable.assign(self.weights_[path])
-        return model
+    def _apply(self, method: str, rows: np.ndarray) -> np.ndarray:
+        """Applies the model's "encode" or "decode" to rows, in padded batches."""
+        with _LOCK, _global_state_kept():
+            require_no_fork()
+            function = getattr(self._fitted(), method)
+            set_matrix_precision(self.config_.precision)
+            starts = range(0, len(rows), _BATCH_ROWS)
+            return np.concatenate([function(rows[start : start + _BATCH_ROWS]) for start in starts])
+
+    def _fitted(self) -> "_FittedModel":
+        """Returns the trained model, built once for each fit; only its weights are pickled."""
+        fitted = _FITTED.get(self)
+        if fitted is None or fitted.weights is not self.weights_:
+            model = build_model(
+                make_inference_strategy(),
+                self.config_.precision,
+                lambda: models.create((self.n_features_in_,), parse(self.config_).model),
+            )
+            for path, variable in model_variables(model).items():
+                variable.assign(self.weights_[path])
+            fitted = _FITTED[self] = _FittedModel(model, self.weights_)
+        return fitted
+
+
+class _FittedModel:
+    """Holds a trained model, and its functions, compiled when they are first used."""
+
+    def __init__(self, model: Autoencoder, weights: Mapping[str, np.ndarray]):
+        self.model = model
+        self.weights = weights
+
+    @functools.cached_property
+    def encode(self) -> Callable[[np.ndarray], np.ndarray]:
+        """Returns the function of up to `_BATCH_ROWS` rows that computes codes."""
+        return in_batches(self.model.encode, self.model.image_shape, _BATCH_ROWS)
+
+    @functools.cached_property
+    def decode(self) -> Callable[[np.ndarray], np.ndarray]:
+        """Returns the function of up to `_BATCH_ROWS` codes that decodes them."""
+        return in_batches(self.model.decode, (self.model.code_size,), _BATCH_ROWS)
+
+
+_FITTED: weakref.WeakKeyDictionary[AutoencoderTransformer, _FittedModel] = (
+    weakref.WeakKeyDictionary()
+)
 
 
 def _selects_features(transformer: AutoencoderTransformer) -> bool:
@@ -297,14 +339,6 @@ def _float32(X: np.ndarray) -> np.ndarray:  # noqa: N803
         rows = X.astype(np.float32)
     assert_all_finite(rows, input_name="X")
     return rows
-
-
-def _in_batches(make_model: Callable[[], Autoencoder], method: str, rows: np.ndarray):
-    """Applies a model's "encode" or "decode" to rows, in padded batches."""
-    padded = np.zeros((-(-len(rows) // _BATCH_ROWS) * _BATCH_ROWS, rows.shape[1]), np.float32)
-    padded[: len(rows)] = rows
-    with _LOCK, _global_state_kept():
-        return map_batches(getattr(make_model(), method), padded)[: len(rows)]
 
 
 @contextlib.contextmanager

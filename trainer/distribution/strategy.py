@@ -82,7 +82,7 @@ def build_model(
       UserError: the precision is not known, the memory too small, or what `create` raises.
     """
     require_choice("precision", precision, PRECISIONS)
-    tf.config.experimental.enable_tensor_float_32_execution(precision == "tensorfloat32")
+    set_matrix_precision(precision)
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy(_POLICIES[precision])
     try:
@@ -94,6 +94,11 @@ def build_model(
             return create()
     finally:
         keras.config.set_dtype_policy(before)
+
+
+def set_matrix_precision(precision: str) -> None:
+    """Lets this process multiply matrices in TensorFloat-32 or not; `build_model` does so too."""
+    tf.config.experimental.enable_tensor_float_32_execution(precision == "tensorfloat32")
 
 
 @functools.cache
