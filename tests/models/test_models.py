@@ -20,6 +20,7 @@ from trainer.positions import Noise
 
 CLOSED_FORM = {"jacobian": "closed_form", "hidden_units": (), "code_activation": "sigmoid"}
 FROM_PCA = {"start": "pca", "output_activation": "linear"}
+AUXILIARY = {"auxiliary_weight": 0.1}
 VARIANTS = [*CONFIG_OF.values(), "sparse_kl", "vae"]  # of each kind one; and other loss terms
 
 
@@ -149,6 +150,8 @@ REFUSED: list[Any] = [  # a kind, the shape of its images, settings, and what th
     ("sparse", (5,), {"first_active_units": 9999}, "code_size="),
     ("sparse", (5,), {"alpha": 9999.0}, "allow 1 to "),
     ("sparse", (5,), {"sparsity": "kl"}, "model.code_activation='sigmoid', not 'linear'"),
+    ("sparse", (5,), AUXILIARY | {"sparsity": "l1"}, "model.sparsity='k_sparse', not 'l1'"),
+    ("sparse", (5,), AUXILIARY | {"hidden_units": (7,)}, "model.hidden_units=(), not (7,)"),
     ("vae", (5,), {"likelihood": "gaussian", "binarisation": "static"}, "not 'static'"),
     ("vae", (5,), {"likelihood": "gaussian"}, "not 'dynamic'"),
     ("vae", (5,), {"objective": "iwae", "beta": 0.5}, "model.beta=1"),

@@ -6,7 +6,7 @@ the global batch, so that the sum of all shares is the mean over the batch.
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import tensorflow as tf
 
@@ -14,7 +14,7 @@ from trainer.config import Augment
 from trainer.distribution import xla_layers
 from trainer.distribution.augmentation import augmented
 from trainer.distribution.xla import Execution, cuts
-from trainer.models.base import StepContext
+from trainer.models.base import StateUpdates, StepContext
 from trainer.positions import Noise
 
 
@@ -26,6 +26,12 @@ class Learner(Protocol):
     trainable_variables: Any
 
     def loss_terms(self, images: tf.Tensor, context: StepContext, /) -> dict[str, tf.Tensor]: ...
+
+    def training_terms(
+        self, images: tf.Tensor, context: StepContext, /
+    ) -> tuple[dict[str, tf.Tensor], tf.Tensor | None]: ...
+
+    def state_updates(self, batch_means: tf.Tensor, /) -> StateUpdates: ...
 
     def statistics(self, images: tf.Tensor, /) -> tf.Tensor | None: ...
 
@@ -52,6 +58,14 @@ class ReplicaBatch:
         )
 
 
+class Share(NamedTuple):
+    """Holds a replica's share of what a step sums over the replicas, or the sums."""
+
+    gradients: list[tf.Tensor]
+    terms: dict[str, tf.Tensor]  # of the loss
+    state: list[tf.Tensor]  # the means [S] that `state_updates` takes; empty: no such state
+
+
 @dataclasses.dataclass(frozen=True)
 class Gradients:
     """Computes shares of gradients, of loss terms and of the statistics that some terms need."""
@@ -63,10 +77,8 @@ class Gradients:
     augment: Augment
     execution: Execution
 
-    def __call__(
-        self, batch: ReplicaBatch, means: tf.Tensor | None, scale: tf.Tensor
-    ) -> tuple[list[tf.Tensor], dict[str, tf.Tensor]]:
-        """Computes the gradients of the loss times a scale, and the loss terms themselves.
+    def __call__(self, batch: ReplicaBatch, means: tf.Tensor | None, scale: tf.Tensor) -> Share:
+        """Computes the gradients of the loss times a scale, the loss terms and the state's means.
 
         `means` are the means of `statistics` over the global batch.
         """
@@ -98,13 +110,13 @@ class Gradients:
         So the sum over the replicas holds the losses of the global batch.
         """
         with xla_layers.rewritten(self.model, self.execution.layer_kinds):
-            losses = tf.add_n(list(self._terms(batch, means).values()))
+            losses = tf.add_n(list(self._terms(batch, means)[0].values()))
         return tf.pad(losses, [[start, self.batch_size - start - losses.shape[0]]])
 
     def _of_rows(self, batch, means, scale):
         rewritten = xla_layers.rewritten(self.model, self.execution.layer_kinds)
         with rewritten, tf.GradientTape() as tape:
-            each = self._terms(batch, means)
+            each, state = self._terms(batch, means)
             if batch.weights is not None:
                 each = {name: term * batch.weights for name, term in each.items()}
             terms = {
@@ -119,7 +131,8 @@ class Gradients:
                 variables, tape.gradient(scaled_loss, variables), strict=True
             )
         ]
-        return gradients, terms
+        means_of_state = [] if state is None else [tf.reduce_sum(state, axis=0) / self.batch_size]
+        return Share(gradients, terms, means_of_state)
 
     def _terms(self, batch, means):
         noise = Noise(self.seed, batch.first_position, batch.images.shape[0])
@@ -130,7 +143,7 @@ class Gradients:
             batch_means=means,
             labels=batch.labels,
         )
-        return self.model.loss_terms(self._seen(batch.images, noise), context)
+        return self.model.training_terms(self._seen(batch.images, noise), context)
 
     def _seen(self, images, noise):
         return augmented(to_unit(images), self.augment, noise)

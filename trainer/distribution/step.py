@@ -22,7 +22,7 @@ from trainer.distribution.averaging import WeightAverage
 from trainer.distribution.collectives import all_reduce, pack, sum_over_replicas, unpack
 from trainer.distribution.device_cache import DeviceCache
 from trainer.distribution.finite import FiniteCheck
-from trainer.distribution.gradients import Gradients, Learner, ReplicaBatch, trimming_weights
+from trainer.distribution.gradients import Gradients, Learner, ReplicaBatch, Share, trimming_weights
 from trainer.distribution.mean_losses import MeanLosses, Rows
 from trainer.distribution.slices import Slices
 from trainer.distribution.strategy import Strategy
@@ -267,10 +267,10 @@ class Steps:
             rows = run(update, args=(total,))
             self.optimizer.iterations.assign_add(1)
             return self._strategy.experimental_local_results(rows)[0]
-        return self._execution.update(self._update_from_outside)(*total, step)
+        return self._execution.update(self._update_from_outside)(total, step)
 
     def _sum_of_shares(self, step, batch, cache, labels):
-        """Computes this replica's share of gradients and loss terms, and sums the shares of all."""
+        """Computes this replica's `Share`, and sums the shares of all."""
         part = self._execution.part
         images, start = self._slices.of_replica(batch)
         if cache is not None:
@@ -293,7 +293,7 @@ class Steps:
         return self._gradients.losses(batch, means, start)
 
     def _share(self, images, labels, step, start, means, losses):
-        """Computes a replica's share of gradients and loss terms; packed, if replicas update."""
+        """Computes a replica's `Share`; packed, if replicas update."""
         weights = None
         if losses is not None:
             weights = trimming_weights(losses, self._settings.trim_share)
@@ -309,14 +309,14 @@ class Steps:
         """Returns the position of the row `start` of a step's batch."""
         return step * self._settings.batch_size + start
 
-    def _update_from_outside(self, gradients, terms, step):
-        update = lambda gradients, terms: self._row(self._update(gradients, terms, step))  # noqa: E731
-        rows = self._strategy.run(update, args=(gradients, terms))
+    def _update_from_outside(self, total, step):
+        update = lambda *total: self._row(self._update(Share(*total), step))  # noqa: E731
+        rows = self._strategy.run(update, args=tuple(total))
         return self._strategy.experimental_local_results(rows)[0]
 
     def _update_inside(self, packed, step):
-        gradients, terms = unpack(packed, self._share_like)
-        return self._row(self._update.of_one_replica(gradients, terms, step))
+        total = unpack(packed, self._share_like)
+        return self._row(self._update.of_one_replica(total, step))
 
     def _row(self, metrics):
         self._metric_names = tuple(metrics)

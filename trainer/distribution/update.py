@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from trainer.distribution import private_api
 from trainer.distribution.averaging import WeightAverage
-from trainer.distribution.gradients import Learner
+from trainer.distribution.gradients import Learner, Share
 from trainer.distribution.optimizers import loss_scale, scales_losses
 from trainer.distribution.xla import Execution, one_after_the_other, sum_of_squares_for_cpu
 
@@ -24,24 +24,20 @@ class Update:
     last_step: int
     average: WeightAverage
 
-    def __call__(
-        self, gradients: list[tf.Tensor], terms: dict[str, tf.Tensor], step: tf.Tensor
-    ) -> dict[str, tf.Tensor]:
+    def __call__(self, total: Share, step: tf.Tensor) -> dict[str, tf.Tensor]:
         """Updates as Keras does, which brings the replicas together to count the iterations."""
-        scale = loss_scale(self.optimizer)
+        gradients, scale = total.gradients, loss_scale(self.optimizer)
         if self.execution.orders_gradients:
             gradients = one_after_the_other(gradients)
         norm = self._norm(gradients, step) / scale
         self.optimizer.apply(gradients, self.model.trainable_variables)
-        return self._finish(terms, step, norm, scale)
+        return self._finish(total, step, norm, scale)
 
-    def of_one_replica(
-        self, gradients: list[tf.Tensor], terms: dict[str, tf.Tensor], step: tf.Tensor
-    ) -> dict[str, tf.Tensor]:
+    def of_one_replica(self, total: Share, step: tf.Tensor) -> dict[str, tf.Tensor]:
         """Updates without the other replicas, as XLA compiles it; counts no iteration."""
-        norm = self._norm(gradients, step)
-        private_api.update_replica(self.optimizer, gradients, self.model.trainable_variables)
-        return self._finish(terms, step, norm, tf.ones(()))
+        norm = self._norm(total.gradients, step)
+        private_api.update_replica(self.optimizer, total.gradients, self.model.trainable_variables)
+        return self._finish(total, step, norm, tf.ones(()))
 
     def _norm(self, gradients, step):
         if self.execution.on_gpus:
@@ -55,15 +51,19 @@ class Update:
         squares = [tf.cond(needed, lambda g=g: square(g), lambda: math.nan) for g in gradients]
         return tf.sqrt(tf.add_n(squares))
 
-    def _finish(self, terms, step, norm, scale):
-        """Averages the new weights; returns the metrics of the step."""
+    def _finish(self, total, step, norm, scale):
+        """Averages the new weights and updates the state; returns the metrics of the step."""
         applied = tf.constant(True)
         if scales_losses(self.optimizer):
             applied = tf.math.is_finite(norm)
         self.average.update(step, applied)
+        for means in total.state:
+            for variable, value in self.model.state_updates(means):
+                # Each replica updates its own copy, since the variable has no aggregation.
+                variable.assign(tf.where(applied, value, tf.convert_to_tensor(variable)))
         return {
-            "loss": tf.add_n(list(terms.values())),
-            **terms,
+            "loss": tf.add_n(list(total.terms.values())),
+            **total.terms,
             "gradient_norm": norm,
             "skipped_steps": 1 - tf.cast(applied, tf.float32),
             "learning_rate": tf.convert_to_tensor(self.optimizer.learning_rate),

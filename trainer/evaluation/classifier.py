@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from trainer.errors import require
 from trainer.evaluation.finetuning_options import FineTuning
-from trainer.models.base import Autoencoder, StepContext
+from trainer.models.base import Autoencoder, StateUpdates, StepContext
 from trainer.positions import Noise
 
 _PLAIN = FineTuning()
@@ -60,6 +60,17 @@ class Classifier(keras.Model):
         return {
             "cross_entropy": cross_entropy_nats(logits, context.labels, settings.label_smoothing)
         }
+
+    def training_terms(
+        self, images: tf.Tensor, context: StepContext
+    ) -> tuple[dict[str, tf.Tensor], None]:
+        """Returns `loss_terms` and None: all variables are weights."""
+        return self.loss_terms(images, context), None
+
+    def state_updates(self, batch_means: tf.Tensor) -> StateUpdates:
+        """Returns no updates."""
+        del batch_means
+        return []
 
     def statistics(self, images: tf.Tensor) -> None:
         """Returns None: no loss term needs means over the batch."""

@@ -12,6 +12,8 @@ from trainer.models import pca_start
 from trainer.models.layer_pairs import LayerPair
 from trainer.positions import Noise
 
+StateUpdates = list[tuple[keras.Variable, tf.Tensor]]  # variables and their new values
+
 _MAX_FILTERS = 100
 _MEAN_MARGIN = 1e-3  # of pixels that are always 0 or 1, whose logits are not finite
 
@@ -129,6 +131,25 @@ class Autoencoder(keras.Model):
         """
         del context
         return {pair.loss: pair.error(pair.encode(inputs), inputs)}
+
+    def training_terms(
+        self, images: tf.Tensor, context: StepContext
+    ) -> tuple[dict[str, tf.Tensor], tf.Tensor | None]:
+        """Returns the loss terms of a training step, and values [B, S] that change the state.
+
+        The means of the values over the global batch arrive in `state_updates`. By default the
+        terms of `loss_terms`, and None: the model has weights only.
+        """
+        return self.loss_terms(images, context), None
+
+    def state_updates(self, batch_means: tf.Tensor) -> StateUpdates:
+        """Returns the variables that a training step changes without a gradient, and their values.
+
+        The variables are float32, not trainable and have no aggregation. A step that float16 skips
+        leaves them as they are.
+        """
+        del batch_means
+        return []
 
     def error(self, logits: tf.Tensor, images: tf.Tensor) -> tf.Tensor:
         """Returns the error of each reconstruction, float32 [B], a mean over the pixels.

@@ -9,6 +9,12 @@ The loss is a reconstruction error; `sparsity` says what makes the code sparse:
 - "kl": penalty_weight * sum_j KL(target_rate || the mean of unit j over the global batch) between
   Bernoulli distributions (Ng 2011, CS294A).
 - "l1": penalty_weight * sum_j |h_j| of each image.
+
+With `auxiliary_weight`, "k_sparse" brings dead units back (Gao et al. 2024, arXiv 2406.04093,
+section 2.4): those that have been kept for no example of the last `dead_after_steps` steps. The
+`auxiliary_units` largest of an image's dead activations learn to reconstruct what the kept ones
+leave. The steps since each unit was last kept are part of the checkpoint; a unit counts as kept if
+any example of the global batch keeps it.
 """
 
 import dataclasses
@@ -40,6 +46,17 @@ class Settings(settings.DenseOrTiedNetwork):
         0.1, "Mean activation over a batch towards which kl pulls each unit.", above=0, below=1
     )
     penalty_weight: float = key(1e-4, "Weight of the kl or l1 penalty in the loss.", at_least=0)
+    auxiliary_weight: float = key(
+        0.0,
+        "Weight of the loss that brings dead units of k_sparse back, as 1 / 32; 0: no such loss.",
+        at_least=0,
+    )
+    auxiliary_units: int = key(
+        256, "Dead units, at most, that reconstruct what the kept ones leave.", at_least=1
+    )
+    dead_after_steps: int = key(
+        500, "Steps after which a unit is dead that was kept in none.", at_least=1, at_most=10**7
+    )
 
     def check(self) -> None:
         super().check()
@@ -59,3 +76,14 @@ class Settings(settings.DenseOrTiedNetwork):
             "model.sparsity='kl' needs model.code_activation='sigmoid', "
             f"not {self.code_activation!r}",
         )
+        if self.auxiliary_weight:
+            self._check_auxiliary()
+
+    def _check_auxiliary(self) -> None:
+        for name, needed in (("sparsity", "k_sparse"), ("hidden_units", ())):
+            value = getattr(self, name)
+            require(
+                value == needed,
+                f"model.auxiliary_weight={self.auxiliary_weight} needs model.{name}={needed!r}, "
+                f"not {value!r}",
+            )

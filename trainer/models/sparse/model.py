@@ -23,6 +23,12 @@ class Model(base.Autoencoder):
         self._settings = settings
         self.active_above = _ACTIVE_ABOVE[settings.sparsity]
         self._test_units = round(settings.alpha * settings.active_units)
+        self.idle_steps = None  # since each unit was last kept
+        if settings.auxiliary_weight:
+            shape = (settings.code_size,)
+            self.idle_steps = keras.Variable(
+                "zeros", shape, "float32", trainable=False, name="idle_steps"
+            )
 
     def encode(self, images: tf.Tensor) -> tf.Tensor:
         """Returns the codes of images [B, H, W, C] at test time, float32 [B, K]."""
@@ -43,13 +49,64 @@ class Model(base.Autoencoder):
         return self.encoder(images) if self._settings.sparsity == "kl" else None
 
     def loss_terms(self, images: tf.Tensor, context: base.StepContext) -> dict[str, tf.Tensor]:
-        """Returns the reconstruction error and, unless "k_sparse", the penalty `kl` or `l1`."""
-        if self._settings.sparsity == "k_sparse" and context.training:
-            kept = self.kept_units(context.progress)
-            codes = keep_largest(self.encoder(images), kept, most=self._settings.first_active_units)
+        """Returns the reconstruction error and perhaps `kl`, `l1` or, in training, `auxiliary`."""
+        return self.training_terms(images, context)[0]
+
+    def training_terms(
+        self, images: tf.Tensor, context: base.StepContext
+    ) -> tuple[dict[str, tf.Tensor], tf.Tensor | None]:
+        """Returns the loss terms and, with an auxiliary loss, which units are kept, [B, K]."""
+        activations = self.encoder(images)
+        codes = self._codes(activations, context)
+        logits = self.decoder(codes)
+        terms = {self._loss: self.error(logits, images)} | self._penalties(codes, context)
+        if self.idle_steps is None or not context.training:
+            return terms, None
+        auxiliary = self.auxiliary_error(images, activations, logits)
+        terms["auxiliary"] = self._settings.auxiliary_weight * auxiliary
+        return terms, tf.cast(codes != 0, tf.float32)
+
+    def state_updates(self, batch_means: tf.Tensor) -> base.StateUpdates:
+        """Returns the new `idle_steps`, from the share of the examples that keep each unit."""
+        idle_steps = tf.convert_to_tensor(self.idle_steps)
+        return [(self.idle_steps, tf.where(batch_means > 0, 0.0, idle_steps + 1))]
+
+    def auxiliary_error(
+        self, images: tf.Tensor, activations: tf.Tensor, logits: tf.Tensor
+    ) -> tf.Tensor:
+        """Returns the error of reconstructions to which dead units add, float32 [B].
+
+        The largest of the dead activations [B, K] add to the logits, which get no gradient. So with
+        the squared error of a linear output the dead units learn the residual, as in the paper.
+        Without dead units the error is 0.
+        """
+        dead = tf.convert_to_tensor(self.idle_steps) >= self._settings.dead_after_steps
+        most = min(self._settings.auxiliary_units, self.code_size)
+
+        def error():
+            ranked = tf.where(dead, activations, activations.dtype.min)
+            added = activations * tf.cast(dead & is_largest(ranked, most, most=most), tf.float32)
+            return self.error(tf.stop_gradient(logits) + self._logits_without_bias(added), images)
+
+        return tf.cond(tf.reduce_any(dead), error, lambda: tf.zeros(tf.shape(images)[:1]))
+
+    def _codes(self, activations, context):
+        if self._settings.sparsity != "k_sparse":
+            return activations
+        if not context.training:
+            return keep_largest(activations, self._test_units, most=self._test_units)
+        kept = self.kept_units(context.progress)
+        return keep_largest(activations, kept, most=self._settings.first_active_units)
+
+    def _logits_without_bias(self, codes):
+        if self._settings.tied_weights:
+            kernel = tf.transpose(self.encoder.get_layer("code").kernel)
         else:
-            codes = self.encode(images)
-        terms = {self._loss: self.error(self.decoder(codes), images)}
+            kernel = tf.convert_to_tensor(self.decoder.get_layer("logits").kernel)
+        return tf.reshape(tf.matmul(codes, kernel), [-1, *self.image_shape])
+
+    def _penalties(self, codes, context):
+        terms = {}
         if self._settings.sparsity == "kl":
             rates = base.means_of_each(context.batch_means, codes)
             penalty = tf.reduce_sum(bernoulli_kl_nats(self._settings.target_rate, rates), axis=1)
@@ -73,6 +130,14 @@ def keep_largest(activations: tf.Tensor, count: int | tf.Tensor, *, most: int) -
 
     Of equal activations the first are kept.
     """
+    return activations * tf.cast(is_largest(activations, count, most=most), activations.dtype)
+
+
+def is_largest(activations: tf.Tensor, count: int | tf.Tensor, *, most: int) -> tf.Tensor:
+    """Returns which are the `count` <= `most` largest activations of each row, bool [B, K].
+
+    Of equal activations the first count.
+    """
     # Compares, since XLA on a GPU would scatter a mask one element after the other; compares
     # floats, since TensorFlow compares int32 on the host. A NaN is kept, and so is noticed.
     unit = tf.range(activations.shape[1], dtype=tf.float32)
@@ -81,8 +146,7 @@ def keep_largest(activations: tf.Tensor, count: int | tf.Tensor, *, most: int) -
     last_unit = tf.cast(tf.gather(units, [count - 1], axis=1), tf.float32)
     # Of equal activations top_k returns the first unit first.
     equal_but_later = (activations == least_kept) & (unit > last_unit)
-    dropped = (activations < least_kept) | equal_but_later
-    return activations * tf.cast(~dropped, activations.dtype)
+    return ~((activations < least_kept) | equal_but_later)
 
 
 def bernoulli_kl_nats(target: float, rates: tf.Tensor) -> tf.Tensor:
