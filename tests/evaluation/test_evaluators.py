@@ -54,8 +54,8 @@ DENOISING = ["denoised_mse", "denoised_bce", "noisy_mse", "noisy_pca_mse", "nois
 METRICS = {  # of each kind besides those of all
     "linear": "largest_angle_degrees component_cosines",
     "denoising": " ".join(["levels", *DENOISING, *(f"{name}_at_levels" for name in DENOISING)]),
-    "sparse": "active_above active_units_mean dead_units_share mean_activations "
-    "mean_activation_edges linear_classifier_error",
+    "sparse": "active_above active_units_mean dead_units_share explained_variance "
+    "mean_activations mean_activation_edges linear_classifier_error",
     "contractive": "jacobian_norm jacobian_norm_to_spread singular_values",
     "concrete": "selected_pixels mean_largest_probability linear_readout_mse "
     "extra_trees_accuracy pca_extra_trees_accuracy",
@@ -161,11 +161,15 @@ def test_dead_and_active_units_are_counted():
     codes[:, 0] = 1.0
     codes[:4, 1] = -2.0
     codes[:, 2] = 0.4
-    result = sparsity.measure(encoding_as_is(codes, active_above=0.5, filters=lambda: None))
+    # The decoder halves the deviations from 0; those of units 0 and 2 are 0 from the mean.
+    abilities = {"active_above": 0.5, "filters": lambda: None, "decode": lambda codes: codes / 2}
+    result = sparsity.measure(encoding_as_is(codes, **abilities))
     assert result.metrics["active_units_mean"] == (2 + 2 + 1 + 1) / 4
     assert result.metrics["dead_units_share"] == pytest.approx(58 / 60)
     assert sum(result.metrics["mean_activations"]) == 60
     assert list(result.figures) == ["activations"]
+    errors = 4 * (0.5**2 + 0.2**2) + 2 * 1.0**2
+    assert result.metrics["explained_variance"] == pytest.approx(1 - errors / (4 * 1.0**2))
 
 
 def test_principal_components_are_recovered_from_any_basis_of_their_span():

@@ -150,6 +150,7 @@ REFUSED: list[Any] = [  # a kind, the shape of its images, settings, and what th
     ("sparse", (5,), {"first_active_units": 9999}, "code_size="),
     ("sparse", (5,), {"alpha": 9999.0}, "allow 1 to "),
     ("sparse", (5,), {"sparsity": "kl"}, "model.code_activation='sigmoid', not 'linear'"),
+    ("sparse", (5,), {"sparsity": "jumprelu", "code_activation": "relu"}, "'linear', not 'relu'"),
     ("sparse", (5,), AUXILIARY | {"sparsity": "l1"}, "model.sparsity='k_sparse', not 'l1'"),
     ("sparse", (5,), AUXILIARY | {"hidden_units": (7,)}, "model.hidden_units=(), not (7,)"),
     ("vae", (5,), {"likelihood": "gaussian", "binarisation": "static"}, "not 'static'"),

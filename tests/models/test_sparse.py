@@ -1,18 +1,22 @@
 """The sparse kind: what it keeps, what it penalises, on any number of replicas."""
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from tests.models import small
 from tests.steps import adam_steps
-from trainer.models.sparse.model import bernoulli_kl_nats, keep_largest
+from trainer.models.sparse import SPARSITIES
+from trainer.models.sparse.model import bernoulli_kl_nats, jump_relu, keep_largest, threshold_gates
+from trainer.serving import plain_keras
 
 SHAPE = (6, 6, 1)
 BATCH = 8
 
 
 KL = {"sparsity": "kl", "code_activation": "sigmoid", "penalty_weight": 0.5}
+JUMPRELU = {"sparsity": "jumprelu", "output_activation": "linear"}
 
 
 def create(**settings):
@@ -109,3 +113,74 @@ def test_the_penalty_is_of_the_means_over_the_global_batch(devices, execution):
     metrics = steps.train(0, images)
     assert metrics["loss/kl"][0] == pytest.approx(float(expected), rel=1e-5)
     assert metrics["gradient_norm"][0] == pytest.approx(float(norm), rel=1e-4)
+
+
+def test_a_threshold_learns_from_the_activations_around_it():
+    # Of bandwidth 1: .9 and 1.4 lie less than .5 from the threshold 1, .4 and 1.6 do not.
+    activations = tf.constant([[0.4], [0.9], [1.4], [1.6], [-1.0]])
+    weights = tf.constant([[1.0], [2.0], [4.0], [8.0], [16.0]])
+    for function, values, of_activations, of_threshold in (
+        (threshold_gates, [0, 0, 1, 1, 0], None, -(2 + 4) / 0.5),
+        (jump_relu, [0, 0, 1.4, 1.6, 0], [0, 0, 4, 8, 0], -(2 + 4) / 0.5),
+    ):
+        threshold = tf.constant([1.0])
+        with tf.GradientTape() as tape:
+            tape.watch((activations, threshold))
+            outputs = function(activations, threshold, 0.5 * 2)
+            total = tf.reduce_sum(weights * outputs)
+        found = tape.gradient(total, (activations, threshold))
+        np.testing.assert_allclose(outputs[:, 0], values)
+        np.testing.assert_allclose(found[1], [of_threshold * 0.5])
+        if of_activations is None:
+            assert found[0] is None or not np.any(found[0])
+        else:
+            np.testing.assert_array_equal(found[0][:, 0], of_activations)
+
+
+def test_the_penalty_of_jumprelu_raises_thresholds_and_leaves_fewer_units_active():
+    images = np.random.default_rng(0).integers(0, 256, (1, BATCH, *SHAPE)).astype(np.uint8)
+    active = {}
+    for weight in (0.0, 0.1):
+        settings = JUMPRELU | {"penalty_weight": weight, "bandwidth": 0.5}
+        model, steps = adam_steps(lambda s=settings: create(**s), learning_rate=5e-2)
+        steps.train(0, images.repeat(60, 0))
+        unit = images[0] / np.float32(255)
+        codes = model.encode(unit).numpy()
+        assert np.all(codes[codes != 0] > model.thresholds.numpy().min())
+        counts = np.count_nonzero(codes, axis=1)
+        penalty = model.loss_terms(unit, small.context(BATCH))["l0"]
+        np.testing.assert_allclose(penalty, weight * counts, rtol=1e-5)
+        active[weight] = counts.mean()
+    assert active[0.1] < 0.5 * active[0.0]
+
+
+@pytest.mark.parametrize(
+    ("devices", "execution", "precision"),
+    [(2, "graph", "float32"), (2, "xla", "float32"), (1, "xla", "bfloat16")],
+)
+def test_jumprelu_trains_alike_on_any_replicas_and_nearly_so_in_bfloat16(
+    devices, execution, precision
+):
+    images = np.random.default_rng(0).integers(0, 256, (10, BATCH, *SHAPE)).astype(np.uint8)
+    _, one = adam_steps(lambda: create(**JUMPRELU), 1, "graph", learning_rate=1e-2)
+    model, other = adam_steps(
+        lambda: create(**JUMPRELU), devices, execution, precision=precision, learning_rate=1e-2
+    )
+    before = model.thresholds.numpy()
+    metrics = one.train(0, images)
+    for name, values in other.train(0, images).items():
+        rtol = 1e-3 if precision == "float32" else 0.1
+        np.testing.assert_allclose(values, metrics[name], rtol=rtol, err_msg=name)
+    assert np.any(model.thresholds != before)
+
+
+@pytest.mark.parametrize("sparsity", SPARSITIES)
+def test_plain_keras_layers_compute_the_codes_of_each_sparsity(sparsity, tmp_path):
+    activation = "sigmoid" if sparsity == "kl" else "linear"
+    model = create(sparsity=sparsity, code_activation=activation)
+    images = small.images_like(BATCH, SHAPE)
+    plain_keras.encoder(model, None, "float32").save(tmp_path / "encoder.keras")
+    encoder = keras.models.load_model(tmp_path / "encoder.keras")
+    np.testing.assert_allclose(encoder(images), model.encode(images), rtol=1e-5, atol=1e-6)
+    if sparsity in ("k_sparse", "jumprelu"):
+        assert np.any(model.encode(images) == 0)

@@ -4,10 +4,14 @@ from typing import Any
 
 import numpy as np
 
-from trainer.evaluation.evaluators import EvaluatedModel, Result
+from trainer.evaluation.evaluators import Column, EvaluatedModel, Result
 from trainer.monitoring import figures
 
 ORDER = 70
+COLUMNS = (
+    Column("active_units_mean", "active units", ".1f"),
+    Column("dead_units_share", "dead units", ".1%"),
+)
 _BINS = 50
 _PENALTY_SHARE = 600  # mean loss + |w|^2 / (2 * 600); chosen by validation
 
@@ -23,8 +27,9 @@ def measure(evaluated: EvaluatedModel) -> Result:
     A unit is active where its |activation| is above `active_above`. `active_units_mean` is the mean
     number of active units of an image; `dead_units_share` the share of the units that are active in
     no test image; `mean_activations` is the histogram, with `mean_activation_edges`, of the units'
-    mean |activation| over the images. If the data have classes, `linear_classifier_error` is the
-    result of `linear_classifier_error()`.
+    mean |activation| over the images. `explained_variance` is 1 - the sum of the squared errors /
+    the sum of the squared deviations from the mean test image, unless all images are equal. If the
+    data have classes, `linear_classifier_error` is the result of `linear_classifier_error()`.
     """
     active_above = evaluated.model.active_above
     sizes = np.abs(evaluated.codes)
@@ -37,6 +42,10 @@ def measure(evaluated: EvaluatedModel) -> Result:
         "mean_activations": counts,
         "mean_activation_edges": edges,
     }
+    deviations = np.square(evaluated.test - evaluated.test.mean(axis=0), dtype=np.float64).sum()
+    if deviations:
+        errors = np.square(evaluated.reconstructions - evaluated.test, dtype=np.float64).sum()
+        metrics["explained_variance"] = float(1 - errors / deviations)
     if evaluated.has_classes:
         metrics["linear_classifier_error"] = linear_classifier_error(evaluated)
     axes = "mean |activation| over the test examples", "number of units"

@@ -9,6 +9,10 @@ The loss is a reconstruction error; `sparsity` says what makes the code sparse:
 - "kl": penalty_weight * sum_j KL(target_rate || the mean of unit j over the global batch) between
   Bernoulli distributions (Ng 2011, CS294A).
 - "l1": penalty_weight * sum_j |h_j| of each image.
+- "jumprelu": activations up to a unit's threshold are set to 0, and the penalty is penalty_weight *
+  the number of the others (Rajamanoharan et al. 2024, arXiv 2407.14435). The thresholds are
+  trained: their gradient counts an activation as if the step at the threshold were `bandwidth`
+  wide.
 
 With `auxiliary_weight`, "k_sparse" brings dead units back (Gao et al. 2024, arXiv 2406.04093,
 section 2.4): those that have been kept for no example of the last `dead_after_steps` steps. The
@@ -23,7 +27,9 @@ from trainer.config import key
 from trainer.errors import require
 from trainer.models import settings
 
+SPARSITIES = ("k_sparse", "kl", "l1", "jumprelu")
 TINY = {"code_size": 20, "active_units": 3, "first_active_units": 9, "tied_weights": True}
+_NEEDED_ACTIVATIONS = {"kl": "sigmoid", "jumprelu": "linear"}  # of the code
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +38,7 @@ class Settings(settings.DenseOrTiedNetwork):
 
     code_size: int = 1000
     hidden_units: tuple[int, ...] = ()
-    sparsity: str = key("k_sparse", "What makes the code sparse.", choices=("k_sparse", "kl", "l1"))
+    sparsity: str = key("k_sparse", "What makes the code sparse.", choices=SPARSITIES)
     active_units: int = key(25, "Units that k_sparse keeps in each code.", at_least=1)
     first_active_units: int = key(100, "Units that k_sparse keeps at step 0.", at_least=1)
     annealing_share: float = key(
@@ -45,7 +51,13 @@ class Settings(settings.DenseOrTiedNetwork):
     target_rate: float = key(
         0.1, "Mean activation over a batch towards which kl pulls each unit.", above=0, below=1
     )
-    penalty_weight: float = key(1e-4, "Weight of the kl or l1 penalty in the loss.", at_least=0)
+    penalty_weight: float = key(1e-4, "Weight of the penalty of kl, l1 or jumprelu.", at_least=0)
+    first_threshold: float = key(0.1, "Thresholds of jumprelu at step 0.", above=0)
+    bandwidth: float = key(
+        0.1,
+        "Width around a threshold of jumprelu in which activations have a gradient for it.",
+        above=0,
+    )
     auxiliary_weight: float = key(
         0.0,
         "Weight of the loss that brings dead units of k_sparse back, as 1 / 32; 0: no such loss.",
@@ -71,9 +83,10 @@ class Settings(settings.DenseOrTiedNetwork):
             f"model.alpha={self.alpha} is not allowed; model.active_units={active} of {size} "
             f"allow 1 to {size / active:g}",
         )
+        needed = _NEEDED_ACTIVATIONS.get(self.sparsity, self.code_activation)
         require(
-            self.sparsity != "kl" or self.code_activation == "sigmoid",
-            "model.sparsity='kl' needs model.code_activation='sigmoid', "
+            self.code_activation == needed,
+            f"model.sparsity={self.sparsity!r} needs model.code_activation={needed!r}, "
             f"not {self.code_activation!r}",
         )
         if self.auxiliary_weight:

@@ -6,7 +6,7 @@ import tensorflow as tf
 from trainer.models import base, networks
 from trainer.models.sparse import Settings
 
-_ACTIVE_ABOVE = {"k_sparse": 0.0, "kl": 0.1, "l1": 0.01}  # |activation|; only k_sparse has zeros
+_ACTIVE_ABOVE = {"k_sparse": 0.0, "kl": 0.1, "l1": 0.01, "jumprelu": 0.0}  # |activation|
 _MARGIN = 1e-6  # keeps the logarithm of a mean activation finite
 
 
@@ -23,6 +23,10 @@ class Model(base.Autoencoder):
         self._settings = settings
         self.active_above = _ACTIVE_ABOVE[settings.sparsity]
         self._test_units = round(settings.alpha * settings.active_units)
+        self._log_thresholds = None  # of jumprelu, above the logarithm of `first_threshold`
+        if settings.sparsity == "jumprelu":
+            shape = (settings.code_size,)
+            self._log_thresholds = keras.Variable("zeros", shape, "float32", name="log_thresholds")
         self.idle_steps = None  # since each unit was last kept
         if settings.auxiliary_weight:
             shape = (settings.code_size,)
@@ -32,13 +36,18 @@ class Model(base.Autoencoder):
 
     def encode(self, images: tf.Tensor) -> tf.Tensor:
         """Returns the codes of images [B, H, W, C] at test time, float32 [B, K]."""
-        activations = self.encoder(images)
-        if self._settings.sparsity != "k_sparse":
-            return activations
-        return keep_largest(activations, self._test_units, most=self._test_units)
+        return self._test_codes(self.encoder(images))
+
+    @property
+    def thresholds(self) -> tf.Tensor:
+        """Returns the thresholds of "jumprelu", float32 [K]."""
+        return self._settings.first_threshold * tf.exp(tf.convert_to_tensor(self._log_thresholds))
 
     def plain_keras_code(self, encoded: keras.KerasTensor) -> keras.KerasTensor:
         """Keeps the activations that `encode` keeps, and likewise the first of equal ones."""
+        if self._settings.sparsity == "jumprelu":
+            above = keras.ops.greater(encoded, self.thresholds.numpy().tolist())
+            return encoded * keras.ops.cast(above, "float32")
         if self._settings.sparsity != "k_sparse":
             return encoded
         _, units = keras.ops.top_k(encoded, self._test_units)
@@ -49,7 +58,7 @@ class Model(base.Autoencoder):
         return self.encoder(images) if self._settings.sparsity == "kl" else None
 
     def loss_terms(self, images: tf.Tensor, context: base.StepContext) -> dict[str, tf.Tensor]:
-        """Returns the reconstruction error and perhaps `kl`, `l1` or, in training, `auxiliary`."""
+        """Returns the reconstruction error and perhaps `kl`, `l1`, `l0` or `auxiliary`."""
         return self.training_terms(images, context)[0]
 
     def training_terms(
@@ -59,7 +68,8 @@ class Model(base.Autoencoder):
         activations = self.encoder(images)
         codes = self._codes(activations, context)
         logits = self.decoder(codes)
-        terms = {self._loss: self.error(logits, images)} | self._penalties(codes, context)
+        terms = {self._loss: self.error(logits, images)}
+        terms |= self._penalties(activations, codes, context)
         if self.idle_steps is None or not context.training:
             return terms, None
         auxiliary = self.auxiliary_error(images, activations, logits)
@@ -90,13 +100,18 @@ class Model(base.Autoencoder):
 
         return tf.cond(tf.reduce_any(dead), error, lambda: tf.zeros(tf.shape(images)[:1]))
 
-    def _codes(self, activations, context):
-        if self._settings.sparsity != "k_sparse":
-            return activations
-        if not context.training:
+    def _test_codes(self, activations):
+        if self._settings.sparsity == "jumprelu":
+            return jump_relu(activations, self.thresholds, self._settings.bandwidth)
+        if self._settings.sparsity == "k_sparse":
             return keep_largest(activations, self._test_units, most=self._test_units)
-        kept = self.kept_units(context.progress)
-        return keep_largest(activations, kept, most=self._settings.first_active_units)
+        return activations
+
+    def _codes(self, activations, context):
+        if self._settings.sparsity == "k_sparse" and context.training:
+            kept = self.kept_units(context.progress)
+            return keep_largest(activations, kept, most=self._settings.first_active_units)
+        return self._test_codes(activations)
 
     def _logits_without_bias(self, codes):
         if self._settings.tied_weights:
@@ -105,7 +120,7 @@ class Model(base.Autoencoder):
             kernel = tf.convert_to_tensor(self.decoder.get_layer("logits").kernel)
         return tf.reshape(tf.matmul(codes, kernel), [-1, *self.image_shape])
 
-    def _penalties(self, codes, context):
+    def _penalties(self, activations, codes, context):
         terms = {}
         if self._settings.sparsity == "kl":
             rates = base.means_of_each(context.batch_means, codes)
@@ -113,6 +128,9 @@ class Model(base.Autoencoder):
             terms["kl"] = self._settings.penalty_weight * penalty
         elif self._settings.sparsity == "l1":
             terms["l1"] = self._settings.penalty_weight * tf.reduce_sum(tf.abs(codes), axis=1)
+        elif self._settings.sparsity == "jumprelu":
+            gates = threshold_gates(activations, self.thresholds, self._settings.bandwidth)
+            terms["l0"] = self._settings.penalty_weight * tf.reduce_sum(gates, axis=1)
         return terms
 
     def kept_units(self, progress: tf.Tensor) -> tf.Tensor:
@@ -147,6 +165,29 @@ def is_largest(activations: tf.Tensor, count: int | tf.Tensor, *, most: int) -> 
     # Of equal activations top_k returns the first unit first.
     equal_but_later = (activations == least_kept) & (unit > last_unit)
     return ~((activations < least_kept) | equal_but_later)
+
+
+def threshold_gates(activations: tf.Tensor, thresholds: tf.Tensor, bandwidth: float) -> tf.Tensor:
+    """Returns 1 for activations [B, K] above their unit's threshold [K], else 0.
+
+    The gradient is of the thresholds alone: -1 / bandwidth for each activation that lies less than
+    half a bandwidth from its threshold.
+    """
+    active = tf.cast(activations > thresholds, tf.float32)
+    is_near = tf.cast(tf.abs(activations - thresholds) < bandwidth / 2, tf.float32)
+    zero = tf.stop_gradient(thresholds) - thresholds
+    return active + tf.stop_gradient(is_near) * zero / bandwidth
+
+
+def jump_relu(activations: tf.Tensor, thresholds: tf.Tensor, bandwidth: float) -> tf.Tensor:
+    """Sets activations [B, K] up to their unit's threshold [K] to 0.
+
+    An activation that is not set to 0 has a gradient of 1, a threshold that of `threshold_gates`
+    times the threshold.
+    """
+    gates = threshold_gates(activations, thresholds, bandwidth)
+    zero = gates - tf.stop_gradient(gates)
+    return activations * tf.stop_gradient(gates) + tf.stop_gradient(thresholds) * zero
 
 
 def bernoulli_kl_nats(target: float, rates: tf.Tensor) -> tf.Tensor:
