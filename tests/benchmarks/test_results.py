@@ -38,8 +38,8 @@ def test_every_row_of_results_is_of_a_config():
 
 
 def test_a_result_is_shown_with_its_goal_and_whether_it_is_reached(tmp_path):
-    measured = {"denoised_bce": 0.08301, "denoised_mse": 0.01, "noisy_mse": 1, "noisy_pca_mse": 1}
-    measured = {"seeds": [measured], "num_epochs": 2.0, "training_seconds": 90.0}
+    figures = {"denoised_bce": 0.08301, "denoised_mse": 0.01, "noisy_mse": 1, "noisy_pca_mse": 1}
+    measured = {"seeds": [figures], "num_epochs": 2.0, "training_seconds": 90.0}
     (tmp_path / "denoising.json").write_text(json.dumps(measured))
     lines = results.table(tmp_path).splitlines()
     row = next(line for line in lines if line.startswith("| `denoising`"))

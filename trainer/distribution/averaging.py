@@ -18,8 +18,8 @@ import keras
 import tensorflow as tf
 
 from trainer.config import Averaging
-from trainer.distribution.gradients import Learner
 from trainer.distribution.strategy import Strategy
+from trainer.models.learner import Learner
 
 
 class WeightAverage:

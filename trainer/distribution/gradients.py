@@ -6,7 +6,7 @@ the global batch, so that the sum of all shares is the mean over the batch.
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple
 
 import tensorflow as tf
 
@@ -14,26 +14,9 @@ from trainer.config import Augment
 from trainer.distribution import xla_layers
 from trainer.distribution.augmentation import augmented
 from trainer.distribution.xla import Execution, cuts
-from trainer.models.base import StateUpdates, StepContext
+from trainer.models.base import StepContext
+from trainer.models.learner import Learner
 from trainer.positions import Noise
-
-
-class Learner(Protocol):
-    """Describes what steps need of a Keras model; `Autoencoder` documents the methods."""
-
-    layers: Any
-    variables: Any
-    trainable_variables: Any
-
-    def loss_terms(self, images: tf.Tensor, context: StepContext, /) -> dict[str, tf.Tensor]: ...
-
-    def training_terms(
-        self, images: tf.Tensor, context: StepContext, /
-    ) -> tuple[dict[str, tf.Tensor], tf.Tensor | None]: ...
-
-    def state_updates(self, batch_means: tf.Tensor, /) -> StateUpdates: ...
-
-    def statistics(self, images: tf.Tensor, /) -> tf.Tensor | None: ...
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,10 +6,11 @@ from typing import Protocol
 import numpy as np
 import tensorflow as tf
 
-from trainer.distribution.gradients import Learner, to_unit
+from trainer.distribution.gradients import to_unit
 from trainer.distribution.inference import EVALUATION_BATCH_SIZE
 from trainer.distribution.slices import Slices
 from trainer.models.base import StepContext
+from trainer.models.learner import Learner
 from trainer.positions import Noise
 
 

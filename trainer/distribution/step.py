@@ -22,7 +22,7 @@ from trainer.distribution.averaging import WeightAverage
 from trainer.distribution.collectives import all_reduce, pack, sum_over_replicas, unpack
 from trainer.distribution.device_cache import DeviceCache
 from trainer.distribution.finite import FiniteCheck
-from trainer.distribution.gradients import Gradients, Learner, ReplicaBatch, Share, trimming_weights
+from trainer.distribution.gradients import Gradients, ReplicaBatch, Share, trimming_weights
 from trainer.distribution.mean_losses import MeanLosses, Rows
 from trainer.distribution.slices import Slices
 from trainer.distribution.strategy import Strategy
@@ -30,6 +30,7 @@ from trainer.distribution.update import Update
 from trainer.distribution.variables import model_variables, values_of
 from trainer.distribution.xla import make_execution
 from trainer.errors import require
+from trainer.models.learner import Learner
 
 _TIMED_CALLS = 5  # of each execution, since other processes disturb some
 

@@ -8,9 +8,10 @@ import tensorflow as tf
 
 from trainer.distribution import private_api
 from trainer.distribution.averaging import WeightAverage
-from trainer.distribution.gradients import Learner, Share
+from trainer.distribution.gradients import Share
 from trainer.distribution.optimizers import loss_scale, scales_losses
 from trainer.distribution.xla import Execution, one_after_the_other, sum_of_squares_for_cpu
+from trainer.models.learner import Learner
 
 
 @dataclasses.dataclass(frozen=True)

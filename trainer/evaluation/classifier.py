@@ -9,13 +9,14 @@ import tensorflow as tf
 
 from trainer.errors import require
 from trainer.evaluation.finetuning_options import FineTuning
-from trainer.models.base import Autoencoder, StateUpdates, StepContext
+from trainer.models.base import Autoencoder, StepContext
+from trainer.models.learner import Learner
 from trainer.positions import Noise
 
 _PLAIN = FineTuning()
 
 
-class Classifier(keras.Model):
+class Classifier(Learner, keras.Model):
     """Computes logits W code + b of an autoencoder's code; trains the encoder with W and b.
 
     Vincent et al. 2010 and Rifai et al. 2011 measure encoders in this way. The settings say what
@@ -61,23 +62,8 @@ class Classifier(keras.Model):
             "cross_entropy": cross_entropy_nats(logits, context.labels, settings.label_smoothing)
         }
 
-    def training_terms(
-        self, images: tf.Tensor, context: StepContext
-    ) -> tuple[dict[str, tf.Tensor], None]:
-        """Returns `loss_terms` and None: all variables are weights."""
-        return self.loss_terms(images, context), None
 
-    def state_updates(self, batch_means: tf.Tensor) -> StateUpdates:
-        """Returns no updates."""
-        del batch_means
-        return []
-
-    def statistics(self, images: tf.Tensor) -> None:
-        """Returns None: no loss term needs means over the batch."""
-        del images
-
-
-class SoftmaxLayer:
+class SoftmaxLayer(Learner):
     """Trains the softmax layer of a classifier alone; the encoder keeps its weights.
 
     Steps take it in place of the classifier.
@@ -87,8 +73,11 @@ class SoftmaxLayer:
         self.layers = classifier.layers
         self.variables = classifier.variables
         self.trainable_variables = classifier.softmax.trainable_variables
-        self.loss_terms = classifier.loss_terms
-        self.statistics = classifier.statistics
+        self._classifier = classifier
+
+    def loss_terms(self, images: tf.Tensor, context: StepContext) -> dict[str, tf.Tensor]:
+        """Returns the classifier's `cross_entropy` in nats, float32 [B]."""
+        return self._classifier.loss_terms(images, context)
 
 
 def dropout(rows: tf.Tensor, share: float, noise: Noise, purpose: str) -> tf.Tensor:

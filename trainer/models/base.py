@@ -10,9 +10,8 @@ import tensorflow as tf
 from trainer.errors import require
 from trainer.models import pca_start
 from trainer.models.layer_pairs import LayerPair
+from trainer.models.learner import Learner
 from trainer.positions import Noise
-
-StateUpdates = list[tuple[keras.Variable, tf.Tensor]]  # variables and their new values
 
 _MAX_FILTERS = 100
 _MEAN_MARGIN = 1e-3  # of pixels that are always 0 or 1, whose logits are not finite
@@ -43,7 +42,7 @@ class ImageGrid:
     marks: np.ndarray | None = None  # bool [N, H, W], the pixels to mark
 
 
-class Autoencoder(keras.Model):
+class Autoencoder(Learner, keras.Model):
     """Reconstructs images [B, H, W, C], pixels in [0, 1], from a code [B, K].
 
     Unless pixels are mentioned, images may be vectors [B, D] of any values. `encoder` maps images
@@ -132,25 +131,6 @@ class Autoencoder(keras.Model):
         del context
         return {pair.loss: pair.error(pair.encode(inputs), inputs)}
 
-    def training_terms(
-        self, images: tf.Tensor, context: StepContext
-    ) -> tuple[dict[str, tf.Tensor], tf.Tensor | None]:
-        """Returns the loss terms of a training step, and values [B, S] that change the state.
-
-        The means of the values over the global batch arrive in `state_updates`. By default the
-        terms of `loss_terms`, and None: the model has weights only.
-        """
-        return self.loss_terms(images, context), None
-
-    def state_updates(self, batch_means: tf.Tensor) -> StateUpdates:
-        """Returns the variables that a training step changes without a gradient, and their values.
-
-        The variables are float32, not trainable and have no aggregation. A step that float16 skips
-        leaves them as they are.
-        """
-        del batch_means
-        return []
-
     def error(self, logits: tf.Tensor, images: tf.Tensor) -> tf.Tensor:
         """Returns the error of each reconstruction, float32 [B], a mean over the pixels.
 
@@ -169,14 +149,6 @@ class Autoencoder(keras.Model):
             require_unit_interval("model.loss='bce'", lowest, highest, others)
         if self.output_activation == "sigmoid":
             require_unit_interval("model.output_activation='sigmoid'", lowest, highest, others)
-
-    def statistics(self, images: tf.Tensor) -> tf.Tensor | None:
-        """Returns values, float32 [B, S], whose means over the global batch a loss term needs.
-
-        The means arrive as `StepContext.batch_means`, for `means_of_each`. None: they are unused.
-        """
-        del images
-        return None
 
     def corrupted(self, images: tf.Tensor, noise: Noise) -> tf.Tensor | None:
         """Corrupts images [B, H, W, C] for the model to restore; None: no corruption."""

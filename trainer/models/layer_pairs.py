@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING
 import keras
 import tensorflow as tf
 
+from trainer.models.learner import Learner
+
 if TYPE_CHECKING:
     from trainer.models.base import Autoencoder, StepContext
 
 
-class LayerPair:
+class LayerPair(Learner):
     """Reconstructs the inputs of an encoder's layer from its outputs, by the decoder's counterpart.
 
     Steps train it in place of the whole model: its state is the whole model's, but only the pair's
@@ -52,10 +54,6 @@ class LayerPair:
         # Layers have inputs of different sizes, whose numbers would overlap in one stream.
         noise = context.noise.section(f"layer_{self._number}")
         return self._model.layer_terms(self, inputs, dataclasses.replace(context, noise=noise))
-
-    def statistics(self, images: tf.Tensor) -> None:
-        """Returns None: no loss term needs means over the batch."""
-        del images
 
     def encode(self, inputs: tf.Tensor) -> tf.Tensor:
         """Returns the layer's outputs, float32 [B, units], of its inputs."""

@@ -4,8 +4,8 @@ import dataclasses
 import itertools
 
 from trainer.config import Config, phase_ends
-from trainer.distribution.gradients import Learner
 from trainer.models.base import Autoencoder
+from trainer.models.learner import Learner
 
 
 @dataclasses.dataclass(frozen=True)

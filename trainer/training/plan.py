@@ -56,7 +56,7 @@ def print_plan(setup: Setup, first_step: int, end: int) -> None:
 
 
 def _notes(setup: Setup, first_step: int, end: int) -> Iterator[str | None]:
-    """Yields what the run does beforehand, what the budget chose, and warnings; "" or None: none."""
+    """Yields what the run does beforehand, what the budget chose, and warnings; "", None: none."""
     config, devices = setup.config, describe_devices(setup.workers.strategy)
     *pretraining, last = setup.phases
     if pretraining:

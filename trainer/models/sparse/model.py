@@ -4,6 +4,7 @@ import keras
 import tensorflow as tf
 
 from trainer.models import base, networks
+from trainer.models.learner import StateUpdates
 from trainer.models.sparse import Settings
 
 _ACTIVE_ABOVE = {"k_sparse": 0.0, "kl": 0.1, "l1": 0.01, "jumprelu": 0.0}  # |activation|
@@ -76,7 +77,7 @@ class Model(base.Autoencoder):
         terms["auxiliary"] = self._settings.auxiliary_weight * auxiliary
         return terms, tf.cast(codes != 0, tf.float32)
 
-    def state_updates(self, batch_means: tf.Tensor) -> base.StateUpdates:
+    def state_updates(self, batch_means: tf.Tensor) -> StateUpdates:
         """Returns the new `idle_steps`, from the share of the examples that keep each unit."""
         idle_steps = tf.convert_to_tensor(self.idle_steps)
         return [(self.idle_steps, tf.where(batch_means > 0, 0.0, idle_steps + 1))]
