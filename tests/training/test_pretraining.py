@@ -51,6 +51,7 @@ def config_of(kind="denoising"):
     config.update({"num_epochs": STEPS * BATCH / 1366, "steps_per_call": 1, "figures": False})
     config.update({"validate_every_steps": 0, "checkpoint_every_steps": 0, "keep_checkpoints": 99})
     config.pretrain.epochs_per_layer = PHASE * BATCH / 1366
+    config.averaging.last_share = 0.5
     return config
 
 
@@ -97,6 +98,8 @@ def test_each_phase_begins_with_an_optimizer_and_a_schedule_of_its_own(run):
     for step, checkpoint in checkpoints(run).items():
         slots = {k: v for k, v in checkpoint.state().items() if "momentum" in k or "velocity" in k}
         assert len(slots) == 2 * trained[step]
+        averaged = checkpoint.state().get("averaged_steps")
+        assert averaged == {0: None, PHASE: None, 2 * PHASE: 0, LAST_STEP: STEPS // 2}[step]
         assert step == LAST_STEP or not any(map(np.any, slots.values()))
         assert (checkpoint.validation_loss is not None) == (step == LAST_STEP)
     rates = [row["learning_rate"] for row in logged(run) if row["split"] == "train"]
