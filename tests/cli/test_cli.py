@@ -42,7 +42,7 @@ MISTAKES = [  # what is typed, and what the line says
     ),
     ([*DENSE, "--cadence=3"], "'cadence'"),
     ([*DENSE, "3"], "'3' is no flag"),
-    ([*DENSE, "--config.depth=3"], "'depth'; allowed: augment, batch_size"),
+    ([*DENSE, "--config.depth=3"], "'depth'; allowed: augment, averaging, batch_size"),
     ([*DENSE, "--config.model.depth=3"], "'depth'; allowed: activation, code_activation"),
     ([*DENSE, "--config.num_epoch=3"], "'num_epochs'?"),
     (
