@@ -18,6 +18,7 @@ from configs import vae
 def get_config():
     config = vae.get_config()
     config.model.objective = "iwae"
+    config.model.estimator = "doubly_reparametrised"
     config.model.samples = 5
     config.num_epochs = 750.0
     config.batch_size = 100
