@@ -21,7 +21,7 @@ from absl import app, flags
 
 from trainer.monitoring import figures
 from trainer.run import workdir as workdirs
-from trainer.run.metrics_log import METRICS, is_measured, training_seconds
+from trainer.run.metrics_log import METRICS, is_measured, training_seconds, validations
 
 _ROOT = Path(__file__).parent.parent
 _DOCS = _ROOT / "docs"
@@ -269,19 +269,19 @@ def _measured(name: str, workdir: Path) -> dict[str, Any]:
 
 
 def _curve(name: str, workdir: Path) -> np.ndarray:
-    """Plots the validation loss over the minutes of training, the first tenth left out."""
+    """Plots the validation loss of all layers over the minutes, the first tenth left out."""
     run = workdirs.read(workdir)
     rows = list(run.log.rows())
-    validations = [row for row in rows if row["split"] == "validation"]
-    validations = validations[len(validations) // 10 :]
+    validated = list(validations(rows))
+    validated = validated[len(validated) // 10 :]
     minutes = [
         training_seconds(
             (row for row in rows if row["step"] <= validation["step"]), run.config.batch_size
         )
         / 60
-        for validation in validations
+        for validation in validated
     ]
-    losses = {"validation loss": [row["loss"] for row in validations]}
+    losses = {"validation loss": [row["loss"] for row in validated]}
     labels = (name, "minutes of training", "validation loss")
     return figures.lines(minutes, losses, *labels, from_zero=False)
 
