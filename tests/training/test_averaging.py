@@ -6,6 +6,7 @@ import pytest
 
 from tests.runs import assert_a_stop_changes_no_bit, final_state, logged
 from trainer.distribution.inference import map_batches
+from trainer.models.base import Autoencoder
 from trainer.run import restore
 from trainer.serving import export as exporting
 from trainer.serving.export import export
@@ -44,6 +45,21 @@ def test_a_longer_run_begins_its_uniform_average_anew(digits_config, tmp_path):
     digits_config.num_epochs = 20 * 64 / 1366
     train(digits_config, str(tmp_path))
     assert final_state(tmp_path)[1]["averaged_steps"] == 8
+
+
+def test_the_average_decides_whether_a_run_has_converged(digits_config, tmp_path, monkeypatch):
+    digits_config.averaging.decay = 0.9
+    seen: list[dict[str, np.ndarray]] = []
+
+    def has_converged(model):
+        seen.append({variable.path: variable.numpy() for variable in model.trainable_variables})
+        return False
+
+    monkeypatch.setattr(Autoencoder, "has_converged", has_converged)
+    train(digits_config, str(tmp_path))
+    _, state = final_state(tmp_path)
+    for path, array in seen[-1].items():
+        np.testing.assert_array_equal(array, state[AVERAGE + path])
 
 
 def test_a_trained_model_an_export_and_encode_hold_the_average(

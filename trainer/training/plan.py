@@ -17,7 +17,7 @@ def describe_end(setup: Setup, step: int) -> str:
     """Says where a run has ended, why if early, and which checkpoint other commands take."""
     ended = f"{'finished' if step == setup.last_step else 'ended early'} at step {step:,}"
     patience = setup.config.stop.patience_validations
-    if step < setup.last_step and not setup.model.has_converged():
+    if step < setup.last_step and not setup.has_converged():
         ended += (
             f", after {patience} validations without a lower loss "
             "(config.stop.patience_validations)"

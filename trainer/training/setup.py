@@ -61,6 +61,11 @@ class Setup:
         settings = _step_settings(self.config, phase)
         self.steps.begin(phase.learner(self.model), schedule, settings)
 
+    def has_converged(self) -> bool:
+        """Returns whether the model has converged, with the weights that commands will take."""
+        with self.steps.average.in_use():
+            return self.model.has_converged()
+
 
 @contextlib.contextmanager
 def set_up(config: Config, folder: str, vectors: np.ndarray | None = None) -> Iterator[Setup]:

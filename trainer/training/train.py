@@ -91,8 +91,10 @@ def train(
             raise NonFiniteError(f"{error}; the last good checkpoint is {where}") from error
     if not quiet:
         print(f"{describe_end(setup, step)}: {describe_losses(losses)}\n{clock}")
-        if setup.model.advice():
-            print(setup.model.advice())
+        with setup.steps.average.in_use():
+            advice = setup.model.advice()
+        if advice:
+            print(advice)
     return losses
 
 
@@ -252,7 +254,7 @@ class _Loop:
 
     def _may_end(self) -> bool:
         setup, stop = self._setup, self._config.stop
-        if setup.model.has_converged():
+        if setup.has_converged():
             return True
         if not stop.patience_validations:
             return False  # without waiting for the other workers
@@ -279,4 +281,4 @@ def _has_ended(setup: Setup, checkpoint: Checkpoint | None) -> bool:
     if setup.run is None or checkpoint is None or checkpoint.validation_loss is None:
         return False
     losses = validation_losses(setup.run)
-    return setup.model.has_converged() or is_exhausted(losses, setup.config.stop)
+    return setup.has_converged() or is_exhausted(losses, setup.config.stop)
