@@ -11,6 +11,7 @@ from configs import base
 from tests.models import small
 from tests.steps import adam_steps
 from tests.verbs.refusals import refused
+from trainer.distribution import xla
 from trainer.models.vae import model as vae
 from trainer.positions import Noise
 from trainer.training.train import train
@@ -178,6 +179,20 @@ def test_at_the_posterior_every_sample_has_no_gradient_in_the_encoder(estimator)
         variables = [variable.value for variable in model.encoder.trainable_variables]
         norms.append(float(tf.linalg.global_norm(tape.gradient(total, variables))))
     assert norms[1] < 1e-4 * norms[0]
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+def test_every_execution_and_two_replicas_train_alike_by_an_estimator(estimator, monkeypatch):
+    monkeypatch.setattr(xla, "CUT_SIZE", 3)  # images at a time, of products
+    images = np.random.default_rng(0).integers(0, 256, (3, 8, 12, 12, 1)).astype(np.uint8)
+    settings = {"estimator": estimator, "network": "conv"} | ESTIMATORS[estimator]
+    trained = {}
+    for mode in ((1, "graph"), (2, "xla"), (1, "xla_products")):
+        _, steps = adam_steps(lambda: create((12, 12, 1), **settings), *mode, trim_share=0.25)
+        losses = steps.train(0, images)["loss"]
+        trained[mode] = [losses, *(v.numpy() for v in steps.variables().values())]
+        for value, expected in zip(trained[mode], trained[1, "graph"], strict=True):
+            np.testing.assert_allclose(value, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_dynamic_binarisation_has_the_pixel_as_its_mean_and_is_drawn_anew():

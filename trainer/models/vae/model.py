@@ -229,7 +229,8 @@ def log_ratio_without_score(
 
 def with_gradient_of(values: tf.Tensor, others: tf.Tensor) -> tf.Tensor:
     """Returns values, with the gradient of others of the same shape."""
-    return tf.stop_gradient(values) + others - tf.stop_gradient(others)
+    # The difference is 0 exactly, so that the values keep their bits.
+    return tf.stop_gradient(values) + (others - tf.stop_gradient(others))
 
 
 def gradient_times(values: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], None]]:
