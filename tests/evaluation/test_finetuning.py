@@ -148,11 +148,13 @@ def test_the_epoch_is_chosen_by_validation_error_then_cross_entropy():
     assert bias == 3
 
 
-def test_from_scratch_begins_with_the_weights_that_the_run_began_with(digits_run):
-    first = initial_model(restore.load(digits_run))
-    began = np.load(digits_run / workdir.CHECKPOINTS / "step-0000000000" / "state.npz")
-    for path, variable in model_variables(first).items():
-        np.testing.assert_array_equal(variable, began[path])
+def test_from_scratch_begins_with_the_weights_that_the_run_began_with(digits_run, tmp_path):
+    at_pca = {"model.start": "pca", "model.output_activation": "linear", "keep_checkpoints": 9}
+    for run in (digits_run, train_run("dense", tmp_path, **at_pca)):
+        first = initial_model(restore.load(run))
+        began = np.load(run / workdir.CHECKPOINTS / "step-0000000000" / "state.npz")
+        for path, variable in model_variables(first).items():
+            np.testing.assert_array_equal(variable, began[path])
 
     with_run = tune(digits_run)
     metrics = tune(digits_run, from_scratch=True)

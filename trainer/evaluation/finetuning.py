@@ -18,6 +18,7 @@ from trainer.config import EXECUTIONS
 from trainer.data.batches import training_batches
 from trainer.data.dataset import Records, Split
 from trainer.data.memory import aligned_empty, allowed_bytes, require_fits
+from trainer.data.pca import TrainingStatistics
 from trainer.distribution import optimizers
 from trainer.distribution.devices import describe_devices
 from trainer.distribution.inference import map_batches
@@ -207,11 +208,13 @@ def _read_rows(images: Sequence[np.ndarray | Records], rows: np.ndarray) -> np.n
 def initial_model(run: restore.TrainedRun) -> Autoencoder:
     """Builds the autoencoder of a run with its initial weights."""
     keras.utils.set_random_seed(run.config.seed)
-    return build_model(
+    model = build_model(
         run.strategy,
         run.config.precision,
         lambda: models.create(run.dataset.image_shape, run.config.model),
     )
+    model.initialise(TrainingStatistics(run.dataset.train.images))
+    return model
 
 
 def _count_classes(run: restore.TrainedRun) -> int:
@@ -252,11 +255,11 @@ def _train(
     learnt too, `validation_error` and `best_epoch`.
     """
     best = EarlyStopping(settings.patience_epochs, settings.freeze_epochs)
-    validation = _read(run, run.dataset.validation)
+    validation = None if settings.refit else _read(run, run.dataset.validation)
     began = time.monotonic()
     for epoch, loss in enumerate(_losses(run, classifier, train, settings), start=1):
         line = f"epoch {epoch} of {settings.num_epochs}  cross-entropy {loss:.5f}"
-        if settings.refit:
+        if validation is None:
             progress.say(line)
             continue
         error, cross_entropy = _measure(classifier, *validation)
@@ -287,28 +290,28 @@ def _losses(
         warmup_steps=0,
         last_step=ends[-1],
     )
+    step_settings = StepSettings(precision, batch_size, seed, last_step=ends[-1])
     thawed = settings.freeze_epochs
-    phases = ((SoftmaxLayer(classifier), ends[: thawed + 1]), (classifier, ends[thawed:]))
+    steps = Steps(
+        run.strategy,
+        SoftmaxLayer(classifier) if thawed else classifier,
+        lambda: optimizers.create(
+            "adamw" if settings.weight_decay else "adam",
+            clip_norm=0.0,
+            weight_decay=settings.weight_decay,
+        ),
+        schedule,
+        step_settings,
+        execution=_execution(run, batch_size),
+    )
+    if isinstance(train.images, np.ndarray) and run.config.data.placement != "host":
+        steps.cache_on_device(train.images)
     with progress.bar("fine-tuning", ends[-1], unit="steps") as bar:
-        for learner, phase_ends in phases:
-            if len(phase_ends) == 1:  # no epochs
-                continue
-            steps = Steps(
-                run.strategy,
-                learner,
-                lambda: optimizers.create(
-                    "adamw" if settings.weight_decay else "adam",
-                    clip_norm=0.0,
-                    weight_decay=settings.weight_decay,
-                ),
-                schedule,
-                StepSettings(precision, batch_size, seed, last_step=ends[-1]),
-                execution=_execution(run, batch_size),
-            )
-            if isinstance(train.images, np.ndarray) and run.config.data.placement != "host":
-                steps.cache_on_device(train.images)
-            yield from _losses_between(steps, train, phase_ends, batch_size, seed, bar)
-            steps.release_device_cache()
+        if thawed:
+            yield from _losses_between(steps, train, ends[: thawed + 1], batch_size, seed, bar)
+            steps.begin(classifier, schedule, step_settings)
+        if thawed < settings.num_epochs:
+            yield from _losses_between(steps, train, ends[thawed:], batch_size, seed, bar)
 
 
 def _losses_between(
