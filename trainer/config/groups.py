@@ -324,7 +324,7 @@ class Config(Group):
         return dataclasses.asdict(self)
 
     def last_step(self, examples: int) -> int:
-        """Returns the number of steps of a run on so many training examples, pretraining too."""
+        """Returns the number of steps of a run on so many examples, with those of pretraining."""
         return phase_ends(self, examples)[-1]
 
     def boundaries_steps(self, examples: int) -> tuple[int, ...]:

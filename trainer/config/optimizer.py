@@ -34,7 +34,7 @@ class Optimizer(Group):
     )
     boundary_factors: tuple[float, ...] = key(
         (),
-        "The learning rate is multiplied by one of these from each boundary to the next.",
+        "Factor of optimizer.learning_rate from each boundary to the next, not cumulative.",
         at_least=0,
         at_most=1,
     )

@@ -28,7 +28,7 @@ class Pretrain(Group):
     )
 
     def check_with(self, model: "ModelSettings") -> None:
-        """Raises UserError unless layers of the model can be pretrained, if any is to be."""
+        """Raises UserError if pretraining is asked of a model that has no stack of dense layers."""
         epochs = self.epochs_per_layer
         if not epochs:
             return

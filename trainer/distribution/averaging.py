@@ -1,10 +1,9 @@
 """Averages the weights over the training steps, beside the weights that are trained.
 
 After the n-th averaged step, average += share_n * (weights - average). The exponential average of
-decay d takes share_n = (1 - d) / (1 - d**n): its weights are those of an average without a start,
-sum_i d**(n - i) w_i / sum_i d**(n - i), so the initial weights do not enter. The uniform average
-takes share_n = 1 / n, the limit of d to 1; before its first step the average is the weights
-themselves.
+decay d takes share_n = (1 - d) / (1 - d**n). This corrects the bias as Adam does: the average of
+the weights w_i is sum_i d**(n - i) w_i / sum_i d**(n - i), without the initial weights. The uniform
+average takes share_n = 1 / n; before its first step it is the weights themselves.
 
 Keras's `use_ema` leaves the first step's weights a share of d**(n - 1), and does not run where XLA
 updates a replica.

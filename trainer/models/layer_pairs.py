@@ -85,7 +85,7 @@ def _is_sigmoid(layer: keras.layers.Layer) -> bool:
 
 @contextlib.contextmanager
 def _without_activation(layer: keras.layers.Layer) -> Iterator[None]:
-    """Gives a layer's outputs before the activation, whose logarithms stay finite."""
+    """Leaves a layer's activation out: a loss of its logits stays finite where units saturate."""
     activation, layer.activation = layer.activation, keras.activations.linear
     try:
         yield

@@ -12,7 +12,7 @@ StateUpdates = list[tuple[keras.Variable, tf.Tensor]]  # variables and their new
 
 
 class Learner:
-    """Has variables and a loss; by default no batch means, and no variables but weights."""
+    """Declares what steps train: variables and a loss; batch means and state are optional."""
 
     layers: Any
     variables: Any

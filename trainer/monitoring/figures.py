@@ -99,7 +99,7 @@ def reconstructions(
 
 
 def shortened(text: str, length: int = _MAX_NAME) -> str:
-    """Returns a text of at most `length` characters, with an ellipsis in the middle of others."""
+    """Shortens a text to at most `length` characters, by an ellipsis in the middle."""
     end = length // 2
     return text if len(text) <= length else f"{text[: length - end - 1]}…{text[-end:]}"
 

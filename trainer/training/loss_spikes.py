@@ -55,7 +55,7 @@ class LossSpikes:
         self._skipped = list(zip(steps[::2], steps[1::2], strict=True))
 
     def forget(self) -> None:
-        """Forgets the losses until now, which another loss follows."""
+        """Forgets the running mean, since the next steps have another loss."""
         self._statistics = np.zeros(3)
 
     def state(self) -> dict[str, np.ndarray]:

@@ -56,7 +56,7 @@ def print_plan(setup: Setup, first_step: int, end: int) -> None:
 
 
 def _notes(setup: Setup, first_step: int, end: int) -> Iterator[str | None]:
-    """Yields what the run does beforehand, what the budget chose, and warnings; "", None: none."""
+    """Yields the phases of pretraining, what the budget chose, and warnings; "" or None: none."""
     config, devices = setup.config, describe_devices(setup.workers.strategy)
     *pretraining, last = setup.phases
     if pretraining:
@@ -80,7 +80,7 @@ def _notes(setup: Setup, first_step: int, end: int) -> Iterator[str | None]:
 
 
 def _capacity_note(setup: Setup) -> str:
-    """Warns of a network that may learn its examples by heart, unless the best checkpoint is taken.
+    """Warns that a network may overfit, unless the best checkpoint is taken.
 
     Returns "" where the training data hold as many numbers as the model has parameters to train.
     """
@@ -91,8 +91,7 @@ def _capacity_note(setup: Setup) -> str:
         return ""
     return (
         f"{parameters / numbers:.2g} parameters for each of the {numbers:,} numbers to train on: "
-        "the last weights may know the examples by heart; checkpoint=best takes those of the "
-        "lowest validation loss"
+        "the last weights may overfit; checkpoint=best takes those of the lowest validation loss"
     )
 
 

@@ -55,19 +55,19 @@ class Settings(settings.DenseOrTiedNetwork):
     first_threshold: float = key(0.1, "Thresholds of jumprelu at step 0.", above=0)
     bandwidth: float = key(
         0.1,
-        "Width around a threshold of jumprelu in which activations have a gradient for it.",
+        "Width around a threshold of jumprelu within which activations train the threshold.",
         above=0,
     )
     auxiliary_weight: float = key(
         0.0,
-        "Weight of the loss that brings dead units of k_sparse back, as 1 / 32; 0: no such loss.",
+        "Weight of the loss that brings dead units of k_sparse back, such as 1/32; 0: none.",
         at_least=0,
     )
     auxiliary_units: int = key(
         256, "Dead units, at most, that reconstruct what the kept ones leave.", at_least=1
     )
     dead_after_steps: int = key(
-        500, "Steps after which a unit is dead that was kept in none.", at_least=1, at_most=10**7
+        500, "Steps without being kept after which a unit is dead.", at_least=1, at_most=10**7
     )
 
     def check(self) -> None:

@@ -24,7 +24,7 @@ class Model(base.Autoencoder):
         self._settings = settings
         self.active_above = _ACTIVE_ABOVE[settings.sparsity]
         self._test_units = round(settings.alpha * settings.active_units)
-        self._log_thresholds = None  # of jumprelu, above the logarithm of `first_threshold`
+        self._log_thresholds = None  # of jumprelu, log(threshold / first_threshold)
         if settings.sparsity == "jumprelu":
             shape = (settings.code_size,)
             self._log_thresholds = keras.Variable("zeros", shape, "float32", name="log_thresholds")

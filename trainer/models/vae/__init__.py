@@ -14,7 +14,7 @@ bound and the same gradient in the decoder:
 - "path_derivative": the elbo's, without the score of q(z|x), which averages to 0. Where q(z|x) is
   the posterior, each sample's derivative is 0 (Roeder et al. 2017).
 - "doubly_reparametrised": the iwae bound's, with squared weights and without the score (Tucker et
-  al. 2018). More samples make it better, the standard one worse.
+  al. 2018). With more samples its signal-to-noise ratio rises, that of "standard" falls.
 """
 
 import dataclasses
