@@ -39,7 +39,7 @@ class Optimizer(Group):
         at_most=1,
     )
     warmup_steps: int = key(
-        0, "Steps in which the learning rate rises linearly from 0 before the schedule.", at_least=0
+        0, "Steps in which a factor of the schedule rises linearly from 0 to 1.", at_least=0
     )
     clip_norm: float = key(
         0.0, "Global norm to which larger gradients are scaled down; 0: no clipping.", at_least=0
