@@ -18,6 +18,8 @@ from trainer.models.base import StepContext
 from trainer.models.learner import Learner
 from trainer.positions import Noise
 
+Shared = dict[str, tf.Tensor]  # fields of `StepContext` that are of the global batch
+
 
 @dataclasses.dataclass(frozen=True)
 class ReplicaBatch:
@@ -51,7 +53,7 @@ class Share(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Gradients:
-    """Computes shares of gradients, of loss terms and of the statistics that some terms need."""
+    """Computes shares of gradients, of loss terms and of what some terms need of a batch."""
 
     model: Learner
     batch_size: int  # of all replicas together
@@ -60,46 +62,53 @@ class Gradients:
     augment: Augment
     execution: Execution
 
-    def __call__(self, batch: ReplicaBatch, means: tf.Tensor | None, scale: tf.Tensor) -> Share:
+    def __call__(self, batch: ReplicaBatch, shared: Shared, scale: tf.Tensor) -> Share:
         """Computes the gradients of the loss times a scale, the loss terms and the state's means.
 
-        `means` are the means of `statistics` over the global batch.
+        `shared` are the sums of `shared` over the replicas.
         """
         size = batch.images.shape[0]
         count = cuts(size) if self.execution.cuts_batch else 1
         if count == 1:
-            return self._of_rows(batch, means, scale)
+            return self._of_rows(batch, shared, scale)
         rows = size // count
-        total = self._of_rows(batch.rows(0, rows), means, scale)
+        total = self._of_rows(batch.rows(0, rows), shared, scale)
         k = tf.constant(1)
         while k < count:
-            share = self._of_rows(batch.rows(k * rows, rows), means, scale)
+            share = self._of_rows(batch.rows(k * rows, rows), shared, scale)
             total = tf.nest.map_structure(tf.add, total, share)
             k += 1
         return total
 
-    def statistics(self, images: tf.Tensor, first_position: tf.Tensor) -> tf.Tensor | None:
-        """Computes the share [S] of the batch means that a loss term needs, or None."""
+    def shared(self, images: tf.Tensor, first_position: tf.Tensor, start: int) -> Shared:
+        """Computes the share of the batch's means and values that a loss term needs, if any."""
         seen = self._seen(images, Noise(self.seed, first_position, images.shape[0]))
         with xla_layers.rewritten(self.model, self.execution.layer_kinds):
-            statistics = self.model.statistics(seen)
-        if statistics is None:
-            return None
-        return tf.reduce_sum(statistics, axis=0) / self.batch_size
+            statistics, values = self.model.statistics(seen), self.model.shared_values(seen)
+        shared = {}
+        if statistics is not None:
+            shared["batch_means"] = tf.reduce_sum(statistics, axis=0) / self.batch_size
+        if values is not None:
+            shared["batch_values"] = self._in_global_batch(values, start)
+        return shared
 
-    def losses(self, batch: ReplicaBatch, means: tf.Tensor | None, start: int) -> tf.Tensor:
+    def losses(self, batch: ReplicaBatch, shared: Shared, start: int) -> tf.Tensor:
         """Computes the loss of each row; returns them from `start` on in a row [batch_size] of 0.
 
         So the sum over the replicas holds the losses of the global batch.
         """
         with xla_layers.rewritten(self.model, self.execution.layer_kinds):
-            losses = tf.add_n(list(self._terms(batch, means)[0].values()))
-        return tf.pad(losses, [[start, self.batch_size - start - losses.shape[0]]])
+            losses = tf.add_n(list(self._terms(batch, shared)[0].values()))
+        return self._in_global_batch(losses, start)
 
-    def _of_rows(self, batch, means, scale):
+    def _in_global_batch(self, rows, start):
+        after = self.batch_size - start - rows.shape[0]
+        return tf.pad(rows, [[start, after], *[[0, 0]] * (len(rows.shape) - 1)])
+
+    def _of_rows(self, batch, shared, scale):
         rewritten = xla_layers.rewritten(self.model, self.execution.layer_kinds)
         with rewritten, tf.GradientTape() as tape:
-            each, state = self._terms(batch, means)
+            each, state = self._terms(batch, shared)
             if batch.weights is not None:
                 each = {name: term * batch.weights for name, term in each.items()}
             terms = {
@@ -117,14 +126,15 @@ class Gradients:
         means_of_state = [] if state is None else [tf.reduce_sum(state, axis=0) / self.batch_size]
         return Share(gradients, terms, means_of_state)
 
-    def _terms(self, batch, means):
+    def _terms(self, batch, shared):
         noise = Noise(self.seed, batch.first_position, batch.images.shape[0])
         context = StepContext(
             noise,
             progress=self.progress(batch.step),
             training=True,
-            batch_means=means,
             labels=batch.labels,
+            first_row=batch.first_position % self.batch_size,
+            **shared,
         )
         return self.model.training_terms(self._seen(batch.images, noise), context)
 

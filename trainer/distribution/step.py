@@ -279,28 +279,28 @@ class Steps:
             by_words = self._execution.gathers_words
             images = part(self._cache.gather)(cache, images, by_words=by_words)
         labels = None if labels is None else self._slices.of_replica(labels)[0]
-        means = part(self._gradients.statistics)(images, self._position(step, start))
-        if means is not None:
-            means = sum_over_replicas(means)
+        shared = part(self._gradients.shared)(images, self._position(step, start), start)
+        if shared:
+            shared = sum_over_replicas(shared)
         losses = None
         if self._settings.trim_share:
-            losses = sum_over_replicas(part(self._losses)(images, labels, step, start, means))
-        share = part(self._share)(images, labels, step, start, means, losses)
+            losses = sum_over_replicas(part(self._losses)(images, labels, step, start, shared))
+        share = part(self._share)(images, labels, step, start, shared, losses)
         return all_reduce(share) if self._updates_inside_replicas else sum_over_replicas(share)
 
-    def _losses(self, images, labels, step, start, means):
+    def _losses(self, images, labels, step, start, shared):
         """Computes the losses of this replica's rows, at their places in the global batch."""
         batch = ReplicaBatch(images, labels, step, self._position(step, start))
-        return self._gradients.losses(batch, means, start)
+        return self._gradients.losses(batch, shared, start)
 
-    def _share(self, images, labels, step, start, means, losses):
+    def _share(self, images, labels, step, start, shared, losses):
         """Computes a replica's `Share`; packed, if replicas update."""
         weights = None
         if losses is not None:
             weights = trimming_weights(losses, self._settings.trim_share)
             weights = weights[start : start + images.shape[0]]
         batch = ReplicaBatch(images, labels, step, self._position(step, start), weights)
-        share = self._gradients(batch, means, optimizers.loss_scale(self.optimizer))
+        share = self._gradients(batch, shared, optimizers.loss_scale(self.optimizer))
         if not self._updates_inside_replicas:
             return share
         self._share_like = tf.nest.map_structure(lambda one: tf.TensorSpec(one.shape), share)

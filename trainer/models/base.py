@@ -25,6 +25,9 @@ class StepContext:
     progress: tf.Tensor  # float32 [], the share of the training's steps that are done
     training: bool  # False: in an evaluation
     batch_means: tf.Tensor | None = None  # float32 [S], of the kind's `statistics`
+    # In training, float32 [global B, S], of the kind's `shared_values`
+    batch_values: tf.Tensor | None = None
+    first_row: tf.Tensor | int = 0  # of the examples in the global batch
     labels: tf.Tensor | None = None  # int64 [B], in the training of a classifier
 
 

@@ -47,3 +47,11 @@ class Learner:
         """
         del images
         return None
+
+    def shared_values(self, images: tf.Tensor) -> tf.Tensor | None:
+        """Returns values, float32 [B, S], that a loss term needs of all rows of the global batch.
+
+        They arrive in training steps as `StepContext.batch_values`. None: they are unused.
+        """
+        del images
+        return None
