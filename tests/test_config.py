@@ -225,7 +225,7 @@ OF_A_KIND: dict[str, list[dict[str, Any]]] = {
     ],
     "sparse": [
         *({"active_units": 101}, {"first_active_units": 1001}, {"sparsity": "kl"}),
-        *({"alpha": 0.9}, {"alpha": 40.1}),
+        *({"alpha": 0.9}, {"alpha": 40.1}, {"sparsity": "batch_topk", "alpha": 3.0}),
     ],
     "vae": [
         *({"likelihood": "gaussian"}, {"binarisation": "static"}),

@@ -178,9 +178,11 @@ def test_jumprelu_trains_alike_on_any_replicas_and_nearly_so_in_bfloat16(
 def test_plain_keras_layers_compute_the_codes_of_each_sparsity(sparsity, tmp_path):
     activation = "sigmoid" if sparsity == "kl" else "linear"
     model = create(sparsity=sparsity, code_activation=activation)
+    if sparsity == "batch_topk":
+        model.threshold.assign(0.1)
     images = small.images_like(BATCH, SHAPE)
     plain_keras.encoder(model, None, "float32").save(tmp_path / "encoder.keras")
     encoder = keras.models.load_model(tmp_path / "encoder.keras")
     np.testing.assert_allclose(encoder(images), model.encode(images), rtol=1e-5, atol=1e-6)
-    if sparsity in ("k_sparse", "jumprelu"):
+    if sparsity in ("k_sparse", "batch_topk", "jumprelu"):
         assert np.any(model.encode(images) == 0)

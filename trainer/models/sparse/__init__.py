@@ -6,6 +6,11 @@ The loss is a reconstruction error; `sparsity` says what makes the code sparse:
   2013). In training k falls linearly from `first_active_units` to `active_units` over the
   `annealing_share` of the steps, since units die if k begins small; at test time
   `alpha * active_units` activations are kept.
+- "batch_topk": of a batch of B examples the B * k largest activations are kept, as far as they are
+  positive, so that examples have different numbers of them (Bussmann et al. 2024, arXiv
+  2412.06410). k falls as in "k_sparse". At test time activations from a threshold on are kept: the
+  exponential moving average over the training steps of the smallest activation kept in a step. If
+  several activations equal the smallest, all of them are kept.
 - "kl": penalty_weight * sum_j KL(target_rate || the mean of unit j over the global batch) between
   Bernoulli distributions (Ng 2011, CS294A).
 - "l1": penalty_weight * sum_j |h_j| of each image.
@@ -27,7 +32,7 @@ from trainer.config import key
 from trainer.errors import require
 from trainer.models import settings
 
-SPARSITIES = ("k_sparse", "kl", "l1", "jumprelu")
+SPARSITIES = ("k_sparse", "batch_topk", "kl", "l1", "jumprelu")
 TINY = {"code_size": 20, "active_units": 3, "first_active_units": 9, "tied_weights": True}
 _NEEDED_ACTIVATIONS = {"kl": "sigmoid", "jumprelu": "linear"}  # of the code
 
@@ -39,15 +44,25 @@ class Settings(settings.DenseOrTiedNetwork):
     code_size: int = 1000
     hidden_units: tuple[int, ...] = ()
     sparsity: str = key("k_sparse", "What makes the code sparse.", choices=SPARSITIES)
-    active_units: int = key(25, "Units that k_sparse keeps in each code.", at_least=1)
-    first_active_units: int = key(100, "Units that k_sparse keeps at step 0.", at_least=1)
+    active_units: int = key(
+        25, "Units that k_sparse keeps in each code, batch_topk on average.", at_least=1
+    )
+    first_active_units: int = key(
+        100, "Units that k_sparse or batch_topk keeps at step 0.", at_least=1
+    )
     annealing_share: float = key(
         0.5,
         "Share of the training in which first_active_units falls to active_units.",
         at_least=0,
         at_most=1,
     )
-    alpha: float = key(1.0, "Factor of active_units at test time.", at_least=0)
+    alpha: float = key(1.0, "Factor of k_sparse's active_units at test time.", at_least=0)
+    threshold_decay: float = key(
+        0.99,
+        "Share of batch_topk's test threshold that stays at each training step.",
+        at_least=0,
+        below=1,
+    )
     target_rate: float = key(
         0.1, "Mean activation over a batch towards which kl pulls each unit.", above=0, below=1
     )
@@ -74,7 +89,7 @@ class Settings(settings.DenseOrTiedNetwork):
         super().check()
         active, first, size = self.active_units, self.first_active_units, self.code_size
         require(
-            self.sparsity != "k_sparse" or active <= first <= size,
+            self.sparsity not in ("k_sparse", "batch_topk") or active <= first <= size,
             f"model.active_units={active} and model.first_active_units={first} are not allowed; "
             f"active_units <= first_active_units <= code_size={size} must hold",
         )
@@ -82,6 +97,11 @@ class Settings(settings.DenseOrTiedNetwork):
             self.sparsity != "k_sparse" or 1 <= self.alpha <= size / active,
             f"model.alpha={self.alpha} is not allowed; model.active_units={active} of {size} "
             f"allow 1 to {size / active:g}",
+        )
+        require(
+            self.sparsity != "batch_topk" or self.alpha == 1,
+            f"model.sparsity='batch_topk' needs model.alpha=1, not {self.alpha}; its threshold "
+            "decides how many units are active at test time",
         )
         needed = _NEEDED_ACTIVATIONS.get(self.sparsity, self.code_activation)
         require(

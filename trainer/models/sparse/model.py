@@ -1,13 +1,15 @@
 """Builds the sparse kind: its networks and its loss."""
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from trainer.models import base, networks
 from trainer.models.learner import StateUpdates
 from trainer.models.sparse import Settings
 
-_ACTIVE_ABOVE = {"k_sparse": 0.0, "kl": 0.1, "l1": 0.01, "jumprelu": 0.0}  # |activation|
+# the |activation| above which a unit counts as active
+_ACTIVE_ABOVE = {"k_sparse": 0.0, "batch_topk": 0.0, "kl": 0.1, "l1": 0.01, "jumprelu": 0.0}
 _MARGIN = 1e-6  # keeps the logarithm of a mean activation finite
 
 
@@ -28,6 +30,11 @@ class Model(base.Autoencoder):
         if settings.sparsity == "jumprelu":
             shape = (settings.code_size,)
             self._log_thresholds = keras.Variable("zeros", shape, "float32", name="log_thresholds")
+        self.threshold = None  # of "batch_topk" at test time; 0: no step has kept an activation
+        if settings.sparsity == "batch_topk":
+            self.threshold = keras.Variable(
+                "zeros", (), "float32", trainable=False, name="threshold"
+            )
         self.idle_steps = None  # since each unit was last kept
         if settings.auxiliary_weight:
             shape = (settings.code_size,)
@@ -49,6 +56,9 @@ class Model(base.Autoencoder):
         if self._settings.sparsity == "jumprelu":
             above = keras.ops.greater(encoded, self.thresholds.numpy().tolist())
             return encoded * keras.ops.cast(above, "float32")
+        if self.threshold is not None:
+            above = keras.ops.greater_equal(encoded, float(self.threshold.numpy()))
+            return encoded * keras.ops.cast(above, "float32")
         if self._settings.sparsity != "k_sparse":
             return encoded
         _, units = keras.ops.top_k(encoded, self._test_units)
@@ -58,6 +68,10 @@ class Model(base.Autoencoder):
         """Returns the activations, float32 [B, K], if "kl" needs their batch means."""
         return self.encoder(images) if self._settings.sparsity == "kl" else None
 
+    def shared_values(self, images: tf.Tensor) -> tf.Tensor | None:
+        """Returns the activations, float32 [B, K], of which "batch_topk" keeps the largest."""
+        return self.encoder(images) if self._settings.sparsity == "batch_topk" else None
+
     def loss_terms(self, images: tf.Tensor, context: base.StepContext) -> dict[str, tf.Tensor]:
         """Returns the reconstruction error and perhaps `kl`, `l1`, `l0` or `auxiliary`."""
         return self.training_terms(images, context)[0]
@@ -65,12 +79,19 @@ class Model(base.Autoencoder):
     def training_terms(
         self, images: tf.Tensor, context: base.StepContext
     ) -> tuple[dict[str, tf.Tensor], tf.Tensor | None]:
-        """Returns the loss terms and, with an auxiliary loss, which units are kept, [B, K]."""
+        """Returns the loss terms, and values that change the state.
+
+        With an auxiliary loss: which units are kept, [B, K]. With "batch_topk": the smallest
+        activation that is kept, [B, 1].
+        """
         activations = self.encoder(images)
-        codes = self._codes(activations, context)
+        smallest = self._smallest_kept(context)
+        codes = self._codes(activations, context, smallest)
         logits = self.decoder(codes)
         terms = {self._loss: self.error(logits, images)}
         terms |= self._penalties(activations, codes, context)
+        if smallest is not None:
+            return terms, tf.fill([images.shape[0], 1], smallest)
         if self.idle_steps is None or not context.training:
             return terms, None
         auxiliary = self.auxiliary_error(images, activations, logits)
@@ -78,7 +99,12 @@ class Model(base.Autoencoder):
         return terms, tf.cast(codes != 0, tf.float32)
 
     def state_updates(self, batch_means: tf.Tensor) -> StateUpdates:
-        """Returns the new `idle_steps`, from the share of the examples that keep each unit."""
+        """Returns the new `threshold`, or `idle_steps` by the share that keeps each unit."""
+        if self.threshold is not None:
+            old, decay = tf.convert_to_tensor(self.threshold), self._settings.threshold_decay
+            smallest = batch_means[0]
+            new = tf.where(old > 0, decay * old + (1 - decay) * smallest, smallest)
+            return [(self.threshold, tf.where(tf.math.is_inf(smallest), old, new))]
         idle_steps = tf.convert_to_tensor(self.idle_steps)
         return [(self.idle_steps, tf.where(batch_means > 0, 0.0, idle_steps + 1))]
 
@@ -104,11 +130,25 @@ class Model(base.Autoencoder):
     def _test_codes(self, activations):
         if self._settings.sparsity == "jumprelu":
             return jump_relu(activations, self.thresholds, self._settings.bandwidth)
+        if self.threshold is not None:
+            return activations * is_kept(activations, tf.convert_to_tensor(self.threshold))
         if self._settings.sparsity == "k_sparse":
             return keep_largest(activations, self._test_units, most=self._test_units)
         return activations
 
-    def _codes(self, activations, context):
+    def _smallest_kept(self, context):
+        if self.threshold is None or not context.training:
+            return None
+        size, most = len(context.batch_values), self._settings.first_active_units
+        count = size * self.kept_units(context.progress)
+        return smallest_kept(context.batch_values, count, most=size * most)
+
+    def _codes(self, activations, context, smallest):
+        if smallest is not None:
+            # The same bits as those ranked, which another compilation may round differently.
+            start = [tf.cast(context.first_row, tf.int32), 0]
+            ranked = tf.slice(context.batch_values, start, activations.shape)
+            return activations * is_kept(ranked, smallest)
         if self._settings.sparsity == "k_sparse" and context.training:
             kept = self.kept_units(context.progress)
             return keep_largest(activations, kept, most=self._settings.first_active_units)
@@ -166,6 +206,21 @@ def is_largest(activations: tf.Tensor, count: int | tf.Tensor, *, most: int) -> 
     # Of equal activations top_k returns the first unit first.
     equal_but_later = (activations == least_kept) & (unit > last_unit)
     return ~((activations < least_kept) | equal_but_later)
+
+
+def smallest_kept(activations: tf.Tensor, count: int | tf.Tensor, *, most: int) -> tf.Tensor:
+    """Returns the smallest positive one of the `count` <= `most` largest activations [B, K].
+
+    Infinity if none is positive.
+    """
+    largest, _ = tf.math.top_k(tf.reshape(tf.stop_gradient(activations), [-1]), most)
+    kept = (largest >= tf.gather(largest, count - 1)) & (largest > 0)
+    return tf.reduce_min(tf.where(kept, largest, np.inf))
+
+
+def is_kept(activations: tf.Tensor, threshold: tf.Tensor) -> tf.Tensor:
+    """Returns 1.0 for activations from the threshold on, else 0.0; for a NaN 1.0."""
+    return tf.cast(~(activations < threshold), tf.float32)
 
 
 def threshold_gates(activations: tf.Tensor, thresholds: tf.Tensor, bandwidth: float) -> tf.Tensor:
