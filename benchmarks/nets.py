@@ -51,8 +51,9 @@ NETS: dict[str, list[Layer]] = {
         *(_conv(1), _UP, _conv(16), _UP, Layer("conv", 1, activation="sigmoid")),
     ],
     "deep": [
-        *(_FLATTEN, *_dense(1000, 500, 250), Layer("dense", 30)),
-        *(*_dense(250, 500, 1000), Layer("dense", 784, activation="sigmoid")),
+        *(_FLATTEN, *_dense(1000, 500, 250, activation="tanh"), Layer("dense", 30)),
+        *_dense(250, 500, 1000, activation="tanh"),
+        Layer("dense", 784, activation="sigmoid"),
     ],
     # Each step binarises the images again; the loss is the negative ELBO.
     "vae": [

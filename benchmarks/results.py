@@ -64,7 +64,7 @@ RUNS: Mapping[str, Run] = {
     ),
     "dense": Run("784-128-64-32, relu", (_mse("PCA .01683", 0.01683),)),
     "conv": Run("the article's convolutions, a code of 49", (_mse(".0296, the article", 0.0296),)),
-    "deep": Run("784-1000-500-250-30, relu", (_mse(".0038, Hinton & Salakhutdinov 2006", 0.0038),)),
+    "deep": Run("784-1000-500-250-30, tanh", (_mse(".0038, Hinton & Salakhutdinov 2006", 0.0038),)),
     "deep_conv": Run("3.3 million parameters, a code of 49", (_mse("PCA .01169", 0.01169),)),
     "denoising": Run(
         "Gaussian noise of 0.4, clipped to [0, 1], new each time; 28,353 parameters",

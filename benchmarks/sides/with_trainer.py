@@ -58,9 +58,8 @@ class Training:
         """
         settings = load_config(net)
         uninterrupted = {"validate_every_steps": 0, "checkpoint_every_steps": 0}
-        settings.update_from_flattened_dict(
-            {"batch_size": batch_size} | uninterrupted | dict(changes or {})
-        )
+        as_others = {"batch_size": batch_size, "augment.shift_pixels": 0}
+        settings.update_from_flattened_dict(as_others | uninterrupted | dict(changes or {}))
         config = parse(settings)
         keras.utils.set_random_seed(config.seed)
         if config.deterministic:
