@@ -107,7 +107,10 @@ RUNS: Mapping[str, Run] = {
             Metric("mean norm of the Jacobian", "jacobian_norm", ""),
         ),
         ("reconstructions", "singular_values"),
-        finetuning=(),
+        finetuning=(
+            *("--num_epochs=60", "--patience_epochs=0", "--learning_rate=6e-3"),
+            *("--input_dropout=0.2", "--code_dropout=0.5"),
+        ),
     ),
     "sdae": Run(
         "1000-1000-1000, 25 % masking; encoder and softmax fine-tuned on labels",
