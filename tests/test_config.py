@@ -357,7 +357,8 @@ def test_a_kind_is_a_package_and_nothing_more(tmp_path, monkeypatch):
     )
     monkeypatch.setattr(models, "__path__", [*models.__path__, str(tmp_path)])
     config = parse(defaults("cubist"))
-    assert config.to_dict()["model"] == {"name": "cubist", "code_size": 7, "cubes": 3}
+    model = config.to_dict()["model"]
+    assert (model["name"], model["code_size"], model["cubes"]) == ("cubist", 7, 3)
     with pytest.raises(UserError, match=r"model\.cubes=0 is not allowed; it must be at least 1"):
         parse(changed(config, {"model.cubes": 0}))
     assert "`model.cubes`" in configuration.page()
