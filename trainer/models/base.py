@@ -218,6 +218,12 @@ class Autoencoder(Learner, keras.Model):
 
         A sigmoid's bias is the logit of the mean, which is first clipped to [0.001, 0.999].
         """
+        names = [layer.name for layer in self.decoder.layers]
+        require(
+            "logits" in names,
+            "model.output_bias='data' needs a decoder whose last layer with a bias is named "
+            f"'logits'; the layers of this one are {', '.join(names)}",
+        )
         bias = self.decoder.get_layer("logits").bias
         values = mean.reshape(-1, bias.shape[0]).mean(axis=0)
         if self.output_activation == "sigmoid":
