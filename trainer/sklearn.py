@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import dataclasses
 import functools
 import logging
 import random
@@ -26,7 +27,7 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from trainer import data, models
-from trainer.config import flat, kind_settings, load_config, parse
+from trainer.config import Augment, flat, kind_settings, load_config, parse
 from trainer.data import sources
 from trainer.distribution.forks import require_no_fork
 from trainer.distribution.inference import in_batches
@@ -223,6 +224,8 @@ class AutoencoderTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         """Returns the config of a run on `count` rows."""
         named = self.config
         config = load_config(named) if isinstance(named, str) else copy.deepcopy(named)
+        if isinstance(named, str):
+            config.augment.update(dataclasses.asdict(Augment()))  # rows are no images
         config.seed = seed
         config.data.name = sources.MEMORY
         config.data.standardise = self.standardise

@@ -148,6 +148,7 @@ def config_of(kind, source):
     config.model.update(tiny(kind))
     if source.of_vectors:
         config.model.update(kind_settings(kind).for_vectors)
+        config.augment.shift_pixels = 0
     config.data.update({"resplit_test": 0.0, **source.settings})
     config.batch_size = 10
     config.num_epochs = 1e-6
