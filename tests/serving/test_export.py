@@ -272,7 +272,7 @@ def test_the_card_names_the_run_and_the_metrics_of_its_checkpoint(make_run, tmp_
 
     metrics = evaluate(str(run))
     card, readme = exported("measured")
-    assert card == json.loads((tmp_path / "measured" / CARD).read_text())
+    assert json.loads(json.dumps(card)) == json.loads((tmp_path / "measured" / CARD).read_text())
     assert card["metrics"] == metrics
     assert card["config"]["model.code_size"] == 3
     assert card["data"]["fingerprint"] == workdir.read(run).data_fingerprint
