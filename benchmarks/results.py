@@ -113,7 +113,7 @@ RUNS: Mapping[str, Run] = {
         ),
     ),
     "sdae": Run(
-        "1000-1000-1000, 25 % masking; encoder and softmax fine-tuned on labels",
+        "1000-1000-1000, 25 % masking, layer by layer; encoder and softmax fine-tuned on labels",
         (
             Metric(
                 "error, fine-tuned",
@@ -123,7 +123,10 @@ RUNS: Mapping[str, Run] = {
             ),
             Metric("error, frozen", "frozen_test_error", ""),
         ),
-        finetuning=("--learning_rate=1e-3",),
+        finetuning=(
+            *("--num_epochs=60", "--patience_epochs=0", "--learning_rate=1e-3"),
+            *("--input_dropout=0.2", "--hidden_dropout=0.5", "--code_dropout=0.5"),
+        ),
     ),
     "concrete_paper": Run(
         "50 pixels, MNIST's test images only: 4,000 (400 to validate) and 6,000",
