@@ -26,6 +26,7 @@ from trainer.run.metrics_log import METRICS, is_measured, training_seconds, vali
 _ROOT = Path(__file__).parent.parent
 _DOCS = _ROOT / "docs"
 _CURVE = "training"  # the name of a figure
+_MIN_POINTS = 5  # of a curve
 _FINETUNED = "finetuned.json"  # as in trainer.evaluation.finetuning_options
 _ERRORS = ("finetuned_test_error", "frozen_test_error")
 _MAX_SECONDS_FOR_SEEDS = 20 * 60  # of training; a longer run is made with one seed
@@ -208,7 +209,9 @@ def keep(name: str, workdirs_of_seeds: Sequence[Path], folder: Path) -> None:
     (folder / f"{name}.json").write_text(json.dumps(kept, indent=1) + "\n")
     for figure in RUNS[name].figures:
         shutil.copyfile(workdirs_of_seeds[0] / f"{figure}.png", folder / f"{name}-{figure}.png")
-    figures.write_png(folder / f"{name}-{_CURVE}.png", _curve(name, workdirs_of_seeds[0]))
+    curve = _curve(name, workdirs_of_seeds[0])
+    if curve is not None:
+        figures.write_png(folder / f"{name}-{_CURVE}.png", curve)
 
 
 def table(folder: Path) -> str:
@@ -274,12 +277,17 @@ def _measured(name: str, workdir: Path) -> dict[str, Any]:
     return measured
 
 
-def _curve(name: str, workdir: Path) -> np.ndarray:
-    """Plots the validation loss of all layers over the minutes, the first tenth left out."""
+def _curve(name: str, workdir: Path) -> np.ndarray | None:
+    """Plots the validation loss of all layers over the minutes, the first tenth left out.
+
+    None: there are too few validations for a curve.
+    """
     run = workdirs.read(workdir)
     rows = list(run.log.rows())
     validated = list(validations(rows))
     validated = validated[len(validated) // 10 :]
+    if len(validated) < _MIN_POINTS:
+        return None
     minutes = [
         training_seconds(
             (row for row in rows if row["step"] <= validation["step"]), run.config.batch_size
