@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.all_configs import load_config, tiny
+from configs import base
+from tests.all_configs import tiny
 from tests.distribution.noisy_steps import assert_close, images_like, weights_of
 from tests.models import small
 from tests.runs import assert_a_stop_changes_no_bit, final_state
@@ -130,8 +131,8 @@ def test_a_batch_without_positive_activations_leaves_the_threshold():
 
 
 def test_a_stop_leaves_no_trace_in_the_threshold(tmp_path, monkeypatch):
-    config = load_config("sparse")
-    config.model.update(tiny("sparse") | {"sparsity": "batch_topk", "alpha": 1.0})
+    config = base.get_config("sparse")
+    config.model.update(tiny("sparse") | {"sparsity": "batch_topk"})
     config.data.update({"name": "digits", "resplit_test": 0.0})
     config.update({"batch_size": 8, "num_epochs": 6 * 8 / 1366, "execution": "graph"})
     config.update({"steps_per_call": 1, "log_every_steps": 1})
