@@ -235,7 +235,7 @@ def test_the_plan_names_the_phases_and_a_warm_up_that_is_too_long(tmp_path, caps
     describe(config, str(tmp_path / "new"))
     printed = capsys.readouterr().out
     assert "layer 1 up to step 4, layer 2 up to step 8; then all layers up to" in printed
-    assert f"only {PHASE} steps, but optimizer.warmup_steps={PHASE}" in printed
+    assert f"only {PHASE} steps in a phase, but optimizer.warmup_steps={PHASE}" in printed
     config.pretrain.epochs_per_layer = 1e300
     with refused("pretrain.epochs_per_layer=1e+300 is not allowed", tmp_path):
         describe(config, str(tmp_path / "new"))

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from trainer.config import Averaging
 from trainer.data.dataset import Records
 from trainer.distribution.devices import describe_devices
 from trainer.distribution.gpus import unusable_gpu_note
@@ -64,6 +65,8 @@ def _notes(setup: Setup, first_step: int, end: int) -> Iterator[str | None]:
         yield f"pretraining: {ends}; then all layers up to step {last.end:,}"
     if config.budget == "auto":
         yield budget.describe(config)
+    if config.averaging != Averaging():
+        yield "validations and other commands take the averaged weights (config.averaging)"
     yield _capacity_note(setup)
     if devices.startswith("CPU") and not config.strategy.startswith("cpu:"):
         yield unusable_gpu_note()
@@ -74,7 +77,7 @@ def _notes(setup: Setup, first_step: int, end: int) -> Iterator[str | None]:
     shortest = min([end, *(phase.end - phase.first_step for phase in setup.phases)])
     if 0 < shortest <= warmup_steps:
         yield (
-            f"only {shortest:,} steps, but optimizer.warmup_steps={warmup_steps}: the learning "
+            f"only {shortest:,} steps{' in a phase' if pretraining else ''}, but optimizer.warmup_steps={warmup_steps}: the learning "
             "rate never reaches its peak; train for longer, or warm up for less"
         )
 

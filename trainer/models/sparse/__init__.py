@@ -75,7 +75,7 @@ class Settings(settings.DenseOrTiedNetwork):
     )
     auxiliary_weight: float = key(
         0.0,
-        "Weight of the loss that brings dead units of k_sparse back, such as 1/32; 0: none.",
+        "Weight of the loss that brings dead units of k_sparse back, such as 0.03; 0: none.",
         at_least=0,
     )
     auxiliary_units: int = key(

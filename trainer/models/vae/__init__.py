@@ -95,7 +95,7 @@ class Settings(settings.Start, settings.Network):
         require(
             objective in (None, self.objective),
             f"model.estimator={self.estimator!r} needs model.objective={objective!r}, "
-            f"not {self.objective!r}",
+            f"not {self.objective!r}, with which model.estimator='standard' is allowed",
         )
 
     def check_with(self, data: Data) -> None:
