@@ -76,9 +76,10 @@ def _notes(setup: Setup, first_step: int, end: int) -> Iterator[str | None]:
     warmup_steps = config.optimizer.warmup_steps
     shortest = min([end, *(phase.end - phase.first_step for phase in setup.phases)])
     if 0 < shortest <= warmup_steps:
+        steps = f"{shortest:,} steps{' in a phase' if pretraining else ''}"
         yield (
-            f"only {shortest:,} steps{' in a phase' if pretraining else ''}, but optimizer.warmup_steps={warmup_steps}: the learning "
-            "rate never reaches its peak; train for longer, or warm up for less"
+            f"only {steps}, but optimizer.warmup_steps={warmup_steps}: the learning rate never "
+            "reaches its peak; train for longer, or warm up for less"
         )
 
 
