@@ -78,13 +78,12 @@ class Model(base.Autoencoder):
         noise = context.noise.normal("code", (self._settings.samples, self.code_size))
         if self._settings.objective == "iwae":
             return {"iwae_nats": self._iwae_nats(seen, mean, log_variance, noise)}
-        kl = kl_nats(mean, log_variance)
+        kl, codes = kl_nats(mean, log_variance), reparametrised(mean, log_variance, noise)
         if self._settings.estimator == "path_derivative":
-            codes = reparametrised(mean, log_variance, noise)
             log_ratios = log_ratio_without_score(mean, log_variance, codes)
             kl = with_gradient_of(kl, -tf.reduce_mean(log_ratios, axis=1))
         return {
-            "reconstruction_nats": self._reconstruction_nats(seen, mean, log_variance, noise),
+            "reconstruction_nats": self._reconstruction_nats(seen, codes),
             "kl_nats": self._beta_at(context.progress) * kl,
         }
 
@@ -134,8 +133,8 @@ class Model(base.Autoencoder):
         seen = self.binarised(images, noise)
         mean, log_variance = self.posterior(seen)
         code_noise = noise.normal("code", (self._settings.samples, self.code_size))
-        reconstruction = self._reconstruction_nats(seen, mean, log_variance, code_noise)
-        return reconstruction, kl_nats(mean, log_variance), mean
+        codes = reparametrised(mean, log_variance, code_noise)
+        return self._reconstruction_nats(seen, codes), kl_nats(mean, log_variance), mean
 
     def manifold(self) -> base.ImageGrid | None:
         """Returns the images of a code of two values at quantiles of the prior.
@@ -176,8 +175,7 @@ class Model(base.Autoencoder):
             return beta
         return beta * tf.minimum(progress / warmup_share, 1.0)
 
-    def _reconstruction_nats(self, seen, mean, log_variance, noise):
-        codes = reparametrised(mean, log_variance, noise)
+    def _reconstruction_nats(self, seen, codes):
         return -tf.reduce_mean(self._log_likelihood(seen, codes), axis=1)
 
     def _iwae_nats(self, seen, mean, log_variance, noise):
