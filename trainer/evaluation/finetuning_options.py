@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from trainer.config import Group, key, keys
+from trainer.config import Group, defaults_of, key, keys
 from trainer.errors import require
 
 FINETUNED = "finetuned"  # a file name without suffix
@@ -99,7 +99,5 @@ class FineTuning(Group):
 
 def changed(metrics: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the settings, of those among the metrics, that are not the defaults."""
-    fields = dataclasses.fields(FineTuning)
-    return {
-        field.name: metrics[field.name] for field in fields if metrics[field.name] != field.default
-    }
+    defaults = defaults_of(FineTuning).items()
+    return {name: metrics[name] for name, default in defaults if metrics[name] != default}
