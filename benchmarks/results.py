@@ -201,7 +201,7 @@ def main(argv: list[str]) -> None:
 def keep(name: str, workdirs_of_seeds: Sequence[Path], folder: Path) -> None:
     """Copies the metrics of a run to `<name>.json` in a folder of the docs, and its figures.
 
-    Metrics of further seeds are kept as `seeds`, those of seed 0 included.
+    `seeds` holds the metrics of every seed, beginning with seed 0.
     """
     folder.mkdir(parents=True, exist_ok=True)
     seeds = [_measured(name, workdir) for workdir in workdirs_of_seeds]

@@ -189,7 +189,8 @@ class ModelSettings(Group):
     )
     output_bias: str = key(
         "zeros",
-        "Initial bias of the last layer; data: such that it alone gives the mean training example.",
+        "Initial bias of the last layer; data: the mean training example through the inverse of "
+        "the output activation.",
         choices=("zeros", "data"),
     )
 
