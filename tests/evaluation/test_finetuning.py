@@ -107,8 +107,9 @@ def test_an_encoder_learns_but_selected_pixels_stay_and_so_does_the_run(tmp_path
         assert np.array_equal(weights[path], weights_before[path]) != moves, path
 
 
-def test_the_written_weights_are_measured_and_the_same_each_time(digits_run, capsys):
-    metrics, again = tune(digits_run), tune(digits_run)
+@pytest.mark.parametrize("averaging", [{}, {"averaging_decay": 0.9}])
+def test_the_written_weights_are_measured_and_the_same_each_time(digits_run, capsys, averaging):
+    metrics, again = tune(digits_run, **averaging), tune(digits_run, **averaging)
     del metrics["training_seconds"], again["training_seconds"]
     assert again == metrics
     run = restore.load(digits_run)
@@ -116,9 +117,10 @@ def test_the_written_weights_are_measured_and_the_same_each_time(digits_run, cap
     weights = arrays(digits_run / "finetuned.npz")
     for path, variable in model_variables(classifier).items():
         variable.assign(weights[path])
-    images, labels = run.dataset.test.read()
-    predicted = np.argmax(classifier(to_unit(images)), axis=1)
-    assert np.mean(predicted != labels) == pytest.approx(metrics["finetuned_test_error"], abs=1e-9)
+    for split, key in (("test", "finetuned_test_error"), ("validation", "validation_error")):
+        images, labels = getattr(run.dataset, split).read()
+        predicted = np.argmax(classifier(to_unit(images)), axis=1)
+        assert np.mean(predicted != labels) == pytest.approx(metrics[key], abs=1e-9)
 
     frozen = 1 - evaluate(str(digits_run))["probe_accuracy"]
     assert metrics["frozen_test_error"] == pytest.approx(frozen)
@@ -176,6 +178,28 @@ def test_the_encoder_learns_after_the_frozen_epochs(digits_run):
         tune(digits_run, num_epochs=num_epochs, freeze_epochs=2, **changes)
         for path, weights in encoder_weights(digits_run).items():
             assert np.array_equal(weights, trained[path]) == frozen, path
+
+
+@pytest.mark.parametrize(
+    ("averaging", "shares"),
+    [
+        ({"averaging_decay": 0.75}, [0.75**2, 0.75, 1]),
+        ({"averaging_last_share": 0.5}, [0, 1, 1]),  # of 3 epochs after the frozen one
+        ({"averaging_last_share": 1e-9}, [0, 0, 1]),
+    ],
+)
+def test_a_refit_keeps_the_average_of_the_weights_after_the_frozen_epochs(
+    digits_run, averaging, shares
+):
+    one_step = {"refit": True, "patience_epochs": 0, "batch_size": 1437, "freeze_epochs": 1}
+    history = []
+    for num_epochs in (2, 3, 4):
+        tune(digits_run, **one_step, num_epochs=num_epochs)
+        history.append(arrays(digits_run / "finetuned.npz"))
+    tune(digits_run, **one_step, num_epochs=4, **averaging)
+    for path, average in arrays(digits_run / "finetuned.npz").items():
+        expected = np.average([weights[path] for weights in history], axis=0, weights=shares)
+        np.testing.assert_allclose(average, expected, rtol=0, atol=1e-6)
 
 
 def test_weight_decay_shrinks_weights_by_its_share_of_the_learning_rate(digits_run):
@@ -262,6 +286,11 @@ def test_a_kill_midway_leaves_the_workdir_as_it_was(digits_run):
         ({"weight_decay": math.inf}, "weight_decay=inf"),
         ({"label_smoothing": 1.0}, "label_smoothing=1.0"),
         ({"freeze_epochs": 3}, "freeze_epochs=3 is not allowed with num_epochs=2"),
+        ({"averaging_decay": 1.0}, "averaging_decay=1.0"),
+        (
+            {"averaging_decay": 0.9, "averaging_last_share": 0.5},
+            "averaging_decay=0.9 is not allowed with averaging_last_share=0.5",
+        ),
         ({"labels": -1}, "labels=-1"),
         ({"refit": True}, "patience_epochs=2 is not allowed with refit"),
         (

@@ -59,9 +59,12 @@ class EarlyStopping:
         """Adds the validation of an epoch; returns whether to stop."""
         if (error, cross_entropy) < (self.error, self.cross_entropy):
             self.epoch, self.error, self.cross_entropy = epoch, error, cross_entropy
-            variables = model_variables(classifier)
-            self.weights = {path: variable.numpy() for path, variable in variables.items()}
+            self.keep(classifier)
         return 0 < self._patience_epochs <= epoch - max(self.epoch, self._freeze_epochs)
+
+    def keep(self, classifier: Any) -> None:
+        """Copies the weights."""
+        self.weights = values_of(model_variables(classifier))
 
 
 def finetune(
@@ -72,6 +75,7 @@ def finetune(
     `data_name` says where the run's data are now, if they have moved, written as data.name.
     The classifier learns by Adam from the run's training images. `EarlyStopping` chooses the
     weights by the validation images; a refit learns from these too, and keeps the last weights.
+    With an average of the weights, it is validated and kept in their place.
 
     Writes `finetuned.json` and the weights, by their paths, to `finetuned.npz`; from scratch
     `from_scratch.json` and `from_scratch.npz`.
@@ -261,16 +265,17 @@ def _train(
         line = f"epoch {epoch} of {settings.num_epochs}  cross-entropy {loss:.5f}"
         if validation is None:
             progress.say(line)
+            best.keep(classifier)
             continue
         error, cross_entropy = _measure(classifier, *validation)
         progress.say(f"{line}  validation {cross_entropy:.5f}, error {error:.2%}")
         if best.update(epoch, error, cross_entropy, classifier):
             break
+    for path, variable in model_variables(classifier).items():
+        variable.assign(best.weights[path])
     trained = {"epochs": epoch, "training_seconds": time.monotonic() - began}
     if settings.refit:
         return trained
-    for path, variable in model_variables(classifier).items():
-        variable.assign(best.weights[path])
     return {"validation_error": best.error, "best_epoch": best.epoch, **trained}
 
 
@@ -279,7 +284,8 @@ def _losses(
 ) -> Iterator[float]:
     """Trains a classifier; yields the mean loss of the steps that end in each epoch.
 
-    Positions and learning rate go on where the frozen epochs end.
+    Meanwhile the classifier has the averaged weights, if there is an average. Positions and
+    learning rate go on where the frozen epochs end; the average begins there.
     """
     batch_size, precision, seed = settings.batch_size, run.config.precision, run.config.seed
     epochs = range(settings.num_epochs + 1)
@@ -290,8 +296,11 @@ def _losses(
         warmup_steps=0,
         last_step=ends[-1],
     )
-    step_settings = StepSettings(precision, batch_size, seed, last_step=ends[-1])
     thawed = settings.freeze_epochs
+    frozen = StepSettings(precision, batch_size, seed, last_step=ends[thawed])
+    tuned = dataclasses.replace(
+        frozen, first_step=ends[thawed], last_step=ends[-1], averaging=settings.averaging
+    )
     steps = Steps(
         run.strategy,
         SoftmaxLayer(classifier) if thawed else classifier,
@@ -301,7 +310,7 @@ def _losses(
             weight_decay=settings.weight_decay,
         ),
         schedule,
-        step_settings,
+        frozen if thawed else tuned,
         execution=_execution(run, batch_size),
     )
     if isinstance(train.images, np.ndarray) and run.config.data.placement != "host":
@@ -309,7 +318,7 @@ def _losses(
     with progress.bar("fine-tuning", ends[-1], unit="steps") as bar:
         if thawed:
             yield from _losses_between(steps, train, ends[: thawed + 1], batch_size, seed, bar)
-            steps.begin(classifier, schedule, step_settings)
+            steps.begin(classifier, schedule, tuned)
         if thawed < settings.num_epochs:
             yield from _losses_between(steps, train, ends[thawed:], batch_size, seed, bar)
 
@@ -339,7 +348,8 @@ def _losses_between(
         losses.append(metrics["loss"])
         bar.update(int(count))
         if first + count in ends:
-            yield float(np.concatenate(losses).mean())
+            with steps.average.in_use():
+                yield float(np.concatenate(losses).mean())
             losses = []
 
 

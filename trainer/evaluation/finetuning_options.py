@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from trainer.config import Group, defaults_of, key, keys
+from trainer.config import Averaging, Group, defaults_of, key, keys
 from trainer.errors import require
 
 FINETUNED = "finetuned"  # a file name without suffix
@@ -59,6 +59,20 @@ class FineTuning(Group):
         "with all weights.",
         at_least=0,
     )
+    averaging_decay: float = key(
+        0.0,
+        "Decay per step of an exponential average of the weights, which is validated and kept in "
+        "place of the weights; 0: no such average.",
+        at_least=0,
+        below=1,
+    )
+    averaging_last_share: float = key(
+        0.0,
+        "Average the weights uniformly over the last steps, this share of all after the frozen "
+        "epochs; 0: no such average.",
+        at_least=0,
+        at_most=1,
+    )
     labels: int = key(
         0, "Number of labelled images to learn from, chosen at random; 0: all.", at_least=0
     )
@@ -76,6 +90,11 @@ class FineTuning(Group):
         """Returns the name of the files, without suffix."""
         return FROM_SCRATCH if self.from_scratch else FINETUNED
 
+    @property
+    def averaging(self) -> Averaging:
+        """Returns the settings of the average of the weights."""
+        return Averaging(self.averaging_decay, self.averaging_last_share)
+
     def check(self) -> None:
         """Raises UserError where a setting is out of range or two contradict each other."""
         for name, (kind, declared) in keys(FineTuning).items():
@@ -84,6 +103,11 @@ class FineTuning(Group):
             self.freeze_epochs <= self.num_epochs,
             f"freeze_epochs={self.freeze_epochs} is not allowed with num_epochs={self.num_epochs}; "
             "it must be at most as many",
+        )
+        require(
+            not (self.averaging_decay and self.averaging_last_share),
+            f"averaging_decay={self.averaging_decay} is not allowed with averaging_last_share="
+            f"{self.averaging_last_share}; the average is exponential or uniform",
         )
         require(
             not (self.refit and self.patience_epochs),
