@@ -7,7 +7,7 @@ from typing import NoReturn
 
 from absl import app, flags
 
-from trainer.errors import UserError, printable, require, require_utf8
+from trainer.errors import UserError, flag_error_in_words, printable, require, require_utf8
 
 _REQUIRED = ("config", "workdir")
 
@@ -52,7 +52,7 @@ def _parse(argv: list[str]) -> list[str]:
     except UserError as error:
         _exit(str(error))
     except (flags.Error, ValueError) as error:  # absl raises either for a bad value
-        _exit(f"{error}; the trainer's flags stand after --")
+        _exit(f"{flag_error_in_words(error)}; the trainer's flags stand after --")
     if rest[1:]:
         _exit(f"{rest[1]!r} is no flag; flags are written --name=value, the trainer's after --")
     return argv[end + 1 :]

@@ -4,6 +4,7 @@ import contextlib
 import errno
 import math
 import os
+import re
 from collections.abc import Iterable, Iterator
 
 _FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -106,6 +107,12 @@ def is_utf8(text: str) -> bool:
 def in_one_line(error: Exception) -> str:
     """Returns the message of a library's error without line breaks."""
     return " ".join(str(error).split()) or type(error).__name__
+
+
+def flag_error_in_words(error: Exception) -> str:
+    """Returns absl's message on a wrong flag, with what a boolean flag takes for absl's tuple."""
+    wrong_bool = r"flag (--.*): \('Non-boolean argument .*\)"
+    return re.sub(wrong_bool, r"\1 is not allowed; it takes true or false", str(error))
 
 
 def listed(texts: Iterable[str], separator: str = ", ", limit: int = 8) -> str:

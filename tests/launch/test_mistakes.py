@@ -28,6 +28,7 @@ MISTAKES = [
     ("slurm", ["--sbatch=--x\necho y", *RUN], "--sbatch='--x\\necho y'"),
     ("slurm", ["--python=", *RUN], "--python="),
     ("slurm", ["--submit", "--output=none/job.sh", *RUN], "--output=none/job.sh"),
+    ("slurm", ["--submit=3", *RUN], "--submit=3 is not allowed; it takes true or false"),
     ("slurm", ["--submit", *RUN], "there is no sbatch here"),
     ("kubernetes", [*POD[1:], *RUN], "--image=... is missing"),
     ("kubernetes", [*POD[:1], *RUN], "--volume_claim=... is missing"),

@@ -26,6 +26,7 @@ from trainer.errors import (
     Preempted,
     StorageError,
     UserError,
+    flag_error_in_words,
     full_disk,
     printable,
     require_utf8,
@@ -208,7 +209,7 @@ def _in_one_line(error: Exception) -> str:
         if unknown:
             hint = f"did you mean {unknown[2]!r}?" if unknown[2] else _allowed_keys(error)
             return f"the config has no key {unknown[1]!r}; {hint}"
-    message = (str(error).strip() or type(error).__name__).splitlines()[-1].strip()
+    message = (flag_error_in_words(error).strip() or type(error).__name__).splitlines()[-1].strip()
     if isinstance(error, flags.UnrecognizedFlagError):
         return f"{message}{_key_hint(error.flagname, error.flagvalue)}"
     if isinstance(error, OSError):
@@ -217,16 +218,24 @@ def _in_one_line(error: Exception) -> str:
     if wrong_value and wrong_value[2] == "None":
         return f"--{wrong_value[1]}=... is missing"
     if wrong_value and wrong_value[1].startswith("config."):
-        kind = flags.FLAGS[wrong_value[1]].flag_type()
-        kind = "tuple, as \"('a', 'b')\"" if "tuple" in kind else kind
-        return (
-            f"--{wrong_value[1]}={wrong_value[2]} is not allowed; it takes a value of type {kind}"
-        )
+        return f"--{wrong_value[1]}={wrong_value[2]} is not allowed; {_taken(wrong_value[1])}"
     if isinstance(error, ValueError | TypeError | SyntaxError | flags.Error | UserError):
         return message
     frames = traceback.extract_tb(error.__traceback__)
     where = [frame for frame in frames if "ml_collections" not in frame.filename][-1]
     return f"{where.filename}:{where.lineno}: {type(error).__name__}: {message}"
+
+
+def _taken(flag: str) -> str:
+    """Says what the flag of a config key takes, or lists the keys if it names a group of keys."""
+    config, _, key = flag.partition(".")
+    group = functools.reduce(getattr, key.split("."), flags.FLAGS[config].value)
+    if isinstance(group, ConfigDict):
+        return (
+            f"{key} is a group of keys, each given as --{flag}.KEY=VALUE; keys: {', '.join(group)}"
+        )
+    kind = flags.FLAGS[flag].flag_type()
+    return f"it takes a value of type {kind}" + (", as \"('a', 'b')\"" if "tuple" in kind else "")
 
 
 def _key_hint(name: str, value: str) -> str:
