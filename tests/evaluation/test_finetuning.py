@@ -129,6 +129,10 @@ def test_the_written_weights_are_measured_and_the_same_each_time(digits_run, cap
     table = capsys.readouterr().out
     assert f"finetuned test error  {metrics['finetuned_test_error']:.2%}\n" in table
     assert f"frozen test error  {frozen:.2%}," in table
+    for worse in (False, True):
+        metrics["finetuned_test_error"] = frozen + 0.01 * worse
+        print_table(metrics, str(digits_run))
+        assert ("is above the frozen one" in capsys.readouterr().out) == worse
 
 
 def test_the_epoch_is_chosen_by_validation_error_then_cross_entropy():
@@ -160,22 +164,25 @@ def test_from_scratch_begins_with_the_weights_that_the_run_began_with(digits_run
 
     with_run = tune(digits_run)
     metrics = tune(digits_run, from_scratch=True)
+    refit = tune(digits_run, refit=True, patience_epochs=0)
+    assert json.loads((digits_run / "refit.json").read_text()) == refit
     assert json.loads((digits_run / "from_scratch.json").read_text()) == metrics
     assert json.loads((digits_run / "finetuned.json").read_text()) == with_run
     assert "finetuned_test_error" not in metrics
     assert metrics["weights_sha256"] != with_run["weights_sha256"]
 
 
-def encoder_weights(run, name="finetuned"):
-    return {k: v for k, v in arrays(run / f"{name}.npz").items() if "/encoder/" in k}
+def encoder_weights(run):
+    return {k: v for k, v in arrays(run / "finetuned.npz").items() if "/encoder/" in k}
 
 
 def test_the_encoder_learns_after_the_frozen_epochs(digits_run):
     _, trained = final_state(digits_run)
-    for num_epochs, frozen in ((2, True), (3, False)):
-        # Of a refit, the last weights are kept.
-        changes = {"refit": True, "patience_epochs": 0, "weight_decay": 0.1}
-        tune(digits_run, num_epochs=num_epochs, freeze_epochs=2, **changes)
+    # A rate of 10 ruins the encoder in its first epoch: the weights of the frozen one are kept.
+    for learning_rate, frozen in ((10.0, True), (3e-3, False)):
+        changes = {"freeze_epochs": 1, "weight_decay": 0.1, "learning_rate": learning_rate}
+        metrics = tune(digits_run, **changes)
+        assert metrics["best_epoch"] == (1 if frozen else 2)
         for path, weights in encoder_weights(digits_run).items():
             assert np.array_equal(weights, trained[path]) == frozen, path
 
@@ -195,9 +202,9 @@ def test_a_refit_keeps_the_average_of_the_weights_after_the_frozen_epochs(
     history = []
     for num_epochs in (2, 3, 4):
         tune(digits_run, **one_step, num_epochs=num_epochs)
-        history.append(arrays(digits_run / "finetuned.npz"))
+        history.append(arrays(digits_run / "refit.npz"))
     tune(digits_run, **one_step, num_epochs=4, **averaging)
-    for path, average in arrays(digits_run / "finetuned.npz").items():
+    for path, average in arrays(digits_run / "refit.npz").items():
         expected = np.average([weights[path] for weights in history], axis=0, weights=shares)
         np.testing.assert_allclose(average, expected, rtol=0, atol=1e-6)
 
@@ -285,7 +292,7 @@ def test_a_kill_midway_leaves_the_workdir_as_it_was(digits_run):
         ({"hidden_dropout": math.nan}, "hidden_dropout=nan"),
         ({"weight_decay": math.inf}, "weight_decay=inf"),
         ({"label_smoothing": 1.0}, "label_smoothing=1.0"),
-        ({"freeze_epochs": 3}, "freeze_epochs=3 is not allowed with num_epochs=2"),
+        ({"freeze_epochs": 2}, "freeze_epochs=2 is not allowed with num_epochs=2"),
         ({"averaging_decay": 1.0}, "averaging_decay=1.0"),
         (
             {"averaging_decay": 0.9, "averaging_last_share": 0.5},

@@ -30,7 +30,7 @@ from trainer.errors import require
 from trainer.evaluation.classifier import Classifier, SoftmaxLayer, cross_entropy_nats
 from trainer.evaluation.evaluate import read
 from trainer.evaluation.evaluators.probe import probe_accuracy
-from trainer.evaluation.finetuning_options import FINETUNED, FROM_SCRATCH, FineTuning, changed
+from trainer.evaluation.finetuning_options import FineTuning, changed, settings_of
 from trainer.models.base import Autoencoder
 from trainer.monitoring import progress
 from trainer.run import checkpoints, restore
@@ -77,13 +77,13 @@ def finetune(
     weights by the validation images; a refit learns from these too, and keeps the last weights.
     With an average of the weights, it is validated and kept in their place.
 
-    Writes `finetuned.json` and the weights, by their paths, to `finetuned.npz`; from scratch
-    `from_scratch.json` and `from_scratch.npz`.
+    Writes `finetuned.json` and the weights, by their paths, to `finetuned.npz`; a refit `refit`,
+    from scratch `from_scratch` or `from_scratch_refit` in place of `finetuned`.
 
     Returns:
-      The content of the JSON file: the settings, `finetuned_test_error` or
-      `from_scratch_test_error`, the share of the test images that are classified wrong, and
-      `frozen_test_error`, the test error of logistic regression on the codes before fine-tuning.
+      The content of the JSON file: the settings; `finetuned_test_error`, named as the file, the
+      share of the test images that are classified wrong; and `frozen_test_error`, the test error of
+      logistic regression on the codes before fine-tuning.
 
     Raises:
       UserError: a setting is not possible, the data have no labels, or what `restore.load` raises.
@@ -136,12 +136,12 @@ def finetune(
 
 def print_table(metrics: dict[str, Any], workdir: str) -> None:
     """Prints the errors and the paths of the files."""
-    name = FINETUNED if f"{FINETUNED}_test_error" in metrics else FROM_SCRATCH
+    name = settings_of(metrics).name
     label = f"{name.replace('_', ' ')} test error"
     validation = "none, since the validation images were learnt too"
     if not metrics["refit"]:
         validation = f"{metrics['validation_error']:.2%}, after epoch {metrics['best_epoch']}"
-    given = " ".join(f"--{name}={value}" for name, value in changed(metrics).items())
+    given = " ".join(f"--{flag}={value}" for flag, value in changed(metrics).items())
     print(f"""
 {label:>23}  {metrics[f"{name}_test_error"]:.2%}
 {"frozen test error":>23}  {metrics["frozen_test_error"]:.2%}, logistic regression on first codes
@@ -151,6 +151,11 @@ def print_table(metrics: dict[str, Any], workdir: str) -> None:
 
 metrics    {Path(workdir) / name}.json
 weights    {Path(workdir) / name}.npz""")
+    if metrics[f"{name}_test_error"] > metrics["frozen_test_error"]:
+        print(
+            f"the {label} is above the frozen one; another --learning_rate, more epochs or "
+            "dropout may lower it"
+        )
 
 
 def labelled(split: Split, count: int) -> Split:
@@ -319,8 +324,7 @@ def _losses(
         if thawed:
             yield from _losses_between(steps, train, ends[: thawed + 1], batch_size, seed, bar)
             steps.begin(classifier, schedule, tuned)
-        if thawed < settings.num_epochs:
-            yield from _losses_between(steps, train, ends[thawed:], batch_size, seed, bar)
+        yield from _losses_between(steps, train, ends[thawed:], batch_size, seed, bar)
 
 
 def _losses_between(

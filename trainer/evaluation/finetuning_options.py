@@ -7,8 +7,6 @@ from typing import Any
 from trainer.config import Averaging, Group, defaults_of, key, keys
 from trainer.errors import require
 
-FINETUNED = "finetuned"  # a file name without suffix
-FROM_SCRATCH = "from_scratch"  # a file name without suffix
 _SCHEDULES = ("constant", "linear", "cosine")
 
 
@@ -88,7 +86,9 @@ class FineTuning(Group):
     @property
     def name(self) -> str:
         """Returns the name of the files, without suffix."""
-        return FROM_SCRATCH if self.from_scratch else FINETUNED
+        if self.from_scratch:
+            return "from_scratch_refit" if self.refit else "from_scratch"
+        return "refit" if self.refit else "finetuned"
 
     @property
     def averaging(self) -> Averaging:
@@ -100,9 +100,9 @@ class FineTuning(Group):
         for name, (kind, declared) in keys(FineTuning).items():
             declared.parse(name, kind, getattr(self, name))
         require(
-            self.freeze_epochs <= self.num_epochs,
+            self.freeze_epochs < self.num_epochs,
             f"freeze_epochs={self.freeze_epochs} is not allowed with num_epochs={self.num_epochs}; "
-            "it must be at most as many",
+            "it must be less, or the encoder never learns",
         )
         require(
             not (self.averaging_decay and self.averaging_last_share),
@@ -119,6 +119,11 @@ class FineTuning(Group):
             f"labels={self.labels} is not allowed with refit, which learns from all images but "
             "the test images",
         )
+
+
+def settings_of(metrics: Mapping[str, Any]) -> FineTuning:
+    """Returns the settings that are among the metrics."""
+    return FineTuning(**{name: metrics[name] for name in keys(FineTuning)})
 
 
 def changed(metrics: Mapping[str, Any]) -> dict[str, Any]:
