@@ -148,8 +148,12 @@ def test_the_penalty_of_jumprelu_raises_thresholds_and_leaves_fewer_units_active
         codes = model.encode(unit).numpy()
         assert np.all(codes[codes != 0] > model.thresholds.numpy().min())
         counts = np.count_nonzero(codes, axis=1)
-        penalty = model.loss_terms(unit, small.context(BATCH))["l0"]
-        np.testing.assert_allclose(penalty, weight * counts, rtol=1e-5)
+        means = steps.evaluate(images[0])
+        assert means["l0"] == pytest.approx(counts.mean(), rel=1e-5)
+        assert means["loss/l0_penalty"] == pytest.approx(weight * counts.mean(), rel=1e-5)
+        assert means["loss"] == pytest.approx(
+            means["loss/mse"] + means["loss/l0_penalty"], rel=1e-5
+        )
         active[weight] = counts.mean()
     assert active[0.1] < 0.5 * active[0.0]
 

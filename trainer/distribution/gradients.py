@@ -18,6 +18,7 @@ from trainer.models.base import StepContext
 from trainer.models.learner import Learner
 from trainer.positions import Noise
 
+_LOSS = "loss/"  # the names of the terms of the loss begin so
 Shared = dict[str, tf.Tensor]  # fields of `StepContext` that are of the global batch
 
 
@@ -47,7 +48,7 @@ class Share(NamedTuple):
     """Holds a replica's share of what a step sums over the replicas, or the sums."""
 
     gradients: list[tf.Tensor]
-    terms: dict[str, tf.Tensor]  # of the loss
+    terms: dict[str, tf.Tensor]  # of the loss, and those that are logged alone
     state: list[tf.Tensor]  # the means [S] that `state_updates` takes; empty: no such state
 
 
@@ -98,7 +99,7 @@ class Gradients:
         So the sum over the replicas holds the losses of the global batch.
         """
         with xla_layers.rewritten(self.model, self.execution.layer_kinds):
-            losses = tf.add_n(list(self._terms(batch, shared)[0].values()))
+            losses = sum_of_terms(self._terms(batch, shared)[0])
         return self._in_global_batch(losses, start)
 
     def _in_global_batch(self, rows, start):
@@ -111,10 +112,8 @@ class Gradients:
             each, state = self._terms(batch, shared)
             if batch.weights is not None:
                 each = {name: term * batch.weights for name, term in each.items()}
-            terms = {
-                f"loss/{name}": tf.reduce_sum(term) / self.batch_size for name, term in each.items()
-            }
-            scaled_loss = scale * tf.add_n(list(terms.values()))
+            terms = {name: tf.reduce_sum(term) / self.batch_size for name, term in each.items()}
+            scaled_loss = scale * sum_of_terms(terms)
         variables = self.model.trainable_variables
         # A loss need not depend on all weights: a classifier's ignores the decoder.
         gradients = [
@@ -136,10 +135,27 @@ class Gradients:
             first_row=batch.first_position % self.batch_size,
             **shared,
         )
-        return self.model.training_terms(self._seen(batch.images, noise), context)
+        terms, state = self.model.training_terms(self._seen(batch.images, noise), context)
+        return metrics_of(self.model, terms), state
 
     def _seen(self, images, noise):
         return augmented(to_unit(images), self.augment, noise)
+
+
+def metrics_of(model: Learner, terms: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+    """Returns the terms of a loss by the names of their metrics, `loss/<term>`.
+
+    The model's `logged_terms` keep their names.
+    """
+    return {
+        name if name in model.logged_terms else f"{_LOSS}{name}": term
+        for name, term in terms.items()
+    }
+
+
+def sum_of_terms(metrics: dict[str, tf.Tensor]) -> tf.Tensor:
+    """Returns the loss of `metrics_of` its terms."""
+    return tf.add_n([term for name, term in metrics.items() if name.startswith(_LOSS)])
 
 
 def trimming_weights(losses: tf.Tensor, trim_share: float) -> tf.Tensor:

@@ -6,7 +6,7 @@ from typing import Protocol
 import numpy as np
 import tensorflow as tf
 
-from trainer.distribution.gradients import to_unit
+from trainer.distribution.gradients import metrics_of, sum_of_terms, to_unit
 from trainer.distribution.inference import EVALUATION_BATCH_SIZE
 from trainer.distribution.slices import Slices
 from trainer.models.base import StepContext
@@ -85,12 +85,10 @@ class MeanLosses:
                 training=False,
                 batch_means=means,
             )
-            terms = self._model.loss_terms(to_unit(own), context)
+            terms = metrics_of(self._model, self._model.loss_terms(to_unit(own), context))
             own_weights, _ = self._slices.of_replica(weights)
-            sums = {
-                f"loss/{name}": tf.reduce_sum(term * own_weights) for name, term in terms.items()
-            }
-            return {"loss": tf.add_n(list(sums.values())), **sums}
+            sums = {name: tf.reduce_sum(term * own_weights) for name, term in terms.items()}
+            return {"loss": sum_of_terms(sums), **sums}
 
         per_replica = self._strategy.run(replica_sums)
         return {

@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from trainer.distribution import private_api
 from trainer.distribution.averaging import WeightAverage
-from trainer.distribution.gradients import Share
+from trainer.distribution.gradients import Share, sum_of_terms
 from trainer.distribution.optimizers import loss_scale, scales_losses
 from trainer.distribution.xla import Execution, one_after_the_other, sum_of_squares_for_cpu
 from trainer.models.learner import Learner
@@ -63,7 +63,7 @@ class Update:
                 # Each replica updates its own copy, since the variable has no aggregation.
                 variable.assign(tf.where(applied, value, tf.convert_to_tensor(variable)))
         return {
-            "loss": tf.add_n(list(total.terms.values())),
+            "loss": sum_of_terms(total.terms),
             **total.terms,
             "gradient_norm": norm,
             "skipped_steps": 1 - tf.cast(applied, tf.float32),

@@ -17,9 +17,13 @@ class Learner:
     layers: Any
     variables: Any
     trainable_variables: Any
+    logged_terms: frozenset[str] = frozenset()  # of `loss_terms`: logged, but not of the loss
 
     def loss_terms(self, images: tf.Tensor, context: "StepContext") -> dict[str, tf.Tensor]:
-        """Returns the terms of the loss, each float32 [B]; training minimises their sum."""
+        """Returns the terms of the loss, each float32 [B]; training minimises their sum.
+
+        The `logged_terms` are not part of the sum.
+        """
         raise NotImplementedError
 
     def training_terms(

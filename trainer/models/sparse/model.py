@@ -16,6 +16,8 @@ _MARGIN = 1e-6  # keeps the logarithm of a mean activation finite
 class Model(base.Autoencoder):
     """Implements the kind that `trainer.models.sparse` describes."""
 
+    logged_terms = frozenset({"l0"})
+
     def __init__(self, image_shape: tuple[int, ...], settings: Settings):
         super().__init__(
             image_shape,
@@ -73,7 +75,10 @@ class Model(base.Autoencoder):
         return self.encoder(images) if self._settings.sparsity == "batch_topk" else None
 
     def loss_terms(self, images: tf.Tensor, context: base.StepContext) -> dict[str, tf.Tensor]:
-        """Returns the reconstruction error and perhaps `kl`, `l1`, `l0` or `auxiliary`."""
+        """Returns the reconstruction error and perhaps `kl`, `l1`, `l0_penalty` or `auxiliary`.
+
+        With "jumprelu" also `l0`, the number of active units, which is logged alone.
+        """
         return self.training_terms(images, context)[0]
 
     def training_terms(
@@ -171,7 +176,8 @@ class Model(base.Autoencoder):
             terms["l1"] = self._settings.penalty_weight * tf.reduce_sum(tf.abs(codes), axis=1)
         elif self._settings.sparsity == "jumprelu":
             gates = threshold_gates(activations, self.thresholds, self._settings.bandwidth)
-            terms["l0"] = self._settings.penalty_weight * tf.reduce_sum(gates, axis=1)
+            terms["l0"] = tf.reduce_sum(gates, axis=1)
+            terms["l0_penalty"] = self._settings.penalty_weight * terms["l0"]
         return terms
 
     def kept_units(self, progress: tf.Tensor) -> tf.Tensor:
