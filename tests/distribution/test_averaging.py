@@ -88,6 +88,10 @@ def test_an_evaluation_is_of_the_average_and_leaves_the_weights():
     steps.train(0, images_like(4, BATCH, *SHAPE))
     before = weights_of(steps)
     losses = steps.evaluate(images)
+    with steps.average.in_use():
+        assert steps.evaluate(images) == losses
+        kernel = model.encoder.get_layer("code").kernel
+        np.testing.assert_array_equal(kernel, before[f"average/{PATH}"])
     for path, weights in weights_of(steps).items():
         np.testing.assert_array_equal(weights, before[path])
     for path, variable in plain.variables().items():

@@ -35,6 +35,7 @@ class WeightAverage:
         """Makes no variables unless the settings ask for an average."""
         self._model = model
         self._decay = settings.decay
+        self._is_in_use = False
         self._first_step = 0
         self._averages: list[keras.Variable] = []
         if settings.last_share:
@@ -76,15 +77,21 @@ class WeightAverage:
 
     @contextlib.contextmanager
     def in_use(self) -> Iterator[None]:
-        """Gives the model the averaged weights inside; then its own again, to the bit."""
-        weights = [variable.numpy() for variable, _ in self._pairs()]
+        """Gives the model the averaged weights inside; then its own again, to the bit.
+
+        Within another use it does nothing.
+        """
+        pairs = [] if self._is_in_use else self._pairs()
+        weights = [variable.numpy() for variable, _ in pairs]
+        self._is_in_use, was_in_use = True, self._is_in_use
         try:
-            for variable, average in self._pairs():
+            for variable, average in pairs:
                 variable.assign(average.numpy())
             yield
         finally:
-            for (variable, _), own in zip(self._pairs(), weights, strict=True):
+            for (variable, _), own in zip(pairs, weights, strict=True):
                 variable.assign(own)
+            self._is_in_use = was_in_use
 
     def _share(self, count: tf.Tensor) -> tf.Tensor:
         if self._decay:

@@ -7,6 +7,7 @@ import numpy as np
 
 from trainer.config import Averaging
 from trainer.data.dataset import Records
+from trainer.distribution import optimizers
 from trainer.distribution.devices import describe_devices
 from trainer.distribution.gpus import unusable_gpu_note
 from trainer.training import budget
@@ -102,9 +103,12 @@ def _capacity_note(setup: Setup) -> str:
 def _checkpoints_at_once(setup: Setup, steps: int) -> tuple[int, int]:
     """Returns the bytes of a checkpoint, and how many of them the next steps may leave at once.
 
-    These are the newest, the best, and one that is being written.
+    These are the newest, the best, and one that is being written. The bytes are those in the last
+    phase, which trains all layers.
     """
-    config, variables = setup.config, setup.steps.variables().values()
+    config, model = setup.config, setup.model
+    copies = optimizers.SLOTS[config.optimizer.name] + config.averaging.is_active
+    variables = [*model.variables, *model.trainable_variables * copies]
     sizes = (math.prod(v.shape) * np.dtype(v.dtype).itemsize for v in variables)
     saves = len(setup.phases) + math.ceil(steps / min([*cadences(config), steps]))
     return sum(sizes), min(config.keep_checkpoints + 2, saves)

@@ -151,7 +151,8 @@ class _Loop:
         images = setup.dataset.train.images
         image_bytes = math.prod(images.shape[1:]) * images.dtype.itemsize
         row_bytes = _INDEX_BYTES if setup.steps.images_on_device else image_bytes
-        longest = min([end, *cadences(setup.config), *(p.end - p.first_step for p in setup.phases)])
+        phases_steps = (phase.end - phase.first_step for phase in setup.phases)
+        longest = min([end, *cadences(setup.config), max(phases_steps)])
         self._pace = StepsPerCall(
             setup.config.steps_per_call, setup.config.batch_size * row_bytes, longest
         )
@@ -239,12 +240,15 @@ class _Loop:
 
     def _validate(self, step: int) -> float | None:
         """Validates; returns the loss of all layers, or None in the pretraining of one."""
-        with self._clock.spent_on("validation"), self._spikes.nonfinite_as_spike(step - 1):
+        with (
+            self._clock.spent_on("validation"),
+            self._spikes.nonfinite_as_spike(step - 1),
+            self._setup.steps.average.in_use(),
+        ):
             losses = self._setup.steps.evaluate(self._setup.dataset.validation.images)
             if not math.isfinite(losses["loss"]):
                 raise NonFiniteError(f"the validation loss at step {step} is {losses['loss']}")
-            with self._setup.steps.average.in_use():
-                self._logger.validation(step, losses)
+            self._logger.validation(step, losses)
         if self._phase.layer:
             return None
         self._losses = losses
