@@ -1,5 +1,7 @@
 """The sparse kind's state: how long units have been idle, and what brings dead units back."""
 
+import re
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -9,6 +11,7 @@ from tests.distribution.noisy_steps import assert_close, images_like, weights_of
 from tests.models import small
 from tests.runs import assert_a_stop_changes_no_bit, final_state, logged
 from tests.steps import adam_steps
+from trainer.positions import Noise
 
 SHAPE = (6, 6, 1)
 BATCH = 8
@@ -21,6 +24,9 @@ AUXILIARY = {
     "auxiliary_units": 4,
     "dead_after_steps": 3,
 }
+
+
+RESAMPLING = {"auxiliary_weight": 0.0, "resample_every_steps": 4}
 
 
 def create(**settings):
@@ -95,23 +101,86 @@ def test_a_unit_is_idle_in_the_steps_since_an_example_of_the_global_batch_kept_i
 
 
 @pytest.mark.parametrize("execution", ["graph", "xla"])
-def test_many_replicas_bring_dead_units_back_as_one_does(execution):
+@pytest.mark.parametrize("settings", [{}, RESAMPLING])
+def test_many_replicas_bring_dead_units_back_as_one_does(execution, settings):
     images = one_image(8)
-    (_, one), (_, many) = (adam_steps(create, n, execution) for n in (1, 2))
+    (_, one), (_, many) = (adam_steps(lambda: create(**settings), n, execution) for n in (1, 2))
     metrics = one.train(0, images)
-    assert np.all(metrics["loss/auxiliary"][:3] == 0) and np.all(metrics["loss/auxiliary"][3:] > 0)
+    if not settings:
+        assert np.all(metrics["loss/auxiliary"][:3] == 0)
+        assert np.all(metrics["loss/auxiliary"][3:] > 0)
     assert_close(many.train(0, images), metrics)
     assert_close(weights_of(many), weights_of(one))
 
 
 def test_dead_units_come_back():
     images = images_like(1, BATCH, *SHAPE).repeat(60, 0)
-    dead = {}
-    for weight in (1e-9, 1.0):
-        model, steps = adam_steps(lambda w=weight: create(auxiliary_weight=w), learning_rate=1e-2)
+    dead = []
+    for settings in ({"auxiliary_weight": 1e-9}, {}, RESAMPLING | {"resample_norm": 1.0}):
+        model, steps = adam_steps(lambda s=settings: create(**s), learning_rate=1e-2)
         steps.train(0, images)
-        dead[weight] = np.mean(np.asarray(model.idle_steps) >= 3)
-    assert dead[1.0] < dead[1e-9]
+        dead.append(np.mean(np.asarray(model.idle_steps) >= 3))
+    assert max(dead[1:]) < dead[0]
+
+
+@pytest.mark.parametrize(
+    ("devices", "execution", "settings"),
+    [
+        (1, "graph", {}),
+        (1, "xla", {"tied_weights": True}),
+        (2, "graph", {"tied_weights": True}),
+        (2, "xla", {"sparsity": "batch_topk"}),
+        (1, "xla_update", {"sparsity": "jumprelu"}),
+        (1, "graph", {"sparsity": "l1", "code_activation": "relu"}),
+    ],
+)
+def test_dead_units_point_at_examples_drawn_by_squared_error_and_others_keep_their_bits(
+    devices, execution, settings
+):
+    settings = RESAMPLING | {"resample_every_steps": 2, "resample_norm": 0.3} | settings
+    images = images_like(2, BATCH, *SHAPE)
+    model, steps = adam_steps(lambda: create(**settings), devices, execution, learning_rate=0.0)
+    bias = np.zeros(60)
+    bias[::4] = -100  # 15 dead units, more than the 8 examples of a batch
+    model.encoder.get_layer("code").bias.assign(bias)
+    model.idle_steps.assign(np.where(bias, 3, 0))
+    before = weights_of(steps)
+    steps.train(0, images[:1])
+    for path in before:  # the first step is not due, and the rate is 0
+        if path.startswith("model/") and path.count("/") == 3:
+            np.testing.assert_array_equal(weights_of(steps)[path], before[path])
+    steps.train(1, images[1:])
+    after = weights_of(steps)
+
+    unit = images[1] / np.float32(255)
+    model.encoder.get_layer("code").bias.assign(bias)
+    model.encoder.get_layer("code").kernel.assign(before["model/encoder/code/kernel"])
+    if not settings.get("tied_weights"):
+        model.decoder.get_layer("logits").kernel.assign(before["model/decoder/logits/kernel"])
+    errors = np.square(model(unit) - unit).mean(axis=(1, 2, 3))
+    draws = Noise(0, BATCH, BATCH).uniform("resampling", ()).numpy()
+    order = np.argsort(-(2 * np.log(errors) - np.log(-np.log(draws))))
+    drawn = unit.reshape(BATCH, -1)[order]
+    directions = drawn / np.linalg.norm(drawn, axis=1, keepdims=True)
+    replaced = np.arange(0, 4 * BATCH, 4)
+    alive = np.flatnonzero(bias == 0)
+    for path, array in after.items():
+        of_encoder = "encoder" in path
+        if not of_encoder and not re.search("logits.kernel", path):
+            continue
+        rows, rows_before = (a.T if of_encoder else a for a in (array, before[path]))
+        if path.startswith("optimizer/"):
+            assert not np.any(rows[replaced]) and np.any(rows[alive]), path
+            continue
+        np.testing.assert_array_equal(rows[alive], rows_before[alive])
+        np.testing.assert_array_equal(rows[4 * BATCH :], rows_before[4 * BATCH :])
+        if path.endswith("bias"):
+            assert not np.any(rows[replaced])
+            continue
+        norm = np.linalg.norm(rows_before[alive], axis=1).mean() * (0.3 if of_encoder else 1)
+        np.testing.assert_allclose(rows[replaced], norm * directions, rtol=1e-5, atol=1e-7)
+    assert not np.any(after["model/idle_steps"][replaced])
+    assert np.all(after["model/idle_steps"][4 * BATCH :: 4] == 5)
 
 
 def test_a_step_that_float16_skips_counts_for_no_unit():
@@ -125,13 +194,15 @@ def test_a_step_that_float16_skips_counts_for_no_unit():
     assert np.any(model.idle_steps)
 
 
-def test_a_stop_leaves_no_trace_in_what_is_counted(tmp_path, monkeypatch):
+@pytest.mark.parametrize("settings", [{"auxiliary_weight": 0.1}, RESAMPLING])
+def test_a_stop_leaves_no_trace_in_what_is_counted(tmp_path, monkeypatch, settings):
     config = load_config("sparse")
-    config.model.update(tiny("sparse") | {"auxiliary_weight": 0.1, "dead_after_steps": 2})
+    config.model.update(tiny("sparse") | {"dead_after_steps": 2} | settings)
     config.data.update({"name": "digits", "resplit_test": 0.0})
     config.update({"batch_size": 8, "num_epochs": 6 * 8 / 1366, "execution": "graph"})
     config.update({"steps_per_call": 1, "log_every_steps": 1})
     assert_a_stop_changes_no_bit(config, tmp_path, monkeypatch, calls=3, step=3)
     rows = [row for row in logged(tmp_path / "stopped") if row["split"] == "train"]
-    assert [row["loss/auxiliary"] > 0 for row in rows] == [False, False, *[True] * 4]
+    if settings["auxiliary_weight"]:
+        assert [row["loss/auxiliary"] > 0 for row in rows] == [False, False, *[True] * 4]
     assert np.any(final_state(tmp_path / "stopped")[1]["model/idle_steps"])

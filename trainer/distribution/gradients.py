@@ -93,6 +93,15 @@ class Gradients:
             shared["batch_values"] = self._in_global_batch(values, start)
         return shared
 
+    def resampling_values(
+        self, images: tf.Tensor, first_position: tf.Tensor, start: int
+    ) -> tf.Tensor:
+        """Computes the share of the values that the model's `resampled` needs."""
+        noise = Noise(self.seed, first_position, images.shape[0])
+        with xla_layers.rewritten(self.model, self.execution.layer_kinds):
+            values = self.model.resampling_values(self._seen(images, noise), noise)
+        return self._in_global_batch(values, start)
+
     def losses(self, batch: ReplicaBatch, shared: Shared, start: int) -> tf.Tensor:
         """Computes the loss of each row; returns them from `start` on in a row [batch_size] of 0.
 

@@ -120,6 +120,18 @@ def build(
     return optimizer
 
 
+def slots_of(
+    optimizer: keras.optimizers.Optimizer, variable: keras.Variable
+) -> list[keras.Variable]:
+    """Returns what an optimizer keeps for each number of a variable; 0 before the first step.
+
+    Keras names a slot after its variable.
+    """
+    prefix = f"{variable.path.replace('/', '_')}_"
+    slots = (slot for slot in optimizer.variables if slot.name.startswith(prefix))
+    return [slot for slot in slots if slot.shape == variable.shape]
+
+
 def scales_losses(optimizer: keras.optimizers.Optimizer) -> bool:
     """Returns whether losses are scaled, so that an overflow of the gradients skips a step."""
     return isinstance(optimizer, keras.optimizers.LossScaleOptimizer)

@@ -254,6 +254,10 @@ class Steps:
             step = first_step + tf.cast(k, tf.int64)
             step_labels = None if labels is None else labels[k]
             rows = rows.write(k, self._step(step, batches[k], cache, step_labels))
+            every_steps = self._model.resample_every_steps
+            end = step + 1
+            if every_steps and end % every_steps == 0 and end < self._settings.last_step:
+                self._strategy.run(self._resample, args=(step, batches[k], cache))
             k += 1
         return rows.stack()
 
@@ -273,11 +277,7 @@ class Steps:
     def _sum_of_shares(self, step, batch, cache, labels):
         """Computes this replica's `Share`, and sums the shares of all."""
         part = self._execution.part
-        images, start = self._slices.of_replica(batch)
-        if cache is not None:
-            # Compiled separately, so that a step has the same bits without the cache.
-            by_words = self._execution.gathers_words
-            images = part(self._cache.gather)(cache, images, by_words=by_words)
+        images, start = self._images(batch, cache)
         labels = None if labels is None else self._slices.of_replica(labels)[0]
         shared = part(self._gradients.shared)(images, self._position(step, start), start)
         if shared:
@@ -287,6 +287,25 @@ class Steps:
             losses = sum_over_replicas(part(self._losses)(images, labels, step, start, shared))
         share = part(self._share)(images, labels, step, start, shared, losses)
         return all_reduce(share) if self._updates_inside_replicas else sum_over_replicas(share)
+
+    def _images(self, batch, cache):
+        """Returns this replica's images of a batch, and their first row in the global batch."""
+        images, start = self._slices.of_replica(batch)
+        if cache is not None:
+            # Compiled separately, so that a step has the same bits without the cache.
+            by_words = self._execution.gathers_words
+            images = self._execution.part(self._cache.gather)(cache, images, by_words=by_words)
+        return images, start
+
+    def _resample(self, step, batch, cache):
+        """Replaces weights as the model asks after a step, alike on every replica."""
+        images, start = self._images(batch, cache)
+        position = self._position(step, start)
+        values = self._gradients.resampling_values(images, position, start)
+        for variable, replaced, value in self._model.resampled(sum_over_replicas(values)):
+            variable.assign(tf.where(replaced, value, tf.convert_to_tensor(variable)))
+            for slot in optimizers.slots_of(self.optimizer, variable):
+                slot.assign(tf.where(replaced, 0.0, tf.convert_to_tensor(slot)))
 
     def _losses(self, images, labels, step, start, shared):
         """Computes the losses of this replica's rows, at their places in the global batch."""

@@ -7,17 +7,21 @@ import tensorflow as tf
 
 if TYPE_CHECKING:
     from trainer.models.base import StepContext
+    from trainer.positions import Noise
 
 StateUpdates = list[tuple[keras.Variable, tf.Tensor]]  # variables and their new values
+# Variables, which of their values are replaced (a mask that broadcasts to them), and by what
+Replacements = list[tuple[keras.Variable, tf.Tensor, tf.Tensor]]
 
 
 class Learner:
     """Declares what steps train: variables and a loss; batch means and state are optional."""
 
+    resample_every_steps = 0  # after which `resampled` replaces weights; 0: never
+    logged_terms: frozenset[str] = frozenset()  # of `loss_terms`: logged, but not of the loss
     layers: Any
     variables: Any
     trainable_variables: Any
-    logged_terms: frozenset[str] = frozenset()  # of `loss_terms`: logged, but not of the loss
 
     def loss_terms(self, images: tf.Tensor, context: "StepContext") -> dict[str, tf.Tensor]:
         """Returns the terms of the loss, each float32 [B]; training minimises their sum.
@@ -43,6 +47,20 @@ class Learner:
         """
         del batch_means
         return []
+
+    def resampling_values(self, images: tf.Tensor, noise: "Noise") -> tf.Tensor:
+        """Returns what `resampled` needs of each example of a step's batch, float32 [B, S].
+
+        The weights are those after the step.
+        """
+        raise NotImplementedError
+
+    def resampled(self, batch_values: tf.Tensor) -> Replacements:
+        """Returns the weights to replace, by the values of all rows of the global batch.
+
+        The optimizer's slots of a value that is replaced begin anew.
+        """
+        raise NotImplementedError
 
     def statistics(self, images: tf.Tensor) -> tf.Tensor | None:
         """Returns values, float32 [B, S], whose means over the global batch a loss term needs.

@@ -24,9 +24,24 @@ section 2.4): those that have been kept for no example of the last `dead_after_s
 `auxiliary_units` largest of an image's dead activations learn to reconstruct what the kept ones
 leave. The steps since each unit was last kept are part of the checkpoint; a unit counts as kept if
 any example of the global batch keeps it.
+
+With `resample_every_steps`, dead units get new weights every so many steps, except at the last one
+(Bricken et al. 2023, Towards Monosemanticity, appendix on neuron resampling). Dead are those that
+have been active for no example of the last `dead_after_steps` steps. The B examples of the global
+batch are drawn without replacement, with probabilities proportional to the squared reconstruction
+error, by the noise of their positions; each of the first B dead units gets one:
+
+- its encoder weights are the example, scaled to `resample_norm` times the mean norm of the other
+  units' encoder weights; so are tied decoder weights;
+- its own decoder weights are the example, scaled to the mean norm of the others' decoder weights;
+- its bias and the optimizer's slots are 0, its threshold of "jumprelu" is `first_threshold`.
+
+The other units keep their bits. Bricken et al. draw from 819,200 examples, and have decoder weights
+of norm 1. An average of the weights goes on over the change.
 """
 
 import dataclasses
+from typing import Any
 
 from trainer.config import key
 from trainer.errors import require
@@ -85,6 +100,17 @@ class Settings(settings.DenseOrTiedNetwork):
         500, "Steps without being kept after which a unit is dead.", at_least=1, at_most=10**7
     )
 
+    resample_every_steps: int = key(
+        0,
+        "Steps after which dead units get new weights, from examples of large errors; 0: never.",
+        at_least=0,
+    )
+    resample_norm: float = key(
+        0.2,
+        "Norm of resampled encoder weights, as a share of the mean norm of the other units'.",
+        above=0,
+    )
+
     def check(self) -> None:
         super().check()
         active, first, size = self.active_units, self.first_active_units, self.code_size
@@ -109,14 +135,15 @@ class Settings(settings.DenseOrTiedNetwork):
             f"model.sparsity={self.sparsity!r} needs model.code_activation={needed!r}, "
             f"not {self.code_activation!r}",
         )
-        if self.auxiliary_weight:
-            self._check_auxiliary()
+        self._check_needs("auxiliary_weight", sparsity="k_sparse", hidden_units=())
+        self._check_needs("resample_every_steps", hidden_units=())
 
-    def _check_auxiliary(self) -> None:
-        for name, needed in (("sparsity", "k_sparse"), ("hidden_units", ())):
+    def _check_needs(self, asked: str, **needs: Any) -> None:
+        """Raises UserError unless other keys have the values that a key other than 0 needs."""
+        for name, needed in needs.items():
             value = getattr(self, name)
             require(
-                value == needed,
-                f"model.auxiliary_weight={self.auxiliary_weight} needs model.{name}={needed!r}, "
+                value == needed or not getattr(self, asked),
+                f"model.{asked}={getattr(self, asked)} needs model.{name}={needed!r}, "
                 f"not {value!r}",
             )

@@ -5,8 +5,9 @@ import numpy as np
 import tensorflow as tf
 
 from trainer.models import base, networks
-from trainer.models.learner import StateUpdates
+from trainer.models.learner import Replacements, StateUpdates
 from trainer.models.sparse import Settings
+from trainer.positions import Noise
 
 # the |activation| above which a unit counts as active
 _ACTIVE_ABOVE = {"k_sparse": 0.0, "batch_topk": 0.0, "kl": 0.1, "l1": 0.01, "jumprelu": 0.0}
@@ -37,8 +38,9 @@ class Model(base.Autoencoder):
             self.threshold = keras.Variable(
                 "zeros", (), "float32", trainable=False, name="threshold"
             )
-        self.idle_steps = None  # since each unit was last kept
-        if settings.auxiliary_weight:
+        self.resample_every_steps = settings.resample_every_steps
+        self.idle_steps = None  # since each unit was last active
+        if settings.auxiliary_weight or settings.resample_every_steps:
             shape = (settings.code_size,)
             self.idle_steps = keras.Variable(
                 "zeros", shape, "float32", trainable=False, name="idle_steps"
@@ -86,8 +88,8 @@ class Model(base.Autoencoder):
     ) -> tuple[dict[str, tf.Tensor], tf.Tensor | None]:
         """Returns the loss terms, and values that change the state.
 
-        With an auxiliary loss: which units are kept, [B, K]. With "batch_topk": the smallest
-        activation that is kept, [B, 1].
+        With "batch_topk": the smallest activation that is kept, [B, 1]; then, if idle units are
+        counted: which are active, [B, K].
         """
         activations = self.encoder(images)
         smallest = self._smallest_kept(context)
@@ -95,23 +97,66 @@ class Model(base.Autoencoder):
         logits = self.decoder(codes)
         terms = {self._loss: self.error(logits, images)}
         terms |= self._penalties(activations, codes, context)
+        state = []
         if smallest is not None:
-            return terms, tf.fill([images.shape[0], 1], smallest)
-        if self.idle_steps is None or not context.training:
-            return terms, None
-        auxiliary = self.auxiliary_error(images, activations, logits)
-        terms["auxiliary"] = self._settings.auxiliary_weight * auxiliary
-        return terms, tf.cast(codes != 0, tf.float32)
+            state.append(tf.fill([images.shape[0], 1], smallest))
+        if self.idle_steps is not None and context.training:
+            state.append(tf.cast(tf.abs(codes) > self.active_above, tf.float32))
+            if self._settings.auxiliary_weight:
+                auxiliary = self.auxiliary_error(images, activations, logits)
+                terms["auxiliary"] = self._settings.auxiliary_weight * auxiliary
+        return terms, tf.concat(state, axis=1) if state else None
 
     def state_updates(self, batch_means: tf.Tensor) -> StateUpdates:
-        """Returns the new `threshold`, or `idle_steps` by the share that keeps each unit."""
+        """Returns the new `threshold`, and `idle_steps` by each unit's share of active codes."""
+        updates = []
         if self.threshold is not None:
             old, decay = tf.convert_to_tensor(self.threshold), self._settings.threshold_decay
-            smallest = batch_means[0]
+            smallest, batch_means = batch_means[0], batch_means[1:]
             new = tf.where(old > 0, decay * old + (1 - decay) * smallest, smallest)
-            return [(self.threshold, tf.where(tf.math.is_inf(smallest), old, new))]
-        idle_steps = tf.convert_to_tensor(self.idle_steps)
-        return [(self.idle_steps, tf.where(batch_means > 0, 0.0, idle_steps + 1))]
+            updates.append((self.threshold, tf.where(tf.math.is_inf(smallest), old, new)))
+        if self.idle_steps is not None:
+            idle_steps = tf.convert_to_tensor(self.idle_steps)
+            updates.append((self.idle_steps, tf.where(batch_means > 0, 0.0, idle_steps + 1)))
+        return updates
+
+    def resampling_values(self, images: tf.Tensor, noise: Noise) -> tf.Tensor:
+        """Returns each example's rank value and pixels, float32 [B, 1 + D].
+
+        The largest n of log(error ** 2) plus Gumbel noise are a draw of n examples without
+        replacement, with probabilities proportional to the squared errors.
+        """
+        errors = self.error(self.decoder(self.encode(images)), images)
+        gumbel = -tf.math.log(-tf.math.log(noise.uniform("resampling", ())))
+        ranked = 2 * tf.math.log(errors) + gumbel
+        return tf.concat([ranked[:, None], tf.reshape(images, [len(images), -1])], axis=1)
+
+    def resampled(self, batch_values: tf.Tensor) -> Replacements:
+        """Gives the first B dead units weights along B drawn examples; each counts as active."""
+        dead = tf.convert_to_tensor(self.idle_steps) >= self._settings.dead_after_steps
+        # Each dead unit's, from 0 on; a float, since TensorFlow sums int32 on the host.
+        number = tf.cumsum(tf.cast(dead, tf.float32)) - 1
+        replaced = dead & (number < len(batch_values))
+        _, drawn = tf.math.top_k(batch_values[:, 0], len(batch_values))
+        row = tf.cast(tf.clip_by_value(number, 0, len(batch_values) - 1), tf.int32)
+        inputs = tf.gather(batch_values[:, 1:], tf.gather(drawn, row))
+        directions = tf.math.divide_no_nan(inputs, tf.norm(inputs, axis=1, keepdims=True))
+
+        code = self.encoder.get_layer("code")
+        rows = tf.transpose(tf.convert_to_tensor(code.kernel))
+        encoder_norm = self._settings.resample_norm * _mean_norm(rows, dead)
+        replacements = [
+            (code.kernel, replaced, encoder_norm * tf.transpose(directions)),
+            (code.bias, replaced, tf.zeros_like(number)),
+            (self.idle_steps, replaced, tf.zeros_like(number)),
+        ]
+        if not self._settings.tied_weights:
+            kernel = self.decoder.get_layer("logits").kernel
+            decoder_norm = _mean_norm(tf.convert_to_tensor(kernel), dead)
+            replacements.append((kernel, replaced[:, None], decoder_norm * directions))
+        if self._log_thresholds is not None:
+            replacements.append((self._log_thresholds, replaced, tf.zeros_like(number)))
+        return replacements
 
     def auxiliary_error(
         self, images: tf.Tensor, activations: tf.Tensor, logits: tf.Tensor
@@ -250,6 +295,13 @@ def jump_relu(activations: tf.Tensor, thresholds: tf.Tensor, bandwidth: float) -
     gates = threshold_gates(activations, thresholds, bandwidth)
     zero = gates - tf.stop_gradient(gates)
     return activations * tf.stop_gradient(gates) + tf.stop_gradient(thresholds) * zero
+
+
+def _mean_norm(weights: tf.Tensor, dead: tf.Tensor) -> tf.Tensor:
+    """Returns the mean norm of the rows of units that are alive, or of all if all are dead."""
+    counted = tf.cast(~dead | tf.reduce_all(dead), tf.float32)
+    norms = tf.norm(weights, axis=1)
+    return tf.reduce_sum(counted * norms) / tf.reduce_sum(counted)
 
 
 def bernoulli_kl_nats(target: float, rates: tf.Tensor) -> tf.Tensor:
