@@ -35,7 +35,7 @@ from trainer.run import workdir
 from trainer.run.checkpoints import Checkpoints
 from trainer.storage import atomic
 from trainer.training.steps_per_call import StepsPerCall, due, log_windows, step_ranges
-from trainer.training.train import train
+from trainer.training.train import describe, train
 
 # The losses of each kind's first four steps and of their validation, as trained by this version.
 GOLDEN_LOSSES = json.loads(Path(__file__).with_name("golden_losses.json").read_text())
@@ -149,6 +149,27 @@ def test_more_parameters_than_numbers_to_train_on_are_told_unless_the_best_weigh
     numbers -= 5 * round(digits_config.data.validation_fraction * numbers / 5)
     told = f"{parameters / numbers:.2g} parameters for each of the {numbers:,} numbers"
     assert (told in capsys.readouterr().out) == is_told
+
+
+def test_the_plan_names_what_the_run_is_too_short_for(tmp_path, capsys):
+    config = load_config("sparse")
+    settings = {"auxiliary_weight": 0.1, "dead_after_steps": 10, "resample_every_steps": 10}
+    config.model.update(tiny("sparse") | settings)
+    config.data.update({"name": "digits", "resplit_test": 0.0})
+    config.optimizer.update({"schedule": "step", "boundary_factors": (0.5, 0.1)})
+    for steps in (10, 11):
+        epochs = steps * 64 / 1366
+        config.update({"batch_size": 64, "num_epochs": epochs, "execution": "graph"})
+        config.optimizer.boundaries_epochs = (0.1, 10 * 64 / 1366)
+        describe(config, str(tmp_path))
+        printed = capsys.readouterr().out
+        for told in (
+            "only 10 steps, but model.dead_after_steps=10: no unit dies, and model.auxiliary",
+            "only 10 steps, but model.dead_after_steps=10: no unit dies, and model.resample",
+            "only 10 steps, but model.resample_every_steps=10",
+            f"these of optimizer.boundaries_epochs: {epochs:g};",
+        ):
+            assert (told in printed) == (steps == 10), told
 
 
 def test_a_quiet_run_on_vectors_in_memory_shows_nothing_and_changes_none(

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
 from ml_collections import ConfigDict
@@ -196,6 +196,11 @@ class ModelSettings(Group):
 
     def check_with(self, data: Data) -> None:
         """Raises UserError where a key contradicts a key of the data."""
+
+    def notes(self, steps: int) -> Iterator[str]:
+        """Yields what a user should know of a training of so many steps with these keys."""
+        del steps
+        yield from ()
 
     def stacked_layers(self) -> int:
         """Returns the number of layers to pretrain, or raises UserError; 0: not of this kind."""

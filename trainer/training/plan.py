@@ -74,10 +74,29 @@ def _notes(setup: Setup, first_step: int, end: int) -> Iterator[str | None]:
     if setup.run and first_step < end:
         lack = setup.run.checkpoints.lack_of_space(*_checkpoints_at_once(setup, end - first_step))
         yield lack
+    yield from config.model.notes(last.end - last.first_step)
+    yield from _schedule_notes(setup, end)
+
+
+def _schedule_notes(setup: Setup, end: int) -> Iterator[str]:
+    """Warns of a warm-up, or of boundaries, that the steps do not reach."""
+    config, last = setup.config, setup.phases[-1]
+    boundaries_steps = config.boundaries_steps(len(setup.dataset.train))
+    late = [
+        boundary
+        for boundary, step in zip(config.optimizer.boundaries_epochs, boundaries_steps, strict=True)
+        if step >= last.end - last.first_step
+    ]
+    if late:
+        yield (
+            f"the {config.num_epochs:g} epochs end before these of optimizer.boundaries_epochs: "
+            f"{', '.join(f'{boundary:g}' for boundary in late)}; the learning rate does not change "
+            "there"
+        )
     warmup_steps = config.optimizer.warmup_steps
     shortest = min([end, *(phase.end - phase.first_step for phase in setup.phases)])
     if 0 < shortest <= warmup_steps:
-        steps = f"{shortest:,} steps{' in a phase' if pretraining else ''}"
+        steps = f"{shortest:,} steps{' in a phase' if len(setup.phases) > 1 else ''}"
         yield (
             f"only {steps}, but optimizer.warmup_steps={warmup_steps}: the learning rate never "
             "reaches its peak; train for longer, or warm up for less"

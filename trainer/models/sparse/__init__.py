@@ -41,6 +41,7 @@ of norm 1. An average of the weights goes on over the change.
 """
 
 import dataclasses
+from collections.abc import Iterator
 from typing import Any
 
 from trainer.config import key
@@ -137,6 +138,20 @@ class Settings(settings.DenseOrTiedNetwork):
         )
         self._check_needs("auxiliary_weight", sparsity="k_sparse", hidden_units=())
         self._check_needs("resample_every_steps", hidden_units=())
+
+    def notes(self, steps: int) -> Iterator[str]:
+        for name in ("auxiliary_weight", "resample_every_steps"):
+            if getattr(self, name) and steps <= self.dead_after_steps:
+                yield (
+                    f"only {steps:,} steps, but model.dead_after_steps={self.dead_after_steps}: no "
+                    f"unit dies, and model.{name} does nothing; train for longer, or lower "
+                    "dead_after_steps"
+                )
+        if steps <= self.resample_every_steps:
+            yield (
+                f"only {steps:,} steps, but model.resample_every_steps={self.resample_every_steps}"
+                ": no unit is resampled before the last step; resample more often"
+            )
 
     def _check_needs(self, asked: str, **needs: Any) -> None:
         """Raises UserError unless other keys have the values that a key other than 0 needs."""
