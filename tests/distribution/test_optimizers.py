@@ -1,5 +1,6 @@
 import math
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -7,6 +8,7 @@ import tensorflow as tf
 from tests.distribution.noisy_steps import BATCH, SHAPE, images_like, make_steps
 from trainer.config import load_config, parse
 from trainer.distribution import optimizers
+from trainer.distribution.strategy import make_strategy
 from trainer.errors import UserError
 
 
@@ -69,6 +71,24 @@ def test_the_schedule_of_burda_et_al_can_be_written_in_a_config():
     assert parsed.last_step(100) == len(expected)
     steps = tf.range(len(expected), dtype=tf.int64)
     np.testing.assert_allclose(tf.vectorized_map(schedule, steps), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", optimizers.SLOTS)
+@pytest.mark.parametrize("loss_scale_growth_steps", [None, 9])
+def test_each_weight_has_its_own_slots_which_are_0_at_first(name, loss_scale_growth_steps):
+    strategy = make_strategy("cpu:1")
+    with strategy.scope():
+        weights = [keras.Variable(np.ones((3, 2)), name=path) for path in ("code", "other_code")]
+    optimizer = optimizers.build(
+        lambda: optimizers.create(name, clip_norm=0.0, weight_decay=0.0),
+        strategy,
+        weights,
+        loss_scale_growth_steps,
+    )
+    slots = [optimizers.slots_of(optimizer, weight) for weight in weights]
+    assert [len(some) for some in slots] == 2 * [optimizers.SLOTS[name]]
+    assert len({id(slot) for slot in slots[0] + slots[1]}) == 2 * optimizers.SLOTS[name]
+    assert not any(np.any(slot) for slot in slots[0] + slots[1])
 
 
 @pytest.mark.parametrize(("devices", "execution"), [(1, "graph"), (1, "xla"), (2, "xla")])
