@@ -31,13 +31,15 @@ have been active for no example of the last `dead_after_steps` steps. The B exam
 batch are drawn without replacement, with probabilities proportional to the squared reconstruction
 error, by the noise of their positions; each of the first B dead units gets one:
 
-- its encoder weights are the example, scaled to `resample_norm` times the mean norm of the other
-  units' encoder weights; so are tied decoder weights;
-- its own decoder weights are the example, scaled to the mean norm of the others' decoder weights;
-- its bias and the optimizer's slots are 0, its threshold of "jumprelu" is `first_threshold`.
+- its encoder weights are the example less the mean of the batch, scaled to `resample_norm` times
+  the mean norm of the other units' encoder weights; so are tied decoder weights;
+- its own decoder weights are the same, scaled to the mean norm of the others' decoder weights;
+- its bias makes its activation 0 at the mean of the batch;
+- the optimizer's slots are 0, its threshold of "jumprelu" is `first_threshold`.
 
-The other units keep their bits. Bricken et al. draw from 819,200 examples, and have decoder weights
-of norm 1. An average of the weights goes on over the change.
+The other units keep their bits. Bricken et al. draw from 819,200 examples, subtract the decoder's
+bias in place of the mean, and have decoder weights of norm 1. An average of the weights goes on
+over the change.
 """
 
 import dataclasses

@@ -139,15 +139,17 @@ class Model(base.Autoencoder):
         replaced = dead & (number < len(batch_values))
         _, drawn = tf.math.top_k(batch_values[:, 0], len(batch_values))
         row = tf.cast(tf.clip_by_value(number, 0, len(batch_values) - 1), tf.int32)
-        inputs = tf.gather(batch_values[:, 1:], tf.gather(drawn, row))
-        directions = tf.math.divide_no_nan(inputs, tf.norm(inputs, axis=1, keepdims=True))
+        inputs = batch_values[:, 1:]
+        mean = tf.reduce_mean(inputs, axis=0)
+        deviations = tf.gather(inputs, tf.gather(drawn, row)) - mean
+        directions = tf.math.divide_no_nan(deviations, tf.norm(deviations, axis=1, keepdims=True))
 
         code = self.encoder.get_layer("code")
         rows = tf.transpose(tf.convert_to_tensor(code.kernel))
-        encoder_norm = self._settings.resample_norm * _mean_norm(rows, dead)
+        weights = self._settings.resample_norm * _mean_norm(rows, dead) * directions
         replacements = [
-            (code.kernel, replaced, encoder_norm * tf.transpose(directions)),
-            (code.bias, replaced, tf.zeros_like(number)),
+            (code.kernel, replaced, tf.transpose(weights)),
+            (code.bias, replaced, -tf.linalg.matvec(weights, mean)),
             (self.idle_steps, replaced, tf.zeros_like(number)),
         ]
         if not self._settings.tied_weights:
