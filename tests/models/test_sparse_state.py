@@ -103,7 +103,7 @@ def test_a_unit_is_idle_in_the_steps_since_an_example_of_the_global_batch_kept_i
 @pytest.mark.parametrize("execution", ["graph", "xla"])
 @pytest.mark.parametrize("settings", [{}, RESAMPLING])
 def test_many_replicas_bring_dead_units_back_as_one_does(execution, settings):
-    images = one_image(8)
+    images = images_like(1, BATCH, *SHAPE).repeat(8, 0)  # keeps 40 units at most
     (_, one), (_, many) = (adam_steps(lambda: create(**settings), n, execution) for n in (1, 2))
     metrics = one.train(0, images)
     if not settings:
