@@ -13,6 +13,8 @@ from trainer.distribution.optimizers import loss_scale, scales_losses
 from trainer.distribution.xla import Execution, one_after_the_other, sum_of_squares_for_cpu
 from trainer.models.learner import Learner
 
+_MAX_SMALL = 2**14  # numbers of a gradient
+
 
 @dataclasses.dataclass(frozen=True)
 class Update:
@@ -48,9 +50,15 @@ class Update:
             return tf.sqrt(tf.add_n([square(gradient) for gradient in gradients]))
         end = step + 1
         needed = (end % self.norm_every_steps == 0) | (end == self.last_step)
-        # A branch for each gradient, so that none is kept in memory until the last one is there.
-        squares = [tf.cond(needed, lambda g=g: square(g), lambda: math.nan) for g in gradients]
-        return tf.sqrt(tf.add_n(squares))
+        # A branch for each large gradient, so that none is kept in memory until the last one is
+        # there; a small one is still in the CPU's cache, where a branch costs more than the sum.
+        squares = [
+            square(g)
+            if g.shape.num_elements() <= _MAX_SMALL
+            else tf.cond(needed, lambda g=g: square(g), lambda: math.nan)
+            for g in gradients
+        ]
+        return tf.where(needed, tf.sqrt(tf.add_n(squares)), math.nan)
 
     def _finish(self, total, step, norm, scale):
         """Averages the new weights and updates the state; returns the metrics of the step."""
