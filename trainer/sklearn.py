@@ -230,7 +230,7 @@ class AutoencoderTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         config.data.name = sources.MEMORY
         config.data.standardise = self.standardise
         config.data.validation_fraction = max(config.data.validation_fraction, 1 / count)
-        config.figures = self.workdir is not None
+        config.tensorboard = config.figures = self.workdir is not None
         config.quiet = not self.verbose
         settings = {
             "num_epochs": self.num_epochs,

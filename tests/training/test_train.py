@@ -175,14 +175,14 @@ def test_the_plan_names_what_the_run_is_too_short_for(tmp_path, capsys):
 def test_a_quiet_run_on_vectors_in_memory_shows_nothing_and_changes_none(
     digits_config, tmp_path, capfd
 ):
-    digits_config.quiet, digits_config.figures = True, False
+    digits_config.update({"quiet": True, "tensorboard": False})
     digits_config.data.update({"name": "memory", "standardise": True})
     digits_config.model.output_activation = "linear"
     vectors = np.random.default_rng(0).normal(5, 2, (64, 6))
     before = vectors.copy()
     train(digits_config, str(tmp_path), vectors)
-    assert "reconstructions" not in charts(tmp_path, "validation")
-    digits_config.update({"num_epochs": 1.5, "figures": True})
+    assert not list(tmp_path.rglob("events.*"))
+    digits_config.update({"num_epochs": 1.5, "tensorboard": True})
     train(digits_config, str(tmp_path), vectors)
     assert charts(tmp_path, "validation")["reconstructions"] == [2]
     assert np.array_equal(vectors, before)

@@ -49,7 +49,8 @@ class Summaries:
     ):
         """Opens a file per split; `start_step` is the step from which a training starts or resumes.
 
-        With `start_step`, TensorBoard drops what earlier starts wrote of later steps.
+        With `start_step`, TensorBoard drops what earlier starts wrote of later steps. Without
+        splits nothing is written.
         """
         self._validation = workdir / "validation"
         with _storage_errors():
@@ -102,6 +103,8 @@ class Summaries:
         The row has its own file, which replaces the file of an earlier start, since TensorBoard
         shows the first status and the first hyperparameters of a run.
         """
+        if not self._writers:
+            return
         with _storage_errors():
             for path in self._validation.glob(f"{_EVENTS}*{_HPARAMS_SUFFIX}"):
                 path.unlink()
@@ -129,7 +132,9 @@ class Summaries:
 
     @contextlib.contextmanager
     def _writing(self, split: str, step: int) -> Iterator[None]:
-        with _storage_errors(), self._writers[split].as_default(step):
+        writers = self._writers
+        writing = writers[split].as_default(step) if writers else tf.summary.record_if(False)
+        with _storage_errors(), writing:
             yield
 
     def _raw(self, split: str, summary: Any) -> None:

@@ -17,7 +17,7 @@ from trainer.errors import Preempted
 from trainer.monitoring import figures
 from trainer.monitoring.goodput import Clock
 from trainer.monitoring.progress import Progress
-from trainer.monitoring.tensorboard import Summaries
+from trainer.monitoring.tensorboard import SPLITS, Summaries
 from trainer.run.background import BackgroundSaver
 from trainer.training.loss_spikes import LossSpikes, Spike
 from trainer.training.phases import Phase, phase_at
@@ -86,7 +86,8 @@ class Logger:
         self._log = setup.run.log
         self._model = setup.model
         self._dataset = setup.dataset
-        self._summaries = Summaries(setup.workdir, start_step=first_step)
+        splits = SPLITS if config.tensorboard else ()
+        self._summaries = Summaries(setup.workdir, splits, start_step=first_step)
         self._progress = Progress(
             first_step,
             last_step,
@@ -98,7 +99,7 @@ class Logger:
         self._clock = clock
         self._spikes = spikes
         self.begin(phase_at(setup.phases, first_step))
-        if first_step == 0:
+        if first_step == 0 and config.tensorboard:
             self._summaries.text("train", 0, "config", f"```\n{config}```")
             self._summaries.layout()
             self._summaries.graph(model_graph(setup.model))
@@ -161,6 +162,7 @@ class Logger:
         self._summaries.scalars("train", step, {f"goodput/{name}": shares[name] for name in shares})
         every = self._config.validate_every_steps
         draws = step in (0, self._phase.end) or has_figures(step // every)
+        draws &= self._config.tensorboard
         if self._config.figures and draws:
             for tag, figure in self._figures().items():
                 self._summaries.image("validation", step, tag, figure)
