@@ -17,7 +17,8 @@ _MIN_STEPS = 300
 _MIN_EPOCHS = 4
 _MIN_BATCH_SIZE, _MAX_BATCH_SIZE = 64, 256
 _ROWS_PER_BATCH_ROW = 100  # of tables with batches between these sizes
-_SETTINGS = {"execution": "graph"}  # a compilation takes longer than these steps
+# A compilation takes longer than these steps, and so do many short calls.
+_SETTINGS = {"execution": "graph", "steps_per_call": 100}
 _AUTO_CONTAMINATION = 0.05
 
 

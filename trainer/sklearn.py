@@ -187,8 +187,9 @@ class AutoencoderTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         """
         check_is_fitted(self)
         inputs = self._inputs(validate_data(self, X, dtype=FLOATS, reset=False))
-        codes = self._apply("encode", inputs)
-        return codes, inputs - self._apply("decode", codes)
+        both = self._apply("codes_and_reconstructions", inputs)
+        codes, reconstructions = np.split(both, [self._n_features_out], axis=1)
+        return codes, inputs - reconstructions
 
     def score(self, X, y=None) -> float:  # noqa: N803
         """Returns minus the mean squared error of the reconstructions."""
@@ -252,7 +253,7 @@ class AutoencoderTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         return rows if self.scaling_ is None else self.scaling_.apply(rows)
 
     def _apply(self, method: str, rows: np.ndarray) -> np.ndarray:
-        """Applies the model's "encode" or "decode" to rows, in padded batches."""
+        """Applies a function of `_FittedModel` to rows, in padded batches."""
         with _LOCK, _global_state_kept():
             require_no_fork()
             function = getattr(self._fitted(), method)
@@ -286,6 +287,16 @@ class _FittedModel:
     def encode(self) -> Callable[[np.ndarray], np.ndarray]:
         """Returns the function of up to `_BATCH_ROWS` rows that computes codes."""
         return in_batches(self.model.encode, self.model.image_shape, _BATCH_ROWS)
+
+    @functools.cached_property
+    def codes_and_reconstructions(self) -> Callable[[np.ndarray], np.ndarray]:
+        """Returns the function of up to `_BATCH_ROWS` rows that computes both, side by side."""
+
+        def both(rows):
+            codes = self.model.encode(rows)
+            return tf.concat([codes, self.model.decode(codes)], axis=1)
+
+        return in_batches(both, self.model.image_shape, _BATCH_ROWS)
 
     @functools.cached_property
     def decode(self) -> Callable[[np.ndarray], np.ndarray]:
