@@ -14,8 +14,9 @@ from tests.verbs.refusals import refused
 from trainer import models
 from trainer.distribution import xla
 from trainer.distribution.variables import values_of
-from trainer.evaluation.classifier import Classifier, SoftmaxLayer, cross_entropy_nats, dropout
+from trainer.evaluation.classifier import Classifier, SoftmaxLayer, cross_entropy_nats
 from trainer.evaluation.finetuning_options import FineTuning
+from trainer.models.dropout import dropout
 from trainer.positions import Noise
 
 BATCH = 8

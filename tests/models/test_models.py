@@ -15,6 +15,7 @@ from tests.verbs.refusals import refused
 from trainer import models
 from trainer.config import parse_model
 from trainer.data.pca import TrainingStatistics
+from trainer.models.dropout import dropout
 from trainer.monitoring import figures
 from trainer.positions import Noise
 
@@ -83,6 +84,27 @@ def test_the_loss_is_that_of_the_reconstruction():
         assert list(terms) == [settings.loss]
         mean = expected.mean(axis=(1, 2, 3))
         np.testing.assert_allclose(terms[settings.loss], mean, rtol=1e-5)
+
+
+def test_dropout_is_that_of_the_hidden_units_in_training_alone():
+    settings = base.get_config("dense").model
+    settings.dropout = 0.5
+    model = create(settings, (6, 6, 1))
+    images = tf.constant(images_like(4, model.image_shape))
+    rows, noise = images, Noise(0, 7, 4)
+    for network, part in ((model.encoder, noise), (model.decoder, noise.section("decoder"))):
+        for layer in network.layers:
+            rows = layer(rows)
+            if layer.name.startswith("hidden"):
+                rows = dropout(rows, 0.5, part, f"{layer.name}_dropout")
+    trained, evaluated = (
+        model.loss_terms(images, context(4, 7, training=training))["mse"]
+        for training in (True, False)
+    )
+    np.testing.assert_allclose(trained, model.error(rows, images), rtol=1e-5)
+    clean = model.error(model.decoder(model.encode(images)), images)
+    np.testing.assert_array_equal(evaluated, clean)
+    assert (trained != clean).numpy().all()
 
 
 @pytest.mark.parametrize("name", VARIANTS)
@@ -162,6 +184,7 @@ REFUSED: list[Any] = [  # a kind, the shape of its images, settings, and what th
     ("vae", (5,), {"objective": "iwae", "estimator": "path_derivative"}, "not 'iwae'"),
     ("vae", (5,), {"estimator": "doubly_reparametrised"}, "model.objective='iwae'"),
     ("dense", (5,), {**FROM_PCA, "output_bias": "data"}, "model.output_bias='zeros'"),
+    ("dense", (5,), {"dropout": 0.5, "hidden_units": ()}, "model.dropout=0.5"),
 ]
 
 

@@ -1,17 +1,13 @@
 """Classifies images by a softmax layer on an autoencoder's code, both trained on labels."""
 
-import contextlib
-import functools
-from collections.abc import Iterator, Sequence
-
 import keras
 import tensorflow as tf
 
 from trainer.errors import require
 from trainer.evaluation.finetuning_options import FineTuning
 from trainer.models.base import Autoencoder, StepContext
+from trainer.models.dropout import dropout, hidden_layers, outputs_dropped
 from trainer.models.learner import Learner
-from trainer.positions import Noise
 
 _PLAIN = FineTuning()
 
@@ -33,11 +29,7 @@ class Classifier(Learner, keras.Model):
         self.encoder = autoencoder.encoder
         self._encode = autoencoder.encode  # may do more than the encoder
         self._settings = settings
-        self._hidden = [
-            layer
-            for layer in autoencoder.encoder.layers
-            if isinstance(layer, keras.layers.Dense) and layer.name.startswith("hidden")
-        ]
+        self._hidden = hidden_layers(autoencoder.encoder)
         require(
             not settings.hidden_dropout or len(self._hidden) > 0,
             f"hidden_dropout={settings.hidden_dropout} is not allowed; this run's encoder has no "
@@ -55,7 +47,7 @@ class Classifier(Learner, keras.Model):
         """Returns the `cross_entropy` of the labels in nats, float32 [B]."""
         settings, noise = self._settings if context.training else _PLAIN, context.noise
         images = dropout(images, settings.input_dropout, noise, "input_dropout")
-        with _outputs_dropped(self._hidden, settings.hidden_dropout, noise):
+        with outputs_dropped(self._hidden, settings.hidden_dropout, noise):
             codes = self._encode(images)
         logits = self.softmax(dropout(codes, settings.code_dropout, noise, "code_dropout"))
         return {
@@ -78,36 +70,6 @@ class SoftmaxLayer(Learner):
     def loss_terms(self, images: tf.Tensor, context: StepContext) -> dict[str, tf.Tensor]:
         """Returns the classifier's `cross_entropy` in nats, float32 [B]."""
         return self._classifier.loss_terms(images, context)
-
-
-def dropout(rows: tf.Tensor, share: float, noise: Noise, purpose: str) -> tf.Tensor:
-    """Sets a share of the values of rows [B, ...] to 0 and divides the others by 1 - share.
-
-    So the mean over the noise is the row itself (Srivastava et al. 2014).
-    """
-    if share == 0:
-        return rows
-    kept = noise.uniform(purpose, tuple(rows.shape[1:])) >= share
-    return tf.where(kept, rows / (1 - share), tf.zeros_like(rows))
-
-
-@contextlib.contextmanager
-def _outputs_dropped(
-    layers: Sequence[keras.layers.Dense], share: float, noise: Noise
-) -> Iterator[None]:
-    """Applies dropout to the outputs of layers while a step is traced."""
-
-    def dropped(layer, activation, inputs):
-        return dropout(activation(inputs), share, noise, f"{layer.name}_dropout")
-
-    activations = [layer.activation for layer in layers]
-    for layer, activation in zip(layers, activations, strict=True):
-        layer.activation = functools.partial(dropped, layer, activation)
-    try:
-        yield
-    finally:
-        for layer, activation in zip(layers, activations, strict=True):
-            layer.activation = activation
 
 
 def cross_entropy_nats(

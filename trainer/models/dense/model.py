@@ -1,7 +1,10 @@
-"""Builds the dense kind: its networks."""
+"""Builds the dense kind: its networks, and dropout in its training."""
+
+import tensorflow as tf
 
 from trainer.models import base, networks
 from trainer.models.dense import Settings
+from trainer.models.dropout import hidden_layers, outputs_dropped
 
 
 class Model(base.Autoencoder):
@@ -16,3 +19,14 @@ class Model(base.Autoencoder):
             output_activation=settings.output_activation,
             start=settings.start,
         )
+        self._dropout = settings.dropout
+
+    def loss_terms(self, images: tf.Tensor, context: base.StepContext) -> dict[str, tf.Tensor]:
+        """Returns the reconstruction error, in training with dropout of the hidden units."""
+        share, noise = self._dropout if context.training else 0.0, context.noise
+        with (
+            outputs_dropped(hidden_layers(self.encoder), share, noise),
+            # The decoder's layers have the names of the encoder's.
+            outputs_dropped(hidden_layers(self.decoder), share, noise.section("decoder")),
+        ):
+            return super().loss_terms(images, context)
