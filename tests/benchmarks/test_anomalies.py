@@ -1,5 +1,7 @@
 """The comparison of detectors: its data sets, its protocols and its table."""
 
+import json
+
 import numpy as np
 
 from benchmarks import anomalies, anomaly_sets
@@ -22,14 +24,23 @@ def test_a_table_of_keel_has_numbers_and_classes(tmp_path):
     assert classes.tolist() == ["x", "y"]
 
 
-def test_normal_rows_are_fitted_or_all_rows_and_means_are_shown():
+def test_normal_rows_are_fitted_or_all_rows():
     table = anomaly_sets.Table(np.arange(10.0)[:, None], 100 + np.arange(9.0)[:, None], 0.5)
     for protocol, _, (train, test, is_anomaly) in anomalies.draws(table, 1):
         assert (train >= 100).any() == (protocol == "unlabelled")
         assert np.array_equal(test[:, 0] >= 100, is_anomaly)
-        auc, seconds = anomalies.measure(lambda _, rows, __: rows[:, 0], train, test, is_anomaly, 0)
-        assert auc == 1 and seconds < 10
-    text = anomalies.to_markdown(
-        {"normal": {"a": {"x": [0.5, 1], "y": [1, 1]}}}, {"x": [1], "y": [2]}
+
+
+def test_the_page_shows_the_kept_means_of_the_seeds():
+    aucs = {"unlabelled": (0.5, 0.75), "normal": (0.75, 1)}
+    kept = [
+        {"data": "a", "protocol": protocol, "seed": seed, "detector": "x", "auc": auc}
+        | {"cpu_seconds": 1.5}
+        for protocol, pair in aucs.items()
+        for seed, auc in enumerate(pair)
+    ]
+    assert "| a | .625 / .875 |\n| mean of 1, seeds 0, 1 | .625 / .875 |" in (
+        anomalies.to_markdown(kept)
     )
-    assert "| a | 0.750 | **1.000** |" in text
+    text = anomalies.PAGE.read_text()
+    assert anomalies.page(text, json.loads(anomalies.KEPT.read_text())) == text
