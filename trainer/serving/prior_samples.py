@@ -44,14 +44,15 @@ def sample(
       overwrite: replace existing samples.
 
     Raises:
-      UserError: the kind has no prior, the run cannot be loaded, or the files exist, are larger
-        than the free space of the disk or cannot be written.
+      UserError: the kind has no prior, the run cannot be loaded, or the files exist or cannot be
+        written.
+      StorageError: the disk is full, or has less free space than the files take.
     """
     folder = check_sample(workdir, count, output, overwrite=overwrite)
     trained = restore.load_model(workdir, checkpoint)
     require_prior(trained)
     row_bytes = _NUMBER_BYTES * (trained.model.code_size + math.prod(trained.model.image_shape))
-    paths.require_disk_space(f"n={count}", folder, count * row_bytes)
+    paths.require_disk_space(f"n={count} samples", folder, count * row_bytes)
     arrays, figure = (str(folder / name) for name in SAMPLES)
     shown: list[np.ndarray] = []
     with writers.create(arrays) as write, progress.bar("sampling", count) as bar:

@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from trainer.errors import UserError, require
+from trainer.errors import StorageError, UserError, require
 
 SPLITS = ("train", "validation", "test")  # an input may name a split of the run's own data
 IMAGE_SUFFIXES = (
@@ -75,14 +75,14 @@ def require_suffix(output: str, allowed: Sequence[str], content: str) -> None:
 
 
 def require_disk_space(name: str, folder: Path, needed_bytes: int, advice: str = "") -> None:
-    """Raises UserError if the disk of a folder, which need not exist yet, has too little space."""
+    """Raises StorageError if the disk of a folder, which need not exist yet, is too full."""
     existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
     free_bytes = shutil.disk_usage(existing).free
-    require(
-        needed_bytes <= free_bytes,
-        f"{name} is not allowed: it takes {needed_bytes / 2**20:,.1f} MiB, but the disk of "
-        f"{existing} has {free_bytes / 2**20:,.1f} MiB free{'; ' if advice else ''}{advice}",
-    )
+    if needed_bytes > free_bytes:
+        raise StorageError(
+            f"{name} cannot be written: the disk of {existing} has {free_bytes / 2**20:,.1f} MiB "
+            f"free and {needed_bytes / 2**20:,.1f} MiB are needed{'; ' if advice else ''}{advice}"
+        )
 
 
 def check_input_and_output(source: str, output: str, *, overwrite: bool) -> None:

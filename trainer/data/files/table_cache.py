@@ -84,7 +84,8 @@ def open_or_make(path: Path, scan: Scan, *, table: Path, size: int | None) -> Ca
       size: bytes of its rows, if known.
 
     Raises:
-      UserError: the disk has too little space, or the folder cannot be written; or as the scan.
+      UserError: the folder cannot be written; or as the scan.
+      StorageError: the disk has too little space.
     """
 
     def make() -> None:
