@@ -1,9 +1,6 @@
-"""Measures which lines and branches the tests run, in subprocesses too, and prints them by room.
+"""python -m tests.coverage_by_room [PYTEST-ARGUMENTS]: prints the covered lines and branches by room.
 
-    python -m tests.coverage_by_room [PYTEST-ARGUMENTS]     # without any: make test
-
-What TensorFlow's AutoGraph rewrites (loops and branches inside a compiled step) runs from a copy of
-its own, and counts as not run.
+Subprocesses count too. Without arguments it runs the tests of `make test`.
 """
 
 import json

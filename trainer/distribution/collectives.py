@@ -3,6 +3,8 @@
 import numpy as np
 import tensorflow as tf
 
+from trainer.distribution.graphs import graph_function
+
 
 class WorkerSum:
     """Sums int64 arrays [n], one from each worker; every worker gets the total."""
@@ -10,7 +12,9 @@ class WorkerSum:
     def __init__(self, strategy: tf.distribute.Strategy):
         self._strategy = strategy
         self._local_replicas = len(strategy.extended.worker_devices)
-        self._compiled = tf.function(lambda own: strategy.run(self._of_first_replica, args=(own,)))
+        self._compiled = graph_function(
+            lambda own: strategy.run(self._of_first_replica, args=(own,))
+        )
 
     def __call__(self, numbers: np.ndarray) -> np.ndarray:
         """Returns the total of the arrays of all workers, int64 [n]."""

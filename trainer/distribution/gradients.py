@@ -73,12 +73,13 @@ class Gradients:
         if count == 1:
             return self._of_rows(batch, shared, scale)
         rows = size // count
-        total = self._of_rows(batch.rows(0, rows), shared, scale)
-        k = tf.constant(1)
-        while k < count:
+
+        def add_share(k, total):
             share = self._of_rows(batch.rows(k * rows, rows), shared, scale)
-            total = tf.nest.map_structure(tf.add, total, share)
-            k += 1
+            return k + 1, tf.nest.map_structure(tf.add, total, share)
+
+        first = self._of_rows(batch.rows(0, rows), shared, scale)
+        _, total = tf.while_loop(lambda k, _: k < count, add_share, (tf.constant(1), first))
         return total
 
     def shared(self, images: tf.Tensor, first_position: tf.Tensor, start: int) -> Shared:

@@ -6,6 +6,7 @@ import numpy as np
 import tensorflow as tf
 
 from trainer.distribution.forks import require_no_fork
+from trainer.distribution.graphs import graph_function
 from trainer.models.base import Autoencoder
 from trainer.positions import Noise
 
@@ -16,7 +17,7 @@ _KERNEL_ROWS = 64  # a multiple of the rows that any CPU's matrix product takes 
 def model_graph(model: Autoencoder) -> tf.Graph:
     """Returns the graph that computes a model's reconstructions of images [B, H, W, C]."""
     images = tf.TensorSpec((None, *model.image_shape), tf.float32)
-    return tf.function(model).get_concrete_function(images).graph
+    return graph_function(model).get_concrete_function(images).graph
 
 
 def map_batches(
@@ -35,7 +36,7 @@ def map_batches(
 
     some_rows = tf.TensorSpec((None, *rows.shape[1:]), rows.dtype)
     number = tf.TensorSpec((), tf.int64)
-    compiled = tf.function(call).get_concrete_function(some_rows, number)
+    compiled = graph_function(call).get_concrete_function(some_rows, number)
     return np.concatenate([
         compiled(
             tf.constant(rows[first : first + EVALUATION_BATCH_SIZE]), tf.constant(first, tf.int64)
@@ -55,7 +56,7 @@ def in_batches(
     require_no_fork()
     filled_size = -(-size // _KERNEL_ROWS) * _KERNEL_ROWS
     some_rows = tf.TensorSpec((filled_size, *row_shape), tf.float32)
-    compiled = tf.function(function).get_concrete_function(some_rows)
+    compiled = graph_function(function).get_concrete_function(some_rows)
 
     def call(rows: np.ndarray) -> np.ndarray:
         filled = np.zeros((filled_size, *row_shape), np.float32)

@@ -7,6 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from trainer.distribution.gradients import metrics_of, sum_of_terms, to_unit
+from trainer.distribution.graphs import graph_function
 from trainer.distribution.inference import EVALUATION_BATCH_SIZE
 from trainer.distribution.slices import Slices
 from trainer.models.base import StepContext
@@ -30,8 +31,8 @@ class MeanLosses:
         self._strategy = slices.strategy
         self._model = model
         self._seed = seed
-        self._losses_compiled = tf.function(self._losses_of_batch)
-        self._statistics_compiled = tf.function(self._statistics_of_batch)
+        self._losses_compiled = graph_function(self._losses_of_batch)
+        self._statistics_compiled = graph_function(self._statistics_of_batch)
 
     def __call__(self, images: Rows) -> dict[str, float]:
         """Computes the means of `loss` and each `loss/<term>` over images [N, H, W, C]."""

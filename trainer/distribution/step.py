@@ -23,6 +23,7 @@ from trainer.distribution.collectives import all_reduce, pack, sum_over_replicas
 from trainer.distribution.device_cache import DeviceCache
 from trainer.distribution.finite import FiniteCheck
 from trainer.distribution.gradients import Gradients, ReplicaBatch, Share, trimming_weights
+from trainer.distribution.graphs import graph_function
 from trainer.distribution.mean_losses import MeanLosses, Rows
 from trainer.distribution.slices import Slices
 from trainer.distribution.strategy import Strategy
@@ -155,7 +156,7 @@ class Steps:
         # Keras's loss scaling updates all replicas at once, which XLA cannot compile.
         scales_losses = optimizers.scales_losses(self.optimizer)
         self._updates_inside_replicas = self._execution.parts_by_xla and not scales_losses
-        self.train_function = tf.function(self._train, jit_compile=self._execution.loop_by_xla)
+        self.train_function = graph_function(self._train, jit_compile=self._execution.loop_by_xla)
 
     @property
     def execution(self) -> str:
@@ -248,17 +249,16 @@ class Steps:
         return model_variables(self._model) | slots | self.average.variables()
 
     def _train(self, first_step, count, batches, cache, labels):
-        rows = tf.TensorArray(tf.float32, batches.shape[0])
-        k = tf.constant(0)
-        while k < count:
+        def take_step(k, rows):
             step = first_step + tf.cast(k, tf.int64)
             step_labels = None if labels is None else labels[k]
-            rows = rows.write(k, self._step(step, batches[k], cache, step_labels))
-            every_steps = self._model.resample_every_steps
-            end = step + 1
-            if every_steps and end % every_steps == 0 and end < self._settings.last_step:
-                self._strategy.run(self._resample, args=(step, batches[k], cache))
-            k += 1
+            row = self._step(step, batches[k], cache, step_labels)
+            if self._model.resample_every_steps:
+                self._resample_at_times(step, batches[k], cache)
+            return k + 1, rows.write(k, row)
+
+        rows = tf.TensorArray(tf.float32, batches.shape[0])
+        _, rows = tf.while_loop(lambda k, _: k < count, take_step, (tf.constant(0), rows))
         return rows.stack()
 
     def _step(self, step, batch, cache, labels):
@@ -296,6 +296,15 @@ class Steps:
             by_words = self._execution.gathers_words
             images = self._execution.part(self._cache.gather)(cache, images, by_words=by_words)
         return images, start
+
+    def _resample_at_times(self, step, batch, cache):
+        def resample():
+            self._strategy.run(self._resample, args=(step, batch, cache))
+            return True
+
+        end = step + 1
+        due = end % self._model.resample_every_steps == 0
+        tf.cond(due & (end < self._settings.last_step), resample, lambda: False)
 
     def _resample(self, step, batch, cache):
         """Replaces weights as the model asks after a step, alike on every replica."""

@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from trainer.config import EXECUTIONS
 from trainer.distribution import devices, xla_layers
+from trainer.distribution.graphs import graph_function
 from trainer.errors import require_choice
 from trainer.models.base import Autoencoder
 
@@ -48,12 +49,12 @@ class Execution:
 
     def part(self, function: Callable) -> Callable:
         """Returns a function of one replica, compiled if `parts_by_xla`."""
-        return tf.function(function, jit_compile=True) if self.parts_by_xla else function
+        return graph_function(function, jit_compile=True) if self.parts_by_xla else function
 
     def update(self, function: Callable) -> Callable:
         """Returns the function that updates all replicas, compiled if only the update is."""
         alone = self.update_by_xla and not self.loop_by_xla
-        return tf.function(function, jit_compile=True) if alone else function
+        return graph_function(function, jit_compile=True) if alone else function
 
 
 def make_execution(mode: str, strategy: tf.distribute.Strategy, batch_size: int) -> Execution:

@@ -129,16 +129,17 @@ class Model(base.Autoencoder):
         errors = self.error(self.decoder(self.encode(images)), images)
         gumbel = -tf.math.log(-tf.math.log(noise.uniform("resampling", ())))
         ranked = 2 * tf.math.log(errors) + gumbel
-        return tf.concat([ranked[:, None], tf.reshape(images, [len(images), -1])], axis=1)
+        return tf.concat([ranked[:, None], tf.reshape(images, [images.shape[0], -1])], axis=1)
 
     def resampled(self, batch_values: tf.Tensor) -> Replacements:
         """Gives the first B dead units weights along B drawn examples; each counts as active."""
         dead = tf.convert_to_tensor(self.idle_steps) >= self._settings.dead_after_steps
         # Each dead unit's, from 0 on; a float, since TensorFlow sums int32 on the host.
         number = tf.cumsum(tf.cast(dead, tf.float32)) - 1
-        replaced = dead & (number < len(batch_values))
-        _, drawn = tf.math.top_k(batch_values[:, 0], len(batch_values))
-        row = tf.cast(tf.clip_by_value(number, 0, len(batch_values) - 1), tf.int32)
+        size = batch_values.shape[0]
+        replaced = dead & (number < size)
+        _, drawn = tf.math.top_k(batch_values[:, 0], size)
+        row = tf.cast(tf.clip_by_value(number, 0, size - 1), tf.int32)
         inputs = batch_values[:, 1:]
         mean = tf.reduce_mean(inputs, axis=0)
         deviations = tf.gather(inputs, tf.gather(drawn, row)) - mean
@@ -191,7 +192,7 @@ class Model(base.Autoencoder):
     def _smallest_kept(self, context):
         if self.threshold is None or not context.training:
             return None
-        size, most = len(context.batch_values), self._settings.first_active_units
+        size, most = context.batch_values.shape[0], self._settings.first_active_units
         count = size * self.kept_units(context.progress)
         return smallest_kept(context.batch_values, count, most=size * most)
 
