@@ -1,12 +1,12 @@
 """python -m benchmarks.costs: measures what a training costs besides its steps.
 
-Measures replicas, the size of the data, the start-up, checkpoints and decoding of images. Each
+Measures replicas, the size of the data, the start-up, checkpoints and the readers of files. Each
 measurement runs in its own process; the cases alternate, and medians are compared. Writes a table
 and JSON.
 """
 
+import io
 import json
-import multiprocessing
 import resource
 import statistics
 import subprocess
@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
 
 import numpy as np
@@ -29,15 +30,18 @@ _ONE = flags.DEFINE_string("one", None, "Measure this case only, as replicas/con
 
 _GIB = 2**30
 _CHECKPOINT_EVERY_SECONDS = 60.0
-_JPEGS = 20_000
+_TURNS = 4  # of each reader
+_DIFFERENT_JPEGS = 1000
 _JPEG_SIDE, _SCALED_SIDE = 256, 64  # pixels
+_WIDE_ROWS = 100
 
 _CASES = {
     "replicas": [f"{net}/{count}" for net in ("dense", "conv") for count in (1, 2, 4)],
     "data": ["60000", "600000", "6000000"],
     "start": ["help", "wrong_flag", "first_step", "resume"],
     "checkpoints": ["dense", "deep_conv"],
-    "decoding": ["pillow", "trainer"],
+    "decoding": ["25000"],
+    "wide_tables": ["20000", "450000"],
 }
 
 
@@ -154,50 +158,97 @@ def checkpoints(net: str) -> dict[str, float]:
 
 
 def decoding(case: str) -> dict[str, float]:
-    """Measures the decoding of a folder of JPEGs, scaled to 64x64, by all cores.
+    """Measures the decoding of JPEGs of 256x256 to 64x64 by all cores, without a cache of them.
 
-    "pillow" is a pool of processes that open, convert and resize; "trainer" also writes the cache.
+    "pillow" is a loop of threads that read JPEGs at a fraction of their size; "trainer" also writes
+    the cache. The two alternate.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        files = _write_jpegs(Path(folder))
-        read = _read_with_pillow if case == "pillow" else _reader_of_trainer()
-        began = time.perf_counter()
-        read(files)
-        return {"images_per_second": _JPEGS / (time.perf_counter() - began)}
-
-
-def _read_with_pillow(files: list[Path]) -> None:
-    with multiprocessing.Pool() as pool:
-        np.stack(pool.map(_scaled, files))
-
-
-def _reader_of_trainer() -> Callable[[list[Path]], object]:
     import tensorflow  # noqa: F401, which no measurement includes
 
     from trainer import data
     from trainer.config import make_data
 
-    return lambda files: data.load(make_data(f"images:{files[0].parent}", image_size=_SCALED_SIDE))
+    def read_with_trainer(files: list[Path]) -> object:
+        with tempfile.TemporaryDirectory() as cache:
+            name, size = f"images:{files[0].parent}", _SCALED_SIDE
+            return data.load(make_data(name, image_size=size, cache_dir=cache))
+
+    with tempfile.TemporaryDirectory() as folder:
+        files = _write_jpegs(Path(folder), int(case))
+        return _alternate({"trainer": read_with_trainer, "pillow": _read_with_pillow}, files)
 
 
-def _write_jpegs(folder: Path) -> list[Path]:
-    """Writes random crops of scikit-learn's two photographs."""
+def _read_with_pillow(files: list[Path]) -> np.ndarray:
+    scaled = np.empty((len(files), _SCALED_SIDE, _SCALED_SIDE, 3), np.uint8)
+
+    def read(number: int) -> None:
+        with Image.open(files[number]) as image:
+            image.draft("RGB", (2 * _SCALED_SIDE,) * 2)
+            pixels = image.resize((_SCALED_SIDE,) * 2, Image.Resampling.BILINEAR)
+            scaled[number] = np.asarray(pixels)
+
+    with ThreadPool() as pool:
+        pool.map(read, range(len(files)))
+    return scaled
+
+
+def _write_jpegs(folder: Path, count: int) -> list[Path]:
+    """Writes random crops of scikit-learn's two photographs in several qualities, many twice."""
     from sklearn.datasets import load_sample_images
 
     photographs = load_sample_images().images
     generator = np.random.default_rng(0)
-    files = [folder / f"{number:06d}.jpg" for number in range(_JPEGS)]
-    for number, file in enumerate(files):
+    contents = []
+    for number in range(min(count, _DIFFERENT_JPEGS)):
         photograph = photographs[number % len(photographs)]
         y, x = generator.integers(np.subtract(photograph.shape[:2], _JPEG_SIDE))
-        Image.fromarray(photograph[y : y + _JPEG_SIDE, x : x + _JPEG_SIDE]).save(file)
+        crop = Image.fromarray(photograph[y : y + _JPEG_SIDE, x : x + _JPEG_SIDE])
+        crop.save(content := io.BytesIO(), "JPEG", quality=int(generator.integers(70, 96)))
+        contents.append(content.getvalue())
+    files = [folder / f"{number:06d}.jpg" for number in range(count)]
+    for number, file in enumerate(files):
+        file.write_bytes(contents[number % len(contents)])
     return files
 
 
-def _scaled(file: Path) -> np.ndarray:
-    with Image.open(file) as image:
-        scaled = image.convert("RGB").resize((_SCALED_SIDE,) * 2, Image.Resampling.BILINEAR)
-        return np.asarray(scaled)
+def wide_tables(case: str) -> dict[str, float]:
+    """Measures the reading of a CSV of 100 rows by its columns; pyarrow and the trainer alternate.
+
+    pyarrow finds the types of the columns in one block, since its own blocks of 1 MB hold no row.
+    """
+    import pyarrow.csv
+
+    from trainer.data.files import training_tables
+
+    count = int(case)
+    numbers = np.random.default_rng(0)
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "wide.csv")
+        with file.open("w") as lines:
+            lines.write(",".join(f"gene_{number}" for number in range(count)) + "\n")
+            for _ in range(_WIDE_ROWS):
+                row = numbers.normal(size=count)
+                lines.write(",".join(f"{number:.4f}" for number in row) + "\n")
+        one_block = pyarrow.csv.ReadOptions(block_size=file.stat().st_size + 1)
+        readers = {
+            "trainer": lambda files: training_tables.read(files),
+            "pyarrow": lambda files: pyarrow.csv.read_csv(files[0], one_block),
+        }
+        return _alternate(readers, [file])
+
+
+def _alternate(
+    readers: dict[str, Callable[[list[Path]], object]], files: list[Path]
+) -> dict[str, float]:
+    """Returns the medians of the seconds and CPU seconds of readers that take turns."""
+    found: dict[str, list[float]] = {}
+    for _ in range(_TURNS):
+        for name, read in readers.items():
+            began, cpu_began = time.perf_counter(), time.process_time()
+            read(files)
+            found.setdefault(f"{name}_cpu_seconds", []).append(time.process_time() - cpu_began)
+            found.setdefault(f"{name}_seconds", []).append(time.perf_counter() - began)
+    return {name: statistics.median(values) for name, values in found.items()}
 
 
 _MEASURES = {
@@ -206,6 +257,7 @@ _MEASURES = {
     "start": start,
     "checkpoints": checkpoints,
     "decoding": decoding,
+    "wide_tables": wide_tables,
 }
 
 
