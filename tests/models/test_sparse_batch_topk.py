@@ -56,7 +56,10 @@ def test_a_batch_keeps_its_largest_activations_whatever_example_has_them(monkeyp
             model.loss_terms(images[rows], context)
         kept = np.concatenate(codes[-2:])
         smallest = np.sort(activations, axis=None)[-count]
-        np.testing.assert_array_equal(kept, np.where(activations >= smallest, activations, 0))
+        is_kept = activations >= smallest
+        np.testing.assert_array_equal(kept != 0, is_kept)
+        # A product of fewer rows may round differently.
+        np.testing.assert_allclose(kept, np.where(is_kept, activations, 0), rtol=1e-5)
         counts = np.count_nonzero(kept, axis=1)
         assert counts.sum() == count and len(set(counts)) > 1
 
