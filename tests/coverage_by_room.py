@@ -1,4 +1,4 @@
-"""python -m tests.coverage_by_room [PYTEST-ARGUMENTS]: prints the covered lines and branches by room.
+"""python -m tests.coverage_by_room [PYTEST-ARGUMENTS]: prints covered lines and branches by room.
 
 Subprocesses count too. Without arguments it runs the tests of `make test`.
 """
