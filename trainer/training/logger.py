@@ -201,9 +201,9 @@ class Logger:
                 scope.enter_context(contextlib.closing(writer))
 
     def _chart(self, metric: str) -> str:
-        """Returns TensorBoard's tag of a training metric."""
-        is_loss = metric.split("/")[0] == "loss"
-        return self._phase.tag(metric) if is_loss else f"training/{metric}"
+        """Returns TensorBoard's tag of a training metric; a validation's, if it has the metric."""
+        validated = metric.split("/")[0] == "loss" or metric in self._model.logged_terms
+        return self._phase.tag(metric) if validated else f"training/{metric}"
 
     def _figures(self) -> dict[str, np.ndarray]:
         fitting = _MAX_NUMBERS // math.prod(self._dataset.image_shape)
