@@ -231,7 +231,7 @@ class AutoencoderTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         config.data.name = sources.MEMORY
         config.data.standardise = self.standardise
         config.data.validation_fraction = max(config.data.validation_fraction, 1 / count)
-        config.tensorboard = config.figures = self.workdir is not None
+        config.tensorboard &= self.workdir is not None
         config.quiet = not self.verbose
         settings = {
             "num_epochs": self.num_epochs,
