@@ -81,9 +81,12 @@ class WeightAverage:
 
         Within another use it does nothing.
         """
-        pairs = [] if self._is_in_use else self._pairs()
+        if self._is_in_use:
+            yield
+            return
+        pairs = self._pairs()
         weights = [variable.numpy() for variable, _ in pairs]
-        self._is_in_use, was_in_use = True, self._is_in_use
+        self._is_in_use = True
         try:
             for variable, average in pairs:
                 variable.assign(average.numpy())
@@ -91,7 +94,7 @@ class WeightAverage:
         finally:
             for (variable, _), own in zip(pairs, weights, strict=True):
                 variable.assign(own)
-            self._is_in_use = was_in_use
+            self._is_in_use = False
 
     def _share(self, count: tf.Tensor) -> tf.Tensor:
         if self._decay:
