@@ -314,7 +314,11 @@ class Config(Group):
         "Log histograms of the weights at validations; less often after the first 127.",
         may_change=True,
     )
-    tensorboard: bool = key(True, "Write TensorBoard's event files.", may_change=True)
+    tensorboard: bool = key(
+        True,
+        "Write TensorBoard's event files of the training, with its histograms and figures.",
+        may_change=True,
+    )
     figures: bool = key(
         True,
         "Log images of reconstructions at validations; less often after the first 127.",
