@@ -19,22 +19,23 @@ The loss is a reconstruction error; `sparsity` says what makes the code sparse:
   trained: their gradient counts an activation as if the step at the threshold were `bandwidth`
   wide.
 
+A unit is active above 0, with "kl" above 0.1 and with "l1" above 0.01. Dead units are those that
+have been active for no example of the global batch in the last `dead_after_steps` steps; the steps
+since each was last active are part of the checkpoint.
+
 With `auxiliary_weight`, "k_sparse" brings dead units back (Gao et al. 2024, arXiv 2406.04093,
-section 2.4): those that have been kept for no example of the last `dead_after_steps` steps. The
-`auxiliary_units` largest of an image's dead activations learn to reconstruct what the kept ones
-leave. The steps since each unit was last kept are part of the checkpoint; a unit counts as kept if
-any example of the global batch keeps it.
+section 2.4): the `auxiliary_units` largest of an image's dead activations learn to reconstruct what
+the kept ones leave.
 
 With `resample_every_steps`, dead units get new weights every so many steps, except at the last one
-(Bricken et al. 2023, Towards Monosemanticity, appendix on neuron resampling). Dead are those that
-have been active for no example of the last `dead_after_steps` steps. The B examples of the global
-batch are drawn without replacement, with probabilities proportional to the squared reconstruction
-error, by the noise of their positions; each of the first B dead units gets one:
+(Bricken et al. 2023, Towards Monosemanticity, appendix on neuron resampling). The B examples of the
+global batch are drawn without replacement, with probabilities proportional to the square of their
+reconstruction error, by the noise of their positions; each of the first B dead units gets one:
 
 - its encoder weights are the example less the mean of the batch, scaled to `resample_norm` times
-  the mean norm of the other units' encoder weights; so are tied decoder weights;
-- its own decoder weights are the same, scaled to the mean norm of the others' decoder weights;
-- its bias makes its activation 0 at the mean of the batch;
+  the mean norm of the other units' encoder weights, which tied decoder weights share;
+- its untied decoder weights are the same, scaled to the mean norm of the others' decoder weights;
+- its bias makes its pre-activation 0 at the mean of the batch;
 - the optimizer's slots are 0, its threshold of "jumprelu" is `first_threshold`.
 
 The other units keep their bits. Bricken et al. draw from 819,200 examples, subtract the decoder's
@@ -100,9 +101,8 @@ class Settings(settings.DenseOrTiedNetwork):
         256, "Dead units, at most, that reconstruct what the kept ones leave.", at_least=1
     )
     dead_after_steps: int = key(
-        500, "Steps without being kept after which a unit is dead.", at_least=1, at_most=10**7
+        500, "Steps without being active after which a unit is dead.", at_least=1, at_most=10**7
     )
-
     resample_every_steps: int = key(
         0,
         "Steps after which dead units get new weights, from examples of large errors; 0: never.",
@@ -156,7 +156,7 @@ class Settings(settings.DenseOrTiedNetwork):
             )
 
     def _check_needs(self, asked: str, **needs: Any) -> None:
-        """Raises UserError unless other keys have the values that a key other than 0 needs."""
+        """Raises UserError if the key `asked` is not 0 and another lacks the value it needs."""
         for name, needed in needs.items():
             value = getattr(self, name)
             require(
