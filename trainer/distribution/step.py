@@ -254,7 +254,7 @@ class Steps:
             step_labels = None if labels is None else labels[k]
             row = self._step(step, batches[k], cache, step_labels)
             if self._model.resample_every_steps:
-                self._resample_at_times(step, batches[k], cache)
+                self._resample_if_due(step, batches[k], cache)
             return k + 1, rows.write(k, row)
 
         rows = tf.TensorArray(tf.float32, batches.shape[0])
@@ -297,14 +297,16 @@ class Steps:
             images = self._execution.part(self._cache.gather)(cache, images, by_words=by_words)
         return images, start
 
-    def _resample_at_times(self, step, batch, cache):
+    def _resample_if_due(self, step, batch, cache):
+        """Resamples on all replicas, but not after the last step: no step would train the units."""
+
         def resample():
             self._strategy.run(self._resample, args=(step, batch, cache))
             return True
 
         end = step + 1
-        due = end % self._model.resample_every_steps == 0
-        tf.cond(due & (end < self._settings.last_step), resample, lambda: False)
+        due = (end % self._model.resample_every_steps == 0) & (end < self._settings.last_step)
+        tf.cond(due, resample, lambda: False)
 
     def _resample(self, step, batch, cache):
         """Replaces weights as the model asks after a step, alike on every replica."""
