@@ -13,7 +13,7 @@ from trainer.distribution.optimizers import loss_scale, scales_losses
 from trainer.distribution.xla import Execution, one_after_the_other, sum_of_squares_for_cpu
 from trainer.models.learner import Learner
 
-_MAX_SMALL = 2**14  # numbers of a gradient
+_MAX_SMALL_SIZE = 2**14  # numbers of a gradient that stays in a CPU's cache
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,10 +51,10 @@ class Update:
         end = step + 1
         needed = (end % self.norm_every_steps == 0) | (end == self.last_step)
         # A branch for each large gradient, so that none is kept in memory until the last one is
-        # there; a small one is still in the CPU's cache, where a branch costs more than the sum.
+        # there; for a small one the branch would cost more than the sum.
         squares = [
             square(g)
-            if g.shape.num_elements() <= _MAX_SMALL
+            if g.shape.num_elements() <= _MAX_SMALL_SIZE
             else tf.cond(needed, lambda g=g: square(g), lambda: math.nan)
             for g in gradients
         ]
