@@ -110,7 +110,7 @@ def in_one_line(error: Exception) -> str:
 
 
 def flag_error_in_words(error: Exception) -> str:
-    """Returns absl's message on a wrong flag, with what a boolean flag takes for absl's tuple."""
+    """Returns absl's message on a wrong flag, in words where absl prints a tuple."""
     wrong_bool = r"flag (--.*): \('Non-boolean argument .*\)"
     return re.sub(wrong_bool, r"\1 is not allowed; it takes true or false", str(error))
 
