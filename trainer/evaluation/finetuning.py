@@ -1,11 +1,12 @@
 """Fine-tunes the encoder of a run, with a softmax layer on its code, to classify images."""
 
+import contextlib
 import dataclasses
 import functools
 import itertools
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -266,16 +267,18 @@ def _train(
     best = EarlyStopping(settings.patience_epochs, settings.freeze_epochs)
     validation = None if settings.refit else _read(run, run.dataset.validation)
     began = time.monotonic()
-    for epoch, loss in enumerate(_losses(run, classifier, train, settings), start=1):
-        line = f"epoch {epoch} of {settings.num_epochs}  cross-entropy {loss:.5f}"
-        if validation is None:
-            progress.say(line)
-            best.keep(classifier)
-            continue
-        error, cross_entropy = _measure(classifier, *validation)
-        progress.say(f"{line}  validation {cross_entropy:.5f}, error {error:.2%}")
-        if best.update(epoch, error, cross_entropy, classifier):
-            break
+    # Closing the steps gives the classifier its own weights, so it precedes the assignment below.
+    with contextlib.closing(_losses(run, classifier, train, settings)) as losses:
+        for epoch, loss in enumerate(losses, start=1):
+            line = f"epoch {epoch} of {settings.num_epochs}  cross-entropy {loss:.5f}"
+            if validation is None:
+                progress.say(line)
+                best.keep(classifier)
+                continue
+            error, cross_entropy = _measure(classifier, *validation)
+            progress.say(f"{line}  validation {cross_entropy:.5f}, error {error:.2%}")
+            if best.update(epoch, error, cross_entropy, classifier):
+                break
     for path, variable in model_variables(classifier).items():
         variable.assign(best.weights[path])
     trained = {"epochs": epoch, "training_seconds": time.monotonic() - began}
@@ -286,7 +289,7 @@ def _train(
 
 def _losses(
     run: restore.TrainedRun, classifier: Classifier, train: Split, settings: FineTuning
-) -> Iterator[float]:
+) -> Generator[float]:
     """Trains a classifier; yields the mean loss of the steps that end in each epoch.
 
     Meanwhile the classifier has the averaged weights, if there is an average. Positions and
