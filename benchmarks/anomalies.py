@@ -103,7 +103,7 @@ def main(_: list[str]) -> None:
     if _PYOD_PYTHON.value is not None:
         detectors.insert(1, PyOD(_PYOD_PYTHON.value))
     with_trainer(np.random.default_rng(0).normal(size=(100, 3)), np.zeros((1, 3)), 0)  # imports
-    kept = json.loads(KEPT.read_text()) if KEPT.exists() else []
+    kept = json.loads(KEPT.read_text())
     for name, table in anomaly_sets.load(_keel()):
         if _SETS.value and name not in _SETS.value:
             continue
@@ -172,8 +172,9 @@ def to_markdown(kept: list[dict[str, Any]]) -> str:
         found[data] = [
             [_mean(of_set, "auc", protocol=p, detector=name) for p in PROTOCOLS] for name in names
         ]
-    seeds = ", ".join(map(str, sorted({row["seed"] for row in kept})))
-    found[f"mean of {len(found)}, seeds {seeds}"] = np.mean(list(found.values()), axis=0).tolist()
+    seeds = sorted({row["seed"] for row in kept})
+    named = f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
+    found[f"mean of {len(found)}, {named}"] = np.mean(list(found.values()), axis=0).tolist()
     lines = [f"{_HEAD} {' | '.join(names)} |", f"|---{'|---:' * len(names)}|"]
     for data, aucs in found.items():
         cells = (" / ".join(f"{auc:.3f}".removeprefix("0") for auc in pair) for pair in aucs)
