@@ -14,8 +14,6 @@ from tests.evaluation.test_compare import MEASURED, cells, make_run
 from tests.launched import ROOT, run_launcher
 from tests.runs import assert_same_bits, final_state
 from trainer.errors import UserError
-from trainer.run.workdir import config_of
-from trainer.training.train import train
 
 # Called as `python -m` is, with the folder of a run to copy. Leaves a trace of each call; what some
 # runs do besides is in the environment.
@@ -238,13 +236,12 @@ while time.time() < end: time.sleep(0.1)
 
 @pytest.mark.slow
 def test_the_trainer_and_its_evaluation_take_what_a_sweep_gives_them(tmp_path):
+    flags = ["--config=configs/dense.py", "--config.data.name=digits", "--config.num_epochs=0.5"]
+    flags += ["--config.execution=graph", "--config.model.hidden_units=(16,)"]
+
     def sweep_over(values):
-        return run_launcher(
-            *("sweep", f"--grid=config.{values}", "--", "--config=configs/dense.py"),
-            *(f"--workdir={tmp_path / 'sweep'}", "--config.data.name=digits"),
-            *("--config.num_epochs=0.5", "--config.execution=graph"),
-            "--config.model.hidden_units=(16,)",
-        )
+        workdir = f"--workdir={tmp_path / 'sweep'}"
+        return run_launcher("sweep", f"--grid=config.{values}", "--", *flags, workdir)
 
     ended = sweep_over("model.depth=1")
     assert ended.returncode == 2
@@ -257,5 +254,6 @@ def test_the_trainer_and_its_evaluation_take_what_a_sweep_gives_them(tmp_path):
     assert all(0 < float(row["mse"]) < 1 for row in rows)
     second = tmp_path / "sweep" / "code_size=4"
     assert final_state(second)[0] == 6
-    train(config_of(second), str(tmp_path / "own"))  # not in a fork
+    own = ["--config.model.code_size=4", f"--workdir={tmp_path / 'own'}"]  # not in a fork
+    subprocess.run([sys.executable, "-m", "trainer", *flags, *own], cwd=ROOT, check=True)
     assert_same_bits(second, tmp_path / "own")
