@@ -6,8 +6,10 @@ where the Keras of the article took 1.0, and learns nothing.
 
     python -m trainer --config=configs/dense.py --workdir=runs/dense
 
-MNIST, seed 0: test mse .00543, 0.323 times PCA's with 32 components. One minute on one core (AMD
-EPYC), 24 GiB. With a linear output layer the test mse stays above .011.
+MNIST, mean of seeds 0 to 2: test mse .00515 (.00511 to .00522), 0.306 times PCA's with 32
+components. Two minutes on 2 busy cores (AMD EPYC), 24 GiB. Validation mse with zeros for the output
+bias .00552, the mean of three seeds, with the data's mean .00540; from a start at PCA, with a
+linear output layer, .0083. With that layer from a random start the test mse stays above .011.
 """
 
 from configs import base
@@ -15,6 +17,7 @@ from configs import base
 
 def get_config():
     config = base.get_config("dense")
+    config.model.output_bias = "data"
     config.data.name = "mnist"
     config.num_epochs = 60.0
     config.optimizer.learning_rate = 2e-3
