@@ -290,7 +290,7 @@ def test_a_resume_may_change_length_cadence_devices_and_where_the_data_lie():
         *("num_epochs", "strategy", "startup_timeout_seconds", "profile", "steps_per_call"),
         *("log_every_steps", "validate_every_steps", "checkpoint_every_steps", "keep_checkpoints"),
         *("stop.patience_validations", "stop.min_delta", "checkpoint"),
-        *("histograms", "figures", "quiet", "data.placement", "data.memory_gib"),
+        *("histograms", "figures", "tensorboard", "quiet", "data.placement", "data.memory_gib"),
         *("data.cache_dir", "spikes.loss_ratio", "spikes.skip_steps", "spikes.max_rollbacks"),
     }
     known = keys_of("dense", "images")

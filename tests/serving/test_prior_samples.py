@@ -7,6 +7,7 @@ import pytest
 
 from tests.verbs.refusals import refused
 from tests.verbs.sources import SIDE, Source, config_of
+from trainer.errors import StorageError
 from trainer.positions import Noise
 from trainer.run import restore, workdir
 from trainer.serving.prior_samples import sample
@@ -39,5 +40,5 @@ def test_samples_are_those_of_their_positions(run, tmp_path):
 
 def test_more_samples_than_the_disk_has_room_for_are_refused_in_one_line(run, tmp_path):
     for count in (10**12, 10**300):
-        with refused(f"n={count} is not allowed: it takes", tmp_path):
+        with refused(f"n={count} samples cannot be written", tmp_path, kind=StorageError):
             sample(run, count, output=str(tmp_path / "new" / "samples"))
