@@ -163,13 +163,13 @@ def test_the_plan_names_what_the_run_is_too_short_for(tmp_path, capsys):
         config.optimizer.boundaries_epochs = (0.1, 10 * 64 / 1366)
         describe(config, str(tmp_path))
         printed = capsys.readouterr().out
-        for told in (
+        for note in (
             "only 10 steps, but model.dead_after_steps=10: no unit dies, and model.auxiliary",
             "only 10 steps, but model.dead_after_steps=10: no unit dies, and model.resample",
             "only 10 steps, but model.resample_every_steps=10",
             f"these of optimizer.boundaries_epochs: {epochs:g};",
         ):
-            assert (told in printed) == (steps == 10), told
+            assert (note in printed) == (steps == 10), note
 
 
 def test_a_quiet_run_on_vectors_in_memory_shows_nothing_and_changes_none(
@@ -369,7 +369,7 @@ def test_a_disk_that_is_too_small_for_the_checkpoints_is_told_of_before_the_firs
     train(digits_config, str(tmp_path / "run"))
     assert "checkpoints of" not in capsys.readouterr().out
     size = sum(array.nbytes for array in final_state(tmp_path / "run")[1].values())
-    for free_bytes in (2 * size, 2 * size - 1000):  # the first checkpoint is there already
+    for free_bytes in (2 * size, 2 * size - 1):  # the first checkpoint is there already
         usage = SimpleNamespace(free=free_bytes)
         monkeypatch.setattr(shutil, "disk_usage", lambda _, usage=usage: usage)
         train(digits_config, str(tmp_path / str(free_bytes)))

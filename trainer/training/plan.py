@@ -127,7 +127,8 @@ def _checkpoints_at_once(setup: Setup, steps: int) -> tuple[int, int]:
     """
     config, model = setup.config, setup.model
     copies = optimizers.SLOTS[config.optimizer.name] + config.averaging.is_active
-    variables = [*model.variables, *model.trainable_variables * copies]
+    counters = [v for v in setup.steps.optimizer.variables if len(v.shape) == 0]
+    variables = [*model.variables, *model.trainable_variables * copies, *counters]
     sizes = (math.prod(v.shape) * np.dtype(v.dtype).itemsize for v in variables)
     saves = len(setup.phases) + math.ceil(steps / min([*cadences(config), steps]))
     return sum(sizes), min(config.keep_checkpoints + 2, saves)
