@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from absl import app, flags
 
+from trainer.evaluation.finetuning_options import FineTuning
 from trainer.monitoring import figures
 from trainer.run import workdir as workdirs
 from trainer.run.metrics_log import METRICS, is_measured, training_seconds, validations
@@ -27,7 +28,7 @@ _ROOT = Path(__file__).parent.parent
 _DOCS = _ROOT / "docs"
 _CURVE = "training"  # the name of a figure
 _MIN_POINTS = 5  # of a curve
-_FINETUNED = "finetuned.json"  # as in trainer.evaluation.finetuning_options
+_FINETUNED = f"{FineTuning().name}.json"
 _ERRORS = ("finetuned_test_error", "frozen_test_error")
 _MAX_SECONDS_FOR_SEEDS = 20 * 60  # of training; a longer run is made with one seed
 

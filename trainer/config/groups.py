@@ -198,7 +198,7 @@ class ModelSettings(Group):
         """Raises UserError where a key contradicts a key of the data."""
 
     def notes(self, steps: int) -> Iterator[str]:
-        """Yields what a user should know of a training of so many steps with these keys."""
+        """Yields remarks on a training of this many steps with these keys."""
         del steps
         yield from ()
 

@@ -283,11 +283,10 @@ def _group(values: dict[str, Any], name: str) -> Mapping[str, Any]:
     """Removes a group of keys from the values, and returns it."""
     require(name in values, f"the config has no {name}")
     group = values.pop(name)
-    some = ", ".join(keys({**_GROUPS, "data": Data, "model": ModelSettings}[name]))
-    require(
-        isinstance(group, Mapping),
-        f"{name}={group!r} is not allowed; it takes a group of keys, such as {some}",
-    )
+    if not isinstance(group, Mapping):
+        some = ", ".join(keys({**_GROUPS, "data": Data, "model": ModelSettings}[name]))
+        mistake = f"{name}={group!r} is not allowed"
+        raise UserError(f"{mistake}; it takes a group of keys, such as {some}")
     return group
 
 

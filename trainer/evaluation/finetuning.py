@@ -273,7 +273,8 @@ def _train(
             line = f"epoch {epoch} of {settings.num_epochs}  cross-entropy {loss:.5f}"
             if validation is None:
                 progress.say(line)
-                best.keep(classifier)
+                if epoch == settings.num_epochs:
+                    best.keep(classifier)
                 continue
             error, cross_entropy = _measure(classifier, *validation)
             progress.say(f"{line}  validation {cross_entropy:.5f}, error {error:.2%}")

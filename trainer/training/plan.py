@@ -5,7 +5,6 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from trainer.config import Averaging
 from trainer.data.dataset import Records
 from trainer.distribution import optimizers
 from trainer.distribution.devices import describe_devices
@@ -66,7 +65,7 @@ def _notes(setup: Setup, first_step: int, end: int) -> Iterator[str | None]:
         yield f"pretraining: {ends}; then all layers up to step {last.end:,}"
     if config.budget == "auto":
         yield budget.describe(config)
-    if config.averaging != Averaging():
+    if config.averaging.is_active:
         yield "validations and other commands take the averaged weights (config.averaging)"
     yield _capacity_note(setup)
     if devices.startswith("CPU") and not config.strategy.startswith("cpu:"):

@@ -23,10 +23,11 @@ class Model(base.Autoencoder):
 
     def loss_terms(self, images: tf.Tensor, context: base.StepContext) -> dict[str, tf.Tensor]:
         """Returns the reconstruction error, in training with dropout of the hidden units."""
-        share, noise = self._dropout if context.training else 0.0, context.noise
+        share = self._dropout if context.training else 0.0
+        # The decoder's layers have the names of the encoder's.
+        of_decoder = context.noise.section("decoder")
         with (
-            outputs_dropped(hidden_layers(self.encoder), share, noise),
-            # The decoder's layers have the names of the encoder's.
-            outputs_dropped(hidden_layers(self.decoder), share, noise.section("decoder")),
+            outputs_dropped(hidden_layers(self.encoder), share, context.noise),
+            outputs_dropped(hidden_layers(self.decoder), share, of_decoder),
         ):
             return super().loss_terms(images, context)
