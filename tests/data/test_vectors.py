@@ -10,7 +10,7 @@ from trainer import data, models
 from trainer.config import defaults, kind_settings, parse_model
 from trainer.evaluation.evaluate import evaluate
 from trainer.models.base import StepContext
-from trainer.monitoring import figures
+from trainer.monitoring import example_columns, figures
 from trainer.positions import Noise
 from trainer.run import restore
 from trainer.serving.prior_samples import sample
@@ -137,7 +137,7 @@ def test_an_image_of_vectors_shows_their_numbers():
     rows = {"original": vectors(10), "code": vectors(10, 1)[:, :2], "reconstruction": vectors(10)}
     others = rows | {"reconstruction": rows["reconstruction"] + 1}
     flat = {name: np.zeros_like(rows[name]) for name in ("original", "code")}
-    shown, differing, constant = map(figures.reconstructions, (rows, others, flat))
+    shown, differing, constant = map(example_columns.draw, (rows, others, flat))
     assert shown.dtype == constant.dtype == np.uint8
     assert shown.shape[2] == 3
     assert (shown != differing).any()

@@ -1,7 +1,6 @@
-"""Draws figures: rows of originals, codes and reconstructions, plots, grids; writes PNG files."""
+"""Draws figures: plots, grids of images; writes PNG files."""
 
 import io
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -18,7 +17,6 @@ if TYPE_CHECKING:
 COLUMNS = 10
 _MAX_MARKERS = 50  # points of a line; more are drawn without markers
 _RED = (0.9, 0.1, 0.1)
-_MAX_TITLE = 12  # characters above a column
 _MAX_NAME = 14  # characters of a class or a feature
 _MAX_SHARES = 5  # features of a bar
 _MIN_LABELLED_SHARE = 0.12  # in which a name can be read
@@ -27,7 +25,6 @@ _ENLARGEMENT = 8  # makes single pixels visible
 _MIN_SIDE = 500  # pixels of the longer side of a labelled grid, about
 _DPI = 100
 _TEXT = 40  # pixels of a line of text and its margins
-_MAX_WRITTEN = 3  # values of a code that are written below it
 _MAX_CLASSES = 20  # with a colour each
 _MAX_TICKS = 8  # texts beside a colour bar
 _POINTS_AREA = 30_000  # of all points of a scatter plot, in square points of 1/72 inch
@@ -59,45 +56,6 @@ _LABELS = {
 }
 
 
-def reconstructions(
-    rows: Mapping[str, np.ndarray], titles: Sequence[str] = (), notes: Sequence[str] = ()
-) -> np.ndarray:
-    """Draws labelled rows of images [N, H, W, C] in [0, 1] and of codes [N, K], as RGB [H, W, 3].
-
-    A code is drawn as a rectangle as near to a square as K allows, its minimum black and its
-    maximum white; a code of up to 3 values has them written below. If the first row holds vectors
-    [N, D], every vector and code is drawn as a line plot; rows of the same shape share their
-    limits. The columns have `titles` [N] above and `notes` [N] below, if there are any.
-
-    Returns uint8.
-    """
-    first = next(iter(rows.values()))
-    columns = len(first)
-    figure = _figure(1 + columns, 1.1 * len(rows))
-    axes = figure.subplots(len(rows), columns, squeeze=False)
-    for axes_of_row, (title, row) in zip(axes, rows.items(), strict=True):
-        axes_of_row[0].set_ylabel(title, fontsize="small")
-        same_shape = np.stack([other for other in rows.values() if other.shape == row.shape])
-        for axis, values in zip(axes_of_row, row, strict=True):
-            axis.set(xticks=[], yticks=[])
-            if first.ndim == 2:
-                axis.plot(values, drawstyle="steps-mid", color="black", linewidth=0.8)
-                axis.set_ylim(*_limits(same_shape))
-            else:
-                pixels = _code_pixels(values) if values.ndim == 1 else _image_pixels(values)
-                axis.imshow(pixels, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-                if values.ndim == 1 and len(values) <= _MAX_WRITTEN:
-                    axis.set_xlabel(", ".join(f"{v:.1f}" for v in values), fontsize="small")
-    for axis, title in zip(axes[0], titles, strict=False):
-        axis.set_title(shortened(title, _MAX_TITLE), fontsize="small", parse_math=False)
-    for axis, note in zip(axes[-1], notes, strict=False):
-        axis.set_xlabel(note, fontsize="small", parse_math=False)
-    if first.ndim == 2:
-        axes_label = "across: features, or values of the code; rows of one length share a scale"
-        figure.supxlabel(axes_label, fontsize="small")
-    return _render(figure)
-
-
 def shortened(text: str, length: int = _MAX_NAME) -> str:
     """Shortens a text to at most `length` characters, by an ellipsis in the middle."""
     end = length // 2
@@ -114,7 +72,7 @@ def lines(
     from_zero: bool = True,
 ) -> np.ndarray:
     """Plots series by label over `x`, by default the y axis from 0, as uint8 RGB [H, W, 3]."""
-    figure = _figure(6, 4)
+    figure = new_figure(6, 4)
     axis = figure.subplots()
     marker = "." if len(x) <= _MAX_MARKERS else ""
     for label, y in ys.items():
@@ -125,18 +83,18 @@ def lines(
     axis.grid(alpha=0.3)
     if len(ys) > 1:
         axis.legend()
-    return _render(figure)
+    return render(figure)
 
 
 def bars(
     edges: Sequence[float], counts: Sequence[float], title: str, xlabel: str, ylabel: str
 ) -> np.ndarray:
     """Plots a histogram of `counts` [N] in bins with `edges` [N + 1], as uint8 RGB [H, W, 3]."""
-    figure = _figure(6, 4)
+    figure = new_figure(6, 4)
     axis = figure.subplots()
     axis.stairs(counts, edges, fill=True)
     axis.set(title=title, xlabel=xlabel, ylabel=ylabel)
-    return _render(figure)
+    return render(figure)
 
 
 def error_shares(
@@ -148,7 +106,7 @@ def error_shares(
     into the features with the largest shares of its error and the rest.
     """
     shares = squares / np.maximum(squares.sum(axis=1, keepdims=True), np.finfo(np.float64).tiny)
-    figure = _figure(9, 0.8 + 0.42 * len(squares))
+    figure = new_figure(9, 0.8 + 0.42 * len(squares))
     axis = figure.subplots()
     for row, each in enumerate(shares):
         left = 0.0
@@ -164,7 +122,7 @@ def error_shares(
     axis.set_title("largest errors, by feature")
     axis.set_yticklabels(labels, fontsize="small", parse_math=False)
     axis.invert_yaxis()
-    return _render(figure)
+    return render(figure)
 
 
 def scatter(
@@ -175,7 +133,7 @@ def scatter(
     Up to 20 whole numbers or texts get a colour each and a legend. Other values get a colour bar,
     which ends at the quantiles of 1 and 99 %; texts are on it in alphabetical order.
     """
-    figure = _figure(8, 6)
+    figure = new_figure(8, 6)
     axis = figure.subplots()
     order = np.random.default_rng(0).permutation(len(points))  # no class covers another
     (x, y), values = points[order].T, values[order]
@@ -200,7 +158,7 @@ def scatter(
             labels = [shortened(name) for name in names[ticks]]
             bar.set_ticks(ticks.tolist(), labels=labels, parse_math=False)
     axis.set(title=title, xlabel=axes[0], ylabel=axes[1])
-    return _render(figure)
+    return render(figure)
 
 
 def _palette(count: int) -> np.ndarray:
@@ -230,14 +188,16 @@ def write_png(path: str | Path, pixels: np.ndarray) -> None:
         raise unwritable(path, error) from error
 
 
-def _figure(width: float, height: float, constrained: bool = True) -> "Figure":
+def new_figure(width: float, height: float, constrained: bool = True) -> "Figure":
+    """Returns an empty figure of a size in inches; `constrained` leaves room for the labels."""
     # Imported here, since the import would delay the start of a training by a second.
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), dpi=_DPI, layout="constrained" if constrained else None)
 
 
-def _render(figure: "Figure") -> np.ndarray:
+def render(figure: "Figure") -> np.ndarray:
+    """Returns the pixels of a figure, uint8 RGB [H, W, 3]."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     canvas = FigureCanvasAgg(figure)
@@ -269,13 +229,13 @@ def labelled_grid(
     # Room for the title, whatever the width of the images.
     whole_width = max(left + width + _TEXT // 4, _MIN_SIDE)
     whole_height = below + height + _TEXT
-    figure = _figure(whole_width / _DPI, whole_height / _DPI, constrained=False)
+    figure = new_figure(whole_width / _DPI, whole_height / _DPI, constrained=False)
     place = left / whole_width, below / whole_height, width / whole_width, height / whole_height
     axis = figure.add_axes(place)
     axis.imshow(pixels, interpolation="nearest", aspect="auto")
     axis.set(xticks=[], yticks=[], xlabel=labels.x, ylabel=labels.y, frame_on=False)
     figure.text(left / whole_width, 1 - 0.6 * _TEXT / whole_height, title)
-    return _render(figure)
+    return render(figure)
 
 
 def grid(
@@ -292,7 +252,7 @@ def grid(
     the marked pixels in red, and each pixel as a square of 8 x 8.
     """
     if stretch:
-        images = _scale_each(images)
+        images = scale_each(images)
     if marks is not None:
         images = _mark(images, marks)
     count, height, width, channels = images.shape
@@ -306,7 +266,8 @@ def grid(
     return whole[: len(whole) - gap, : columns * across - gap]
 
 
-def _scale_each(images: np.ndarray) -> np.ndarray:
+def scale_each(images: np.ndarray) -> np.ndarray:
+    """Scales each image or vector [N, ...] so that its values span [0, 1]."""
     axes = tuple(range(1, images.ndim))
     lowest, highest = images.min(axes, keepdims=True), images.max(axes, keepdims=True)
     return (images - lowest) / np.maximum(highest - lowest, np.finfo(images.dtype).tiny)
@@ -319,28 +280,9 @@ def _mark(images: np.ndarray, marks: np.ndarray) -> np.ndarray:
 
 
 def _heat_map(vectors: np.ndarray, labels: _Labels) -> np.ndarray:
-    figure = _figure(7, 5)
+    figure = new_figure(7, 5)
     axis = figure.subplots()
     image = axis.imshow(vectors, cmap="gray", aspect="auto", interpolation="nearest")
     axis.set(title=labels.title, xlabel="feature", ylabel=labels.row)
     figure.colorbar(image, label="value, as the model sees it")
-    return _render(figure)
-
-
-def _limits(values: np.ndarray) -> tuple[float, float]:
-    """Returns the minimum and the maximum with a margin above 0."""
-    lowest, highest = float(values.min()), float(values.max())
-    margin = 0.05 * (highest - lowest) or 1.0
-    return lowest - margin, highest + margin
-
-
-def _image_pixels(image: np.ndarray) -> np.ndarray:
-    """Returns the pixels to draw, [H, W] of grey images, [H, W, C] of RGB and RGBA."""
-    clipped = np.clip(image, 0, 1)
-    return clipped if image.shape[-1] in (3, 4) else clipped[..., 0]
-
-
-def _code_pixels(code: np.ndarray) -> np.ndarray:
-    scaled = _scale_each(code[np.newaxis])
-    height = max(d for d in range(1, math.isqrt(len(code)) + 1) if len(code) % d == 0)
-    return scaled.reshape(height, -1)
+    return render(figure)

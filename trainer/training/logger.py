@@ -14,7 +14,7 @@ from trainer.data.dataset import spread_over_classes, to_unit
 from trainer.distribution.inference import model_graph
 from trainer.distribution.variables import model_variables, values_of
 from trainer.errors import Preempted
-from trainer.monitoring import figures
+from trainer.monitoring import example_columns, figures
 from trainer.monitoring.goodput import Clock
 from trainer.monitoring.progress import Progress
 from trainer.monitoring.tensorboard import SPLITS, Summaries
@@ -215,7 +215,7 @@ class Logger:
         rows = self._model.reconstruction_rows(some, noise)
         grids = self._model.validation_images(images, self._noise(count))
         plots = {tag: figures.labelled_grid(tag, **vars(grid)) for tag, grid in grids.items()}
-        return {"reconstructions": figures.reconstructions(rows), **plots}
+        return {"reconstructions": example_columns.draw(rows), **plots}
 
     def _noise(self, count: int) -> positions.Noise:
         """Returns the noise of the first validation images."""

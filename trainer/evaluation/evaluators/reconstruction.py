@@ -4,7 +4,7 @@ import numpy as np
 
 from trainer.data.dataset import spread_over_classes
 from trainer.evaluation.evaluators import Column, EvaluatedModel, Result
-from trainer.monitoring import figures
+from trainer.monitoring import example_columns, figures
 
 ORDER = 0
 COLUMNS = (Column("mse", "mse", ".5f"),)
@@ -30,7 +30,7 @@ def measure(evaluated: EvaluatedModel) -> Result:
     notes = [f"mse {error:.2g}" for error in errors]
     metrics = reconstruction_metrics(evaluated.test, evaluated.reconstructions)
     titles = evaluated.names(shown)
-    return Result(metrics, {FIGURE: figures.reconstructions(rows, titles, notes)})
+    return Result(metrics, {FIGURE: example_columns.draw(rows, titles, notes)})
 
 
 def reconstruction_metrics(images: np.ndarray, rebuilt: np.ndarray) -> dict[str, float]:

@@ -4,7 +4,7 @@ import numpy as np
 
 from trainer.evaluation.evaluators import EvaluatedModel, Result
 from trainer.evaluation.evaluators.reconstruction import squared_errors
-from trainer.monitoring import figures
+from trainer.monitoring import example_columns, figures
 
 ORDER = 5
 FIGURE = "strangest"
@@ -38,4 +38,4 @@ def measure(evaluated: EvaluatedModel) -> Result:
         notes = ["\n".join(pair) for pair in zip(kinds, notes, strict=True)]
     maps = np.sqrt(squares.mean(axis=-1, keepdims=True))
     rows = {"original": images, "reconstruction": rebuilt, "error": maps / max(maps.max(), 1e-12)}
-    return Result({}, {FIGURE: figures.reconstructions(rows, names, notes)})
+    return Result({}, {FIGURE: example_columns.draw(rows, names, notes)})
