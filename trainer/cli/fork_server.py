@@ -6,6 +6,7 @@ The descriptor is of a socket, from which `launch.forks` asks for commands. No o
 TensorFlow runs before a fork, since its threads would be missing in the fork.
 """
 
+import atexit
 import contextlib
 import gc
 import importlib
@@ -33,13 +34,31 @@ _PRELOADED = (  # what a training and an evaluation import besides TensorFlow
 
 def main() -> None:
     """Serves requests; in a fork, runs the command that was asked for and exits with its status."""
+    statuses: list[int] = []  # of a fork, once its command has ended
+    atexit.register(_end_at_once, statuses)  # first, and so called last
     words = serve(socket.socket(fileno=int(sys.argv[1])))
-    if words[:1] == ["-m"]:
-        sys.argv = words[1:]
-        runpy.run_module(words[1], run_name="__main__", alter_sys=True)
-    elif words:
-        sys.argv = words
-        runpy.run_path(words[0], run_name="__main__")
+    if not words:
+        return
+    try:
+        if words[0] == "-m":
+            sys.argv = words[1:]
+            runpy.run_module(words[1], run_name="__main__", alter_sys=True)
+        else:
+            sys.argv = words
+            runpy.run_path(words[0], run_name="__main__")
+    except SystemExit as ended:
+        if isinstance(ended.code, int | None):
+            statuses.append(ended.code or 0)
+        raise
+    statuses.append(0)
+
+
+def _end_at_once(statuses: list[int]) -> None:
+    """Ends a fork; to free its objects first would copy the memory shared with the server."""
+    if statuses:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(statuses[0])
 
 
 def serve(control: socket.socket) -> list[str]:
