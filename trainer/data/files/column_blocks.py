@@ -1,5 +1,6 @@
 """Reads a block of all columns; parses many columns of numbers at once, which is faster."""
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
@@ -10,6 +11,14 @@ from trainer.data.files.columns import ColumnReader, Complaints
 from trainer.data.files.numbers import quick_numbers
 
 _GROUP_VALUES = 2**18  # that are parsed at once
+_TEXT = pa.string().id
+_NUMBERS = frozenset(
+    kind.id
+    for kind in (
+        *(pa.int8(), pa.int16(), pa.int32(), pa.int64(), pa.float32(), pa.float64()),
+        *(pa.uint8(), pa.uint16(), pa.uint32(), pa.uint64()),
+    )
+)
 
 
 def read(
@@ -41,12 +50,12 @@ def _groups(
     readers: Sequence[ColumnReader], found: Mapping[str, pa.Array], count: int
 ) -> Iterator[list[int]]:
     """Yields the places of columns of the same type that may be read at once."""
-    by_type: dict[pa.DataType, list[int]] = {}
+    by_type: dict[int, list[int]] = {}
     for place, reader in enumerate(readers):
         column = found[reader.name]
-        kind = column.type
-        is_number = pa.types.is_integer(kind) or kind in (pa.float32(), pa.float64())
-        if is_number or (kind == pa.string() and reader.may_be_numbers and not column.null_count):
+        kind = column.type.id
+        is_text = kind == _TEXT and reader.may_be_numbers and not column.null_count
+        if kind in _NUMBERS or is_text:
             by_type.setdefault(kind, []).append(place)
     size = _GROUP_VALUES // count
     for places in by_type.values():
@@ -85,11 +94,11 @@ def _read_text(
         return None
     missing = is_missing.to_numpy(zero_copy_only=False).reshape(len(columns), -1)
     marks_of = mark.fill_null(0).to_numpy(zero_copy_only=False).reshape(missing.shape)
-    for reader, lacks, found in zip(readers, missing, marks_of, strict=True):
-        if not lacks.all():
-            reader.recognise_numbers()
-        if lacks.any():
-            counts = np.bincount(found[lacks], minlength=len(marks)).tolist()
-            by_text = {t: c for t, c in zip(numbers.missing, counts, strict=True) if c}
-            reader.count_missing(by_text, first_row + int(np.argmax(lacks)))
+    for reader in itertools.compress(readers, ~missing.all(axis=1)):
+        reader.recognise_numbers()
+    for place in np.flatnonzero(missing.any(axis=1)).tolist():
+        lacks = missing[place]
+        counts = np.bincount(marks_of[place, lacks], minlength=len(marks)).tolist()
+        by_text = {t: c for t, c in zip(numbers.missing, counts, strict=True) if c}
+        readers[place].count_missing(by_text, first_row + int(np.argmax(lacks)))
     return values.reshape(missing.shape).T
