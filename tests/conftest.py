@@ -1,3 +1,4 @@
+import gc
 import os
 from pathlib import Path
 
@@ -13,6 +14,7 @@ tf.config.set_logical_device_configuration(
 )
 keras.utils.set_random_seed(0)
 tf.config.experimental.enable_op_determinism()
+gc.freeze()  # each collection would search what TensorFlow's import leaves
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """What a person types, and the one line that answers a mistake."""
 
+import gc
 import json
 import signal
 import subprocess
@@ -15,6 +16,7 @@ from tests.typed import outcomes
 from trainer import cli
 from trainer.config import load_config, parse
 from trainer.errors import NonFiniteError, Preempted, UserError
+from trainer.tensorflow_import import without_collections
 
 ROOT = Path(__file__).parents[2]
 OF_A_RUN = [
@@ -115,6 +117,18 @@ def test_every_end_has_its_status_and_its_line(capsys, monkeypatch):
             cli._run(main)
         assert error.value.code == status
         assert capsys.readouterr().err == line
+
+
+@pytest.mark.parametrize("is_enabled", [True, False])
+def test_an_import_leaves_the_garbage_collector_as_it_was(is_enabled):
+    (gc.enable if is_enabled else gc.disable)()
+    try:
+        with pytest.raises(ImportError), without_collections():
+            assert not gc.isenabled()
+            raise ImportError
+        assert gc.isenabled() == is_enabled
+    finally:
+        gc.enable()
 
 
 def test_the_first_process_of_a_container_can_be_stopped_while_tensorflow_is_imported(tmp_path):
