@@ -12,6 +12,8 @@ _MAX_TITLE = 12  # characters above a column
 _CELL = 1.0  # inches of an image's longer side
 _CELL_GAP = 0.08  # inches
 _LINE = 0.2  # inches of a line of text
+_AXES_LABEL = "across: features, or values of the code; rows of one length share a scale"
+_AXES_LABEL_WIDTH = 4.6  # inches
 _MAX_WRITTEN = 3  # values of a code that are written below it
 
 
@@ -37,7 +39,8 @@ def draw(
     bottom = [max((note.count("\n") + 1 for note in notes), default=0), int(are_vectors)]
     count = (len(titles) > 0) + len(below) + sum(bottom)
     pitch = _CELL + _CELL_GAP
-    canvas = _Canvas(_LINE + len(first) * pitch, len(rows) * pitch + count * _LINE + _CELL_GAP)
+    width = max(_LINE + len(first) * pitch, are_vectors * _AXES_LABEL_WIDTH)
+    canvas = _Canvas(width, len(rows) * pitch + count * _LINE + _CELL_GAP)
     lefts = [_LINE + column * pitch for column in range(len(first))]
     top = _CELL_GAP + _LINE * (len(titles) > 0)
     for left, title in zip(lefts, titles, strict=False):
@@ -58,8 +61,7 @@ def draw(
     for left, note in zip(lefts, notes, strict=False):
         canvas.text(left + _CELL / 2, top, note)
     if are_vectors:
-        axes_label = "across: features, or values of the code; rows of one length share a scale"
-        canvas.text(canvas.width / 2, top + bottom[0] * _LINE, axes_label)
+        canvas.text(width / 2, top + bottom[0] * _LINE, _AXES_LABEL)
     return figures.render(canvas.figure)
 
 
@@ -71,7 +73,6 @@ class _Canvas:
 
     def __init__(self, width: float, height: float):
         self.figure = figures.new_figure(width, height, constrained=False)
-        self.width = width
         self._axes = self.figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(height, 0))
         self._axes.set_axis_off()
         self._axes.set_autoscale_on(False)
