@@ -51,6 +51,18 @@ def test_components_beyond_the_rank_are_zero(count):
     assert pca.decoder_map.shape == (6, 4)
 
 
+@pytest.mark.parametrize("repeats", [1, 3])
+def test_components_beyond_the_rank_of_few_large_examples_are_zero(repeats):
+    different = np.random.default_rng(0).integers(0, 256, (7, 40, 40, 3), np.uint8)
+    images = different.repeat(repeats, axis=0)
+    pca = TrainingStatistics(images).pca(15)
+    rows = images.reshape(len(images), -1) / 255
+    np.testing.assert_allclose(projections(pca, rows)[1], rows, atol=1e-4)
+    assert not pca.variances[6:].any() and not pca.encoder_map[:, 6:].any()
+    others = np.random.default_rng(1).random((5, 4800))
+    assert np.square(projections(pca, others)[1] - others).mean() < 0.2  # errors of rounding stay small
+
+
 def test_large_images_have_the_components_of_images_averaged_over_squares(monkeypatch):
     # Images of equal pixels in each square of 2x2, cut off at the border, lose nothing.
     monkeypatch.setattr(pca_module, "_MAX_EXACT", 10)

@@ -12,6 +12,7 @@ from trainer.data.memory import BLOCK_ROWS
 _MAX_EXACT = 4096  # values of an example; such a covariance is decomposed in seconds
 _MAX_SAMPLED = 2**14  # values of an example; larger images are averaged over squares first
 _MAX_SAMPLE_BYTES = 2**29
+_RANK_TOLERANCE = 1e-10  # of the largest variance, of float32 examples
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,6 +92,9 @@ def _sampled_pca(examples: np.ndarray | Records, count: int) -> tuple[np.ndarray
         scores = centred @ encoder_map
         products += scores.T @ centred
         squares += np.square(scores).sum(axis=0)
+    # The scores of a component beyond the rank are rounding errors, by which nothing may be divided.
+    squares[squares <= _RANK_TOLERANCE * squares.max()] = 0
+    encoder_map *= squares > 0
     decoder_map = products / np.where(squares > 0, squares, np.inf)[:, np.newaxis]
     return mean, encoder_map, decoder_map, squares / len(chosen)
 
