@@ -60,7 +60,7 @@ def test_components_beyond_the_rank_of_few_large_examples_are_zero(repeats):
     np.testing.assert_allclose(projections(pca, rows)[1], rows, atol=1e-4)
     assert not pca.variances[6:].any() and not pca.encoder_map[:, 6:].any()
     others = np.random.default_rng(1).random((5, 4800))
-    assert np.square(projections(pca, others)[1] - others).mean() < 0.2  # errors of rounding stay small
+    assert np.square(projections(pca, others)[1] - others).mean() < 0.2
 
 
 def test_large_images_have_the_components_of_images_averaged_over_squares(monkeypatch):

@@ -92,7 +92,7 @@ def _sampled_pca(examples: np.ndarray | Records, count: int) -> tuple[np.ndarray
         scores = centred @ encoder_map
         products += scores.T @ centred
         squares += np.square(scores).sum(axis=0)
-    # The scores of a component beyond the rank are rounding errors, by which nothing may be divided.
+    # The scores of a component beyond the rank are rounding errors, and no divisor.
     squares[squares <= _RANK_TOLERANCE * squares.max()] = 0
     encoder_map *= squares > 0
     decoder_map = products / np.where(squares > 0, squares, np.inf)[:, np.newaxis]

@@ -236,14 +236,15 @@ def _progress(run: ComparedRun) -> str:
 
 def _table(group: Sequence[ComparedRun]) -> Iterator[str]:
     """Yields the lines of a Markdown table, with columns aligned for the terminal."""
+    measured = [
+        (shown.title, [_cell(run.metric(shown.metric), shown.format) for run in group])
+        for shown in evaluators.columns()
+    ]
     columns = [
         _column("run", [run.name.replace("|", r"\|") for run in group], "<"),
         _column("kind", [run.kind for run in group], "<"),
         _column("code", [str(run.metric("code_size")) for run in group]),
-        *(
-            _column(shown.title, [_cell(run.metric(shown.metric), shown.format) for run in group])
-            for shown in evaluators.columns()
-        ),
+        *(_column(title, cells) for title, cells in measured if any(cells)),
         _column("examples/s", [_cell(run.images_per_second, ",.0f") for run in group]),
         _column("training, s", [_cell(run.training_seconds, ",.1f") for run in group]),
         _column("on", [run.devices for run in group], "<"),

@@ -23,9 +23,10 @@ def draw(
     """Draws labelled rows of images [N, H, W, C] in [0, 1] and of codes [N, K], as RGB [H, W, 3].
 
     A code is drawn as a rectangle as near to a square as K allows, its minimum black and its
-    maximum white; a code of up to 3 values has them written below. If the first row holds vectors
-    [N, D], every vector and code is drawn as a line plot; rows of the same shape share their
-    limits. The columns have `titles` [N] above and `notes` [N] below, if there are any.
+    maximum white; codes of up to 3 values share their limits, and the values are written below. If
+    the first row holds vectors [N, D], every vector and code is drawn as a line plot; rows of the
+    same shape share their limits. The columns have `titles` [N] above and `notes` [N] below, if
+    there are any.
 
     Returns uint8.
     """
@@ -48,16 +49,16 @@ def draw(
     for title, row in rows.items():
         canvas.text(_LINE / 2, top + _CELL / 2, title, rotation=90, va="center")
         same_shape = np.stack([other for other in rows.values() if other.shape == row.shape])
-        for left, values in zip(lefts, row, strict=True):
+        bottom_of_row = top + _CELL
+        drawn = row if row.ndim > 2 or are_vectors else _code_pixels(row)
+        for left, values in zip(lefts, drawn, strict=True):
             if are_vectors:
                 canvas.plot(left, top, values, _limits(same_shape))
             else:
-                pixels = _code_pixels(values) if values.ndim == 1 else _image_pixels(values)
-                canvas.image(left, top, pixels)
-        top += _CELL
+                bottom_of_row = canvas.image(left, top, _image_pixels(values))
         for left, text in zip(lefts, below.get(title, ()), strict=False):
-            canvas.text(left + _CELL / 2, top + _CELL_GAP / 2, text)
-        top += _CELL_GAP + _LINE * (title in below)
+            canvas.text(left + _CELL / 2, bottom_of_row + _CELL_GAP / 2, text)
+        top += _CELL + _CELL_GAP + _LINE * (title in below)
     for left, note in zip(lefts, notes, strict=False):
         canvas.text(left + _CELL / 2, top, note)
     if are_vectors:
@@ -81,14 +82,18 @@ class _Canvas:
         default = {"va": "top", "ha": "center", "fontsize": "small", "parse_math": False}
         self._axes.text(x, y, text, **{**default, **look})
 
-    def image(self, left: float, top: float, pixels: np.ndarray) -> None:
-        """Draws pixels, grey [H, W] or [H, W, C], as large as a cell allows, in its centre."""
+    def image(self, left: float, top: float, pixels: np.ndarray) -> float:
+        """Draws pixels, grey [H, W] or [H, W, C], as large as a cell allows, in its centre.
+
+        Returns where the image ends.
+        """
         height, width = (_CELL * side / max(pixels.shape[:2]) for side in pixels.shape[:2])
         left, top = left + (_CELL - width) / 2, top + (_CELL - height) / 2
         extent = (left, left + width, top + height, top)
         look: dict[str, Any] = {"cmap": "gray", "vmin": 0, "vmax": 1, "interpolation": "nearest"}
         self._axes.imshow(pixels, extent=extent, aspect="auto", **look)
         self._frame(left, top, width, height)
+        return top + height
 
     def plot(
         self, left: float, top: float, values: np.ndarray, limits: tuple[float, float]
@@ -107,7 +112,7 @@ class _Canvas:
 
 
 def _written(code: np.ndarray) -> str:
-    return ", ".join(f"{value:.1f}" for value in code)
+    return ", ".join(f"{value:z.1f}" for value in code)
 
 
 def _limits(values: np.ndarray) -> tuple[float, float]:
@@ -118,12 +123,15 @@ def _limits(values: np.ndarray) -> tuple[float, float]:
 
 
 def _image_pixels(image: np.ndarray) -> np.ndarray:
-    """Returns the pixels to draw, [H, W] of grey images, [H, W, C] of RGB and RGBA."""
+    """Returns the pixels to draw, [H, W] of grey images and codes, [H, W, C] of RGB and RGBA."""
     clipped = np.clip(image, 0, 1)
     return clipped if image.shape[-1] in (3, 4) else clipped[..., 0]
 
 
-def _code_pixels(code: np.ndarray) -> np.ndarray:
-    scaled = figures.scale_each(code[np.newaxis])
-    height = max(d for d in range(1, math.isqrt(len(code)) + 1) if len(code) % d == 0)
-    return scaled.reshape(height, -1)
+def _code_pixels(codes: np.ndarray) -> np.ndarray:
+    """Returns codes [N, K] as images [N, H, W, 1] in [0, 1]."""
+    count, size = codes.shape
+    height = max(d for d in range(1, math.isqrt(size) + 1) if size % d == 0)
+    share_limits = size <= _MAX_WRITTEN
+    scaled = figures.scale_each(codes[np.newaxis] if share_limits else codes)
+    return scaled.reshape(count, height, -1, 1)

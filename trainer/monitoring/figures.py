@@ -1,6 +1,7 @@
 """Draws figures: plots, grids of images; writes PNG files."""
 
 import io
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -18,6 +19,7 @@ COLUMNS = 10
 _MAX_MARKERS = 50  # points of a line; more are drawn without markers
 _RED = (0.9, 0.1, 0.1)
 _MAX_NAME = 14  # characters of a class or a feature
+_BAR_CHARACTERS = 100  # of a bar of length 1
 _MAX_SHARES = 5  # features of a bar
 _MIN_LABELLED_SHARE = 0.12  # in which a name can be read
 _GAP = 2  # white pixels between images
@@ -103,26 +105,38 @@ def error_shares(
     """Draws which features make up the errors of vectors, as uint8 RGB [H, W, 3].
 
     Takes squared errors [N, D]. Each example, called by its label [N], is a bar of length 1, parted
-    into the features with the largest shares of its error and the rest.
+    into the features with the largest shares of its error and the rest. The names of features whose
+    bars are too short are in the rest, as far as there is room.
     """
     shares = squares / np.maximum(squares.sum(axis=1, keepdims=True), np.finfo(np.float64).tiny)
     figure = new_figure(9, 0.8 + 0.42 * len(squares))
     axis = figure.subplots()
+    look: dict[str, Any] = {"size": 7, "parse_math": False}
     for row, each in enumerate(shares):
-        left = 0.0
+        left, unlabelled = 0.0, []
         for number, feature in enumerate(np.argsort(-each, kind="stable")[:_MAX_SHARES]):
             grey = 0.55 + 0.08 * number
             axis.barh(row, each[feature], left=left, color=(grey, grey, grey), edgecolor="white")
             if each[feature] >= _MIN_LABELLED_SHARE:
-                name = shortened(feature_names[feature])
+                name = shortened(feature_names[feature], int(each[feature] * _BAR_CHARACTERS))
                 place = left + each[feature] / 2, row
-                axis.text(*place, name, ha="center", va="center", size=7, parse_math=False)
+                axis.text(*place, name, ha="center", va="center", **look)
+            else:
+                unlabelled.append(shortened(feature_names[feature]))
             left += each[feature]
+        rest = _joined(unlabelled, int((1 - left) * _BAR_CHARACTERS))
+        axis.text(left + 0.01, row, rest, ha="left", va="center", **look)
     axis.set(xlim=(0, 1), xlabel="share of the squared error", yticks=range(len(labels)))
     axis.set_title("largest errors, by feature")
     axis.set_yticklabels(labels, fontsize="small", parse_math=False)
     axis.invert_yaxis()
     return render(figure)
+
+
+def _joined(names: Sequence[str], length: int) -> str:
+    """Joins the first names, as many as fit into `length` characters."""
+    ends = itertools.accumulate(len(name) + 2 for name in names)
+    return ", ".join(name for name, end in zip(names, ends, strict=True) if end <= length)
 
 
 def scatter(
