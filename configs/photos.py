@@ -2,8 +2,8 @@
 
 Training images are mirrored, shifted and changed in brightness, contrast and colour. The length of
 the run, the batch and the validations follow from the number of images. The other commands take the
-checkpoint of the lowest validation error, which is at most that of PCA. The run does not end early:
-while the learning rate is high its error is often above PCA's, and falls with the rate.
+checkpoint of the lowest validation error, which is at most that of PCA. No early stopping: while
+the learning rate is high, the validation error is often above that of PCA.
 
     python -m trainer --config=configs/photos.py --config.data.name=images:DIR \
         --config.data.image_size=64 --workdir=runs/photos

@@ -5,7 +5,7 @@ from absl import flags
 from trainer import cli
 
 _WORKDIR = cli.workdir_flag()
-_COUNT = flags.DEFINE_integer("n", 64, "Number of samples to draw.", 1, upper_bound=10**9)
+_COUNT = flags.DEFINE_integer("n", 64, "Number of samples to draw.", lower_bound=1)
 _CHECKPOINT = cli.checkpoint_flag()
 _OUTPUT = flags.DEFINE_string("output", "", "Folder to write to. Default: the workdir.")
 _OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace existing samples.")

@@ -27,8 +27,8 @@ def muted_stderr() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def without_collections() -> Iterator[None]:
-    """Pauses Python's garbage collector, which takes a quarter of an import and finds nothing."""
+def paused_garbage_collector() -> Iterator[None]:
+    """Pauses Python's garbage collector, whose searches take a quarter of an import."""
     was_enabled = gc.isenabled()
     gc.disable()
     try:
@@ -40,11 +40,10 @@ def without_collections() -> Iterator[None]:
 
 def import_tensorflow() -> None:
     """Imports TensorFlow and Keras; drops notes on missing GPUs where there is no NVIDIA driver."""
-    with without_collections():
-        if any(driver.exists() for driver in _NVIDIA_DRIVERS):
+    has_driver = any(driver.exists() for driver in _NVIDIA_DRIVERS)
+    if not has_driver:
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    with paused_garbage_collector():
+        with contextlib.nullcontext() if has_driver else muted_stderr():
             importlib.import_module("tensorflow")
-        else:
-            os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-            with muted_stderr():
-                importlib.import_module("tensorflow")
         importlib.import_module("keras")

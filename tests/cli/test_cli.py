@@ -16,7 +16,7 @@ from tests.typed import outcomes
 from trainer import cli
 from trainer.config import load_config, parse
 from trainer.errors import NonFiniteError, Preempted, UserError
-from trainer.tensorflow_import import without_collections
+from trainer.tensorflow_import import paused_garbage_collector
 
 ROOT = Path(__file__).parents[2]
 OF_A_RUN = [
@@ -123,7 +123,7 @@ def test_every_end_has_its_status_and_its_line(capsys, monkeypatch):
 def test_an_import_leaves_the_garbage_collector_as_it_was(is_enabled):
     (gc.enable if is_enabled else gc.disable)()
     try:
-        with pytest.raises(ImportError), without_collections():
+        with pytest.raises(ImportError), paused_garbage_collector():
             assert not gc.isenabled()
             raise ImportError
         assert gc.isenabled() == is_enabled

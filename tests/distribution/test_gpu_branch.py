@@ -38,7 +38,7 @@ EXECUTIONS = [
     ("sparse", "xla", 2, "bfloat16"),
     ("conv", "xla", 2, "float16"),
     ("conv", "xla_products", 1, "float32"),
-    ("denoising", "xla_products", 1, "bfloat16"),
+    ("deep_conv", "xla_products", 1, "bfloat16"),
     ("linear", "xla_update", 1, "float16"),
 ]
 

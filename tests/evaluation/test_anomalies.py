@@ -18,7 +18,7 @@ from trainer.evaluation.distances import Distances
 from trainer.evaluation.evaluate import evaluate, example_names
 from trainer.evaluation.evaluated_model import EvaluatedModel
 from trainer.evaluation.evaluators import anomalies, strangest
-from trainer.monitoring import figures
+from trainer.monitoring import example_columns, figures
 from trainer.run import restore
 from trainer.training.train import train
 
@@ -60,10 +60,10 @@ def test_a_distance_of_whitened_values_is_that_of_mahalanobis():
 
 def test_the_strangest_vectors_and_images_are_drawn_by_their_names(monkeypatch):
     drawn: dict[str, tuple[Any, ...]] = {}
-    for draw in ("error_shares", "reconstructions"):
-        original = getattr(figures, draw)
+    for module, draw in ((figures, "error_shares"), (example_columns, "draw")):
+        original = getattr(module, draw)
         monkeypatch.setattr(
-            figures,
+            module,
             draw,
             lambda *arguments, draw=draw, original=original: (
                 drawn.update({draw: arguments}) or original(*arguments)
@@ -92,7 +92,7 @@ def test_the_strangest_vectors_and_images_are_drawn_by_their_names(monkeypatch):
     }
     figure = strangest.measure(EvaluatedModel(model, images, images, **known)).figures["strangest"]
     assert figure.ndim == 3
-    _, titles, notes = drawn["reconstructions"]
+    _, titles, notes = drawn["draw"]
     assert titles[:2] == names[[11, 10]].tolist()
     assert notes[:2] == ["$dent$\nmse 0.25", "ok\nmse 0.21"]
 

@@ -92,12 +92,14 @@ def test_a_run_is_compared_with_pca_by_error_accuracy_and_speed(tmp_path):
 
 def test_a_declared_metric_is_a_column_and_a_missing_one_an_empty_cell(tmp_path, monkeypatch):
     columns = [*evaluators.columns(), evaluators.Column("elbo_nats", "ELBO", ".1f")]
+    columns.append(evaluators.Column("of_no_run", "of no run", ".1f"))
     monkeypatch.setattr(evaluators, "columns", lambda: columns)
     bare = {key: MEASURED[key] for key in ("step", "code_size", "test_images")}
     make_run(tmp_path / "a", bare | {"mse": 0.0})  # without labels and PCA
     make_run(tmp_path / "b", MEASURED | {"elbo_nats": -90.04})
     rows = cells(compare(tmp_path, output=tmp_path / "out"))
     assert [row["ELBO"] for row in rows] == ["", "-90.0"]
+    assert "of no run" not in rows[0]
     assert rows[0]["mse"] == "0.00000"
     assert [rows[0][name] for name in ("PCA mse", "mse / PCA mse", "probe", "5-NN")] == [""] * 4
 

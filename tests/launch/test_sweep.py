@@ -9,7 +9,8 @@ import time
 
 import pytest
 
-from launch import grids
+from launch import forks, grids
+from launch.supervisor import Command
 from tests.evaluation.test_compare import MEASURED, cells, make_run
 from tests.launched import ROOT, run_launcher
 from tests.runs import assert_same_bits, final_state
@@ -232,6 +233,23 @@ while time.time() < end: time.sleep(0.1)
     while not (sweep.traces / "end").exists():
         time.sleep(0.01)
     assert len(list(sweep.traces.glob("stop-*"))) == 1
+
+
+@pytest.mark.parametrize(
+    ("end", "status"), [("", 0), ("sys.exit()", 0), ("sys.exit(75)", 75), ("sys.exit('why')", 1)]
+)
+def test_a_fork_calls_what_is_registered_for_its_exit_and_loses_no_output(end, status, tmp_path):
+    script = tmp_path / "command.py"
+    script.write_text(
+        "import atexit, sys\n"
+        "atexit.register(print, 'at the exit', end='')\n"
+        f"print('before', end=' ')\n{end}\n"
+    )
+    with forks.ForkServer() as server:
+        fork = server.start(Command("run", [sys.executable, str(script)], {}))
+        assert fork.wait() == status
+        assert fork.stdout.read() == b"before at the exit"
+        assert fork.stderr.read() == (b"why\n" if status == 1 else b"")
 
 
 @pytest.mark.slow

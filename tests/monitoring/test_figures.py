@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from matplotlib import colormaps
 
-from trainer.monitoring import example_columns, figures
+from trainer.monitoring import figures
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -61,15 +61,12 @@ def test_points_of_a_scatter_plot_are_coloured_by_class_or_on_a_bar(palette):
             assert np.abs(shown[:, :550] - colour).max(axis=-1).min() <= 2  # rounding
 
 
-def test_reconstructions_show_each_image_in_its_cell_with_its_proportions():
-    values = np.array([0.2, 0.8], np.float32)
-    wide = values[:, None, None, None] + np.zeros((2, 2, 4, 1), np.float32)
-    rows = {"original": wide, "reconstruction": 1 - wide}
-    shown = example_columns.draw(rows).astype(int)
-    corners = [(8, 20), (8, 128), (116, 20), (116, 128)]
-    cells = [shown[top : top + 100, left : left + 100] for top, left in corners]
-    for cell, value in zip(cells, (51, 204, 204, 51), strict=True):
-        assert (cell[28:72, 3:97] == value).all()
-        assert (cell[:22, 3:97] == 255).all()  # above an image of half the height
-    titled = example_columns.draw(rows, titles=["a", "b"], notes=["first\nof two", "second"])
-    assert titled.shape[0] == len(shown) + 3 * 20
+def test_names_of_short_bars_follow_after_the_last_bar_where_there_is_room():
+    names = [f"feature {number}" for number in range(40)]
+    one, some, even = np.eye(40)[:1], np.zeros((1, 40)), np.ones((1, 40))
+    some[0, :3] = 0.94, 0.03, 0.03
+    drawn = [figures.error_shares(squares, names, ["row 0"]) for squares in (one, some, even)]
+    after = [(shown[30:60, 300:] < 60).any() for shown in drawn]
+    whole = [(shown[30:60] < 60).sum() for shown in drawn]
+    assert after[2] and whole[2] > whole[1]
+    figures.error_shares(np.full((1, 40), np.nan), names, ["row 0"])  # of a diverged run

@@ -136,7 +136,7 @@ def _run(
             check()
             if needs_tensorflow:
                 import_tensorflow()
-                gc.freeze()  # half a second of CPU time at the exit
+                gc.freeze()  # else the exit searches TensorFlow's objects, for half a second
         main()
     except CommandError as end:  # other errors leave a traceback
         _leave(str(end), end.exit_status)

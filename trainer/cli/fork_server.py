@@ -35,7 +35,7 @@ _PRELOADED = (  # what a training and an evaluation import besides TensorFlow
 def main() -> None:
     """Serves requests; in a fork, runs the command that was asked for and exits with its status."""
     statuses: list[int] = []  # of a fork, once its command has ended
-    atexit.register(_end_at_once, statuses)  # first, and so called last
+    atexit.register(_end_at_once, statuses)  # before a command's handlers, and so called after them
     words = serve(socket.socket(fileno=int(sys.argv[1])))
     if not words:
         return
@@ -54,11 +54,15 @@ def main() -> None:
 
 
 def _end_at_once(statuses: list[int]) -> None:
-    """Ends a fork; to free its objects first would copy the memory shared with the server."""
+    """Ends a fork with its command's status; does nothing in the server.
+
+    Freeing a fork's objects would copy the memory that it shares with the server.
+    """
     if statuses:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(statuses[0])
+        with contextlib.suppress(OSError, ValueError):  # which Python reports at its own exit
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(statuses[0])
 
 
 def serve(control: socket.socket) -> list[str]:

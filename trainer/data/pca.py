@@ -12,14 +12,15 @@ from trainer.data.memory import BLOCK_ROWS
 _MAX_EXACT = 4096  # values of an example; such a covariance is decomposed in seconds
 _MAX_SAMPLED = 2**14  # values of an example; larger images are averaged over squares first
 _MAX_SAMPLE_BYTES = 2**29
-_RANK_TOLERANCE = 1e-10  # of the largest variance, of float32 examples
+_RANK_TOLERANCE = 1e-10  # share of the largest variance; a smaller one is a rounding error
 
 
 @dataclasses.dataclass(frozen=True)
 class Pca:
     """Holds K principal components of examples of D values, by falling variance.
 
-    Components beyond the rank of the examples are 0, with variance 0.
+    Components beyond the number of examples or of values are 0, with variance 0; if examples have
+    more than 4,096 values, also those with at most 1e-10 of the largest variance.
     """
 
     mean: np.ndarray  # float64 [D]
@@ -92,7 +93,7 @@ def _sampled_pca(examples: np.ndarray | Records, count: int) -> tuple[np.ndarray
         scores = centred @ encoder_map
         products += scores.T @ centred
         squares += np.square(scores).sum(axis=0)
-    # The scores of a component beyond the rank are rounding errors, and no divisor.
+    # Scores beyond the rank are rounding errors; dividing by their squares gives huge weights.
     squares[squares <= _RANK_TOLERANCE * squares.max()] = 0
     encoder_map *= squares > 0
     decoder_map = products / np.where(squares > 0, squares, np.inf)[:, np.newaxis]

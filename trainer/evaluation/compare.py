@@ -235,7 +235,10 @@ def _progress(run: ComparedRun) -> str:
 
 
 def _table(group: Sequence[ComparedRun]) -> Iterator[str]:
-    """Yields the lines of a Markdown table, with columns aligned for the terminal."""
+    """Yields the lines of a Markdown table, aligned for the terminal.
+
+    A metric that no run of the group has is left out.
+    """
     measured = [
         (shown.title, [_cell(run.metric(shown.metric), shown.format) for run in group])
         for shown in evaluators.columns()

@@ -10,7 +10,7 @@ from trainer.monitoring import figures
 
 _MAX_TITLE = 12  # characters above a column
 _CELL = 1.0  # inches of an image's longer side
-_CELL_GAP = 0.08  # inches
+_GAP = 0.08  # inches
 _LINE = 0.2  # inches of a line of text
 _AXES_LABEL = "across: features, or values of the code; rows of one length share a scale"
 _AXES_LABEL_WIDTH = 4.6  # inches
@@ -32,44 +32,42 @@ def draw(
     """
     first = next(iter(rows.values()))
     are_vectors = first.ndim == 2
-    below = {
-        title: [_written(code) for code in row]
+    written = [
+        title
         for title, row in rows.items()
-        if row.ndim == 2 and row.shape[1] <= _MAX_WRITTEN and not are_vectors
-    }
-    bottom = [max((note.count("\n") + 1 for note in notes), default=0), int(are_vectors)]
-    count = (len(titles) > 0) + len(below) + sum(bottom)
-    pitch = _CELL + _CELL_GAP
-    width = max(_LINE + len(first) * pitch, are_vectors * _AXES_LABEL_WIDTH)
-    canvas = _Canvas(width, len(rows) * pitch + count * _LINE + _CELL_GAP)
+        if not are_vectors and row.ndim == 2 and row.shape[1] <= _MAX_WRITTEN
+    ]
+    note_lines = max((note.count("\n") + 1 for note in notes), default=0)
+    text_lines = (len(titles) > 0) + len(written) + note_lines + are_vectors
+    pitch = _CELL + _GAP
     lefts = [_LINE + column * pitch for column in range(len(first))]
-    top = _CELL_GAP + _LINE * (len(titles) > 0)
-    for left, title in zip(lefts, titles, strict=False):
-        canvas.text(left + _CELL / 2, _CELL_GAP / 2, figures.shortened(title, _MAX_TITLE))
+    width = _LINE + len(first) * pitch
+    width = max(width, _AXES_LABEL_WIDTH) if are_vectors else width
+    canvas = _Canvas(width, _GAP + len(rows) * pitch + text_lines * _LINE)
+
+    canvas.texts(lefts, _GAP / 2, [figures.shortened(title, _MAX_TITLE) for title in titles])
+    top = _GAP + _LINE * (len(titles) > 0)
     for title, row in rows.items():
         canvas.text(_LINE / 2, top + _CELL / 2, title, rotation=90, va="center")
-        same_shape = np.stack([other for other in rows.values() if other.shape == row.shape])
-        bottom_of_row = top + _CELL
-        drawn = row if row.ndim > 2 or are_vectors else _code_pixels(row)
-        for left, values in zip(lefts, drawn, strict=True):
-            if are_vectors:
-                canvas.plot(left, top, values, _limits(same_shape))
-            else:
-                bottom_of_row = canvas.image(left, top, _image_pixels(values))
-        for left, text in zip(lefts, below.get(title, ()), strict=False):
-            canvas.text(left + _CELL / 2, bottom_of_row + _CELL_GAP / 2, text)
-        top += _CELL + _CELL_GAP + _LINE * (title in below)
-    for left, note in zip(lefts, notes, strict=False):
-        canvas.text(left + _CELL / 2, top, note)
+        if are_vectors:
+            same_shape = [other for other in rows.values() if other.shape == row.shape]
+            canvas.plots(lefts, top, row, _limits(np.stack(same_shape)))
+        else:
+            end = canvas.images(lefts, top, _code_pixels(row) if row.ndim == 2 else row)
+        top += pitch
+        if title in written:
+            canvas.texts(lefts, end + _GAP / 2, [_written(code) for code in row])
+            top += _LINE
+    canvas.texts(lefts, top, notes)
     if are_vectors:
-        canvas.text(width / 2, top + bottom[0] * _LINE, _AXES_LABEL)
+        canvas.text(width / 2, top + note_lines * _LINE, _AXES_LABEL)
     return figures.render(canvas.figure)
 
 
 class _Canvas:
-    """Draws in one pair of axes, whose unit is an inch from the upper left corner.
+    """Draws in one Matplotlib Axes, whose coordinates are inches from the upper left corner.
 
-    One pair of axes for each image takes several times as long.
+    An Axes for each image would take several times as long.
     """
 
     def __init__(self, width: float, height: float):
@@ -82,28 +80,36 @@ class _Canvas:
         default = {"va": "top", "ha": "center", "fontsize": "small", "parse_math": False}
         self._axes.text(x, y, text, **{**default, **look})
 
-    def image(self, left: float, top: float, pixels: np.ndarray) -> float:
-        """Draws pixels, grey [H, W] or [H, W, C], as large as a cell allows, in its centre.
+    def texts(self, lefts: Sequence[float], top: float, texts: Sequence[str]) -> None:
+        """Writes a text in the middle of each column, if there are any."""
+        for left, text in zip(lefts, texts, strict=False):
+            self.text(left + _CELL / 2, top, text)
 
-        Returns where the image ends.
+    def images(self, lefts: Sequence[float], top: float, images: np.ndarray) -> float:
+        """Draws images [N, H, W, C] as large as the cells allow, in their centres.
+
+        Returns where the images end.
         """
-        height, width = (_CELL * side / max(pixels.shape[:2]) for side in pixels.shape[:2])
-        left, top = left + (_CELL - width) / 2, top + (_CELL - height) / 2
-        extent = (left, left + width, top + height, top)
+        height, width = (_CELL * side / max(images.shape[1:3]) for side in images.shape[1:3])
+        top += (_CELL - height) / 2
         look: dict[str, Any] = {"cmap": "gray", "vmin": 0, "vmax": 1, "interpolation": "nearest"}
-        self._axes.imshow(pixels, extent=extent, aspect="auto", **look)
-        self._frame(left, top, width, height)
+        for left, image in zip(lefts, images, strict=True):
+            start = left + (_CELL - width) / 2
+            extent = (start, start + width, top + height, top)
+            self._axes.imshow(_pixels(image), extent=extent, aspect="auto", **look)
+            self._frame(start, top, width, height)
         return top + height
 
-    def plot(
-        self, left: float, top: float, values: np.ndarray, limits: tuple[float, float]
+    def plots(
+        self, lefts: Sequence[float], top: float, vectors: np.ndarray, limits: tuple[float, float]
     ) -> None:
-        """Draws a line through values [D] in a cell that spans the limits."""
+        """Draws vectors [N, D] as steps in cells that span the limits."""
         lowest, highest = limits
-        x = left + _CELL * (np.arange(len(values)) + 0.5) / len(values)
-        y = top + _CELL * (highest - values) / (highest - lowest)
-        self._axes.plot(x, y, drawstyle="steps-mid", color="black", linewidth=0.8)
-        self._frame(left, top, _CELL, _CELL)
+        for left, values in zip(lefts, vectors, strict=True):
+            edges = left + _CELL * np.arange(len(values) + 1) / len(values)
+            y = top + _CELL * (highest - values) / (highest - lowest)
+            self._axes.stairs(y, edges, baseline=None, color="black", linewidth=0.8)
+            self._frame(left, top, _CELL, _CELL)
 
     def _frame(self, left: float, top: float, width: float, height: float) -> None:
         from matplotlib.patches import Rectangle
@@ -112,7 +118,7 @@ class _Canvas:
 
 
 def _written(code: np.ndarray) -> str:
-    return ", ".join(f"{value:z.1f}" for value in code)
+    return ", ".join(f"{value:z.2g}" for value in code)
 
 
 def _limits(values: np.ndarray) -> tuple[float, float]:
@@ -122,8 +128,8 @@ def _limits(values: np.ndarray) -> tuple[float, float]:
     return lowest - margin, highest + margin
 
 
-def _image_pixels(image: np.ndarray) -> np.ndarray:
-    """Returns the pixels to draw, [H, W] of grey images and codes, [H, W, C] of RGB and RGBA."""
+def _pixels(image: np.ndarray) -> np.ndarray:
+    """Returns the pixels to draw, [H, W] of grey images, [H, W, C] of RGB and RGBA."""
     clipped = np.clip(image, 0, 1)
     return clipped if image.shape[-1] in (3, 4) else clipped[..., 0]
 

@@ -19,7 +19,8 @@ COLUMNS = 10
 _MAX_MARKERS = 50  # points of a line; more are drawn without markers
 _RED = (0.9, 0.1, 0.1)
 _MAX_NAME = 14  # characters of a class or a feature
-_BAR_CHARACTERS = 100  # of a bar of length 1
+_BAR_CHARACTERS = 85  # of a bar of length 1
+_ALSO = "also "
 _MAX_SHARES = 5  # features of a bar
 _MIN_LABELLED_SHARE = 0.12  # in which a name can be read
 _GAP = 2  # white pixels between images
@@ -106,13 +107,13 @@ def error_shares(
 
     Takes squared errors [N, D]. Each example, called by its label [N], is a bar of length 1, parted
     into the features with the largest shares of its error and the rest. The names of features whose
-    bars are too short are in the rest, as far as there is room.
+    bars are too short for them follow after the last bar, as far as there is room.
     """
     shares = squares / np.maximum(squares.sum(axis=1, keepdims=True), np.finfo(np.float64).tiny)
     figure = new_figure(9, 0.8 + 0.42 * len(squares))
     axis = figure.subplots()
     look: dict[str, Any] = {"size": 7, "parse_math": False}
-    for row, each in enumerate(shares):
+    for row, each in enumerate(np.nan_to_num(shares)):
         left, unlabelled = 0.0, []
         for number, feature in enumerate(np.argsort(-each, kind="stable")[:_MAX_SHARES]):
             grey = 0.55 + 0.08 * number
@@ -121,11 +122,11 @@ def error_shares(
                 name = shortened(feature_names[feature], int(each[feature] * _BAR_CHARACTERS))
                 place = left + each[feature] / 2, row
                 axis.text(*place, name, ha="center", va="center", **look)
-            else:
+            elif each[feature] > 0:
                 unlabelled.append(shortened(feature_names[feature]))
             left += each[feature]
-        rest = _joined(unlabelled, int((1 - left) * _BAR_CHARACTERS))
-        axis.text(left + 0.01, row, rest, ha="left", va="center", **look)
+        also = _joined(unlabelled, int((1 - left) * _BAR_CHARACTERS) - len(_ALSO))
+        axis.text(left + 0.01, row, also and _ALSO + also, ha="left", va="center", **look)
     axis.set(xlim=(0, 1), xlabel="share of the squared error", yticks=range(len(labels)))
     axis.set_title("largest errors, by feature")
     axis.set_yticklabels(labels, fontsize="small", parse_math=False)

@@ -80,8 +80,8 @@ def require_disk_space(name: str, folder: Path, needed_bytes: int, advice: str =
     free_bytes = shutil.disk_usage(existing).free
     if needed_bytes > free_bytes:
         raise StorageError(
-            f"{name} cannot be written: the disk of {existing} has {free_bytes / 2**20:,.1f} MiB "
-            f"free and {needed_bytes / 2**20:,.1f} MiB are needed{'; ' if advice else ''}{advice}"
+            f"{name} cannot be written: the disk of {existing} has {free_bytes // 2**20:,} MiB "
+            f"free and {-(-needed_bytes // 2**20):,} MiB are needed{'; ' if advice else ''}{advice}"
         )
 
 

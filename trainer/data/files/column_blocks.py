@@ -11,14 +11,11 @@ from trainer.data.files.columns import ColumnReader, Complaints
 from trainer.data.files.numbers import quick_numbers
 
 _GROUP_VALUES = 2**18  # that are parsed at once
-_TEXT = pa.string().id
-_NUMBERS = frozenset(
-    kind.id
-    for kind in (
-        *(pa.int8(), pa.int16(), pa.int32(), pa.int64(), pa.float32(), pa.float64()),
-        *(pa.uint8(), pa.uint16(), pa.uint32(), pa.uint64()),
-    )
-)
+# Ids of types, since pyarrow is slow to compare types.
+_TEXT_ID = pa.string().id
+_NUMBER_IDS = frozenset(
+    pa.type_for_alias(f"{sign}int{bits}").id for sign in ("", "u") for bits in (8, 16, 32, 64)
+) | {pa.float32().id, pa.float64().id}
 
 
 def read(
@@ -53,10 +50,10 @@ def _groups(
     by_type: dict[int, list[int]] = {}
     for place, reader in enumerate(readers):
         column = found[reader.name]
-        kind = column.type.id
-        is_text = kind == _TEXT and reader.may_be_numbers and not column.null_count
-        if kind in _NUMBERS or is_text:
-            by_type.setdefault(kind, []).append(place)
+        type_id = column.type.id
+        is_text = type_id == _TEXT_ID and reader.may_be_numbers and not column.null_count
+        if type_id in _NUMBER_IDS or is_text:
+            by_type.setdefault(type_id, []).append(place)
     size = _GROUP_VALUES // count
     for places in by_type.values():
         for first in range(0, len(places), size) if size > 1 else ():

@@ -27,7 +27,7 @@ def measure(evaluated: EvaluatedModel) -> Result:
     images = evaluated.test[shown]
     rows = evaluated.model.reconstruction_rows(images, evaluated.noise(len(shown)))
     errors = squared_errors(images, rows["reconstruction"])
-    notes = [f"mse {error:#.2g}" for error in errors]
+    notes = [f"mse {error:.2g}" for error in errors]
     metrics = reconstruction_metrics(evaluated.test, evaluated.reconstructions)
     titles = evaluated.names(shown)
     return Result(metrics, {FIGURE: example_columns.draw(rows, titles, notes)})

@@ -25,7 +25,7 @@ def measure(evaluated: EvaluatedModel) -> Result:
     squares = np.square(rebuilt - images, dtype=np.float64)
     found, classes = evaluated.test_names, evaluated.test_class_names
     names = [f"row {row}" for row in shown] if found is None else found[shown].tolist()
-    notes = [f"mse {error:#.2g}" for error in errors[shown]]
+    notes = [f"mse {error:.2g}" for error in errors[shown]]
     kinds = [] if classes is None else [figures.shortened(str(name)) for name in classes[shown]]
     if images.ndim == 2:
         names = [figures.shortened(name, _MAX_NAME) for name in names]
