@@ -10,13 +10,14 @@ further; `light` fails a command that imports TensorFlow; `run` ends after the f
 import importlib
 import json
 import os
-import runpy
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
 from absl import app
+
+from trainer.cli import fork_server
 
 ROOT = Path(__file__).parent.parent
 FAILED = 1
@@ -53,12 +54,7 @@ def status(words, mode):
     try:
         if mode == "parse":
             vars(app)["run"] = lambda _, flags_parser: flags_parser(sys.argv)
-        if words[0] == "-m":
-            sys.argv = words[1:]
-            runpy.run_module(words[1], run_name="__main__", alter_sys=True)
-        else:
-            sys.argv = words
-            runpy.run_path(words[0], run_name="__main__")
+        fork_server.run(words)
     except SystemExit as end:
         if mode != "light" or "tensorflow" not in sys.modules:
             return end.code or 0

@@ -20,7 +20,7 @@ import sys
 from collections.abc import Iterable
 
 from trainer.errors import Preempted
-from trainer.tensorflow_import import import_tensorflow
+from trainer.tensorflow_import import import_tensorflow, paused_garbage_collector
 
 _MAX_REQUEST_BYTES = 2**20
 _POLL_SECONDS = 0.05
@@ -40,17 +40,22 @@ def main() -> None:
     if not words:
         return
     try:
-        if words[0] == "-m":
-            sys.argv = words[1:]
-            runpy.run_module(words[1], run_name="__main__", alter_sys=True)
-        else:
-            sys.argv = words
-            runpy.run_path(words[0], run_name="__main__")
+        run(words)
     except SystemExit as ended:
         if isinstance(ended.code, int | None):
             statuses.append(ended.code or 0)
         raise
     statuses.append(0)
+
+
+def run(words: list[str]) -> None:
+    """Runs a module after `-m`, or a script, with its arguments, as `python` runs these words."""
+    if words[0] == "-m":
+        sys.argv = words[1:]
+        runpy.run_module(words[1], run_name="__main__", alter_sys=True)
+    else:
+        sys.argv = words
+        runpy.run_path(words[0], run_name="__main__")
 
 
 def _end_at_once(statuses: list[int]) -> None:
@@ -117,9 +122,10 @@ def _reap(reports: dict[int, int]) -> None:
 
 
 def _preload() -> None:
-    import_tensorflow()
-    for name in _PRELOADED:
-        importlib.import_module(name)
+    with paused_garbage_collector():
+        import_tensorflow()
+        for name in _PRELOADED:
+            importlib.import_module(name)
     gc.freeze()  # a collection in a fork would copy the memory pages of every object
 
 
