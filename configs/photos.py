@@ -2,8 +2,8 @@
 
 Training images are mirrored, shifted and changed in brightness, contrast and colour. The length of
 the run, the batch and the validations follow from the number of images. The other commands take the
-checkpoint of the lowest validation error, which is at most that of PCA. No early stopping: while
-the learning rate is high, the validation error is often above that of PCA.
+checkpoint with the lowest validation error, which is at most PCA's. Early stopping is off, since
+the validation error is often higher than PCA's until the learning rate has decayed.
 
     python -m trainer --config=configs/photos.py --config.data.name=images:DIR \
         --config.data.image_size=64 --workdir=runs/photos

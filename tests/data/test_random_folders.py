@@ -9,8 +9,11 @@ from trainer.config import make_data
 from trainer.data import sources
 from trainer.errors import UserError
 
-PARTS = {"train": "train", "Training": "train", "VAL": "validation", "valid": "validation"}
-PARTS |= {"test": "test", "Testing": "test"}
+PARTS = {
+    "train": "train", "Training": "train",
+    "VAL": "validation", "valid": "validation",
+    "test": "test", "Testing": "test",
+}  # fmt: skip
 LAYOUTS = [(), ("train", "test"), ("Training", "VAL", "Testing"), ("train", "valid", "test")]
 MODES = {
     "png": ("1", "L", "LA", "P", "RGB", "RGBA", "I;16"),
@@ -107,8 +110,7 @@ def test_a_folder_is_read_as_pillow_reads_it_or_refused_with_a_way_out(tmp_path_
     read = {}
     for part in ("train", "validation", "test"):
         split = getattr(found, part)
-        for row in range(0 if split is None else len(split)):
-            path = split.file_names[row]
+        for row, path in enumerate(split.file_names if split else ()):
             assert PARTS.get(path.partition("/")[0], "train") == part
             if split.labels is not None:
                 assert found.class_names[split.labels[row]] == label_of(path)

@@ -126,7 +126,8 @@ def error_shares(
                 unlabelled.append(shortened(feature_names[feature]))
             left += each[feature]
         also = _joined(unlabelled, int((1 - left) * _BAR_CHARACTERS) - len(_ALSO))
-        axis.text(left + 0.01, row, also and _ALSO + also, ha="left", va="center", **look)
+        if also:
+            axis.text(left + 0.01, row, _ALSO + also, ha="left", va="center", **look)
     axis.set(xlim=(0, 1), xlabel="share of the squared error", yticks=range(len(labels)))
     axis.set_title("largest errors, by feature")
     axis.set_yticklabels(labels, fontsize="small", parse_math=False)
@@ -135,7 +136,7 @@ def error_shares(
 
 
 def _joined(names: Sequence[str], length: int) -> str:
-    """Joins the first names, as many as fit into `length` characters."""
+    """Joins as many of the first names as `length` characters allow."""
     ends = itertools.accumulate(len(name) + 2 for name in names)
     return ", ".join(name for name, end in zip(names, ends, strict=True) if end <= length)
 
