@@ -63,7 +63,7 @@ def test_a_broken_image_costs_no_other_its_code_and_is_named(image_run, images, 
     codes = tmp_path / "codes.npz"
     (tmp_path / "in" / "broken.png").write_bytes(b"x")
     with pytest.raises(
-        UserError, match=r"holds 4 examples; unreadable files left out: 1: .*broken\.png"
+        UserError, match=r"holds 4 examples; unreadable files left out \(1\): .*broken\.png"
     ):
         encode(image_run, str(tmp_path / "in"), str(codes), StreamOptions(batch_size=3))
     with np.load(codes) as written:

@@ -123,6 +123,6 @@ def report_unreadable(rows: readers.Input, model: BatchedModel, done: str) -> No
     """Prints which files were left out; raises UserError unless the run skipped such files too."""
     if rows.unreadable:
         files = listed(rows.unreadable, "; ")
-        line = f"unreadable files left out: {len(rows.unreadable):,}: {files}"
+        line = f"unreadable files left out ({len(rows.unreadable):,}): {files}"
         require(model.skips_unreadable, f"{done}; {line}")
         print(line)

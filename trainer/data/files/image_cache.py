@@ -56,13 +56,13 @@ def read(
     named = listed((f"{name}: {why}" for name, why in unreadable.items()), "; ")
     require(
         skip_unreadable,
-        f"{len(unreadable):,} files of {folder} cannot be read as images ({named}); "
+        f"{folder} holds files that cannot be read as images ({len(unreadable):,}): {named}; "
         "data.skip_unreadable=True leaves them out, the others are decoded already",
     )
     kept = listing.without(set(unreadable))
     empty = [split for split, count in kept.counts.items() if count == 0]
     require(not empty, f"{folder} holds no readable image in its {empty[:1]} split")
-    note = f"{len(unreadable):,} unreadable files are left out: {named}"
+    note = f"unreadable files left out ({len(unreadable):,}): {named}"
     return DecodedImages(dataclasses.replace(kept, notes=(*kept.notes, note)), found)
 
 

@@ -155,7 +155,7 @@ def _notes(splits: dict[str, "_SplitFolder"], other_classes: tuple[str, ...]) ->
             f"{suffix or 'no suffix'} {n:,}" for suffix, n in suffixes.most_common(_MAX_SUFFIXES)
         ]
         more = ", …" if len(suffixes) > _MAX_SUFFIXES else ""
-        yield f"{suffixes.total():,} files of other kinds are left out: {', '.join(some)}{more}"
+        yield f"files of other kinds left out ({suffixes.total():,}): {', '.join(some)}{more}"
     if other_classes:
         yield f"classes without training images: {', '.join(other_classes)}"
 
