@@ -43,11 +43,15 @@ class EvaluatedModel:
     train_anomalies: np.ndarray | None = None  # bool [N], if labels say so
     test_anomalies: np.ndarray | None = None
 
+    def titles(self, shown: np.ndarray) -> list[str]:
+        """Returns the classes of some test examples, else their names."""
+        classes = self.test_class_names
+        return self.names(shown) if classes is None else list(map(str, classes[shown]))
+
     def names(self, shown: np.ndarray) -> list[str]:
-        """Returns what to call some test images: their classes, else their files, else nothing."""
-        if self.test_class_names is not None:
-            return list(map(str, self.test_class_names[shown]))
-        return [] if self.test_files is None else [Path(f).stem for f in self.test_files[shown]]
+        """Returns the names of some test examples, else their rows in the split, counted from 0."""
+        names = self.test_names
+        return [f"row {row}" for row in shown] if names is None else names[shown].tolist()
 
     @property
     def test_class_names(self) -> np.ndarray | None:

@@ -29,7 +29,7 @@ def measure(evaluated: EvaluatedModel) -> Result:
     errors = squared_errors(images, rows["reconstruction"])
     notes = [f"mse {error:.2g}" for error in errors]
     metrics = reconstruction_metrics(evaluated.test, evaluated.reconstructions)
-    titles = evaluated.names(shown)
+    titles = evaluated.titles(shown)
     return Result(metrics, {FIGURE: example_columns.draw(rows, titles, notes)})
 
 

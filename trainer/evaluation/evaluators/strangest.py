@@ -23,8 +23,7 @@ def measure(evaluated: EvaluatedModel) -> Result:
     shown = np.argsort(-errors, kind="stable")[: figures.COLUMNS]
     images, rebuilt = evaluated.test[shown], evaluated.reconstructions[shown]
     squares = np.square(rebuilt - images, dtype=np.float64)
-    found, classes = evaluated.test_names, evaluated.test_class_names
-    names = [f"row {row}" for row in shown] if found is None else found[shown].tolist()
+    names, classes = evaluated.names(shown), evaluated.test_class_names
     notes = [f"mse {error:.2g}" for error in errors[shown]]
     kinds = [] if classes is None else [figures.shortened(str(name)) for name in classes[shown]]
     if images.ndim == 2:
