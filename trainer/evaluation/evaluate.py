@@ -145,9 +145,10 @@ def print_table(metrics: dict[str, Any], workdir: str) -> None:
 
     Leaves out the goodput, which the training has printed.
     """
-    for name, value in metrics.items():
-        if not name.startswith("goodput/"):
-            print(f"{name:>22}  {_format(value)}")
+    shown = {name: value for name, value in metrics.items() if not name.startswith("goodput/")}
+    width = max(map(len, shown))
+    for name, value in shown.items():
+        print(f"{name:>{width}}  {_format(value)}")
     if not metrics.get("finished", True):
         print(
             f"\nThe run is not finished: this is step {metrics['step']:,} of "
