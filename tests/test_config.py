@@ -167,6 +167,8 @@ def test_any_config_within_its_ranges_is_taken(data):
     if not module.STAYS_IN_FILES:
         drawn["data."]["placement"] = "auto"
     drawn[""] |= {"strategy": "cpu:2", "profile": "3:5"}
+    if drawn["optimizer."]["name"] != "sgd":
+        drawn["optimizer."]["momentum"] = 0.0
     if kind != "dense":
         drawn["pretrain."]["epochs_per_layer"] = 0.0
     made = {
@@ -197,6 +199,8 @@ def test_one_bad_value_of_any_key_is_refused_with_the_key_and_the_value(data):
     shown = {printable(repr(bad))}
     if type(bad) in (int, float) and abs(bad) < sys.float_info.max:
         shown.add(str(float(bad)))  # of a float key
+    if isinstance(bad, tuple) and all(type(number) in (int, float) for number in bad):
+        shown.add(str(tuple(map(float, bad))))
     assert any(value in line for value in shown)
 
 
@@ -247,7 +251,7 @@ OF_STEPS: list[dict[str, Any]] = [{"boundary_factors": (0.5,)}, {"boundaries_epo
 OTHERS: list[dict[str, Any]] = [
     *({"batch_size": 0}, {"num_epochs": 0.0}),
     *({"spikes.loss_ratio": 1.0}, {"profile": "7:7"}, {"profile": "x"}, {"strategy": "cpu:0"}),
-    {"averaging.decay": 0.9, "averaging.last_share": 0.5},
+    *({"averaging.decay": 0.9, "averaging.last_share": 0.5}, {"optimizer.momentum": 0.9}),
     *({"strategy": "mirrored:2"}, {"data": 5}, {"optimizer": "adam"}, {"model": None}),
 ]
 

@@ -73,21 +73,27 @@ def test_the_schedule_of_burda_et_al_can_be_written_in_a_config():
     np.testing.assert_allclose(tf.vectorized_map(schedule, steps), expected, rtol=1e-6)
 
 
-@pytest.mark.parametrize("name", optimizers.SLOTS)
+NAMED = [(name, 0.0) for name in ("adam", "adamw", "sgd", "rmsprop", "adadelta")] + [("sgd", 0.9)]
+
+
+@pytest.mark.parametrize(("name", "momentum"), NAMED)
 @pytest.mark.parametrize("loss_scale_growth_steps", [None, 9])
-def test_each_weight_has_its_own_slots_which_are_0_at_first(name, loss_scale_growth_steps):
+def test_each_weight_has_its_own_slots_which_are_0_at_first(
+    name, momentum, loss_scale_growth_steps
+):
     strategy = make_strategy("cpu:1")
     with strategy.scope():
         weights = [keras.Variable(np.ones((3, 2)), name=path) for path in ("code", "other_code")]
     optimizer = optimizers.build(
-        lambda: optimizers.create(name, clip_norm=0.0, weight_decay=0.0),
+        lambda: optimizers.create(name, clip_norm=0.0, weight_decay=0.0, momentum=momentum),
         strategy,
         weights,
         loss_scale_growth_steps,
     )
     slots = [optimizers.slots_of(optimizer, weight) for weight in weights]
-    assert [len(some) for some in slots] == 2 * [optimizers.SLOTS[name]]
-    assert len({id(slot) for slot in slots[0] + slots[1]}) == 2 * optimizers.SLOTS[name]
+    count = optimizers.count_slots(name, momentum)
+    assert [len(some) for some in slots] == [count, count]
+    assert len({id(slot) for slot in slots[0] + slots[1]}) == 2 * count
     assert not any(np.any(slot) for slot in slots[0] + slots[1])
 
 
@@ -107,14 +113,15 @@ def test_training_steps_take_the_rates_of_their_schedule(devices, execution):
         np.testing.assert_allclose(np.concatenate(taken), expected, rtol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["adam", "adamw", "sgd", "rmsprop", "adadelta"])
-def test_every_optimizer_descends_and_decays_the_weights_if_asked(name):
+@pytest.mark.parametrize(("name", "momentum"), NAMED)
+def test_every_optimizer_descends_and_decays_the_weights_if_asked(name, momentum):
     for weight_decay in (0.0, 0.01):
         variables = [tf.keras.Variable(1.0), tf.keras.Variable(1.0)]
-        optimizer = optimizers.create(name, clip_norm=1.0, weight_decay=weight_decay)
+        settings = {"weight_decay": weight_decay, "momentum": momentum}
+        optimizer = optimizers.create(name, clip_norm=1.0, **settings)
         optimizer.build(variables)
         slots = len(optimizer.variables) - len(["iterations", "learning_rate"])
-        assert slots == optimizers.SLOTS[name] * len(variables)
+        assert slots == optimizers.count_slots(name, momentum) * len(variables)
         optimizer.learning_rate.assign(0.1)
         optimizer.apply([tf.constant(1.0), tf.constant(0.0)], variables)
         assert float(variables[0]) < 1.0
@@ -134,6 +141,17 @@ def test_the_first_step_of_adam_is_the_rate_shrunk_by_epsilon():
         optimizer.apply([tf.constant(gradient)], [variable])
         share = gradient / (gradient + epsilon / math.sqrt(1 - beta_2))
         np.testing.assert_allclose(float(variable), -0.1 * share, rtol=1e-4)
+
+
+def test_the_steps_of_sgd_add_their_momentum():
+    # Of a constant gradient g, step n is -rate * g * (1 + m + ... + m**(n - 1)).
+    variable = tf.keras.Variable(0.0)
+    optimizer = optimizers.create("sgd", clip_norm=0.0, weight_decay=0.0, momentum=0.5)
+    optimizer.build([variable])
+    optimizer.learning_rate.assign(0.1)
+    for expected in (-0.1, -0.25, -0.425):
+        optimizer.apply([tf.constant(1.0)], [variable])
+        np.testing.assert_allclose(float(variable), expected, rtol=1e-6)
 
 
 def make(name="adam", clip_norm=0.0, weight_decay=0.0, schedule="constant", **settings):

@@ -49,6 +49,12 @@ class Optimizer(Group):
         "Decoupled weight decay, multiplied by the learning rate.",
         at_least=0,
     )
+    momentum: float = key(
+        0.0,
+        "Share of the last step that sgd adds to the next, such as 0.9; 0: none.",
+        at_least=0,
+        below=1,
+    )
     beta_1: float = key(0.9, "Decay of the mean gradient, of adam and adamw.", at_least=0, below=1)
     beta_2: float = key(
         0.999, "Decay of the mean squared gradient, of adam and adamw.", at_least=0, below=1
@@ -61,6 +67,11 @@ class Optimizer(Group):
     )
 
     def check(self) -> None:
+        require(
+            self.momentum == 0 or self.name == "sgd",
+            f"optimizer.momentum={self.momentum} needs optimizer.name='sgd', not {self.name!r}; "
+            "adam and adamw have beta_1",
+        )
         given = f"is not allowed with optimizer.schedule={self.schedule!r}"
         require(
             self.final_share == 0 or self.schedule in ("exponential", "linear", "cosine"),

@@ -17,8 +17,13 @@ _OPTIMIZERS = {
     "rmsprop": keras.optimizers.RMSprop,
     "adadelta": keras.optimizers.Adadelta,
 }
-# Numbers that an optimizer keeps for each parameter.
-SLOTS = {"adam": 2, "adamw": 2, "sgd": 0, "rmsprop": 1, "adadelta": 2}
+# Numbers that an optimizer without momentum keeps for each parameter.
+_SLOTS = {"adam": 2, "adamw": 2, "sgd": 0, "rmsprop": 1, "adadelta": 2}
+
+
+def count_slots(name: str, momentum: float) -> int:
+    """Returns how many numbers an optimizer keeps for each parameter."""
+    return _SLOTS[name] + (momentum > 0)
 
 
 def create(
@@ -26,13 +31,14 @@ def create(
     *,
     clip_norm: float,
     weight_decay: float,
+    momentum: float = 0.0,
     beta_1: float = 0.9,
     beta_2: float = 0.999,
     epsilon: float = 1e-7,
 ) -> keras.optimizers.Optimizer:
     """Creates an optimizer; every step sets the learning rate, and 0 turns clipping or decay off.
 
-    The betas are those of Adam and AdamW; all but SGD have an epsilon.
+    SGD alone has a momentum, Adam and AdamW alone have betas; all but SGD have an epsilon.
 
     Raises:
       UserError: the name is not known, or a number is negative.
@@ -40,7 +46,7 @@ def create(
     require_choice("optimizer.name", name, tuple(_OPTIMIZERS))
     require_at_least("optimizer.clip_norm", clip_norm, 0)
     require_at_least("optimizer.weight_decay", weight_decay, 0)
-    settings = {} if name == "sgd" else {"epsilon": epsilon}
+    settings = {"momentum": momentum} if name == "sgd" else {"epsilon": epsilon}
     if name.startswith("adam"):
         settings |= {"beta_1": beta_1, "beta_2": beta_2}
     return _OPTIMIZERS[name](

@@ -6,11 +6,10 @@ from collections.abc import Iterator
 import numpy as np
 
 from trainer.data.dataset import Records
-from trainer.distribution import optimizers
 from trainer.distribution.devices import describe_devices
 from trainer.distribution.gpus import unusable_gpu_note
 from trainer.training import budget
-from trainer.training.setup import Setup
+from trainer.training.setup import Setup, kept_copies
 from trainer.training.steps_per_call import cadences
 
 
@@ -125,9 +124,8 @@ def _checkpoints_at_once(setup: Setup, steps: int) -> tuple[int, int]:
     phase, which trains all layers.
     """
     config, model = setup.config, setup.model
-    copies = optimizers.SLOTS[config.optimizer.name] + config.averaging.is_active
     counters = [v for v in setup.steps.optimizer.variables if len(v.shape) == 0]
-    variables = [*model.variables, *model.trainable_variables * copies, *counters]
+    variables = [*model.variables, *model.trainable_variables * kept_copies(config), *counters]
     sizes = (math.prod(v.shape) * np.dtype(v.dtype).itemsize for v in variables)
     saves = len(setup.phases) + math.ceil(steps / min([*cadences(config), steps]))
     return sum(sizes), min(config.keep_checkpoints + 2, saves)

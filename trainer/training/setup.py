@@ -105,7 +105,7 @@ def set_up(config: Config, folder: str, vectors: np.ndarray | None = None) -> It
             workers.strategy,
             config.precision,
             lambda: models.create(dataset.image_shape, config.model),
-            numbers_each=2 + optimizers.SLOTS[config.optimizer.name] + config.averaging.is_active,
+            numbers_each=2 + kept_copies(config),
         )
         model.check_data(*_range(dataset))
         boundaries_steps = config.boundaries_steps(len(dataset.train))
@@ -114,6 +114,12 @@ def set_up(config: Config, folder: str, vectors: np.ndarray | None = None) -> It
             lambda: workdir.open_run(path, config, fingerprint, dataset.inputs())
         )
         yield Setup(config, path, run, workers, dataset, model, steps, phases, stop)
+
+
+def kept_copies(config: Config) -> int:
+    """Returns how many numbers the optimizer and the average keep for each trained parameter."""
+    slots = optimizers.count_slots(config.optimizer.name, config.optimizer.momentum)
+    return slots + config.averaging.is_active
 
 
 def make_steps(
@@ -132,6 +138,7 @@ def make_steps(
             optimizer.name,
             clip_norm=optimizer.clip_norm,
             weight_decay=optimizer.weight_decay,
+            momentum=optimizer.momentum,
             beta_1=optimizer.beta_1,
             beta_2=optimizer.beta_2,
             epsilon=optimizer.epsilon,
