@@ -49,6 +49,16 @@ def test_exactly_so_many_are_kept_and_they_are_the_largest(jit_compile):
     np.testing.assert_array_equal(np.flatnonzero(seen), [1])
 
 
+@pytest.mark.parametrize("tied", [False, True])
+def test_kernels_begin_with_the_standard_deviation_that_is_asked_for(tied):
+    model = create(initial_std=0.01, tied_weights=tied, hidden_units=(90,))
+    kernels = [weights.numpy() for weights in model.weights if "kernel" in weights.path]
+    assert len(kernels) == (2 if tied else 4)
+    for kernel in kernels:
+        assert kernel.std() == pytest.approx(0.01, rel=0.1)
+        assert np.abs(kernel).max() > 0.02  # beyond any uniform distribution of this deviation
+
+
 def test_only_what_is_kept_has_a_gradient():
     activations = tf.constant([[3.0, 1.0, 2.0]])
     with tf.GradientTape() as tape:

@@ -69,6 +69,12 @@ class Settings(settings.DenseOrTiedNetwork):
     first_active_units: int = key(
         100, "Units that k_sparse or batch_topk keeps at step 0.", at_least=1
     )
+    initial_std: float = key(
+        0.0,
+        "Standard deviation of the normal distribution of all kernels at step 0; 0: Glorot's "
+        "uniform distribution.",
+        at_least=0,
+    )
     annealing_share: float = key(
         0.5,
         "Share of the training in which first_active_units falls to active_units.",

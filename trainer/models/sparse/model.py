@@ -1,5 +1,7 @@
 """Builds the sparse kind: its networks and its loss."""
 
+from collections.abc import Iterable
+
 import keras
 import numpy as np
 import tensorflow as tf
@@ -26,6 +28,8 @@ class Model(base.Autoencoder):
             loss=settings.loss,
             output_activation=settings.output_activation,
         )
+        if settings.initial_std:
+            _draw_kernels([*self.encoder.layers, *self.decoder.layers], settings.initial_std)
         self._settings = settings
         self.active_above = _ACTIVE_ABOVE[settings.sparsity]
         self._test_units = round(settings.alpha * settings.active_units)
@@ -236,6 +240,13 @@ class Model(base.Autoencoder):
             return tf.constant(last)
         done = tf.minimum(progress / share, 1.0)
         return tf.cast(tf.round(first - done * (first - last)), tf.int32)
+
+
+def _draw_kernels(all_layers: Iterable[keras.Layer], std: float) -> None:
+    for layer in all_layers:
+        if isinstance(layer, keras.layers.Dense):
+            normal = keras.initializers.RandomNormal(stddev=std)
+            layer.kernel.assign(normal(layer.kernel.shape))
 
 
 def keep_largest(activations: tf.Tensor, count: int | tf.Tensor, *, most: int) -> tf.Tensor:
