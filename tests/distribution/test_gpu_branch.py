@@ -80,11 +80,9 @@ def reference_losses(kind):
     return steps_of(kind, 1, "graph").train(0, INDICES)["loss"]
 
 
-@pytest.mark.parametrize(("k", "kind"), enumerate(KINDS))
-def test_a_kind_trains_on_a_gpu_as_elsewhere_and_by_kernels_that_gpus_have(k, kind):
-    precision = PRECISIONS[k % 3]
-    steps = steps_of(kind, 1, "xla", precision)
-    assert_losses_are_those_of_one_replica_by_graph(steps, kind, precision)
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_kind_has_gradients_and_kernels_that_gpus_have(kind):
+    steps = steps_of(kind, 1, "xla")
     hlo = hlo_of(steps)
     assert_no_scatter(hlo)
     assert (" convolution(" in hlo) == (kind in CONVOLUTIONAL)
