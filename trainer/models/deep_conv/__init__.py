@@ -6,7 +6,7 @@ from trainer.models import settings
 
 TINY = {
     "code_size": 3,
-    "stage_filters": (2, 3),
+    "stage_filters": (3,),
     "dense_units": 8,
     "residual_blocks": 1,
     "normalisation": "group",
