@@ -12,7 +12,7 @@ TORCH_PYTHON ?= $(wildcard .venv-torch/bin/python)
 # The embedded digits are few: as many steps as MNIST would give need more epochs.
 EPOCHS := $(if $(filter digits,$(DATA)),$(if $(filter digits,$(CONFIG)),,--config.num_epochs=150))
 
-.PHONY: train test test-workers test-faults test-gpu-compile test-slurm test-docker mutation-check coverage \
+.PHONY: train test test-slow test-workers test-faults test-gpu-compile test-slurm test-docker mutation-check coverage \
 	lint audit benchmark benchmark-anomalies torch gpu-check results results-own docs tensorboard \
 	screenshots clean
 
@@ -24,6 +24,11 @@ train: .venv/installed
 
 test: .venv/installed
 	$(BIN)/python -m pytest --numprocesses=2 --dist=worksteal
+
+# Every command on every kind and source, every format of an export, scikit-learn's own checks, and
+# what the tutorial has a reader type.
+test-slow: .venv/installed
+	$(BIN)/python -m pytest -m "slow and not faults" --numprocesses=2 --dist=worksteal
 
 # Trainings with several real processes, compared with one process, and what kills them.
 test-workers: .venv/installed
@@ -45,7 +50,7 @@ test-gpu-compile: .venv/installed
 mutation-check: .venv/installed
 	$(BIN)/python -m tests.mutation $(ARGS)
 
-# Line and branch coverage of each room by make test, in some 20 minutes.
+# Line and branch coverage of each room by make test and make test-slow, in some 20 minutes.
 coverage: .venv/installed
 	$(BIN)/python -m tests.coverage_by_room $(ARGS)
 

@@ -1,6 +1,6 @@
 """python -m tests.coverage_by_room [PYTEST-ARGUMENTS]: prints covered lines and branches by room.
 
-Subprocesses count too. Without arguments it runs the tests of `make test`.
+Subprocesses count too. Without arguments it runs the tests of `make test` and `make test-slow`.
 """
 
 import json
@@ -12,6 +12,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 OUT = ROOT / "build" / "coverage"
+_TESTS = ("-m", "not workers and not faults and not gpu_compile", "--numprocesses=2")
 _COUNTS = ("num_statements", "covered_lines", "num_branches", "covered_branches")
 
 
@@ -51,6 +52,6 @@ def _coverage(*arguments: str) -> int:
 
 
 if __name__ == "__main__":
-    status = measure(sys.argv[1:] or ["--numprocesses=2", "--dist=worksteal"])
+    status = measure(sys.argv[1:] or [*_TESTS, "--dist=worksteal"])
     print(table(json.loads((OUT / "coverage.json").read_text())))
     sys.exit(status)

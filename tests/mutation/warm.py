@@ -78,6 +78,7 @@ def run_tests(
             os.setsid()
             recorder = _Recorder(left_out)
             flags = ["-q", "--no-header", "-p", "no:cacheprovider", f"--basetemp={folder}/tmp"]
+            flags += ["-m", "not workers and not faults and not gpu_compile"]  # slow ones too
             status = 3
             try:
                 _enter(root, Path(folder) / "output")

@@ -15,7 +15,11 @@ from trainer.serving.code_map import draw_map, project
 from trainer.serving.options import StreamOptions
 from trainer.serving.stream import encode
 
-has_umap = importlib.util.find_spec("umap") is not None
+HAS_UMAP = importlib.util.find_spec("umap") is not None
+UMAP = pytest.param(
+    "umap",
+    marks=[pytest.mark.slow, pytest.mark.skipif(not HAS_UMAP, reason="umap-learn is missing")],
+)
 
 
 def test_short_codes_stay_as_they_are_and_pca_keeps_the_distances_in_a_plane():
@@ -33,7 +37,7 @@ def test_short_codes_stay_as_they_are_and_pca_keeps_the_distances_in_a_plane():
     assert sum(int(axis.split()[3].strip("%")) for axis in axes) == pytest.approx(100, abs=1)
 
 
-@pytest.mark.parametrize("method", ["tsne", *(["umap"] if has_umap else [])])
+@pytest.mark.parametrize("method", ["tsne", UMAP])
 def test_neighbours_of_other_methods_are_of_one_class_and_the_same_each_time(method):
     pixels, labels = load_digits(n_class=3, return_X_y=True)
     points, _ = project(pixels[:150], method)
