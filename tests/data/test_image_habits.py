@@ -38,7 +38,7 @@ def test_files_of_other_kinds_are_counted_and_named(tmp_path):
     for name in ("a.svg", "b.svg", "notes.txt"):
         (tmp_path / name).touch()
     (note,) = load(tmp_path, validation_fraction=0.3).notes
-    assert "3 files" in note and ".svg 2" in note and ".txt 1" in note
+    assert "(3)" in note and ".svg 2" in note and ".txt 1" in note
 
 
 def test_files_and_folders_of_systems_are_neither_images_nor_classes_nor_counted(tmp_path):
