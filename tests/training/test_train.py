@@ -252,7 +252,8 @@ def test_each_kind_ends_with_the_same_bits_if_it_is_stopped(kind, tmp_path, monk
     config.data.update({"name": "digits", "resplit_test": 0.0})
     config.update({"batch_size": 32, "num_epochs": 4 * 32 / 1366, "execution": "graph"})
     config.update({"steps_per_call": 1, "log_every_steps": 1})
-    config.optimizer.update({"learning_rate": 0.01, "schedule": "constant", "warmup_steps": 0})
+    config.optimizer.update({"name": "adam", "momentum": 0.0, "learning_rate": 0.01})
+    config.optimizer.update({"schedule": "constant", "warmup_steps": 0})
     losses = assert_a_stop_changes_no_bit(config, tmp_path, monkeypatch, calls=2, step=2)
     assert np.isfinite(losses["loss"])
     # Four steps and a validation, and before them that of PCA, if the run starts there.
