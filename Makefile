@@ -25,10 +25,11 @@ train: .venv/installed
 test: .venv/installed
 	$(BIN)/python -m pytest --numprocesses=2 --dist=worksteal
 
-# Every command on every kind and source, every format of an export, scikit-learn's own checks, and
-# what the tutorial has a reader type.
+# Every command on every kind and source, every format of an export, scikit-learn's own checks,
+# TensorBoard in a browser, and the tutorial.
 test-slow: .venv/installed
-	$(BIN)/python -m pytest -m "slow and not faults" --numprocesses=2 --dist=worksteal
+	$(BIN)/python -m pytest -m "slow and not workers and not faults and not gpu_compile" \
+		--numprocesses=2 --dist=worksteal
 
 # Trainings with several real processes, compared with one process, and what kills them.
 test-workers: .venv/installed

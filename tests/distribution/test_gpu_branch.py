@@ -22,6 +22,7 @@ from trainer.training.setup import make_steps
 SIDE = 8
 BATCH_SIZE = 8
 KINDS = sorted(CONFIG_OF)
+VARIANTS = [*((kind, {}) for kind in KINDS), ("sparse", {"auxiliary_weight": 0.1})]
 CONVOLUTIONAL = ("conv", "deep_conv", "denoising")
 IMAGES = np.random.default_rng(0).integers(0, 256, (50, SIDE, SIDE, 1), np.uint8)
 INDICES = np.random.default_rng(1).integers(0, len(IMAGES), (2, BATCH_SIZE), np.int32)
@@ -32,11 +33,11 @@ PRECISIONS = list(TOLERANCE)
 # What depends on no kind: each way to execute a step, on several replicas in every precision.
 EXECUTIONS = [
     ("sparse", "graph", 2, "float32"),
-    ("conv", "graph", 2, "bfloat16"),
+    ("denoising", "graph", 2, "bfloat16"),
     ("contractive", "graph", 2, "float16"),
     ("vae", "xla", 2, "float32"),
-    ("sparse", "xla", 2, "bfloat16"),
-    ("conv", "xla", 2, "float16"),
+    ("dense", "xla", 2, "bfloat16"),
+    ("concrete", "xla", 2, "float16"),
     ("conv", "xla_products", 1, "float32"),
     ("deep_conv", "xla_products", 1, "bfloat16"),
     ("linear", "xla_update", 1, "float16"),
@@ -55,10 +56,14 @@ def strategy_of(replicas):
     return gpu_strategy(replicas)
 
 
-def steps_of(kind, replicas, execution, precision="float32", *, wrap=lambda model: model):
-    """Steps of a tiny model of a kind, whose images are cached on the devices."""
+def steps_of(
+    kind, replicas, execution, precision="float32", *, changes=(), wrap=lambda model: model
+):
+    """Steps of a tiny model of a kind by Adam, whose images are cached on the devices."""
     keys = load_config(CONFIG_OF[kind])
-    keys.model.update(tiny(kind))
+    keys.model.update(tiny(kind) | dict(changes))
+    keys.optimizer.update({"name": "adam", "momentum": 0.0, "learning_rate": 1e-3})
+    keys.optimizer.update({"schedule": "constant", "warmup_steps": 0})
     if kind == "conv":
         keys.model.code_activation = "linear"  # of one channel, which relu may leave at 0
     keys.batch_size = BATCH_SIZE
@@ -80,9 +85,9 @@ def reference_losses(kind):
     return steps_of(kind, 1, "graph").train(0, INDICES)["loss"]
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_kind_has_gradients_and_kernels_that_gpus_have(kind):
-    steps = steps_of(kind, 1, "xla")
+@pytest.mark.parametrize(("kind", "changes"), VARIANTS)
+def test_a_kind_has_gradients_and_kernels_that_gpus_have(kind, changes):
+    steps = steps_of(kind, 1, "xla", changes=changes)
     hlo = hlo_of(steps)
     assert_no_scatter(hlo)
     assert (" convolution(" in hlo) == (kind in CONVOLUTIONAL)

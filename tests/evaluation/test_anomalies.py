@@ -97,6 +97,18 @@ def test_the_strangest_vectors_and_images_are_drawn_by_their_names(monkeypatch):
     assert notes[:2] == ["$dent$\nmse 0.25", "ok\nmse 0.21"]
 
 
+def test_columns_are_titled_by_class_by_name_or_by_row():
+    rows = np.eye(4)
+    names = np.array(["a.png", "b.png", "c.png", "d.png"])
+    for given, titles in (
+        ({}, ["row 1", "row 3"]),
+        ({"test_names": names}, ["b.png", "d.png"]),
+        ({"test_names": names, "test_labels": np.arange(4)}, ["1", "3"]),
+    ):
+        evaluated = keeping_the_first_value(rows, rows, **given)
+        assert evaluated.titles(np.array([1, 3])) == titles
+
+
 def test_names_of_examples_are_files_ids_or_rows():
     rows = np.array([0, 2])
     images = np.zeros((3, 2))

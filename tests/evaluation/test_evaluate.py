@@ -30,6 +30,12 @@ def test_the_table_shows_lists_by_what_they_hold(capsys):
     ]
 
 
+def test_the_values_of_the_table_are_in_one_column(capsys):
+    print_table({"mse": 0.5, "a_name_longer_than_any_other": 0.25}, "runs/x")
+    first, second, *_ = capsys.readouterr().out.splitlines()
+    assert first.index("0.5") == second.index("0.25")
+
+
 def test_the_table_says_what_is_not_finished_and_what_would_help(capsys):
     fine = {"step": 9, "last_step": 9, "finished": True, "code_size": 3, "mse_to_pca": 1.0}
     fine["mean_largest_probability"] = 0.999

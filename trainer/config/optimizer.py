@@ -51,7 +51,7 @@ class Optimizer(Group):
     )
     momentum: float = key(
         0.0,
-        "Share of the last step that sgd adds to the next, such as 0.9; 0: none.",
+        "Momentum of sgd, such as 0.9; 0: none.",
         at_least=0,
         below=1,
     )
@@ -70,7 +70,7 @@ class Optimizer(Group):
         require(
             self.momentum == 0 or self.name == "sgd",
             f"optimizer.momentum={self.momentum} needs optimizer.name='sgd', not {self.name!r}; "
-            "adam and adamw have beta_1",
+            "set optimizer.momentum=0 (adam and adamw have beta_1)",
         )
         given = f"is not allowed with optimizer.schedule={self.schedule!r}"
         require(

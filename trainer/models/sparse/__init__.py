@@ -71,8 +71,8 @@ class Settings(settings.DenseOrTiedNetwork):
     )
     initial_std: float = key(
         0.0,
-        "Standard deviation of the normal distribution of all kernels at step 0; 0: Glorot's "
-        "uniform distribution.",
+        "Standard deviation of the normal distribution from which all kernels are initialised; 0: "
+        "Glorot uniform.",
         at_least=0,
     )
     annealing_share: float = key(
