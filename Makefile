@@ -26,7 +26,7 @@ test: .venv/installed
 	$(BIN)/python -m pytest --numprocesses=2 --dist=worksteal
 
 # Every command on every kind and source, every format of an export, scikit-learn's own checks,
-# TensorBoard in a browser, and the tutorial.
+# TensorBoard in a browser, the tutorial, and executions and replicas of what single kinds do.
 test-slow: .venv/installed
 	$(BIN)/python -m pytest -m "slow and not workers and not faults and not gpu_compile" \
 		--numprocesses=2 --dist=worksteal

@@ -125,6 +125,7 @@ def expected():
     return trained(batches_like(4), 1, "graph", cached=False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("devices", "execution"), [(1, "xla"), (1, "xla_products"), (4, "graph"), (2, "xla")]
 )

@@ -44,6 +44,7 @@ def steps_and_batches(devices, execution, kind, count, settings=PLAIN, precision
     return *adam_steps(create, devices, execution, precision=precision), images, indices, labels
 
 
+@pytest.mark.slow
 def test_a_batch_in_parts_on_the_device_has_the_labels_and_the_noise_of_the_whole(monkeypatch):
     monkeypatch.setattr(xla, "CUT_SIZE", 3)  # images at a time, of products
     learnt = []
@@ -80,6 +81,7 @@ def learnt(devices=1, execution="graph", precision="float32"):
     return [metrics["loss"], *(variable.numpy() for variable in steps.variables().values())]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("devices", "execution"), [(2, "graph"), (2, "xla"), (1, "xla_update"), (1, "xla")]
 )
@@ -88,6 +90,7 @@ def test_replicas_and_executions_learn_the_same_under_noise(devices, execution):
         np.testing.assert_allclose(other, one, rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("execution", ["graph", "xla"])
 def test_replicas_teach_a_softmax_layer_alone_the_same(execution):
     create = lambda: SoftmaxLayer(classifier_of("dense", REGULARISED))  # noqa: E731

@@ -64,6 +64,7 @@ def test_a_batch_keeps_its_largest_activations_whatever_example_has_them(monkeyp
         assert counts.sum() == count and len(set(counts)) > 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("devices", "execution", "precision", "size"),
     [
@@ -99,6 +100,7 @@ def test_the_threshold_is_the_moving_average_of_the_smallest_kept(
     np.testing.assert_allclose(metrics["loss/mse"][2], error, rtol=rtol)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("execution", "settings"), [("graph", {"trim_share": 0.25}), ("xla", {"trim_share": 0.0})]
 )

@@ -71,6 +71,7 @@ def test_without_dead_units_and_in_evaluation_there_is_nothing_to_add():
     assert "auxiliary" not in model.loss_terms(images, small.context(BATCH, training=False))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("devices", "execution", "precision"),
     [
@@ -100,6 +101,7 @@ def test_a_unit_is_idle_in_the_steps_since_an_example_of_the_global_batch_kept_i
     assert set(idle_steps) > {0, 3}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("execution", ["graph", "xla"])
 @pytest.mark.parametrize("settings", [{}, RESAMPLING])
 def test_many_replicas_bring_dead_units_back_as_one_does(execution, settings):
@@ -123,6 +125,7 @@ def test_dead_units_come_back():
     assert max(dead[1:]) < dead[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("devices", "execution", "settings"),
     [

@@ -181,6 +181,7 @@ def test_at_the_posterior_every_sample_has_no_gradient_in_the_encoder(estimator)
     assert norms[1] < 1e-4 * norms[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("estimator", "network", "devices", "execution"),
     [

@@ -162,6 +162,7 @@ def steps_of_a_layer(devices=1, execution="graph", precision="float32"):
     return steps
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("precision", "execution", "devices"),
     [
