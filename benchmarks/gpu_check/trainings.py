@@ -28,10 +28,16 @@ def train(net: str, workdir: str, steps: int, changes: Mapping[str, Any]) -> dic
     Returns the seconds, the logged losses, the SHA-256 of all weights and slots, the execution, and
     whether float32 products used TF32.
     """
-    adam = {"name": "adam", "momentum": 0.0, "learning_rate": 1e-3, "warmup_steps": 0}
-    settings: dict[str, Any] = {"data.name": "digits", "log_every_steps": 5}
-    settings |= {f"optimizer.{key}": value for key, value in adam.items()}
-    settings |= {"optimizer.schedule": "constant", **changes}
+    settings = {
+        "data.name": "digits",
+        "log_every_steps": 5,
+        "optimizer.name": "adam",
+        "optimizer.momentum": 0.0,
+        "optimizer.learning_rate": 1e-3,
+        "optimizer.schedule": "constant",
+        "optimizer.warmup_steps": 0,
+        **changes,
+    }
     began = time.perf_counter()
     run, rows = _train(net, workdir, steps, _DIGITS, settings)
     return {

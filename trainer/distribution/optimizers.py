@@ -38,7 +38,7 @@ def create(
 ) -> keras.optimizers.Optimizer:
     """Creates an optimizer; every step sets the learning rate, and 0 turns clipping or decay off.
 
-    SGD alone has a momentum, Adam and AdamW alone have betas; all but SGD have an epsilon.
+    `momentum` applies to SGD only, the betas to Adam and AdamW, `epsilon` to all but SGD.
 
     Raises:
       UserError: the name is not known, or a number is negative.

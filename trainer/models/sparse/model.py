@@ -29,7 +29,7 @@ class Model(base.Autoencoder):
             output_activation=settings.output_activation,
         )
         if settings.initial_std:
-            _draw_kernels([*self.encoder.layers, *self.decoder.layers], settings.initial_std)
+            _initialise_kernels([*self.encoder.layers, *self.decoder.layers], settings.initial_std)
         self._settings = settings
         self.active_above = _ACTIVE_ABOVE[settings.sparsity]
         self._test_units = round(settings.alpha * settings.active_units)
@@ -242,9 +242,11 @@ class Model(base.Autoencoder):
         return tf.cast(tf.round(first - done * (first - last)), tf.int32)
 
 
-def _draw_kernels(all_layers: Iterable[keras.Layer], std: float) -> None:
-    for layer in all_layers:
+def _initialise_kernels(layers: Iterable[keras.Layer], std: float) -> None:
+    """Draws the kernels of the dense layers among `layers` from a normal distribution."""
+    for layer in layers:
         if isinstance(layer, keras.layers.Dense):
+            # A new one for each layer: every call of one initialiser draws the same values.
             normal = keras.initializers.RandomNormal(stddev=std)
             layer.kernel.assign(normal(layer.kernel.shape))
 
