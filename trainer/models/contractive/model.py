@@ -1,5 +1,8 @@
 """Builds the contractive kind: its networks and its loss."""
 
+import math
+from collections.abc import Callable
+
 import keras
 import tensorflow as tf
 
@@ -7,6 +10,11 @@ from trainer.models import base, networks
 from trainer.models.contractive import Settings
 from trainer.models.layer_pairs import LayerPair
 from trainer.positions import Noise
+
+Encode = Callable[[tf.Tensor], tf.Tensor]  # of the model or of one layer: [B, ...] to [B, K]
+CodesAndNorm = tuple[tf.Tensor, tf.Tensor]  # float32 [B, K], and ||J||_F^2 of each, float32 [B]
+
+_MAX_PASSES = 8  # backwards through the encoder; more are faster, but take longer to compile
 
 
 class Model(base.Autoencoder):
@@ -22,7 +30,7 @@ class Model(base.Autoencoder):
         )
         self._penalty_weight = settings.penalty_weight
         self._probes = settings.probes
-        self._squared_norm = {
+        self._codes_and_norm = {
             "closed_form": self._closed_form,
             "exact": self._exact,
             "hutchinson": self._hutchinson,
@@ -31,10 +39,7 @@ class Model(base.Autoencoder):
     def loss_terms(self, images: tf.Tensor, context: base.StepContext) -> dict[str, tf.Tensor]:
         """Returns the reconstruction error, and `contraction`, the weighted squared norm."""
         images = tf.convert_to_tensor(images)
-        with tf.GradientTape(persistent=True) as tape:
-            tape.watch(images)
-            codes = self.encode(images)
-        squared_norm = self._squared_norm(tape, images, codes, context.noise)
+        codes, squared_norm = self._codes_and_norm(self.encode, images, context.noise)
         return {
             self._loss: self.error(self.decoder(codes), images),
             "contraction": self._penalty_weight * squared_norm,
@@ -44,13 +49,11 @@ class Model(base.Autoencoder):
         self, pair: LayerPair, inputs: tf.Tensor, context: base.StepContext
     ) -> dict[str, tf.Tensor]:
         """Returns the error of a layer's inputs, and `contraction` by the layer's own Jacobian."""
-        with tf.GradientTape(persistent=True) as tape:
-            tape.watch(inputs)
-            codes = pair.encode(inputs)
         if pair.is_sigmoid:
+            codes = pair.encode(inputs)
             squared_norm = _norm_of_sigmoid_layer(pair.kernel, codes)
         else:
-            squared_norm = self._squared_norm(tape, inputs, codes, context.noise)
+            codes, squared_norm = self._codes_and_norm(pair.encode, inputs, context.noise)
         return {
             pair.loss: pair.error(codes, inputs),
             "contraction": self._penalty_weight * squared_norm,
@@ -58,31 +61,46 @@ class Model(base.Autoencoder):
 
     def jacobian(self, images: tf.Tensor) -> tf.Tensor:
         """Returns J of images [B, H, W, C], float32 [B, K, H, W, C]."""
-        images = tf.convert_to_tensor(images)
-        with tf.GradientTape() as tape:
-            tape.watch(images)
-            codes = self.encode(images)
-        return tape.batch_jacobian(codes, images)
+        return _jacobian(self.encode, tf.convert_to_tensor(images), self.code_size)
 
-    def _closed_form(
-        self, tape: tf.GradientTape, images: tf.Tensor, codes: tf.Tensor, noise: Noise
-    ) -> tf.Tensor:
-        del tape, images, noise
-        return _norm_of_sigmoid_layer(self.encoder.get_layer("code").kernel, codes)
-
-    def _exact(
-        self, tape: tf.GradientTape, images: tf.Tensor, codes: tf.Tensor, noise: Noise
-    ) -> tf.Tensor:
+    def _closed_form(self, encode: Encode, inputs: tf.Tensor, noise: Noise) -> CodesAndNorm:
         del noise
-        return _sum_of_squares(tape.batch_jacobian(codes, images))
+        codes = encode(inputs)
+        return codes, _norm_of_sigmoid_layer(self.encoder.get_layer("code").kernel, codes)
 
-    def _hutchinson(
-        self, tape: tf.GradientTape, images: tf.Tensor, codes: tf.Tensor, noise: Noise
-    ) -> tf.Tensor:
+    def _exact(self, encode: Encode, inputs: tf.Tensor, noise: Noise) -> CodesAndNorm:
+        del noise
+        codes = encode(inputs)
+        return codes, _sum_of_squares(_jacobian(encode, inputs, codes.shape[1]))
+
+    def _hutchinson(self, encode: Encode, inputs: tf.Tensor, noise: Noise) -> CodesAndNorm:
+        with tf.GradientTape(persistent=True) as tape:
+            tape.watch(inputs)
+            codes = encode(inputs)
         uniform = noise.uniform("probe", (self._probes, codes.shape[1]))
         signs = tf.unstack(tf.where(uniform < 0.5, -1.0, 1.0), axis=1)
-        products = [tape.gradient(codes, images, output_gradients=v) for v in signs]  # J^T v
-        return tf.add_n([_sum_of_squares(rows) for rows in products]) / self._probes
+        products = [tape.gradient(codes, inputs, output_gradients=v) for v in signs]  # J^T v
+        return codes, tf.add_n([_sum_of_squares(rows) for rows in products]) / self._probes
+
+
+def _jacobian(encode: Encode, inputs: tf.Tensor, code_size: int) -> tf.Tensor:
+    """Returns J of inputs [B, ...], float32 [B, K, ...], for a share of the units at a time.
+
+    `GradientTape.batch_jacobian` lets XLA compile the weights as constants, so that every step with
+    other weights is compiled anew.
+    """
+    repeats = math.ceil(code_size / _MAX_PASSES)
+    passes = math.ceil(code_size / repeats)
+    repeated = tf.repeat(inputs, repeats, axis=0)
+    with tf.GradientTape(persistent=True) as tape:
+        tape.watch(repeated)
+        codes = encode(repeated)
+    rows = []
+    for units in tf.split(tf.eye(passes * repeats, code_size), passes):
+        directions = tf.tile(units, [tf.shape(inputs)[0], 1])
+        gradients = tape.gradient(codes, repeated, output_gradients=directions)
+        rows.append(tf.reshape(gradients, [-1, repeats, *inputs.shape[1:]]))
+    return tf.concat(rows, axis=1)[:, :code_size]
 
 
 def _norm_of_sigmoid_layer(kernel: keras.Variable, codes: tf.Tensor) -> tf.Tensor:

@@ -1,0 +1,60 @@
+"""Prints the models whose training steps XLA compiles anew at another step, as a JSON list.
+
+    python -m tests.distribution.recompiled --folder=DIR
+
+A process of its own: XLA reads the flags that make it write each compiled module once.
+"""
+
+import argparse
+import functools
+import json
+import os
+from pathlib import Path
+
+from tests.all_configs import KINDS, tiny
+from tests.distribution.noisy_steps import BATCH, images_like, make_steps
+from tests.models.small import create
+from trainer.config import Augment, Averaging
+
+SHAPE = (8, 8, 1)
+SPARSE = {
+    "batch_topk": {"code_activation": "relu"},
+    "l1": {"code_activation": "relu"},
+    "kl": {"code_activation": "sigmoid"},
+    "jumprelu": {},
+}
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--folder", type=Path, required=True)
+    dumps = parser.parse_args().folder
+    os.environ["XLA_FLAGS"] += f" --xla_dump_to={dumps}"
+    models = {kind: (kind, tiny(kind)) for kind in KINDS}
+    models["contractive by hutchinson"] = "contractive", {"jacobian": "hutchinson"}
+    for sparsity, settings in SPARSE.items():
+        sparse = tiny("sparse") | {"sparsity": sparsity, "resample_every_steps": 2}
+        models[f"sparse by {sparsity}"] = ("sparse", sparse | settings)
+    options = {
+        "augment": Augment(flip=True, brightness=0.1),
+        "averaging": Averaging(decay=0.9),
+        "trim_share": 0.25,
+    }
+    recompiled = []
+    for name, (kind, settings) in models.items():
+        build = functools.partial(create, kind, SHAPE, **settings)
+        _, steps = make_steps(1, "xla", create=build, **options)
+        compiled = []
+        for first_step in (0, 3):
+            steps.train(first_step, images_like(2, BATCH, *SHAPE, seed=first_step))
+            compiled.append(len(list(dumps.glob("*.before_optimizations.txt"))))
+        assert compiled[0] > 0, "XLA wrote nothing"
+        if compiled[1] > compiled[0]:
+            recompiled.append(name)
+        for file in dumps.iterdir():
+            file.unlink()
+    print(json.dumps(recompiled))
+
+
+if __name__ == "__main__":
+    main()
