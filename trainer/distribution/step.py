@@ -252,9 +252,9 @@ class Steps:
         def take_step(k, rows):
             step = first_step + tf.cast(k, tf.int64)
             step_labels = None if labels is None else labels[k]
-            row = self._step(step, batches[k], cache, step_labels)
             if self._model.resample_every_steps:
                 self._resample_if_due(step, batches[k], cache)
+            row = self._step(step, batches[k], cache, step_labels)
             return k + 1, rows.write(k, row)
 
         rows = tf.TensorArray(tf.float32, batches.shape[0])
@@ -298,18 +298,20 @@ class Steps:
         return images, start
 
     def _resample_if_due(self, step, batch, cache):
-        """Resamples on all replicas, but not after the last step: no step would train the units."""
+        """Resamples on all replicas before a step that trains the units, but not before step 0.
+
+        So validations and checkpoints have no weights that were resampled but not trained.
+        """
 
         def resample():
             self._strategy.run(self._resample, args=(step, batch, cache))
             return True
 
-        end = step + 1
-        due = (end % self._model.resample_every_steps == 0) & (end < self._settings.last_step)
+        due = (step % self._model.resample_every_steps == 0) & (step > 0)
         tf.cond(due, resample, lambda: False)
 
     def _resample(self, step, batch, cache):
-        """Replaces weights as the model asks after a step, alike on every replica."""
+        """Replaces weights as the model asks before a step, alike on every replica."""
         images, start = self._images(batch, cache)
         position = self._position(step, start)
         values = self._gradients.resampling_values(images, position, start)

@@ -51,7 +51,7 @@ class Learner:
     def resampling_values(self, images: tf.Tensor, noise: "Noise") -> tf.Tensor:
         """Returns what `resampled` needs of each example of a step's batch, float32 [B, S].
 
-        The weights are those after the step.
+        The weights are those before the step.
         """
         raise NotImplementedError
 
