@@ -243,7 +243,7 @@ def table(folder: Path) -> str:
 
 def _rows(name: str, run: Run, measured: Mapping[str, Any]) -> Iterator[str]:
     first = (f"`{name}`", run.protocol)
-    last = (f"{measured['num_epochs']:g}", f"{measured['training_seconds'] / 60:.0f} min")
+    last = (f"{measured['num_epochs']:g}", _duration(measured["training_seconds"]))
     for metric in run.metrics:
         values = [one[metric.key] for one in measured["seeds"]]
         value = statistics.fmean(values) if len(values) > 1 else values[0]
@@ -315,6 +315,11 @@ def _number(metric: Metric, value: float) -> str:
     if metric.key.endswith(("_error", "_share")):
         return f"{value:.2%}".replace("%", " %")
     return str(value) if isinstance(value, int) else f"{value:.4g}"
+
+
+def _duration(seconds: float) -> str:
+    """Formats a time in minutes, or in seconds if it is below a minute."""
+    return f"{seconds / 60:.0f} min" if seconds >= 60 else f"{seconds:.0f} s"
 
 
 def _run(module: str, *arguments: str) -> None:

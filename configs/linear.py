@@ -5,10 +5,10 @@ them (Baldi & Hornik 1989, Plaut 2018).
 
     python -m trainer --config=configs/linear.py --workdir=runs/linear
 
-MNIST, seed 0: test mse .01683, as PCA (ratio 1.0000), largest angle to PCA's subspace 0.04 degrees,
-all 32 recovered components' |cosine| to PCA's 1.0000. 50 seconds on 2 cores (AMD EPYC, Zen 3), 24
-GiB. Large batches and a rate that falls to 0 make the last degrees: at batch 128 for 20 epochs the
-angle stays at 1.5.
+MNIST, three seeds: test mse .01683, as PCA (ratio 1.0000), largest angle to PCA's subspace 0.04 to
+0.34 degrees; of seed 0 the |cosine| of all 32 recovered components to PCA's is 1.0000. 24 seconds
+on one core (AMD EPYC, Zen 5), 24 GiB. Large batches and a rate that falls to 0 make the last
+degrees: at batch 128 for 20 epochs the angle stays at 1.5.
 """
 
 from configs import base
