@@ -17,11 +17,20 @@ from tests.models.small import create
 from trainer.config import Augment, Averaging
 
 SHAPE = (8, 8, 1)
-SPARSE = {
-    "batch_topk": {"code_activation": "relu"},
-    "l1": {"code_activation": "relu"},
-    "kl": {"code_activation": "sigmoid"},
-    "jumprelu": {},
+CHANGES: dict[
+    str, list[dict[str, object]]
+] = {  # of the tiny settings of a kind, each of them another model
+    "contractive": [{"jacobian": "hutchinson"}],
+    "sparse": [
+        {"sparsity": "batch_topk", "code_activation": "relu", "resample_every_steps": 2},
+        {"sparsity": "l1", "code_activation": "relu"},
+        {"sparsity": "kl", "code_activation": "sigmoid"},
+        {"sparsity": "jumprelu"},
+    ],
+    "vae": [
+        {"estimator": "path_derivative"},
+        {"objective": "iwae", "samples": 2, "estimator": "doubly_reparametrised"},
+    ],
 }
 
 
@@ -30,19 +39,15 @@ def main():
     parser.add_argument("--folder", type=Path, required=True)
     dumps = parser.parse_args().folder
     os.environ["XLA_FLAGS"] += f" --xla_dump_to={dumps}"
-    models = {kind: (kind, tiny(kind)) for kind in KINDS}
-    models["contractive by hutchinson"] = "contractive", {"jacobian": "hutchinson"}
-    for sparsity, settings in SPARSE.items():
-        sparse = tiny("sparse") | {"sparsity": sparsity, "resample_every_steps": 2}
-        models[f"sparse by {sparsity}"] = ("sparse", sparse | settings)
+    models = [(kind, changes) for kind in KINDS for changes in ({}, *CHANGES.get(kind, []))]
     options = {
         "augment": Augment(flip=True, brightness=0.1),
         "averaging": Averaging(decay=0.9),
         "trim_share": 0.25,
     }
     recompiled = []
-    for name, (kind, settings) in models.items():
-        build = functools.partial(create, kind, SHAPE, **settings)
+    for kind, changes in models:
+        build = functools.partial(create, kind, SHAPE, **tiny(kind) | changes)
         _, steps = make_steps(1, "xla", create=build, **options)
         compiled = []
         for first_step in (0, 3):
@@ -50,7 +55,7 @@ def main():
             compiled.append(len(list(dumps.glob("*.before_optimizations.txt"))))
         assert compiled[0] > 0, "XLA wrote nothing"
         if compiled[1] > compiled[0]:
-            recompiled.append(name)
+            recompiled.append((kind, changes))
         for file in dumps.iterdir():
             file.unlink()
     print(json.dumps(recompiled))
