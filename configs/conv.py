@@ -19,6 +19,8 @@ def get_config():
     config.data.name = "mnist"
     config.num_epochs = 40.0
     config.batch_size = 64
-    config.optimizer.learning_rate = 1e-2
-    config.optimizer.warmup_steps = 500  # without it the single-channel relu layers die
+    # The single-channel relu layer dies without a warm-up, by 3 of 8 seeds without this bias.
+    config.model.output_bias = "data"
+    config.optimizer.learning_rate = 5e-3
+    config.optimizer.warmup_steps = 500
     return config

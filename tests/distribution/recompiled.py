@@ -2,7 +2,8 @@
 
     python -m tests.distribution.recompiled --folder=DIR
 
-A process of its own: XLA reads the flags that make it write each compiled module once.
+A process of its own: XLA reads its flags once, and one of them makes it write each module that it
+compiles.
 """
 
 import argparse
@@ -17,9 +18,8 @@ from tests.models.small import create
 from trainer.config import Augment, Averaging
 
 SHAPE = (8, 8, 1)
-CHANGES: dict[
-    str, list[dict[str, object]]
-] = {  # of the tiny settings of a kind, each of them another model
+# Changes of a kind's tiny settings, each of which makes another model.
+CHANGES: dict[str, list[dict[str, object]]] = {
     "contractive": [{"jacobian": "hutchinson"}],
     "sparse": [
         {"sparsity": "batch_topk", "code_activation": "relu", "resample_every_steps": 2},
@@ -38,7 +38,7 @@ def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--folder", type=Path, required=True)
     dumps = parser.parse_args().folder
-    os.environ["XLA_FLAGS"] += f" --xla_dump_to={dumps}"
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_dump_to={dumps}"
     models = [(kind, changes) for kind in KINDS for changes in ({}, *CHANGES.get(kind, []))]
     options = {
         "augment": Augment(flip=True, brightness=0.1),

@@ -14,7 +14,7 @@ from trainer.positions import Noise
 Encode = Callable[[tf.Tensor], tf.Tensor]  # of the model or of one layer: [B, ...] to [B, K]
 CodesAndNorm = tuple[tf.Tensor, tf.Tensor]  # float32 [B, K], and ||J||_F^2 of each, float32 [B]
 
-_MAX_PASSES = 8  # backwards through the encoder; more are faster, but take longer to compile
+_MAX_PASSES = 8  # backward passes for a Jacobian; more are faster, but take longer to compile
 
 
 class Model(base.Autoencoder):
@@ -84,10 +84,10 @@ class Model(base.Autoencoder):
 
 
 def _jacobian(encode: Encode, inputs: tf.Tensor, code_size: int) -> tf.Tensor:
-    """Returns J of inputs [B, ...], float32 [B, K, ...], for a share of the units at a time.
+    """Returns J of inputs [B, ...], [B, K, ...], by backward passes for some of the units each.
 
-    `GradientTape.batch_jacobian` lets XLA compile the weights as constants, so that every step with
-    other weights is compiled anew.
+    Does not use `GradientTape.batch_jacobian`: XLA would compile its weights as constants, and so
+    compile every training step anew.
     """
     repeats = math.ceil(code_size / _MAX_PASSES)
     passes = math.ceil(code_size / repeats)
@@ -96,7 +96,8 @@ def _jacobian(encode: Encode, inputs: tf.Tensor, code_size: int) -> tf.Tensor:
         tape.watch(repeated)
         codes = encode(repeated)
     rows = []
-    for units in tf.split(tf.eye(passes * repeats, code_size), passes):
+    units_of_passes = tf.split(tf.eye(passes * repeats, code_size, dtype=codes.dtype), passes)
+    for units in units_of_passes:
         directions = tf.tile(units, [tf.shape(inputs)[0], 1])
         gradients = tape.gradient(codes, repeated, output_gradients=directions)
         rows.append(tf.reshape(gradients, [-1, repeats, *inputs.shape[1:]]))

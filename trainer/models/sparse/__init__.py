@@ -28,10 +28,10 @@ section 2.4): the `auxiliary_units` largest of an image's dead activations learn
 the kept ones leave.
 
 With `resample_every_steps`, dead units get new weights after every so many steps, before the next
-one (Bricken et al. 2023, Towards Monosemanticity, appendix on neuron resampling). The B examples of
-the next global batch are drawn without replacement, with probabilities proportional to the square
-of their reconstruction error, by the noise of their positions; each of the first B dead units gets
-one:
+step (Bricken et al. 2023, Towards Monosemanticity, appendix on neuron resampling). The B examples
+of the next global batch are drawn without replacement, with probabilities proportional to the
+square of their reconstruction error, by the noise of their positions; each of the first B dead
+units gets one:
 
 - its encoder weights are the example less the mean of the batch, scaled to `resample_norm` times
   the mean norm of the other units' encoder weights, which tied decoder weights share;
