@@ -4,8 +4,9 @@ A dense network of 64-256-128-8 and back, relu, sigmoid at the end.
 
     python -m trainer --config=configs/digits.py --workdir=runs/digits
 
-Digits, seed 0: test mse .01320, 0.54 times PCA's with 8 components; accuracy of a linear probe on
-the codes 94.4 %, on PCA's 89.7 %. 33 seconds on 2 busy cores.
+Digits, seed 0: test mse .01177, 0.48 times PCA's with 8 components; accuracy of a linear probe on
+the codes 92.8 %, on PCA's 89.7 %. 20 seconds on one of 2 busy cores. After 100 epochs the
+validation loss rises: .01155, and .01233 at best in a training of 300.
 """
 
 from configs import base
@@ -17,8 +18,9 @@ def get_config():
     config.data.image_size = 8
     config.model.hidden_units = (256, 128)
     config.model.code_size = 8
-    config.num_epochs = 300.0
+    config.num_epochs = 100.0
     config.batch_size = 32
     config.optimizer.learning_rate = 2e-3
     config.optimizer.warmup_steps = 100
+    config.checkpoint = "best"
     return config

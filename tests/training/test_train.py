@@ -164,8 +164,8 @@ def test_the_plan_names_what_the_run_is_too_short_for(tmp_path, capsys):
         describe(config, str(tmp_path))
         printed = capsys.readouterr().out
         for note in (
-            "only 10 steps, but model.dead_after_steps=10: no unit dies, and model.auxiliary",
-            "only 10 steps, but model.dead_after_steps=10: no unit dies, and model.resample",
+            "only 10 steps, but model.dead_after_steps=10: no unit counts as dead, and model.aux",
+            "only 10 steps, but model.dead_after_steps=10: no unit counts as dead, and model.res",
             "only 10 steps, but model.resample_every_steps=10",
             f"these of optimizer.boundaries_epochs: {epochs:g};",
         ):

@@ -32,7 +32,11 @@ def describe_end(setup: Setup, step: int) -> str:
 
 
 def print_plan(setup: Setup, first_step: int, end: int) -> None:
-    """Prints the networks, the data and the steps of a start."""
+    """Prints the networks, the data and the steps of a start, or that the run has ended."""
+    if first_step == end:
+        way_out = "; a larger num_epochs continues it" if end == setup.last_step else ""
+        print(f"nothing to train: the run has ended at step {end:,}{way_out}", flush=True)
+        return
     config, dataset, model, steps = setup.config, setup.dataset, setup.model, setup.steps
     for network in (model.encoder, model.decoder):
         network.summary(line_length=80)
