@@ -81,6 +81,10 @@ def test_the_budget_follows_from_the_number_of_examples_where_a_key_is_zero():
         assert config.optimizer.warmup_steps <= max(1, steps / 10)
         assert 0 < config.validate_every_steps <= max(1, steps / 10)
         assert budget.resolved(config, examples) == config
+    short = table.get_config()
+    short.num_epochs = 8.0
+    assert budget.resolved(parse(short), 216).validate_every_steps == math.ceil(216 / 16)
+    assert budget.resolved(parse(short), 20_000).validate_every_steps == 30
     given = table.get_config()
     given.update({"batch_size": 7, "num_epochs": 3.5, "validate_every_steps": 9})
     given.optimizer.warmup_steps = 4
