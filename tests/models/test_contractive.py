@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from tests.all_configs import settings_of
 from tests.models import small
 from tests.steps import adam_steps
 
@@ -29,6 +30,16 @@ def test_the_closed_form_is_the_exact_norm_of_a_sigmoid_layer():
         for method in ("closed_form", "exact")
     )
     np.testing.assert_allclose(closed, exact, rtol=1e-5)
+
+
+def test_exact_is_said_to_be_slow_where_the_closed_form_is_the_same():
+    for changes, says in (
+        ({}, True),
+        ({"hidden_units": (7,)}, False),
+        ({"jacobian": "hutchinson"}, False),
+    ):
+        settings = settings_of("contractive", **ONE_SIGMOID | {"jacobian": "exact"} | changes)
+        assert any("closed_form" in note for note in settings.notes(10)) == says
 
 
 def test_the_norm_of_a_linear_encoder_is_that_of_its_kernel():

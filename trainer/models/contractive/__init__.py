@@ -12,6 +12,7 @@ Without `tied_weights`, shrinking the code avoids the penalty, since the decoder
 """
 
 import dataclasses
+from collections.abc import Iterator
 
 from trainer.config import key
 from trainer.errors import require
@@ -35,12 +36,23 @@ class Settings(settings.Start, settings.DenseOrTiedNetwork):
     def check(self) -> None:
         super().check()
         require(
-            self.jacobian != "closed_form"
-            or (not self.hidden_units and self.code_activation == "sigmoid"),
+            self.jacobian != "closed_form" or self._is_sigmoid_layer,
             "model.jacobian='closed_form' needs model.hidden_units=() and "
             f"model.code_activation='sigmoid', not {self.hidden_units} and "
             f"{self.code_activation!r}; exact and hutchinson take any",
         )
+
+    def notes(self, steps: int) -> Iterator[str]:
+        yield from super().notes(steps)
+        if self.jacobian == "exact" and self._is_sigmoid_layer:
+            yield (
+                f"model.jacobian='exact' computes {self.code_size:,} gradients of each example; "
+                "'closed_form' computes the same norm by one, since the encoder is a sigmoid layer"
+            )
+
+    @property
+    def _is_sigmoid_layer(self) -> bool:
+        return not self.hidden_units and self.code_activation == "sigmoid"
 
     def stacked_layers(self) -> int:
         return len(self.hidden_units) + 1
