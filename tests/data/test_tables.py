@@ -186,7 +186,7 @@ TWO_CLASSES = "a,b,kind\n1,2,x\n3,4,y\n"
         (["a,kind\n1,x\n2,\n"], LABELLED, "nothing in row 2, column 'kind'"),
         (['a,kind\n1,x\n2," "\n'], LABELLED, "nothing in row 2, column 'kind'"),
         ([{"a": [1, 2], "b": ["x", "y"]}], Columns(), "'b'"),
-        ([{"a": [1.0, 2.0], "b": [2.0, None]}], Columns(), "'b' lacks 1 numbers"),
+        ([{"a": [1.0, 2.0], "b": [2.0, None]}], Columns(), "'b' has missing values: 1"),
         ([{"a": [1.0, 2.0], "b": [2.0, np.inf]}], Columns(), "'b' holds inf in row 2"),
         ([TWO_CLASSES, "a,kind\n1,x\n"], LABELLED, "'b'"),
         ([TWO_CLASSES, "a,b,c,kind\n1,2,3,x\n"], LABELLED, "'c'"),

@@ -55,7 +55,7 @@ METRICS = {  # of each kind besides those of all
     "linear": "largest_angle_degrees component_cosines",
     "denoising": " ".join(["levels", *DENOISING, *(f"{name}_at_levels" for name in DENOISING)]),
     "sparse": "active_above active_units_mean dead_units_share explained_variance "
-    "mean_activations mean_activation_edges linear_classifier_error",
+    "mean_activation_counts mean_activation_edges linear_classifier_error",
     "contractive": "jacobian_norm jacobian_norm_to_spread singular_values",
     "concrete": "selected_pixels mean_largest_probability linear_readout_mse "
     "extra_trees_accuracy pca_extra_trees_accuracy",
@@ -166,7 +166,7 @@ def test_dead_and_active_units_are_counted():
     result = sparsity.measure(encoding_as_is(codes, **abilities))
     assert result.metrics["active_units_mean"] == (2 + 2 + 1 + 1) / 4
     assert result.metrics["dead_units_share"] == pytest.approx(58 / 60)
-    assert sum(result.metrics["mean_activations"]) == 60
+    assert sum(result.metrics["mean_activation_counts"]) == 60
     assert list(result.figures) == ["activations"]
     errors = 4 * (0.5**2 + 0.2**2) + 2 * 1.0**2
     assert result.metrics["explained_variance"] == pytest.approx(1 - errors / (4 * 1.0**2))

@@ -319,8 +319,8 @@ BAD_VECTORS = {
     "magic.npz": (b"PK", "magic.npz is no .npz or .npy"),
 }
 BAD_TABLES = {
-    "nan.csv": (columns(with_value(np.nan)), "'x2' lacks 1 numbers (nan: 1; first in row 8)"),
-    "nan.parquet": (columns(with_value(np.nan)), "'x2' lacks 1 numbers"),
+    "nan.csv": (columns(with_value(np.nan)), "'x2' has missing values: 1 (nan: 1; first in row 8)"),
+    "nan.parquet": (columns(with_value(np.nan)), "'x2' has missing values: 1"),
     "infinite.csv": (columns(with_value(np.inf)), "'x2' holds inf in row 8"),
     "width.csv": (columns(GOOD[:, :4]), f"has 4 columns of numbers, {SHAPE}"),
     "label.parquet": (columns(GOOD, kind=["a"] * 9), f"has 6 columns of numbers, {SHAPE}; --label"),
@@ -341,7 +341,7 @@ BAD_CODES = {
     "width.npz": ({"codes": np.zeros((3, 4))}, "(3, 4), but the model takes codes of 3"),
     "width.csv": ({"code_0": [1.0], "label": [1]}, "has 1 columns of codes, but the model takes"),
     "nan.npy": (np.full((3, CODE), np.nan), "holds nan in row 0, column 0"),
-    "nan.csv": ({f"code_{k}": [np.nan] for k in range(CODE)}, "'code_0' lacks 1 numbers"),
+    "nan.csv": ({f"code_{k}": [np.nan] for k in range(CODE)}, "'code_0' has missing values: 1"),
     "rows.npy": (np.zeros((0, CODE)), "there is no number"),
     "absolute.npz": ({"codes": np.zeros((1, CODE)), "files": ["/tmp/a.png"]}, "'/tmp/a.png'"),
     "twice.npz": ({"codes": np.zeros((2, CODE)), "files": ["a.png", "a.jpg"]}, "'a.jpg'"),

@@ -84,7 +84,7 @@ def finetune(
     Returns:
       The content of the JSON file: the settings; `finetuned_test_error`, named as the file, the
       share of the test images that are classified wrong; and `frozen_test_error`, the test error of
-      logistic regression on the codes before fine-tuning.
+      logistic regression on frozen codes.
 
     Raises:
       UserError: a setting is not possible, the data have no labels, or what `restore.load` raises.
@@ -145,7 +145,7 @@ def print_table(metrics: dict[str, Any], workdir: str) -> None:
     given = " ".join(f"--{flag}={value}" for flag, value in changed(metrics).items())
     print(f"""
 {label:>23}  {metrics[f"{name}_test_error"]:.2%}
-{"frozen test error":>23}  {metrics["frozen_test_error"]:.2%}, logistic regression on first codes
+{"frozen test error":>23}  {metrics["frozen_test_error"]:.2%}, logistic regression on frozen codes
 {"validation error":>23}  {validation}
 {"labelled images":>23}  {metrics["labelled_images"]:,}
 {"settings":>23}  {given or "the defaults"}

@@ -49,7 +49,7 @@ class Complaints:
             shown.append(f"and so in {more:,} more columns, such as {names[_MAX_COMPLAINTS]!r}")
         advice = [
             *self._rules,
-            *([f"In a training, {'; '.join(self._keys)}"] if self._keys else []),
+            *([f"In a config, {'; '.join(self._keys)}"] if self._keys else []),
         ]
         raise UserError(f"{self._where}: {'; '.join(shown)}. {'. '.join(advice)}")
 
@@ -188,7 +188,7 @@ class ColumnReader:
                 self.name,
                 f"column {self.name!r} holds {unknown[0]!r} in row {first_row + row + 1:,}, which "
                 "the training's data do not",
-                rule="A category needs a feature of its own",
+                rule="A category without a feature of its own: change the text, or train on it",
             )
         if len(self._known) <= MAX_CATEGORIES:
             for value in unknown:

@@ -134,9 +134,9 @@ def read_blocks(
             if reader.missing:
                 complaints.add(
                     reader.name,
-                    f"column {reader.name!r} lacks {sum(reader.missing.values()):,} numbers "
+                    f"column {reader.name!r} has missing values: {sum(reader.missing.values()):,} "
                     f"({counted(reader.missing)}; first in row {reader.first_missing + 1:,})",
-                    keys="data.impute=mean or median fills in missing numbers",
+                    keys="data.impute=mean or median fills in missing values",
                 )
     complaints.raise_any()
     require(first_row > 0, f"{path} has no row")

@@ -26,10 +26,11 @@ def measure(evaluated: EvaluatedModel) -> Result:
 
     A unit is active where its |activation| is above `active_above`. `active_units_mean` is the mean
     number of active units of an image; `dead_units_share` the share of the units that are active in
-    no test image; `mean_activations` is the histogram, with `mean_activation_edges`, of the units'
-    mean |activation| over the images. `explained_variance` is 1 - the sum of the squared errors /
-    the sum of the squared deviations from the mean test image, unless all images are equal. If the
-    data have classes, `linear_classifier_error` is the result of `linear_classifier_error()`.
+    no test image; `mean_activation_counts` is the histogram, with `mean_activation_edges`, of the
+    units' mean |activation| over the images. `explained_variance` is 1 - the sum of the squared
+    errors / the sum of the squared deviations from the mean test image, unless all images are
+    equal. If the data have classes, `linear_classifier_error` is the result of
+    `linear_classifier_error()`.
     """
     active_above = evaluated.model.active_above
     sizes = np.abs(evaluated.codes)
@@ -39,7 +40,7 @@ def measure(evaluated: EvaluatedModel) -> Result:
         "active_above": active_above,
         "active_units_mean": float(active.sum(axis=1).mean()),
         "dead_units_share": float(1 - active.any(axis=0).mean()),
-        "mean_activations": counts,
+        "mean_activation_counts": counts,
         "mean_activation_edges": edges,
     }
     deviations = np.square(evaluated.test - evaluated.test.mean(axis=0), dtype=np.float64).sum()

@@ -153,13 +153,13 @@ class Settings(settings.DenseOrTiedNetwork):
             if getattr(self, name) and steps <= self.dead_after_steps:
                 yield (
                     f"only {steps:,} steps, but model.dead_after_steps={self.dead_after_steps}: no "
-                    f"unit dies, and model.{name} does nothing; train for longer, or lower "
-                    "dead_after_steps"
+                    f"unit counts as dead, and model.{name} does nothing; train for longer, or "
+                    "lower dead_after_steps"
                 )
         if steps <= self.resample_every_steps:
             yield (
                 f"only {steps:,} steps, but model.resample_every_steps={self.resample_every_steps}"
-                ": no unit is resampled before the last step; resample more often"
+                ": no unit is resampled; resample more often"
             )
 
     def _check_needs(self, asked: str, **needs: Any) -> None:
