@@ -248,8 +248,9 @@ def _rows(name: str, run: Run, measured: Mapping[str, Any]) -> Iterator[str]:
         values = [one[metric.key] for one in measured["seeds"]]
         value = statistics.fmean(values) if len(values) > 1 else values[0]
         text = _number(metric, value)
-        if len(values) > 1:
-            text += f" ({_number(metric, min(values))} to {_number(metric, max(values))})"
+        least, most = _number(metric, min(values)), _number(metric, max(values))
+        if least != most:
+            text += f" ({least} to {most})"
         cells = (*first, metric.name, text, str(len(values)), metric.anchor)
         yield f"| {' | '.join((*cells, _goal(metric, value), *last))} |"
         first = last = ("", "")
@@ -318,8 +319,8 @@ def _number(metric: Metric, value: float) -> str:
 
 
 def _duration(seconds: float) -> str:
-    """Formats a time in minutes, or in seconds if it is below a minute."""
-    return f"{seconds / 60:.0f} min" if seconds >= 60 else f"{seconds:.0f} s"
+    """Formats a time in minutes, or in seconds if it is below two minutes."""
+    return f"{seconds / 60:.0f} min" if seconds >= 120 else f"{seconds:.0f} s"
 
 
 def _run(module: str, *arguments: str) -> None:

@@ -1,9 +1,10 @@
 """The article's convolutional autoencoder: 620 parameters, a code of 7x7x1 = 49 values.
 
-As in the article but for two choices. The output is a sigmoid, which the article names as an
+As in the article but for three choices. The output is a sigmoid, which the article names as an
 alternative to its linear output: a validation mse of .0183 after 5 epochs, against .0223. The
 optimizer is Adam: Keras 3 starts the article's Adadelta at a rate of 0.001, where the Keras of the
-article took 1.0, and learns nothing.
+article took 1.0, and learns nothing. The output bias starts at the data's mean, since otherwise the
+code's relu layer of one channel often dies (docs/kinds.md).
 
     python -m trainer --config=configs/conv.py --workdir=runs/conv
 
@@ -19,7 +20,6 @@ def get_config():
     config.data.name = "mnist"
     config.num_epochs = 40.0
     config.batch_size = 64
-    # The single-channel relu layer of the code dies easily: see docs/kinds.md.
     config.model.output_bias = "data"
     config.optimizer.learning_rate = 5e-3
     config.optimizer.warmup_steps = 500

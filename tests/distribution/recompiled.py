@@ -20,7 +20,7 @@ from trainer.config import Augment, Averaging
 SHAPE = (8, 8, 1)
 # Changes of a kind's tiny settings, each of which makes another model.
 CHANGES: dict[str, list[dict[str, object]]] = {
-    "contractive": [{"jacobian": "hutchinson"}],
+    "contractive": [{"code_size": 9}, {"jacobian": "hutchinson"}],
     "sparse": [
         {"sparsity": "batch_topk", "code_activation": "relu", "resample_every_steps": 2},
         {"sparsity": "l1", "code_activation": "relu"},

@@ -49,9 +49,11 @@ def test_the_norm_of_a_linear_encoder_is_that_of_its_kernel():
     np.testing.assert_allclose(norms, [expected] * 3, rtol=1e-5)
 
 
-def test_the_jacobian_of_two_layers_is_the_product_of_theirs():
+@pytest.mark.parametrize("code_size", [1, 5, 17])  # 17 in passes of three units
+def test_the_jacobian_of_two_layers_is_the_product_of_theirs(code_size):
     # h = tanh(V^T g), g = tanh(W^T x): J = diag(1 - h^2) V^T diag(1 - g^2) W^T.
-    model = create(hidden_units=(7,), activation="tanh", code_activation="tanh")
+    settings = {"hidden_units": (7,), "activation": "tanh", "code_activation": "tanh"}
+    model = create(code_size=code_size, **settings)
     images = small.images_like(4, SHAPE)
     first, second = kernels(model)
     hidden = np.tanh(images.reshape(4, -1) @ first)
@@ -59,7 +61,7 @@ def test_the_jacobian_of_two_layers_is_the_product_of_theirs():
     inner = (1 - hidden**2)[:, :, None] * first.T
     expected = (1 - codes**2)[:, :, None] * (second.T @ inner)
     np.testing.assert_allclose(
-        model.jacobian(images).numpy().reshape(4, 5, 16), expected, rtol=1e-4, atol=1e-6
+        model.jacobian(images).numpy().reshape(expected.shape), expected, rtol=1e-4, atol=1e-6
     )
 
 

@@ -183,8 +183,12 @@ def test_dead_units_point_at_examples_drawn_by_squared_error_and_others_keep_the
     assert np.all(after["model/idle_steps"][4 * BATCH :: 4] == 5)
 
 
-def test_the_slots_of_resampled_units_begin_anew():
-    _, steps = adam_steps(lambda: create(**RESAMPLING), learning_rate=0.0)
+@pytest.mark.parametrize(
+    ("settings", "decoder_kernels"),
+    [({"sparsity": "jumprelu", "tied_weights": True}, 0), ({"tied_weights": False}, 1)],
+)
+def test_the_slots_of_resampled_units_begin_anew(settings, decoder_kernels):
+    _, steps = adam_steps(lambda: create(**RESAMPLING | settings), learning_rate=0.0)
     dead = np.arange(60) % 10 == 0
     for path, variable in steps.variables().items():
         if path.endswith("idle_steps"):
@@ -192,13 +196,15 @@ def test_the_slots_of_resampled_units_begin_anew():
         elif variable.shape and path.startswith("optimizer/"):
             variable.assign(tf.ones(variable.shape))
     steps.train(4, images_like(1, BATCH, *SHAPE))
-    momentum, velocity = (
-        weights_of(steps)[f"optimizer/adam/encoder_code_kernel_{slot}"]
-        for slot in ("momentum", "velocity")
-    )
-    # Of one gradient g, Adam's moments are (1 - .9) g and (1 - .999) g^2.
-    of_one_gradient = np.all(np.isclose(np.square(momentum), 10 * velocity, rtol=1e-3), axis=0)
-    np.testing.assert_array_equal(of_one_gradient, dead)
+    weights = weights_of(steps)
+    slots = [path for path in weights if path.endswith("_momentum") and 60 in weights[path].shape]
+    assert len(slots) == 2 + decoder_kernels + (settings.get("sparsity") == "jumprelu")
+    for path in slots:
+        momentum, velocity = weights[path], weights[path.replace("momentum", "velocity")]
+        # Of one gradient g, Adam's moments are (1 - .9) g and (1 - .999) g^2.
+        of_one_gradient = np.isclose(np.square(momentum), 10 * velocity, rtol=1e-3)
+        others = tuple(axis for axis, size in enumerate(momentum.shape) if size != 60)
+        np.testing.assert_array_equal(np.all(of_one_gradient, axis=others), dead, err_msg=path)
 
 
 def test_a_step_that_float16_skips_counts_for_no_unit():

@@ -153,7 +153,7 @@ def test_more_parameters_than_numbers_to_train_on_are_told_unless_the_best_weigh
 
 def test_the_plan_names_what_the_run_is_too_short_for(tmp_path, capsys):
     config = load_config("sparse")
-    settings = {"auxiliary_weight": 0.1, "dead_after_steps": 10, "resample_every_steps": 10}
+    settings = {"auxiliary_weight": 0.1, "dead_after_steps": 10, "resample_every_steps": 5}
     config.model.update(tiny("sparse") | settings)
     config.data.update({"name": "digits", "resplit_test": 0.0})
     config.optimizer.update({"schedule": "step", "boundary_factors": (0.5, 0.1)})
@@ -165,8 +165,8 @@ def test_the_plan_names_what_the_run_is_too_short_for(tmp_path, capsys):
         printed = capsys.readouterr().out
         for note in (
             "only 10 steps, but model.dead_after_steps=10: no unit counts as dead, and model.aux",
-            "only 10 steps, but model.dead_after_steps=10: no unit counts as dead, and model.res",
-            "only 10 steps, but model.resample_every_steps=10",
+            "model.resample_every_steps=5 and model.dead_after_steps=10 units are resampled from "
+            "step 10 on",
             f"these of optimizer.boundaries_epochs: {epochs:g};",
         ):
             assert (note in printed) == (steps == 10), note
@@ -192,10 +192,14 @@ def test_a_quiet_run_on_vectors_in_memory_shows_nothing_and_changes_none(
         data.load(digits_config.data)
 
 
-def test_a_finished_run_started_again_changes_nothing(digits_config, digits_run, tmp_path):
+def test_a_finished_run_started_again_says_so_and_changes_nothing(
+    digits_config, digits_run, tmp_path, capsys
+):
     run = shutil.copytree(digits_run, tmp_path / "run")
     assert train(digits_config, str(run))["loss"] == pytest.approx(logged(run)[-1]["loss"])
     assert_same_record(run, digits_run)
+    printed = capsys.readouterr().out
+    assert "nothing to train" in printed and "steps 0 to" not in printed
 
 
 def test_a_crash_at_any_time_leaves_no_trace(digits_config, digits_run, tmp_path, monkeypatch):

@@ -300,7 +300,8 @@ class Steps:
     def _resample_if_due(self, step, batch, cache):
         """Resamples on all replicas before a step that trains the units, but not before step 0.
 
-        So validations and checkpoints have no weights that were resampled but not trained.
+        So the weights of validations and checkpoints have been trained since, unless float16 has
+        skipped the step.
         """
 
         def resample():

@@ -142,10 +142,13 @@ def print_table(metrics: dict[str, Any], workdir: str) -> None:
     validation = "none, since the validation images were learnt too"
     if not metrics["refit"]:
         validation = f"{metrics['validation_error']:.2%}, after epoch {metrics['best_epoch']}"
+    frozen = (
+        f"{metrics['frozen_test_error']:.2%}, logistic regression on the codes before fine-tuning"
+    )
     given = " ".join(f"--{flag}={value}" for flag, value in changed(metrics).items())
     print(f"""
 {label:>23}  {metrics[f"{name}_test_error"]:.2%}
-{"frozen test error":>23}  {metrics["frozen_test_error"]:.2%}, logistic regression on frozen codes
+{"frozen test error":>23}  {frozen}
 {"validation error":>23}  {validation}
 {"labelled images":>23}  {metrics["labelled_images"]:,}
 {"settings":>23}  {given or "the defaults"}

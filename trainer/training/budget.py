@@ -9,7 +9,8 @@ _EXAMPLES = 400_000  # that a run sees, in more epochs of few examples and in fe
 _MIN_EPOCHS, _MAX_EPOCHS = 20, 500
 _MIN_BATCH, _MAX_BATCH = 16, 512
 _WARMUP_SHARE, _MAX_WARMUP_STEPS = 0.05, 200
-_VALIDATIONS, _MIN_STEPS_BETWEEN = 100, 30
+_VALIDATIONS = 100
+_MIN_INTERVAL_STEPS = 30  # between validations, unless an epoch is shorter
 
 
 def resolved(config: Config, examples: int) -> Config:
@@ -17,8 +18,8 @@ def resolved(config: Config, examples: int) -> Config:
 
     A batch is the largest power of two up to the square root of the number, within 16 and 512: it
     can be divided among 2, 4, 8 or 16 replicas. An epoch has then about as many steps. A run sees
-    400,000 examples, in 20 epochs at least and in 500 at most, and validates 100 times; a short one
-    less often, after each epoch or 30 steps.
+    400,000 examples, in 20 epochs at least and in 500 at most, and validates 100 times, but not
+    more often than each epoch or, if an epoch is longer, every 30 steps.
     """
     if not config.follows_data:
         return config
@@ -29,7 +30,7 @@ def resolved(config: Config, examples: int) -> Config:
     steps = math.ceil(num_epochs * examples / batch_size)
     warmup_steps = min(math.ceil(_WARMUP_SHARE * steps), _MAX_WARMUP_STEPS)
     interval = max(
-        math.ceil(steps / _VALIDATIONS), min(math.ceil(examples / batch_size), _MIN_STEPS_BETWEEN)
+        math.ceil(steps / _VALIDATIONS), min(math.ceil(examples / batch_size), _MIN_INTERVAL_STEPS)
     )
     optimizer = config.optimizer
     if not optimizer.warmup_steps:

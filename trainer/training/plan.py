@@ -34,8 +34,7 @@ def describe_end(setup: Setup, step: int) -> str:
 def print_plan(setup: Setup, first_step: int, end: int) -> None:
     """Prints the networks, the data and the steps of a start, or that the run has ended."""
     if first_step == end:
-        way_out = "; a larger num_epochs continues it" if end == setup.last_step else ""
-        print(f"nothing to train: the run has ended at step {end:,}{way_out}", flush=True)
+        print("nothing to train: the run has ended", flush=True)
         return
     config, dataset, model, steps = setup.config, setup.dataset, setup.model, setup.steps
     for network in (model.encoder, model.decoder):
@@ -73,7 +72,7 @@ def _notes(setup: Setup, first_step: int, end: int) -> Iterator[str | None]:
     yield _capacity_note(setup)
     if devices.startswith("CPU") and not config.strategy.startswith("cpu:"):
         yield unusable_gpu_note()
-    if setup.run and first_step < end:
+    if setup.run:
         lack = setup.run.checkpoints.lack_of_space(*_checkpoints_at_once(setup, end - first_step))
         yield lack
     yield from config.model.notes(last.end - last.first_step)
@@ -97,7 +96,7 @@ def _schedule_notes(setup: Setup, end: int) -> Iterator[str]:
         )
     warmup_steps = config.optimizer.warmup_steps
     shortest = min([end, *(phase.end - phase.first_step for phase in setup.phases)])
-    if 0 < shortest <= warmup_steps:
+    if shortest <= warmup_steps:
         steps = f"{shortest:,} steps{' in a phase' if len(setup.phases) > 1 else ''}"
         yield (
             f"only {steps}, but optimizer.warmup_steps={warmup_steps}: the learning rate never "

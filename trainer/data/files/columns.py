@@ -188,7 +188,7 @@ class ColumnReader:
                 self.name,
                 f"column {self.name!r} holds {unknown[0]!r} in row {first_row + row + 1:,}, which "
                 "the training's data do not",
-                rule="A category without a feature of its own: change the text, or train on it",
+                rule="The model has no feature for it: change the text, or train on data with it",
             )
         if len(self._known) <= MAX_CATEGORIES:
             for value in unknown:

@@ -46,8 +46,8 @@ class Settings(settings.Start, settings.DenseOrTiedNetwork):
         yield from super().notes(steps)
         if self.jacobian == "exact" and self._is_sigmoid_layer:
             yield (
-                f"model.jacobian='exact' computes {self.code_size:,} gradients of each example; "
-                "'closed_form' computes the same norm by one, since the encoder is a sigmoid layer"
+                f"model.jacobian='exact' takes {self.code_size:,} gradients of each example; "
+                "'closed_form' gives the same norm of this sigmoid layer without any"
             )
 
     @property

@@ -84,10 +84,11 @@ class Model(base.Autoencoder):
 
 
 def _jacobian(encode: Encode, inputs: tf.Tensor, code_size: int) -> tf.Tensor:
-    """Returns J of inputs [B, ...], [B, K, ...], by backward passes for some of the units each.
+    """Returns J, float32 [B, K, ...], of inputs [B, ...].
 
-    Does not use `GradientTape.batch_jacobian`: XLA would compile its weights as constants, and so
-    compile every training step anew.
+    Repeats the batch, so that each of at most 8 backward passes gives the rows of several units.
+    With `GradientTape.batch_jacobian` XLA would compile the weights as constants, and so compile
+    again after every step.
     """
     repeats = math.ceil(code_size / _MAX_PASSES)
     passes = math.ceil(code_size / repeats)
@@ -96,8 +97,7 @@ def _jacobian(encode: Encode, inputs: tf.Tensor, code_size: int) -> tf.Tensor:
         tape.watch(repeated)
         codes = encode(repeated)
     rows = []
-    units_of_passes = tf.split(tf.eye(passes * repeats, code_size, dtype=codes.dtype), passes)
-    for units in units_of_passes:
+    for units in tf.split(tf.eye(passes * repeats, code_size), passes):
         directions = tf.tile(units, [tf.shape(inputs)[0], 1])
         gradients = tape.gradient(codes, repeated, output_gradients=directions)
         rows.append(tf.reshape(gradients, [-1, repeats, *inputs.shape[1:]]))

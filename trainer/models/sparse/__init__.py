@@ -27,11 +27,11 @@ With `auxiliary_weight`, "k_sparse" brings dead units back (Gao et al. 2024, arX
 section 2.4): the `auxiliary_units` largest of an image's dead activations learn to reconstruct what
 the kept ones leave.
 
-With `resample_every_steps`, dead units get new weights after every so many steps, before the next
-step (Bricken et al. 2023, Towards Monosemanticity, appendix on neuron resampling). The B examples
-of the next global batch are drawn without replacement, with probabilities proportional to the
-square of their reconstruction error, by the noise of their positions; each of the first B dead
-units gets one:
+With `resample_every_steps`, dead units get new weights before each step whose number is a multiple
+of it, except step 0 (Bricken et al. 2023, Towards Monosemanticity, appendix on neuron resampling).
+The B examples of the step's global batch are drawn without replacement, with probabilities
+proportional to the square of their reconstruction error, by the noise of their positions; each of
+the first B dead units gets one:
 
 - its encoder weights are the example less the mean of the batch, scaled to `resample_norm` times
   the mean norm of the other units' encoder weights, which tied decoder weights share;
@@ -45,6 +45,7 @@ over the change.
 """
 
 import dataclasses
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -149,17 +150,19 @@ class Settings(settings.DenseOrTiedNetwork):
         self._check_needs("resample_every_steps", hidden_units=())
 
     def notes(self, steps: int) -> Iterator[str]:
-        for name in ("auxiliary_weight", "resample_every_steps"):
-            if getattr(self, name) and steps <= self.dead_after_steps:
-                yield (
-                    f"only {steps:,} steps, but model.dead_after_steps={self.dead_after_steps}: no "
-                    f"unit counts as dead, and model.{name} does nothing; train for longer, or "
-                    "lower dead_after_steps"
-                )
-        if steps <= self.resample_every_steps:
+        dead_after, every = self.dead_after_steps, self.resample_every_steps
+        if self.auxiliary_weight and steps <= dead_after:
             yield (
-                f"only {steps:,} steps, but model.resample_every_steps={self.resample_every_steps}"
-                ": no unit is resampled; resample more often"
+                f"only {steps:,} steps, but model.dead_after_steps={dead_after}: no unit counts as "
+                "dead, and model.auxiliary_weight does nothing; train for longer, or lower "
+                "dead_after_steps"
+            )
+        first_resampling = every * math.ceil(dead_after / every) if every else -1
+        if steps <= first_resampling:
+            yield (
+                f"only {steps:,} steps, but with model.resample_every_steps={every} and "
+                f"model.dead_after_steps={dead_after} units are resampled from step "
+                f"{first_resampling:,} on; train for longer, or lower both"
             )
 
     def _check_needs(self, asked: str, **needs: Any) -> None:
