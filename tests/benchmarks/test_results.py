@@ -43,7 +43,7 @@ def test_a_result_is_shown_with_its_goal_and_whether_it_is_reached(tmp_path):
     (tmp_path / "denoising.json").write_text(json.dumps(measured))
     lines = results.table(tmp_path).splitlines()
     row = next(line for line in lines if line.startswith("| `denoising`"))
-    assert "| 0.08301 | 1 | .0839, keras.io | at most 0.083: short | 2 | 2 min |" in row
+    assert "| 0.08301 | 1 | .0839, keras.io | at most 0.083: short | 2 | 90 s |" in row
     assert sum(line.startswith("|") for line in lines) == 2 + len(results.RUNS["denoising"].metrics)
 
 
