@@ -30,11 +30,7 @@ class Model(base.Autoencoder):
         )
         self._penalty_weight = settings.penalty_weight
         self._probes = settings.probes
-        self._codes_and_norm = {
-            "closed_form": self._closed_form,
-            "exact": self._exact,
-            "hutchinson": self._hutchinson,
-        }[settings.jacobian]
+        self._method = settings.jacobian
 
     def loss_terms(self, images: tf.Tensor, context: base.StepContext) -> dict[str, tf.Tensor]:
         """Returns the reconstruction error, and `contraction`, the weighted squared norm."""
@@ -62,6 +58,14 @@ class Model(base.Autoencoder):
     def jacobian(self, images: tf.Tensor) -> tf.Tensor:
         """Returns J of images [B, H, W, C], float32 [B, K, H, W, C]."""
         return _jacobian(self.encode, tf.convert_to_tensor(images), self.code_size)
+
+    def _codes_and_norm(self, encode: Encode, inputs: tf.Tensor, noise: Noise) -> CodesAndNorm:
+        methods = {
+            "closed_form": self._closed_form,
+            "exact": self._exact,
+            "hutchinson": self._hutchinson,
+        }
+        return methods[self._method](encode, inputs, noise)
 
     def _closed_form(self, encode: Encode, inputs: tf.Tensor, noise: Noise) -> CodesAndNorm:
         del noise
