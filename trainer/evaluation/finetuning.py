@@ -84,7 +84,7 @@ def finetune(
     Returns:
       The content of the JSON file: the settings; `finetuned_test_error`, named as the file, the
       share of the test images that are classified wrong; and `frozen_test_error`, the test error of
-      logistic regression on frozen codes.
+      logistic regression on the codes before fine-tuning.
 
     Raises:
       UserError: a setting is not possible, the data have no labels, or what `restore.load` raises.
