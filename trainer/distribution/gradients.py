@@ -29,7 +29,9 @@ class ReplicaBatch:
     images: tf.Tensor  # [B, H, W, C] or [B, D]
     labels: tf.Tensor | None  # [B]
     step: tf.Tensor  # int64 []
-    first_position: tf.Tensor  # int64 [], of the first row among all examples of the run
+    # The first row in the global batch. It does not depend on the step: XLA would compile a slice
+    # from such a row anew for each step.
+    first_row: tf.Tensor | int
     weights: tf.Tensor | None = None  # float32 [B], of the rows in the mean; None: all 1
 
     def rows(self, start: tf.Tensor | int, size: int) -> "ReplicaBatch":
@@ -39,7 +41,7 @@ class ReplicaBatch:
             tf.slice(images, [start, *[0] * (len(images.shape) - 1)], [size, *images.shape[1:]]),
             None if labels is None else tf.slice(labels, [start], [size]),
             self.step,
-            self.first_position + tf.cast(start, tf.int64),
+            self.first_row + start,
             None if weights is None else tf.slice(weights, [start], [size]),
         )
 
@@ -82,9 +84,9 @@ class Gradients:
         _, total = tf.while_loop(lambda k, _: k < count, add_share, (tf.constant(1), first))
         return total
 
-    def shared(self, images: tf.Tensor, first_position: tf.Tensor, start: int) -> Shared:
+    def shared(self, images: tf.Tensor, step: tf.Tensor, start: int) -> Shared:
         """Computes the share of the batch's means and values that a loss term needs, if any."""
-        seen = self._seen(images, Noise(self.seed, first_position, images.shape[0]))
+        seen = self._seen(images, self._noise(step, start, images.shape[0]))
         with xla_layers.rewritten(self.model, self.execution.layer_kinds):
             statistics, values = self.model.statistics(seen), self.model.shared_values(seen)
         shared = {}
@@ -94,11 +96,9 @@ class Gradients:
             shared["batch_values"] = self._in_global_batch(values, start)
         return shared
 
-    def resampling_values(
-        self, images: tf.Tensor, first_position: tf.Tensor, start: int
-    ) -> tf.Tensor:
+    def resampling_values(self, images: tf.Tensor, step: tf.Tensor, start: int) -> tf.Tensor:
         """Computes the share of the values that the model's `resampled` needs."""
-        noise = Noise(self.seed, first_position, images.shape[0])
+        noise = self._noise(step, start, images.shape[0])
         with xla_layers.rewritten(self.model, self.execution.layer_kinds):
             values = self.model.resampling_values(self._seen(images, noise), noise)
         return self._in_global_batch(values, start)
@@ -136,17 +136,21 @@ class Gradients:
         return Share(gradients, terms, means_of_state)
 
     def _terms(self, batch, shared):
-        noise = Noise(self.seed, batch.first_position, batch.images.shape[0])
+        noise = self._noise(batch.step, batch.first_row, batch.images.shape[0])
         context = StepContext(
             noise,
             progress=self.progress(batch.step),
             training=True,
             labels=batch.labels,
-            first_row=batch.first_position % self.batch_size,
+            first_row=batch.first_row,
             **shared,
         )
         terms, state = self.model.training_terms(self._seen(batch.images, noise), context)
         return metrics_of(self.model, terms), state
+
+    def _noise(self, step, first_row, count):
+        """Returns the noise of consecutive rows of a step's global batch."""
+        return Noise(self.seed, step * self.batch_size + tf.cast(first_row, tf.int64), count)
 
     def _seen(self, images, noise):
         return augmented(to_unit(images), self.augment, noise)

@@ -279,7 +279,7 @@ class Steps:
         part = self._execution.part
         images, start = self._images(batch, cache)
         labels = None if labels is None else self._slices.of_replica(labels)[0]
-        shared = part(self._gradients.shared)(images, self._position(step, start), start)
+        shared = part(self._gradients.shared)(images, step, start)
         if shared:
             shared = sum_over_replicas(shared)
         losses = None
@@ -314,8 +314,7 @@ class Steps:
     def _resample(self, step, batch, cache):
         """Replaces weights as the model asks before a step, alike on every replica."""
         images, start = self._images(batch, cache)
-        position = self._position(step, start)
-        values = self._gradients.resampling_values(images, position, start)
+        values = self._gradients.resampling_values(images, step, start)
         for variable, replaced, value in self._model.resampled(sum_over_replicas(values)):
             variable.assign(tf.where(replaced, value, tf.convert_to_tensor(variable)))
             for slot in optimizers.slots_of(self.optimizer, variable):
@@ -323,7 +322,7 @@ class Steps:
 
     def _losses(self, images, labels, step, start, shared):
         """Computes the losses of this replica's rows, at their places in the global batch."""
-        batch = ReplicaBatch(images, labels, step, self._position(step, start))
+        batch = ReplicaBatch(images, labels, step, start)
         return self._gradients.losses(batch, shared, start)
 
     def _share(self, images, labels, step, start, shared, losses):
@@ -332,16 +331,12 @@ class Steps:
         if losses is not None:
             weights = trimming_weights(losses, self._settings.trim_share)
             weights = weights[start : start + images.shape[0]]
-        batch = ReplicaBatch(images, labels, step, self._position(step, start), weights)
+        batch = ReplicaBatch(images, labels, step, start, weights)
         share = self._gradients(batch, shared, optimizers.loss_scale(self.optimizer))
         if not self._updates_inside_replicas:
             return share
         self._share_like = tf.nest.map_structure(lambda one: tf.TensorSpec(one.shape), share)
         return pack(share)
-
-    def _position(self, step, start):
-        """Returns the position of the row `start` of a step's batch."""
-        return step * self._settings.batch_size + start
 
     def _update_from_outside(self, total, step):
         update = lambda *total: self._row(self._update(Share(*total), step))  # noqa: E731

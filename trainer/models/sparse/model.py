@@ -203,9 +203,7 @@ class Model(base.Autoencoder):
     def _codes(self, activations, context, smallest):
         if smallest is not None:
             # The same bits as those ranked, which another compilation may round differently.
-            # A gather: XLA would compile a slice anew for each first row, and so for each step.
-            rows = tf.range(activations.shape[0], dtype=tf.int64) + context.first_row
-            ranked = tf.gather(context.batch_values, rows)
+            ranked = tf.slice(context.batch_values, [context.first_row, 0], activations.shape)
             return activations * is_kept(ranked, smallest)
         if self._settings.sparsity == "k_sparse" and context.training:
             kept = self.kept_units(context.progress)
