@@ -157,12 +157,11 @@ class Settings(settings.DenseOrTiedNetwork):
                 "dead, and model.auxiliary_weight does nothing; train for longer, or lower "
                 "dead_after_steps"
             )
-        first_resampling = every * math.ceil(dead_after / every) if every else -1
-        if steps <= first_resampling:
+        if every and steps <= (first := every * math.ceil(dead_after / every)):
             yield (
                 f"only {steps:,} steps, but with model.resample_every_steps={every} and "
-                f"model.dead_after_steps={dead_after} units are resampled from step "
-                f"{first_resampling:,} on; train for longer, or lower both"
+                f"model.dead_after_steps={dead_after} units are resampled from step {first:,} on; "
+                "train for longer, or lower both"
             )
 
     def _check_needs(self, asked: str, **needs: Any) -> None:
