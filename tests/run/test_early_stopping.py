@@ -101,7 +101,10 @@ def test_a_run_is_resumed_with_its_budget_and_not_with_another(tmp_path):
     before = workdir.read(tmp_path / "run").config
     assert before.batch_size == 32
     assert not differences(before, parse(config))
+    config.num_epochs = 1.0  # more steps of warm-up would follow
     train(config, str(tmp_path / "run"))
+    extended = workdir.read(tmp_path / "run").config
+    assert extended.optimizer.warmup_steps == before.optimizer.warmup_steps == 1
     config.batch_size = 16
     with refused("batch_size was 32, is 16", tmp_path):
         train(config, str(tmp_path / "run"))

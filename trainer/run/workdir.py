@@ -128,6 +128,11 @@ def _data_files(folder: Path) -> Iterator[Path]:
                 yield path
 
 
+def earlier_config(workdir: Path) -> Config | None:
+    """Returns the config of the run in a workdir; None if there is no run."""
+    return read(workdir).config if (workdir / CONFIG).exists() else None
+
+
 def located_data(workdir: Path, data: Data) -> Data:
     """Returns the keys of data, where these are now: here, or where a workdir's run has them."""
     if not (workdir / CONFIG).exists():

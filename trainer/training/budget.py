@@ -13,13 +13,14 @@ _VALIDATIONS = 100
 _MIN_INTERVAL_STEPS = 30  # between validations, unless an epoch is shorter
 
 
-def resolved(config: Config, examples: int) -> Config:
+def resolved(config: Config, examples: int, earlier: Config | None = None) -> Config:
     """Returns a config with the keys that follow from the number of training examples.
 
     A batch is the largest power of two up to the square root of the number, within 16 and 512: it
     can be divided among 2, 4, 8 or 16 replicas. An epoch has then about as many steps. A run sees
     400,000 examples, in 20 epochs at least and in 500 at most, and validates 100 times, but not
-    more often than each epoch or, if an epoch is longer, every 30 steps.
+    more often than each epoch or, if an epoch is longer, every 30 steps. A resumed run keeps the
+    warm-up of its `earlier` config: of another number of epochs another warm-up would follow.
     """
     if not config.follows_data:
         return config
@@ -29,6 +30,8 @@ def resolved(config: Config, examples: int) -> Config:
     num_epochs = config.num_epochs or float(round(epochs))
     steps = math.ceil(num_epochs * examples / batch_size)
     warmup_steps = min(math.ceil(_WARMUP_SHARE * steps), _MAX_WARMUP_STEPS)
+    if earlier is not None:
+        warmup_steps = earlier.optimizer.warmup_steps
     interval = max(
         math.ceil(steps / _VALIDATIONS), min(math.ceil(examples / batch_size), _MIN_INTERVAL_STEPS)
     )

@@ -96,7 +96,7 @@ def set_up(config: Config, folder: str, vectors: np.ndarray | None = None) -> It
         fingerprint = dataset.fingerprint()
         workers.require_equal_on_all(f"the data of data.name={config.data.name!r}", fingerprint)
         config.augment.check_images(dataset.image_shape)
-        config = budget.resolved(config, len(dataset.train))
+        config = budget.resolved(config, len(dataset.train), workdir.earlier_config(path))
         phases = _phases(config, len(dataset.train))
 
         # Seeded after a download, which uses the generator that gives Keras its seeds.
