@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 from sklearn.base import BaseEstimator, OutlierMixin
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from trainer.evaluation.distances import Distances
+from trainer.run.distances import fit_distances
 from trainer.sklearn import FLOATS, AutoencoderTransformer
 
 _ERRORS = ("mahalanobis", "mse")
@@ -97,7 +97,7 @@ class AutoencoderDetector(OutlierMixin, BaseEstimator):
         self.distances_ = None
         codes, residuals = self.autoencoder_.codes_and_residuals(rows)
         if self.error == "mahalanobis":
-            self.distances_ = Distances().fit(residuals, codes)
+            self.distances_ = fit_distances(residuals, codes)
         self.offset_ = float(np.quantile(self._scores(residuals, codes), contamination))
         return self
 

@@ -14,12 +14,12 @@ from trainer.data.dataset import Split, to_unit
 from trainer.distribution.inference import map_batches
 from trainer.errors import UserError
 from trainer.evaluation.anomaly_options import AnomalyOptions
-from trainer.evaluation.distances import Distances
 from trainer.evaluation.evaluate import evaluate, example_names
 from trainer.evaluation.evaluated_model import EvaluatedModel
 from trainer.evaluation.evaluators import anomalies, strangest
 from trainer.monitoring import example_columns, figures
 from trainer.run import restore
+from trainer.run.distances import fit_distances
 from trainer.training.train import train
 
 
@@ -54,7 +54,7 @@ def test_a_distance_of_whitened_values_is_that_of_mahalanobis():
     residuals, codes = rows[:, :2] * 100, rows[:, 2:] / 100
     centred = rows - rows.mean(axis=0)
     exact = np.einsum("ni,ij,nj->n", centred, np.linalg.inv(np.cov(rows.T)), centred) / 3
-    ratio = Distances().fit(residuals, codes).of(residuals, codes) / exact
+    ratio = fit_distances(residuals, codes).of(residuals, codes) / exact
     np.testing.assert_allclose(ratio, 1, rtol=0.05)  # little shrinkage, of so many rows
 
 

@@ -20,6 +20,7 @@ from trainer.errors import UserError
 from trainer.evaluation.anomaly_options import AnomalyOptions
 from trainer.evaluation.evaluate import evaluate
 from trainer.run import restore
+from trainer.run.distances import fit_distances
 from trainer.serving import batched_model
 from trainer.serving.options import StreamOptions
 from trainer.serving.stream import decode, denoise, encode
@@ -144,7 +145,9 @@ def test_errors_are_mean_squares_of_what_the_model_takes(image_run, vector_run, 
             np.testing.assert_allclose(written["errors"], squares, rtol=1e-4)
 
 
-def test_an_evaluated_run_marks_anomalies_and_compares_with_pca(vector_run, tmp_path, capsys):
+def test_an_evaluated_run_marks_anomalies_and_compares_with_pca_and_the_training_rows(
+    vector_run, tmp_path, capsys
+):
     run = shutil.copytree(vector_run, tmp_path / "run")
     metrics = evaluate(str(run), anomalies=AnomalyOptions(error_quantile=0.5))
     options = StreamOptions(errors=True, squared_errors=True)
@@ -155,8 +158,14 @@ def test_an_evaluated_run_marks_anomalies_and_compares_with_pca(vector_run, tmp_
     )
     pca = PCA(trained.model.code_size).fit(train)
     pca_errors = np.square(pca.inverse_transform(pca.transform(rows)) - rows).mean(axis=1)
+    codes, residuals = [], []
+    for some in (train, rows):
+        codes.append(map_batches(trained.model.encode, some))
+        residuals.append(some - map_batches(trained.model, some))
+    distances = fit_distances(residuals[0], codes[0]).of(residuals[1], codes[1])
     with np.load(tmp_path / "codes.npz") as written:
         np.testing.assert_allclose(written["pca_errors"], pca_errors, rtol=1e-3)
+        np.testing.assert_allclose(written["distances"], distances, rtol=1e-3)
         np.testing.assert_allclose(
             written["squared_errors"].mean(axis=1), written["errors"], rtol=1e-5
         )
@@ -165,16 +174,16 @@ def test_an_evaluated_run_marks_anomalies_and_compares_with_pca(vector_run, tmp_
         assert 0 < np.count_nonzero(above) <= len(above) / 2
     encode(str(run), "validation", str(tmp_path / "codes.csv"), options)
     table = pd.read_csv(tmp_path / "codes.csv")
-    assert {"error", "pca_error", "is_anomaly"} <= set(table)
+    assert {"error", "pca_error", "distance", "is_anomaly"} <= set(table)
     assert sum(name.startswith("squared_error_") for name in table) == rows.shape[1]
     assert table["is_anomaly"].tolist() == above.tolist()
-    for codes in ("codes.npz", "codes.csv"):  # are read without the errors
-        assert decode(str(run), str(tmp_path / codes), str(tmp_path / f"{codes}.npz")) == len(rows)
+    for name in ("codes.npz", "codes.csv"):  # are read without the errors
+        assert decode(str(run), str(tmp_path / name), str(tmp_path / f"{name}.npz")) == len(rows)
     (run / "metrics.json").write_text(json.dumps(metrics | {"step": 0}))
     capsys.readouterr()
     encode(str(run), "validation", str(tmp_path / "later.csv"), options)
-    assert "is_anomaly" not in pd.read_csv(tmp_path / "later.csv")
-    assert "of another checkpoint" in capsys.readouterr().out
+    assert not {"is_anomaly", "distance"} & set(pd.read_csv(tmp_path / "later.csv"))
+    assert "another checkpoint" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".tsv", ".parquet", ".npz", ".npy"])

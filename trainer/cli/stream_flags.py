@@ -34,7 +34,8 @@ def define(reads: str, writes: str) -> Callable[[], None]:
             False,
             "Also write the mean squared error of each reconstruction, which is large for unusual "
             "examples; of standardised vectors in squared standard deviations. After "
-            "trainer.evaluate also PCA's errors, and with its threshold the column is_anomaly.",
+            "trainer.evaluate also PCA's errors, the Mahalanobis distances from the training "
+            "examples and, with a threshold, the column is_anomaly.",
         )
         flags.DEFINE_bool(
             "squared_errors",

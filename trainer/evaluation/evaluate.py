@@ -34,10 +34,11 @@ def evaluate(
     data_name: str = "",
     anomalies: AnomalyOptions = _NO_ANOMALIES,
 ) -> dict[str, Any]:
-    """Measures a run's "last" or "best" checkpoint; writes `metrics.json`, `pca.npz`, figures.
+    """Measures a run's "last" or "best" checkpoint; writes `metrics.json` and figures.
 
     `data_name` says where the run's data are now, if they have moved, written as data.name.
     `anomalies` names the classes of anomalies, which no training knows, and sets a threshold.
+    `pca.npz` and `distances.npz` are kept for the errors that `trainer.encode` writes.
     TensorBoard gets a run `test`: the codes for its projector, the metrics as a table, the figures.
 
     Returns:
@@ -96,6 +97,8 @@ def evaluate(
         atomic.write_json(tmp / METRICS, metrics)
         if evaluated.is_undercomplete:
             error_reference.write_pca(tmp, evaluated.pca.mean_, evaluated.pca.components_)
+        if evaluated.distances is not None:
+            error_reference.write_distances(tmp, evaluated.distances)
         for name, figure in plots.items():
             (tmp / f"{name}.png").write_bytes(figures.png(figure))
         _write_summaries(tmp, metrics, plots, evaluated)
@@ -183,7 +186,12 @@ def _write_summaries(
     images = evaluated.test
     axes = tuple(range(1, images.ndim))
     errors = np.square(evaluated.reconstructions - images).mean(axis=axes)
-    columns = {"label": evaluated.test_class_names, "file": evaluated.test_files, "mse": errors}
+    columns = {
+        "label": evaluated.test_class_names,
+        "file": evaluated.test_files,
+        "mse": errors,
+        "distance": evaluated.test_distances,
+    }
     if evaluated.is_undercomplete:
         columns["pca_mse"] = evaluated.pca_errors
     given = {name: column for name, column in columns.items() if column is not None}

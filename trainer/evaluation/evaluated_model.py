@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from trainer.data.dataset import named
+from trainer.run.distances import Distances, fit_distances
 from trainer.storage import user_cache
 
 if TYPE_CHECKING:  # trainer.compare reads only columns, and should not wait seconds for imports
@@ -19,6 +20,8 @@ if TYPE_CHECKING:  # trainer.compare reads only columns, and should not wait sec
     from trainer.positions import Noise
 
 _MAX_EXACT_PCA = 4096  # values of an image; such a covariance is decomposed in seconds
+_MAX_DISTANCE_VALUES = 1024  # of an image and a code; such a covariance is inverted in seconds
+_MAX_DISTANCE_ROWS = 20_000  # of the training images, to estimate the covariance
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,6 +135,24 @@ class EvaluatedModel:
         rows = self.test_rows
         projected = self.pca.inverse_transform(self.pca.transform(rows))
         return np.square(projected - rows, dtype=np.float64).mean(axis=1)
+
+    @functools.cached_property
+    def distances(self) -> Distances | None:
+        """Returns the distances from the training examples; None if they have too many values."""
+        if self.train_rows.shape[1] + self.model.code_size > _MAX_DISTANCE_VALUES:
+            return None
+        step = -(-len(self.train) // _MAX_DISTANCE_ROWS)
+        rows, codes = self.train_rows[::step], self.train_codes[::step]
+        rebuilt = self.map(self.model.decode, codes)
+        return fit_distances(rows - rebuilt.reshape(rows.shape), codes)
+
+    @functools.cached_property
+    def test_distances(self) -> np.ndarray | None:
+        """Returns the distances of the test images from the training images, float64 [N]."""
+        if self.distances is None:
+            return None
+        residuals = (self.test - self.reconstructions).reshape(len(self.test), -1)
+        return self.distances.of(residuals, self.codes)
 
     @property
     def has_classes(self) -> bool:

@@ -32,12 +32,12 @@ class BatchedModel:
 
     @functools.cached_property
     def _reference(self) -> error_reference.ErrorReference:
-        return error_reference.read(self._workdir)
+        return error_reference.read(self._workdir, self._step)
 
     @property
-    def threshold_is_stale(self) -> bool:
-        """Returns whether the threshold of anomalies is of another checkpoint."""
-        return self._reference.threshold is not None and self._reference.step != self._step
+    def has_stale_evaluation(self) -> bool:
+        """Returns whether the evaluation is of another checkpoint."""
+        return self._reference.is_stale
 
     def codes(self, rows: np.ndarray) -> Columns:
         """Returns the `codes` of examples [B, ...], float32 [B, K]."""
@@ -47,18 +47,23 @@ class BatchedModel:
         """Returns the `codes` of examples [B, ...], and the `errors` of their reconstructions.
 
         `errors` are the mean squared errors of the model's inputs, float32 [B]. After an evaluation
-        there are also PCA's, `pca_errors`; with a threshold, bool `is_anomaly` [B]; if asked for,
-        `squared_errors` of each value, float32 [B, ...].
+        there are also PCA's, `pca_errors`, and of short examples and codes the `distances`, float32
+        [B]; with a threshold, bool `is_anomaly` [B]; if asked for, `squared_errors` of each value,
+        float32 [B, ...].
         """
         inputs = self._preprocess(rows)
         codes = self._encode(inputs)
-        squares = np.square(self._decode(codes) - inputs, dtype=np.float64)
+        residuals = inputs - self._decode(codes)
+        squares = np.square(residuals, dtype=np.float64)
         errors = squares.mean(axis=tuple(range(1, squares.ndim))).astype(np.float32)
         columns = {"codes": codes, "errors": errors}
         pca_errors = self._reference.pca_errors(inputs)
         if pca_errors is not None:
             columns["pca_errors"] = pca_errors
-        if self._reference.threshold is not None and not self.threshold_is_stale:
+        if self._reference.distances is not None:
+            distances = self._reference.distances.of(residuals.reshape(len(rows), -1), codes)
+            columns["distances"] = distances.astype(np.float32)
+        if self._reference.threshold is not None:
             columns["is_anomaly"] = errors > self._reference.threshold
         if squared_errors:
             columns["squared_errors"] = squares.astype(np.float32)

@@ -29,9 +29,9 @@ from trainer.storage import paths
 _CODE_PREFIX = "code_"  # of a table's columns of codes
 _LABEL_KINDS = "biufU"  # NumPy's kinds of types for numbers and text
 _CHARACTER_BYTES = 4  # of NumPy's text
-_ERRORS = ("errors", "pca_errors", "is_anomaly", "squared_errors")
+_ERRORS = ("errors", "pca_errors", "distances", "is_anomaly", "squared_errors")
 _OTHER_ARRAYS = ("labels", "files", *_ERRORS)  # arrays of an .npz file that are no examples
-_ERROR_COLUMNS = ("error", "pca_error", "is_anomaly")
+_ERROR_COLUMNS = ("error", "pca_error", "distance", "is_anomaly")
 _ERROR_PREFIX = "squared_error_"
 
 

@@ -20,9 +20,9 @@ def encode(workdir: str, source: str, output: str, options: StreamOptions = DEFA
     The output gets `codes`, float32 [N, K], and the `labels` and `files` that the examples have;
     with `options.errors` also `errors`, float32 [N], the mean squared error of each
     reconstruction, of pixels in [0, 1] or of vectors as the model takes them: of standardised ones
-    in squared standard deviations; after an evaluation PCA's `pca_errors`, and with a threshold
-    `is_anomaly`; with `options.squared_errors` the error of each value. An .npy file gets only the
-    codes.
+    in squared standard deviations; after an evaluation PCA's `pca_errors` and `run.distances`, and
+    with a threshold `is_anomaly`; with `options.squared_errors` the error of each value. An .npy
+    file gets only the codes.
 
     Raises:
       UserError: the run, the source or the output cannot be used; an existing output is unchanged.
@@ -36,8 +36,10 @@ def encode(workdir: str, source: str, output: str, options: StreamOptions = DEFA
 
     has_errors = options.errors or options.squared_errors
     count = _stream("encoding", examples, output, model, compute if has_errors else model.codes)
-    if has_errors and model.threshold_is_stale:
-        print("no is_anomaly: the threshold is of another checkpoint; evaluate this one")
+    if has_errors and model.has_stale_evaluation:
+        print(
+            "no distance and no is_anomaly, as another checkpoint was evaluated; evaluate this one"
+        )
     return count
 
 

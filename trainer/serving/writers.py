@@ -27,7 +27,7 @@ _SEPARATORS = {".csv": ",", ".tsv": "\t"}
 # The columns of a table, by the arrays' names; other arrays keep theirs.
 _SINGULAR = {
     "codes": "code", "vectors": "vector", "labels": "label", "files": "file", "errors": "error",
-    "pca_errors": "pca_error", "squared_errors": "squared_error",
+    "pca_errors": "pca_error", "distances": "distance", "squared_errors": "squared_error",
 }  # fmt: skip
 _NUMBER_DIGITS = 8  # in the names of images without file names
 

@@ -5,13 +5,10 @@ from typing import Any
 
 import numpy as np
 
-from trainer.evaluation.distances import Distances
 from trainer.evaluation.evaluators import Column, EvaluatedModel, Result
 from trainer.evaluation.evaluators.reconstruction import squared_errors
 
 ORDER = 35
-_MAX_DISTANCE_VALUES = 1024  # of a residual and a code; such a covariance is inverted in seconds
-_MAX_DISTANCE_ROWS = 20_000  # of the training examples, to estimate the covariance
 COLUMNS = (
     Column("anomaly_auc", "anomaly AUC", ".3f"),
     Column("distance_anomaly_auc", "distance AUC", ".3f"),
@@ -30,7 +27,7 @@ def measure(evaluated: EvaluatedModel) -> Result:
 
     `anomaly_auc` is the area under the ROC curve, `anomaly_average_precision` the one under the
     precision-recall curve, `anomaly_precision_at_n` the share of anomalies among the n largest
-    errors. `distance_…` are of `Distances`, unless there are too many values; `pca_…` of PCA's
+    errors. `distance_…` are of `run.distances`, unless there are too many values; `pca_…` of PCA's
     errors with a code of the same size, `forest_…` of scikit-learn's isolation forest: fitted to
     the same training examples, without labels, as the model. `train_anomalies` is the number of
     anomalies among these.
@@ -45,8 +42,8 @@ def measure(evaluated: EvaluatedModel) -> Result:
     }
     errors = squared_errors(evaluated.test, evaluated.reconstructions)
     metrics |= ranking_metrics(anomalies, errors)
-    if evaluated.train_rows.shape[1] + evaluated.model.code_size <= _MAX_DISTANCE_VALUES:
-        metrics |= _prefixed("distance", ranking_metrics(anomalies, _distances(evaluated)))
+    if evaluated.test_distances is not None:
+        metrics |= _prefixed("distance", ranking_metrics(anomalies, evaluated.test_distances))
     if evaluated.is_undercomplete:
         metrics |= _prefixed("pca", ranking_metrics(anomalies, evaluated.pca_errors))
     forest = IsolationForest(random_state=0, n_jobs=-1).fit(evaluated.train_rows)
@@ -77,16 +74,6 @@ def ranking_metrics(anomalies: np.ndarray, scores: np.ndarray) -> dict[str, floa
         "anomaly_average_precision": float(average_precision_score(anomalies, scores)),
         "anomaly_precision_at_n": float(anomalies[largest].mean()),
     }
-
-
-def _distances(evaluated: EvaluatedModel) -> np.ndarray:
-    step = -(-len(evaluated.train) // _MAX_DISTANCE_ROWS)
-    rows, codes = evaluated.train_rows[::step], evaluated.train_codes[::step]
-    rebuilt = evaluated.map(evaluated.model.decode, codes)
-    residuals = rows - rebuilt.reshape(rows.shape)
-    test_residuals = (evaluated.test - evaluated.reconstructions).reshape(len(evaluated.test), -1)
-    fitted = Distances().fit(residuals, codes)
-    return fitted.of(test_residuals, evaluated.codes)
 
 
 def _prefixed(prefix: str, metrics: Mapping[str, float]) -> dict[str, float]:

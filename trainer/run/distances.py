@@ -1,0 +1,44 @@
+"""Measures how unusual an example's residual and code are, by a Mahalanobis distance."""
+
+import dataclasses
+
+import numpy as np
+
+_MIN_STD = 0.03  # of a residual or a code, in their mean stds
+
+
+@dataclasses.dataclass(frozen=True)
+class Distances:
+    """Measures distances from training examples.
+
+    Where the reconstruction error counts the residual alone, and each value of it alike, a distance
+    counts the code too, and values by how much they usually vary.
+    """
+
+    stds: np.ndarray  # float64 [D + K], of the residuals and then of the codes
+    location: np.ndarray  # float64 [D + K], the mean in these stds
+    precision: np.ndarray  # float64 [D + K, D + K], the inverse of the covariance in these stds
+
+    def of(self, residuals: np.ndarray, codes: np.ndarray) -> np.ndarray:
+        """Returns the squared distances of examples divided by D + K, float64 [N]."""
+        values = np.concatenate([residuals, codes], axis=1)
+        deviations = values / self.stds - self.location
+        return np.einsum("ni,ni->n", deviations @ self.precision, deviations) / len(self.stds)
+
+
+def fit_distances(residuals: np.ndarray, codes: np.ndarray) -> Distances:
+    """Fits distances to the residuals [N, D] and codes [N, K] of the training examples.
+
+    The covariance is Ledoit and Wolf's estimate.
+    """
+    from sklearn.covariance import LedoitWolf
+
+    stds = np.concatenate([_stds(residuals), _stds(codes)])
+    fitted = LedoitWolf().fit(np.concatenate([residuals, codes], axis=1) / stds)
+    return Distances(stds, fitted.location_, fitted.precision_)
+
+
+def _stds(values: np.ndarray) -> np.ndarray:
+    """Returns the std of each column, float64 [D]; of columns that hardly vary, a larger one."""
+    stds = values.std(axis=0, dtype=np.float64)
+    return np.maximum(stds, _MIN_STD * stds.mean() or 1.0)
