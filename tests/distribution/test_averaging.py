@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from tests.distribution.noisy_steps import BATCH, SHAPE, images_like, make_steps, weights_of
+from tests.marks import slow
 from trainer.config import Averaging
 
 EXPONENTIAL, UNIFORM = Averaging(decay=0.9), Averaging(last_share=0.45)
@@ -25,7 +26,7 @@ def exponential(history, decay):
 
 @pytest.mark.parametrize(
     ("devices", "execution"),
-    [*((1, mode) for mode in ("graph", "xla_update", "xla")), (2, "graph"), (2, "xla")],
+    [(1, "graph"), (1, "xla"), (2, "graph"), slow(1, "xla_update"), slow(2, "xla")],
 )
 def test_an_exponential_average_weighs_each_step_and_forgets_the_initial_weights(
     devices, execution

@@ -11,6 +11,7 @@ from tensorflow.python.framework import kernels
 
 from tests.all_configs import CONFIG_OF, load_config, tiny
 from tests.gpu_branch import gpu_branch, gpu_strategy
+from tests.marks import slow
 from trainer import models
 from trainer.config import parse
 from trainer.distribution.device_cache import DeviceCache
@@ -33,13 +34,13 @@ PRECISIONS = list(TOLERANCE)
 # What depends on no kind: each way to execute a step, on several replicas in every precision.
 EXECUTIONS = [
     ("sparse", "graph", 2, "float32"),
-    ("denoising", "graph", 2, "bfloat16"),
+    slow("denoising", "graph", 2, "bfloat16"),
     ("contractive", "graph", 2, "float16"),
-    ("vae", "xla", 2, "float32"),
+    slow("vae", "xla", 2, "float32"),
     ("dense", "xla", 2, "bfloat16"),
-    ("concrete", "xla", 2, "float16"),
+    slow("concrete", "xla", 2, "float16"),
     ("conv", "xla_products", 1, "float32"),
-    ("deep_conv", "xla_products", 1, "bfloat16"),
+    slow("deep_conv", "xla_products", 1, "bfloat16"),
     ("linear", "xla_update", 1, "float16"),
 ]
 

@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 
 from tests.distribution.noisy_steps import BATCH, SHAPE, images_like, make_steps
+from tests.marks import slow
 from trainer.config import load_config, parse
 from trainer.distribution import optimizers
 from trainer.distribution.strategy import make_strategy
@@ -97,7 +98,7 @@ def test_each_weight_has_its_own_slots_which_are_0_at_first(
     assert not any(np.any(slot) for slot in slots[0] + slots[1])
 
 
-@pytest.mark.parametrize(("devices", "execution"), [(1, "graph"), (1, "xla"), (2, "xla")])
+@pytest.mark.parametrize(("devices", "execution"), [(1, "graph"), (1, "xla"), slow(2, "xla")])
 def test_training_steps_take_the_rates_of_their_schedule(devices, execution):
     images = images_like(6, BATCH, *SHAPE)
     for name, settings in (

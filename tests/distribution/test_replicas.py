@@ -21,7 +21,8 @@ from tests.distribution.noisy_steps import (
     trained,
     weights_of,
 )
-from trainer.config import EXECUTIONS, Averaging
+from tests.marks import slow
+from trainer.config import Averaging
 from trainer.distribution import optimizers, xla
 from trainer.distribution.finite import FiniteCheck
 from trainer.distribution.inference import map_batches
@@ -34,7 +35,8 @@ from trainer.positions import Noise
 
 
 @pytest.mark.parametrize(
-    ("devices", "execution", "clip_norm"), [(4, "graph", 0.01), (2, "xla", 0.0), (4, "xla", 0.01)]
+    ("devices", "execution", "clip_norm"),
+    [(4, "graph", 0.01), (2, "xla", 0.0), slow(4, "xla", 0.01)],
 )
 def test_many_replicas_train_as_one_does(devices, execution, clip_norm):
     images = images_like(20, BATCH, *SHAPE)
@@ -55,7 +57,8 @@ def test_two_replicas_train_every_kind_as_one_does(name):
 
 
 @pytest.mark.parametrize(
-    ("devices", "execution"), [*((1, execution) for execution in EXECUTIONS), (2, "xla")]
+    ("devices", "execution"),
+    [(1, "graph"), (1, "xla_update"), (1, "xla"), slow(1, "xla_products"), slow(2, "xla")],
 )
 def test_steps_have_the_same_bits_however_calls_are_cut_and_wherever_images_lie(
     devices, execution, monkeypatch
@@ -95,7 +98,7 @@ def small_deep_conv():
     return model_of("deep_conv", (12, 12, 1), **tiny("deep_conv"))
 
 
-@pytest.mark.parametrize("create", [small_conv, small_deep_conv])
+@pytest.mark.parametrize("create", [small_conv, slow(small_deep_conv)])
 def test_convolutions_as_matrix_products_train_as_they_are(create):
     images = images_like(2, BATCH, 12, 12, 1)
     settings = {"create": create, "learning_rate": 1e-3}

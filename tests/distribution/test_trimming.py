@@ -15,13 +15,14 @@ from tests.distribution.noisy_steps import (
     small,
     trained,
 )
+from tests.marks import slow
 from trainer.distribution import xla
 from trainer.distribution.gradients import trimming_weights
 from trainer.models.base import Autoencoder
 
 
 @pytest.mark.parametrize(
-    ("devices", "execution"), [(1, "graph"), (4, "graph"), (2, "xla"), (1, "xla_products")]
+    ("devices", "execution"), [(1, "graph"), (4, "graph"), slow(2, "xla"), slow(1, "xla_products")]
 )
 def test_trimming_leaves_the_largest_losses_of_the_global_batch_out_of_the_gradient(
     devices, execution, monkeypatch

@@ -187,26 +187,21 @@ def test_the_encoder_learns_after_the_frozen_epochs(digits_run):
             assert np.array_equal(weights, trained[path]) == frozen, path
 
 
-@pytest.mark.parametrize(
-    ("averaging", "shares"),
-    [
-        ({"averaging_decay": 0.75}, [0.75**2, 0.75, 1]),
-        ({"averaging_last_share": 0.5}, [0, 1, 1]),  # of 3 epochs after the frozen one
-        ({"averaging_last_share": 1e-9}, [0, 0, 1]),
-    ],
-)
-def test_a_refit_keeps_the_average_of_the_weights_after_the_frozen_epochs(
-    digits_run, averaging, shares
-):
+def test_a_refit_keeps_the_average_of_the_weights_after_the_frozen_epochs(digits_run):
     one_step = {"refit": True, "patience_epochs": 0, "batch_size": 1437, "freeze_epochs": 1}
     history = []
     for num_epochs in (2, 3, 4):
         tune(digits_run, **one_step, num_epochs=num_epochs)
         history.append(arrays(digits_run / "refit.npz"))
-    tune(digits_run, **one_step, num_epochs=4, **averaging)
-    for path, average in arrays(digits_run / "refit.npz").items():
-        expected = np.average([weights[path] for weights in history], axis=0, weights=shares)
-        np.testing.assert_allclose(average, expected, rtol=0, atol=1e-6)
+    for averaging, shares in (
+        ({"averaging_decay": 0.75}, [0.75**2, 0.75, 1]),
+        ({"averaging_last_share": 0.5}, [0, 1, 1]),  # of 3 epochs after the frozen one
+        ({"averaging_last_share": 1e-9}, [0, 0, 1]),
+    ):
+        tune(digits_run, **one_step, num_epochs=4, **averaging)
+        for path, average in arrays(digits_run / "refit.npz").items():
+            expected = np.average([weights[path] for weights in history], axis=0, weights=shares)
+            np.testing.assert_allclose(average, expected, rtol=0, atol=1e-6)
 
 
 def test_weight_decay_shrinks_weights_by_its_share_of_the_learning_rate(digits_run):
@@ -325,14 +320,14 @@ def test_flags_are_checked_before_tensorflow_and_a_refit_has_no_patience():
 
 
 def test_what_the_run_or_its_labels_do_not_allow_is_refused_in_one_line(digits_run, tmp_path):
-    for change, named in (
-        ({"batch_size": 1367}, "batch_size=1367 is not allowed; 1366"),
-        ({"labels": 63}, "63 labelled images allow 1 to 63"),
-        ({"labels": 1367}, "labels=1367 is not allowed; there are 1366"),
-        ({"labels": 1}, "1 labelled images are of one class"),
+    with refused("63 labelled images allow 1 to 63", digits_run):
+        tune(digits_run, labels=63)
+    for count, named in (
+        (1367, "labels=1367 is not allowed; there are 1366"),
+        (1, "1 labelled images are of one class"),
     ):
-        with refused(named, digits_run):
-            tune(digits_run, **change)
+        with refused(named):
+            labelled(restore.load(digits_run).dataset.train, count)
     for first_label, named in ((2020, "reach up to 2022, of 200"), (-1, "no labels from 0 up")):
         (tmp_path / named).mkdir()
         with refused(named):

@@ -13,6 +13,7 @@ from launch import forks, grids
 from launch.supervisor import Command
 from tests.evaluation.test_compare import MEASURED, cells, make_run
 from tests.launched import ROOT, run_launcher
+from tests.marks import slow
 from tests.runs import assert_same_bits, final_state
 from trainer.errors import UserError
 
@@ -173,7 +174,9 @@ sys.exit(2)
     assert [row["run"] for row in cells(out)] == ["seed=1"]
 
 
-@pytest.mark.parametrize(("ends", "status"), [({0: 75}, 75), ({0: 75, 1: 9}, 9), ({0: 9, 1: 2}, 2)])
+@pytest.mark.parametrize(
+    ("ends", "status"), [slow({0: 75}, 75), ({0: 75, 1: 9}, 9), slow({0: 9, 1: 2}, 2)]
+)
 def test_a_sweep_ends_with_a_refusal_before_a_crash_before_a_preemption(sweep, ends, status):
     behaviours = {f"seed={seed}": f"sys.exit({end})" for seed, end in ends.items()}
     behaviours["seed=2"] = "if module == 'trainer' and number == 0: sys.exit(9)"

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests.marks import slow
 from tests.models import small
 from tests.steps import adam_steps
 from trainer.models.sparse import SPARSITIES
@@ -170,7 +171,7 @@ def test_the_penalty_of_jumprelu_raises_thresholds_and_leaves_fewer_units_active
 
 @pytest.mark.parametrize(
     ("devices", "execution", "precision"),
-    [(2, "graph", "float32"), (2, "xla", "float32"), (1, "xla", "bfloat16")],
+    [(2, "graph", "float32"), slow(2, "xla", "float32"), (1, "xla", "bfloat16")],
 )
 def test_jumprelu_trains_alike_on_any_replicas_and_nearly_so_in_bfloat16(
     devices, execution, precision

@@ -1,0 +1,8 @@
+"""Marks of single cases of a test."""
+
+import pytest
+
+
+def slow(*values):
+    """A case that only `make test-slow` runs."""
+    return pytest.param(*values, marks=pytest.mark.slow)
