@@ -184,6 +184,15 @@ def test_a_loss_of_batch_means_has_their_value_and_gradient(devices, execution):
     assert metrics["gradient_norm"][0] == pytest.approx(float(norm), rel=1e-4)
 
 
+def test_a_loss_term_that_is_a_mean_over_the_batch_is_refused():
+    model, steps = make_steps()
+    model.loss_terms = lambda images, _: {"mean": tf.reduce_mean(model(images))}
+    with pytest.raises(TypeError, match="'mean' has the shape"):
+        steps.train(0, images_like(1, BATCH, *SHAPE))
+    with pytest.raises(TypeError, match="'mean' has the shape"):
+        steps.evaluate(images_like(3, *SHAPE))
+
+
 def test_a_loss_knows_the_progress_of_the_training():
     model, steps = make_steps()
     model.loss_terms = lambda images, context: {

@@ -51,7 +51,7 @@ class Share(NamedTuple):
 
     gradients: list[tf.Tensor]
     terms: dict[str, tf.Tensor]  # of the loss, and those that are logged alone
-    state: list[tf.Tensor]  # the means [S] that `state_updates` takes; empty: no such state
+    state: list[tf.Tensor]  # the means [S] that `state_updates` takes: one, or none
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,14 +103,14 @@ class Gradients:
             values = self.model.resampling_values(self._seen(images, noise), noise)
         return self._in_global_batch(values, start)
 
-    def losses(self, batch: ReplicaBatch, shared: Shared, start: int) -> tf.Tensor:
-        """Computes the loss of each row; returns them from `start` on in a row [batch_size] of 0.
+    def losses(self, batch: ReplicaBatch, shared: Shared) -> tf.Tensor:
+        """Computes the losses of a replica's rows, at their places in the global batch; others 0.
 
-        So the sum over the replicas holds the losses of the global batch.
+        So the sum over the replicas, float32 [batch_size], holds the losses of the global batch.
         """
         with xla_layers.rewritten(self.model, self.execution.layer_kinds):
             losses = sum_of_terms(self._terms(batch, shared)[0])
-        return self._in_global_batch(losses, start)
+        return self._in_global_batch(losses, batch.first_row)
 
     def _in_global_batch(self, rows, start):
         after = self.batch_size - start - rows.shape[0]
@@ -146,7 +146,7 @@ class Gradients:
             **shared,
         )
         terms, state = self.model.training_terms(self._seen(batch.images, noise), context)
-        return metrics_of(self.model, terms), state
+        return metrics_of(self.model, terms, batch.images.shape[0]), state
 
     def _noise(self, step, first_row, count):
         """Returns the noise of consecutive rows of a step's global batch."""
@@ -156,11 +156,20 @@ class Gradients:
         return augmented(to_unit(images), self.augment, noise)
 
 
-def metrics_of(model: Learner, terms: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-    """Returns the terms of a loss by the names of their metrics, `loss/<term>`.
+def metrics_of(model: Learner, terms: dict[str, tf.Tensor], count: int) -> dict[str, tf.Tensor]:
+    """Returns the terms of a loss of `count` examples by the names of their metrics, `loss/<term>`.
 
     The model's `logged_terms` keep their names.
+
+    Raises:
+      TypeError: a term has another shape than one value per example.
     """
+    for name, term in terms.items():
+        if not term.shape.is_compatible_with([count]):
+            raise TypeError(
+                f"the loss term {name!r} has the shape {term.shape}; it needs one value per "
+                f"example, ({count},)"
+            )
     return {
         name if name in model.logged_terms else f"{_LOSS}{name}": term
         for name, term in terms.items()

@@ -86,7 +86,8 @@ class MeanLosses:
                 training=False,
                 batch_means=means,
             )
-            terms = metrics_of(self._model, self._model.loss_terms(to_unit(own), context))
+            losses = self._model.loss_terms(to_unit(own), context)
+            terms = metrics_of(self._model, losses, own.shape[0])
             own_weights, _ = self._slices.of_replica(weights)
             sums = {name: tf.reduce_sum(term * own_weights) for name, term in terms.items()}
             return {"loss": sum_of_terms(sums), **sums}

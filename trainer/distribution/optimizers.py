@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 import keras
 import tensorflow as tf
 
-from trainer.config import SCHEDULES
+from trainer.config import SCHEDULES, Optimizer
 from trainer.distribution import private_api
 from trainer.errors import require, require_at_least, require_choice
 
@@ -32,9 +32,9 @@ def create(
     clip_norm: float,
     weight_decay: float,
     momentum: float = 0.0,
-    beta_1: float = 0.9,
-    beta_2: float = 0.999,
-    epsilon: float = 1e-7,
+    beta_1: float = Optimizer.beta_1,
+    beta_2: float = Optimizer.beta_2,
+    epsilon: float = Optimizer.epsilon,
 ) -> keras.optimizers.Optimizer:
     """Creates an optimizer; every step sets the learning rate, and 0 turns clipping or decay off.
 

@@ -323,7 +323,7 @@ class Steps:
     def _losses(self, images, labels, step, start, shared):
         """Computes the losses of this replica's rows, at their places in the global batch."""
         batch = ReplicaBatch(images, labels, step, start)
-        return self._gradients.losses(batch, shared, start)
+        return self._gradients.losses(batch, shared)
 
     def _share(self, images, labels, step, start, shared, losses):
         """Computes a replica's `Share`; packed, if replicas update."""
