@@ -30,8 +30,8 @@ _INTRODUCTION = """\
 
 Every key of a config, made from the code by `python -m docs.configuration`. A config in `configs/`
 begins with the defaults and edits some; `--config.key=value` on the command line edits one more.
-"On a resume" says whether a run that is started again may have another value; every other key is
-the run itself.
+"On a resume" says whether a run that is started again may have another value; every other key
+must keep its value.
 """
 _COLUMNS = ("key", "type", "default", "allowed", "on a resume", "meaning")
 

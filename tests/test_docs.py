@@ -6,6 +6,8 @@ import json
 import re
 import runpy
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -126,7 +128,8 @@ def docstring(path):
 def test_every_config_has_a_command_in_the_description_of_the_kinds():
     kinds = (ROOT / "docs/kinds.md").read_text()
     for config in (ROOT / "configs").glob("[!_]*.py"):
-        assert config.stem == "base" or f"configs/{config.name}" in kinds
+        has_command = config.stem == "base" or f"configs/{config.name}" in kinds
+        assert has_command, f"docs/kinds.md has no command with configs/{config.name}"
 
 
 def test_the_examples_of_contributing_work(tmp_path):
@@ -137,6 +140,8 @@ def test_the_examples_of_contributing_work(tmp_path):
         if language == "python":
             (tmp_path / "example.py").write_text(text)
             examples.append(SimpleNamespace(**runpy.run_path(str(tmp_path / "example.py"))))
+            lint = [sys.executable, "-m", "ruff", "check", "--config", str(ROOT / "pyproject.toml")]
+            subprocess.run([*lint, str(tmp_path / "example.py")], check=True)
     kind, network, source, metric = examples
     model = network.Model(images.shape[1:], kind.Settings(**kind.TINY))
     assert model.loss_terms(images, None)["penalty"].shape == (2,)

@@ -51,6 +51,9 @@ class Noise:
 
     Each `purpose`, a name such as "corruption", and each `stream` have independent numbers. An
     evaluation has its own stream, since its positions count the examples of a split from 0.
+
+    Numbers must not be indexed or sliced at a tensor: XLA on a CPU then takes up to a thousand
+    times as long. A product with `tf.one_hot` selects a row as fast as it is drawn.
     """
 
     def __init__(

@@ -184,12 +184,10 @@ def _write_summaries(
 ) -> None:
     """Writes TensorBoard's run "test": codes for the projector, metrics as a table, figures."""
     images = evaluated.test
-    axes = tuple(range(1, images.ndim))
-    errors = np.square(evaluated.reconstructions - images).mean(axis=axes)
     columns = {
         "label": evaluated.test_class_names,
         "file": evaluated.test_files,
-        "mse": errors,
+        "mse": squared_errors(images, evaluated.reconstructions),
         "distance": evaluated.test_distances,
     }
     if evaluated.is_undercomplete:

@@ -22,10 +22,10 @@ class StepContext:
     """Holds what a loss of one step depends on besides images: noise, progress, batch means."""
 
     noise: Noise  # a row for each example, by its position
-    progress: tf.Tensor  # float32 [], the share of the training's steps that are done
+    progress: tf.Tensor  # float32 [], the share of the steps that are done; 1 in an evaluation
     training: bool  # False: in an evaluation
     batch_means: tf.Tensor | None = None  # float32 [S], of the kind's `statistics`
-    # In training, float32 [global B, S], of the kind's `shared_values`
+    # float32 [global B, S], of the kind's `shared_values`; None in an evaluation
     batch_values: tf.Tensor | None = None
     first_row: tf.Tensor | int = 0  # of the examples in the global batch
     labels: tf.Tensor | None = None  # int64 [B], in the training of a classifier

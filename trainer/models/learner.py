@@ -18,7 +18,7 @@ class Learner:
     """Declares what steps train: variables and a loss; batch means and state are optional."""
 
     resample_every_steps = 0  # after which `resampled` replaces weights; 0: never
-    logged_terms: frozenset[str] = frozenset()  # of `loss_terms`: logged, but not of the loss
+    logged_terms: frozenset[str] = frozenset()  # of `loss_terms`: logged, but not added to the loss
     layers: Any
     variables: Any
     trainable_variables: Any
@@ -73,7 +73,9 @@ class Learner:
     def shared_values(self, images: tf.Tensor) -> tf.Tensor | None:
         """Returns values, float32 [B, S], that a loss term needs of all rows of the global batch.
 
-        They arrive in training steps as `StepContext.batch_values`. None: they are unused.
+        In training steps they arrive as `StepContext.batch_values`, without a gradient;
+        `StepContext.first_row` is the row of the replica's first example. An evaluation has no
+        batch: `batch_values` is None, and the validation loss lacks the term. None: unused.
         """
         del images
         return None

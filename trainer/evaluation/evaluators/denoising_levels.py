@@ -5,7 +5,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from trainer.evaluation.evaluators import EvaluatedModel, Result
-from trainer.evaluation.evaluators.reconstruction import in_unit_interval, mean_bce_nats
+from trainer.evaluation.evaluators.reconstruction import (
+    in_unit_interval,
+    mean_bce_nats,
+    squared_errors,
+)
 from trainer.monitoring import figures
 
 if TYPE_CHECKING:
@@ -71,15 +75,11 @@ def _measure_level(evaluated: EvaluatedModel, level: float) -> dict[str, Any]:
     denoised = evaluated.map(model, noisy)
     some = evaluated.train[:_PCA_IMAGES]
     components = int(projection_errors(pca, some, corrupt(some)).argmin())
-    metrics: dict[str, Any] = {"denoised_mse": _mse(test, denoised)}
+    metrics: dict[str, Any] = {"denoised_mse": float(squared_errors(test, denoised).mean())}
     if in_unit_interval(test):
         metrics["denoised_bce"] = mean_bce_nats(test, denoised)
     return metrics | {
-        "noisy_mse": _mse(test, noisy),
+        "noisy_mse": float(squared_errors(test, noisy).mean()),
         "noisy_pca_mse": float(projection_errors(pca, test, noisy)[components]),
         "noisy_pca_components": components,
     }
-
-
-def _mse(images: np.ndarray, others: np.ndarray) -> float:
-    return float(np.square(others - images).mean(dtype=np.float64))
