@@ -61,8 +61,8 @@ def test_a_vector_is_encoded_and_lost_as_an_image_of_its_numbers(kind):
         assert model(images).shape == images.shape
         statistics = model.statistics(images)
         means = None if statistics is None else tf.reduce_mean(statistics, axis=0)
-        progress = tf.constant(0.5)
-        context = StepContext(Noise(0, 0, 3), progress=progress, training=True, batch_means=means)
+        shared = {"batch_means": means, "batch_values": model.shared_values(images)}
+        context = StepContext(Noise(0, 0, 3), tf.constant(0.5), training=True, **shared)
         losses.append(model.loss_terms(images, context))
     np.testing.assert_allclose(of_vectors.encode(rows), of_images.encode(rows.reshape(3, 2, 3, 1)))
     if kind != "denoising":  # it cuts the noise of pixels alone

@@ -73,6 +73,11 @@ FIGURES = {
 }
 
 
+def test_each_evaluator_has_an_order_of_its_own():
+    orders = [evaluator.ORDER for evaluator in evaluators.load()]
+    assert len(set(orders)) == len(orders)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_kind_is_asked_what_it_can_answer(kind):
     images = images_like(30, (8, 8, 1))

@@ -48,7 +48,7 @@ def test_a_config_of_another_version_is_refused_with_the_file_that_holds_it(run)
         section |= {} if value is None else {key: value}
         changed = description | {"config": description["config"] | {group: section}}
         path.write_text(json.dumps(changed))
-        line = f"{path} is damaged or of another version: .*{message}"
+        line = f"{path} is damaged, of another version, .*{message}"
         with pytest.raises(UserError, match=f"^{line}"):
             restore.load(run)
     for damaged in ("[" * 10**5, "{", '{"config": 5}'):

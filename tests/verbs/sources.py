@@ -45,8 +45,8 @@ def pixels(shape, count=EXAMPLES, seed=0):
     return np.random.default_rng(seed).integers(0, 256, (count, *shape), np.uint8)
 
 
-def vectors(count=EXAMPLES, seed=0):
-    return np.random.default_rng(seed).normal(5, 2, (count, FEATURES))
+def vectors(count=EXAMPLES, seed=0, features=FEATURES):
+    return np.random.default_rng(seed).normal(5, 2, (count, features))
 
 
 def save_images(folder, images):
@@ -149,7 +149,7 @@ def config_of(kind, source):
     if source.of_vectors:
         config.model.update(kind_settings(kind).for_vectors)
         config.augment.shift_pixels = 0
-    config.data.update({"resplit_test": 0.0, **source.settings})
+    config.data.update({"resplit_test": 0.0, "image_size": 0, **source.settings})
     config.batch_size = 10
     config.num_epochs = 1e-6
     config.execution = "graph"

@@ -19,7 +19,8 @@ from trainer.evaluation import compare
 from trainer.evaluation.evaluate import evaluate
 from trainer.evaluation.finetuning import finetune
 from trainer.evaluation.finetuning_options import FineTuning
-from trainer.run import workdir
+from trainer.positions import Noise
+from trainer.run import restore, workdir
 from trainer.serving import model_card
 from trainer.serving.code_map import draw_map
 from trainer.serving.export import export
@@ -101,7 +102,7 @@ def an_export_computes_what_encode_does(run, source, folder, kind):
     encoder, decoder = (
         keras.models.load_model(folder / "out" / name) for name in model_card.FILES["keras"]
     )
-    rows = vectors() if source.of_vectors else pixels(source.shape)
+    rows = vectors(features=source.shape[0]) if source.of_vectors else pixels(source.shape)
     np.save(folder / "rows.npy", rows)
     encode(run, str(folder / "rows.npy"), str(folder / "codes.npy"))
     codes = np.load(folder / "codes.npy")
@@ -119,7 +120,7 @@ def codes_are_drawn(run, source, folder):
 
 
 def a_prior_is_sampled_or_there_is_none(run, source, folder, kind):
-    if kind != "vae":
+    if restore.load_model(run).model.prior_codes(Noise(0, 0, 3)) is None:
         with refused(f"holds a '{kind}', which has no prior to sample", run, folder):
             sample(str(run), 3, output=str(folder / "samples"))
         return

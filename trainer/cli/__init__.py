@@ -38,9 +38,7 @@ from trainer.tensorflow_import import import_tensorflow
 @functools.cache
 def workdir_flag() -> flags.FlagHolder[str]:
     """Defines --workdir, the folder of a run."""
-    flag = flags.DEFINE_string(
-        "workdir", None, "Folder of the run, which a training resumes or begins.", required=True
-    )
+    flag = flags.DEFINE_string("workdir", None, "Folder of the run.", required=True)
     flags.register_validator(flag, lambda folder: folder != "", "it must name a folder.")
     return flag
 

@@ -38,8 +38,7 @@ class Pretrain(Group):
             layers > 0,
             f"{mistake} with model.name={model.name!r}"
             + (f" and model.network={model.network!r}" if hasattr(model, "network") else "")
-            + "; only the dense layers of dense, contractive and, with model.network='dense', "
-            "denoising are pretrained",
+            + ", which has no stack of dense layers",
         )
         require(
             layers > 1,

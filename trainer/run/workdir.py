@@ -198,7 +198,10 @@ def as_damaged_config(workdir: Path) -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        raise UserError(f"{workdir / CONFIG} is damaged or of another version: {error}") from error
+        raise UserError(
+            f"{workdir / CONFIG} is damaged, of another version, or of a kind that is not installed: "
+            f"{error}"
+        ) from error
 
 
 def _text(value: object) -> str:

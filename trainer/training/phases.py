@@ -37,7 +37,7 @@ def phases_of(config: Config, examples: int) -> tuple[Phase, ...]:
     """Returns the phases of a run on so many training examples; the last trains all layers."""
     *ends, last_step = phase_ends(config, examples)
     borders = itertools.pairwise([0, *ends])
-    pretraining = [Phase(*borders, layer) for layer, borders in enumerate(borders, start=1)]
+    pretraining = [Phase(first, end, layer) for layer, (first, end) in enumerate(borders, start=1)]
     return (*pretraining, Phase(ends[-1] if ends else 0, last_step))
 
 

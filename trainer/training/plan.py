@@ -50,7 +50,7 @@ def print_plan(setup: Setup, first_step: int, end: int) -> None:
         f"{config.data.name}: {len(dataset.train):,} {dataset.unit} to train on, "
         f"{len(dataset.validation):,} to validate, {len(dataset.test):,} to test, each "
         f"{'x'.join(map(str, dataset.image_shape))}, {placed}\n"
-        f"steps {first_step:,} to {end:,} of {config.batch_size} {dataset.unit} in "
+        f"steps {first_step:,} to {end:,}, {config.batch_size} {dataset.unit} each, "
         f"{config.precision} on {devices}, execution {steps.execution}",
         flush=True,
     )

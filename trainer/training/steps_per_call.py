@@ -84,8 +84,8 @@ def cadences(config: Config) -> list[int]:
 
     A log row needs no end of a call, which returns the metrics of each step.
     """
-    cadences = (config.validate_every_steps, config.checkpoint_every_steps)
-    return [every for every in cadences if every > 0]
+    intervals = (config.validate_every_steps, config.checkpoint_every_steps)
+    return [every for every in intervals if every > 0]
 
 
 def log_windows(

@@ -265,7 +265,7 @@ class _Loop:
         return setup.workers.any(setup.run is not None and is_exhausted(self._history, stop))
 
     def _save(self, step: int, validation_loss: float | None) -> None:
-        # The first step to use these weights; at the end, the last that made them.
+        # The step to name if the weights are not finite: the next, or at the end the last.
         next_step = min(step, self._end - 1)
         with self._clock.spent_on("checkpoint"), self._spikes.nonfinite_as_spike(next_step):
             state = resume.finite_state(self._setup.steps, step) | self._spikes.state()

@@ -21,6 +21,7 @@ from pathlib import Path
 
 import requests
 
+from trainer.config import source_settings
 from trainer.errors import StorageError, UserError, full_disk, in_one_line, require
 from trainer.storage import locks
 
@@ -55,7 +56,9 @@ def find(name: str, folder: str | None):
             f"the {_INFO} of {name} in {folder} cannot be read; "
             "delete the folder that it is in and prepare the data set again",
         )
-        raise UserError(f"{name!r} is no data set of TFDS; {_hint(name)}") from error
+        raise UserError(
+            f"{name!r} is neither a source nor a data set of TFDS; {_hint(name)}"
+        ) from error
     require(
         is_prepared(builder) or not builder.data_path.exists(),
         f"{builder.data_path} holds an incomplete data set, without its {_INFO}; "
@@ -72,7 +75,8 @@ def _hint(name: str) -> str:
         source = "images" if Path(name).is_dir() else source
     if name and source:
         return f"did you mean {source}:{name}?"
-    close = difflib.get_close_matches(name, ["digits", *tfds.list_builders()], n=3)
+    known = [*source_settings(), *tfds.list_builders()]
+    close = difflib.get_close_matches(name.partition(":")[0], known, n=3)
     return f"did you mean {' or '.join(close)}?" if close else "see tensorflow.org/datasets"
 
 
