@@ -199,8 +199,8 @@ def as_damaged_config(workdir: Path) -> Iterator[None]:
         yield
     except UserError as error:
         raise UserError(
-            f"{workdir / CONFIG} is damaged, of another version, or of a kind that is not installed: "
-            f"{error}"
+            f"{workdir / CONFIG} is damaged, of another version, or of a kind that is not "
+            f"installed: {error}"
         ) from error
 
 
