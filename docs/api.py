@@ -37,7 +37,7 @@ def _list_everything(package: ModuleType) -> None:
 
 
 def _modules(folder: Path) -> list[str]:
-    """Returns the modules in a folder that are no commands."""
+    """Returns the modules in a folder that are not commands."""
     modules = {
         module.name: folder / f"{module.name}.py" for module in pkgutil.iter_modules([folder])
     }

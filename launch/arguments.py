@@ -54,7 +54,7 @@ def _parse(argv: list[str]) -> list[str]:
     except (flags.Error, ValueError) as error:  # absl raises either for a bad value
         _exit(f"{flag_error_in_words(error)}; the trainer's flags stand after --")
     if rest[1:]:
-        _exit(f"{rest[1]!r} is no flag; flags are written --name=value, the trainer's after --")
+        _exit(f"{rest[1]!r} is not a flag; flags are written --name=value, the trainer's after --")
     return argv[end + 1 :]
 
 

@@ -10,7 +10,7 @@ _OUTPUT = flags.DEFINE_string(
     "output", "", "Folder for compare.md and compare.png. Default: the folder of the runs."
 )
 _OVERWRITE = flags.DEFINE_bool(
-    "overwrite", False, "Replace files that are no earlier comparison, too."
+    "overwrite", False, "Replace files that are not an earlier comparison, too."
 )
 _EVALUATE = flags.DEFINE_bool(
     "evaluate", False, "First run trainer.evaluate on the runs that are not evaluated."

@@ -226,7 +226,7 @@ class AutoencoderTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         named = self.config
         config = load_config(named) if isinstance(named, str) else copy.deepcopy(named)
         if isinstance(named, str):
-            config.augment.update(dataclasses.asdict(Augment()))  # rows are no images
+            config.augment.update(dataclasses.asdict(Augment()))  # rows are not images
         config.seed = seed
         config.data.name = sources.MEMORY
         config.data.standardise = self.standardise

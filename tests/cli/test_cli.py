@@ -43,7 +43,7 @@ MISTAKES = [  # what is typed, and what the line says
         "'deep-conv' is not known; allowed: article",
     ),
     ([*DENSE, "--cadence=3"], "'cadence'"),
-    ([*DENSE, "3"], "'3' is no flag"),
+    ([*DENSE, "3"], "'3' is not a flag"),
     ([*DENSE, "--config.depth=3"], "'depth'; allowed: augment, averaging, batch_size"),
     ([*DENSE, "--config.model.depth=3"], "'depth'; allowed: activation, code_activation"),
     ([*DENSE, "--config.num_epoch=3"], "'num_epochs'?"),

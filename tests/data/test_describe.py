@@ -100,7 +100,7 @@ def test_a_contact_sheet_that_cannot_be_drawn_is_refused(tmp_path, save, refused
     settings = make_data(save(train=np.ones((20, 3))))
     for sheet, named in (
         ("sheet.jpg", "must end in .png"),
-        ("none/sheet.png", "none is no folder"),
+        ("none/sheet.png", "none is not a folder"),
         ("sheet.png", "holds vectors"),
     ):
         assert named in refused(prepare, settings, contact_sheet=str(tmp_path / sheet))

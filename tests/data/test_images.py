@@ -178,7 +178,7 @@ def tree(*names, other=(4, 4)):
     ("make", "named"),
     [
         (tree(), "{} holds no images"),
-        (lambda folder: folder.rmdir(), "{} is no folder"),
+        (lambda folder: folder.rmdir(), "{} is not a folder"),
         (tree("train/a.png", "test"), "{}/test holds no images"),
         (tree("test/a.png"), "{} holds the folder 'test', but none named train"),
         (tree("cat/a.png", "dog"), "{}/dog is a class without images"),

@@ -26,7 +26,7 @@ def files(draw):
     decimal = draw(st.sampled_from(".,"))
     count = draw(st.integers(1, 12))
     kinds = draw(st.lists(st.sampled_from(["number", "bool", "word"]), min_size=1, max_size=4))
-    with_missing = draw(st.booleans()) and len(kinds) > 1  # a blank line is no row
+    with_missing = draw(st.booleans()) and len(kinds) > 1  # a blank line is not a row
     columns = [draw(_cells(kind, count, decimal, with_missing)) for kind in kinds]
     names = [f"{kind} {place}" for place, kind in enumerate(kinds)]
     has_index, blanks = draw(st.booleans()), draw(st.booleans())

@@ -16,7 +16,7 @@ from trainer.errors import UserError
 from trainer.evaluation.anomaly_options import AnomalyOptions
 from trainer.evaluation.evaluate import evaluate, example_names
 from trainer.evaluation.evaluated_model import EvaluatedModel
-from trainer.evaluation.evaluators import anomalies, strangest
+from trainer.evaluation.evaluators import anomalies, largest_errors
 from trainer.monitoring import example_columns, figures
 from trainer.run import restore
 from trainer.run.distances import fit_distances
@@ -76,10 +76,10 @@ def test_the_strangest_vectors_and_images_are_drawn_by_their_names(monkeypatch):
         ({"test_names": names}, "customer 00…000000000011"),
         ({"test_labels": np.arange(12)}, "row 11 (11)"),
     ):
-        ((name, figure),) = strangest.measure(
+        ((name, figure),) = largest_errors.measure(
             keeping_the_first_value(rows, rows, **given)
         ).figures.items()
-        assert name == "strangest"
+        assert name == "largest_errors"
         assert figure.dtype == np.uint8 and len(np.unique(figure)) > 5
         assert drawn["error_shares"][2][0] == f"{label}, mse 36"
 
@@ -90,7 +90,9 @@ def test_the_strangest_vectors_and_images_are_drawn_by_their_names(monkeypatch):
         "test_labels": np.arange(12) % 2,
         "class_names": ("ok", "$dent$"),
     }
-    figure = strangest.measure(EvaluatedModel(model, images, images, **known)).figures["strangest"]
+    figure = largest_errors.measure(EvaluatedModel(model, images, images, **known)).figures[
+        "largest_errors"
+    ]
     assert figure.ndim == 3
     _, titles, notes = drawn["draw"]
     assert titles[:2] == names[[11, 10]].tolist()
@@ -155,7 +157,7 @@ def test_wrong_classes_and_quantiles_are_refused():
     split = SimpleNamespace(labels=np.array([0, 1, 2]))
     dataset: Any = SimpleNamespace(train=split, validation=split, test=split, class_names=())
     for options, named in (
-        ({"anomaly_label": ["3"]}, "anomaly_label='3' is no class"),
+        ({"anomaly_label": ["3"]}, "anomaly_label='3' is not a class"),
         ({"normal_label": ["0", "1", "2"]}, "all test examples normal"),
         ({"normal_label": ["0"], "anomaly_label": ["1"]}, "both given"),
         ({"error_quantile": 1.0}, r"error_quantile=1\.0"),

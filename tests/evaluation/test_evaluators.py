@@ -89,7 +89,7 @@ def test_a_kind_is_asked_what_it_can_answer(kind):
     assert {*METRICS_OF_ALL.split(), *own.get(kind, ())} <= set(metrics)
     assert not set(metrics) & set().union(*own.values()) - own.get(kind, set())
     assert len(metrics) == len(set(metrics))
-    assert {"reconstructions", "strangest", *FIGURES.get(kind, "").split()} <= figures.keys()
+    assert {"reconstructions", "largest_errors", *FIGURES.get(kind, "").split()} <= figures.keys()
     assert all(figure.dtype == np.uint8 and figure.ndim == 3 for figure in figures.values())
 
 

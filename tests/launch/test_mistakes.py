@@ -13,7 +13,7 @@ MISTAKES = [
     ("local", ["--", WORKDIR], "--config=... is missing"),
     ("local", ["--", CONFIG], "--workdir=... is missing"),
     ("local", ["--config=x", *RUN], "'config'"),
-    ("local", ["x", *RUN], "'x' is no flag"),
+    ("local", ["x", *RUN], "'x' is not a flag"),
     ("sweep", RUN, "--grid=config.KEY=VALUE,VALUE,... is missing"),
     ("sweep", ["--grid=config.seed=1", "--parallel=2", *RUN], "parallel=2"),
     (

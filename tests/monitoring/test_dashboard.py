@@ -111,7 +111,7 @@ def test_images_text_and_graph_are_there(board, runs):
         "vae/test": figures_of(runs / "vae"),
         "linear/validation": {"reconstructions", "filters"},
     }
-    assert "strangest" in tags["vae/test"]
+    assert "largest_errors" in tags["vae/test"]
     where = {"run": "vae/validation", "tag": "manifold", "sample": "0"}
     assert [image["step"] for image in board.get("data/plugin/images/images", **where)] == [10, 20]
     assert board.get("data/plugin/text/tags") == {

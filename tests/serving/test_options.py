@@ -93,7 +93,7 @@ def test_an_export_that_cannot_be_is_refused(image_run, tmp_path, monkeypatch):
         ("out", ["pickle"], "formats='pickle' is not known; allowed: saved_model, keras"),
         ("out", [], "formats is empty; allowed: saved_model, keras"),
         ("out", ["onnx"], "needs tf2onnx, onnx, onnxruntime: pip install"),
-        ("", ["keras"], "is no export: it holds no card.json"),
+        ("", ["keras"], "is not an export: it holds no card.json"),
     ):
         with refused(message, tmp_path):
             options.check_export(image_run, str(tmp_path / output), formats, overwrite=True)

@@ -324,8 +324,8 @@ BAD_VECTORS = {
     "nan.npy": (with_value(np.nan), "holds nan in row 7, column 2"),
     "labels.npz": ({"x": GOOD, "x_labels": np.arange(4)}, "9 rows; labels and file names must"),
     "label.npz": ({"x": GOOD, "labels": np.full(9, 1j)}, "labels and file names must"),
-    "magic.npy": (b"\x93NUM", "magic.npy is no .npz or .npy"),
-    "magic.npz": (b"PK", "magic.npz is no .npz or .npy"),
+    "magic.npy": (b"\x93NUM", "magic.npy is not an .npz or .npy"),
+    "magic.npz": (b"PK", "magic.npz is not an .npz or .npy"),
 }
 BAD_TABLES = {
     "nan.csv": (columns(with_value(np.nan)), "'x2' has missing values: 1 (nan: 1; first in row 8)"),

@@ -34,7 +34,7 @@ class Source:
     settings: dict[str, Any]  # of the config's data
     shape: tuple[int, ...]
     labelled: bool
-    like: str  # such an input; a split of the run's own data where they are no files
+    like: str  # such an input; a split of the run's own data where they are not files
 
     @property
     def of_vectors(self):

@@ -191,7 +191,7 @@ def _parse(argv: list[str], takes_names: bool = False) -> list[str]:
     except Exception as error:  # a config file is Python: it can fail in any way
         _leave(_in_one_line(error), UserError.exit_status)
     if rest[1:] and not takes_names:
-        _leave(f"{rest[1]!r} is no flag; flags are written --name=value", UserError.exit_status)
+        _leave(f"{rest[1]!r} is not a flag; flags are written --name=value", UserError.exit_status)
     return rest
 
 

@@ -225,7 +225,7 @@ def located(data: Data, folder: str, moved_to: str = "") -> Data:
       moved_to: where the data are now, a path or written as data.name; "": where they were.
 
     Raises:
-      UserError: `moved_to` is of another source, or of one whose examples are no files.
+      UserError: `moved_to` is of another source, or of one whose examples are not files.
     """
     source, _, argument = data.name.partition(":")
     may_move = _source(source_of(data.name)).PATH_MAY_MOVE

@@ -100,12 +100,14 @@ def keys(group: type[Group]) -> dict[str, tuple[Any, Key]]:
     """Returns the type and the `Key` of each field that `key` declared, by name and in order.
 
     Raises:
-      TypeError: a class declares keys, but is no dataclass.
+      TypeError: a class declares keys, but is not a dataclass.
     """
     known: dict[str, Key] = {}
     for base in reversed(group.__mro__):
         if any(isinstance(value, dataclasses.Field) for value in vars(base).values()):
-            raise TypeError(f"{base.__module__}.{base.__name__} declares keys and is no dataclass")
+            raise TypeError(
+                f"{base.__module__}.{base.__name__} declares keys but is not a dataclass"
+            )
         if dataclasses.is_dataclass(base):
             for field in dataclasses.fields(base):
                 known |= {field.name: field.metadata[_KEY]} if _KEY in field.metadata else {}

@@ -109,7 +109,7 @@ class _Chief(socketserver.ThreadingTCPServer):
             request.sendall(json.dumps(reply).encode() + b"\n")
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Ignores broken connections, and clients that are no workers."""
+        """Ignores broken connections, and clients that are not workers."""
 
     def _replies(self, hello: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         """Yields the missing workers every half second, and the outcome in the end."""

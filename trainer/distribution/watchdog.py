@@ -86,7 +86,7 @@ class _Peer:
         self._host, self._port = host_and_port(address)
         self._failures = 0
         self.was_reached = False
-        # Looked up once: a name server that is away for a while is no reason to end.
+        # Looked up once: a name server that is away for a while is not a reason to end.
         self._endpoints: list[tuple[Any, ...]] = []
 
     def count_failures(self) -> int:

@@ -49,7 +49,7 @@ class AnomalyOptions:
         for name in (*self.normal_label, *self.anomaly_label):
             require(
                 name in known,
-                f"{flag}={name!r} is no class of the data; allowed: {listed(known, limit=12)}",
+                f"{flag}={name!r} is not a class of the data; allowed: {listed(known, limit=12)}",
             )
         anomalous = self.are_anomalous(labels[-1], dataset.class_names)
         assert anomalous is not None

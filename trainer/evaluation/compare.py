@@ -95,7 +95,7 @@ def output_folder(workdirs: Sequence[Path], output: str = "", *, overwrite: bool
     An earlier comparison is replaced.
 
     Raises:
-      UserError: one of the files exists, is no comparison and may not be replaced.
+      UserError: one of the files exists, is not a comparison and may not be replaced.
     """
     folder = paths.path_of(output or _common_folder(workdirs))
     overwrite = overwrite or _is_comparison(folder / TABLE)

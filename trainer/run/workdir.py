@@ -99,7 +99,7 @@ def run_to_resume(workdir: Path, config: Config) -> Run | None:
     if not (workdir / CONFIG).exists():
         require(
             not (workdir / CHECKPOINTS).exists(),
-            f"{workdir} holds checkpoints but no {CONFIG}; it is no run of this trainer",
+            f"{workdir} holds checkpoints but no {CONFIG}; it is not a run of this trainer",
         )
         own = next(_data_files(workdir), None)
         require(
@@ -206,7 +206,7 @@ def as_damaged_config(workdir: Path) -> Iterator[None]:
 
 def _text(value: object) -> str:
     if not isinstance(value, str):
-        raise TypeError(f"{value!r} is no text")
+        raise TypeError(f"{value!r} is not text")
     return value
 
 

@@ -153,8 +153,8 @@ def _check_files(path: Path, shape: tuple[int, ...], options: StreamOptions) -> 
     is_table = paths.table_suffix(path) != "" and not is_images
     require(
         is_images or is_table or suffix in _ROW_SUFFIXES,
-        f"input={str(path)!r} is no folder and no known file; allowed: {', '.join(paths.SPLITS)}, "
-        "a folder of images, or a file that ends in "
+        f"input={str(path)!r} is neither a folder nor a known file; allowed: "
+        f"{', '.join(paths.SPLITS)}, a folder of images, or a file that ends in "
         f"{', '.join((*paths.IMAGE_SUFFIXES, *_ROW_SUFFIXES))}",
     )
     paths.require_exists(path)

@@ -30,7 +30,7 @@ _CODE_PREFIX = "code_"  # of a table's columns of codes
 _LABEL_KINDS = "biufU"  # NumPy's kinds of types for numbers and text
 _CHARACTER_BYTES = 4  # of NumPy's text
 _ERRORS = ("errors", "pca_errors", "distances", "is_anomaly", "squared_errors")
-_OTHER_ARRAYS = ("labels", "files", *_ERRORS)  # arrays of an .npz file that are no examples
+_OTHER_ARRAYS = ("labels", "files", *_ERRORS)  # arrays of an .npz file that are not examples
 _ERROR_COLUMNS = ("error", "pca_error", "distance", "is_anomaly")
 _ERROR_PREFIX = "squared_error_"
 
@@ -286,12 +286,12 @@ def of_table(opened: OpenTable, training: TrainingData, label_column: str = "") 
         require(
             not unknown,
             f"the column {unknown[0] if unknown else ''!r} of {path} was not in the training's "
-            "table; --label_column names one that is no feature",
+            "table; --label_column names one that is not a feature",
         )
         require(label not in features.columns, f"label_column={label!r} is a feature of the run")
     else:
         features = Features(tuple(name for name in opened.names if name not in others))
-        hint = "" if label else "; --label_column names one that is no feature"
+        hint = "" if label else "; --label_column names one that is not a feature"
         expected = _Expected(training.shape, "vectors")
         _require_width(path, "numbers", len(features.columns), expected, hint)
     extra = _Extra(label, "", ids)
@@ -323,7 +323,7 @@ def _require_width(
 
 @dataclasses.dataclass(frozen=True)
 class _Extra:
-    """Names the columns of a table that are no features; "" for none."""
+    """Names the columns of a table that are not features; "" for none."""
 
     label: str
     file: str

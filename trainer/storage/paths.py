@@ -33,7 +33,7 @@ def path_of(text: str | Path) -> Path:
         path = Path(text).expanduser()
         path.exists()
     except RuntimeError as error:
-        raise UserError(f"{str(text)!r} is no path: nobody has that home folder") from error
+        raise UserError(f"{str(text)!r} is not a path: nobody has that home folder") from error
     except OSError as error:
         raise UserError(f"{str(text)!r} cannot be looked for: {error.strerror}") from error
     return path
@@ -153,7 +153,7 @@ def check_output_folder(output: str, marker: str, *, overwrite: bool) -> Path:
     require_absent(path, f"output={str(path)!r}", overwrite=overwrite)
     require(
         not os.path.lexists(path) or (path / marker).is_file(),
-        f"output={str(path)!r} is no export: it holds no {marker}; it is not replaced",
+        f"output={str(path)!r} is not an export: it holds no {marker}; it is not replaced",
     )
     return path
 
@@ -169,4 +169,4 @@ def check_output_image(flag: str, output: str, *, overwrite: bool) -> None:
     path = path_of(output)
     require(suffix(output) == ".png", f"{flag}={output} is not allowed; it must end in .png")
     require_absent(path, f"{flag}={output}", overwrite=overwrite)
-    require(path.parent.is_dir(), f"{flag}={output}: {path.parent} is no folder")
+    require(path.parent.is_dir(), f"{flag}={output}: {path.parent} is not a folder")

@@ -73,7 +73,7 @@ class ColumnReader:
           name: of the column.
           kind: its type in the file.
           numbers: how its text writes numbers.
-          onehot: whether text that is no number is a category.
+          onehot: whether text that is not a number is a category.
           categories: texts that the column is known to hold; None: it may hold numbers.
           is_closed: whether the categories are all that are allowed.
         """

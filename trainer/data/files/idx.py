@@ -40,7 +40,9 @@ def read(folder: Path, originals: Mapping[str, Original] = MNIST) -> dict[str, b
     Raises:
       UserError: a file is missing, cannot be read, or differs from the original.
     """
-    require(folder.is_dir(), f"{str(folder)!r} is no folder; it must hold {', '.join(originals)}")
+    require(
+        folder.is_dir(), f"{str(folder)!r} is not a folder; it must hold {', '.join(originals)}"
+    )
     return {name: _read(folder, name, original) for name, original in originals.items()}
 
 

@@ -91,7 +91,7 @@ def scan(folder: Path, *, class_folders: bool = True) -> Listing:
     Raises:
       UserError: the folder cannot be read, holds no images, or holds images next to class folders.
     """
-    require(folder.is_dir(), f"{folder} is no folder; data.name=images:DIR needs one of images")
+    require(folder.is_dir(), f"{folder} is not a folder; data.name=images:DIR needs one of images")
     with _readable(folder):
         present = _split_folders(folder)
         splits = {

@@ -24,7 +24,7 @@ class NumberFormat:
         """Parses one number.
 
         Raises:
-          ValueError: the text is no number in this format.
+          ValueError: the text is not a number in this format.
         """
         text = text.strip()
         grouped = _grouped(self.decimal, self.has_thousands).fullmatch(text)

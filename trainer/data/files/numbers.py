@@ -16,7 +16,7 @@ class Parsed:
 
     values: np.ndarray  # float64 [N], NaN where a number is missing or the text is none
     missing: Counter[str]  # how often each text stands for a missing number
-    wrong: tuple[int, str] | None = None  # row and text of the first that is no number
+    wrong: tuple[int, str] | None = None  # row and text of the first that is not a number
     wrong_count: int = 0
 
 

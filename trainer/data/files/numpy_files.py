@@ -95,7 +95,7 @@ def open_arrays(path: Path) -> dict[str, StoredArray]:
                 return {"": _open(path, "", path.stat().st_size)}
             require(
                 zipfile.is_zipfile(file),
-                f"{path} is no .npz or .npy file, as numpy.savez and numpy.save write them",
+                f"{path} is not an .npz or .npy file, as numpy.savez and numpy.save write them",
             )
         with zipfile.ZipFile(path) as archive:
             sizes = {

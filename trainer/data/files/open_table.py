@@ -65,7 +65,7 @@ def open_table(path: Path, given: TextFormat | None = None) -> OpenTable:
         suffix in paths.TABLE_SUFFIXES,
         f"{path} is {known}; save it as CSV or Parquet"
         if known
-        else f"{path} is no table; {advice}",
+        else f"{path} is not a table; {advice}",
     )
     with readable(path):
         table = _open_parquet(path, given) if suffix == ".parquet" else _open_text(path, given)

@@ -126,7 +126,7 @@ def _first_lines(path: Path, encoding: str) -> tuple[list[str], int, bool]:
             for line in _lines(file):
                 require(
                     "\0" not in line,
-                    f"{path} holds null characters and is no text in {encoding}; "
+                    f"{path} holds null characters and is not text in {encoding}; "
                     "data.encoding may be utf-16-le",
                 )
                 lines.append(line)

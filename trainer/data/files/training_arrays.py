@@ -78,7 +78,7 @@ def open_records(path: Path, layout: str = "auto") -> tuple[Records, tuple[str, 
     Returns the examples, as `read` would make them, and what is to be said.
 
     Raises:
-      UserError: the file is no .npy file or stored by columns, or as `read`.
+      UserError: the file is not an .npy file, or stored by columns, or as `read`.
     """
     stored = open_arrays(path).get("")
     if stored is None or stored.by_columns:

@@ -87,7 +87,7 @@ def read(
     no labels. Rows that do not fit the allowed bytes are left in a cache.
 
     Raises:
-      UserError: a file cannot be read or has other columns; a value is no number, missing,
+      UserError: a file cannot be read or has other columns; a value is not a number, missing,
         infinite or too large for float32; the rows do not fit the allowed bytes and may not stay in
         a file, or the file cannot be written.
     """

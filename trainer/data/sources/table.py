@@ -24,7 +24,7 @@ class Settings(Data):
     label_column: str = key("", 'Column of labels, integers or words; "": no labels.')
     drop_columns: tuple[str, ...] = key((), "Columns to leave out.")
     id_columns: tuple[str, ...] = key(
-        (), "Columns that are no features, but are written with codes and reconstructions."
+        (), "Columns that are not features, but are written with codes and reconstructions."
     )
     categorical: str = key(
         "",

@@ -21,8 +21,8 @@ def measure(evaluated: EvaluatedModel) -> Result:
     `elbo_nats` is -`reconstruction_nats` - `kl_nats`, whatever the objective and beta; `nll_nats`
     is -log p(x) by `nll_samples` importance samples. `binarisation` says how the images are
     binarised. `active_units` counts the units of the code whose posterior mean has a variance above
-    0.01 over the images. If the model is no distribution of the images, `grey_cross_entropy_nats`
-    replaces the reconstruction, and there is no likelihood.
+    0.01 over the images. If the model is not a distribution of the images, there is no likelihood,
+    and `grey_cross_entropy_nats` replaces the reconstruction.
     """
     import tensorflow as tf
 

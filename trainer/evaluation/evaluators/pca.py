@@ -34,7 +34,7 @@ def advice(metrics: Mapping[str, Any]) -> str:
     if metrics.get("mse_to_pca", 0) <= 1:
         return ""
     return (
-        f"PCA with {metrics['code_size']} components has a smaller error. strangest.png shows "
+        f"PCA with {metrics['code_size']} components has a smaller error. largest_errors.png shows "
         "whether a few extreme examples make the difference. If the training loss still falls, "
         "more steps help; if the validation loss rises, more data, fewer steps or "
         "--checkpoint=best."

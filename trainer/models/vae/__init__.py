@@ -5,7 +5,7 @@ The model is p(x|z) p(z) with z ~ N(0, I), the posterior q(z|x) = N(mean(x), dia
 The decoder gives the logits of a "bernoulli" p(x|z), or the mean of a "gaussian" one of fixed std.
 With binarisation "dynamic", each pixel is drawn as 0 or 1 whenever an example is seen, with its
 intensity as the probability (Burda et al. 2016). With "static", the data are such a draw already,
-the same each time. With "none", x is the grey levels, for which "bernoulli" is no likelihood.
+the same each time. With "none", x is the grey levels, for which "bernoulli" is not a likelihood.
 
 `estimator` is the estimator of the bound's gradient in the encoder; all are unbiased, with the same
 bound and the same gradient in the decoder:

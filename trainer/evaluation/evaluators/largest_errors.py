@@ -7,7 +7,7 @@ from trainer.evaluation.evaluators.reconstruction import squared_errors
 from trainer.monitoring import example_columns, figures
 
 ORDER = 5
-FIGURE = "strangest"
+FIGURE = "largest_errors"
 _MAX_NAME = 24  # characters of what a vector is called
 
 
@@ -18,7 +18,7 @@ def applies(evaluated: EvaluatedModel) -> bool:
 
 
 def measure(evaluated: EvaluatedModel) -> Result:
-    """Draws `strangest`: the largest errors, of images with a map, of vectors by their features."""
+    """Draws `largest_errors`: of images with a map of the errors, of vectors by their features."""
     errors = squared_errors(evaluated.test, evaluated.reconstructions)
     shown = np.argsort(-errors, kind="stable")[: figures.COLUMNS]
     images, rebuilt = evaluated.test[shown], evaluated.reconstructions[shown]
