@@ -118,7 +118,7 @@ class Autoencoder(Learner, keras.Model):
         By default the reconstruction error alone, under the name of the loss.
         """
         del context
-        return {self._loss: self.error(self.decoder(self.encode(images)), images)}
+        return self.error_term(self.decoder(self.encode(images)), images)
 
     def layer_pair(self, number: int) -> LayerPair:
         """Returns what pretrains the layer of a number, counted from 0 at the image."""
@@ -133,6 +133,10 @@ class Autoencoder(Learner, keras.Model):
         """
         del context
         return {pair.loss: pair.error(pair.encode(inputs), inputs)}
+
+    def error_term(self, logits: tf.Tensor, images: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Returns `error` as a term of the loss, by its name: "mse" or "bce"."""
+        return {self._loss: self.error(logits, images)}
 
     def error(self, logits: tf.Tensor, images: tf.Tensor) -> tf.Tensor:
         """Returns the error of each reconstruction, float32 [B], a mean over the pixels.

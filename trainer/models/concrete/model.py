@@ -58,7 +58,7 @@ class Model(base.Autoencoder):
             codes = mixed()
         else:
             codes = tf.cond(context.progress < 1 - self._settings.settled_share, mixed, selected)
-        return {self._loss: self.error(self.decoder(codes), images)}
+        return self.error_term(self.decoder(codes), images)
 
     def temperature(self, progress: tf.Tensor) -> tf.Tensor:
         """Returns T = first * (last / first)**p, with p the progress up to `settled_share`."""

@@ -37,7 +37,7 @@ class Model(base.Autoencoder):
         images = tf.convert_to_tensor(images)
         codes, squared_norm = self._codes_and_norm(self.encode, images, context.noise)
         return {
-            self._loss: self.error(self.decoder(codes), images),
+            **self.error_term(self.decoder(codes), images),
             "contraction": self._penalty_weight * squared_norm,
         }
 

@@ -65,7 +65,7 @@ class Model(base.Autoencoder):
     def loss_terms(self, images: tf.Tensor, context: base.StepContext) -> dict[str, tf.Tensor]:
         """Returns the error of restored images against the clean ones."""
         codes = self.encode(self.corrupted(images, context.noise))
-        return {self._loss: self.error(self.decoder(codes), images)}
+        return self.error_term(self.decoder(codes), images)
 
     def layer_terms(
         self, pair: LayerPair, inputs: tf.Tensor, context: base.StepContext

@@ -99,7 +99,7 @@ class Model(base.Autoencoder):
         smallest = self._smallest_kept(context)
         codes = self._codes(activations, context, smallest)
         logits = self.decoder(codes)
-        terms = {self._loss: self.error(logits, images)}
+        terms = self.error_term(logits, images)
         terms |= self._penalties(activations, codes, context)
         state = []
         if smallest is not None:
