@@ -1,6 +1,7 @@
 """The transformer behaves as scikit-learn's users expect."""
 
 import copy
+import gc
 import os
 import pickle
 import random
@@ -19,6 +20,7 @@ from sklearn.model_selection import GridSearchCV, train_test_split
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import check_estimator
+from tensorflow.python.framework.func_graph import FuncGraph
 
 import trainer
 from tests.runs import assert_same_bits, stop_after
@@ -88,6 +90,17 @@ def test_a_fit_builds_its_model_once_and_copies_build_their_own(monkeypatch):
     transformer.set_params(random_state=1).fit(vectors())
     assert not np.allclose(transformer.transform(vectors(600)), codes)
     assert len(builds) == 4
+
+
+def test_a_fit_leaves_no_graph_in_memory():
+    counts = []
+    for seed in range(3):
+        transformer = short(random_state=seed)  # of silu units
+        transformer.fit(vectors()).transform(vectors())
+        del transformer
+        gc.collect()
+        counts.append(sum(isinstance(one, FuncGraph) for one in gc.get_objects()))
+    assert counts[2] == counts[1]
 
 
 def test_codes_become_rows_in_the_units_of_the_data():
