@@ -19,8 +19,9 @@ _ANOMALY = flags.DEFINE_list(
 _QUANTILE = flags.DEFINE_float(
     "error_quantile",
     0.0,
-    "Keep this quantile of the validation errors as a threshold: encode --errors writes is_anomaly "
-    "for larger errors. Default: the quantile that was given before, if any.",
+    "Keep this quantile of the validation errors and distances as thresholds, for the columns "
+    "is_anomaly and is_anomaly_by_distance of encode --errors. Default: the quantile that was "
+    "given before, if any.",
 )
 _CONTAMINATION = flags.DEFINE_float(
     "contamination", 0.0, "The same as --error_quantile of 1 minus this share of anomalies."

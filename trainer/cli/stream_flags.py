@@ -35,7 +35,7 @@ def define(reads: str, writes: str) -> Callable[[], None]:
             "Also write the mean squared error of each reconstruction, which is large for unusual "
             "examples; of standardised vectors in squared standard deviations. After "
             "trainer.evaluate also PCA's errors, the Mahalanobis distances from the training "
-            "examples and, with a threshold, the column is_anomaly.",
+            "examples and, with thresholds, is_anomaly and is_anomaly_by_distance.",
         )
         flags.DEFINE_bool(
             "squared_errors",

@@ -19,6 +19,7 @@ from trainer.evaluation.evaluators.reconstruction import squared_errors
 from trainer.monitoring import figures, progress, projector
 from trainer.monitoring.tensorboard import TEST, Summaries
 from trainer.run import early_stopping, error_reference, restore
+from trainer.run.distances import Distances
 from trainer.run.workdir import METRICS, code_digest, installed_versions, read_metrics
 from trainer.storage import atomic, paths
 
@@ -45,7 +46,7 @@ def evaluate(
       The content of `metrics.json`: the `step`, the `last_step` of the run, whether its training
       has `finished`, the `code_size`, the number of `test_images` (as many as
       fit memory), the metrics of each module of `evaluators` that applies, and the
-      `error_threshold` with its `error_quantile` of the validation errors, if asked for.
+      thresholds of errors and distances with their `error_quantile`, if asked for.
 
     Raises:
       UserError: the workdir holds no run that can be read, or its data have changed.
@@ -91,7 +92,7 @@ def evaluate(
             metrics |= result.metrics
             plots |= result.figures
             bar.update()
-    metrics |= _threshold(run, anomalies.error_quantile)
+    metrics |= _thresholds(run, anomalies.error_quantile, evaluated.distances)
 
     with atomic.replacing(path) as tmp:
         atomic.write_json(tmp / METRICS, metrics)
@@ -162,18 +163,28 @@ def print_table(metrics: dict[str, Any], workdir: str) -> None:
     print(f"\nmetrics    {Path(workdir) / METRICS}\nfigures    {Path(workdir)}/*.png")
 
 
-def _threshold(run: restore.TrainedRun, quantile: float) -> dict[str, float]:
-    """Returns the quantile of the validation errors, or of the quantile that was asked before."""
+def _thresholds(
+    run: restore.TrainedRun, quantile: float, distances: Distances | None
+) -> dict[str, float]:
+    """Returns the quantile of the validation errors and distances.
+
+    It is the quantile asked for, or that of the evaluation before.
+    """
     quantile = quantile or (read_metrics(run.run.workdir) or {}).get("error_quantile", 0.0)
     if not quantile:
         return {}
     images, _, _ = read(run, run.dataset.validation)
-    errors = squared_errors(images, map_batches(run.model, images))
-    return {
+    codes = map_batches(run.model.encode, images)
+    rebuilt = map_batches(run.model.decode, codes)
+    found = {
         "error_quantile": quantile,
-        "error_threshold": float(np.quantile(errors, quantile)),
+        "error_threshold": float(np.quantile(squared_errors(images, rebuilt), quantile)),
         "validation_images": len(images),
     }
+    if distances is not None:
+        unusual = distances.of((images - rebuilt).reshape(len(images), -1), codes)
+        found["distance_threshold"] = float(np.quantile(unusual, quantile))
+    return found
 
 
 def _write_summaries(

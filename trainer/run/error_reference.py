@@ -16,13 +16,14 @@ DISTANCES = "distances.npz"  # in the workdir, of the residuals and codes of the
 
 @dataclasses.dataclass(frozen=True)
 class ErrorReference:
-    """Compares examples with a threshold of the errors, the training examples and PCA."""
+    """Compares examples with thresholds, the training examples and PCA."""
 
     threshold: float | None  # the largest error of a normal example
+    distance_threshold: float | None  # the largest distance of a normal example
     distances: Distances | None
     mean: np.ndarray | None  # float32 [D], of PCA, in the units trained on
     components: np.ndarray | None  # float32 [K, D]
-    is_stale: bool  # threshold and distances are of another checkpoint, and left out
+    is_stale: bool  # all but PCA is of another checkpoint, and left out
 
     def pca_errors(self, inputs: np.ndarray) -> np.ndarray | None:
         """Returns PCA's mean squared error of each of the model's inputs, float32 [N]; or None."""
@@ -45,6 +46,7 @@ def read(workdir: Path, step: int) -> ErrorReference:
     try:
         return ErrorReference(
             None if is_stale else metrics.get("error_threshold"),
+            None if is_stale else metrics.get("distance_threshold"),
             Distances(**distances) if distances and not is_stale else None,
             pca.get("mean"),
             pca.get("components"),

@@ -48,8 +48,8 @@ class BatchedModel:
 
         `errors` are the mean squared errors of the model's inputs, float32 [B]. After an evaluation
         there are also PCA's, `pca_errors`, and of short examples and codes the `distances`, float32
-        [B]; with a threshold, bool `is_anomaly` [B]; if asked for, `squared_errors` of each value,
-        float32 [B, ...].
+        [B]; with thresholds, bool `is_anomaly` and `is_anomaly_by_distance` [B]; if asked for,
+        `squared_errors` of each value, float32 [B, ...].
         """
         inputs = self._preprocess(rows)
         codes = self._encode(inputs)
@@ -63,6 +63,9 @@ class BatchedModel:
         if self._reference.distances is not None:
             distances = self._reference.distances.of(residuals.reshape(len(rows), -1), codes)
             columns["distances"] = distances.astype(np.float32)
+            if self._reference.distance_threshold is not None:
+                is_distant = distances > self._reference.distance_threshold
+                columns["is_anomaly_by_distance"] = is_distant
         if self._reference.threshold is not None:
             columns["is_anomaly"] = errors > self._reference.threshold
         if squared_errors:

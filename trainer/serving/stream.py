@@ -21,8 +21,8 @@ def encode(workdir: str, source: str, output: str, options: StreamOptions = DEFA
     with `options.errors` also `errors`, float32 [N], the mean squared error of each
     reconstruction, of pixels in [0, 1] or of vectors as the model takes them: of standardised ones
     in squared standard deviations; after an evaluation PCA's `pca_errors` and `run.distances`, and
-    with a threshold `is_anomaly`; with `options.squared_errors` the error of each value. An .npy
-    file gets only the codes.
+    with thresholds `is_anomaly` and `is_anomaly_by_distance`; with `options.squared_errors` the
+    error of each value. An .npy file gets only the codes.
 
     Raises:
       UserError: the run, the source or the output cannot be used; an existing output is unchanged.
