@@ -75,7 +75,7 @@ class TrainedRun:
     def errors(self, examples: Any, *, resize: bool = False) -> np.ndarray:
         """Returns the mean squared error of each reconstruction, float32 [N].
 
-        Of standardised vectors it is the error in standard deviations.
+        Of standardised vectors it is in squared standard deviations.
 
         Raises:
           UserError: as `encode`.

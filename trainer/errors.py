@@ -1,6 +1,7 @@
 """Defines the errors that end a command, each with the exit status that a launcher acts on."""
 
 import contextlib
+import difflib
 import errno
 import math
 import os
@@ -143,8 +144,10 @@ def require_kind(name: str, value: object, kind: type) -> None:
 
 def require_choice(name: str, value: object, allowed: tuple[object, ...]) -> None:
     """Raises UserError unless a value is one of the allowed ones."""
-    choices = ", ".join(str(choice) for choice in allowed)
-    require(value in allowed, f"{name}={value!r} is not known; allowed: {choices}")
+    choices = [str(choice) for choice in allowed]
+    close = difflib.get_close_matches(str(value), choices, n=1)
+    hint = f"did you mean {close[0]}? " if close else ""
+    require(value in allowed, f"{name}={value!r} is not known; {hint}allowed: {', '.join(choices)}")
 
 
 def require_at_least(name: str, value: float, lowest: float) -> None:

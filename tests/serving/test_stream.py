@@ -343,7 +343,7 @@ BAD_TABLES = {
     "magic.parquet": (b"PAR1", "magic.parquet cannot be read"),
 }
 BAD_COLUMNS = {
-    "unknown.csv": (columns(GOOD, height=GOOD[:, 0]), "the column 'height'"),
+    "unknown.csv": (columns(GOOD, height=GOOD[:, 0]), "did not have: 'height'"),
     "missing.csv": (columns(GOOD[:, :4]), "has no column 'x4'"),
 }
 BAD_CODES = {

@@ -76,9 +76,13 @@ def data_flag() -> flags.FlagHolder[str]:
 
 
 class _ConfigParser(ConfigFileFlagParser):
-    """Reads a config file, or for a name such as `conv` the file configs/conv.py."""
+    """Reads a config file, for a name such as `conv` configs/conv.py, or a run's config.json."""
 
     def parse(self, path: str) -> ConfigDict:
+        from trainer.run import workdir
+
+        if Path(path).name == workdir.CONFIG:
+            return ConfigDict(workdir.read(Path(path).parent).config.to_dict()).lock()
         # A folder may have the name, since runs are often named after their config.
         named = path.replace("-", "_").isidentifier() and not Path(path).is_file()
         return super().parse(str(config_path(path)) if named else path)
@@ -243,7 +247,10 @@ def _key_hint(name: str, value: str) -> str:
     if "config" not in flags.FLAGS:
         return ""
     if name.startswith("config."):
-        return "; keys of a config need --config=NAME before them"
+        return (
+            "; keys of a config need --config=NAME before them, or --config=RUN/config.json for "
+            "those of a run"
+        )
     last: dict[str, str] = {}
     for key in flat(defaults().to_dict()):
         last.setdefault(key.rpartition(".")[2], key)

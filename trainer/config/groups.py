@@ -109,7 +109,8 @@ class Augment(Group):
         for name, value in self._changes().items():
             require(
                 len(image_shape) > 1,
-                f"augment.{name}={value} is not allowed for vectors; only images are augmented",
+                f"augment.{name}={value} is not allowed for vectors; only images are augmented. "
+                "--config=table is for tables",
             )
         smallest = min(image_shape[:2])
         require(

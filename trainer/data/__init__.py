@@ -1,6 +1,7 @@
 """From config.data to a Dataset and its batches: sources, file readers, splits, preprocessing."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from trainer.data import sources
 from trainer.data.dataset import Dataset, Records, Scaling, Split, fill_in, scaling_of
 from trainer.data.features import Features
 from trainer.data.memory import allowed_bytes
+from trainer.errors import require
 
 __all__ = ["Dataset", "Features", "Records", "Scaling", "Split", "fill_in", "load", "scaling_of"]
 
@@ -35,10 +37,17 @@ def load(
     from trainer.data import preprocess
 
     keys = parse_data(settings)
+    source = sources.find(keys.name)
+    argument = keys.name.partition(":")[2]
+    is_placeholder = keys.name == source.EXAMPLE and argument.isupper()
+    require(
+        not is_placeholder or Path(argument).exists(),
+        f"data.name={keys.name!r} stands for data of your own; set --config.data.name",
+    )
     request = sources.Request(
         settings=keys,
         allowed_bytes=allowed_bytes(keys.memory_gib),
         folder=folder,
         vectors=vectors,
     )
-    return preprocess.make_dataset(sources.find(keys.name).read(request), keys)
+    return preprocess.make_dataset(source.read(request), keys)

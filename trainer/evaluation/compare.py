@@ -214,7 +214,7 @@ def _text(groups: Sequence[Sequence[ComparedRun]], others: Sequence[ComparedRun]
         lines += [f"## {_heading(group)}", "", *_table(group), ""]
         notes = [
             f"- {run.workdir} is evaluated at step {run.metric('step'):,} of {run.last_step:,}; "
-            f"python -m trainer.evaluate --workdir={run.workdir} evaluates the last"
+            f"for the last: python -m trainer.evaluate --workdir={run.workdir} --checkpoint=last"
             for run in group
             if run.metric("step") != run.last_step
         ]

@@ -83,7 +83,13 @@ def load_data(run: workdir.Run) -> data.Dataset:
 
 
 def _load_data(run: workdir.Run, settings: Data) -> data.Dataset:
-    dataset = data.load(settings)
+    try:
+        dataset = data.load(settings)
+    except UserError as error:
+        path = settings.name.partition(":")[2]
+        if not path or Path(path).exists():
+            raise
+        raise UserError(f"{error}; if the data have moved, --data says where to") from error
     require(
         dataset.fingerprint() == run.data_fingerprint,
         f"{run.workdir} was trained on other data: {settings.name!r} has changed",

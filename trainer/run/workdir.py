@@ -114,7 +114,7 @@ def run_to_resume(workdir: Path, config: Config) -> Run | None:
     require(
         not differing,
         f"{workdir} holds a run of another config: {changes}; "
-        "take another --workdir, or the old values",
+        f"take another --workdir, or the old values, which --config={workdir / CONFIG} has",
     )
     return run
 

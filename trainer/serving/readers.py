@@ -21,7 +21,7 @@ from trainer.data.files.open_table import OpenTable, open_table
 from trainer.data.memory import allowed_bytes
 from trainer.data.sources import images as images_source
 from trainer.data.sources import table
-from trainer.errors import UserError, in_one_line, require
+from trainer.errors import UserError, in_one_line, listed, require
 from trainer.run import restore
 from trainer.serving.options import DEFAULTS, StreamOptions, describe
 from trainer.storage import paths
@@ -29,9 +29,12 @@ from trainer.storage import paths
 _CODE_PREFIX = "code_"  # of a table's columns of codes
 _LABEL_KINDS = "biufU"  # NumPy's kinds of types for numbers and text
 _CHARACTER_BYTES = 4  # of NumPy's text
-_ERRORS = ("errors", "pca_errors", "distances", "is_anomaly", "squared_errors")
+_ERRORS = (
+    *("errors", "pca_errors", "distances"),
+    *("is_anomaly", "is_anomaly_by_distance", "squared_errors"),
+)
 _OTHER_ARRAYS = ("labels", "files", *_ERRORS)  # arrays of an .npz file that are not examples
-_ERROR_COLUMNS = ("error", "pca_error", "distance", "is_anomaly")
+_ERROR_COLUMNS = ("error", "pca_error", "distance", "is_anomaly", "is_anomaly_by_distance")
 _ERROR_PREFIX = "squared_error_"
 
 
@@ -285,8 +288,9 @@ def of_table(opened: OpenTable, training: TrainingData, label_column: str = "") 
         unknown = [name for name in opened.names if name not in known]
         require(
             not unknown,
-            f"the column {unknown[0] if unknown else ''!r} of {path} was not in the training's "
-            "table; --label_column names one that is not a feature",
+            f"{path} has columns that the training's table did not have: "
+            f"{listed(map(repr, unknown))}; leave them out of the file, or name one of labels by "
+            "--label_column",
         )
         require(label not in features.columns, f"label_column={label!r} is a feature of the run")
     else:

@@ -69,6 +69,7 @@ def _notes(setup: Setup, first_step: int, end: int) -> Iterator[str | None]:
         yield budget.describe(config)
     if config.averaging.is_active:
         yield "validations and other commands take the averaged weights (config.averaging)"
+    yield _copying_note(setup)
     yield _capacity_note(setup)
     if devices.startswith("CPU") and not config.strategy.startswith("cpu:"):
         yield unusable_gpu_note()
@@ -102,6 +103,17 @@ def _schedule_notes(setup: Setup, end: int) -> Iterator[str]:
             f"only {steps}, but optimizer.warmup_steps={warmup_steps}: the learning rate never "
             "reaches its peak; train for longer, or warm up for less"
         )
+
+
+def _copying_note(setup: Setup) -> str:
+    """Warns of a start at PCA that loses nothing; returns "" for a smaller code."""
+    model, numbers = setup.model, math.prod(setup.dataset.image_shape)
+    if not model.starts_at_pca or model.code_size < numbers:
+        return ""
+    return (
+        f"a code of {model.code_size} numbers holds all {numbers} of an example: the network "
+        "copies its input, and its errors tell nothing; take a smaller model.code_size"
+    )
 
 
 def _capacity_note(setup: Setup) -> str:

@@ -71,7 +71,8 @@ def _find_checkpoint(setup: Setup) -> Checkpoint | None:
     step = checkpoint.step if checkpoint else 0
     require(
         step <= setup.last_step,
-        f"{path} is at step {step} already, but num_epochs ends at step {setup.last_step}",
+        f"{path} is at step {step:,} already, but num_epochs ends at step {setup.last_step:,}; "
+        f"python -m trainer --workdir={path} goes on with the run as it is",
     )
     return checkpoint
 

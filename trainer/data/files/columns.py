@@ -26,8 +26,10 @@ _MAX_COMPLAINTS = 5  # columns that one message names
 class Complaints:
     """Collects what is wrong with the columns of a table, to be said all at once."""
 
-    def __init__(self, where: object):
+    def __init__(self, where: object, *, in_training: bool = True):
+        """Takes the file; a config's keys are named only where a training has yet to begin."""
         self._where = where
+        self._in_training = in_training
         self._first: dict[str, str] = {}  # by column
         self._rules: dict[str, None] = {}  # in the order of the complaints
         self._keys: dict[str, None] = {}
@@ -47,10 +49,11 @@ class Complaints:
         shown, more = problems[:_MAX_COMPLAINTS], len(problems) - _MAX_COMPLAINTS
         if more > 0:
             shown.append(f"and so in {more:,} more columns, such as {names[_MAX_COMPLAINTS]!r}")
-        advice = [
-            *self._rules,
-            *([f"In a config, {'; '.join(self._keys)}"] if self._keys else []),
-        ]
+        advice = [*self._rules]
+        if self._keys and self._in_training:
+            advice.append(f"In a config, {'; '.join(self._keys)}")
+        elif self._keys:
+            advice.append("The run reads what its training could read: correct the file")
         raise UserError(f"{self._where}: {'; '.join(shown)}. {'. '.join(advice)}")
 
 

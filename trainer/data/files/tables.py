@@ -40,7 +40,7 @@ def blocks(
     """
     require_columns(table.path, (*features.columns, *extra), table.names)
     readers = column_readers(table, features, onehot=False)
-    for block in read_blocks(table, readers, extra, keep_missing):
+    for block in read_blocks(table, readers, extra, keep_missing, in_training=False):
         yield features.expand(block.rows), block.extra
 
 
@@ -59,11 +59,12 @@ def require_columns(path: Path, wanted: Sequence[str], names: Sequence[str]) -> 
     missing = [name for name in wanted if name not in there]
     if missing:
         close = difflib.get_close_matches(missing[0], names, n=1)
-        hint = (
-            f"did you mean {close[0]!r}?"
-            if close
-            else f"its columns are {listed(map(repr, names))}"
-        )
+        hint = f"its columns are {listed(map(repr, names))}"
+        several = tuple(missing[0].split(","))
+        if len(several) > 1 and there.issuperset(several):
+            hint = f'several columns are written "{several}"'
+        elif close:
+            hint = f"did you mean {close[0]!r}?"
         plural = "columns" if len(missing) > 1 else "column"
         require(False, f"{path} has no {plural} {listed(map(repr, missing))}; {hint}")
 
@@ -110,9 +111,11 @@ def read_blocks(
     readers: Sequence[ColumnReader],
     extra: Sequence[str],
     keep_missing: bool,
+    in_training: bool = True,
 ) -> Iterator[Block]:
     """Yields the rows of a table, and raises every complaint about its columns at the end."""
-    path, first_row, complaints = table.path, 0, Complaints(table.path)
+    path, first_row = table.path, 0
+    complaints = Complaints(path, in_training=in_training)
     names = list(dict.fromkeys([*(reader.name for reader in readers), *extra]))
     with readable(path):
         for batch in table.batches(names):

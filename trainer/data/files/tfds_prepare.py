@@ -45,8 +45,8 @@ def find(name: str, folder: str | None):
 
     require(
         re.match(_FOREIGN_NAMESPACE, name) is None,
-        f"{name!r} is not known; before a colon stands a source, such as images, or the name of a "
-        "data set of TFDS's own, as in mnist:3.0.1",
+        f"{name!r} is not known; {_source_hint(name)}before a colon stands a source, such as "
+        "images, or the name of a data set of TFDS's own, as in mnist:3.0.1",
     )
     try:
         builder = tfds.builder(name, data_dir=folder)
@@ -65,6 +65,12 @@ def find(name: str, folder: str | None):
         "delete that folder and prepare the data set again",
     )
     return builder
+
+
+def _source_hint(name: str) -> str:
+    source, _, argument = name.partition(":")
+    close = difflib.get_close_matches(source, source_settings(), n=1)
+    return f"did you mean {close[0]}:{argument}? " if close else ""
 
 
 def _hint(name: str) -> str:
