@@ -19,6 +19,7 @@ TINY = {
     "network": "conv",
     "layer_sizes": (4, 2),
     "start": "pca",
+    "output_bias": "zeros",
     "code_activation": "linear",
     "loss": "mse",
     "output_activation": "linear",
