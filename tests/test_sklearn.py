@@ -6,6 +6,8 @@ import os
 import pickle
 import random
 import signal
+import subprocess
+import sys
 import threading
 from typing import Any
 
@@ -25,7 +27,7 @@ from tensorflow.python.framework.func_graph import FuncGraph
 import trainer
 from tests.runs import assert_same_bits, stop_after
 from tests.verbs.refusals import contents, refused
-from trainer import AutoencoderTransformer
+from trainer import AutoencoderDetector, AutoencoderTransformer
 from trainer.distribution.inference import map_batches
 from trainer.run import restore, workdir
 
@@ -90,6 +92,16 @@ def test_a_fit_builds_its_model_once_and_copies_build_their_own(monkeypatch):
     transformer.set_params(random_state=1).fit(vectors())
     assert not np.allclose(transformer.transform(vectors(600)), codes)
     assert len(builds) == 4
+
+
+@pytest.mark.slow
+def test_a_process_that_unpickles_an_estimator_prints_nothing():
+    for estimator in (AutoencoderTransformer(), AutoencoderDetector()):
+        unpickle = [sys.executable, "-c", "import pickle, sys; pickle.load(sys.stdin.buffer)"]
+        done = subprocess.run(
+            unpickle, input=pickle.dumps(estimator), capture_output=True, check=True
+        )
+        assert done.stdout == done.stderr == b""
 
 
 def test_a_fit_leaves_no_graph_in_memory():

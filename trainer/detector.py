@@ -34,6 +34,9 @@ class AutoencoderDetector(OutlierMixin, BaseEstimator):
       n_features_in_: D; `feature_names_in_` too, if X has column names.
     """
 
+    # A process that unpickles it imports `trainer`, which drops TensorFlow's notes.
+    __module__ = "trainer"
+
     def __init__(  # noqa: PLR0913, D417  (AutoencoderTransformer explains the others)
         self,
         config: str | ConfigDict = "dense",

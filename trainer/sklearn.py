@@ -62,6 +62,9 @@ class AutoencoderTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
       n_features_in_: D; `feature_names_in_` too, if X has column names.
     """
 
+    # A process that unpickles it imports `trainer`, which drops TensorFlow's notes.
+    __module__ = "trainer"
+
     def __init__(  # noqa: PLR0913  (parameters of an estimator are its arguments)
         self,
         config: str | ConfigDict = "table",
