@@ -117,6 +117,7 @@ def test_names_of_examples_are_files_ids_or_rows():
     for fields, expected in (
         ({"file_names": np.array(["a/0.png", "a/1.png", "b/2.png"])}, ["0", "2"]),
         ({"ids": {"customer": np.array([7, 8, 9])}}, ["customer 7", "customer 9"]),
+        ({"ids": {"customer": np.array(["C7", "C8", "C9"])}}, ["C7", "C9"]),
         ({}, ["row 0", "row 2"]),
     ):
         assert example_names(Split(images, None, **fields), rows).tolist() == expected

@@ -171,10 +171,13 @@ def test_an_evaluated_run_marks_anomalies_and_compares_with_pca_and_the_training
         )
         above = written["errors"] > metrics["error_threshold"]
         np.testing.assert_array_equal(written["is_anomaly"], above)
+        is_distant = distances > np.quantile(distances, 0.5)
+        np.testing.assert_array_equal(written["is_anomaly_by_distance"], is_distant)
         assert 0 < np.count_nonzero(above) <= len(above) / 2
     encode(str(run), "validation", str(tmp_path / "codes.csv"), options)
     table = pd.read_csv(tmp_path / "codes.csv")
-    assert {"error", "pca_error", "distance", "is_anomaly"} <= set(table)
+    errors = {"error", "pca_error", "distance", "is_anomaly", "is_anomaly_by_distance"}
+    assert errors <= set(table)
     assert sum(name.startswith("squared_error_") for name in table) == rows.shape[1]
     assert table["is_anomaly"].tolist() == above.tolist()
     for name in ("codes.npz", "codes.csv"):  # are read without the errors
@@ -182,7 +185,8 @@ def test_an_evaluated_run_marks_anomalies_and_compares_with_pca_and_the_training
     (run / "metrics.json").write_text(json.dumps(metrics | {"step": 0}))
     capsys.readouterr()
     encode(str(run), "validation", str(tmp_path / "later.csv"), options)
-    assert not {"is_anomaly", "distance"} & set(pd.read_csv(tmp_path / "later.csv"))
+    later = set(pd.read_csv(tmp_path / "later.csv"))
+    assert errors & later == {"error", "pca_error"}
     assert "another checkpoint" in capsys.readouterr().out
 
 

@@ -113,11 +113,15 @@ def _data_key(run: restore.TrainedRun) -> tuple[object, ...]:
 
 
 def example_names(split: Split, rows: np.ndarray) -> np.ndarray:
-    """Returns what to call examples, str [N]: by their files, ids or rows in the split, from 0."""
+    """Returns what to call examples, str [N]: by their files, ids or rows in the split, from 0.
+
+    An id that is a number gets the name of its column.
+    """
     if split.file_names is not None:
         return np.array([Path(file).stem for file in split.file_names[rows]])
     for column, ids in split.ids.items():
-        return np.array([f"{column} {value}" for value in ids[rows]])
+        is_text = ids.dtype.kind == "U"
+        return np.array([str(value) if is_text else f"{column} {value}" for value in ids[rows]])
     return np.array([f"row {row}" for row in rows])
 
 
