@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 MEASURED = {
     "step": 20,
     "code_size": 8,
-    "test_images": 100,
+    "test_examples": 100,
     "mse": 0.02,
     "pca_mse": 0.04,
     "mse_to_pca": 0.5,
@@ -94,7 +94,7 @@ def test_a_declared_metric_is_a_column_and_a_missing_one_an_empty_cell(tmp_path,
     columns = [*evaluators.columns(), evaluators.Column("elbo_nats", "ELBO", ".1f")]
     columns.append(evaluators.Column("of_no_run", "of no run", ".1f"))
     monkeypatch.setattr(evaluators, "columns", lambda: columns)
-    bare = {key: MEASURED[key] for key in ("step", "code_size", "test_images")}
+    bare = {key: MEASURED[key] for key in ("step", "code_size", "test_examples")}
     make_run(tmp_path / "a", bare | {"mse": 0.0})  # without labels and PCA
     make_run(tmp_path / "b", MEASURED | {"elbo_nats": -90.04})
     rows = cells(compare(tmp_path, output=tmp_path / "out"))
@@ -121,7 +121,7 @@ def test_runs_on_different_images_have_a_table_and_plots_each(tmp_path):
     one = compare(tmp_path / "a", tmp_path / "b", output=tmp_path / "one")
     assert "different data" not in one
     make_run(tmp_path / "c", MEASURED, data="mnist", fingerprint="b" * 64)
-    make_run(tmp_path / "d", MEASURED | {"test_images": 7})
+    make_run(tmp_path / "d", MEASURED | {"test_examples": 7})
     runs = [tmp_path / name for name in "abcd"]
     text = compare(*runs, output=tmp_path / "three")
     assert "on 3 different data" in text
@@ -193,7 +193,7 @@ def test_damaged_metrics_are_refused_and_nothing_is_written(tmp_path):
     for metrics, named in (
         (None, f"no run is evaluated, which --evaluate does: {run} at step 20"),
         ("[" * 10**5, "metrics.json cannot be read"),
-        ('{"step": 3}', "metrics.json lacks code_size, test_images, mse"),
+        ('{"step": 3}', "metrics.json lacks code_size, test_examples, mse"),
         (json.dumps(MEASURED | {"mse": None}), "mse=None"),
         (json.dumps(MEASURED | {"mse": math.nan}), "mse=nan"),
         (json.dumps(MEASURED | {"code_size": 0}), "code_size=0"),

@@ -87,12 +87,12 @@ def test_a_checkpoint_is_measured_with_pca_on_the_images_of_the_run(tmp_path):
     assert metrics["mse_to_pca"] > 1
     accuracy = probe_accuracy(codes, test_codes, labels, test_labels)
     assert metrics["pca_probe_accuracy"] == pytest.approx(accuracy, abs=0.01)
-    assert metrics["test_images"] == len(test_images)
+    assert metrics["test_examples"] == len(test_images)
 
 
 def test_no_more_images_are_measured_than_memory_takes(tmp_path):
     train_linear(tmp_path, **{"data.memory_gib": 8 * 100 * 4 * SIDE**2 / 2**30})
-    assert evaluate(str(tmp_path))["test_images"] == 100
+    assert evaluate(str(tmp_path))["test_examples"] == 100
 
 
 def test_pca_is_fitted_once_for_all_runs_on_the_same_data(tmp_path, monkeypatch):

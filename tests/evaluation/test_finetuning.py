@@ -83,7 +83,7 @@ def toy_run(folder, first_label=0):
 def test_classes_that_a_plane_separates_are_learnt_without_error(tmp_path):
     metrics = tune(toy_run(tmp_path), num_epochs=30, patience_epochs=30, batch_size=16)
     assert metrics["finetuned_test_error"] == metrics["validation_error"] == 0
-    assert metrics["labelled_images"] == 152  # of 200, less a fifth to test and 5 % of the rest
+    assert metrics["labelled_examples"] == 152  # of 200, less a fifth to test and 5 % of the rest
 
 
 @pytest.mark.parametrize(("kind", "moves"), [("vae", True), ("concrete", False)])
@@ -224,7 +224,7 @@ def test_a_refit_learns_from_train_then_validation_and_keeps_the_last_weights(di
     refit = {"refit": True, "patience_epochs": 0}
     metrics = tune(digits_run, **refit, code_dropout=0.5)
     dataset = restore.load(digits_run).dataset
-    assert metrics["labelled_images"] == len(dataset.train) + len(dataset.validation)
+    assert metrics["labelled_examples"] == len(dataset.train) + len(dataset.validation)
     assert metrics["epochs"] == SETTINGS["num_epochs"]
     assert not {"validation_error", "best_epoch"} & metrics.keys()
     assert metrics["refit"] is True

@@ -73,7 +73,7 @@ def splits_are_streamed(run, source, folder, metrics):
     )
     count = encode(run, "test", codes, StreamOptions(errors=True))
     assert decode(run, codes, decoded) == denoise(run, "test", cleaned) == count
-    assert metrics["test_images"] == count
+    assert metrics["test_examples"] == count
     with np.load(codes) as written:
         assert written["codes"].shape == (count, metrics["code_size"])
         assert ("labels" in written) == source.labelled

@@ -20,7 +20,7 @@ from trainer.storage import atomic, paths
 TABLE = "compare.md"
 FIGURE = "compare.png"
 _FINGERPRINT_DIGITS = 8  # shown
-_REQUIRED = ("step", "code_size", "test_images", "mse")  # in every metrics.json
+_REQUIRED = ("step", "code_size", "test_examples", "mse")  # in every metrics.json
 _PLOTTED = ("pca_mse", "probe_accuracy", "pca_probe_accuracy", "knn_accuracy")  # if they exist
 
 
@@ -195,14 +195,14 @@ def _groups(runs: Iterable[ComparedRun]) -> list[list[ComparedRun]]:
     """Groups the runs that were evaluated on the same images, each by code size and mse."""
     groups: dict[tuple[str, float], list[ComparedRun]] = {}
     for run in sorted(runs, key=lambda run: (run.metric("code_size"), run.metric("mse"))):
-        groups.setdefault((run.data_fingerprint, run.metric("test_images")), []).append(run)
+        groups.setdefault((run.data_fingerprint, run.metric("test_examples")), []).append(run)
     return list(groups.values())
 
 
 def _heading(group: Sequence[ComparedRun]) -> str:
     names = ", ".join(sorted({run.data for run in group}))
     digits = group[0].data_fingerprint[:_FINGERPRINT_DIGITS]
-    return f"{names}, {group[0].metric('test_images'):,} test examples (data {digits})"
+    return f"{names}, {group[0].metric('test_examples'):,} test examples (data {digits})"
 
 
 def _text(groups: Sequence[Sequence[ComparedRun]], others: Sequence[ComparedRun]) -> str:

@@ -44,7 +44,7 @@ def evaluate(
 
     Returns:
       The content of `metrics.json`: the `step`, the `last_step` of the run, whether its training
-      has `finished`, the `code_size`, the number of `test_images` (as many as
+      has `finished`, the `code_size`, the number of `test_examples` (as many as
       fit memory), the metrics of each module of `evaluators` that applies, and the
       thresholds of errors and distances with their `error_quantile`, if asked for.
 
@@ -82,7 +82,7 @@ def evaluate(
         "last_step": last_step,
         "finished": _has_finished(run, last_step),
         "code_size": run.model.code_size,
-        "test_images": len(test),
+        "test_examples": len(test),
     }
     plots: dict[str, np.ndarray] = {}
     chosen = [evaluator for evaluator in evaluators.load() if evaluator.applies(evaluated)]
@@ -183,7 +183,7 @@ def _thresholds(
     found = {
         "error_quantile": quantile,
         "error_threshold": float(np.quantile(squared_errors(images, rebuilt), quantile)),
-        "validation_images": len(images),
+        "validation_examples": len(images),
     }
     if distances is not None:
         unusual = distances.of((images - rebuilt).reshape(len(images), -1), codes)

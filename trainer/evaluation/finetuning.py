@@ -124,7 +124,7 @@ def finetune(
         f"{settings.name}_test_error": test_error,
         "frozen_test_error": frozen_test_error,
         **trained,
-        "labelled_images": len(train),
+        "labelled_examples": len(train),
         **dataclasses.asdict(settings),
     }
     with atomic.replacing(path) as tmp:
@@ -150,7 +150,7 @@ def print_table(metrics: dict[str, Any], workdir: str) -> None:
 {label:>23}  {metrics[f"{name}_test_error"]:.2%}
 {"frozen test error":>23}  {frozen}
 {"validation error":>23}  {validation}
-{"labelled images":>23}  {metrics["labelled_images"]:,}
+{"labelled examples":>23}  {metrics["labelled_examples"]:,}
 {"settings":>23}  {given or "the defaults"}
 
 metrics    {Path(workdir) / name}.json

@@ -174,8 +174,9 @@ def _anomalies(card: Mapping[str, Any]) -> list[str]:
     return [
         "## Anomalies",
         f"A mean squared error above {metrics['error_threshold']:.6g} marks an anomaly: the "
-        f"{metrics['error_quantile']:.4g} quantile of {metrics['validation_images']:,} validation "
-        "errors. The errors are of pixels in [0, 1], or of vectors in the units trained on"
+        f"{metrics['error_quantile']:.4g} quantile of {metrics['validation_examples']:,} "
+        "validation errors. The errors are of pixels in [0, 1], or of vectors in the units trained "
+        "on"
         + (", which the SavedModel's `errors` returns." if "saved_model" in card["files"] else "."),
     ]
 
