@@ -183,6 +183,8 @@ def test_an_evaluated_run_marks_anomalies_and_compares_with_pca_and_the_training
     for name in ("codes.npz", "codes.csv"):  # are read without the errors
         assert decode(str(run), str(tmp_path / name), str(tmp_path / f"{name}.npz")) == len(rows)
     (run / "metrics.json").write_text(json.dumps(metrics | {"step": 0}))
+    with np.load(run / "distances.npz") as kept:
+        np.savez(run / "distances.npz", **dict(kept) | {"step": 0})
     capsys.readouterr()
     encode(str(run), "validation", str(tmp_path / "later.csv"), options)
     later = set(pd.read_csv(tmp_path / "later.csv"))
@@ -349,6 +351,7 @@ BAD_TABLES = {
 BAD_COLUMNS = {
     "unknown.csv": (columns(GOOD, height=GOOD[:, 0]), "did not have: 'height'"),
     "missing.csv": (columns(GOOD[:, :4]), "has no column 'x4'"),
+    "text.csv": (columns(GOOD, x2=["many"] * len(GOOD)), "correct the file"),
 }
 BAD_CODES = {
     "width.npz": ({"codes": np.zeros((3, 4))}, "(3, 4), but the model takes codes of 3"),

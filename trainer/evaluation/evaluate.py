@@ -99,7 +99,7 @@ def evaluate(
         if evaluated.is_undercomplete:
             error_reference.write_pca(tmp, evaluated.pca.mean_, evaluated.pca.components_)
         if evaluated.distances is not None:
-            error_reference.write_distances(tmp, evaluated.distances)
+            error_reference.write_distances(tmp, evaluated.distances, run.step)
         for name, figure in plots.items():
             (tmp / f"{name}.png").write_bytes(figures.png(figure))
         _write_summaries(tmp, metrics, plots, evaluated)
@@ -170,9 +170,9 @@ def print_table(metrics: dict[str, Any], workdir: str) -> None:
 def _thresholds(
     run: restore.TrainedRun, quantile: float, distances: Distances | None
 ) -> dict[str, float]:
-    """Returns the quantile of the validation errors and distances.
+    """Returns the thresholds: a quantile of the validation errors and, if given, distances.
 
-    It is the quantile asked for, or that of the evaluation before.
+    A quantile of 0 takes that of the previous evaluation; without one, returns {}.
     """
     quantile = quantile or (read_metrics(run.run.workdir) or {}).get("error_quantile", 0.0)
     if not quantile:

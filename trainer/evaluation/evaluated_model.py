@@ -138,8 +138,14 @@ class EvaluatedModel:
 
     @functools.cached_property
     def distances(self) -> Distances | None:
-        """Returns the distances from the training examples; None if they have too many values."""
-        if self.train_rows.shape[1] + self.model.code_size > _MAX_DISTANCE_VALUES:
+        """Fits `Distances` to the training images, or returns None.
+
+        None for images whose anomalies are not known, since distances suit vectors, and where an
+        image and its code have more than 1,024 values.
+        """
+        is_wanted = self.test.ndim == 2 or self.test_anomalies is not None
+        size = self.test[0].size + self.model.code_size
+        if not is_wanted or size > _MAX_DISTANCE_VALUES:
             return None
         step = -(-len(self.train) // _MAX_DISTANCE_ROWS)
         rows, codes = self.train_rows[::step], self.train_codes[::step]

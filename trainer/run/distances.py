@@ -4,6 +4,7 @@ import dataclasses
 
 import numpy as np
 
+_BLOCK_ROWS = 4096  # at a time, since float64 takes twice the memory of the examples
 _MIN_STD = 0.03  # of a residual or a code, in their mean stds
 
 
@@ -21,9 +22,13 @@ class Distances:
 
     def of(self, residuals: np.ndarray, codes: np.ndarray) -> np.ndarray:
         """Returns the squared distances of examples divided by D + K, float64 [N]."""
-        values = np.concatenate([residuals, codes], axis=1)
-        deviations = values / self.stds - self.location
-        return np.einsum("ni,ni->n", deviations @ self.precision, deviations) / len(self.stds)
+        distances = np.empty(len(codes))
+        for start in range(0, len(codes), _BLOCK_ROWS):
+            rows = slice(start, start + _BLOCK_ROWS)
+            values = np.concatenate([residuals[rows], codes[rows]], axis=1)
+            deviations = values / self.stds - self.location
+            distances[rows] = np.einsum("ni,ni->n", deviations @ self.precision, deviations)
+        return distances / len(self.stds)
 
 
 def fit_distances(residuals: np.ndarray, codes: np.ndarray) -> Distances:

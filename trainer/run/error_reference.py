@@ -1,7 +1,8 @@
-"""Keeps what an evaluation found for the errors of other examples: threshold, distances, PCA."""
+"""Stores the thresholds, distances and PCA by which an evaluated run judges other examples."""
 
 import dataclasses
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,9 @@ from trainer.run.workdir import read_metrics
 PCA = "pca.npz"  # in the workdir, of the training examples, with as many components as the code
 DISTANCES = "distances.npz"  # in the workdir, of the residuals and codes of the training examples
 
+_THRESHOLDS = ("error_threshold", "distance_threshold")  # among the metrics
+_DISTANCES = tuple(field.name for field in dataclasses.fields(Distances))
+
 
 @dataclasses.dataclass(frozen=True)
 class ErrorReference:
@@ -23,7 +27,7 @@ class ErrorReference:
     distances: Distances | None
     mean: np.ndarray | None  # float32 [D], of PCA, in the units trained on
     components: np.ndarray | None  # float32 [K, D]
-    is_stale: bool  # all but PCA is of another checkpoint, and left out
+    is_stale: bool  # thresholds or distances of another checkpoint are left out
 
     def pca_errors(self, inputs: np.ndarray) -> np.ndarray | None:
         """Returns PCA's mean squared error of each of the model's inputs, float32 [N]; or None."""
@@ -41,34 +45,33 @@ def read(workdir: Path, step: int) -> ErrorReference:
       UserError: a file cannot be read.
     """
     metrics = read_metrics(workdir) or {}
-    pca, distances = (_arrays(workdir / name) for name in (PCA, DISTANCES))
-    is_stale = "step" in metrics and metrics["step"] != step
-    try:
-        return ErrorReference(
-            None if is_stale else metrics.get("error_threshold"),
-            None if is_stale else metrics.get("distance_threshold"),
-            Distances(**distances) if distances and not is_stale else None,
-            pca.get("mean"),
-            pca.get("components"),
-            is_stale,
-        )
-    except TypeError as error:
-        raise _unreadable(workdir / DISTANCES) from error
+    thresholds = {name: metrics[name] for name in _THRESHOLDS if name in metrics}
+    pca = _arrays(workdir / PCA, ("mean", "components"))
+    distances = _arrays(workdir / DISTANCES, ("step", *_DISTANCES))
+    is_stale = False
+    if thresholds and metrics.get("step") != step:
+        thresholds, is_stale = {}, True
+    if distances and distances.pop("step") != step:
+        distances, is_stale = {}, True
+    return ErrorReference(
+        thresholds.get("error_threshold"),
+        thresholds.get("distance_threshold"),
+        Distances(**distances) if distances else None,
+        pca.get("mean"),
+        pca.get("components"),
+        is_stale,
+    )
 
 
-def _arrays(path: Path) -> dict[str, np.ndarray]:
-    """Reads the arrays of a file; none before an evaluation."""
+def _arrays(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
+    """Reads these arrays of a file; {} before an evaluation."""
     if not path.exists():
         return {}
     try:
         with np.load(path, allow_pickle=False) as file:
-            return dict(file)
+            return {name: file[name] for name in names}
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise _unreadable(path) from error
-
-
-def _unreadable(path: Path) -> UserError:
-    return UserError(f"{path} cannot be read; evaluate the run again")
+        raise UserError(f"{path} cannot be read; evaluate the run again") from error
 
 
 def write_pca(folder: Path, mean: np.ndarray, components: np.ndarray) -> None:
@@ -77,6 +80,6 @@ def write_pca(folder: Path, mean: np.ndarray, components: np.ndarray) -> None:
     np.savez(folder / PCA, mean=mean, components=components)
 
 
-def write_distances(folder: Path, distances: Distances) -> None:
-    """Writes the distances from the training examples."""
-    np.savez(folder / DISTANCES, **vars(distances))
+def write_distances(folder: Path, distances: Distances, step: int) -> None:
+    """Writes the distances from the training examples, by the checkpoint of a step."""
+    np.savez(folder / DISTANCES, step=step, **vars(distances))

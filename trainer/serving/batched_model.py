@@ -47,8 +47,8 @@ class BatchedModel:
         """Returns the `codes` of examples [B, ...], and the `errors` of their reconstructions.
 
         `errors` are the mean squared errors of the model's inputs, float32 [B]. After an evaluation
-        there are also PCA's, `pca_errors`, and of short examples and codes the `distances`, float32
-        [B]; with thresholds, bool `is_anomaly` and `is_anomaly_by_distance` [B]; if asked for,
+        there are also PCA's, `pca_errors`, and for vectors `run.distances`, float32 [B]; with
+        thresholds, bool `is_anomaly` and `is_anomaly_by_distance` [B]; if asked for,
         `squared_errors` of each value, float32 [B, ...].
         """
         inputs = self._preprocess(rows)

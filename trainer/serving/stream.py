@@ -38,7 +38,8 @@ def encode(workdir: str, source: str, output: str, options: StreamOptions = DEFA
     count = _stream("encoding", examples, output, model, compute if has_errors else model.codes)
     if has_errors and model.has_stale_evaluation:
         print(
-            "no distance and no is_anomaly, as another checkpoint was evaluated; evaluate this one"
+            "distances and anomalies are not written: another checkpoint was evaluated; evaluate "
+            "this one"
         )
     return count
 
