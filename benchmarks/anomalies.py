@@ -55,7 +55,7 @@ def with_trainer(train: np.ndarray, test: np.ndarray, seed: int) -> dict[str, np
 
 
 def with_table_run(train: np.ndarray, test: np.ndarray, seed: int) -> dict[str, np.ndarray]:
-    """Scores rows by the distance that `encode --errors` writes, of a run of configs/table.py."""
+    """Scores rows by the distance of a network trained as configs/table.py, fitted to all rows."""
     from trainer import AutoencoderTransformer
     from trainer.run.distances import fit_distances
 

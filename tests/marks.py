@@ -4,5 +4,5 @@ import pytest
 
 
 def slow(*values):
-    """A case that only `make test-slow` runs."""
+    """Marks a case that only `make test-slow` runs."""
     return pytest.param(*values, marks=pytest.mark.slow)

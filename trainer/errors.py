@@ -144,10 +144,12 @@ def require_kind(name: str, value: object, kind: type) -> None:
 
 def require_choice(name: str, value: object, allowed: tuple[object, ...]) -> None:
     """Raises UserError unless a value is one of the allowed ones."""
+    if value in allowed:
+        return
     choices = [str(choice) for choice in allowed]
-    close = difflib.get_close_matches(str(value), choices, n=1)
+    close = difflib.get_close_matches(value, choices, n=1) if isinstance(value, str) else []
     hint = f"did you mean {close[0]}? " if close else ""
-    require(value in allowed, f"{name}={value!r} is not known; {hint}allowed: {', '.join(choices)}")
+    raise UserError(f"{name}={value!r} is not known; {hint}allowed: {', '.join(choices)}")
 
 
 def require_at_least(name: str, value: float, lowest: float) -> None:

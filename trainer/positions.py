@@ -52,8 +52,8 @@ class Noise:
     Each `purpose`, a name such as "corruption", and each `stream` have independent numbers. An
     evaluation has its own stream, since its positions count the examples of a split from 0.
 
-    Numbers must not be indexed or sliced at a tensor: XLA on a CPU then takes up to a thousand
-    times as long. A product with `tf.one_hot` selects a row as fast as it is drawn.
+    Do not index or slice the numbers with a tensor: XLA on a CPU is then up to a thousand times
+    slower. To select a row, multiply by `tf.one_hot`.
     """
 
     def __init__(

@@ -59,6 +59,11 @@ MISTAKES = [  # what is typed, and what the line says
     ([*DENSE, "--config.optimizer.name=lion"], "optimizer.name='lion' is not known; allowed"),
     ([*DENSE, "--config.data.channels=1"], "data.channels=1 is not allowed with 'mnist'"),
     ([*DENSE, "--config.batch_size=3"], "batch_size was 128, is 3"),
+    (
+        ["trainer", "--config=w/config.json", "--config.batch_size=3", "--workdir=w"],
+        "batch_size was 128, is 3; take another --workdir, or keep",
+    ),
+    (["trainer", "--config.batch_size=3", "--workdir=w"], "--config=RUN/config.json"),
     (["trainer.evaluate", "--workdir=v"], "v holds no run: there is no config.json in it"),
     (["trainer.checkpoints", "mend", "w"], "verb 'mend' is not known; allowed: verify"),
     (["trainer.prepare"], "give either --dataset=NAME or --config=FILE"),

@@ -182,6 +182,7 @@ TWO_CLASSES = "a,b,kind\n1,2,x\n3,4,y\n"
     [
         (["a,b\n1,2\n"], Columns(label="c"), "no column 'c'; its columns are 'a', 'b'"),
         ([TWO_CLASSES], Columns(label="knd"), "did you mean 'kind'"),
+        ([TWO_CLASSES], Columns(drop=("a, kind",)), "are written \"('a', 'kind')\""),
         ([TWO_CLASSES], Columns(drop=("a", "b", "kind")), "no column but 'a', 'b', 'kind'"),
         (["a,kind\n1,x\n2,\n"], LABELLED, "nothing in row 2, column 'kind'"),
         (['a,kind\n1,x\n2," "\n'], LABELLED, "nothing in row 2, column 'kind'"),

@@ -22,7 +22,7 @@ from tests.distribution.noisy_steps import (
     weights_of,
 )
 from tests.marks import slow
-from trainer.config import Averaging
+from trainer.config import EXECUTIONS, Averaging
 from trainer.distribution import optimizers, xla
 from trainer.distribution.finite import FiniteCheck
 from trainer.distribution.inference import map_batches
@@ -58,7 +58,11 @@ def test_two_replicas_train_every_kind_as_one_does(name):
 
 @pytest.mark.parametrize(
     ("devices", "execution"),
-    [(1, "graph"), (1, "xla_update"), (1, "xla"), slow(1, "xla_products"), slow(2, "xla")],
+    [
+        *((1, mode) for mode in EXECUTIONS if mode != "xla_products"),
+        slow(1, "xla_products"),
+        slow(2, "xla"),
+    ],
 )
 def test_steps_have_the_same_bits_however_calls_are_cut_and_wherever_images_lie(
     devices, execution, monkeypatch

@@ -58,7 +58,7 @@ def test_a_distance_of_whitened_values_is_that_of_mahalanobis():
     np.testing.assert_allclose(ratio, 1, rtol=0.05)  # little shrinkage, of so many rows
 
 
-def test_the_strangest_vectors_and_images_are_drawn_by_their_names(monkeypatch):
+def test_the_largest_errors_of_vectors_and_images_are_drawn_by_their_names(monkeypatch):
     drawn: dict[str, tuple[Any, ...]] = {}
     for module, draw in ((figures, "error_shares"), (example_columns, "draw")):
         original = getattr(module, draw)

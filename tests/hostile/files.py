@@ -110,7 +110,7 @@ def long_lists(rows):
 TOO_SHORT = "ends too early for its shape"
 WRONG = {  # what makes it, and what the line says of it to a training and to `encode`; None: taken
     "rows.npy": (lambda: claimed((10**15, 4)), TOO_SHORT),
-    "cut.npz": (lambda: RIGHT["plain.npz"][:-100], r"is no \.npz or \.npy file"),
+    "cut.npz": (lambda: RIGHT["plain.npz"][:-100], r"is not an \.npz or \.npy file"),
     "overflow.npy": (lambda: claimed((2**62, 2**62)), TOO_SHORT),
     "negative.npy": (lambda: claimed((-1, 4)), "there is no number"),
     "columns.npz": (lambda: archive(train=claimed((10**15, 4), by_columns=True)), TOO_SHORT),

@@ -92,6 +92,18 @@ def test_a_vae_starts_at_probabilistic_pca_with_its_exact_posterior():
     np.testing.assert_allclose(model.nll_nats(images, Noise(0, 0, 40)), nll, rtol=1e-4)
 
 
+def test_a_start_at_pca_with_a_code_as_large_as_an_example_is_warned_of(tmp_path, capsys):
+    config = base.get_config("dense")
+    config.data.name = "memory"
+    config.model.update({"hidden_units": (8,), "code_size": 6, "start": "pca"})
+    config.model.update({"output_activation": "linear", "output_bias": "zeros"})
+    config.update({"num_epochs": 1.0, "execution": "graph"})
+    rows = correlated_images(60).reshape(60, -1)
+    for size, warns in ((6, True), (7, False)):
+        train(config, str(tmp_path / f"{size}"), rows[:, :size])
+        assert ("the network can copy its input" in capsys.readouterr().out) == warns
+
+
 def test_the_first_checkpoint_has_pcas_validation_error(tmp_path):
     rows = correlated_images(60).reshape(60, -1)
     config = base.get_config("dense")

@@ -70,7 +70,7 @@ def test_data_are_found_from_another_folder_and_where_they_moved(tmp_path, monke
     run = tmp_path / "runs" / "a"
     before = restore.load(run).dataset.fingerprint()
     (tmp_path / "own").rename(tmp_path / "moved")
-    with pytest.raises(UserError):
+    with pytest.raises(UserError, match="give their new place with --data"):
         restore.load(run)
     for moved_to in (f"{tmp_path}/moved/rows.npy", f"arrays:{tmp_path}/moved/rows.npy"):
         assert restore.load(run, data_name=moved_to).dataset.fingerprint() == before

@@ -277,7 +277,7 @@ def test_each_kind_ends_with_the_same_bits_if_it_is_stopped(kind, tmp_path, monk
         ),
         ((), {"num_epochs": 64 / 1366}, "at step 10 already"),
         ((workdir.METRICS_LOG, workdir.CHECKPOINTS), {}, "without its checkpoints"),
-        ((workdir.CONFIG,), {}, "no run of this trainer"),
+        ((workdir.CONFIG,), {}, "is not a run of this trainer"),
     ],
 )
 def test_a_run_that_cannot_go_on_is_refused_and_left_as_it_is(

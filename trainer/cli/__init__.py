@@ -44,9 +44,11 @@ def workdir_flag() -> flags.FlagHolder[str]:
 
 
 def config_flag(help_text: str) -> flags.FlagHolder[ConfigDict]:
-    """Defines --config, a config file or the name of one in configs/."""
+    """Defines --config: a config file, the name of one in configs/, or the config.json of a run."""
     flag = config_flags.DEFINE_config_file(
-        "config", None, f"Config file, or the name of one in configs/. {help_text}"
+        "config",
+        None,
+        f"Config file, the name of one in configs/, or config.json of a run. {help_text}",
     )
     flags.FLAGS["config"].parser = _ConfigParser("config")
     return flag
@@ -76,7 +78,7 @@ def data_flag() -> flags.FlagHolder[str]:
 
 
 class _ConfigParser(ConfigFileFlagParser):
-    """Reads a config file, for a name such as `conv` configs/conv.py, or a run's config.json."""
+    """Reads a config file, the config of a name such as `conv`, or the config.json of a run."""
 
     def parse(self, path: str) -> ConfigDict:
         from trainer.run import workdir
@@ -248,8 +250,8 @@ def _key_hint(name: str, value: str) -> str:
         return ""
     if name.startswith("config."):
         return (
-            "; keys of a config need --config=NAME before them, or --config=RUN/config.json for "
-            "those of a run"
+            "; keys of a config need --config=NAME before them; for a run's config, "
+            "--config=RUN/config.json"
         )
     last: dict[str, str] = {}
     for key in flat(defaults().to_dict()):

@@ -227,7 +227,7 @@ def located(data: Data, folder: str, moved_to: str = "") -> Data:
     Raises:
       UserError: `moved_to` is of another source, or of one whose examples are not files.
     """
-    source, _, argument = data.name.partition(":")
+    source = data.name.partition(":")[0]
     may_move = _source(source_of(data.name)).PATH_MAY_MOVE
     if moved_to:
         if moved_to.partition(":")[0] not in source_settings():  # a path alone
@@ -240,12 +240,25 @@ def located(data: Data, folder: str, moved_to: str = "") -> Data:
         return dataclasses.replace(data, name=moved_to)
     if not may_move:
         return data
-    parts = argument.split(",") if source == "table" else [argument]
+    parts = _path_parts(data.name)
     here = [Path(part) for part in parts]
     there = [Path(os.path.normpath(Path(folder) / part)) for part in parts]
     if all(path.exists() for path in here) or not all(path.exists() for path in there):
         return data
     return dataclasses.replace(data, name=f"{source}:{','.join(map(str, there))}")
+
+
+def missing_paths(data: Data) -> list[str]:
+    """Returns the paths of a config's data that do not exist; [] for a source without paths."""
+    if not _source(source_of(data.name)).PATH_MAY_MOVE:
+        return []
+    return [part for part in _path_parts(data.name) if not Path(part).exists()]
+
+
+def _path_parts(name: str) -> list[str]:
+    """Returns the paths in a data.name: of tables several, separated by commas."""
+    source, _, argument = name.partition(":")
+    return argument.split(",") if source == "table" else [argument]
 
 
 def config_path(name: str) -> Path:

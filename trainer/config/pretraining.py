@@ -38,7 +38,8 @@ class Pretrain(Group):
             layers > 0,
             f"{mistake} with model.name={model.name!r}"
             + (f" and model.network={model.network!r}" if hasattr(model, "network") else "")
-            + ", which has no stack of dense layers",
+            + ", which has no stack of dense layers"
+            + ("; model.network='dense' has one" if hasattr(model, "network") else ""),
         )
         require(
             layers > 1,

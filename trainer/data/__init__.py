@@ -42,7 +42,7 @@ def load(
     is_placeholder = keys.name == source.EXAMPLE and argument.isupper()
     require(
         not is_placeholder or Path(argument).exists(),
-        f"data.name={keys.name!r} stands for data of your own; set --config.data.name",
+        f"data.name={keys.name!r} is a placeholder; replace {argument} by the path of your data",
     )
     request = sources.Request(
         settings=keys,

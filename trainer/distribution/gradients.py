@@ -104,9 +104,9 @@ class Gradients:
         return self._in_global_batch(values, start)
 
     def losses(self, batch: ReplicaBatch, shared: Shared) -> tf.Tensor:
-        """Computes the losses of a replica's rows, at their places in the global batch; others 0.
+        """Computes the losses of a replica's rows, float32 [batch_size]: 0 at others' rows.
 
-        So the sum over the replicas, float32 [batch_size], holds the losses of the global batch.
+        The sum over the replicas holds the losses of the global batch.
         """
         with xla_layers.rewritten(self.model, self.execution.layer_kinds):
             losses = sum_of_terms(self._terms(batch, shared)[0])

@@ -73,9 +73,9 @@ class Learner:
     def shared_values(self, images: tf.Tensor) -> tf.Tensor | None:
         """Returns values, float32 [B, S], that a loss term needs of all rows of the global batch.
 
-        In training steps they arrive as `StepContext.batch_values`, without a gradient;
-        `StepContext.first_row` is the row of the replica's first example. An evaluation has no
-        batch: `batch_values` is None, and the validation loss lacks the term. None: unused.
+        In training they arrive as `StepContext.batch_values`, without a gradient, and
+        `StepContext.first_row` is the row of the replica's first example. In an evaluation
+        `batch_values` is None: leave the term out of the loss. Return None if no term needs them.
         """
         del images
         return None

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from trainer import data, models
-from trainer.config import Config, Data
+from trainer.config import Config, Data, missing_paths
 from trainer.distribution.strategy import (
     Strategy,
     build_model,
@@ -86,10 +86,11 @@ def _load_data(run: workdir.Run, settings: Data) -> data.Dataset:
     try:
         dataset = data.load(settings)
     except UserError as error:
-        path = settings.name.partition(":")[2]
-        if not path or Path(path).exists():
+        if not missing_paths(settings):
             raise
-        raise UserError(f"{error}; if the data have moved, --data says where to") from error
+        raise UserError(
+            f"{error}; if the data have moved, give their new place with --data"
+        ) from error
     require(
         dataset.fingerprint() == run.data_fingerprint,
         f"{run.workdir} was trained on other data: {settings.name!r} has changed",

@@ -114,7 +114,7 @@ def run_to_resume(workdir: Path, config: Config) -> Run | None:
     require(
         not differing,
         f"{workdir} holds a run of another config: {changes}; "
-        f"take another --workdir, or the old values, which --config={workdir / CONFIG} has",
+        f"take another --workdir, or keep the old values with --config={workdir / CONFIG}",
     )
     return run
 
@@ -128,16 +128,9 @@ def _data_files(folder: Path) -> Iterator[Path]:
                 yield path
 
 
-def earlier_config(workdir: Path) -> Config | None:
-    """Returns the config of the run in a workdir; None if there is no run."""
-    return read(workdir).config if (workdir / CONFIG).exists() else None
-
-
-def located_data(workdir: Path, data: Data) -> Data:
-    """Returns the keys of data, where these are now: here, or where a workdir's run has them."""
-    if not (workdir / CONFIG).exists():
-        return data
-    return read(workdir).locate(data)
+def read_if_any(workdir: Path) -> Run | None:
+    """Reads the run of a workdir, as `read`; returns None if there is no run."""
+    return read(workdir) if (workdir / CONFIG).exists() else None
 
 
 def config_of(workdir: Path, moved_to: str = "") -> Config:

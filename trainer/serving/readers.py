@@ -289,8 +289,8 @@ def of_table(opened: OpenTable, training: TrainingData, label_column: str = "") 
         require(
             not unknown,
             f"{path} has columns that the training's table did not have: "
-            f"{listed(map(repr, unknown))}; leave them out of the file, or name one of labels by "
-            "--label_column",
+            f"{listed(map(repr, unknown))}; remove them from the file, or name the column of "
+            "labels with --label_column",
         )
         require(label not in features.columns, f"label_column={label!r} is a feature of the run")
     else:

@@ -20,7 +20,7 @@ def resolved(config: Config, examples: int, earlier: Config | None = None) -> Co
     can be divided among 2, 4, 8 or 16 replicas. An epoch has then about as many steps. A run sees
     400,000 examples, in 20 epochs at least and in 500 at most, and validates 100 times, but not
     more often than each epoch or, if an epoch is longer, every 30 steps. A resumed run keeps the
-    warm-up of its `earlier` config: of another number of epochs another warm-up would follow.
+    warm-up of its `earlier` config, which would otherwise change with num_epochs.
     """
     if not config.follows_data:
         return config

@@ -106,13 +106,14 @@ def _schedule_notes(setup: Setup, end: int) -> Iterator[str]:
 
 
 def _copying_note(setup: Setup) -> str:
-    """Warns of a start at PCA that loses nothing; returns "" for a smaller code."""
+    """Warns of a start at PCA with a code as large as an example; returns "" for other runs."""
     model, numbers = setup.model, math.prod(setup.dataset.image_shape)
     if not model.starts_at_pca or model.code_size < numbers:
         return ""
     return (
-        f"a code of {model.code_size} numbers holds all {numbers} of an example: the network "
-        "copies its input, and its errors tell nothing; take a smaller model.code_size"
+        f"model.code_size={model.code_size} is not smaller than the {numbers} values of an "
+        "example: the network can copy its input, and errors then show no anomalies; take a "
+        "smaller one"
     )
 
 

@@ -72,7 +72,7 @@ def _find_checkpoint(setup: Setup) -> Checkpoint | None:
     require(
         step <= setup.last_step,
         f"{path} is at step {step:,} already, but num_epochs ends at step {setup.last_step:,}; "
-        f"python -m trainer --workdir={path} goes on with the run as it is",
+        f"python -m trainer --workdir={path} resumes the run with its own num_epochs",
     )
     return checkpoint
 

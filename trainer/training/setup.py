@@ -91,12 +91,13 @@ def set_up(config: Config, folder: str, vectors: np.ndarray | None = None) -> It
         workers.run_on_chief(lambda: scope.enter_context(lock))
 
         # Read the data, which fix the shape of the model's inputs and the number of steps.
-        settings = workdir.located_data(path, config.data)
+        earlier = workdir.read_if_any(path)
+        settings = earlier.locate(config.data) if earlier else config.data
         dataset = workers.run_everywhere(lambda: data.load(settings, vectors=vectors))
         fingerprint = dataset.fingerprint()
         workers.require_equal_on_all(f"the data of data.name={config.data.name!r}", fingerprint)
         config.augment.check_images(dataset.image_shape)
-        config = budget.resolved(config, len(dataset.train), workdir.earlier_config(path))
+        config = budget.resolved(config, len(dataset.train), earlier.config if earlier else None)
         phases = _phases(config, len(dataset.train))
 
         # Seeded after a download, which uses the generator that gives Keras its seeds.

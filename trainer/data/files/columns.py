@@ -27,7 +27,7 @@ class Complaints:
     """Collects what is wrong with the columns of a table, to be said all at once."""
 
     def __init__(self, where: object, *, in_training: bool = True):
-        """Takes the file; a config's keys are named only where a training has yet to begin."""
+        """Collects for one file; `in_training` names the config keys that would help."""
         self._where = where
         self._in_training = in_training
         self._first: dict[str, str] = {}  # by column
@@ -53,7 +53,7 @@ class Complaints:
         if self._keys and self._in_training:
             advice.append(f"In a config, {'; '.join(self._keys)}")
         elif self._keys:
-            advice.append("The run reads what its training could read: correct the file")
+            advice.append("A run takes only what its training could read: correct the file")
         raise UserError(f"{self._where}: {'; '.join(shown)}. {'. '.join(advice)}")
 
 

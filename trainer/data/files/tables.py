@@ -60,9 +60,9 @@ def require_columns(path: Path, wanted: Sequence[str], names: Sequence[str]) -> 
     if missing:
         close = difflib.get_close_matches(missing[0], names, n=1)
         hint = f"its columns are {listed(map(repr, names))}"
-        several = tuple(missing[0].split(","))
+        several = tuple(part.strip() for part in missing[0].split(","))
         if len(several) > 1 and there.issuperset(several):
-            hint = f'several columns are written "{several}"'
+            hint = f'keys of several columns, such as data.drop_columns, are written "{several}"'
         elif close:
             hint = f"did you mean {close[0]!r}?"
         plural = "columns" if len(missing) > 1 else "column"
