@@ -23,6 +23,7 @@ def small_config():
     config.update({"batch_size": 64, "num_epochs": 10 * 64 / 1366, "execution": "graph"})
     config.update({"steps_per_call": 2, "log_every_steps": 2})
     config.update({"validate_every_steps": 5, "checkpoint_every_steps": 5})
+    config.figures = False  # they take a third of the run
     return config
 
 

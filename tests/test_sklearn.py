@@ -179,6 +179,7 @@ def test_averaged_weights_are_those_that_transform(tmp_path):
         assert np.array_equal(transformer.weights_[f"model/{path}"], variable)
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_a_fit_that_a_warm_start_completes(tmp_path, monkeypatch):
     short(workdir=tmp_path / "alone").fit(vectors())
     stopped = short(workdir=tmp_path / "stopped", warm_start=True)

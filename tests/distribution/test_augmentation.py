@@ -155,6 +155,7 @@ def test_a_step_learns_from_changed_images_and_an_evaluation_sees_them_as_they_a
         assert metrics[f"loss/{name}"][0] == expected
 
 
+@pytest.mark.slow
 def test_a_run_that_is_stopped_augments_as_one_that_is_left_alone(tmp_path, monkeypatch):
     config = small_config()
     config.augment.update({"flip": True, "shift_pixels": 2, "zoom": 0.2, "brightness": 0.1})

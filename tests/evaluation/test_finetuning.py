@@ -261,6 +261,7 @@ def test_few_labels_are_some_of_many():
 COMMAND = (sys.executable, "-m", "trainer.finetune")
 
 
+@pytest.mark.slow
 def test_a_kill_midway_leaves_the_workdir_as_it_was(digits_run):
     before = contents(digits_run)
     flags = [f"--workdir={digits_run}", "--num_epochs=1000000", "--patience_epochs=1000000"]

@@ -78,7 +78,7 @@ def test_a_vae_starts_at_probabilistic_pca_with_its_exact_posterior():
     # The elbo of the exact posterior is log N(x; mean, W W' + s^2 I); components of less variance
     # than s^2 are not used.
     images, deviation = correlated_images(), 0.3
-    settings: dict[str, Any] = {"likelihood": "gaussian", "binarisation": "none"}
+    settings: dict[str, Any] = {"likelihood": "gaussian", "binarisation": "none", "nll_samples": 10}
     model = started("vae", images, standard_deviation=deviation, code_size=8, **settings)
     pca = pca_of(images, 8)[0]
     variances = pca.explained_variance_ * 39 / 40

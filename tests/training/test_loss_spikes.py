@@ -191,6 +191,7 @@ def crash_after(patch, place):
     patch.setattr(place, lambda *args: crash(original(*args)))
 
 
+@pytest.mark.slow
 def test_a_crash_anywhere_in_a_roll_back_changes_no_bit(config, tmp_path, monkeypatch):
     config.update({"checkpoint_every_steps": 1, "keep_checkpoints": LAST_STEP})
     vectors = vectors_with(config, {SPIKE_STEP: 1e4})

@@ -133,6 +133,7 @@ def test_a_run_stopped_in_every_phase_and_between_them_ends_with_the_same_bits(
     assert_same_bits(tmp_path, run)
 
 
+@pytest.mark.slow
 def test_kills_and_calls_of_several_steps_leave_no_trace(run, tmp_path, monkeypatch):
     config = config_of()
     config.update({"steps_per_call": 3, "checkpoint_every_steps": 2})
@@ -218,6 +219,7 @@ def test_patience_and_the_best_checkpoint_consider_all_layers_alone(tmp_path):
     assert best and best.step > 2 * PHASE
 
 
+@pytest.mark.slow
 def test_a_roll_back_may_cross_into_the_layer_before(tmp_path, monkeypatch):
     config = config_of()
     config.spikes.update({"loss_ratio": 1.2, "skip_steps": 3})

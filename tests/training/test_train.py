@@ -111,7 +111,7 @@ def test_the_execution_that_was_measured_once_is_kept(digits_config, tmp_path, m
 def test_a_run_leaves_its_config_metrics_charts_a_trace_and_a_warning(
     digits_config, tmp_path, capsys
 ):
-    digits_config.update({"histograms": True, "profile": "3:5"})
+    digits_config.update({"histograms": True, "profile": "3:5", "figures": True})
     digits_config.optimizer.warmup_steps = 10
     losses = train(digits_config, str(tmp_path))
     assert workdir.read(tmp_path).config == parse(digits_config)
@@ -182,7 +182,7 @@ def test_a_quiet_run_on_vectors_in_memory_shows_nothing_and_changes_none(
     before = vectors.copy()
     train(digits_config, str(tmp_path), vectors)
     assert not list(tmp_path.rglob("events.*"))
-    digits_config.update({"num_epochs": 1.5, "tensorboard": True})
+    digits_config.update({"num_epochs": 1.5, "tensorboard": True, "figures": True})
     train(digits_config, str(tmp_path), vectors)
     assert charts(tmp_path, "validation")["reconstructions"] == [2]
     assert np.array_equal(vectors, before)
