@@ -37,17 +37,16 @@ def load(
     from trainer.data import preprocess
 
     keys = parse_data(settings)
-    source = sources.find(keys.name)
-    argument = keys.name.partition(":")[2]
-    is_placeholder = keys.name == source.EXAMPLE and argument.isupper()
-    require(
-        not is_placeholder or Path(argument).exists(),
-        f"data.name={keys.name!r} is a placeholder; replace {argument} by the path of your data",
-    )
     request = sources.Request(
         settings=keys,
         allowed_bytes=allowed_bytes(keys.memory_gib),
         folder=folder,
         vectors=vectors,
+    )
+    source, argument = sources.find(keys.name), request.argument
+    is_placeholder = keys.name == source.EXAMPLE and argument.isupper()
+    require(
+        not is_placeholder or Path(argument).exists(),
+        f"data.name={keys.name!r} is a placeholder; replace {argument} by the path of your data",
     )
     return preprocess.make_dataset(source.read(request), keys)

@@ -172,7 +172,7 @@ def _thresholds(
 ) -> dict[str, float]:
     """Returns the thresholds: a quantile of the validation errors and, if given, distances.
 
-    A quantile of 0 takes that of the previous evaluation; without one, returns {}.
+    A quantile of 0 means the quantile of the previous evaluation; if it had none, returns {}.
     """
     quantile = quantile or (read_metrics(run.run.workdir) or {}).get("error_quantile", 0.0)
     if not quantile:
@@ -186,8 +186,8 @@ def _thresholds(
         "validation_examples": len(images),
     }
     if distances is not None:
-        unusual = distances.of((images - rebuilt).reshape(len(images), -1), codes)
-        found["distance_threshold"] = float(np.quantile(unusual, quantile))
+        of_validation = distances.of(images - rebuilt, codes)
+        found["distance_threshold"] = float(np.quantile(of_validation, quantile))
     return found
 
 

@@ -148,17 +148,16 @@ class EvaluatedModel:
         if not is_wanted or size > _MAX_DISTANCE_VALUES:
             return None
         step = -(-len(self.train) // _MAX_DISTANCE_ROWS)
-        rows, codes = self.train_rows[::step], self.train_codes[::step]
-        rebuilt = self.map(self.model.decode, codes)
-        return fit_distances(rows - rebuilt.reshape(rows.shape), codes)
+        codes = self.train_codes[::step]
+        residuals = self.train[::step] - self.map(self.model.decode, codes)
+        return fit_distances(residuals, codes)
 
     @functools.cached_property
     def test_distances(self) -> np.ndarray | None:
-        """Returns the distances of the test images from the training images, float64 [N]."""
+        """Returns the distances of the test images, float64 [N]; None if `distances` is None."""
         if self.distances is None:
             return None
-        residuals = (self.test - self.reconstructions).reshape(len(self.test), -1)
-        return self.distances.of(residuals, self.codes)
+        return self.distances.of(self.test - self.reconstructions, self.codes)
 
     @property
     def has_classes(self) -> bool:

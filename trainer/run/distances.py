@@ -12,8 +12,8 @@ _MIN_STD = 0.03  # of a residual or a code, in their mean stds
 class Distances:
     """Measures distances from training examples.
 
-    Where the reconstruction error counts the residual alone, and each value of it alike, a distance
-    counts the code too, and values by how much they usually vary.
+    Unlike the reconstruction error, a distance includes the code, and scales each value by how much
+    it usually varies.
     """
 
     stds: np.ndarray  # float64 [D + K], of the residuals and then of the codes
@@ -21,26 +21,35 @@ class Distances:
     precision: np.ndarray  # float64 [D + K, D + K], the inverse of the covariance in these stds
 
     def of(self, residuals: np.ndarray, codes: np.ndarray) -> np.ndarray:
-        """Returns the squared distances of examples divided by D + K, float64 [N]."""
+        """Returns the squared distances divided by D + K, float64 [N].
+
+        Args:
+          residuals: [N, ...] with D values each.
+          codes: [N, K].
+        """
         distances = np.empty(len(codes))
         for start in range(0, len(codes), _BLOCK_ROWS):
             rows = slice(start, start + _BLOCK_ROWS)
-            values = np.concatenate([residuals[rows], codes[rows]], axis=1)
-            deviations = values / self.stds - self.location
+            deviations = _joined(residuals[rows], codes[rows]) / self.stds - self.location
             distances[rows] = np.einsum("ni,ni->n", deviations @ self.precision, deviations)
         return distances / len(self.stds)
 
 
 def fit_distances(residuals: np.ndarray, codes: np.ndarray) -> Distances:
-    """Fits distances to the residuals [N, D] and codes [N, K] of the training examples.
+    """Fits distances to the residuals [N, ...] and codes [N, K] of the training examples.
 
     The covariance is Ledoit and Wolf's estimate.
     """
     from sklearn.covariance import LedoitWolf
 
-    stds = np.concatenate([_stds(residuals), _stds(codes)])
-    fitted = LedoitWolf().fit(np.concatenate([residuals, codes], axis=1) / stds)
+    stds = np.concatenate([_stds(residuals.reshape(len(residuals), -1)), _stds(codes)])
+    fitted = LedoitWolf().fit(_joined(residuals, codes) / stds)
     return Distances(stds, fitted.location_, fitted.precision_)
+
+
+def _joined(residuals: np.ndarray, codes: np.ndarray) -> np.ndarray:
+    """Returns residuals [N, ...] and codes [N, K] side by side, [N, D + K]."""
+    return np.concatenate([residuals.reshape(len(residuals), -1), codes], axis=1)
 
 
 def _stds(values: np.ndarray) -> np.ndarray:

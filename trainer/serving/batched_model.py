@@ -61,7 +61,7 @@ class BatchedModel:
         if pca_errors is not None:
             columns["pca_errors"] = pca_errors
         if self._reference.distances is not None:
-            distances = self._reference.distances.of(residuals.reshape(len(rows), -1), codes)
+            distances = self._reference.distances.of(residuals, codes)
             columns["distances"] = distances.astype(np.float32)
             if self._reference.distance_threshold is not None:
                 is_distant = distances > self._reference.distance_threshold
