@@ -40,7 +40,7 @@ MISTAKES = [  # what is typed, and what the line says
     (["trainer", "--config=LICENSE", "--workdir=w"], "LICENSE"),
     (
         ["trainer", "--config=deep-conv", "--workdir=w"],
-        "'deep-conv' is not known; did you mean deep_conv?",
+        "'deep-conv' is not known; did you mean deep_conv? allowed: article",
     ),
     ([*DENSE, "--cadence=3"], "'cadence'"),
     ([*DENSE, "3"], "'3' is not a flag"),

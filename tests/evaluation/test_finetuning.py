@@ -321,14 +321,14 @@ def test_flags_are_checked_before_tensorflow_and_a_refit_has_no_patience():
 
 
 def test_what_the_run_or_its_labels_do_not_allow_is_refused_in_one_line(digits_run, tmp_path):
-    with refused("63 labelled images allow 1 to 63", digits_run):
-        tune(digits_run, labels=63)
-    for count, named in (
-        (1367, "labels=1367 is not allowed; there are 1366"),
-        (1, "1 labelled images are of one class"),
+    for change, named in (
+        ({"batch_size": 1367}, "batch_size=1367 is not allowed; 1366"),
+        ({"labels": 63}, "63 labelled images allow 1 to 63"),
+        ({"labels": 1367}, "labels=1367 is not allowed; there are 1366"),
+        ({"labels": 1}, "1 labelled images are of one class"),
     ):
-        with refused(named):
-            labelled(restore.load(digits_run).dataset.train, count)
+        with refused(named, digits_run):
+            tune(digits_run, **change)
     for first_label, named in ((2020, "reach up to 2022, of 200"), (-1, "no labels from 0 up")):
         (tmp_path / named).mkdir()
         with refused(named):

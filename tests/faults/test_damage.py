@@ -127,7 +127,7 @@ def test_the_last_good_one_outlives_a_save_that_fails(tmp_path, monkeypatch, dam
 @pytest.fixture
 def run(digits_config, tmp_path):
     """A run of ten steps with checkpoints at 0, 2, .. 10, of which three are kept, left alone."""
-    digits_config.update({"checkpoint_every_steps": 2, "quiet": True})
+    digits_config.update({"checkpoint_every_steps": 2, "quiet": True, "figures": True})
     train(digits_config, str(tmp_path / "alone"))
     return tmp_path / "alone"
 

@@ -51,6 +51,7 @@ def mounted(folder, options):
 
 def quiet_config():
     config = small_config()
+    config.figures = True
     config.update({"checkpoint_every_steps": 2, "quiet": True})
     return config
 
@@ -186,6 +187,7 @@ def test_a_disk_of_a_second_a_sync_is_waited_for_by_saves_and_by_no_step(
     digits_config, tmp_path, monkeypatch
 ):
     digits_config.update({"quiet": True, "steps_per_call": 1, "log_every_steps": 10})
+    digits_config.figures = True
     train(digits_config, str(tmp_path / "alone"))
     syncs: list[int] = []  # the steps begun before each
     steps: list[int] = []

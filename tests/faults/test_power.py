@@ -50,7 +50,7 @@ class Journal:
 
 
 def test_what_a_run_names_is_synced_before_and_its_name_after(digits_config, tmp_path, monkeypatch):
-    digits_config.quiet = True
+    digits_config.quiet = digits_config.figures = True
     digits_config.keep_checkpoints = 1
     run = tmp_path / "run"
     folder = run / workdir.CHECKPOINTS

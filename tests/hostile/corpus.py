@@ -14,7 +14,7 @@ from tests.faults.conftest import SEED
 from trainer.errors import UserError
 
 DEADLINE_SECONDS = 5  # for one value; it is read in milliseconds
-FEW = 15
+FEW = 25
 
 TEXTS = st.text(max_size=12) | st.sampled_from(
     [

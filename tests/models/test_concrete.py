@@ -6,11 +6,12 @@ import tensorflow as tf
 
 from configs import base
 from tests.models import small
-from tests.runs import assert_a_stop_changes_no_bit, final_state, logged
+from tests.runs import assert_a_stop_changes_no_bit, assert_same_bits, final_state, logged
 from tests.steps import adam_steps
 from trainer.distribution.strategy import build_model, make_strategy
 from trainer.models.concrete.model import distinct_choice, gumbel
 from trainer.positions import Noise
+from trainer.training.train import train
 
 SHAPE = (6, 5, 1)
 PIXELS = 30
@@ -162,9 +163,12 @@ def test_a_run_that_settles_ends_at_its_validation_also_after_a_stop(
     monkeypatch.setattr("trainer.models.concrete.model.SETTLED_ABOVE", 0.0)
     digits_config.model = base.get_config("concrete").model
     digits_config.model.update({"code_size": 6, "hidden_units": (8,), "stop_when_settled": True})
-    assert_a_stop_changes_no_bit(digits_config, tmp_path, monkeypatch, calls=1, step=2)
+    losses = assert_a_stop_changes_no_bit(digits_config, tmp_path, monkeypatch, calls=1, step=2)
     alone, settled = tmp_path / "alone", "ended early at step 5: "  # of 10: the first validation
     assert capsys.readouterr().out.count(settled) == 2
+    assert train(digits_config, str(alone)) == pytest.approx(losses)
+    assert settled in capsys.readouterr().out
+    assert_same_bits(alone, tmp_path / "stopped")
     assert final_state(alone)[0] == 5
     assert [row["step"] for row in logged(alone) if row["split"] == "validation"] == [5]
 

@@ -48,8 +48,8 @@ def test_a_config_of_another_version_is_refused_with_the_file_that_holds_it(run)
         section |= {} if value is None else {key: value}
         changed = description | {"config": description["config"] | {group: section}}
         path.write_text(json.dumps(changed))
-        line = f"{path} is damaged, of another version, .*{message}"
-        with pytest.raises(UserError, match=f"^{line}"):
+        line = f"{path} is damaged, of another version, or of a kind that is not installed: "
+        with pytest.raises(UserError, match=f"^{line}.*{message}"):
             restore.load(run)
     for damaged in ("[" * 10**5, "{", '{"config": 5}'):
         path.write_text(damaged)

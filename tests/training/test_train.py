@@ -202,18 +202,21 @@ def test_a_finished_run_started_again_says_so_and_changes_nothing(
     assert "nothing to train" in printed and "steps 0 to" not in printed
 
 
-def test_a_crash_at_any_time_leaves_no_trace(digits_config, digits_run, tmp_path, monkeypatch):
+def test_a_crash_at_any_time_leaves_no_trace(digits_config, tmp_path, monkeypatch):
+    digits_config.figures = True
+    alone, run = str(tmp_path / "alone"), str(tmp_path / "run")
+    train(digits_config, alone)
     before_the_first_step = ((atomic, "write_json"), (Checkpoints, "save"))
     for module, name in before_the_first_step:
         with monkeypatch.context() as patch, pytest.raises(ZeroDivisionError):
             patch.setattr(module, name, crash)
-            train(digits_config, str(tmp_path))
+            train(digits_config, run)
     for calls in (1, 4, 1):
         with monkeypatch.context() as patch, pytest.raises(ZeroDivisionError):
             stop_after(patch, calls, crash)
-            train(digits_config, str(tmp_path))
-    train(digits_config, str(tmp_path))
-    assert_same_record(tmp_path, digits_run)
+            train(digits_config, run)
+    train(digits_config, run)
+    assert_same_record(run, alone)
 
 
 def test_an_epoch_sees_each_example_once(digits_config, tmp_path, monkeypatch):

@@ -121,6 +121,7 @@ def codes_are_drawn(run, source, folder):
 
 def a_prior_is_sampled_or_there_is_none(run, source, folder, kind):
     if restore.load_model(run).model.prior_codes(Noise(0, 0, 3)) is None:
+        assert kind != "vae"
         with refused(f"holds a '{kind}', which has no prior to sample", run, folder):
             sample(str(run), 3, output=str(folder / "samples"))
         return
