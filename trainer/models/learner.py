@@ -75,7 +75,7 @@ class Learner:
 
         In training they arrive as `StepContext.batch_values`, without a gradient, and
         `StepContext.first_row` is the row of the replica's first example. In an evaluation
-        `batch_values` is None: leave the term out of the loss. Return None if no term needs them.
+        there are no `batch_values`; omit the term. None: no term needs these values.
         """
         del images
         return None
