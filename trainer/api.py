@@ -1,6 +1,6 @@
 """Trains and uses runs from Python: arrays, data frames and files in, arrays out."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -19,7 +19,7 @@ from trainer.serving.options import DEFAULTS, StreamOptions, check_examples
 from trainer.storage import paths
 from trainer.training.train import train as train_run
 
-# Of rows [B, ...], and of its columns the last is taken.
+# Of rows [B, ...].
 _Function: TypeAlias = Callable[[BatchedModel, np.ndarray], Columns]
 
 
@@ -62,7 +62,7 @@ class TrainedRun:
         """
         shape = (self._trained.model.code_size,)
         given = readers.of_rows(np.asarray(codes), shape)
-        return np.concatenate([*_apply(self._trained, given, BatchedModel.decoded)])
+        return _last_column(_apply(self._trained, given, BatchedModel.decoded))
 
     def reconstruct(self, examples: Any, *, resize: bool = False) -> np.ndarray:
         """Returns the reconstructions of examples, as `decode` does; without noise if it denoises.
@@ -82,6 +82,22 @@ class TrainedRun:
         """
         return self._map(examples, _errors, resize)
 
+    def scores(self, examples: Any, *, resize: bool = False) -> dict[str, np.ndarray]:
+        """Returns the scores of examples that `trainer.encode --errors` writes, [N] by name.
+
+        `errors`; after an evaluation of this checkpoint also `pca_errors` and, for tables,
+        `distances`, float32; with thresholds `is_anomaly` and `is_anomaly_by_distance`, bool.
+
+        Raises:
+          UserError: as `encode`.
+        """
+        blocks = self._blocks(examples, BatchedModel.codes_and_errors, resize)
+        return {
+            name: np.concatenate([block[name] for block in blocks])
+            for name in blocks[0]
+            if name != "codes"
+        }
+
     def sample(self, count: int) -> np.ndarray:
         """Returns what `count` codes of the prior decode to, as `decode` does.
 
@@ -89,9 +105,7 @@ class TrainedRun:
           UserError: the kind has no prior.
         """
         prior_samples.require_prior(self._trained)
-        return np.concatenate(
-            [[*columns.values()][-1] for columns in prior_samples.blocks(self._trained, count)]
-        )
+        return _last_column(prior_samples.blocks(self._trained, count))
 
     def selected_features(self) -> np.ndarray:
         """Returns what the concrete kind selects, in the order of the code: names or indices [K].
@@ -132,6 +146,10 @@ class TrainedRun:
         return evaluate(str(self.workdir), anomalies=anomalies)
 
     def _map(self, examples: Any, function: _Function, resize: bool) -> np.ndarray:
+        return _last_column(self._blocks(examples, function, resize))
+
+    def _blocks(self, examples: Any, function: _Function, resize: bool) -> list[Columns]:
+        """Returns a function's columns of examples, a block at a time."""
         if isinstance(examples, str | Path):
             options = StreamOptions(resize=resize)
             check_examples(examples, self._training.shape, options)
@@ -144,10 +162,10 @@ class TrainedRun:
             given = readers.of_table(open_frame(examples), self._training)
         else:
             given = readers.of_rows(np.asarray(examples), self._training.shape)
-        parts = list(_apply(self._trained, given, function))
+        blocks = _apply(self._trained, given, function)
         require(not given.unreadable, f"unreadable images: {'; '.join(given.unreadable)}")
-        require(len(parts) > 0, "there is no example")
-        return np.concatenate(parts)
+        require(len(blocks) > 0, "there is no example")
+        return blocks
 
 
 def load(workdir: str | Path, checkpoint: str = "") -> TrainedRun:
@@ -181,8 +199,11 @@ def _errors(model: BatchedModel, rows: np.ndarray) -> Columns:
 
 def _apply(
     trained: restore.TrainedModel, given: readers.Input, function: _Function
-) -> Iterator[np.ndarray]:
-    """Yields a function of the rows, a block at a time."""
+) -> list[Columns]:
+    """Applies a function to the rows, a block at a time."""
     model = BatchedModel(trained, given, DEFAULTS.batch_size)
-    for block in given.blocks(model.batch_size):
-        yield [*function(model, block.rows).values()][-1]
+    return [function(model, block.rows) for block in given.blocks(model.batch_size)]
+
+
+def _last_column(blocks: Iterable[Columns]) -> np.ndarray:
+    return np.concatenate([[*columns.values()][-1] for columns in blocks])

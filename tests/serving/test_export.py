@@ -16,7 +16,7 @@ from tests.all_configs import KINDS, settings_of, tiny
 from tests.storage.test_atomic import refuse_to_place
 from tests.verbs.refusals import contents, refused
 from tests.verbs.sources import SIDE, Source, config_of, pixels
-from trainer import data, models
+from trainer import data, load, models
 from trainer.data.dataset import to_unit
 from trainer.errors import ExportError, StorageError
 from trainer.evaluation.anomaly_options import AnomalyOptions
@@ -293,22 +293,28 @@ def test_the_card_names_the_run_and_the_metrics_of_its_checkpoint(make_run, tmp_
 
 
 @pytest.mark.slow
-def test_a_threshold_is_part_of_the_saved_model_and_of_the_card(make_run, tmp_path):
+def test_the_saved_model_judges_examples_as_encode_does(make_run, tmp_path):
     run = shutil.copytree(make_run("contractive"), tmp_path / "run")
     metrics = evaluate(str(run), anomalies=AnomalyOptions(error_quantile=0.5))
     card = export(str(run), str(tmp_path / "out"), formats=["saved_model"])
-    assert card["differences"]["saved_model"]["errors"] < card["tolerance"]
+    for score in ("errors", "distances"):
+        assert card["differences"]["saved_model"][score] < card["tolerance"]
     readme = (tmp_path / "out" / README).read_text()
     assert f"above {metrics['error_threshold']:.6g} marks an anomaly" in readme
+    assert f"a distance above {metrics['distance_threshold']:.6g}" in readme
     trained = restore.load(run)
     assert trained.scaling is not None
     rows = trained.scaling.undo(trained.dataset.test.read()[0])
+    expected = load(run).scores("test")
+    assert {*expected} == {
+        *("errors", "pca_errors", "distances", "is_anomaly", "is_anomaly_by_distance")
+    }
     model = tf.saved_model.load(str(tmp_path / "out" / "saved_model"))
-    marked = model.errors(rows)
-    assert marked["errors"].numpy().mean() == pytest.approx(metrics["mse"], rel=1e-3)
-    above = marked["errors"].numpy() > metrics["error_threshold"]
-    np.testing.assert_array_equal(marked["is_anomaly"], above)
-    assert above.any() and not above.all()
+    scores = model.errors(rows)
+    assert {*scores} == {*expected} - {"pca_errors"}
+    for name, found in scores.items():
+        np.testing.assert_allclose(found, expected[name], rtol=1e-3)
+        assert len(np.unique(found)) > 1
 
 
 @pytest.mark.slow

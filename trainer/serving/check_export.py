@@ -36,11 +36,8 @@ def _saved_model(path: Path) -> dict[str, Function]:
 
     signatures = tf.saved_model.load(str(path)).signatures
 
-    def function(name: str) -> Function:
-        signature = signatures[name]
+    def function(signature, output: str) -> Function:
         (argument,) = signature.structured_input_signature[1]
-        outputs = signature.structured_outputs
-        output = next((key for key in ("codes", "errors") if key in outputs), next(iter(outputs)))
         return lambda rows: signature(**{argument: tf.constant(rows)})[output].numpy()
 
     def sample(positions: np.ndarray) -> np.ndarray:
@@ -48,8 +45,14 @@ def _saved_model(path: Path) -> dict[str, Function]:
         samples = signatures["sample"](n=count, first=first)
         return next(rows for name, rows in samples.items() if name != "codes").numpy()
 
-    names = [name for name in ("encode", "decode", "reconstruct", "errors") if name in signatures]
-    functions: dict[str, Function] = {name: function(name) for name in names}
+    functions: dict[str, Function] = {}
+    for name in ("encode", "decode", "reconstruct"):
+        (output,) = signatures[name].structured_outputs
+        functions[name] = function(signatures[name], output)
+    scores = signatures["errors"]
+    for output in ("errors", "distances"):
+        if output in scores.structured_outputs:
+            functions[output] = function(scores, output)
     return functions | ({"sample": sample} if "sample" in signatures else {})
 
 

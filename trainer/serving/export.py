@@ -16,7 +16,6 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
-from keras.export import ExportArchive
 
 from trainer import models
 from trainer.config import flat
@@ -28,9 +27,10 @@ from trainer.errors import ExportError, UserError, unwritable
 from trainer.models.base import Autoencoder
 from trainer.monitoring import progress
 from trainer.positions import Noise
-from trainer.run import restore
+from trainer.run import error_reference, restore
+from trainer.run.distances import Distances
 from trainer.run.workdir import installed_versions, read_metrics
-from trainer.serving import check_export, model_card, options, plain_keras
+from trainer.serving import check_export, model_card, options, plain_keras, saved_model
 from trainer.storage import atomic, paths
 from trainer.tensorflow_import import muted_stderr
 
@@ -79,6 +79,7 @@ def export(
     if metrics.get("step") != trained.step:  # of another checkpoint
         metrics = {}
     exported = _in_float32(trained)
+    judge = error_reference.read(trained.run.workdir, trained.step)
     dtype = images if len(exported.model.image_shape) > 1 else "float32"
     try:
         with (
@@ -87,9 +88,9 @@ def export(
         ):
             folder = tmp / "export"
             folder.mkdir()
-            for _ in _write(folder, exported, dtype, formats, metrics.get("error_threshold")):
+            for _ in _write(folder, exported, dtype, formats, judge):
                 bar.update()
-            differences = compare(folder, _reference(exported, dtype), formats)
+            differences = compare(folder, _reference(exported, dtype, judge.distances), formats)
             bar.update()
             card = {
                 **_describe(exported, dtype),
@@ -121,61 +122,6 @@ def print_summary(card: Mapping[str, Any], output: str) -> None:
             f"reconstructions differ by up to {card['precision_difference']:.1e}."
         )
     print(f"\nexport     {output}\ncard       {Path(output) / model_card.README}")
-
-
-def write_saved_model(
-    path: Path,
-    encoder: keras.Model,
-    decoder: keras.Model,
-    model: Autoencoder,
-    seed: int,
-    errors: keras.Model | None = None,
-    threshold: float | None = None,
-) -> None:
-    """Writes a SavedModel of encode, decode, reconstruct and, if there is a prior, sample.
-
-    Args:
-      path: the folder to create.
-      encoder: see `plain_keras.encoder`.
-      decoder: see `plain_keras.decoder`.
-      model: gives the prior.
-      seed: of the samples; the run's seed gives the samples of `trainer.sample`.
-      errors: see `plain_keras.errors`; gives a signature of this name.
-      threshold: examples with larger errors are anomalies.
-    """
-    rows = plain_keras.input_name(model)
-    inputs, codes = (
-        tf.TensorSpec(network.inputs[0].shape, network.inputs[0].dtype, network.inputs[0].name)
-        for network in (encoder, decoder)
-    )
-
-    # Unlike a tf.function, a signature does not check the shapes of its arguments.
-    def encode(x):
-        return encoder(tf.ensure_shape(x, inputs.shape))
-
-    def decode(x):
-        return decoder(tf.ensure_shape(x, codes.shape))
-
-    def sample(n, first):
-        samples = model.prior_codes(Noise(seed, first, n, stream="evaluation"))
-        return {"codes": samples, rows: decoder(samples)}
-
-    archive = ExportArchive()
-    archive.add_endpoint("encode", lambda x: {"codes": encode(x)}, [inputs])
-    archive.add_endpoint("decode", lambda x: {rows: decode(x)}, [codes])
-    archive.add_endpoint("reconstruct", lambda x: {rows: decoder(encode(x))}, [inputs])
-    if model.prior_codes(Noise(seed, 0, 1)) is not None:
-        arguments = [tf.TensorSpec((), tf.int32, "n"), tf.TensorSpec((), tf.int64, "first")]
-        archive.add_endpoint("sample", sample, arguments)
-    if errors is not None:
-
-        def mark(x):
-            found = errors(tf.ensure_shape(x, inputs.shape))
-            marks = {} if threshold is None else {"is_anomaly": found > threshold}
-            return {"errors": found, **marks}
-
-        archive.add_endpoint("errors", mark, [inputs])
-    archive.write_out(path, verbose=False)
 
 
 def compare(
@@ -229,15 +175,16 @@ def _write(
     trained: restore.TrainedModel,
     dtype: str,
     formats: Sequence[str],
-    threshold: float | None,
+    judge: error_reference.ErrorReference,
 ) -> Iterator[str]:
     """Writes the formats, and yields each when it is written."""
     encoder = plain_keras.encoder(trained.model, trained.scaling, dtype)
     decoder = plain_keras.decoder(trained.model, trained.scaling)
     if "saved_model" in formats:
+        residuals = plain_keras.residuals(trained.model, trained.scaling, encoder)
+        scores = saved_model.Scores(residuals, judge)
         path, seed = folder / "saved_model", trained.config.seed
-        errors = plain_keras.errors(trained.model, trained.scaling, encoder)
-        write_saved_model(path, encoder, decoder, trained.model, seed, errors, threshold)
+        saved_model.write(path, encoder, decoder, trained.model, seed, scores)
         yield "saved_model"
     for name in (name for name in formats if name != "saved_model"):
         for network in (encoder, decoder):
@@ -279,31 +226,42 @@ def _convert(network: keras.Model, path: Path, name: str, **settings: Any) -> No
         raise UserError(f"formats={name} cannot hold this model ({line}); leave it out") from error
 
 
-def _reference(trained: restore.TrainedModel, dtype: str) -> dict[str, np.ndarray]:
+def _reference(
+    trained: restore.TrainedModel, dtype: str, distances: Distances | None
+) -> dict[str, np.ndarray]:
     """Returns inputs and the trainer's outputs of each function, and the units of differences."""
     model, scaling = trained.model, trained.scaling
     rows = _test_inputs(trained, dtype)
-    codes = map_batches(model.encode, _model_inputs(trained, rows))
+    inputs = _model_inputs(trained, rows)
+    codes = map_batches(model.encode, inputs)
     reconstructions = map_batches(model.decode, codes)
     calls = {
         "encode": (rows, codes),
         "decode": (codes, reconstructions),
         "reconstruct": (rows, reconstructions),
     }
-    squares = np.square(reconstructions - _model_inputs(trained, rows), dtype=np.float64)
+    residuals = inputs - reconstructions
+    squares = np.square(residuals, dtype=np.float64)
     calls["errors"] = rows, squares.mean(axis=tuple(range(1, squares.ndim))).astype(np.float32)
+    if distances is not None:
+        calls["distances"] = rows, distances.of(residuals, codes)
     samples = model.prior_codes(Noise(trained.config.seed, 0, _FIRST_SAMPLE + _ROWS, "evaluation"))
     if samples is not None:
         positions = np.arange(_FIRST_SAMPLE, _FIRST_SAMPLE + _ROWS)
         calls["sample"] = positions, map_batches(model.decode, samples.numpy()[_FIRST_SAMPLE:])
     reference: dict[str, np.ndarray] = {}
-    for name, (inputs, outputs) in calls.items():
+    for name, (given, outputs) in calls.items():
         units = np.full(outputs.shape[1:], max(1.0, float(np.abs(outputs).max())))
-        if scaling is not None and name not in ("encode", "errors"):
+        if scaling is not None and name in ("decode", "reconstruct", "sample"):
             outputs = scaling.undo(outputs)
             units = units * scaling.std
-        rounding = _MAX_ROUNDINGS * np.spacing(np.abs(outputs)) / _TOLERANCE
-        arrays = {"inputs": inputs, "outputs": outputs, "units": units + rounding}
+        rounding = _MAX_ROUNDINGS * np.spacing(np.abs(outputs))
+        if distances is not None and name == "distances":
+            # The residuals of a good model are small, and so a distance consists of roundings.
+            rounded = residuals + _MAX_ROUNDINGS * np.spacing(np.abs(reconstructions))
+            rounding = np.abs(distances.of(rounded, codes) - outputs)
+        units = units + rounding / _TOLERANCE
+        arrays = {"inputs": given, "outputs": outputs, "units": units}
         reference |= {f"{name}/{key}": array for key, array in arrays.items()}
     return reference
 

@@ -33,7 +33,7 @@ model = tf.saved_model.load("saved_model")
 codes = model.encode({rows})["codes"]  # float32 [2, {code_size}]
 rebuilt = model.decode(codes)["{rows}"]  # float32 {shape}
 rebuilt = model.reconstruct({rows})["{rows}"]
-errors = model.errors({rows})["errors"]  # float32 [2], mean squared{marks}
+errors = model.errors({rows})["errors"]  # float32 [2], mean squared{scores}
 """,
     "keras": """\
 import keras
@@ -69,6 +69,11 @@ decoder = onnxruntime.InferenceSession("decoder.onnx")
 _SAMPLE = (
     'samples = model.sample(n=16, first=0)["{rows}"]  # of the prior; first=16: the next ones\n'
 )
+_SCORES = {  # of the SavedModel, by a metric or a function that shows their presence
+    "error_threshold": "is_anomaly",
+    "distances": "distances",
+    "distance_threshold": "is_anomaly_by_distance",
+}
 _TRAINING_METRICS = ("wall_seconds", "goodput/")  # prefixes of metrics that are left out
 
 
@@ -161,8 +166,10 @@ def _call(card: Mapping[str, Any], name: str) -> str:
     text = _CALLS[name] + (_SAMPLE if "sample" in card["differences"][name] else "")
     rows, dtype = card["inputs"]["name"], card["inputs"]["dtype"]
     shape = (2, *card["inputs"]["shape"])
-    marks = '; "is_anomaly" too, bool [2]' if "error_threshold" in card["metrics"] else ""
-    names = {"rows": rows, "dtype": dtype, "shape": shape, "marks": marks}
+    present = {**card["metrics"], **card["differences"][name]}
+    others = ", ".join(f'"{score}"' for key, score in _SCORES.items() if key in present)
+    scores = f"; also {others}" if others else ""
+    names = {"rows": rows, "dtype": dtype, "shape": shape, "scores": scores}
     return text.format(**names, code_size=card["code_size"])
 
 
@@ -171,14 +178,21 @@ def _anomalies(card: Mapping[str, Any]) -> list[str]:
     metrics = card["metrics"]
     if "error_threshold" not in metrics:
         return []
-    return [
-        "## Anomalies",
+    text = (
         f"A mean squared error above {metrics['error_threshold']:.6g} marks an anomaly: the "
         f"{metrics['error_quantile']:.4g} quantile of {metrics['validation_examples']:,} "
         "validation errors. The errors are of pixels in [0, 1], or of vectors in the units trained "
-        "on"
-        + (", which the SavedModel's `errors` returns." if "saved_model" in card["files"] else "."),
-    ]
+        "on."
+    )
+    if "distance_threshold" in metrics:
+        text += (
+            f" So does a distance above {metrics['distance_threshold']:.6g}, the same quantile: "
+            "the squared Mahalanobis distance of residual and code from those of the training "
+            "examples, divided by their number of values."
+        )
+    if "saved_model" in card["files"]:
+        text += " The SavedModel's `errors` returns them."
+    return ["## Anomalies", text]
 
 
 def _metrics(card: Mapping[str, Any]) -> str:

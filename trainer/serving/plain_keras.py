@@ -49,18 +49,19 @@ def decoder(model: Autoencoder, scaling: data.Scaling | None) -> keras.Model:
     return keras.Model(inputs, outputs, name="decoder")
 
 
-def errors(model: Autoencoder, scaling: data.Scaling | None, encoder: keras.Model) -> keras.Model:
-    """Returns the network from examples to the mean squared errors of reconstructions, [B].
+def residuals(
+    model: Autoencoder, scaling: data.Scaling | None, encoder: keras.Model
+) -> keras.Model:
+    """Returns the network from examples to their codes [B, K] and residuals [B, ...].
 
-    The errors are of pixels in [0, 1] or of vectors in the units that the model was trained on, as
-    those of `trainer.encode`. Takes the network of `encoder`.
+    The residuals, examples minus reconstructions, are of pixels in [0, 1] or of vectors in the
+    units that the model was trained on. Takes the network of `encoder`.
     """
     name = "to_unit" if scaling is None else "standardise"
     layer = next((layer for layer in encoder.layers if layer.name == name), None)
     rows = encoder.inputs[0] if layer is None else layer.output
-    squares = ops.square(decoder(model, None)(encoder.outputs[0]) - rows)
-    means = ops.mean(squares, axis=tuple(range(1, len(rows.shape))))
-    return keras.Model(encoder.inputs, means, name="errors")
+    (codes,) = encoder.outputs
+    return keras.Model(encoder.inputs, [codes, rows - decoder(model, None)(codes)])
 
 
 def input_name(model: Autoencoder) -> str:
