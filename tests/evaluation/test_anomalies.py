@@ -16,7 +16,7 @@ from trainer.errors import UserError
 from trainer.evaluation.anomaly_options import AnomalyOptions
 from trainer.evaluation.evaluate import evaluate, example_names
 from trainer.evaluation.evaluated_model import EvaluatedModel
-from trainer.evaluation.evaluators import anomalies, largest_errors
+from trainer.evaluation.evaluators import anomalies, largest_distances, largest_errors
 from trainer.monitoring import example_columns, figures
 from trainer.run import restore
 from trainer.run.distances import fit_distances
@@ -58,9 +58,21 @@ def test_a_distance_of_whitened_values_is_that_of_mahalanobis():
     np.testing.assert_allclose(ratio, 1, rtol=0.05)  # little shrinkage, of so many rows
 
 
+def test_a_distance_falls_if_the_unusual_feature_gets_its_mean():
+    train = np.random.default_rng(0).normal(5, 1, (200, 4)).astype(np.float32)
+    for feature in range(4):  # the first is the code, the others are residuals
+        vector = np.full(4, 5, np.float32)
+        vector[feature] = 30
+        evaluated = keeping_the_first_value(train, vector[None])
+        falls = largest_distances.falls(evaluated, vector)
+        assert np.argmax(falls) == feature
+        assert falls[feature] == pytest.approx(evaluated.test_distances[0], rel=0.01)
+        assert largest_distances.measure(evaluated).figures.keys() == {"largest_distances"}
+
+
 def test_the_largest_errors_of_vectors_and_images_are_drawn_by_their_names(monkeypatch):
     drawn: dict[str, tuple[Any, ...]] = {}
-    for module, draw in ((figures, "error_shares"), (example_columns, "draw")):
+    for module, draw in ((figures, "feature_shares"), (example_columns, "draw")):
         original = getattr(module, draw)
         monkeypatch.setattr(
             module,
@@ -81,7 +93,7 @@ def test_the_largest_errors_of_vectors_and_images_are_drawn_by_their_names(monke
         ).figures.items()
         assert name == "largest_errors"
         assert figure.dtype == np.uint8 and len(np.unique(figure)) > 5
-        assert drawn["error_shares"][2][0] == f"{label}, mse 36"
+        assert drawn["feature_shares"][2][0] == f"{label}, mse 36"
 
     images = rows.reshape(12, 2, 2, 1).astype(np.float32) / 12
     model: Any = SimpleNamespace(encode=lambda x: x, decode=lambda x: x * [[[0]]], code_size=4)

@@ -2,13 +2,14 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from trainer.data.dataset import named
+from trainer.monitoring.figures import shortened
 from trainer.run.distances import Distances, fit_distances
 from trainer.storage import user_cache
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:  # trainer.compare reads only columns, and should not wait sec
 
 _MAX_EXACT_PCA = 4096  # values of an image; such a covariance is decomposed in seconds
 _MAX_DISTANCE_VALUES = 1024  # of an image and a code; such a covariance is inverted in seconds
+_MAX_NAME = 24  # characters of what a vector is called
 _MAX_DISTANCE_ROWS = 20_000  # of the training images, to estimate the covariance
 
 
@@ -55,6 +57,15 @@ class EvaluatedModel:
         """Returns the names of some test examples, else their rows in the split, counted from 0."""
         names = self.test_names
         return [f"row {row}" for row in shown] if names is None else names[shown].tolist()
+
+    def vector_labels(self, shown: np.ndarray, notes: Sequence[str]) -> list[str]:
+        """Returns the names and classes of some test vectors, each with its note."""
+        names = [shortened(name, _MAX_NAME) for name in self.names(shown)]
+        classes = self.test_class_names
+        if classes is not None:
+            kinds = (shortened(str(kind)) for kind in classes[shown])
+            names = [f"{name} ({kind})" for name, kind in zip(names, kinds, strict=True)]
+        return [f"{name}, {note}" for name, note in zip(names, notes, strict=True)]
 
     @property
     def test_class_names(self) -> np.ndarray | None:
@@ -158,6 +169,12 @@ class EvaluatedModel:
         if self.distances is None:
             return None
         return self.distances.of(self.test - self.reconstructions, self.codes)
+
+    def distances_of(self, images: np.ndarray) -> np.ndarray:
+        """Returns the distances of any images, float64 [N]."""
+        assert self.distances is not None
+        codes = self.map(self.model.encode, images)
+        return self.distances.of(images - self.map(self.model.decode, codes), codes)
 
     @property
     def has_classes(self) -> bool:

@@ -100,17 +100,18 @@ def bars(
     return render(figure)
 
 
-def error_shares(
-    squares: np.ndarray, feature_names: Sequence[str], labels: Sequence[str]
+def feature_shares(
+    parts: np.ndarray, feature_names: Sequence[str], labels: Sequence[str], title: str, xlabel: str
 ) -> np.ndarray:
-    """Draws which features make up the errors of vectors, as uint8 RGB [H, W, 3].
+    """Draws which features make up a sum of each vector, as uint8 RGB [H, W, 3].
 
-    Takes squared errors [N, D]. Each example, called by its label [N], is a bar of length 1, parted
-    into the features with the largest shares of its error and the rest. The names of features whose
-    bars are too short for them follow after the last bar, as far as there is room.
+    Takes the parts [N, D] of the sums, such as squared errors. Each example, called by its label
+    [N], is a bar of length 1, parted into the features with the largest shares and the rest. The
+    names of features whose bars are too short for them follow after the last bar, as far as there
+    is room.
     """
-    shares = squares / np.maximum(squares.sum(axis=1, keepdims=True), np.finfo(np.float64).tiny)
-    figure = new_figure(9, 0.8 + 0.42 * len(squares))
+    shares = parts / np.maximum(parts.sum(axis=1, keepdims=True), np.finfo(np.float64).tiny)
+    figure = new_figure(9, 0.8 + 0.42 * len(parts))
     axis = figure.subplots()
     look: dict[str, Any] = {"size": 7, "parse_math": False}
     for row, each in enumerate(np.nan_to_num(shares)):
@@ -128,8 +129,7 @@ def error_shares(
         also = _joined(unlabelled, int((1 - left) * _BAR_CHARACTERS) - len(_ALSO))
         if also:
             axis.text(left + 0.01, row, _ALSO + also, ha="left", va="center", **look)
-    axis.set(xlim=(0, 1), xlabel="share of the squared error", yticks=range(len(labels)))
-    axis.set_title("largest errors, by feature")
+    axis.set(title=title, xlim=(0, 1), xlabel=xlabel, yticks=range(len(labels)))
     axis.set_yticklabels(labels, fontsize="small", parse_math=False)
     axis.invert_yaxis()
     return render(figure)
