@@ -65,8 +65,9 @@ def test_names_of_short_bars_follow_after_the_last_bar_where_there_is_room():
     names = [f"feature {number}" for number in range(40)]
     one, some, even = np.eye(40)[:1], np.zeros((1, 40)), np.ones((1, 40))
     some[0, :3] = 0.94, 0.03, 0.03
-    drawn = [figures.error_shares(squares, names, ["row 0"]) for squares in (one, some, even)]
+    texts = ["row 0"], "title", "share"
+    drawn = [figures.feature_shares(parts, names, *texts) for parts in (one, some, even)]
     after = [(shown[30:60, 300:] < 60).any() for shown in drawn]
     whole = [(shown[30:60] < 60).sum() for shown in drawn]
     assert after[2] and whole[2] > whole[1]
-    figures.error_shares(np.full((1, 40), np.nan), names, ["row 0"])  # of a diverged run
+    figures.feature_shares(np.full((1, 40), np.nan), names, *texts)  # of a diverged run
