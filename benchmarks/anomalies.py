@@ -178,7 +178,10 @@ def draws(table: anomaly_sets.Table, seeds: int) -> Iterator[tuple]:
 
 
 def to_markdown(kept: list[dict[str, Any]]) -> str:
-    """Formats the means over the seeds, unlabelled / normal, and the CPU seconds as Markdown."""
+    """Formats the means over the seeds, unlabelled / normal, and the CPU seconds as Markdown.
+
+    The large data set is not part of the means, and its CPU seconds are of the unlabelled rows.
+    """
     names = list(dict.fromkeys(row["detector"] for row in kept))
     found: dict[str, list[list[float]]] = {}  # by data set: for each detector, by protocol
     for data in dict.fromkeys(row["data"] for row in kept):
@@ -186,16 +189,24 @@ def to_markdown(kept: list[dict[str, Any]]) -> str:
         found[data] = [
             [_mean(of_set, "auc", protocol=p, detector=name) for p in PROTOCOLS] for name in names
         ]
+    large = {data: found.pop(data) for data in (anomaly_sets.LARGE,) if data in found}
     seeds = sorted({row["seed"] for row in kept})
     named = f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
     found[f"mean of {len(found)}, {named}"] = np.mean(list(found.values()), axis=0).tolist()
     lines = [f"{_HEAD} {' | '.join(names)} |", f"|---{'|---:' * len(names)}|"]
-    for data, aucs in found.items():
+    for data, aucs in (found | large).items():
         cells = (" / ".join(f"{auc:.3f}".removeprefix("0") for auc in pair) for pair in aucs)
         lines.append(f"| {' | '.join((data, *cells))} |")
-    seconds = (f"{_mean(kept, 'cpu_seconds', detector=name):.2f}" for name in names)
-    lines.append(f"| CPU seconds, mean | {' | '.join(seconds)} |")
+    lines.append(_seconds("mean", [row for row in kept if row["data"] not in large], names))
+    for data in large:
+        unlabelled = [r for r in kept if (r["data"], r["protocol"]) == (data, "unlabelled")]
+        lines.append(_seconds(data, unlabelled, names))
     return "".join(f"{line}\n" for line in lines)
+
+
+def _seconds(title: str, rows: list[dict[str, Any]], names: Sequence[str]) -> str:
+    means = (f"{_mean(rows, 'cpu_seconds', detector=name):.2f}" for name in names)
+    return f"| CPU seconds, {title} | {' | '.join(means)} |"
 
 
 def _mean(rows: list[dict[str, Any]], value: str, **chosen: str) -> float:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-_MAX_ROWS = 4000
+LARGE = "curved sheet of 50k rows"
 _MIN_ANOMALIES = 5
 _LETTERS = "ABCDEFGH"  # the last is the anomaly
 _SIDE = 16  # pixels of a letter
@@ -35,10 +35,11 @@ class Table:
     normal: np.ndarray  # float64 [N, D]
     anomalous: np.ndarray  # float64 [M, D]
     share: float  # of anomalies among the rows that are used
+    max_rows: int = 4000  # normal ones
 
     def draw(self, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        """Returns shuffled normal rows, at most 4,000, and anomalies by their share."""
-        normal = generator.permutation(self.normal)[:_MAX_ROWS]
+        """Returns shuffled normal rows, at most `max_rows`, and anomalies by their share."""
+        normal = generator.permutation(self.normal)[: self.max_rows]
         count = max(_MIN_ANOMALIES, round(self.share / (1 - self.share) * len(normal)))
         return normal, generator.permutation(self.anomalous)[:count]
 
@@ -58,13 +59,14 @@ def load(keel: Path | None) -> Iterator[tuple[str, Table]]:
     rows, labels = datasets.load_wine(return_X_y=True)
     yield "wine", _of_class(rows, labels, 0, 10 / 129)
     yield "letters of fonts", _font_letters()
-    yield "curved sheet", _curved_sheet()
+    yield "curved sheet", _curved_sheet(2000)
     yield "clusters", _clusters()
     for name, (anomaly, classes, share) in _KEEL.items() if keel else ():
         assert keel is not None
         rows, labels = read_keel(keel / f"{name.replace('/', '/raw/')}.dat")
         kept = np.isin(labels, list(classes)) if classes else np.full(len(labels), True)
         yield name.rpartition("/")[2], _of_class(rows[kept], labels[kept], anomaly, share)
+    yield LARGE, _curved_sheet(50_000)
 
 
 def _of_class(rows: np.ndarray, labels: np.ndarray, anomaly: object, share: float) -> Table:
@@ -99,8 +101,8 @@ def _font_letters() -> Table:
     return Table(np.concatenate(normal), anomalous, 0.03)
 
 
-def _curved_sheet() -> Table:
-    """Rows [N, 20] on a curved sheet of three dimensions; of an anomaly one value is moved."""
+def _curved_sheet(count: int) -> Table:
+    """Draws rows [N, 20] on a curved sheet of three dimensions; an anomaly has one moved value."""
     generator = np.random.default_rng(0)
     mixing = generator.normal(size=(12, 20))
 
@@ -111,10 +113,10 @@ def _curved_sheet() -> Table:
         flat = np.stack([a, b, c, *curved, a * b, b * c, a * c], axis=1) @ mixing
         return flat + generator.normal(0, 0.3, flat.shape)
 
-    normal, anomalous = rows(2000), rows(200)
-    moved = np.arange(200), generator.integers(0, 20, 200)
-    anomalous[moved] += generator.choice([-1.2, 1.2], 200) * normal.std(axis=0)[moved[1]]
-    return Table(normal, anomalous, 0.03)
+    normal, anomalous = rows(count), rows(count // 10)
+    moved = np.arange(len(anomalous)), generator.integers(0, 20, len(anomalous))
+    anomalous[moved] += generator.choice([-1.2, 1.2], len(anomalous)) * normal.std(axis=0)[moved[1]]
+    return Table(normal, anomalous, 0.03, max_rows=count)
 
 
 def _clusters() -> Table:
