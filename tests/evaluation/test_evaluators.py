@@ -102,6 +102,13 @@ def test_without_classes_or_a_smaller_code_there_is_no_probe_and_no_pca():
         assert not {pca, probe, knn} & set(applying)
 
 
+def test_pca_has_no_more_components_than_training_images():
+    few = evaluated(create("dense", (9,), code_size=5), images_like(4, (9,)), None)
+    assert pca.measure(few).metrics["pca_components"] == len(few.train) < 5
+    many = evaluated(create("dense", (9,), code_size=5), images_like(30, (9,)), None)
+    assert "pca_components" not in pca.measure(many).metrics
+
+
 def test_the_columns_are_read_without_tensorflow_and_scikit_learn():
     code = "import sys; from trainer.evaluation import evaluators; evaluators.columns(); "
     code += "print({'tensorflow', 'keras', 'sklearn', 'matplotlib'} & set(sys.modules))"

@@ -19,10 +19,16 @@ def applies(evaluated: EvaluatedModel) -> bool:
 
 
 def measure(evaluated: EvaluatedModel) -> Result:
-    """Measures `pca_mse` and, unless that is 0, `mse_to_pca`, the ratio `mse` / `pca_mse`."""
-    metrics = {
+    """Measures `pca_mse` and, unless that is 0, `mse_to_pca`, the ratio `mse` / `pca_mse`.
+
+    With fewer training images than values in a code also `pca_components`, which are as many as the
+    images.
+    """
+    metrics: dict[str, float] = {
         "pca_mse": evaluated.kept_number("pca_mse", lambda: float(evaluated.pca_errors.mean()))
     }
+    if evaluated.components < evaluated.model.code_size:
+        metrics["pca_components"] = evaluated.components
     if metrics["pca_mse"] > 0:  # a feature may be a linear function of others
         mse = float(squared_errors(evaluated.test, evaluated.reconstructions).mean())
         metrics["mse_to_pca"] = mse / metrics["pca_mse"]
@@ -33,8 +39,9 @@ def advice(metrics: Mapping[str, Any]) -> str:
     """Says what may help if PCA has the smaller error."""
     if metrics.get("mse_to_pca", 0) <= 1:
         return ""
+    components = metrics.get("pca_components", metrics["code_size"])
     return (
-        f"PCA with {metrics['code_size']} components has a smaller error. largest_errors.png shows "
+        f"PCA with {components} components has a smaller error. largest_errors.png shows "
         "whether a few extreme examples make the difference. If the training loss still falls, "
         "more steps help; if the validation loss rises, more data, fewer steps or "
         "--checkpoint=best."
