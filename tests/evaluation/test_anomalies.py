@@ -70,6 +70,13 @@ def test_a_distance_falls_if_the_unusual_feature_gets_its_mean():
         assert largest_distances.measure(evaluated).figures.keys() == {"largest_distances"}
 
 
+def test_features_are_labelled_with_their_distance_from_the_training_mean_in_stds():
+    train = np.array([[1, 5], [3, 5]])  # the second never varies
+    evaluated = keeping_the_first_value(train, np.array([[5, 5], [1, 5]]), feature_names=("a", "b"))
+    labels = evaluated.feature_labels(np.array([1, 0]))
+    assert labels == [["-1.0 a", "+0.0 b"], ["+3.0 a", "+0.0 b"]]
+
+
 def test_the_largest_errors_of_vectors_and_images_are_drawn_by_their_names(monkeypatch):
     drawn: dict[str, tuple[Any, ...]] = {}
     for module, draw in ((figures, "feature_shares"), (example_columns, "draw")):

@@ -62,7 +62,7 @@ def test_points_of_a_scatter_plot_are_coloured_by_class_or_on_a_bar(palette):
 
 
 def test_names_of_short_bars_follow_after_the_last_bar_where_there_is_room():
-    names = [f"feature {number}" for number in range(40)]
+    names = [[f"feature {number}" for number in range(40)]]
     one, some, even = np.eye(40)[:1], np.zeros((1, 40)), np.ones((1, 40))
     some[0, :3] = 0.94, 0.03, 0.03
     texts = ["row 0"], "title", "share"

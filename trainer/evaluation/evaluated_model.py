@@ -67,6 +67,19 @@ class EvaluatedModel:
             names = [f"{name} ({kind})" for name, kind in zip(names, kinds, strict=True)]
         return [f"{name}, {note}" for name, note in zip(names, notes, strict=True)]
 
+    def feature_labels(self, shown: np.ndarray) -> list[list[str]]:
+        """Returns the names of the features of some test vectors, with their values [n][D].
+
+        A value is in standard deviations from the mean, both of the training vectors.
+        """
+        names = self.feature_names or range(self.test.shape[1])
+        mean, std = self.train.mean(axis=0), self.train.std(axis=0)
+        values = (self.test[shown] - mean) / np.maximum(std, np.finfo(np.float32).tiny)
+        return [
+            [f"{value:+.1f} {name}" for name, value in zip(names, row, strict=True)]
+            for row in values
+        ]
+
     @property
     def test_class_names(self) -> np.ndarray | None:
         """Returns the class of each test image by its name [N], or by its label."""

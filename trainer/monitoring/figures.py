@@ -21,6 +21,7 @@ _RED = (0.9, 0.1, 0.1)
 _MAX_NAME = 14  # characters of a class or a feature
 _BAR_CHARACTERS = 85  # of a bar of length 1
 _ALSO = "also "
+STANDARDISED = "(+1: a value of one standard deviation above the mean)"
 _MAX_SHARES = 5  # features of a bar
 _MIN_LABELLED_SHARE = 0.12  # in which a name can be read
 _GAP = 2  # white pixels between images
@@ -101,14 +102,18 @@ def bars(
 
 
 def feature_shares(
-    parts: np.ndarray, feature_names: Sequence[str], labels: Sequence[str], title: str, xlabel: str
+    parts: np.ndarray,
+    feature_names: Sequence[Sequence[str]],
+    labels: Sequence[str],
+    title: str,
+    xlabel: str,
 ) -> np.ndarray:
     """Draws which features make up a sum of each vector, as uint8 RGB [H, W, 3].
 
-    Takes the parts [N, D] of the sums, such as squared errors. Each example, called by its label
-    [N], is a bar of length 1, parted into the features with the largest shares and the rest. The
-    names of features whose bars are too short for them follow after the last bar, as far as there
-    is room.
+    Takes the parts [N, D] of the sums, such as squared errors, and their names [N][D]. Each
+    example, called by its label [N], is a bar of length 1, parted into the features with the
+    largest shares and the rest. The names of features whose bars are too short for them follow
+    after the last bar, as far as there is room.
     """
     shares = parts / np.maximum(parts.sum(axis=1, keepdims=True), np.finfo(np.float64).tiny)
     figure = new_figure(9, 0.8 + 0.42 * len(parts))
@@ -120,11 +125,11 @@ def feature_shares(
             grey = 0.55 + 0.08 * number
             axis.barh(row, each[feature], left=left, color=(grey, grey, grey), edgecolor="white")
             if each[feature] >= _MIN_LABELLED_SHARE:
-                name = shortened(feature_names[feature], int(each[feature] * _BAR_CHARACTERS))
+                name = shortened(feature_names[row][feature], int(each[feature] * _BAR_CHARACTERS))
                 place = left + each[feature] / 2, row
                 axis.text(*place, name, ha="center", va="center", **look)
             elif each[feature] > 0:
-                unlabelled.append(shortened(feature_names[feature]))
+                unlabelled.append(shortened(feature_names[row][feature]))
             left += each[feature]
         also = _joined(unlabelled, int((1 - left) * _BAR_CHARACTERS) - len(_ALSO))
         if also:

@@ -21,10 +21,10 @@ def measure(evaluated: EvaluatedModel) -> Result:
     shown = np.argsort(-distances, kind="stable")[: figures.COLUMNS]
     figure = figures.feature_shares(
         np.stack([falls(evaluated, evaluated.test[row]) for row in shown]),
-        evaluated.feature_names or [*map(str, range(evaluated.test.shape[1]))],
+        evaluated.feature_labels(shown),
         evaluated.vector_labels(shown, [f"distance {value:.2g}" for value in distances[shown]]),
         "largest distances, by feature",
-        "share of the falls of the distance if the feature alone gets its mean",
+        f"share in the falls of the distance with the feature at its mean\n{figures.STANDARDISED}",
     )
     return Result({}, {FIGURE: figure})
 

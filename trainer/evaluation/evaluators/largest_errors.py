@@ -26,10 +26,10 @@ def measure(evaluated: EvaluatedModel) -> Result:
     if images.ndim == 2:
         figure = figures.feature_shares(
             squares,
-            evaluated.feature_names or [*map(str, range(images.shape[1]))],
+            evaluated.feature_labels(shown),
             evaluated.vector_labels(shown, notes),
             "largest errors, by feature",
-            "share of the squared error",
+            f"share of the squared error\n{figures.STANDARDISED}",
         )
         return Result({}, {FIGURE: figure})
     classes = evaluated.test_class_names
