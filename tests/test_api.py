@@ -60,6 +60,11 @@ def test_reconstructions_are_decoded_codes_and_their_errors_count_every_column(r
     expected = np.square((rebuilt - rows) / stds).mean(axis=1)
     np.testing.assert_allclose(run.errors(frame), expected, rtol=1e-3)
     assert run.errors("train").shape == (46,)
+    scores = run.scores(frame, squared_errors=True)
+    np.testing.assert_array_equal(scores["errors"], run.errors(frame))
+    np.testing.assert_allclose(
+        scores["squared_errors"], np.square((rebuilt - rows) / stds), rtol=1e-3, atol=1e-6
+    )
     assert run.evaluate(error_quantile=0.9)["code_size"] == 2
 
 
@@ -68,9 +73,10 @@ def test_what_does_not_fit_gets_one_line(run, frame):
         (np.zeros((3, 5)), r"\[3, 5\].*vectors of 6"),
         (np.full((3, 6), np.nan), "not finite"),
         (frame.drop(columns="a"), "'a'"),
+        (frame.rename(columns={"a": "aa"}), "no column 'a'; did you mean 'aa'"),
         (frame.assign(colour="pink"), "'pink'"),
         (frame[:0], "no row"),
-        ("tset", "'tset'.* allowed: train, validation, test, a folder"),
+        ("tset", "'tset'.* did you mean 'test'.* allowed: train, validation, test, a folder"),
         (Path("test"), "'test'.* allowed: train"),
         ("none.csv", r"'none\.csv' does not exist"),
         (".", "holds images, but the model takes vectors of 6"),

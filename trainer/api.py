@@ -1,5 +1,6 @@
 """Trains and uses runs from Python: arrays, data frames and files in, arrays out."""
 
+import functools
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -44,6 +45,10 @@ class TrainedRun:
         self._trained = trained
         self._training = readers.training_data(trained)
 
+    def __repr__(self) -> str:
+        kind, step = self.config.model.name, self._trained.step
+        return f"<TrainedRun {str(self.workdir)!r}: {kind!r}, step {step:,}>"
+
     def encode(self, examples: Any, *, resize: bool = False) -> np.ndarray:
         """Returns the codes of examples, float32 [N, K].
 
@@ -82,16 +87,20 @@ class TrainedRun:
         """
         return self._map(examples, _errors, resize)
 
-    def scores(self, examples: Any, *, resize: bool = False) -> dict[str, np.ndarray]:
+    def scores(
+        self, examples: Any, *, resize: bool = False, squared_errors: bool = False
+    ) -> dict[str, np.ndarray]:
         """Returns the scores of examples that `trainer.encode --errors` writes, [N] by name.
 
         `errors`; after an evaluation of this checkpoint also `pca_errors` and, for tables,
-        `distances`, float32; with thresholds `is_anomaly` and `is_anomaly_by_distance`, bool.
+        `distances`, float32; with thresholds `is_anomaly` and `is_anomaly_by_distance`, bool. If
+        asked for, `squared_errors` of each value, [N, H, W, C] or [N, D].
 
         Raises:
           UserError: as `encode`.
         """
-        blocks = self._blocks(examples, BatchedModel.codes_and_errors, resize)
+        function = functools.partial(BatchedModel.codes_and_errors, squared_errors=squared_errors)
+        blocks = self._blocks(examples, function, resize)
         return {
             name: np.concatenate([block[name] for block in blocks])
             for name in blocks[0]

@@ -60,14 +60,14 @@ class BatchedModel:
         pca_errors = self._reference.pca_errors(inputs)
         if pca_errors is not None:
             columns["pca_errors"] = pca_errors
+        if self._reference.threshold is not None:
+            columns["is_anomaly"] = errors > self._reference.threshold
         if self._reference.distances is not None:
             distances = self._reference.distances.of(residuals, codes)
             columns["distances"] = distances.astype(np.float32)
             if self._reference.distance_threshold is not None:
                 is_distant = distances > self._reference.distance_threshold
                 columns["is_anomaly_by_distance"] = is_distant
-        if self._reference.threshold is not None:
-            columns["is_anomaly"] = errors > self._reference.threshold
         if squared_errors:
             columns["squared_errors"] = squares.astype(np.float32)
         return columns

@@ -1,6 +1,7 @@
 """Checks the options of the commands that use a run, without TensorFlow or data."""
 
 import dataclasses
+import difflib
 import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
@@ -151,9 +152,11 @@ def _check_files(path: Path, shape: tuple[int, ...], options: StreamOptions) -> 
     suffix = path.suffix.lower()
     is_images = path.is_dir() or suffix in paths.IMAGE_SUFFIXES
     is_table = paths.table_suffix(path) != "" and not is_images
+    close = difflib.get_close_matches(str(path), paths.SPLITS, n=1)
+    hint = f"did you mean {close[0]!r}? " if close else ""
     require(
         is_images or is_table or suffix in _ROW_SUFFIXES,
-        f"input={str(path)!r} is neither a folder nor a known file; allowed: "
+        f"input={str(path)!r} is neither a folder nor a known file; {hint}allowed: "
         f"{', '.join(paths.SPLITS)}, a folder of images, or a file that ends in "
         f"{', '.join((*paths.IMAGE_SUFFIXES, *_ROW_SUFFIXES))}",
     )

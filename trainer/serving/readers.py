@@ -284,6 +284,7 @@ def of_table(opened: OpenTable, training: TrainingData, label_column: str = "") 
     features = training.features
     others = {label, *ids, *opened.index, *opened.blank}
     if features:
+        tables.require_columns(path, features.columns, opened.names)
         known = {*features.columns, *keys.drop_columns, keys.label_column, *others}
         unknown = [name for name in opened.names if name not in known]
         require(
