@@ -12,6 +12,8 @@ from trainer.training import budget
 from trainer.training.setup import Setup, kept_copies
 from trainer.training.steps_per_call import cadences
 
+_STEPS_PER_WARMUP_STEP = 20  # of a warm-up that is advised
+
 
 def describe_end(setup: Setup, step: int) -> str:
     """Says where a run has ended, why if early, and which checkpoint other commands take."""
@@ -101,7 +103,8 @@ def _schedule_notes(setup: Setup, end: int) -> Iterator[str]:
         steps = f"{shortest:,} steps{' in a phase' if len(setup.phases) > 1 else ''}"
         yield (
             f"only {steps}, but optimizer.warmup_steps={warmup_steps}: the learning rate never "
-            "reaches its peak; train for longer, or warm up for less"
+            "reaches its peak; train for longer, or warm up for less, as with "
+            f"--config.optimizer.warmup_steps={shortest // _STEPS_PER_WARMUP_STEP}"
         )
 
 

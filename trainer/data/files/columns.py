@@ -33,13 +33,21 @@ class Complaints:
         self._first: dict[str, str] = {}  # by column
         self._rules: dict[str, None] = {}  # in the order of the complaints
         self._keys: dict[str, None] = {}
+        self._flags: dict[str, list[str]] = {}  # the columns that each would name
 
-    def add(self, column: str, problem: str, *, rule: str = "", keys: str = "") -> None:
-        """Keeps the first complaint about each column, with a rule or what keys of a config do."""
+    def add(
+        self, column: str, problem: str, *, rule: str = "", keys: str = "", flag: str = ""
+    ) -> None:
+        """Keeps the first complaint about each column, with a rule or what keys of a config do.
+
+        A key `flag` that would help by naming the column is written with the columns' names.
+        """
         if column not in self._first:
             self._first[column] = problem
             self._rules |= {rule: None} if rule else {}
             self._keys |= {keys: None} if keys else {}
+            if flag:
+                self._flags.setdefault(flag, []).append(column)
 
     def raise_any(self) -> None:
         """Raises UserError with every complaint, in one line."""
@@ -48,10 +56,13 @@ class Complaints:
         names, problems = list(self._first), list(self._first.values())
         shown, more = problems[:_MAX_COMPLAINTS], len(problems) - _MAX_COMPLAINTS
         if more > 0:
-            shown.append(f"and so in {more:,} more columns, such as {names[_MAX_COMPLAINTS]!r}")
+            columns = "columns, such as" if more > 1 else "column,"
+            shown.append(f"and so in {more:,} more {columns} {names[_MAX_COMPLAINTS]!r}")
         advice = [*self._rules]
         if self._keys and self._in_training:
-            advice.append(f"In a config, {'; '.join(self._keys)}")
+            flags = (f"--config.{flag}={','.join(named)}" for flag, named in self._flags.items())
+            examples = f", such as {' '.join(flags)}" if self._flags else ""
+            advice.append(f"In a config, {'; '.join(self._keys)}{examples}")
         elif self._keys:
             advice.append("A run takes only what its training could read: correct the file")
         raise UserError(f"{self._where}: {'; '.join(shown)}. {'. '.join(advice)}")
@@ -201,6 +212,7 @@ class ColumnReader:
                 self.name,
                 f"column {self.name!r} holds more than {MAX_CATEGORIES} different texts",
                 keys="data.drop_columns and data.id_columns leave columns out",
+                flag="data.id_columns",
             )
         places = np.array([*(self._known.get(value, np.nan) for value in texts), np.nan])
         indices = encoded.indices.fill_null(len(texts)).to_numpy(zero_copy_only=False)
