@@ -66,6 +66,29 @@ decoder = onnxruntime.InferenceSession("decoder.onnx")
 (rebuilt,) = decoder.run(None, {{"codes": codes}})  # float32 {shape}
 """,
 }
+_VECTORS = """\
+import json
+
+import numpy as np
+
+with open("card.json") as file:
+    inputs = json.load(file)["inputs"]
+
+
+def vectors_of(frame):
+    \"\"\"Returns the vectors of the rows of a pandas data frame, float32 [N, D].\"\"\"
+    features = []
+    for name in inputs.get("columns", inputs["feature_names"]):
+        column, texts = frame[name], inputs.get("categories", {}).get(name)
+        if texts is None:
+            features.append(column)
+        else:
+            features += [column.eq(text).where(column.notna()) for text in texts]
+    vectors = np.stack([feature.astype(float) for feature in features], axis=1)
+    if "fill" in inputs:
+        vectors = np.where(np.isnan(vectors), inputs["fill"], vectors)
+    return vectors.astype(np.float32)
+"""
 _SAMPLE = (
     'samples = model.sample(n=16, first=0)["{rows}"]  # of the prior; first=16: the next ones\n'
 )
@@ -86,6 +109,8 @@ def readme(card: Mapping[str, Any]) -> str:
         f"step {card['step']:,} of the training, in float32. {_precision(card)}".strip(),
         "## How to call it\n\nIn this folder:",
     ]
+    if "feature_names" in card["inputs"]:
+        sections.append(f"### Vectors of a table\n\nNeeds pandas.\n\n```python\n{_VECTORS}```")
     for name in card["files"]:
         sections.append(f"### {_TITLES[name]}\n\nNeeds {_NEEDS[name]}.")
         sections.append(f"```python\n{_call(card, name)}```")
@@ -149,7 +174,7 @@ def _columns(inputs: Mapping[str, Any]) -> str:
     if "categories" in inputs:
         text += " A feature `column=text` is 1 where the column holds the text, and else 0."
     if "fill" in inputs:
-        text += " Missing values are to be replaced by `inputs.fill` of card.json first."
+        text += " Missing values become `inputs.fill` of card.json; of a text, in all its features."
     return text
 
 
