@@ -10,6 +10,8 @@ import pytest
 import trainer
 from trainer.config import load_config
 from trainer.errors import UserError
+from trainer.serving import stream
+from trainer.serving.options import StreamOptions
 
 ROWS = np.random.default_rng(0).normal(size=(60, 3)).astype(np.float32) * [1, 10, 100]
 
@@ -74,7 +76,7 @@ def test_what_does_not_fit_gets_one_line(run, frame):
         (np.full((3, 6), np.nan), "not finite"),
         (frame.drop(columns="a"), "'a'"),
         (frame.rename(columns={"a": "aa"}), "no column 'a'; did you mean 'aa'"),
-        (frame.assign(colour="pink"), "'pink'"),
+        (frame.assign(colour="pink"), "'pink'.* --unknown_categories"),
         (frame[:0], "no row"),
         ("tset", "'tset'.* did you mean 'test'.* allowed: train, validation, test, a folder"),
         (Path("test"), "'test'.* allowed: train"),
@@ -85,6 +87,26 @@ def test_what_does_not_fit_gets_one_line(run, frame):
             run.encode(wrong)
     with pytest.raises(UserError, match="no prior"):
         run.sample(3)
+
+
+def test_unknown_texts_are_none_of_the_known_ones_if_the_user_says_so(run, frame, tmp_path, capsys):
+    strange = frame.assign(colour=["pink", "red", "blue"] * 20)
+    lenient = trainer.load(run.workdir, unknown_categories=True)
+    with pytest.warns(UserWarning, match=r"unknown texts: column 'colour': 20 rows \(pink: 20\)"):
+        codes = lenient.encode(strange)
+    hot = np.array(
+        [[colour == name[7:] for name in run.feature_names[3:]] for colour in strange.colour]
+    )
+    np.testing.assert_array_equal(codes, run.encode(np.hstack([ROWS, hot])))
+    strange.to_csv(tmp_path / "strange.csv")
+    with pytest.warns(UserWarning, match="pink: 20"):
+        np.testing.assert_array_equal(lenient.encode(tmp_path / "strange.csv"), codes)
+    options = StreamOptions(unknown_categories=True)
+    stream.encode(str(run.workdir), str(tmp_path / "strange.csv"), str(tmp_path / "a.npy"), options)
+    assert "column 'colour': 20 rows (pink: 20)" in capsys.readouterr().out
+    np.testing.assert_array_equal(np.load(tmp_path / "a.npy"), codes)
+    np.testing.assert_array_equal(lenient.encode(frame), run.encode(frame))
+    np.testing.assert_array_equal(lenient.encode("test"), run.encode("test"))
 
 
 def test_images_are_bytes_or_floats_and_a_vae_is_sampled(tmp_path):

@@ -1,6 +1,7 @@
 """Trains and uses runs from Python: arrays, data frames and files in, arrays out."""
 
 import functools
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -38,11 +39,12 @@ class TrainedRun:
       feature_names: the features of a table, in the order of the vectors; else ().
     """
 
-    def __init__(self, trained: restore.TrainedModel):
+    def __init__(self, trained: restore.TrainedModel, *, unknown_categories: bool = False):
         self.workdir = trained.run.workdir
         self.config: Config = trained.config
         self.feature_names = trained.features.names if trained.features else ()
         self._trained = trained
+        self._unknown_categories = unknown_categories
         self._training = readers.training_data(trained)
 
     def __repr__(self) -> str:
@@ -159,31 +161,42 @@ class TrainedRun:
 
     def _blocks(self, examples: Any, function: _Function, resize: bool) -> list[Columns]:
         """Returns a function's columns of examples, a block at a time."""
-        if isinstance(examples, str | Path):
-            options = StreamOptions(resize=resize)
+        options = StreamOptions(resize=resize)
+        of_tables = StreamOptions(unknown_categories=self._unknown_categories)
+        if isinstance(examples, str) and examples in paths.SPLITS:
             check_examples(examples, self._training.shape, options)
-            given = (
-                readers.split(restore.load_data(self._trained.run), examples)
-                if isinstance(examples, str) and examples in paths.SPLITS
-                else readers.examples(paths.path_of(examples), self._training, options)
-            )
+            given = readers.split(restore.load_data(self._trained.run), examples)
+        elif isinstance(examples, str | Path):
+            path = paths.path_of(examples)
+            check_examples(examples, self._training.shape, options)
+            options = of_tables if paths.table_suffix(path) else options
+            given = readers.examples(path, self._training, options)
         elif hasattr(examples, "columns"):
-            given = readers.of_table(open_frame(examples), self._training)
+            given = readers.of_table(open_frame(examples), self._training, of_tables)
         else:
             given = readers.of_rows(np.asarray(examples), self._training.shape)
         blocks = _apply(self._trained, given, function)
         require(not given.unreadable, f"unreadable images: {'; '.join(given.unreadable)}")
         require(len(blocks) > 0, "there is no example")
+        if given.unknown:
+            warnings.warn(f"unknown texts: {'; '.join(given.unknown)}", stacklevel=4)
         return blocks
 
 
-def load(workdir: str | Path, checkpoint: str = "") -> TrainedRun:
+def load(
+    workdir: str | Path, checkpoint: str = "", *, unknown_categories: bool = False
+) -> TrainedRun:
     """Loads the "last" or the "best" checkpoint of the run in a workdir.
+
+    With `unknown_categories`, texts that the training's table does not hold are taken as none of
+    their column's texts, with a warning; otherwise such a table is refused.
 
     Raises:
       UserError: the workdir holds no run, or one that cannot be read.
     """
-    return TrainedRun(restore.load_model(workdir, checkpoint))
+    return TrainedRun(
+        restore.load_model(workdir, checkpoint), unknown_categories=unknown_categories
+    )
 
 
 def train(config: str | Config | ConfigDict, workdir: str | Path) -> TrainedRun:

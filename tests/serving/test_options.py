@@ -20,6 +20,7 @@ VERBS = {
 ARRAY = {"options": StreamOptions(array="x")}
 LABEL = {"options": StreamOptions(label_column="x")}
 RESIZE = {"options": StreamOptions(resize=True)}
+UNKNOWN = {"options": StreamOptions(unknown_categories=True)}
 OVERWRITE = StreamOptions(overwrite=True)
 ERRORS = {"options": StreamOptions(errors=True)}
 
@@ -33,6 +34,7 @@ MISTAKES: list[Any] = [  # a verb; a run; flags; the line
     ("encode", "image", {"source": "rows.csv"}, "is a table, but the model takes images of 8x8x1"),
     ("encode", "vector", {"source": "test"} | RESIZE, "resize=True is not for input='test'"),
     ("encode", "vector", LABEL, "label_column='x' is for tables only"),
+    ("encode", "vector", UNKNOWN, "unknown_categories is for tables only"),
     ("encode", "vector", RESIZE, "resize is for image files only"),
     ("encode", "vector", {"source": "codes.npy"} | ARRAY, "array='x' is for .npz files only"),
     ("encode", "vector", {"output": "codes"}, "allowed for codes; allowed: .npy, .npz, .csv"),

@@ -69,6 +69,12 @@ def define_input(reads: str, default: str | None = None) -> None:
         cli.data_flag()
         flags.DEFINE_string("label_column", "", "Column of a table that holds the labels.")
         flags.DEFINE_bool(
+            "unknown_categories",
+            False,
+            "Take texts that the training's table does not hold as none of its column's texts, and "
+            "count them; otherwise refuse the table.",
+        )
+        flags.DEFINE_bool(
             "resize", False, "Scale images to the model's size, as the run's data.fit says."
         )
     flags.adopt_module_key_flags(cli)

@@ -28,6 +28,7 @@ class StreamOptions:
     checkpoint: str = ""  # "last", "best", or as the config says
     array: str = ""  # the array to read from an .npz file that holds several
     label_column: str = ""  # the labels' column of a table
+    unknown_categories: bool = False  # take a table's unknown texts as none of the known ones
     resize: bool = False  # scale image files to the size of the model's images
     errors: bool = False  # also write the mean squared error of each reconstruction
     squared_errors: bool = False  # also write the squared error of each value
@@ -99,7 +100,7 @@ def check_examples(source: str | Path, shape: tuple[int, ...], options: StreamOp
     if source not in paths.SPLITS:
         _check_files(paths.path_of(source), shape, options)
         return
-    for name in ("array", "label_column", "resize"):
+    for name in ("array", "label_column", "resize", "unknown_categories"):
         value = getattr(options, name)
         require(not value, f"{name}={value!r} is not for input={source!r}, a split of the run")
 
@@ -165,6 +166,10 @@ def _check_files(path: Path, shape: tuple[int, ...], options: StreamOptions) -> 
     require(
         options.label_column == "" or is_table,
         f"label_column={options.label_column!r} is for tables only, not {path}",
+    )
+    require(
+        not options.unknown_categories or is_table,
+        f"unknown_categories is for tables only, not {path}",
     )
     require(
         not options.resize or is_images,

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -55,6 +56,7 @@ class Input:
     blocks: Callable[[int], Iterator[Block]]  # takes the maximum rows of a block
     is_standardised: bool = False  # the vectors are the model's inputs, not in the user's units
     unreadable: Sequence[str] = ()  # files that were left out, and why; complete after the last row
+    unknown: Sequence[str] = ()  # of columns with unknown texts a line each; likewise
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,7 +139,7 @@ def examples(path: Path, training: TrainingData, options: StreamOptions = DEFAUL
         return _images(path, training, options)
     if paths.table_suffix(path):
         opened = open_table(path, training.table_keys.text_format())
-        return of_table(opened, training, options.label_column)
+        return of_table(opened, training, options)
     expected = _Expected(shape, "vectors" if len(shape) == 1 else "images")
     return _arrays(path, expected, options, getattr(training.settings, "layout", "auto"))
 
@@ -276,10 +278,10 @@ def of_rows(rows: np.ndarray, shape: tuple[int, ...]) -> Input:
     return Input(len(rows), blocks)
 
 
-def of_table(opened: OpenTable, training: TrainingData, label_column: str = "") -> Input:
+def of_table(opened: OpenTable, training: TrainingData, options: StreamOptions = DEFAULTS) -> Input:
     """Reads the features of a table, as the training did, with its labels and ids."""
     keys, path = training.table_keys, opened.path
-    label = label_column or (keys.label_column if keys.label_column in opened.names else "")
+    label = options.label_column or (keys.label_column if keys.label_column in opened.names else "")
     ids = tuple(name for name in keys.id_columns if name in opened.names)
     features = training.features
     others = {label, *ids, *opened.index, *opened.blank}
@@ -299,8 +301,10 @@ def of_table(opened: OpenTable, training: TrainingData, label_column: str = "") 
         hint = "" if label else "; --label_column names one that is not a feature"
         expected = _Expected(training.shape, "vectors")
         _require_width(path, "numbers", len(features.columns), expected, hint)
+    texts: list[str] | None = [] if options.unknown_categories else None
     extra = _Extra(label, "", ids)
-    return Input(opened.count, lambda size: _rows(opened, features, extra, training, size))
+    blocks = functools.partial(_rows, opened, features, extra, training.fill, texts)
+    return Input(opened.count, blocks, unknown=() if texts is None else texts)
 
 
 def _table_of_codes(path: Path, code_size: int) -> Input:
@@ -313,8 +317,7 @@ def _table_of_codes(path: Path, code_size: int) -> Input:
     others = {*features.columns, "label", "file", *_ERROR_COLUMNS, *opened.index, *opened.blank}
     kept = [name for name in opened.names if not name.startswith(_ERROR_PREFIX)]
     extra = _Extra(label, file, tuple(name for name in kept if name not in others))
-    training = TrainingData((code_size,))
-    return Input(opened.count, lambda size: _rows(opened, features, extra, training, size))
+    return Input(opened.count, functools.partial(_rows, opened, features, extra, None, None))
 
 
 def _require_width(
@@ -340,18 +343,23 @@ class _Extra:
 
 
 def _rows(
-    opened: OpenTable, features: Features, extra: _Extra, training: TrainingData, size: int
+    opened: OpenTable,
+    features: Features,
+    extra: _Extra,
+    fill: np.ndarray | None,
+    unknown: list[str] | None,
+    size: int,
 ) -> Iterator[Block]:
-    """Yields a table's rows."""
-    path, keep_missing = opened.path, training.fill is not None
+    """Yields a table's rows; `fill` and `unknown` are as in `TrainingData` and `tables.blocks`."""
+    path, names = opened.path, extra.names
     types: dict[str, pa.DataType] = {}
     for rows, given in tables.blocks(
-        opened, features, extra=extra.names, keep_missing=keep_missing
+        opened, features, extra=names, keep_missing=fill is not None, unknown=unknown
     ):
-        if training.fill is not None:
-            data.fill_in(rows, training.fill)
+        if fill is not None:
+            data.fill_in(rows, fill)
         columns = {}
-        for name, column in zip(extra.names, given, strict=True):
+        for name, column in zip(names, given, strict=True):
             if name not in types:  # all blocks get the type of the first
                 types[name] = _column_type(path, column) if name == extra.label else column.type
             columns[name] = _column(path, name, column, types[name])

@@ -123,7 +123,13 @@ def require_any(rows: readers.Input, count: int) -> None:
 
 
 def report_unreadable(rows: readers.Input, model: BatchedModel, done: str) -> None:
-    """Prints which files were left out; raises UserError unless the run skipped such files too."""
+    """Prints which texts were unknown, and which files were left out.
+
+    Raises:
+      UserError: files were left out, but the run skipped no such files.
+    """
+    if rows.unknown:
+        print(f"unknown    texts taken as none of the known ones: {listed(rows.unknown, '; ')}")
     if rows.unreadable:
         files = listed(rows.unreadable, "; ")
         line = f"unreadable files left out ({len(rows.unreadable):,}): {files}"

@@ -22,6 +22,10 @@ _MAX_COMPARED_ROWS = 100_000  # to recognise ids
 _COMPARED_NUMBERS = 2**24  # at a time
 _MAX_COMPLAINTS = 5  # columns that one message names
 
+_UNKNOWN_HINT = (
+    "; --unknown_categories (unknown_categories=True of trainer.load) takes it as none of the known"
+)
+
 
 class Complaints:
     """Collects what is wrong with the columns of a table, to be said all at once."""
@@ -29,7 +33,7 @@ class Complaints:
     def __init__(self, where: object, *, in_training: bool = True):
         """Collects for one file; `in_training` names the config keys that would help."""
         self._where = where
-        self._in_training = in_training
+        self.in_training = in_training
         self._first: dict[str, str] = {}  # by column
         self._rules: dict[str, None] = {}  # in the order of the complaints
         self._keys: dict[str, None] = {}
@@ -59,7 +63,7 @@ class Complaints:
             columns = "columns, such as" if more > 1 else "column,"
             shown.append(f"and so in {more:,} more {columns} {names[_MAX_COMPLAINTS]!r}")
         advice = [*self._rules]
-        if self._keys and self._in_training:
+        if self._keys and self.in_training:
             flags = (f"--config.{flag}={','.join(named)}" for flag, named in self._flags.items())
             examples = f", such as {' '.join(flags)}" if self._flags else ""
             advice.append(f"In a config, {'; '.join(self._keys)}{examples}")
@@ -79,7 +83,7 @@ class ColumnReader:
         *,
         onehot: bool,
         categories: Sequence[str] | None = None,
-        is_closed: bool = False,
+        unknown: str = "added",
     ):
         """Takes how to read a column.
 
@@ -89,7 +93,7 @@ class ColumnReader:
           numbers: how its text writes numbers.
           onehot: whether text that is not a number is a category.
           categories: texts that the column is known to hold; None: it may hold numbers.
-          is_closed: whether the categories are all that are allowed.
+          unknown: whether other texts are "added" to the categories, "refused" or "counted".
         """
         self.name = name
         self.is_text = is_text(kind)
@@ -99,7 +103,8 @@ class ColumnReader:
         if categories is not None:
             self._reads = "categories"
         self._known = {value: place for place, value in enumerate(categories or ())}
-        self._is_closed = is_closed
+        self._unknown = unknown
+        self.unknown: Counter[str] = Counter()  # rows by text, if "counted"
         self.is_late_category = False  # read as numbers so far, but holds other texts
         self.missing: Counter[str] = Counter()  # by text
         self.first_missing = 0  # row
@@ -130,7 +135,10 @@ class ColumnReader:
         self.missing.update(by_text)
 
     def read(self, column: pa.Array, first_row: int, complaints: Complaints) -> np.ndarray:
-        """Returns float64 [n]: numbers, or indices of categories; NaN where one is missing."""
+        """Returns float64 [n]: numbers, or indices of categories; NaN where one is missing.
+
+        The index of a text that is counted as unknown is the number of the categories.
+        """
         had_missing = bool(self.missing)
         values = self._values(column, first_row, complaints)
         if self.missing and not had_missing:
@@ -195,27 +203,33 @@ class ColumnReader:
         self.missing.update(missing)
         encoded = text.dictionary_encode()
         texts = encoded.dictionary.to_pylist()
+        indices = encoded.indices.fill_null(len(texts)).to_numpy(zero_copy_only=False)
         unknown = [value for value in texts if value not in self._known]
-        if unknown and self._is_closed:
+        other = np.nan
+        if self._unknown == "counted":
+            other = len(self._known)
+            counts = np.bincount(indices, minlength=len(texts)).tolist()
+            self.unknown.update({value: counts[texts.index(value)] for value in unknown})
+        elif unknown and self._unknown == "refused":
             row = pc.index(text, pa.scalar(unknown[0], text.type)).as_py()
             complaints.add(
                 self.name,
                 f"column {self.name!r} holds {unknown[0]!r} in row {first_row + row + 1:,}, which "
                 "the training's data do not",
-                rule="The model has no feature for it: change the text, or train on data with it",
+                rule="The model has no feature for it: change the text, or train on data with it"
+                + ("" if complaints.in_training else _UNKNOWN_HINT),
             )
-        if len(self._known) <= MAX_CATEGORIES:
+        elif len(self._known) <= MAX_CATEGORIES:
             for value in unknown:
                 self._known.setdefault(value, len(self._known))
-        if len(self._known) > MAX_CATEGORIES and not self._is_closed:
+        if len(self._known) > MAX_CATEGORIES and self._unknown == "added":
             complaints.add(
                 self.name,
                 f"column {self.name!r} holds more than {MAX_CATEGORIES} different texts",
                 keys="data.drop_columns and data.id_columns leave columns out",
                 flag="data.id_columns",
             )
-        places = np.array([*(self._known.get(value, np.nan) for value in texts), np.nan])
-        indices = encoded.indices.fill_null(len(texts)).to_numpy(zero_copy_only=False)
+        places = np.array([*(self._known.get(value, other) for value in texts), np.nan])
         return places[indices]
 
 

@@ -30,18 +30,28 @@ def blocks(
     *,
     extra: Sequence[str] = (),
     keep_missing: bool = False,
+    unknown: list[str] | None = None,
 ) -> Iterator[tuple[np.ndarray, list[pa.Array]]]:
     """Yields float32 rows [n, D] of features.
 
     Each block comes with the same rows of the `extra` columns, in the file's types; text for CSV.
+    Texts that are no category are refused; given a list `unknown`, they are none of the categories,
+    and the list gets a line on each column that holds any.
 
     Raises:
       UserError: a column is missing, or as `training_tables.read`.
     """
     require_columns(table.path, (*features.columns, *extra), table.names)
-    readers = column_readers(table, features, onehot=False)
+    others = "refused" if unknown is None else "counted"
+    readers = column_readers(table, features, onehot=False, unknown=others)
     for block in read_blocks(table, readers, extra, keep_missing, in_training=False):
         yield features.expand(block.rows), block.extra
+    if unknown is not None:
+        unknown += [
+            f"column {reader.name!r}: {reader.unknown.total():,} rows ({counted(reader.unknown)})"
+            for reader in readers
+            if reader.unknown
+        ]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,8 +85,12 @@ def column_readers(
     *,
     onehot: bool,
     forced: frozenset[str] = frozenset(),
+    unknown: str = "refused",
 ) -> list[ColumnReader]:
-    """Returns a reader for each column, if all are of types that can be read."""
+    """Returns a reader for each column, if all are of types that can be read.
+
+    Texts that are none of a column's known categories are "refused" or "counted".
+    """
     types = dict(zip(table.names, table.types, strict=True))
     complaints = Complaints(table.path)
     for name in features.columns:  # before any row is read: nested values have no bounds
@@ -95,7 +109,7 @@ def column_readers(
             table.numbers,
             onehot=onehot,
             categories=features.categories.get(name, () if name in forced else None),
-            is_closed=name in features.categories,
+            unknown=unknown if name in features.categories else "added",
         )
         for name in features.columns
     ]
@@ -173,8 +187,8 @@ def _check_infinite(
         )
 
 
-def counted(missing: Counter[str]) -> str:
-    """Returns the most frequent texts for missing values, with their counts."""
+def counted(texts: Counter[str]) -> str:
+    """Returns the most frequent texts with their counts; "" is called blank."""
     return ", ".join(
-        f"{mark or 'blank'}: {count:,}" for mark, count in missing.most_common(_MAX_MARKS)
+        f"{text or 'blank'}: {count:,}" for text, count in texts.most_common(_MAX_MARKS)
     )
