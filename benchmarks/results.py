@@ -110,7 +110,7 @@ RUNS: Mapping[str, Run] = {
         ),
         ("reconstructions", "singular_values"),
         finetuning=(
-            *("--num_epochs=60", "--patience_epochs=0", "--learning_rate=6e-3"),
+            *("--num_epochs=300", "--patience_epochs=0", "--learning_rate=3e-3"),
             *("--input_dropout=0.2", "--code_dropout=0.5"),
         ),
     ),
