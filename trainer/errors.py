@@ -146,7 +146,7 @@ def require_choice(name: str, value: object, allowed: tuple[object, ...]) -> Non
     """Raises UserError unless a value is one of the allowed ones."""
     if value in allowed:
         return
-    choices = [str(choice) for choice in allowed]
+    choices = [str(choice) or "''" for choice in allowed]
     close = difflib.get_close_matches(value, choices, n=1) if isinstance(value, str) else []
     hint = f"did you mean {close[0]}? " if close else ""
     raise UserError(f"{name}={value!r} is not known; {hint}allowed: {', '.join(choices)}")

@@ -171,10 +171,3 @@ def test_a_test_file_must_not_hold_a_category_that_the_training_lacks(tmp_path):
     train, test = (write(tmp_path / f"{name}.csv", f"a,c\n1,{name}\n2,x\n") for name in ("y", "z"))
     with pytest.raises(UserError, match="'z' in row 1"):
         read([train, test], ONEHOT)
-
-
-def test_columns_of_ids_are_named_in_the_flag_that_leaves_them_out(tmp_path):
-    rows = "".join(f"{n},id {n},{n % 2},note {n}\n" for n in range(200))
-    path = write(tmp_path / "own.csv", f"a,part,b,note\n{rows}")
-    with pytest.raises(UserError, match=r"such as --config\.data\.id_columns=part,note$"):
-        read([path], ONEHOT)

@@ -51,8 +51,8 @@ def _groups(
     for place, reader in enumerate(readers):
         column = found[reader.name]
         type_id = column.type.id
-        is_text = type_id == _TEXT_ID and reader.may_be_numbers and not column.null_count
-        if type_id in _NUMBER_IDS or is_text:
+        is_text = type_id == _TEXT_ID and not column.null_count
+        if reader.may_be_numbers and (type_id in _NUMBER_IDS or is_text):
             by_type.setdefault(type_id, []).append(place)
     size = _GROUP_VALUES // count
     for places in by_type.values():

@@ -22,10 +22,6 @@ _MAX_COMPARED_ROWS = 100_000  # to recognise ids
 _COMPARED_NUMBERS = 2**24  # at a time
 _MAX_COMPLAINTS = 5  # columns that one message names
 
-_UNKNOWN_HINT = (
-    "; --unknown_categories (unknown_categories=True of trainer.load) takes it as none of the known"
-)
-
 
 class Complaints:
     """Collects what is wrong with the columns of a table, to be said all at once."""
@@ -33,25 +29,27 @@ class Complaints:
     def __init__(self, where: object, *, in_training: bool = True):
         """Collects for one file; `in_training` names the config keys that would help."""
         self._where = where
-        self.in_training = in_training
+        self._in_training = in_training
         self._first: dict[str, str] = {}  # by column
         self._rules: dict[str, None] = {}  # in the order of the complaints
         self._keys: dict[str, None] = {}
-        self._flags: dict[str, list[str]] = {}  # the columns that each would name
 
     def add(
-        self, column: str, problem: str, *, rule: str = "", keys: str = "", flag: str = ""
+        self, column: str, problem: str, *, rule: str = "", keys: str = "", flags: str = ""
     ) -> None:
-        """Keeps the first complaint about each column, with a rule or what keys of a config do.
+        """Keeps the first complaint about each column, with a rule.
 
-        A key `flag` that would help by naming the column is written with the columns' names.
+        Takes what keys of the training's config do, or flags of the commands that use a run.
         """
+        helps = keys
+        if not self._in_training:
+            helps = flags or (
+                keys and "A run takes only what its training could read: correct the file"
+            )
         if column not in self._first:
             self._first[column] = problem
             self._rules |= {rule: None} if rule else {}
-            self._keys |= {keys: None} if keys else {}
-            if flag:
-                self._flags.setdefault(flag, []).append(column)
+            self._keys |= {helps: None} if helps else {}
 
     def raise_any(self) -> None:
         """Raises UserError with every complaint, in one line."""
@@ -63,12 +61,8 @@ class Complaints:
             columns = "columns, such as" if more > 1 else "column,"
             shown.append(f"and so in {more:,} more {columns} {names[_MAX_COMPLAINTS]!r}")
         advice = [*self._rules]
-        if self._keys and self.in_training:
-            flags = (f"--config.{flag}={','.join(named)}" for flag, named in self._flags.items())
-            examples = f", such as {' '.join(flags)}" if self._flags else ""
-            advice.append(f"In a config, {'; '.join(self._keys)}{examples}")
-        elif self._keys:
-            advice.append("A run takes only what its training could read: correct the file")
+        if self._keys:
+            advice.append(("In a config, " if self._in_training else "") + "; ".join(self._keys))
         raise UserError(f"{self._where}: {'; '.join(shown)}. {'. '.join(advice)}")
 
 
@@ -104,7 +98,8 @@ class ColumnReader:
             self._reads = "categories"
         self._known = {value: place for place, value in enumerate(categories or ())}
         self._unknown = unknown
-        self.unknown: Counter[str] = Counter()  # rows by text, if "counted"
+        self.unknown_rows = 0  # if "counted"
+        self.unknown_text = ""  # the first
         self.is_late_category = False  # read as numbers so far, but holds other texts
         self.missing: Counter[str] = Counter()  # by text
         self.first_missing = 0  # row
@@ -146,8 +141,10 @@ class ColumnReader:
         return values
 
     def _values(self, column: pa.Array, first_row: int, complaints: Complaints) -> np.ndarray:
-        if not self.is_text:
+        if not self.is_text and self._reads != "categories":
             return self._read_numbers(column)
+        if not self.is_text:  # such as the categories "1" and "2", which pandas reads as numbers
+            column = _as_text(column)
         if isinstance(column, pa.DictionaryArray):
             column = column.dictionary_decode()
         if not self._reads:
@@ -208,16 +205,18 @@ class ColumnReader:
         other = np.nan
         if self._unknown == "counted":
             other = len(self._known)
-            counts = np.bincount(indices, minlength=len(texts)).tolist()
-            self.unknown.update({value: counts[texts.index(value)] for value in unknown})
+            is_unknown = np.array([*(value not in self._known for value in texts), False])
+            self.unknown_rows += int(is_unknown[indices].sum())
+            self.unknown_text = self.unknown_text or next(iter(unknown), "")
         elif unknown and self._unknown == "refused":
             row = pc.index(text, pa.scalar(unknown[0], text.type)).as_py()
             complaints.add(
                 self.name,
                 f"column {self.name!r} holds {unknown[0]!r} in row {first_row + row + 1:,}, which "
                 "the training's data do not",
-                rule="The model has no feature for it: change the text, or train on data with it"
-                + ("" if complaints.in_training else _UNKNOWN_HINT),
+                rule="The model has no feature for it: change the text, or train on data with it",
+                flags="--unknown_categories (unknown_categories=True in Python) takes it as none "
+                "of the column's texts",
             )
         elif len(self._known) <= MAX_CATEGORIES:
             for value in unknown:
@@ -227,10 +226,18 @@ class ColumnReader:
                 self.name,
                 f"column {self.name!r} holds more than {MAX_CATEGORIES} different texts",
                 keys="data.drop_columns and data.id_columns leave columns out",
-                flag="data.id_columns",
             )
         places = np.array([*(self._known.get(value, other) for value in texts), np.nan])
         return places[indices]
+
+
+def _as_text(column: pa.Array) -> pa.Array:
+    """Returns numbers and flags as text files hold them: "1", "0.5", "True"."""
+    if pa.types.is_boolean(column.type):
+        return pc.if_else(column, "True", "False")
+    if pa.types.is_floating(column.type):
+        column = pc.if_else(pc.is_nan(column), None, column)
+    return column.cast(pa.string())
 
 
 def _parse_booleans(column: pa.Array, numbers: NumberFormat) -> Parsed:

@@ -36,7 +36,7 @@ def blocks(
 
     Each block comes with the same rows of the `extra` columns, in the file's types; text for CSV.
     Texts that are no category are refused; given a list `unknown`, they are none of the categories,
-    and the list gets a line on each column that holds any.
+    and at the end the list holds a line on each column with any.
 
     Raises:
       UserError: a column is missing, or as `training_tables.read`.
@@ -47,10 +47,11 @@ def blocks(
     for block in read_blocks(table, readers, extra, keep_missing, in_training=False):
         yield features.expand(block.rows), block.extra
     if unknown is not None:
-        unknown += [
-            f"column {reader.name!r}: {reader.unknown.total():,} rows ({counted(reader.unknown)})"
+        unknown[:] = [
+            f"column {reader.name!r} in {reader.unknown_rows:,} "
+            f"row{'s' if reader.unknown_rows > 1 else ''}, such as {reader.unknown_text!r}"
             for reader in readers
-            if reader.unknown
+            if reader.unknown_rows
         ]
 
 
@@ -187,8 +188,8 @@ def _check_infinite(
         )
 
 
-def counted(texts: Counter[str]) -> str:
-    """Returns the most frequent texts with their counts; "" is called blank."""
+def counted(missing: Counter[str]) -> str:
+    """Returns the most frequent texts for missing values, with their counts."""
     return ", ".join(
-        f"{text or 'blank'}: {count:,}" for text, count in texts.most_common(_MAX_MARKS)
+        f"{mark or 'blank'}: {count:,}" for mark, count in missing.most_common(_MAX_MARKS)
     )
