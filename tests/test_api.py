@@ -1,6 +1,7 @@
 """Runs are trained and used from Python, on arrays, data frames and files alike."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -91,22 +92,68 @@ def test_what_does_not_fit_gets_one_line(run, frame):
 
 def test_unknown_texts_are_none_of_the_known_ones_if_the_user_says_so(run, frame, tmp_path, capsys):
     strange = frame.assign(colour=["pink", "red", "blue"] * 20)
-    lenient = trainer.load(run.workdir, unknown_categories=True)
-    with pytest.warns(UserWarning, match=r"unknown texts: column 'colour': 20 rows \(pink: 20\)"):
-        codes = lenient.encode(strange)
+    line = r"unknown texts: column 'colour' in 20 rows, such as 'pink'"
+    with pytest.warns(UserWarning, match=line) as warned:
+        codes = run.encode(strange, unknown_categories=True)
+    assert warned[0].filename == __file__
+    with pytest.warns(UserWarning, match=line) as warned:
+        run.scores(strange, unknown_categories=True)
+    assert warned[0].filename == __file__
     hot = np.array(
         [[colour == name[7:] for name in run.feature_names[3:]] for colour in strange.colour]
     )
     np.testing.assert_array_equal(codes, run.encode(np.hstack([ROWS, hot])))
     strange.to_csv(tmp_path / "strange.csv")
-    with pytest.warns(UserWarning, match="pink: 20"):
-        np.testing.assert_array_equal(lenient.encode(tmp_path / "strange.csv"), codes)
+    with pytest.warns(UserWarning, match=line):
+        from_file = run.encode(tmp_path / "strange.csv", unknown_categories=True)
+    np.testing.assert_array_equal(from_file, codes)
     options = StreamOptions(unknown_categories=True)
     stream.encode(str(run.workdir), str(tmp_path / "strange.csv"), str(tmp_path / "a.npy"), options)
-    assert "column 'colour': 20 rows (pink: 20)" in capsys.readouterr().out
+    assert "column 'colour' in 20 rows, such as 'pink'" in capsys.readouterr().out
     np.testing.assert_array_equal(np.load(tmp_path / "a.npy"), codes)
-    np.testing.assert_array_equal(lenient.encode(frame), run.encode(frame))
-    np.testing.assert_array_equal(lenient.encode("test"), run.encode("test"))
+    np.testing.assert_array_equal(run.encode(frame, unknown_categories=True), run.encode(frame))
+    with pytest.raises(UserError, match="unknown_categories=True is not for input='test'"):
+        run.encode("test", unknown_categories=True)
+
+
+@pytest.mark.parametrize("missing", [False, True])
+def test_categories_that_pandas_reads_as_numbers_are_the_texts_of_the_table(missing, tmp_path):
+    codes = ["1", "2", "x", ""] if missing else ["1", "2", "x"]
+    frame = pd.DataFrame({"a": np.arange(60.0), "code": (codes * 20)[:60]})
+    frame.to_csv(tmp_path / "own.csv", index=False)
+    config = small(load_config("dense"))
+    config.data.name = f"table:{tmp_path / 'own.csv'}"
+    config.data.update({"categorical": "onehot", "impute": "mean" if missing else ""})
+    config.model.update({"code_size": 2, "output_activation": "linear"})
+    run = trainer.train(config, tmp_path / "run")
+    texts = ["1", "2", None, "1"] if missing else ["1", "2", "2", "1"]
+    few = pd.DataFrame({"a": np.arange(4.0), "code": texts})
+    expected = run.encode(few)
+    few.to_csv(tmp_path / "few.csv", index=False)
+    np.testing.assert_array_equal(run.encode(tmp_path / "few.csv"), expected)
+    few["code"] = few["code"].astype("category")
+    few.to_parquet(tmp_path / "few.parquet")
+    np.testing.assert_array_equal(run.encode(tmp_path / "few.parquet"), expected)
+    few["code"] = few["code"].astype(float)
+    np.testing.assert_array_equal(run.encode(few), expected)
+    if not missing:
+        np.testing.assert_array_equal(run.encode(few.astype({"code": int})), expected)
+    with pytest.raises(UserError, match="'7' in row 1"):
+        run.encode(few.assign(code=7))
+
+
+def test_scores_of_another_checkpoint_than_the_evaluated_one_are_left_out_with_a_warning(
+    run, frame, tmp_path
+):
+    other = trainer.load(shutil.copytree(run.workdir, tmp_path / "run"))
+    other.evaluate(error_quantile=0.9)
+    names = {"errors", "pca_errors", "is_anomaly", "distances", "is_anomaly_by_distance"}
+    assert other.scores(frame).keys() == names
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    (tmp_path / "run" / "metrics.json").write_text(json.dumps(metrics | {"step": 0}))
+    with pytest.warns(UserWarning, match="another checkpoint was evaluated"):
+        scores = other.scores(frame)
+    assert {"is_anomaly", "is_anomaly_by_distance"}.isdisjoint(scores)
 
 
 def test_images_are_bytes_or_floats_and_a_vae_is_sampled(tmp_path):

@@ -14,14 +14,13 @@ from trainer.data.files.open_table import open_frame
 from trainer.errors import require
 from trainer.evaluation.anomaly_options import AnomalyOptions
 from trainer.evaluation.evaluate import evaluate
-from trainer.run import restore
+from trainer.run import error_reference, restore
 from trainer.serving import prior_samples, readers
 from trainer.serving.batched_model import BatchedModel, Columns
 from trainer.serving.options import DEFAULTS, StreamOptions, check_examples
 from trainer.storage import paths
 from trainer.training.train import train as train_run
 
-# Of rows [B, ...].
 _Function: TypeAlias = Callable[[BatchedModel, np.ndarray], Columns]
 
 
@@ -39,27 +38,31 @@ class TrainedRun:
       feature_names: the features of a table, in the order of the vectors; else ().
     """
 
-    def __init__(self, trained: restore.TrainedModel, *, unknown_categories: bool = False):
+    def __init__(self, trained: restore.TrainedModel):
         self.workdir = trained.run.workdir
         self.config: Config = trained.config
         self.feature_names = trained.features.names if trained.features else ()
         self._trained = trained
-        self._unknown_categories = unknown_categories
         self._training = readers.training_data(trained)
 
     def __repr__(self) -> str:
         kind, step = self.config.model.name, self._trained.step
         return f"<TrainedRun {str(self.workdir)!r}: {kind!r}, step {step:,}>"
 
-    def encode(self, examples: Any, *, resize: bool = False) -> np.ndarray:
+    def encode(
+        self, examples: Any, *, resize: bool = False, unknown_categories: bool = False
+    ) -> np.ndarray:
         """Returns the codes of examples, float32 [N, K].
 
-        `resize` scales image files to the size of the model's images.
+        `resize` scales image files to the size of the model's images. `unknown_categories` takes
+        texts that the training's table does not hold as none of their column's, with a warning;
+        otherwise they are refused.
 
         Raises:
           UserError: the examples cannot be read or do not fit the model.
         """
-        return self._map(examples, BatchedModel.codes, resize)
+        options = StreamOptions(resize=resize, unknown_categories=unknown_categories)
+        return _last_column(self._blocks(examples, BatchedModel.codes, options))
 
     def decode(self, codes: np.ndarray) -> np.ndarray:
         """Returns images [N, H, W, C] in [0, 1] or vectors [N, D] in the user's units, float32.
@@ -71,43 +74,52 @@ class TrainedRun:
         given = readers.of_rows(np.asarray(codes), shape)
         return _last_column(_apply(self._trained, given, BatchedModel.decoded))
 
-    def reconstruct(self, examples: Any, *, resize: bool = False) -> np.ndarray:
+    def reconstruct(
+        self, examples: Any, *, resize: bool = False, unknown_categories: bool = False
+    ) -> np.ndarray:
         """Returns the reconstructions of examples, as `decode` does; without noise if it denoises.
 
-        Raises:
-          UserError: as `encode`.
+        Takes the arguments of `encode`, and raises what it raises.
         """
-        return self._map(examples, BatchedModel.reconstructions, resize)
+        options = StreamOptions(resize=resize, unknown_categories=unknown_categories)
+        return _last_column(self._blocks(examples, BatchedModel.reconstructions, options))
 
-    def errors(self, examples: Any, *, resize: bool = False) -> np.ndarray:
+    def errors(
+        self, examples: Any, *, resize: bool = False, unknown_categories: bool = False
+    ) -> np.ndarray:
         """Returns the mean squared error of each reconstruction, float32 [N].
 
-        Of standardised vectors it is in squared standard deviations.
-
-        Raises:
-          UserError: as `encode`.
+        Of standardised vectors it is in squared standard deviations. Takes the arguments of
+        `encode`, and raises what it raises.
         """
-        return self._map(examples, _errors, resize)
+        options = StreamOptions(resize=resize, unknown_categories=unknown_categories)
+        return _last_column(self._blocks(examples, _errors, options))
 
     def scores(
-        self, examples: Any, *, resize: bool = False, squared_errors: bool = False
+        self,
+        examples: Any,
+        *,
+        resize: bool = False,
+        unknown_categories: bool = False,
+        squared_errors: bool = False,
     ) -> dict[str, np.ndarray]:
         """Returns the scores of examples that `trainer.encode --errors` writes, [N] by name.
 
-        `errors`; after an evaluation of this checkpoint also `pca_errors` and, for tables,
-        `distances`, float32; with thresholds `is_anomaly` and `is_anomaly_by_distance`, bool. If
-        asked for, `squared_errors` of each value, [N, H, W, C] or [N, D].
+        The `errors`, float32, are always there. Evaluations add `pca_errors` and `distances`,
+        float32, and with thresholds `is_anomaly` and `is_anomaly_by_distance`, bool; of the
+        evaluation of another checkpoint only `pca_errors` are used, with a warning. Vectors have
+        `distances`, images where the evaluation named anomalies. `squared_errors` adds those of
+        each value, [N, H, W, C] or [N, D].
 
-        Raises:
-          UserError: as `encode`.
+        Takes the other arguments of `encode`, and raises what it raises.
         """
-        function = functools.partial(BatchedModel.codes_and_errors, squared_errors=squared_errors)
-        blocks = self._blocks(examples, function, resize)
-        return {
-            name: np.concatenate([block[name] for block in blocks])
-            for name in blocks[0]
-            if name != "codes"
-        }
+        options = StreamOptions(
+            resize=resize, unknown_categories=unknown_categories, squared_errors=squared_errors
+        )
+        blocks = self._blocks(examples, functools.partial(_scores, squared_errors), options)
+        if error_reference.read(self.workdir, self._trained.step).is_stale:
+            warnings.warn(error_reference.STALE, stacklevel=2)
+        return {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
 
     def sample(self, count: int) -> np.ndarray:
         """Returns what `count` codes of the prior decode to, as `decode` does.
@@ -156,47 +168,34 @@ class TrainedRun:
         anomalies = AnomalyOptions(normal, anomalous, error_quantile)
         return evaluate(str(self.workdir), anomalies=anomalies)
 
-    def _map(self, examples: Any, function: _Function, resize: bool) -> np.ndarray:
-        return _last_column(self._blocks(examples, function, resize))
-
-    def _blocks(self, examples: Any, function: _Function, resize: bool) -> list[Columns]:
+    def _blocks(self, examples: Any, function: _Function, options: StreamOptions) -> list[Columns]:
         """Returns a function's columns of examples, a block at a time."""
-        options = StreamOptions(resize=resize)
-        of_tables = StreamOptions(unknown_categories=self._unknown_categories)
-        if isinstance(examples, str) and examples in paths.SPLITS:
+        if isinstance(examples, str | Path):
             check_examples(examples, self._training.shape, options)
-            given = readers.split(restore.load_data(self._trained.run), examples)
-        elif isinstance(examples, str | Path):
-            path = paths.path_of(examples)
-            check_examples(examples, self._training.shape, options)
-            options = of_tables if paths.table_suffix(path) else options
-            given = readers.examples(path, self._training, options)
+            given = (
+                readers.split(restore.load_data(self._trained.run), examples)
+                if isinstance(examples, str) and examples in paths.SPLITS
+                else readers.examples(paths.path_of(examples), self._training, options)
+            )
         elif hasattr(examples, "columns"):
-            given = readers.of_table(open_frame(examples), self._training, of_tables)
+            given = readers.of_table(open_frame(examples), self._training, options)
         else:
             given = readers.of_rows(np.asarray(examples), self._training.shape)
         blocks = _apply(self._trained, given, function)
         require(not given.unreadable, f"unreadable images: {'; '.join(given.unreadable)}")
         require(len(blocks) > 0, "there is no example")
         if given.unknown:
-            warnings.warn(f"unknown texts: {'; '.join(given.unknown)}", stacklevel=4)
+            warnings.warn(f"unknown texts: {'; '.join(given.unknown)}", stacklevel=3)
         return blocks
 
 
-def load(
-    workdir: str | Path, checkpoint: str = "", *, unknown_categories: bool = False
-) -> TrainedRun:
+def load(workdir: str | Path, checkpoint: str = "") -> TrainedRun:
     """Loads the "last" or the "best" checkpoint of the run in a workdir.
-
-    With `unknown_categories`, texts that the training's table does not hold are taken as none of
-    their column's texts, with a warning; otherwise such a table is refused.
 
     Raises:
       UserError: the workdir holds no run, or one that cannot be read.
     """
-    return TrainedRun(
-        restore.load_model(workdir, checkpoint), unknown_categories=unknown_categories
-    )
+    return TrainedRun(restore.load_model(workdir, checkpoint))
 
 
 def train(config: str | Config | ConfigDict, workdir: str | Path) -> TrainedRun:
@@ -217,6 +216,12 @@ def train(config: str | Config | ConfigDict, workdir: str | Path) -> TrainedRun:
 
 def _errors(model: BatchedModel, rows: np.ndarray) -> Columns:
     return {"errors": model.codes_and_errors(rows)["errors"]}
+
+
+def _scores(squared_errors: bool, model: BatchedModel, rows: np.ndarray) -> Columns:
+    columns = model.codes_and_errors(rows, squared_errors=squared_errors)
+    del columns["codes"]
+    return columns
 
 
 def _apply(

@@ -58,23 +58,25 @@ def test_a_distance_of_whitened_values_is_that_of_mahalanobis():
     np.testing.assert_allclose(ratio, 1, rtol=0.05)  # little shrinkage, of so many rows
 
 
-def test_a_distance_falls_if_the_unusual_feature_gets_its_mean():
+def test_a_distance_decreases_when_the_unusual_feature_is_set_to_its_mean():
     train = np.random.default_rng(0).normal(5, 1, (200, 4)).astype(np.float32)
     for feature in range(4):  # the first is the code, the others are residuals
         vector = np.full(4, 5, np.float32)
         vector[feature] = 30
         evaluated = keeping_the_first_value(train, vector[None])
-        falls = largest_distances.falls(evaluated, vector)
-        assert np.argmax(falls) == feature
-        assert falls[feature] == pytest.approx(evaluated.test_distances[0], rel=0.01)
+        (decreases,) = largest_distances.distance_decreases(evaluated, np.array([0]))
+        assert np.argmax(decreases) == feature
+        assert decreases[feature] == pytest.approx(evaluated.test_distances[0], rel=0.01)
         assert largest_distances.measure(evaluated).figures.keys() == {"largest_distances"}
 
 
 def test_features_are_labelled_with_their_distance_from_the_training_mean_in_stds():
-    train = np.array([[1, 5], [3, 5]])  # the second never varies
-    evaluated = keeping_the_first_value(train, np.array([[5, 5], [1, 5]]), feature_names=("a", "b"))
+    train = np.array([[1, 0.1], [3, 0.1]])
+    names = {"feature_names": ("a", "b")}
+    evaluated = keeping_the_first_value(train, np.array([[5, 0.1], [1, 0.3]]), **names)
+    constant = "b (constant in training)"
     labels = evaluated.feature_labels(np.array([1, 0]))
-    assert labels == [["-1.0 a", "+0.0 b"], ["+3.0 a", "+0.0 b"]]
+    assert labels == [["a -1.0 std", constant], ["a +3.0 std", constant]]
 
 
 def test_the_largest_errors_of_vectors_and_images_are_drawn_by_their_names(monkeypatch):
@@ -116,6 +118,14 @@ def test_the_largest_errors_of_vectors_and_images_are_drawn_by_their_names(monke
     _, titles, notes = drawn["draw"]
     assert titles[:2] == names[[11, 10]].tolist()
     assert notes[:2] == ["$dent$\nmse 0.25", "ok\nmse 0.21"]
+
+
+def test_an_evaluation_that_names_no_anomaly_leaves_no_distances_of_images(tmp_path):
+    train_linear(tmp_path)
+    api.load(tmp_path).evaluate(anomaly_label="3")
+    assert "distances" in api.load(tmp_path).scores("test")
+    api.load(tmp_path).evaluate()
+    assert "distances" not in api.load(tmp_path).scores("test")
 
 
 def test_columns_are_titled_by_class_by_name_or_by_row():

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from tests.all_configs import settings_of
 from tests.hostile.corpus import few_or_many, try_many
 from trainer import models
+from trainer.run.error_reference import ErrorReference
 from trainer.serving import plain_keras, saved_model
 
 CODE = 3
@@ -22,7 +23,9 @@ REFUSALS = (TypeError, ValueError, tf.errors.InvalidArgumentError)
 def test_a_signature_takes_what_it_says_and_raises_at_all_else(tmp_path, shape, dtype, examples):
     model = models.create(shape, settings_of("dense", code_size=CODE, hidden_units=(4,)))
     networks = plain_keras.encoder(model, None, dtype), plain_keras.decoder(model, None)
-    saved_model.write(tmp_path / "saved_model", *networks, model, seed=0)
+    nothing = ErrorReference(None, None, None, None, None, is_stale=False)
+    scores = saved_model.Scores(plain_keras.residuals(model, None, networks[0]), nothing)
+    saved_model.write(tmp_path / "saved_model", *networks, model, 0, scores)
     loaded = tf.saved_model.load(str(tmp_path / "saved_model"))
     functions = {name: loaded.signatures[name] for name in loaded.signatures}
     for given in ({}, {"x": tf.zeros((1, 5))}):  # no argument, or one of another name

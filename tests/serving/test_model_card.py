@@ -42,8 +42,14 @@ def test_its_code_makes_the_vectors_of_a_table(has_gaps, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path / "out")
     code = (tmp_path / "out" / model_card.README).read_text().split("```python\n")[1]
     (tmp_path / "vectors.py").write_text(code.partition("```")[0])
-    vectors = runpy.run_path(str(tmp_path / "vectors.py"))["vectors_of"](frame)
+    vectors_of = runpy.run_path(str(tmp_path / "vectors.py"))["vectors_of"]
+    vectors = vectors_of(frame.assign(colour=" " + frame.colour))
     training = readers.training_data(restore.load_model(tmp_path / "run"))
     given = readers.examples(tmp_path / "own.csv", training)
     expected = np.concatenate([block.rows for block in given.blocks(100)])
     np.testing.assert_allclose(vectors, expected, rtol=1e-6)
+    with pytest.raises(ValueError, match="pink"):
+        vectors_of(frame.assign(colour="pink"))
+    if not has_gaps:
+        with pytest.raises(ValueError, match="missing"):
+            vectors_of(frame.assign(weight=np.nan))

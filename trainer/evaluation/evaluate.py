@@ -103,6 +103,8 @@ def evaluate(
         for name, figure in plots.items():
             (tmp / f"{name}.png").write_bytes(figures.png(figure))
         _write_summaries(tmp, metrics, plots, evaluated)
+    if evaluated.distances is None:  # an earlier evaluation may have named anomalies
+        (path / error_reference.DISTANCES).unlink(missing_ok=True)
     return metrics
 
 

@@ -73,11 +73,15 @@ class EvaluatedModel:
         A value is in standard deviations from the mean, both of the training vectors.
         """
         names = self.feature_names or range(self.test.shape[1])
-        mean, std = self.train.mean(axis=0), self.train.std(axis=0)
-        values = (self.test[shown] - mean) / np.maximum(std, np.finfo(np.float32).tiny)
+        mean, std = (moment(self.train, axis=0, dtype=np.float64) for moment in (np.mean, np.std))
+        varies = np.ptp(self.train, axis=0) > 0
+        deviations = (self.test[shown] - mean) / np.where(varies, std, 1)
         return [
-            [f"{value:+.1f} {name}" for name, value in zip(names, row, strict=True)]
-            for row in values
+            [
+                f"{name} {value:+.1f} std" if is_varied else f"{name} (constant in training)"
+                for name, value, is_varied in zip(names, row, varies, strict=True)
+            ]
+            for row in deviations
         ]
 
     @property
@@ -182,12 +186,6 @@ class EvaluatedModel:
         if self.distances is None:
             return None
         return self.distances.of(self.test - self.reconstructions, self.codes)
-
-    def distances_of(self, images: np.ndarray) -> np.ndarray:
-        """Returns the distances of any images, float64 [N]."""
-        assert self.distances is not None
-        codes = self.map(self.model.encode, images)
-        return self.distances.of(images - self.map(self.model.decode, codes), codes)
 
     @property
     def has_classes(self) -> bool:

@@ -13,6 +13,7 @@ from trainer.run.workdir import read_metrics
 
 PCA = "pca.npz"  # in the workdir, of the training examples, with as many components as the code
 DISTANCES = "distances.npz"  # in the workdir, of the residuals and codes of the training examples
+STALE = "distances and anomalies are left out: another checkpoint was evaluated; evaluate this one"
 
 _THRESHOLDS = ("error_threshold", "distance_threshold")  # among the metrics
 _DISTANCES = tuple(field.name for field in dataclasses.fields(Distances))

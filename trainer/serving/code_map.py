@@ -69,7 +69,7 @@ def draw_map(
     with writers.create(csv) as write:
         write({**table, **columns, "errors": errors})
     figures.write_png(png, figure)
-    stream.report_unreadable(examples, model, f"{folder} holds a map of {len(codes):,} examples")
+    stream.report_input(examples, model, f"{folder} holds a map of {len(codes):,} examples")
     return folder
 
 

@@ -79,7 +79,7 @@ def export(
     if metrics.get("step") != trained.step:  # of another checkpoint
         metrics = {}
     exported = _in_float32(trained)
-    judge = error_reference.read(trained.run.workdir, trained.step)
+    reference = error_reference.read(trained.run.workdir, trained.step)
     dtype = images if len(exported.model.image_shape) > 1 else "float32"
     try:
         with (
@@ -88,9 +88,9 @@ def export(
         ):
             folder = tmp / "export"
             folder.mkdir()
-            for _ in _write(folder, exported, dtype, formats, judge):
+            for _ in _write(folder, exported, dtype, formats, reference):
                 bar.update()
-            differences = compare(folder, _reference(exported, dtype, judge.distances), formats)
+            differences = compare(folder, _expected(exported, dtype, reference.distances), formats)
             bar.update()
             card = {
                 **_describe(exported, dtype),
@@ -121,24 +121,26 @@ def print_summary(card: Mapping[str, Any], output: str) -> None:
             f"\nThe run computed in {card['trained_in']}, the export computes in float32: their "
             f"reconstructions differ by up to {card['precision_difference']:.1e}."
         )
+    if not card["metrics"]:
+        print("\nThis checkpoint was not evaluated: the export has no distances and no thresholds.")
     print(f"\nexport     {output}\ncard       {Path(output) / model_card.README}")
 
 
 def compare(
-    folder: Path, reference: Mapping[str, np.ndarray], formats: Sequence[str]
+    folder: Path, expected: Mapping[str, np.ndarray], formats: Sequence[str]
 ) -> dict[str, dict[str, float]]:
     """Measures the largest difference of each function by format, in a process without trainer.
 
     Args:
       folder: the folder of the export, whose parent gets temporary files.
-      reference: inputs, outputs and units of each function, as `check_export` takes them.
+      expected: inputs, outputs and units of each function, as `check_export` takes them.
       formats: the formats to compare.
 
     Raises:
       ExportError: a format cannot be loaded, or differs by more than the tolerance.
     """
     arrays = folder.parent / "reference.npz"
-    np.savez(arrays, **reference)  # type: ignore[arg-type]
+    np.savez(arrays, **expected)  # type: ignore[arg-type]
     command = [sys.executable, "-I", check_export.__file__, str(folder), str(arrays), *formats]
     done = subprocess.run(command, cwd=folder.parent, capture_output=True, text=True, check=False)
     if done.returncode:
@@ -175,14 +177,14 @@ def _write(
     trained: restore.TrainedModel,
     dtype: str,
     formats: Sequence[str],
-    judge: error_reference.ErrorReference,
+    reference: error_reference.ErrorReference,
 ) -> Iterator[str]:
     """Writes the formats, and yields each when it is written."""
     encoder = plain_keras.encoder(trained.model, trained.scaling, dtype)
     decoder = plain_keras.decoder(trained.model, trained.scaling)
     if "saved_model" in formats:
         residuals = plain_keras.residuals(trained.model, trained.scaling, encoder)
-        scores = saved_model.Scores(residuals, judge)
+        scores = saved_model.Scores(residuals, reference)
         path, seed = folder / "saved_model", trained.config.seed
         saved_model.write(path, encoder, decoder, trained.model, seed, scores)
         yield "saved_model"
@@ -226,7 +228,7 @@ def _convert(network: keras.Model, path: Path, name: str, **settings: Any) -> No
         raise UserError(f"formats={name} cannot hold this model ({line}); leave it out") from error
 
 
-def _reference(
+def _expected(
     trained: restore.TrainedModel, dtype: str, distances: Distances | None
 ) -> dict[str, np.ndarray]:
     """Returns inputs and the trainer's outputs of each function, and the units of differences."""
@@ -249,7 +251,7 @@ def _reference(
     if samples is not None:
         positions = np.arange(_FIRST_SAMPLE, _FIRST_SAMPLE + _ROWS)
         calls["sample"] = positions, map_batches(model.decode, samples.numpy()[_FIRST_SAMPLE:])
-    reference: dict[str, np.ndarray] = {}
+    expected: dict[str, np.ndarray] = {}
     for name, (given, outputs) in calls.items():
         units = np.full(outputs.shape[1:], max(1.0, float(np.abs(outputs).max())))
         if scaling is not None and name in ("decode", "reconstruct", "sample"):
@@ -262,8 +264,8 @@ def _reference(
             rounding = np.abs(distances.of(rounded, codes) - outputs)
         units = units + rounding / _TOLERANCE
         arrays = {"inputs": given, "outputs": outputs, "units": units}
-        reference |= {f"{name}/{key}": array for key, array in arrays.items()}
-    return reference
+        expected |= {f"{name}/{key}": array for key, array in arrays.items()}
+    return expected
 
 
 def _model_inputs(trained: restore.TrainedModel, rows: np.ndarray) -> np.ndarray:

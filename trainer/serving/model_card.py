@@ -4,9 +4,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 CARD = "card.json"
+SAVED_MODEL = "saved_model"
 README = "README.md"
 FILES = {
-    "saved_model": ("saved_model",),
+    SAVED_MODEL: (SAVED_MODEL,),
     "keras": ("encoder.keras", "decoder.keras"),
     "litert": ("encoder.tflite", "decoder.tflite"),
     "onnx": ("encoder.onnx", "decoder.onnx"),
@@ -76,17 +77,26 @@ with open("card.json") as file:
 
 
 def vectors_of(frame):
-    \"\"\"Returns the vectors of the rows of a pandas data frame, float32 [N, D].\"\"\"
+    \"\"\"Returns the vectors of the rows of a pandas data frame, float32 [N, D].
+
+    Columns hold numbers or flags, those with categories text; missing values are NaN or None.
+    \"\"\"
     features = []
     for name in inputs.get("columns", inputs["feature_names"]):
         column, texts = frame[name], inputs.get("categories", {}).get(name)
         if texts is None:
             features.append(column)
-        else:
-            features += [column.eq(text).where(column.notna()) for text in texts]
-    vectors = np.stack([feature.astype(float) for feature in features], axis=1)
+            continue
+        column = column.astype("string").str.strip()
+        unknown = sorted({*column.dropna()} - {*texts})
+        if unknown:
+            raise ValueError(f"{name} holds {unknown}, which the training's table does not")
+        features += [column == text for text in texts]
+    vectors = np.stack([one.to_numpy(float, na_value=np.nan) for one in features], axis=1)
     if "fill" in inputs:
         vectors = np.where(np.isnan(vectors), inputs["fill"], vectors)
+    if np.isnan(vectors).any():
+        raise ValueError("values are missing; the training's table lacked none")
     return vectors.astype(np.float32)
 """
 _SAMPLE = (
@@ -199,25 +209,32 @@ def _call(card: Mapping[str, Any], name: str) -> str:
 
 
 def _anomalies(card: Mapping[str, Any]) -> list[str]:
-    """Says which errors are of anomalies, if an evaluation has set a threshold."""
-    metrics = card["metrics"]
-    if "error_threshold" not in metrics:
-        return []
-    text = (
-        f"A mean squared error above {metrics['error_threshold']:.6g} marks an anomaly: the "
-        f"{metrics['error_quantile']:.4g} quantile of {metrics['validation_examples']:,} "
-        "validation errors. The errors are of pixels in [0, 1], or of vectors in the units trained "
-        "on."
+    """Explains the thresholds that an evaluation has set, and distances where there are any."""
+    metrics, has_distances = (
+        card["metrics"],
+        "distances" in card["differences"].get(SAVED_MODEL, {}),
     )
-    if "distance_threshold" in metrics:
-        text += (
-            f" So does a distance above {metrics['distance_threshold']:.6g}, the same quantile: "
-            "the squared Mahalanobis distance of residual and code from those of the training "
-            "examples, divided by their number of values."
+    lines = []
+    if "error_threshold" in metrics:
+        lines.append(
+            f"A mean squared error above {metrics['error_threshold']:.6g} marks an anomaly: the "
+            f"{metrics['error_quantile']:.4g} quantile of {metrics['validation_examples']:,} "
+            "validation errors. The errors are of pixels in [0, 1], or of vectors in the units "
+            "trained on."
         )
-    if "saved_model" in card["files"]:
-        text += " The SavedModel's `errors` returns them."
-    return ["## Anomalies", text]
+    if has_distances:
+        lines.append(
+            "A distance is the squared Mahalanobis distance of residual and code from those of the "
+            "training examples, divided by their number of values."
+        )
+    if has_distances and "distance_threshold" in metrics:
+        lines.append(
+            f"A distance above {metrics['distance_threshold']:.6g}, the same quantile of the "
+            "validation distances, marks an anomaly too."
+        )
+    if lines and SAVED_MODEL in card["files"]:
+        lines.append("The SavedModel's `errors` returns all of these.")
+    return ["## Anomalies", " ".join(lines)] if lines else []
 
 
 def _metrics(card: Mapping[str, Any]) -> str:

@@ -154,7 +154,7 @@ def _check_files(path: Path, shape: tuple[int, ...], options: StreamOptions) -> 
     is_images = path.is_dir() or suffix in paths.IMAGE_SUFFIXES
     is_table = paths.table_suffix(path) != "" and not is_images
     close = difflib.get_close_matches(str(path), paths.SPLITS, n=1)
-    hint = f"did you mean {close[0]!r}? " if close else ""
+    hint = f"did you mean {close[0]!r}? " if close and str(path) not in paths.SPLITS else ""
     require(
         is_images or is_table or suffix in _ROW_SUFFIXES,
         f"input={str(path)!r} is neither a folder nor a known file; {hint}allowed: "

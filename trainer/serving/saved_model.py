@@ -16,26 +16,23 @@ from trainer.serving import plain_keras
 
 @dataclasses.dataclass(frozen=True)
 class Scores:
-    """Computes the errors of examples and, after an evaluation, distances and which are anomalies.
-
-    The same as `trainer.encode --errors` writes, without PCA's errors.
-    """
+    """Computes what `trainer.encode --errors` writes of examples, except PCA's errors."""
 
     residuals: keras.Model  # see `plain_keras.residuals`
-    judge: ErrorReference
+    reference: ErrorReference
 
     def of(self, examples: tf.Tensor) -> dict[str, tf.Tensor]:
         """Returns `errors` and perhaps `distances`, float32 [B], `is_anomaly` and so on, [B]."""
         codes, residuals = self.residuals(examples)
         errors = tf.reduce_mean(tf.square(residuals), axis=range(1, len(residuals.shape)))
         scores = {"errors": errors}
-        if self.judge.threshold is not None:
-            scores["is_anomaly"] = errors > self.judge.threshold
-        if self.judge.distances is not None:
-            distances = _distances(self.judge.distances, residuals, codes)
+        if self.reference.threshold is not None:
+            scores["is_anomaly"] = errors > self.reference.threshold
+        if self.reference.distances is not None:
+            distances = _distances(self.reference.distances, residuals, codes)
             scores["distances"] = tf.cast(distances, tf.float32)
-            if self.judge.distance_threshold is not None:
-                scores["is_anomaly_by_distance"] = distances > self.judge.distance_threshold
+            if self.reference.distance_threshold is not None:
+                scores["is_anomaly_by_distance"] = distances > self.reference.distance_threshold
         return scores
 
 
@@ -45,9 +42,9 @@ def write(
     decoder: keras.Model,
     model: Autoencoder,
     seed: int,
-    scores: Scores | None = None,
+    scores: Scores,
 ) -> None:
-    """Writes a SavedModel of encode, decode, reconstruct and, if there is a prior, sample.
+    """Writes a SavedModel of encode, decode, reconstruct, errors and, with a prior, sample.
 
     Args:
       path: the folder to create.
@@ -55,7 +52,7 @@ def write(
       decoder: see `plain_keras.decoder`.
       model: gives the prior.
       seed: of the samples; the run's seed gives the samples of `trainer.sample`.
-      scores: give a signature `errors`.
+      scores: computed by `errors`.
     """
     rows = plain_keras.input_name(model)
     inputs, codes = (
@@ -81,10 +78,7 @@ def write(
     if model.prior_codes(Noise(seed, 0, 1)) is not None:
         arguments = [tf.TensorSpec((), tf.int32, "n"), tf.TensorSpec((), tf.int64, "first")]
         archive.add_endpoint("sample", sample, arguments)
-    if scores is not None:
-        archive.add_endpoint(
-            "errors", lambda x: scores.of(tf.ensure_shape(x, inputs.shape)), [inputs]
-        )
+    archive.add_endpoint("errors", lambda x: scores.of(tf.ensure_shape(x, inputs.shape)), [inputs])
     archive.write_out(path, verbose=False)
 
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from trainer.errors import listed, require
 from trainer.monitoring import progress
-from trainer.run import restore
+from trainer.run import error_reference, restore
 from trainer.serving import readers, writers
 from trainer.serving.batched_model import BatchedModel, Columns
 from trainer.serving.options import DEFAULTS, StreamOptions, check_stream
@@ -37,10 +37,7 @@ def encode(workdir: str, source: str, output: str, options: StreamOptions = DEFA
     has_errors = options.errors or options.squared_errors
     count = _stream("encoding", examples, output, model, compute if has_errors else model.codes)
     if has_errors and model.has_stale_evaluation:
-        print(
-            "distances and anomalies are not written: another checkpoint was evaluated; evaluate "
-            "this one"
-        )
+        print(error_reference.STALE)
     return count
 
 
@@ -107,7 +104,7 @@ def _stream(
             count += len(block.rows)
             bar.update(len(block.rows))
         require_any(rows, count)
-    report_unreadable(rows, model, f"{output} holds {count:,} examples")
+    report_input(rows, model, f"{output} holds {count:,} examples")
     return count
 
 
@@ -122,14 +119,14 @@ def require_any(rows: readers.Input, count: int) -> None:
     require(count > 0, f"no image can be read: {listed(rows.unreadable, '; ')}")
 
 
-def report_unreadable(rows: readers.Input, model: BatchedModel, done: str) -> None:
+def report_input(rows: readers.Input, model: BatchedModel, done: str) -> None:
     """Prints which texts were unknown, and which files were left out.
 
     Raises:
       UserError: files were left out, but the run skipped no such files.
     """
     if rows.unknown:
-        print(f"unknown    texts taken as none of the known ones: {listed(rows.unknown, '; ')}")
+        print(f"unknown texts, taken as none of their column's: {listed(rows.unknown, '; ')}")
     if rows.unreadable:
         files = listed(rows.unreadable, "; ")
         line = f"unreadable files left out ({len(rows.unreadable):,}): {files}"

@@ -15,26 +15,31 @@ def applies(evaluated: EvaluatedModel) -> bool:
 
 
 def measure(evaluated: EvaluatedModel) -> Result:
-    """Draws `largest_distances`, by their falls if one feature gets its training mean."""
+    """Draws `largest_distances`, with the features whose values make the distances large."""
     distances = evaluated.test_distances
     assert distances is not None
     shown = np.argsort(-distances, kind="stable")[: figures.COLUMNS]
     figure = figures.feature_shares(
-        np.stack([falls(evaluated, evaluated.test[row]) for row in shown]),
+        distance_decreases(evaluated, shown),
         evaluated.feature_labels(shown),
         evaluated.vector_labels(shown, [f"distance {value:.2g}" for value in distances[shown]]),
         "largest distances, by feature",
-        f"share in the falls of the distance with the feature at its mean\n{figures.STANDARDISED}",
+        f"share of the decrease in distance when the feature is set to its mean\n{figures.STDS}",
     )
     return Result({}, {FIGURE: figure})
 
 
-def falls(evaluated: EvaluatedModel, vector: np.ndarray) -> np.ndarray:
-    """Returns by how much the distance falls if a feature gets its training mean, float64 [D].
+def distance_decreases(evaluated: EvaluatedModel, shown: np.ndarray) -> np.ndarray:
+    """Returns by how much distances decrease when one feature is set to its training mean.
 
-    0 for features with which it rises.
+    Takes the rows [n] of test vectors; returns float64 [n, D], 0 where the distance increases.
     """
-    changed = np.tile(vector, (len(vector), 1))
-    np.fill_diagonal(changed, evaluated.train.mean(axis=0))
-    before = evaluated.distances_of(vector[None])
-    return np.maximum(before - evaluated.distances_of(changed), 0)
+    assert evaluated.distances is not None and evaluated.test_distances is not None
+    size = evaluated.test.shape[1]
+    changed = np.repeat(evaluated.test[shown], size, axis=0).reshape(len(shown), size, size)
+    changed[:, np.arange(size), np.arange(size)] = evaluated.train.mean(axis=0)
+    vectors = changed.reshape(-1, size)
+    codes = evaluated.map(evaluated.model.encode, vectors)
+    residuals = vectors - evaluated.map(evaluated.model.decode, codes)
+    distances = evaluated.distances.of(residuals, codes).reshape(len(shown), size)
+    return np.maximum(evaluated.test_distances[shown, None] - distances, 0)

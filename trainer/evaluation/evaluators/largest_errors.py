@@ -29,7 +29,7 @@ def measure(evaluated: EvaluatedModel) -> Result:
             evaluated.feature_labels(shown),
             evaluated.vector_labels(shown, notes),
             "largest errors, by feature",
-            f"share of the squared error\n{figures.STANDARDISED}",
+            f"share of the squared error\n{figures.STDS}",
         )
         return Result({}, {FIGURE: figure})
     classes = evaluated.test_class_names
