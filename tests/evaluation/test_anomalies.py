@@ -76,7 +76,7 @@ def test_features_are_labelled_with_their_distance_from_the_training_mean_in_std
     evaluated = keeping_the_first_value(train, np.array([[5, 0.1], [1, 0.3]]), **names)
     constant = "b (constant in training)"
     labels = evaluated.feature_labels(np.array([1, 0]))
-    assert labels == [["a -1.0 std", constant], ["a +3.0 std", constant]]
+    assert labels == [["a (-1.0)", constant], ["a (+3.0)", constant]]
 
 
 def test_the_largest_errors_of_vectors_and_images_are_drawn_by_their_names(monkeypatch):

@@ -78,7 +78,7 @@ class EvaluatedModel:
         deviations = (self.test[shown] - mean) / np.where(varies, std, 1)
         return [
             [
-                f"{name} {value:+.1f} std" if is_varied else f"{name} (constant in training)"
+                f"{name} ({value:+.1f})" if is_varied else f"{name} (constant in training)"
                 for name, value, is_varied in zip(names, row, varies, strict=True)
             ]
             for row in deviations
