@@ -28,13 +28,11 @@ _ROOT = Path(__file__).parent.parent
 _DOCS = _ROOT / "docs"
 _CURVE = "training"  # the name of a figure
 _MIN_POINTS = 5  # of a curve
-_FINETUNED = f"{FineTuning().name}.json"
-_ERRORS = ("finetuned_test_error", "frozen_test_error")
 _MAX_SECONDS_FOR_SEEDS = 20 * 60  # of training; a longer run is made with one seed
 
 
 class Metric(NamedTuple):
-    """Names a metric of a run by its key in `metrics.json` or `finetuned.json`; sets its goal."""
+    """Names a metric of a run by its key in the files of measurements; sets its goal."""
 
     name: str
     key: str
@@ -50,6 +48,11 @@ class Run(NamedTuple):
     metrics: tuple[Metric, ...]
     figures: tuple[str, ...] = ("reconstructions",)
     finetuning: tuple[str, ...] | None = None  # flags of trainer.finetune; None: not fine-tuned
+
+    @property
+    def finetuned(self) -> str:
+        """Returns the name of a fine-tuning's results."""
+        return FineTuning(refit="--refit" in (self.finetuning or ())).name
 
 
 def _mse(anchor: str, goal: float | None = None) -> Metric:
@@ -100,8 +103,8 @@ RUNS: Mapping[str, Run] = {
         "1,000 sigmoid units, tied; encoder and softmax fine-tuned on labels",
         (
             Metric(
-                "error, fine-tuned",
-                "finetuned_test_error",
+                "error, fine-tuned on all 60,000",
+                "refit_test_error",
                 "1.14 %, Rifai et al. 2011",
                 0.0114,
             ),
@@ -110,7 +113,7 @@ RUNS: Mapping[str, Run] = {
         ),
         ("reconstructions", "singular_values"),
         finetuning=(
-            *("--num_epochs=300", "--patience_epochs=0", "--learning_rate=3e-3"),
+            *("--refit", "--num_epochs=300", "--patience_epochs=0", "--learning_rate=3e-3"),
             *("--input_dropout=0.2", "--code_dropout=0.5"),
         ),
     ),
@@ -262,17 +265,19 @@ def _measure(name: str, seed: int, workdir: Path) -> None:
     _run("trainer", f"--config=configs/{name}.py", f"--workdir={workdir}", *changes)
     if not is_measured(workdir):
         _run("trainer.evaluate", f"--workdir={workdir}")
-    finetuning = RUNS[name].finetuning
-    if finetuning is not None and not is_measured(workdir, _FINETUNED):
-        _run("trainer.finetune", f"--workdir={workdir}", *finetuning)
+    run = RUNS[name]
+    if run.finetuning is not None and not is_measured(workdir, f"{run.finetuned}.json"):
+        _run("trainer.finetune", f"--workdir={workdir}", *run.finetuning)
 
 
 def _measured(name: str, workdir: Path) -> dict[str, Any]:
     """Reads the metrics of a run, its training time and its number of epochs."""
     measured = json.loads((workdir / METRICS).read_text())
+    stem = RUNS[name].finetuned
     if RUNS[name].finetuning is not None:
-        finetuned = json.loads((workdir / _FINETUNED).read_text())
-        measured |= {key: finetuned[key] for key in _ERRORS} | {"finetuning": finetuned}
+        finetuned = json.loads((workdir / f"{stem}.json").read_text())
+        errors = (f"{stem}_test_error", "frozen_test_error")
+        measured |= {key: finetuned[key] for key in errors} | {"finetuning": finetuned}
     run = workdirs.read(workdir)
     measured["training_seconds"] = training_seconds(run.log.rows(), run.config.batch_size)
     measured["num_epochs"] = run.config.num_epochs
