@@ -301,7 +301,7 @@ def test_the_saved_model_judges_examples_as_encode_does(make_run, tmp_path):
         assert card["differences"]["saved_model"][score] < card["tolerance"]
     readme = (tmp_path / "out" / README).read_text()
     assert f"above {metrics['error_threshold']:.6g} marks an anomaly" in readme
-    assert f"a distance above {metrics['distance_threshold']:.6g}" in readme
+    assert f"distance above {metrics['distance_threshold']:.6g}" in readme
     trained = restore.load(run)
     assert trained.scaling is not None
     rows = trained.scaling.undo(trained.dataset.test.read()[0])
