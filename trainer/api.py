@@ -72,7 +72,8 @@ class TrainedRun:
         """
         shape = (self._trained.model.code_size,)
         given = readers.of_rows(np.asarray(codes), shape)
-        return _last_column(_apply(self._trained, given, BatchedModel.decoded))
+        model = BatchedModel(self._trained, given, DEFAULTS.batch_size)
+        return _last_column(_apply(model, given, BatchedModel.decoded))
 
     def reconstruct(
         self, examples: Any, *, resize: bool = False, unknown_categories: bool = False
@@ -108,17 +109,18 @@ class TrainedRun:
         The `errors`, float32, are always there. Evaluations add `pca_errors` and `distances`,
         float32, and with thresholds `is_anomaly` and `is_anomaly_by_distance`, bool; of the
         evaluation of another checkpoint only `pca_errors` are used, with a warning. Vectors have
-        `distances`, images where the evaluation named anomalies. `squared_errors` adds those of
-        each value, [N, H, W, C] or [N, D].
+        `distances`, images where the evaluation named anomalies. `squared_errors` adds the squared
+        error of each value, [N, H, W, C] or [N, D].
 
         Takes the other arguments of `encode`, and raises what it raises.
         """
         options = StreamOptions(
-            resize=resize, unknown_categories=unknown_categories, squared_errors=squared_errors
+            resize=resize,
+            unknown_categories=unknown_categories,
+            errors=True,
+            squared_errors=squared_errors,
         )
         blocks = self._blocks(examples, functools.partial(_scores, squared_errors), options)
-        if error_reference.read(self.workdir, self._trained.step).is_stale:
-            warnings.warn(error_reference.STALE, stacklevel=2)
         return {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
 
     def sample(self, count: int) -> np.ndarray:
@@ -181,11 +183,14 @@ class TrainedRun:
             given = readers.of_table(open_frame(examples), self._training, options)
         else:
             given = readers.of_rows(np.asarray(examples), self._training.shape)
-        blocks = _apply(self._trained, given, function)
+        model = BatchedModel(self._trained, given, DEFAULTS.batch_size)
+        blocks = _apply(model, given, function)
         require(not given.unreadable, f"unreadable images: {'; '.join(given.unreadable)}")
         require(len(blocks) > 0, "there is no example")
         if given.unknown:
             warnings.warn(f"unknown texts: {'; '.join(given.unknown)}", stacklevel=3)
+        if options.errors and model.has_stale_evaluation:
+            warnings.warn(error_reference.STALE, stacklevel=3)
         return blocks
 
 
@@ -224,11 +229,8 @@ def _scores(squared_errors: bool, model: BatchedModel, rows: np.ndarray) -> Colu
     return columns
 
 
-def _apply(
-    trained: restore.TrainedModel, given: readers.Input, function: _Function
-) -> list[Columns]:
+def _apply(model: BatchedModel, given: readers.Input, function: _Function) -> list[Columns]:
     """Applies a function to the rows, a block at a time."""
-    model = BatchedModel(trained, given, DEFAULTS.batch_size)
     return [function(model, block.rows) for block in given.blocks(model.batch_size)]
 
 
