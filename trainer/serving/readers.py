@@ -56,7 +56,7 @@ class Input:
     blocks: Callable[[int], Iterator[Block]]  # takes the maximum rows of a block
     is_standardised: bool = False  # the vectors are the model's inputs, not in the user's units
     unreadable: Sequence[str] = ()  # files that were left out, and why; complete after the last row
-    unknown: Sequence[str] = ()  # of columns with unknown texts a line each; likewise
+    unknown: Sequence[str] = ()  # lines on columns with unknown texts, after the last row
 
 
 @dataclasses.dataclass(frozen=True)
@@ -286,7 +286,7 @@ def of_table(opened: OpenTable, training: TrainingData, options: StreamOptions =
     features = training.features
     others = {label, *ids, *opened.index, *opened.blank}
     if features:
-        tables.require_columns(path, features.columns, opened.names)
+        tables.require_columns(path, features.columns, opened.names)  # a renamed one is unknown too
         known = {*features.columns, *keys.drop_columns, keys.label_column, *others}
         unknown = [name for name in opened.names if name not in known]
         require(

@@ -21,6 +21,7 @@ _ID_SHARE = 0.99  # of an id's values differ
 _MAX_COMPARED_ROWS = 100_000  # to recognise ids
 _COMPARED_NUMBERS = 2**24  # at a time
 _MAX_COMPLAINTS = 5  # columns that one message names
+_AS_IN_TRAINING = "A run takes only what its training could read: correct the file"
 
 
 class Complaints:
@@ -32,24 +33,20 @@ class Complaints:
         self._in_training = in_training
         self._first: dict[str, str] = {}  # by column
         self._rules: dict[str, None] = {}  # in the order of the complaints
-        self._keys: dict[str, None] = {}
+        self._helps: dict[str, None] = {}
 
     def add(
         self, column: str, problem: str, *, rule: str = "", keys: str = "", flags: str = ""
     ) -> None:
         """Keeps the first complaint about each column, with a rule.
 
-        Takes what keys of the training's config do, or flags of the commands that use a run.
+        Says what helps: in a training `keys` of its config, for a trained run `flags`.
         """
-        helps = keys
-        if not self._in_training:
-            helps = flags or (
-                keys and "A run takes only what its training could read: correct the file"
-            )
+        helps = keys if self._in_training else flags or (keys and _AS_IN_TRAINING)
         if column not in self._first:
             self._first[column] = problem
             self._rules |= {rule: None} if rule else {}
-            self._keys |= {helps: None} if helps else {}
+            self._helps |= {helps: None} if helps else {}
 
     def raise_any(self) -> None:
         """Raises UserError with every complaint, in one line."""
@@ -61,8 +58,8 @@ class Complaints:
             columns = "columns, such as" if more > 1 else "column,"
             shown.append(f"and so in {more:,} more {columns} {names[_MAX_COMPLAINTS]!r}")
         advice = [*self._rules]
-        if self._keys:
-            advice.append(("In a config, " if self._in_training else "") + "; ".join(self._keys))
+        if self._helps:
+            advice.append(("In a config, " if self._in_training else "") + "; ".join(self._helps))
         raise UserError(f"{self._where}: {'; '.join(shown)}. {'. '.join(advice)}")
 
 
@@ -141,10 +138,10 @@ class ColumnReader:
         return values
 
     def _values(self, column: pa.Array, first_row: int, complaints: Complaints) -> np.ndarray:
-        if not self.is_text and self._reads != "categories":
-            return self._read_numbers(column)
-        if not self.is_text:  # such as the categories "1" and "2", which pandas reads as numbers
-            column = _as_text(column)
+        if not self.is_text:
+            if self._reads != "categories":
+                return self._read_numbers(column)
+            column = _as_text(column)  # such as "1" and "2", which pandas reads as numbers
         if isinstance(column, pa.DictionaryArray):
             column = column.dictionary_decode()
         if not self._reads:
@@ -200,15 +197,18 @@ class ColumnReader:
         self.missing.update(missing)
         encoded = text.dictionary_encode()
         texts = encoded.dictionary.to_pylist()
-        indices = encoded.indices.fill_null(len(texts)).to_numpy(zero_copy_only=False)
         unknown = [value for value in texts if value not in self._known]
-        other = np.nan
-        if self._unknown == "counted":
-            other = len(self._known)
-            is_unknown = np.array([*(value not in self._known for value in texts), False])
-            self.unknown_rows += int(is_unknown[indices].sum())
-            self.unknown_text = self.unknown_text or next(iter(unknown), "")
-        elif unknown and self._unknown == "refused":
+        if self._unknown == "added":
+            if len(self._known) <= MAX_CATEGORIES:
+                for value in unknown:
+                    self._known.setdefault(value, len(self._known))
+            if len(self._known) > MAX_CATEGORIES:
+                complaints.add(
+                    self.name,
+                    f"column {self.name!r} holds more than {MAX_CATEGORIES} different texts",
+                    keys="data.drop_columns and data.id_columns leave columns out",
+                )
+        elif self._unknown == "refused" and unknown:
             row = pc.index(text, pa.scalar(unknown[0], text.type)).as_py()
             complaints.add(
                 self.name,
@@ -218,17 +218,14 @@ class ColumnReader:
                 flags="--unknown_categories (unknown_categories=True in Python) takes it as none "
                 "of the column's texts",
             )
-        elif len(self._known) <= MAX_CATEGORIES:
-            for value in unknown:
-                self._known.setdefault(value, len(self._known))
-        if len(self._known) > MAX_CATEGORIES and self._unknown == "added":
-            complaints.add(
-                self.name,
-                f"column {self.name!r} holds more than {MAX_CATEGORIES} different texts",
-                keys="data.drop_columns and data.id_columns leave columns out",
-            )
+        other = len(self._known) if self._unknown == "counted" else np.nan
         places = np.array([*(self._known.get(value, other) for value in texts), np.nan])
-        return places[indices]
+        indices = encoded.indices.fill_null(len(texts)).to_numpy(zero_copy_only=False)
+        values = places[indices]
+        if self._unknown == "counted" and unknown:
+            self.unknown_rows += int(np.count_nonzero(values == other))
+            self.unknown_text = self.unknown_text or unknown[0]
+        return values
 
 
 def _as_text(column: pa.Array) -> pa.Array:

@@ -35,8 +35,8 @@ def blocks(
     """Yields float32 rows [n, D] of features.
 
     Each block comes with the same rows of the `extra` columns, in the file's types; text for CSV.
-    Texts that are no category are refused; given a list `unknown`, they are none of the categories,
-    and at the end the list holds a line on each column with any.
+    Texts that are no category are refused; given a list `unknown`, all features of their column are
+    0, and after the last block the list holds a line on each column with such texts.
 
     Raises:
       UserError: a column is missing, or as `training_tables.read`.
