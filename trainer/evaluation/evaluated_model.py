@@ -22,8 +22,8 @@ if TYPE_CHECKING:  # trainer.compare reads only columns, and should not wait sec
 
 _MAX_EXACT_PCA = 4096  # values of an image; such a covariance is decomposed in seconds
 _MAX_DISTANCE_VALUES = 1024  # of an image and a code; such a covariance is inverted in seconds
-_MAX_NAME = 24  # characters of what a vector is called
 _MAX_DISTANCE_ROWS = 20_000  # of the training images, to estimate the covariance
+_MAX_NAME = 24  # characters of what a vector is called
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,11 +61,15 @@ class EvaluatedModel:
     def vector_labels(self, shown: np.ndarray, notes: Sequence[str]) -> list[str]:
         """Returns the names and classes of some test vectors, each with its note."""
         names = [shortened(name, _MAX_NAME) for name in self.names(shown)]
-        classes = self.test_class_names
-        if classes is not None:
-            kinds = (shortened(str(kind)) for kind in classes[shown])
-            names = [f"{name} ({kind})" for name, kind in zip(names, kinds, strict=True)]
+        classes = self.class_labels(shown)
+        if classes:
+            names = [f"{name} ({label})" for name, label in zip(names, classes, strict=True)]
         return [f"{name}, {note}" for name, note in zip(names, notes, strict=True)]
+
+    def class_labels(self, shown: np.ndarray) -> list[str]:
+        """Returns the classes of some test examples, shortened; [] if there are no classes."""
+        classes = self.test_class_names
+        return [] if classes is None else [shortened(str(name)) for name in classes[shown]]
 
     def feature_labels(self, shown: np.ndarray) -> list[list[str]]:
         """Returns the names of the features of some test vectors, with their values [n][D].
@@ -73,7 +77,8 @@ class EvaluatedModel:
         A value is in standard deviations from the mean, both of the training vectors.
         """
         names = self.feature_names or range(self.test.shape[1])
-        mean, std = (moment(self.train, axis=0, dtype=np.float64) for moment in (np.mean, np.std))
+        mean = self.train.mean(axis=0, dtype=np.float64)
+        std = self.train.std(axis=0, dtype=np.float64)
         varies = np.ptp(self.train, axis=0) > 0
         deviations = (self.test[shown] - mean) / np.where(varies, std, 1)
         return [
@@ -182,7 +187,7 @@ class EvaluatedModel:
 
     @functools.cached_property
     def test_distances(self) -> np.ndarray | None:
-        """Returns the distances of the test images, float64 [N]; None if `distances` is None."""
+        """Returns the distances of the test images, float64 [N], or None without `distances`."""
         if self.distances is None:
             return None
         return self.distances.of(self.test - self.reconstructions, self.codes)

@@ -32,10 +32,9 @@ def measure(evaluated: EvaluatedModel) -> Result:
             f"share of the squared error\n{figures.STDS}",
         )
         return Result({}, {FIGURE: figure})
-    classes = evaluated.test_class_names
-    if classes is not None:
-        kinds = [figures.shortened(str(name)) for name in classes[shown]]
-        notes = ["\n".join(pair) for pair in zip(kinds, notes, strict=True)]
+    classes = evaluated.class_labels(shown)
+    if classes:
+        notes = ["\n".join(pair) for pair in zip(classes, notes, strict=True)]
     maps = np.sqrt(squares.mean(axis=-1, keepdims=True))
     rows = {"original": images, "reconstruction": rebuilt, "error": maps / max(maps.max(), 1e-12)}
     return Result({}, {FIGURE: example_columns.draw(rows, evaluated.names(shown), notes)})
