@@ -273,8 +273,8 @@ def _measure(name: str, seed: int, workdir: Path) -> None:
 def _measured(name: str, workdir: Path) -> dict[str, Any]:
     """Reads the metrics of a run, its training time and its number of epochs."""
     measured = json.loads((workdir / METRICS).read_text())
-    stem = RUNS[name].finetuned
     if RUNS[name].finetuning is not None:
+        stem = RUNS[name].finetuned
         finetuned = json.loads((workdir / f"{stem}.json").read_text())
         errors = (f"{stem}_test_error", "frozen_test_error")
         measured |= {key: finetuned[key] for key in errors} | {"finetuning": finetuned}

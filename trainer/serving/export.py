@@ -245,8 +245,12 @@ def _expected(
     residuals = inputs - reconstructions
     squares = np.square(residuals, dtype=np.float64)
     calls["errors"] = rows, squares.mean(axis=tuple(range(1, squares.ndim))).astype(np.float32)
+    roundings = {}
     if distances is not None:
         calls["distances"] = rows, distances.of(residuals, codes)
+        # The residuals of a good model are small, and so a distance consists of roundings.
+        rounded = residuals + _MAX_ROUNDINGS * np.spacing(np.abs(reconstructions))
+        roundings["distances"] = np.abs(distances.of(rounded, codes) - calls["distances"][1])
     samples = model.prior_codes(Noise(trained.config.seed, 0, _FIRST_SAMPLE + _ROWS, "evaluation"))
     if samples is not None:
         positions = np.arange(_FIRST_SAMPLE, _FIRST_SAMPLE + _ROWS)
@@ -257,13 +261,8 @@ def _expected(
         if scaling is not None and name in ("decode", "reconstruct", "sample"):
             outputs = scaling.undo(outputs)
             units = units * scaling.std
-        rounding = _MAX_ROUNDINGS * np.spacing(np.abs(outputs))
-        if distances is not None and name == "distances":
-            # The residuals of a good model are small, and so a distance consists of roundings.
-            rounded = residuals + _MAX_ROUNDINGS * np.spacing(np.abs(reconstructions))
-            rounding = np.abs(distances.of(rounded, codes) - outputs)
-        units = units + rounding / _TOLERANCE
-        arrays = {"inputs": given, "outputs": outputs, "units": units}
+        rounding = roundings.get(name, _MAX_ROUNDINGS * np.spacing(np.abs(outputs)))
+        arrays = {"inputs": given, "outputs": outputs, "units": units + rounding / _TOLERANCE}
         expected |= {f"{name}/{key}": array for key, array in arrays.items()}
     return expected
 

@@ -4,10 +4,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 CARD = "card.json"
-SAVED_MODEL = "saved_model"
 README = "README.md"
 FILES = {
-    SAVED_MODEL: (SAVED_MODEL,),
+    "saved_model": ("saved_model",),
     "keras": ("encoder.keras", "decoder.keras"),
     "litert": ("encoder.tflite", "decoder.tflite"),
     "onnx": ("encoder.onnx", "decoder.onnx"),
@@ -210,10 +209,8 @@ def _call(card: Mapping[str, Any], name: str) -> str:
 
 def _anomalies(card: Mapping[str, Any]) -> list[str]:
     """Explains the thresholds that an evaluation has set, and distances where there are any."""
-    metrics, has_distances = (
-        card["metrics"],
-        "distances" in card["differences"].get(SAVED_MODEL, {}),
-    )
+    metrics = card["metrics"]
+    has_distances = "distances" in card["differences"].get("saved_model", {})
     lines = []
     if "error_threshold" in metrics:
         lines.append(
@@ -232,8 +229,8 @@ def _anomalies(card: Mapping[str, Any]) -> list[str]:
             f"A distance above {metrics['distance_threshold']:.6g}, the same quantile of the "
             "validation distances, marks an anomaly too."
         )
-    if lines and SAVED_MODEL in card["files"]:
-        lines.append("The SavedModel's `errors` returns all of these.")
+    if lines and "saved_model" in card["files"]:
+        lines.append("The SavedModel's `errors` returns errors, distances and anomalies.")
     return ["## Anomalies", " ".join(lines)] if lines else []
 
 
