@@ -164,13 +164,16 @@ def test_a_run_that_settles_ends_at_its_validation_also_after_a_stop(
     digits_config.model = base.get_config("concrete").model
     digits_config.model.update({"code_size": 6, "hidden_units": (8,), "stop_when_settled": True})
     losses = assert_a_stop_changes_no_bit(digits_config, tmp_path, monkeypatch, calls=1, step=2)
-    alone, settled = tmp_path / "alone", "ended early at step 5: "  # of 10: the first validation
+    uninterrupted, settled = (
+        tmp_path / "alone",
+        "ended early at step 5: ",
+    )  # of 10: the first validation
     assert capsys.readouterr().out.count(settled) == 2
-    assert train(digits_config, str(alone)) == pytest.approx(losses)
+    assert train(digits_config, str(uninterrupted)) == pytest.approx(losses)
     assert settled in capsys.readouterr().out
-    assert_same_bits(alone, tmp_path / "stopped")
-    assert final_state(alone)[0] == 5
-    assert [row["step"] for row in logged(alone) if row["split"] == "validation"] == [5]
+    assert_same_bits(uninterrupted, tmp_path / "stopped")
+    assert final_state(uninterrupted)[0] == 5
+    assert [row["step"] for row in logged(uninterrupted) if row["split"] == "validation"] == [5]
 
 
 def test_the_selected_pixels_are_marked_where_they_are():

@@ -204,8 +204,8 @@ def test_a_finished_run_started_again_says_so_and_changes_nothing(
 
 def test_a_crash_at_any_time_leaves_no_trace(digits_config, tmp_path, monkeypatch):
     digits_config.figures = True
-    alone, run = str(tmp_path / "alone"), str(tmp_path / "run")
-    train(digits_config, alone)
+    uninterrupted, run = str(tmp_path / "uninterrupted"), str(tmp_path / "run")
+    train(digits_config, uninterrupted)
     before_the_first_step = ((atomic, "write_json"), (Checkpoints, "save"))
     for module, name in before_the_first_step:
         with monkeypatch.context() as patch, pytest.raises(ZeroDivisionError):
@@ -216,7 +216,7 @@ def test_a_crash_at_any_time_leaves_no_trace(digits_config, tmp_path, monkeypatc
             stop_after(patch, calls, crash)
             train(digits_config, run)
     train(digits_config, run)
-    assert_same_record(run, alone)
+    assert_same_record(run, uninterrupted)
 
 
 def test_an_epoch_sees_each_example_once(digits_config, tmp_path, monkeypatch):
