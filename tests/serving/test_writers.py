@@ -41,6 +41,26 @@ def test_a_parquet_file_of_many_row_groups_is_whole(tmp_path):
     np.testing.assert_array_equal(written, np.arange(3 * len(rows)))
 
 
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_ids_begin_a_table_under_their_own_names(tmp_path, suffix):
+    output = tmp_path / f"out{suffix}"
+    ids = {"codes": np.array(["a", "b"]), "errors": np.array([7, 8])}
+    with writers.create(str(output)) as write:
+        write({"codes": np.zeros((2, 1), np.float32), "errors": np.zeros(2, np.float32)}, ids)
+    assert read_table(output).column_names == ["codes", "errors", "code_0", "error"]
+    assert read_table(output)["codes"].to_pylist() == ["a", "b"]
+
+
+@pytest.mark.parametrize("name, suffix", [("code_0", ".csv"), ("label", ".tsv"), ("codes", ".npz")])
+def test_an_id_with_the_name_of_another_column_is_refused(tmp_path, name, suffix):
+    columns = {"codes": np.zeros((2, 1), np.float32), "labels": np.zeros(2, int)}
+    with (
+        refused(f"two columns of the output would have the name {name!r}", tmp_path),
+        writers.create(f"{tmp_path}/out{suffix}") as write,
+    ):
+        write(columns, {name: np.zeros(2, int)})
+
+
 @contextlib.contextmanager
 def small_disk(largest_bytes):
     """Has the system refuse to write files that are larger."""

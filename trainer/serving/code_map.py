@@ -1,6 +1,6 @@
 """Draws the codes of a run as points in two dimensions, and writes them as a table."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +16,16 @@ from trainer.serving.batched_model import BatchedModel, Columns
 from trainer.serving.options import DEFAULTS, StreamOptions, check_map
 
 MAX_POINTS = 10_000
+_COLUMNS = {"class": "labels", "error": "errors", "distance": "distances"}  # of the colours
+_VALUES_LABELS = {
+    "class": "class",
+    "error": "mean squared error of the reconstruction",
+    "distance": "squared Mahalanobis distance per value",
+}
+_LACKING = {
+    "class": "the examples have no labels",
+    "distance": "it needs trainer.evaluate of this checkpoint, and vectors or named anomalies",
+}
 _PERPLEXITY = 30
 _NEIGHBOURS = 15  # of UMAP
 _START_STD = 1e-4  # of the first coordinate from which t-SNE starts, as scikit-learn's default
@@ -41,42 +51,44 @@ def draw_map(
       workdir: the folder of the trained run.
       source: the examples, as `stream.encode` takes them.
       method: "pca", "tsne" or "umap"; "": codes of up to 2 values as they are, longer ones by PCA.
-      colour: "class" or "error"; "": the class, where there are labels.
+      colour: "class", "error" or, after an evaluation, "distance"; "": the class, where there are
+        labels.
       output: the folder of the files; "": the workdir.
       options: as of `stream.encode`.
 
     Raises:
-      UserError: as `stream.encode`; or all codes are equal, or there are no labels to colour by.
+      UserError: as `stream.encode`; or all codes are equal, or there are no labels or distances to
+        colour by.
     """
     folder = check_map(workdir, source, output, options, method=method, colour=colour)
     trained, examples = stream.open_examples(workdir, source, options)
     model = BatchedModel(trained, examples, options.batch_size)
-    columns = _spaced(examples, model)
-    codes, errors = columns.pop("codes"), columns.pop("errors")
-    has_labels = "labels" in columns
-    require(has_labels or colour != "class", f"colour='class': input={source!r} has no labels")
+    columns, ids = _spaced(examples, model)
+    codes = columns.pop("codes")
+    colour = colour or ("class" if "labels" in columns else "error")
+    values = columns.get(_COLUMNS[colour])
+    require(values is not None, f"colour={colour!r} is not possible: {_LACKING.get(colour)}")
     points, axes = project(codes, method)
-    by_class = has_labels and colour != "error"
     figure = figures.scatter(
         points,
-        columns["labels"] if by_class else errors,
+        values,
         title=f"codes of {len(codes):,} examples",
         axes=axes,
-        values_label="class" if by_class else "mean squared error of the reconstruction",
+        values_label=_VALUES_LABELS[colour],
     )
     table = {"number": columns.pop("number"), "x": points[:, 0], "y": points[:, 1]}
     csv, png = (str(folder / name) for name in MAP)
     with writers.create(csv) as write:
-        write({**table, **columns, "errors": errors})
+        write({**table, **columns}, ids)
     figures.write_png(png, figure)
     stream.report_input(examples, model, f"{folder} holds a map of {len(codes):,} examples")
     return folder
 
 
-def _spaced(examples: readers.Input, model: BatchedModel) -> Columns:
-    """Computes the columns of at most MAX_POINTS evenly spaced examples, by name."""
+def _spaced(examples: readers.Input, model: BatchedModel) -> tuple[Columns, Columns]:
+    """Computes the columns of at most MAX_POINTS evenly spaced examples; returns their ids too."""
     step = max(1, -(-(examples.count or 0) // MAX_POINTS))
-    parts: list[Columns] = []
+    parts: list[tuple[Columns, Columns]] = []
     count = held = 0
     with progress.bar("encoding", examples.count, unit="examples") as bar:
         for block in examples.blocks(model.batch_size):
@@ -85,27 +97,32 @@ def _spaced(examples: readers.Input, model: BatchedModel) -> Columns:
             if chosen.any():
                 computed = model.codes_and_errors(block.rows[chosen])
                 others = _rows({"number": numbers, **stream.given(block)}, chosen)
-                parts.append(computed | others)
+                parts.append((computed | others, _rows(block.ids, chosen)))
             count += len(numbers)
             held += int(chosen.sum())
             bar.update(len(numbers))
             while held > MAX_POINTS:  # the length of the input was not known
                 step *= 2
-                whole = _joined(parts)
-                parts = [_rows(whole, whole["number"] % step == 0)]
-                held = len(parts[0]["number"])
+                columns, ids = _joined(parts)
+                kept = columns["number"] % step == 0
+                parts = [(_rows(columns, kept), _rows(ids, kept))]
+                held = int(kept.sum())
     stream.require_any(examples, count)
     if step > 1:
         progress.say(f"drawn      one in {step:,} of {count:,} examples")
     return _joined(parts)
 
 
-def _rows(columns: Columns, chosen: np.ndarray) -> Columns:
+def _rows(columns: Mapping[str, np.ndarray], chosen: np.ndarray) -> Columns:
     return {name: column[chosen] for name, column in columns.items()}
 
 
-def _joined(parts: Sequence[Columns]) -> Columns:
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+def _joined(parts: Sequence[tuple[Columns, Columns]]) -> tuple[Columns, Columns]:
+    columns, ids = (
+        {name: np.concatenate([part[name] for part in some]) for name in some[0]}
+        for some in zip(*parts, strict=True)
+    )
+    return columns, ids
 
 
 def project(codes: np.ndarray, method: str) -> tuple[np.ndarray, tuple[str, str]]:

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import functools
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -30,12 +31,10 @@ from trainer.storage import paths
 _CODE_PREFIX = "code_"  # of a table's columns of codes
 _LABEL_KINDS = "biufU"  # NumPy's kinds of types for numbers and text
 _CHARACTER_BYTES = 4  # of NumPy's text
-_ERRORS = (
-    *("errors", "pca_errors", "distances"),
-    *("is_anomaly", "is_anomaly_by_distance", "squared_errors"),
-)
+_ANOMALIES = ("is_anomaly", "is_anomaly_by_distance")
+_ERRORS = ("errors", "pca_errors", "distances", "squared_errors", *_ANOMALIES)
 _OTHER_ARRAYS = ("labels", "files", *_ERRORS)  # arrays of an .npz file that are not examples
-_ERROR_COLUMNS = ("error", "pca_error", "distance", "is_anomaly", "is_anomaly_by_distance")
+_ERROR_COLUMNS = ("error", "pca_error", "distance", *_ANOMALIES)
 _ERROR_PREFIX = "squared_error_"
 
 
@@ -310,7 +309,7 @@ def of_table(opened: OpenTable, training: TrainingData, options: StreamOptions =
 def _table_of_codes(path: Path, code_size: int) -> Input:
     """Opens a table of codes; other columns, which `encode` wrote with them, are kept."""
     opened = open_table(path)
-    found = [name for name in opened.names if name.startswith(_CODE_PREFIX)]
+    found = [name for name in opened.names if re.fullmatch(rf"{_CODE_PREFIX}\d+", name)]
     _require_width(path, "codes", len(found), _Expected((code_size,), "codes"))
     features = Features(tuple(f"{_CODE_PREFIX}{k}" for k in range(code_size)))
     label, file = (name if name in opened.names else "" for name in ("label", "file"))

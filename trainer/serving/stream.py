@@ -100,7 +100,7 @@ def _stream(
         progress.bar(title, rows.count, unit="examples") as bar,
     ):
         for block in rows.blocks(model.batch_size):
-            write({**compute(block.rows), **given(block)})
+            write({**compute(block.rows), **given(block)}, block.ids)
             count += len(block.rows)
             bar.update(len(block.rows))
         require_any(rows, count)
@@ -109,8 +109,8 @@ def _stream(
 
 
 def given(block: readers.Block) -> Columns:
-    """Returns the labels, files and ids that the rows of a block have."""
-    columns = {"labels": block.labels, "files": block.files, **block.ids}
+    """Returns the labels and files that the rows of a block have."""
+    columns = {"labels": block.labels, "files": block.files}
     return {name: column for name, column in columns.items() if column is not None}
 
 

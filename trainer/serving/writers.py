@@ -6,10 +6,11 @@ import io
 import os
 import zipfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
-from typing import Any, TypeAlias
+from types import MappingProxyType
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -31,21 +32,29 @@ _SINGULAR = {
 }  # fmt: skip
 _NUMBER_DIGITS = 8  # in the names of images without file names
 
-Columns: TypeAlias = Mapping[str, np.ndarray]  # [B, ...] by names in the plural
-Write: TypeAlias = Callable[[Columns], None]  # the examples or codes are the first column
+Columns: TypeAlias = Mapping[str, np.ndarray]  # [B, ...] by name
+_NO_IDS: Columns = MappingProxyType({})
+
+
+class Write(Protocol):
+    """Writes a block of rows."""
+
+    def __call__(self, columns: Columns, ids: Columns = _NO_IDS) -> None:
+        """Appends columns, of which the examples or codes are the first, and the user's ids."""
 
 
 @contextlib.contextmanager
 def create(output: str, feature_names: Sequence[str] = ()) -> Iterator[Write]:
     """Yields a function that writes columns to a temporary sibling, which replaces the output.
 
-    An .npz file keeps the names of the columns, and the feature names. A table has the names of
-    `_SINGULAR`; of several numbers a row, vectors have the feature names, squared errors the same
-    after squared_error_, and others are numbered, as code_0. An .npy file and a folder of images
-    hold only the first column; the images are named by the column `files`.
+    An .npz file keeps the names of the columns, and the feature names. A table begins with the ids;
+    the others have the names of `_SINGULAR`; of several numbers a row, vectors have the feature
+    names, squared errors the same after squared_error_, and others are numbered, as code_0. An .npy
+    file and a folder of images hold only the first column; the images are named by the column
+    `files`.
 
     Raises:
-      UserError: the output cannot be written, or two images would have the same name.
+      UserError: the output cannot be written, or two images or columns would have the same name.
       StorageError: the disk is full; an existing output is unchanged.
     """
     path = paths.path_of(output)
@@ -106,7 +115,12 @@ class _NpyWriter:
 def _npy(path: Path, feature_names: Sequence[str]) -> Iterator[Write]:
     del feature_names  # one array has no room for them
     with contextlib.closing(_NpyWriter(path)) as array:
-        yield lambda columns: array.append(next(iter(columns.values())))
+
+        def write(columns: Columns, ids: Columns = _NO_IDS) -> None:
+            del ids
+            array.append(next(iter(columns.values())))
+
+        yield write
 
 
 @contextlib.contextmanager
@@ -115,8 +129,9 @@ def _npz(path: Path, feature_names: Sequence[str]) -> Iterator[Write]:
     arrays: dict[str, _NpyWriter] = {}
     with contextlib.ExitStack() as stack:
 
-        def write(columns: Columns) -> None:
-            for name, rows in columns.items():
+        def write(columns: Columns, ids: Columns = _NO_IDS) -> None:
+            _require_unique([*ids, *columns])
+            for name, rows in {**columns, **ids}.items():
                 if name not in arrays:
                     array = _NpyWriter(path.with_name(f"{name}.npy"))
                     arrays[name] = stack.enter_context(contextlib.closing(array))
@@ -146,8 +161,8 @@ def _table(path: Path, feature_names: Sequence[str]) -> Iterator[Write]:
             writer.write(table)
             held.clear()
 
-        def write(columns: Columns) -> None:
-            held.append(_record_batch(columns, feature_names))
+        def write(columns: Columns, ids: Columns = _NO_IDS) -> None:
+            held.append(_record_batch(columns, ids, feature_names))
             if len(held) * held[0].nbytes >= _ROW_GROUP_BYTES:
                 flush()
 
@@ -156,8 +171,8 @@ def _table(path: Path, feature_names: Sequence[str]) -> Iterator[Write]:
             flush()
 
 
-def _record_batch(columns: Columns, feature_names: Sequence[str]) -> pa.RecordBatch:
-    names, arrays = [], []
+def _record_batch(columns: Columns, ids: Columns, feature_names: Sequence[str]) -> pa.RecordBatch:
+    names, arrays = [*ids], [_column(column) for column in ids.values()]
     for name, rows in columns.items():
         singular = _SINGULAR.get(name, name)
         if rows.ndim == 1:
@@ -170,9 +185,16 @@ def _record_batch(columns: Columns, feature_names: Sequence[str]) -> pa.RecordBa
             bare = named and name == "vectors"
             names += [str(each) if bare else f"{singular}_{each}" for each in numbered]
             arrays += map(pa.array, rows.T)
-    twice = next((name for name, count in Counter(names).items() if count > 1), None)
-    require(twice is None, f"two columns of the output would have the name {twice!r}")
+    _require_unique(names)
     return pa.RecordBatch.from_arrays(arrays, names)
+
+
+def _require_unique(names: Iterable[str]) -> None:
+    twice = next((name for name, count in Counter(names).items() if count > 1), None)
+    require(
+        twice is None,
+        f"two columns of the output would have the name {twice!r}; rename the column of the input",
+    )
 
 
 def _column(rows: np.ndarray) -> pa.Array:
@@ -209,7 +231,8 @@ def _images(path: Path, feature_names: Sequence[str]) -> Iterator[Write]:
     names: set[str] = set()
     with ThreadPoolExecutor() as pool:
 
-        def write(columns: Columns) -> None:
+        def write(columns: Columns, ids: Columns = _NO_IDS) -> None:
+            del ids
             pixels = np.round(255 * next(iter(columns.values()))).astype(np.uint8)
             numbers = range(len(names), len(names) + len(pixels))
             files = columns.get("files", [f"{number:0{_NUMBER_DIGITS}d}" for number in numbers])
