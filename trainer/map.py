@@ -18,9 +18,9 @@ _METHOD = flags.DEFINE_enum(
 _COLOUR = flags.DEFINE_enum(
     "colour",
     "",
-    ["", "class", "error"],
-    "What colours a point: its class, or the error of its reconstruction. Default: the class, "
-    "where there are labels.",
+    ["", "class", "error", "distance"],
+    "What colours a point: its class, the error of its reconstruction or, after an evaluation, its "
+    "distance. Default: the class, where there are labels.",
 )
 _OUTPUT = flags.DEFINE_string("output", "", "Folder for map.png and map.csv. Default: the workdir.")
 flags.adopt_module_key_flags(stream_flags)

@@ -161,6 +161,10 @@ def test_the_threshold_is_a_quantile_of_the_validation_errors_and_is_kept(tmp_pa
     errors = np.square(map_batches(run.model, images) - images).mean(axis=(1, 2, 3))
     assert metrics["error_threshold"] == pytest.approx(np.quantile(errors, 0.8), rel=1e-4)
     assert metrics["test_anomalies"] == np.count_nonzero(run.dataset.test.labels == 4)
+    images = to_unit(run.dataset.test.read()[0])
+    errors = np.square(map_batches(run.model, images) - images).mean(axis=(1, 2, 3))
+    above = np.count_nonzero(errors > metrics["error_threshold"])
+    assert 0 < metrics["test_errors_above_threshold"] == above < len(images)
     again = evaluate(str(tmp_path))
     assert again["error_threshold"] == metrics["error_threshold"]
     assert "anomaly_auc" in metrics and "anomaly_auc" not in again

@@ -1,6 +1,7 @@
 """Maps of codes: the methods, what is coloured, how many points, and the table."""
 
 import importlib.util
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -9,6 +10,7 @@ from sklearn.datasets import load_digits
 
 from tests.serving.conftest import vectors
 from tests.verbs.refusals import refused
+from trainer.evaluation.evaluate import evaluate
 from trainer.monitoring import figures
 from trainer.serving import code_map
 from trainer.serving.code_map import draw_map, project
@@ -90,5 +92,21 @@ def test_classes_or_errors_colour_the_points(vector_run, tmp_path, monkeypatch):
         drawn(vector_run, source, tmp_path / str(len(labels)), colour=colour)
     error = "mean squared error of the reconstruction"
     assert labels == ["class", error, error]
-    with refused("has no labels", tmp_path):
+    with refused("have no labels", tmp_path):
         drawn(vector_run, f"{tmp_path}/rows.npy", tmp_path / "none", colour="class")
+
+
+def test_distances_colour_the_points_of_an_evaluated_run(vector_run, tmp_path, monkeypatch):
+    run = shutil.copytree(vector_run, tmp_path / "run")
+    with refused("colour='distance' is not possible: it needs trainer.evaluate", tmp_path):
+        drawn(str(run), "test", tmp_path, colour="distance")
+    evaluate(str(run))
+    values = []
+
+    def scatter(_, given, **__):
+        values.append(given)
+        return np.zeros((1, 1, 3), np.uint8)
+
+    monkeypatch.setattr(figures, "scatter", scatter)
+    table = drawn(str(run), "test", tmp_path, colour="distance")
+    np.testing.assert_allclose(values[0], table["distance"], rtol=1e-6)

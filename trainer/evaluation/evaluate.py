@@ -19,7 +19,6 @@ from trainer.evaluation.evaluators.reconstruction import squared_errors
 from trainer.monitoring import figures, progress, projector
 from trainer.monitoring.tensorboard import TEST, Summaries
 from trainer.run import early_stopping, error_reference, restore
-from trainer.run.distances import Distances
 from trainer.run.workdir import METRICS, code_digest, installed_versions, read_metrics
 from trainer.storage import atomic, paths
 
@@ -46,7 +45,8 @@ def evaluate(
       The content of `metrics.json`: the `step`, the `last_step` of the run, whether its training
       has `finished`, the `code_size`, the number of `test_examples` (as many as
       fit memory), the metrics of each module of `evaluators` that applies, and the
-      thresholds of errors and distances with their `error_quantile`, if asked for.
+      thresholds of errors and distances, if asked for, with their `error_quantile` and the
+      numbers of test examples above them.
 
     Raises:
       UserError: the workdir holds no run that can be read, or its data have changed.
@@ -92,7 +92,7 @@ def evaluate(
             metrics |= result.metrics
             plots |= result.figures
             bar.update()
-    metrics |= _thresholds(run, anomalies.error_quantile, evaluated.distances)
+    metrics |= _thresholds(run, anomalies.error_quantile, evaluated)
 
     with atomic.replacing(path) as tmp:
         atomic.write_json(tmp / METRICS, metrics)
@@ -170,11 +170,12 @@ def print_table(metrics: dict[str, Any], workdir: str) -> None:
 
 
 def _thresholds(
-    run: restore.TrainedRun, quantile: float, distances: Distances | None
+    run: restore.TrainedRun, quantile: float, evaluated: EvaluatedModel
 ) -> dict[str, float]:
-    """Returns the thresholds: a quantile of the validation errors and, if given, distances.
+    """Returns the thresholds: a quantile of the validation errors and, if fitted, distances.
 
-    A quantile of 0 means the quantile of the previous evaluation; if it had none, returns {}.
+    Counts the test examples above each. A quantile of 0 means the quantile of the previous
+    evaluation; if it had none, returns {}.
     """
     quantile = quantile or (read_metrics(run.run.workdir) or {}).get("error_quantile", 0.0)
     if not quantile:
@@ -182,14 +183,19 @@ def _thresholds(
     images, _, _ = read(run, run.dataset.validation)
     codes = map_batches(run.model.encode, images)
     rebuilt = map_batches(run.model.decode, codes)
+    threshold = float(np.quantile(squared_errors(images, rebuilt), quantile))
+    test_errors = squared_errors(evaluated.test, evaluated.reconstructions)
     found = {
         "error_quantile": quantile,
-        "error_threshold": float(np.quantile(squared_errors(images, rebuilt), quantile)),
         "validation_examples": len(images),
+        "error_threshold": threshold,
+        "test_errors_above_threshold": int(np.count_nonzero(test_errors > threshold)),
     }
-    if distances is not None:
-        of_validation = distances.of(images - rebuilt, codes)
-        found["distance_threshold"] = float(np.quantile(of_validation, quantile))
+    if evaluated.distances is not None and evaluated.test_distances is not None:
+        distances = evaluated.distances.of(images - rebuilt, codes)
+        threshold = float(np.quantile(distances, quantile))
+        above = int(np.count_nonzero(evaluated.test_distances > threshold))
+        found |= {"distance_threshold": threshold, "test_distances_above_threshold": above}
     return found
 
 

@@ -66,12 +66,12 @@ def draw_map(
     columns, ids = _spaced(examples, model)
     codes = columns.pop("codes")
     colour = colour or ("class" if "labels" in columns else "error")
-    values = columns.get(_COLUMNS[colour])
-    require(values is not None, f"colour={colour!r} is not possible: {_LACKING.get(colour)}")
+    coloured_by = _COLUMNS[colour]
+    require(coloured_by in columns, f"colour={colour!r} is not possible: {_LACKING.get(colour)}")
     points, axes = project(codes, method)
     figure = figures.scatter(
         points,
-        values,
+        columns[coloured_by],
         title=f"codes of {len(codes):,} examples",
         axes=axes,
         values_label=_VALUES_LABELS[colour],

@@ -14,7 +14,7 @@ from trainer.storage import paths
 
 FORMATS = tuple(model_card.FILES)
 METHODS = ("", "pca", "tsne", "umap")  # of a map; "": by the size of the code
-COLOURS = ("", "class", "error")  # of a map's points; "": classes where there are labels
+COLOURS = ("", "class", "error", "distance")  # of a map; "": class or error
 IMAGE_CHANNELS = (1, 3, 4)  # grey, RGB, RGBA
 _ROW_SUFFIXES = (*paths.ARRAY_SUFFIXES, *paths.TABLE_SUFFIXES)  # of codes and vectors
 _OUTPUT_SUFFIXES = (*paths.ARRAY_SUFFIXES, *paths.OUTPUT_TABLE_SUFFIXES)
