@@ -207,6 +207,17 @@ def test_the_slots_of_resampled_units_begin_anew(settings, decoder_kernels):
         np.testing.assert_array_equal(np.all(of_one_gradient, axis=others), dead, err_msg=path)
 
 
+@pytest.mark.parametrize(("last_step", "is_resampled"), [(7, False), (8, True)])
+def test_units_are_resampled_only_if_as_many_steps_remain(last_step, is_resampled):
+    settings = {"learning_rate": 0.0, "last_step": last_step}
+    model, steps = adam_steps(lambda: create(**RESAMPLING), **settings)
+    kernel = model.encoder.get_layer("code").kernel.numpy()
+    model.idle_steps.assign(np.full(60, 3))
+    steps.train(4, images_like(1, BATCH, *SHAPE))
+    is_changed = np.any(model.encoder.get_layer("code").kernel.numpy() != kernel)
+    assert is_changed == is_resampled
+
+
 def test_a_step_that_float16_skips_counts_for_no_unit():
     model, steps = adam_steps(create, 2, precision="float16")
     steps.optimizer.dynamic_scale.assign(2.0**126)

@@ -157,7 +157,7 @@ def test_the_plan_names_what_the_run_is_too_short_for(tmp_path, capsys):
     config.model.update(tiny("sparse") | settings)
     config.data.update({"name": "digits", "resplit_test": 0.0})
     config.optimizer.update({"schedule": "step", "boundary_factors": (0.5, 0.1)})
-    for steps in (10, 11):
+    for steps in (10, 15):
         epochs = steps * 64 / 1366
         config.update({"batch_size": 64, "num_epochs": epochs, "execution": "graph"})
         config.optimizer.boundaries_epochs = (0.1, 10 * 64 / 1366)
@@ -166,7 +166,7 @@ def test_the_plan_names_what_the_run_is_too_short_for(tmp_path, capsys):
         for note in (
             "only 10 steps, but model.dead_after_steps=10: no unit counts as dead, and model.aux",
             "model.resample_every_steps=5 and model.dead_after_steps=10 units are resampled from "
-            "step 10 on",
+            "step 10 on, and not in the last 5 steps",
             f"these of optimizer.boundaries_epochs: {epochs:g};",
         ):
             assert (note in printed) == (steps == 10), note

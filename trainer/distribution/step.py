@@ -301,14 +301,15 @@ class Steps:
         """Resamples on all replicas before a step that trains the units, but not before step 0.
 
         So the weights of validations and checkpoints have been trained since, unless float16 has
-        skipped the step.
+        skipped the step. At least `resample_every_steps` steps follow, in which the units learn.
         """
 
         def resample():
             self._strategy.run(self._resample, args=(step, batch, cache))
             return True
 
-        due = (step % self._model.resample_every_steps == 0) & (step > 0)
+        every = self._model.resample_every_steps
+        due = (step % every == 0) & (step > 0) & (step <= self._settings.last_step - every)
         tf.cond(due, resample, lambda: False)
 
     def _resample(self, step, batch, cache):

@@ -28,7 +28,8 @@ section 2.4): the `auxiliary_units` largest of an image's dead activations learn
 the kept ones leave.
 
 With `resample_every_steps`, dead units get new weights before each step whose number is a multiple
-of it, except step 0 (Bricken et al. 2023, Towards Monosemanticity, appendix on neuron resampling).
+of it, except step 0 and where fewer than as many steps remain, in which they would hardly learn
+(Bricken et al. 2023, Towards Monosemanticity, appendix on neuron resampling).
 The B examples of the step's global batch are drawn without replacement, with probabilities
 proportional to the square of their reconstruction error, by the noise of their positions; each of
 the first B dead units gets one:
@@ -113,7 +114,8 @@ class Settings(settings.DenseOrTiedNetwork):
     )
     resample_every_steps: int = key(
         0,
-        "Steps after which dead units get new weights, from examples of large errors; 0: never.",
+        "Steps after which dead units get new weights, from examples of large errors; not in as "
+        "many last steps; 0: never.",
         at_least=0,
     )
     resample_norm: float = key(
@@ -157,11 +159,11 @@ class Settings(settings.DenseOrTiedNetwork):
                 "dead, and model.auxiliary_weight does nothing; train for longer, or lower "
                 "dead_after_steps"
             )
-        if every and steps <= (first := every * math.ceil(dead_after / every)):
+        if every and steps < (first := every * math.ceil(dead_after / every)) + every:
             yield (
                 f"only {steps:,} steps, but with model.resample_every_steps={every} and "
-                f"model.dead_after_steps={dead_after} units are resampled from step {first:,} on; "
-                "train for longer, or lower both"
+                f"model.dead_after_steps={dead_after} units are resampled from step {first:,} on, "
+                f"and not in the last {every} steps; train for longer, or lower both"
             )
 
     def _check_needs(self, asked: str, **needs: Any) -> None:
