@@ -7,18 +7,30 @@ from typing import Any
 import numpy as np
 import psutil
 
+from trainer.data.limits import memory_limits
 from trainer.errors import require
 
 GIB = 2**30
 BLOCK_ROWS = 4096  # rows that are read, copied or generated at a time
 _BLOCK_BYTES = 2**26  # of such rows, at most
-_MEMORY_SHARE = 0.8  # of the host's free memory, which a data set may fill by default
+_MEMORY_SHARE = 0.8  # of the available memory, which a data set may fill by default
 _ALIGNMENT_BYTES = 64  # TensorFlow shares the memory of arrays that begin at a multiple of this
 
 
 def allowed_bytes(memory_gib: float) -> float:
     """Returns how many bytes a data set may fill, by `data.memory_gib`."""
-    return memory_gib * GIB or _MEMORY_SHARE * psutil.virtual_memory().available
+    return memory_gib * GIB or _MEMORY_SHARE * available_bytes()
+
+
+def available_bytes() -> int:
+    """Returns how much memory this process can still take, of the host and within its cgroups."""
+    limits = (limit.available_bytes for limit in memory_limits())
+    return min([psutil.virtual_memory().available, *limits])
+
+
+def total_bytes() -> int:
+    """Returns the memory of the host, or the least that a cgroup of this process may take."""
+    return min([psutil.virtual_memory().total, *(limit.total_bytes for limit in memory_limits())])
 
 
 def require_fits(what: str, size: float, allowed: float, advice: str = "") -> None:

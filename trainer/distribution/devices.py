@@ -6,10 +6,9 @@ import math
 import re
 from collections.abc import Iterator
 
-import psutil
 import tensorflow as tf
 
-from trainer.data.memory import require_fits
+from trainer.data.memory import require_fits, total_bytes
 from trainer.distribution.forks import require_no_fork
 from trainer.distribution.gpus import check_gpus
 from trainer.errors import UserError, require
@@ -91,7 +90,7 @@ def parameters_within_memory(strategy: tf.distribute.Strategy, numbers_each: int
     refuses by itself, at once.
     """
     replicas = len(strategy.extended.worker_devices)
-    memory_bytes = math.inf if on_gpus(strategy) else psutil.virtual_memory().total
+    memory_bytes = math.inf if on_gpus(strategy) else total_bytes()
     parameters = 0
 
     def count(create, **arguments):

@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import math
-import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
@@ -12,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageColor, ImageOps
 
+from trainer.data.limits import usable_cores
 from trainer.errors import in_one_line
 
 FITS = ("stretch", "crop", "pad")
@@ -146,7 +146,7 @@ def decode(
     folder: Path, files: Sequence[str], decoder: Decoder
 ) -> Iterator[np.ndarray | Unreadable]:
     """Yields the pixels of the files in their order, decoded by a thread for each core."""
-    threads = os.cpu_count() or 1
+    threads = usable_cores()
     with ThreadPoolExecutor(threads) as pool:
         start, ahead = 0, threads
         while start < len(files):

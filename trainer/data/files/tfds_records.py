@@ -1,6 +1,5 @@
 """Reads the examples of a TFDS data set from its TFRecord or ArrayRecord files."""
 
-import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -9,6 +8,7 @@ import tensorflow as tf
 
 from trainer.data.batches import without_autotune
 from trainer.data.dataset import Records, Split
+from trainer.data.limits import usable_cores
 from trainer.data.memory import BLOCK_ROWS, aligned_empty
 
 _TFRECORD_BATCH = 256
@@ -92,7 +92,7 @@ def _tfrecord_blocks(builder, name: str, image_shape: tuple[int, int, int]) -> I
         return images, examples.get("label", 0)
 
     files = [str(path) for path in builder.info.splits[name].filepaths]
-    batches = tf.data.TFRecordDataset(files).batch(_TFRECORD_BATCH).map(block, os.cpu_count())
+    batches = tf.data.TFRecordDataset(files).batch(_TFRECORD_BATCH).map(block, usable_cores())
     yield from without_autotune(batches).as_numpy_iterator()
 
 
