@@ -74,8 +74,9 @@ def undisturbed(tmp_path_factory):
         ("dense", 1, {"pretrain.epochs_per_layer": 0.2}),  # 5 steps for each of 3 layers
     ],
 )
-def test_two_workers_train_as_one_process_does(name, devices, changes, tmp_path):
+def test_two_workers_train_as_one_process_does(name, devices, changes, tmp_path, monkeypatch):
     train_alone(name, tmp_path / "one", SHORT | {"strategy": "cpu:1"} | changes)
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")  # which does not answer
     train_on_two(name, tmp_path / "two", SHORT | {"strategy": f"cpu:{devices}"} | changes)
     assert_close(tmp_path / "two", tmp_path / "one")
 

@@ -59,6 +59,11 @@ class Cluster:
                 + ("; another program has it, or a worker of another run" if taken else "")
             ) from error
 
+    def connect_without_proxy(self) -> None:
+        """Keeps gRPC, which connects the workers of TensorFlow, from a proxy of the environment."""
+        hosts = {host_and_port(address)[0] for address in self.addresses}
+        os.environ["no_grpc_proxy"] = ",".join(sorted(hosts))  # noqa: SIM112  (as gRPC reads it)
+
     def unreachable_workers(self) -> list[int]:
         """Returns the other workers that refuse a connection now or within five seconds."""
         others = [index for index in range(len(self.addresses)) if index != self.index]

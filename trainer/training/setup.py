@@ -242,6 +242,7 @@ def _make_workers(config: Config, cluster: Cluster | None, stop: Stop) -> Worker
         facts |= workdir.installed_versions()
         facts |= {"the trainer's code": workdir.code_digest(), "the set of devices": str(devices)}
         rendezvous(cluster, facts, config.startup_timeout_seconds, lambda: stop.requested)
+        cluster.connect_without_proxy()
     if config.deterministic:
         enable_determinism()
     with kill_if_startup_hangs(cluster, config.startup_timeout_seconds):
