@@ -5,48 +5,70 @@ import os
 import shutil
 import subprocess
 from collections.abc import Sequence
+from pathlib import Path
 
 from launch import arguments
 from launch.supervisor import say
 from trainer.errors import require
 
+_DRIVER_OF_GPUS = Path("/proc/driver/nvidia/gpus")
 
-def environments(trainer_flags: list[str], flag: str, count: int) -> list[dict[str, str]]:
-    """Returns the environments of `count` trainers, each with an equal number of GPUs.
+
+def environments(
+    trainer_flags: list[str], flag: str, count: int, *, several_on_each: bool = False
+) -> list[dict[str, str]]:
+    """Returns the environments of `count` trainers, as `share` does with the visible GPUs.
 
     Raises:
-      UserError: the GPUs cannot be shared evenly; the line names the `flag` that gave the count.
+      UserError: as `visible_gpus` and `share`.
     """
     on_cpu = (arguments.flag_value(trainer_flags, "config.strategy") or "").startswith("cpu:")
-    return share([] if on_cpu else visible_gpus(), flag, count)
+    gpus = [] if on_cpu else visible_gpus()
+    return share(gpus, flag, count, several_on_each=several_on_each)
 
 
 def visible_gpus() -> list[str]:
-    """Returns the GPUs named in CUDA_VISIBLE_DEVICES or, if it is unset, the indices of all."""
+    """Returns the GPUs named in CUDA_VISIBLE_DEVICES or, if it is unset, the indices of all.
+
+    Raises:
+      UserError: the machine has NVIDIA GPUs, but nvidia-smi does not list them.
+    """
     allowed = os.environ.get("CUDA_VISIBLE_DEVICES")
     if allowed is not None:
         names = [name.strip() for name in allowed.split(",")]
         return list(itertools.takewhile(lambda name: name not in ("", "-1"), names))  # as CUDA does
-    if not shutil.which("nvidia-smi"):
-        return []
-    query = ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"]
-    result = subprocess.run(query, capture_output=True, text=True, check=False)
-    if result.returncode:
-        say(f"nvidia-smi fails, so no GPU is used: {' '.join(result.stdout.split())}")
-        return []
-    return result.stdout.split()
+    reason = "is not on the PATH"
+    if shutil.which("nvidia-smi"):
+        query = ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"]
+        result = subprocess.run(query, capture_output=True, text=True, check=False)
+        if result.returncode == 0:
+            return result.stdout.split()
+        reason = f"fails: {' '.join(result.stdout.split())}"
+        say(f"nvidia-smi {reason}")
+    require(
+        not any(_DRIVER_OF_GPUS.glob("*")),
+        f"this machine has NVIDIA GPUs, but nvidia-smi {reason}; CUDA_VISIBLE_DEVICES=0,1 names "
+        "the GPUs to use, an empty one trains on CPUs",
+    )
+    return []
 
 
-def share(gpus: Sequence[str], flag: str, count: int) -> list[dict[str, str]]:
+def share(
+    gpus: Sequence[str], flag: str, count: int, *, several_on_each: bool = False
+) -> list[dict[str, str]]:
     """Shares GPUs evenly; returns an environment for each of `count` processes.
 
+    With `several_on_each`, a multiple of the GPUs' number of processes may use one each.
+
     Raises:
-      UserError: the GPUs cannot be shared evenly.
+      UserError: the GPUs cannot be shared evenly; the line names the `flag` that gave the count.
     """
+    if several_on_each and gpus and count % len(gpus) == 0:
+        return [{"CUDA_VISIBLE_DEVICES": gpu} for gpu in gpus] * (count // len(gpus))
     require(
         len(gpus) % count == 0,
-        f"{flag}={count} cannot share {len(gpus)} GPUs evenly; allowed: a divisor of {len(gpus)}, "
-        "or fewer GPUs by CUDA_VISIBLE_DEVICES",
+        f"{flag}={count} cannot share {len(gpus)} GPUs evenly; allowed: a divisor of {len(gpus)}"
+        f"{', a multiple' if several_on_each else ''}, or fewer GPUs by CUDA_VISIBLE_DEVICES",
     )
     size = len(gpus) // count
     return [

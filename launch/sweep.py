@@ -29,7 +29,7 @@ _GRID = flags.DEFINE_multi_string(
 _PARALLEL = flags.DEFINE_integer(
     "parallel",
     1,
-    "Number of runs that train at a time, each on an equal share of the GPUs.",
+    "Number of runs that train at a time: each on an equal share of the GPUs, or several on each.",
     lower_bound=1,
 )
 _MAX_RESTARTS = flags.DEFINE_integer(
@@ -52,7 +52,8 @@ def main(trainer_flags: list[str]) -> int:
         given = arguments.flag_value(trainer_flags, key)
         require(given is None, f"{key} is in --grid, and {given} after --; give it once")
     settings = grids.combinations(grid)
-    environments = gpus.environments(trainer_flags, "parallel", _PARALLEL.value)
+    parallel = min(_PARALLEL.value, len(settings))
+    environments = gpus.environments(trainer_flags, "parallel", parallel, several_on_each=True)
 
     folder = paths.path_of(arguments.flag_value(trainer_flags, "workdir") or "")
     runs = {name: folder / name for name in settings}

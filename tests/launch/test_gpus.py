@@ -12,6 +12,23 @@ def test_gpus_are_shared_evenly():
         gpus.share(["0", "1", "2"], "workers", 2)
 
 
+def test_as_many_small_runs_may_share_each_gpu():
+    shared = gpus.share(["0", "1"], "parallel", 4, several_on_each=True)
+    assert [share["CUDA_VISIBLE_DEVICES"] for share in shared] == ["0", "1", "0", "1"]
+    with pytest.raises(UserError, match="a divisor of 2, a multiple, or fewer"):
+        gpus.share(["0", "1"], "parallel", 3, several_on_each=True)
+
+
+def test_gpus_that_nvidia_smi_does_not_list_are_not_left_out_without_a_word(tmp_path, monkeypatch):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(gpus, "_DRIVER_OF_GPUS", tmp_path)
+    assert gpus.visible_gpus() == []
+    (tmp_path / "0000:00:04.0").mkdir()
+    with pytest.raises(UserError, match="nvidia-smi is not on the PATH; CUDA_VISIBLE_DEVICES=0,1"):
+        gpus.visible_gpus()
+
+
 def test_a_strategy_on_cpus_gets_no_gpu(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
     assert gpus.environments([], "workers", 1) == [{"CUDA_VISIBLE_DEVICES": "0"}]

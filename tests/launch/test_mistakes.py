@@ -15,7 +15,7 @@ MISTAKES = [
     ("local", ["--config=x", *RUN], "'config'"),
     ("local", ["x", *RUN], "'x' is not a flag"),
     ("sweep", RUN, "--grid=config.KEY=VALUE,VALUE,... is missing"),
-    ("sweep", ["--grid=config.seed=1", "--parallel=2", *RUN], "parallel=2"),
+    ("sweep", ["--grid=config.seed=1,2", "--parallel=2", *RUN], "parallel=2"),
     (
         "sweep",
         ["--grid=config.seed=1", *RUN, "--config.seed=64"],
@@ -23,6 +23,9 @@ MISTAKES = [
     ),
     ("slurm", ["--time=tomorrow", *RUN], "--time='tomorrow'"),
     ("slurm", ["--time=1:2:3:4", *RUN], "--time='1:2:3:4'"),
+    ("slurm", ["--time=4:59", *RUN], "--time='4:59'"),
+    ("slurm", ["--time=0:02:00", *RUN], "at least 5 minutes"),
+    ("slurm", ["--sbatch=--array=0-3", *RUN], "--sbatch='--array=0-3'"),
     ("slurm", ["--name=a\n#SBATCH --x", *RUN], "--name='a\\n#SBATCH --x'"),
     ("slurm", ["--sbatch=exclusive", *RUN], "--sbatch='exclusive'"),
     ("slurm", ["--sbatch=--x\necho y", *RUN], "--sbatch='--x\\necho y'"),
@@ -41,6 +44,7 @@ MISTAKES = [
     ("kubernetes", [*POD, "--workers=11", f"--name={'c' * 46}", "--jobset", *RUN], " 45 "),
     ("kubernetes", [*POD, "--env=a-b=1", *RUN], "--env=a-b=1"),
     ("kubernetes", [*POD, "--env=TF_CONFIG={}", *RUN], "--env=TF_CONFIG={}"),
+    ("kubernetes", [*POD, "--memory_gib=4", "--shm_gib=4", *RUN], "--shm_gib=4"),
     ("kubernetes", [*POD, "--apply", *RUN], "kubectl"),
 ]
 
@@ -48,7 +52,7 @@ MISTAKES = [
 @pytest.mark.parametrize(("launcher", "arguments", "named"), MISTAKES)
 def test_a_mistake_gets_one_line_and_status_2(launcher, arguments, named, tmp_path):
     result = run_launcher(
-        launcher, *arguments, cwd=tmp_path, PATH=str(tmp_path), CUDA_VISIBLE_DEVICES="0"
+        launcher, *arguments, cwd=tmp_path, PATH=str(tmp_path), CUDA_VISIBLE_DEVICES="0,1,2"
     )
     assert (result.returncode, result.stdout) == (2, "")
     assert named in result.stderr
