@@ -4,8 +4,9 @@
 
 The workers are the pods of an Indexed Job with a headless Service, or of a JobSet. No worker can
 train alone: when one ends, the others end within 30 seconds, and all are restarted. All of them
-together count as one restart, and as none if they wrote a checkpoint (status 75) or the cluster
-took the pod away. A mistake of the user (status 2) fails the Job.
+together count as one restart, and as none if they wrote a checkpoint (status 75), if other pods did
+not start in time (76) or if the cluster took the pod away. A mistake of the user (status 2) fails
+the Job.
 """
 
 import json
@@ -42,8 +43,9 @@ _MEMORY_GIB = flags.DEFINE_integer(
 )
 _SHM_GIB = flags.DEFINE_integer(
     "shm_gib",
-    8,
-    "Size limit of /dev/shm, which NCCL uses, in GiB; it is part of the memory.",
+    None,
+    "Size limit of /dev/shm, which NCCL uses, in GiB; it is part of the memory. Default: 8, but at "
+    "most half of --memory_gib.",
     lower_bound=1,
 )
 _RUNTIME_CLASS = flags.DEFINE_string(
@@ -70,6 +72,7 @@ _APPLY = flags.DEFINE_bool(
     "apply", False, "Hand the manifests to kubectl instead of printing them."
 )
 
+_MAX_SHM_GIB = 8  # by default
 _MAX_LABEL = 63  # characters of a name in DNS
 _CUDA_CACHE = "/cache/cuda"
 
@@ -113,7 +116,8 @@ def _values(trainer_flags: list[str]) -> dict[str, Any]:
     host = f"{name}-worker-0" if _JOBSET.value else name
     addresses = [f"{host}-{index}.{name}:{_PORT.value}" for index in range(_WORKERS.value)]
     return {
-        **{flag.name: flag.value for flag in (_IMAGE, _VOLUME_CLAIM, _WORKERS, _GPUS, _SHM_GIB)},
+        **{flag.name: flag.value for flag in (_IMAGE, _VOLUME_CLAIM, _WORKERS, _GPUS)},
+        "shm_gib": _shm_gib(),
         **{
             flag.name: flag.value for flag in (_RUNTIME_CLASS, _PORT, _MAX_RESTARTS, _GRACE_SECONDS)
         },
@@ -187,7 +191,20 @@ def _resources() -> dict[str, dict[str, str]]:
         "nvidia.com/gpu": str(_GPUS.value or ""),
     }
     given = {resource: amount for resource, amount in amounts.items() if amount}
-    return {"requests": given, "limits": given} if given else {}
+    # A limit of CPU time would stall TensorFlow, which has a thread for each core of the machine.
+    limits = {resource: amount for resource, amount in given.items() if resource != "cpu"}
+    return {"requests": given, **({"limits": limits} if limits else {})} if given else {}
+
+
+def _shm_gib() -> int:
+    memory, shm = _MEMORY_GIB.value, _SHM_GIB.value
+    if shm is None:
+        return min(_MAX_SHM_GIB, max(1, memory // 2)) if memory else _MAX_SHM_GIB
+    require(
+        not memory or shm < memory,
+        f"--shm_gib={shm} is not allowed; it is part of --memory_gib={memory}, and must be less",
+    )
+    return shm
 
 
 def _escape(text: str) -> str:

@@ -54,6 +54,7 @@ _OUTPUT = flags.DEFINE_string("output", None, "File to write the script to. Defa
 _SUBMIT = flags.DEFINE_bool("submit", False, "Submit the script, and print the job's number.")
 
 _NOTICE_SECONDS = 120  # before the time limit
+_MIN_SECONDS = 300  # of a time limit: a shorter job would stop before it has trained
 _WORD = r"[\w.,+-]+"
 _DURATION = r"\d+(:\d\d?){0,2}|\d+-\d\d?(:\d\d?){0,2}"
 _SHELLCHECK = "# shellcheck disable=SC2016,SC2329  # $... is expanded, and worker called, by tasks"
@@ -144,12 +145,33 @@ def _check_flags() -> None:
         f"--time={_TIME.value!r} is not allowed; it takes minutes, hours:minutes:seconds or "
         "days-hours:minutes:seconds",
     )
+    require(
+        _TIME.value is None or not 0 < _seconds(_TIME.value) < _MIN_SECONDS,
+        f"--time={_TIME.value!r} is not allowed; it must be at least {_MIN_SECONDS // 60} minutes, "
+        f"since the job is stopped and requeued {_NOTICE_SECONDS} seconds before the limit",
+    )
     for option in _SBATCH.value:
         require(
             option.startswith("-") and option.isprintable(),
             f"--sbatch={option!r} is not allowed; it takes one option of sbatch, with its dashes",
         )
+        require(
+            re.match(r"-a|--array\b", option) is None,
+            f"--sbatch={option!r} is not allowed: its jobs would share one workdir; submit a job "
+            "with its own --workdir for each run",
+        )
     require(bool(_PYTHON.value), "--python= is not allowed; it must name an interpreter")
+
+
+def _seconds(duration: str) -> int:
+    """Returns the seconds of a time limit; Slurm takes 0 for no limit."""
+    days, _, rest = duration.rpartition("-")
+    numbers = [int(number) for number in rest.split(":")]
+    if days or len(numbers) == 3:
+        hours, minutes, seconds = (*numbers, 0, 0)[:3]
+    else:
+        hours, minutes, seconds = (0, *numbers, 0)[:3]
+    return ((int(days or 0) * 24 + hours) * 60 + minutes) * 60 + seconds
 
 
 def _submit(text: str) -> int:

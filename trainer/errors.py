@@ -43,6 +43,12 @@ class WorkersError(CommandError):
     exit_status = 1
 
 
+class AbsentWorkersError(WorkersError):
+    """Reports workers that have not come in time, as pods that wait for machines."""
+
+    exit_status = 76
+
+
 class StorageError(CommandError):
     """Reports a file that cannot be written, as on a full disk; a training resumes when started."""
 

@@ -1,11 +1,8 @@
 # Each node runs one trainer; the trainer of the first node is the chief. Their exit statuses: 0
-# finished; 2 a mistake of the user; 75 preempted, with a checkpoint; anything else a crash.
+# finished; 2 a mistake of the user; 75 preempted, with a checkpoint; 143 preempted while Python
+# started; anything else a crash.
 trap : TERM  # the trainers handle it; this shell must outlive them
 cd "$folder" || exit 2
-
-port=$((20000 + SLURM_JOB_ID % 10000))  # below the ports that Linux assigns by itself
-WORKERS=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | sed "s/.*/\"&:$port\"/" | paste -sd,)
-export WORKERS
 
 worker() {
     unset TF_CONFIG
@@ -22,13 +19,18 @@ is_running() {  # false once the job is cancelled, or requeued by Slurm itself
 }
 
 for ((crashes = 0; ; crashes++)); do
+    # Another port after a crash. All are below the ports that Linux assigns by itself.
+    port=$((20000 + (SLURM_JOB_ID + 101 * crashes) % 10000))
+    WORKERS=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | sed "s/.*/\"&:$port\"/" | paste -sd,)
+    export WORKERS
+
     # After the first trainer has exited, the others have 300 seconds to write a checkpoint.
     srun --export=ALL --kill-on-bad-exit=0 --wait=300 "${srun_options[@]}" \
         bash -c 'worker "$@"' worker "${trainer[@]}"
     status=$?
     case $status in
     0 | 2) exit "$status" ;;
-    75) break ;;
+    75 | 143) break ;;
     esac
     if ((crashes >= max_restarts)) || ! is_running; then
         exit "$status"

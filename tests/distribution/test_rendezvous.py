@@ -8,7 +8,7 @@ import pytest
 from launch.local import free_ports
 from trainer.distribution import rendezvous
 from trainer.distribution.cluster import Cluster
-from trainer.errors import Preempted, UserError, WorkersError
+from trainer.errors import AbsentWorkersError, Preempted, UserError, WorkersError
 from trainer.training.train import train
 
 THREADS = ThreadPoolExecutor(16)
@@ -92,7 +92,7 @@ def test_a_worker_that_does_not_come_is_named_while_and_after_the_others_wait(
     printed = capsys.readouterr().out
     absent = clusters[0].name(missing)
     for index, error in zip(present, errors, strict=True):
-        assert isinstance(error, WorkersError)
+        assert isinstance(error, AbsentWorkersError)
         assert f"waited in vain for {absent}" in str(error)
         assert f"{clusters[index].own_name} waits for {absent}\n" in printed
 

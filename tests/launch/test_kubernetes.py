@@ -137,8 +137,8 @@ def test_a_mistake_ends_the_job_a_preemption_is_free_and_crashes_of_all_workers_
     spec = job_spec(*WORKERS)
     assert spec["template"]["spec"]["restartPolicy"] == "Never"  # or there is no such policy
     assert spec["template"]["spec"]["containers"][0]["name"] == "trainer"
-    assert [verdict(spec, status) for status in (2, 75, 1, 137)] == [
-        *("FailJob", "Ignore", "Count", "Count")
+    assert [verdict(spec, status) for status in (2, 75, 76, 1, 137)] == [
+        *("FailJob", "Ignore", "Ignore", "Count", "Count")
     ]
     assert verdict(spec, 137, "DisruptionTarget") == "Ignore"
     assert spec["completionMode"] == "Indexed"
@@ -153,7 +153,9 @@ def test_a_jobset_recreates_its_job_at_the_first_pod_that_fails():
     (jobset,) = printed(*JOBSET)
     spec = job_spec(*JOBSET)
     assert spec["backoffLimit"] == 0
-    assert [verdict(spec, status) for status in (2, 75, 1)] == ["FailJob", "Ignore", "Count"]
+    assert [verdict(spec, status) for status in (2, 75, 76, 1)] == [
+        *("FailJob", "Ignore", "Ignore", "Count")
+    ]
     policy = jobset["spec"]["failurePolicy"]
     assert policy["maxRestarts"] == 5
     (rule,) = policy["rules"]  # without which a mistake would be restarted too
@@ -168,13 +170,18 @@ def test_a_pod_asks_for_what_its_worker_needs():
     pod = job_spec(*WORKERS, *flags)["template"]["spec"]
     (container,) = pod["containers"]
     amounts = {"cpu": "16", "memory": "64Gi", "nvidia.com/gpu": "8"}
-    assert container["resources"] == {"requests": amounts, "limits": amounts}
+    limits = {"memory": "64Gi", "nvidia.com/gpu": "8"}
+    assert container["resources"] == {"requests": amounts, "limits": limits}
     assert pod["terminationGracePeriodSeconds"] == 600
     assert pod["runtimeClassName"] == "other"
     mounts = {mount["mountPath"]: mount["name"] for mount in container["volumeMounts"]}
     volumes = {volume.pop("name"): volume for volume in map(dict, pod["volumes"])}
     assert volumes[mounts["/runs"]] == {"persistentVolumeClaim": {"claimName": "runs"}}
     assert volumes[mounts["/dev/shm"]] == {"emptyDir": {"medium": "Memory", "sizeLimit": "4Gi"}}
+    for memory, default in ((4, "2Gi"), (64, "8Gi"), (0, "8Gi")):
+        volumes = job_spec(f"--memory_gib={memory}")["template"]["spec"]["volumes"]
+        (shm,) = (volume["emptyDir"] for volume in volumes if volume["name"] == "shm")
+        assert shm["sizeLimit"] == default
     (without,) = printed("--gpus=0")
     assert not re.search("nvidia|cuda|runtimeClass", json.dumps(without), re.IGNORECASE)
 

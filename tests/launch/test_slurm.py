@@ -123,7 +123,8 @@ def test_the_trainer_of_one_node_gets_its_flags_as_they_were_typed_where_they_we
         ([1, 137, 1], 1, "RUNNING", 1, False),
         ([137, 1, 75, 75], 2, "RUNNING", 75, True),  # one of the two crashed
         ([75], 1, "COMPLETING", 75, False),  # as a job that is cancelled
-        ([143], 1, "COMPLETING", 143, False),
+        ([143], 1, "COMPLETING", 75, False),
+        ([143], 1, "RUNNING", 75, True),  # a preemption, before Python handles signals
     ],
 )
 def test_a_crash_is_restarted_a_preemption_requeued_and_a_mistake_final(

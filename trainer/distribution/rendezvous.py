@@ -14,7 +14,13 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from trainer.distribution.cluster import Cluster, host_and_port
-from trainer.errors import CommandError, Preempted, UserError, WorkersError
+from trainer.errors import (
+    AbsentWorkersError,
+    CommandError,
+    Preempted,
+    UserError,
+    WorkersError,
+)
 
 _MESSAGE_SECONDS = 10  # between two lines that name the missing workers
 _REPLY_SECONDS = 0.5  # between two replies of the chief
@@ -22,7 +28,8 @@ _CONNECT_SECONDS = 10  # for a connection, and for each line on it
 _END_SECONDS = 10  # for all workers to hear how the rendezvous has ended
 _MAX_LINE_BYTES = 2**20
 _MAX_DIFFERENCES = 3  # in a message
-_ERRORS = {error.exit_status: error for error in (UserError, WorkersError, Preempted)}
+_WORKER_ERRORS = (UserError, WorkersError, AbsentWorkersError, Preempted)
+_ERRORS = {error.exit_status: error for error in _WORKER_ERRORS}
 
 
 def rendezvous(
@@ -38,7 +45,8 @@ def rendezvous(
 
     Raises:
       UserError: the facts or the TF_CONFIG of the workers differ; the same line on each worker.
-      WorkersError: a worker has not come in time, or this worker's port cannot be opened.
+      AbsentWorkersError: a worker has not come in time.
+      WorkersError: this worker's port cannot be opened.
       Preempted: a worker was `stopped` while it waited.
     """
     facts = {**facts, "TF_CONFIG": ",".join(cluster.addresses)}
@@ -65,7 +73,7 @@ class _Wait:
             raise Preempted("stopped before the first step; start again to go on")
         names, now = self._cluster.names(missing), time.monotonic()
         if now > self._deadline:
-            raise WorkersError(
+            raise AbsentWorkersError(
                 f"{self._cluster.own_name} waited in vain for {names}"
                 f"{reason and f' ({reason})'}; startup_timeout_seconds says how long"
             )
