@@ -102,6 +102,18 @@ def test_without_classes_or_a_smaller_code_there_is_no_probe_and_no_pca():
         assert not {pca, probe, knn} & set(applying)
 
 
+@pytest.mark.parametrize("mean", [0, 3e3, 1e5])
+def test_pca_is_exact_whatever_the_mean(mean):
+    vectors = np.random.default_rng(0).normal(size=(300, 6)) @ np.diag([4, 3, 2, 1, 0.5, 0.25])
+    rows = (mean + vectors).astype(np.float32)
+    inputs = evaluated(create("dense", (6,), code_size=3), rows, None)
+    exact = rows.astype(np.float64) - rows.mean(axis=0, dtype=np.float64)
+    known = PCA(3).fit(exact)
+    rebuilt = known.inverse_transform(known.transform(exact))
+    errors = np.square(rebuilt - exact).mean(axis=1)
+    np.testing.assert_allclose(inputs.pca_errors, errors, rtol=1e-4, atol=1e-6)
+
+
 def test_pca_has_no_more_components_than_training_images():
     few = evaluated(create("dense", (9,), code_size=5), images_like(4, (9,)), None)
     assert pca.measure(few).metrics["pca_components"] == len(few.train) < 5

@@ -134,7 +134,8 @@ class EvaluatedModel:
 
         def fit() -> dict[str, np.ndarray]:
             solver = "covariance_eigh" if exact else "randomized"
-            pca = PCA(count, svd_solver=solver, random_state=0).fit(rows)
+            # Of a mean that is large against the std, float32 would leave too few digits.
+            pca = PCA(count, svd_solver=solver, random_state=0).fit(rows.astype(np.float64))
             return {"mean": pca.mean_, "components": np.ascontiguousarray(pca.components_)}
 
         # Exact components do not depend on how many are asked for.

@@ -37,7 +37,7 @@ def distance_decreases(evaluated: EvaluatedModel, shown: np.ndarray) -> np.ndarr
     assert evaluated.distances is not None and evaluated.test_distances is not None
     size = evaluated.test.shape[1]
     changed = np.repeat(evaluated.test[shown], size, axis=0).reshape(len(shown), size, size)
-    changed[:, np.arange(size), np.arange(size)] = evaluated.train.mean(axis=0)
+    changed[:, np.arange(size), np.arange(size)] = evaluated.train.mean(axis=0, dtype=np.float64)
     vectors = changed.reshape(-1, size)
     codes = evaluated.map(evaluated.model.encode, vectors)
     residuals = vectors - evaluated.map(evaluated.model.decode, codes)

@@ -44,5 +44,5 @@ def principal_components(decoder_map: np.ndarray, rows: np.ndarray) -> np.ndarra
     from sklearn.decomposition import PCA
 
     basis, _ = np.linalg.qr(decoder_map)
-    rotation = PCA(svd_solver="covariance_eigh").fit(rows @ basis).components_
+    rotation = PCA(svd_solver="covariance_eigh").fit(rows @ basis.astype(np.float64)).components_
     return rotation @ basis.T

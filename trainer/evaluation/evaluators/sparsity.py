@@ -43,7 +43,8 @@ def measure(evaluated: EvaluatedModel) -> Result:
         "mean_activation_counts": counts,
         "mean_activation_edges": edges,
     }
-    deviations = np.square(evaluated.test - evaluated.test.mean(axis=0), dtype=np.float64).sum()
+    mean = evaluated.test.mean(axis=0, dtype=np.float64)
+    deviations = np.square(evaluated.test - mean).sum()
     if deviations:
         errors = np.square(evaluated.reconstructions - evaluated.test, dtype=np.float64).sum()
         metrics["explained_variance"] = float(1 - errors / deviations)
