@@ -84,6 +84,7 @@ def test_classes_that_a_plane_separates_are_learnt_without_error(tmp_path):
     metrics = tune(toy_run(tmp_path), num_epochs=30, patience_epochs=30, batch_size=16)
     assert metrics["finetuned_test_error"] == metrics["validation_error"] == 0
     assert metrics["labelled_examples"] == 152  # of 200, less a fifth to test and 5 % of the rest
+    assert metrics["validation_labels"] == 8
 
 
 @pytest.mark.parametrize(("kind", "moves"), [("vae", True), ("concrete", False)])

@@ -141,7 +141,10 @@ def print_table(metrics: dict[str, Any], workdir: str) -> None:
     label = f"{name.replace('_', ' ')} test error"
     validation = "none, since the validation images were learnt too"
     if not metrics["refit"]:
-        validation = f"{metrics['validation_error']:.2%}, after epoch {metrics['best_epoch']}"
+        validation = (
+            f"{metrics['validation_error']:.2%}, after epoch {metrics['best_epoch']}, of "
+            f"{metrics['validation_labels']:,} labels"
+        )
     frozen = (
         f"{metrics['frozen_test_error']:.2%}, logistic regression on the codes before fine-tuning"
     )
@@ -265,7 +268,7 @@ def _train(
     """Trains a classifier and leaves it at the best epoch's weights, or a refit at the last.
 
     Returns what was measured: `epochs`, `training_seconds` and, unless the validation images were
-    learnt too, `validation_error` and `best_epoch`.
+    learnt too, `validation_error`, `best_epoch` and the number of `validation_labels`.
     """
     best = EarlyStopping(settings.patience_epochs, settings.freeze_epochs)
     validation = None if settings.refit else _read(run, run.dataset.validation)
@@ -286,9 +289,10 @@ def _train(
     for path, variable in model_variables(classifier).items():
         variable.assign(best.weights[path])
     trained = {"epochs": epoch, "training_seconds": time.monotonic() - began}
-    if settings.refit:
+    if validation is None:
         return trained
-    return {"validation_error": best.error, "best_epoch": best.epoch, **trained}
+    chosen = {"validation_error": best.error, "best_epoch": best.epoch}
+    return {**chosen, "validation_labels": len(validation[1]), **trained}
 
 
 def _losses(
