@@ -295,6 +295,17 @@ def test_the_float16_loss_scale_falls_on_overflow_and_recovers():
     assert np.isfinite(weights_of(steps)["model/encoder/code/kernel"]).all()
 
 
+def test_a_float16_loss_scale_that_nothing_limits_stays_finite_and_skips_no_step():
+    _, steps = make_steps(2, precision="float16", create=lambda: model_of("linear", SHAPE))
+    steps.optimizer.dynamic_scale.assign(2.0**80)  # the squares of the gradients overflow
+    before = weights_of(steps)["model/encoder/code/kernel"]
+    metrics = steps.train(0, images_like(2, BATCH, *SHAPE))
+    assert np.isfinite(metrics["gradient_norm"]).all()
+    assert not metrics["skipped_steps"].any()
+    assert metrics["loss_scale"].tolist() == [2.0**80, 2.0**32]
+    assert np.any(weights_of(steps)["model/encoder/code/kernel"] != before)
+
+
 def test_gradients_that_overflow_at_every_scale_end_the_run():
     check = FiniteCheck(scales_losses=True, norm_every_step=True)
 

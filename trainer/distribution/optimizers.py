@@ -17,6 +17,7 @@ _OPTIMIZERS = {
     "rmsprop": keras.optimizers.RMSprop,
     "adadelta": keras.optimizers.Adadelta,
 }
+_MAX_LOSS_SCALE = 2.0**32
 # Numbers that an optimizer without momentum keeps for each parameter.
 _SLOTS = {"adam": 2, "adamw": 2, "sgd": 0, "rmsprop": 1, "adadelta": 2}
 
@@ -148,6 +149,12 @@ def loss_scale(optimizer: keras.optimizers.Optimizer) -> tf.Tensor:
     if not scales_losses(optimizer):
         return tf.ones(())
     return tf.convert_to_tensor(optimizer.dynamic_scale)
+
+
+def limit_loss_scale(optimizer: keras.optimizers.Optimizer) -> None:
+    """Keeps the loss scale finite where no gradient is float16, so that none stops its growth."""
+    if scales_losses(optimizer):
+        optimizer.dynamic_scale.assign(tf.minimum(loss_scale(optimizer), _MAX_LOSS_SCALE))
 
 
 def needs_gradient_norm(optimizer: keras.optimizers.Optimizer) -> bool:

@@ -272,7 +272,9 @@ class Steps:
             rows = run(update, args=(total,))
             self.optimizer.iterations.assign_add(1)
             return self._strategy.experimental_local_results(rows)[0]
-        return self._execution.update(self._update_from_outside)(total, step)
+        row = self._execution.update(self._update_from_outside)(total, step)
+        optimizers.limit_loss_scale(self.optimizer)
+        return row
 
     def _sum_of_shares(self, step, batch, cache, labels):
         """Computes this replica's `Share`, and sums the shares of all."""

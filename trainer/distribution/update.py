@@ -32,15 +32,18 @@ class Update:
         gradients, scale = total.gradients, loss_scale(self.optimizer)
         if self.execution.orders_gradients:
             gradients = one_after_the_other(gradients)
-        norm = self._norm(gradients, step) / scale
+        # The squares of scaled gradients could overflow where the gradients do not.
+        scaled = scales_losses(self.optimizer)
+        norm = self._norm([g / scale for g in gradients] if scaled else gradients, step)
+        applied = self.optimizer.check_finite(gradients) if scaled else tf.constant(True)
         self.optimizer.apply(gradients, self.model.trainable_variables)
-        return self._finish(total, step, norm, scale)
+        return self._finish(total, step, norm, scale, applied)
 
     def of_one_replica(self, total: Share, step: tf.Tensor) -> dict[str, tf.Tensor]:
         """Updates without the other replicas, as XLA compiles it; counts no iteration."""
         norm = self._norm(total.gradients, step)
         private_api.update_replica(self.optimizer, total.gradients, self.model.trainable_variables)
-        return self._finish(total, step, norm, tf.ones(()))
+        return self._finish(total, step, norm, tf.ones(()), tf.constant(True))
 
     def _norm(self, gradients, step):
         if self.execution.on_gpus:
@@ -60,11 +63,8 @@ class Update:
         ]
         return tf.where(needed, tf.sqrt(tf.add_n(squares)), math.nan)
 
-    def _finish(self, total, step, norm, scale):
+    def _finish(self, total, step, norm, scale, applied):
         """Averages the new weights and updates the state; returns the metrics of the step."""
-        applied = tf.constant(True)
-        if scales_losses(self.optimizer):
-            applied = tf.math.is_finite(norm)
         self.average.update(step, applied)
         for means in total.state:
             for variable, value in self.model.state_updates(means):
