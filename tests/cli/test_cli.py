@@ -42,6 +42,17 @@ MISTAKES = [  # what is typed, and what the line says
         ["trainer", "--config=deep-conv", "--workdir=w"],
         "'deep-conv' is not known; did you mean deep_conv? allowed: article",
     ),
+    (
+        [
+            *("trainer", "--config=sparse", "--workdir=w", "--config.model.sparsity=batch_topk"),
+            *("--config.model.alpha=1", "--config.averaging.decay=0.9"),
+        ],
+        "averaging is not for model.sparsity='batch_topk'",
+    ),
+    (
+        ["trainer", "--config=sparse_kl", "--workdir=w", "--config.trim_share=0.1"],
+        "trim_share is not for model.sparsity='kl'",
+    ),
     ([*DENSE, "--cadence=3"], "'cadence'"),
     ([*DENSE, "3"], "'3' is not a flag"),
     ([*DENSE, "--config.depth=3"], "'depth'; allowed: augment, averaging, batch_size"),

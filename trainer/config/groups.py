@@ -198,6 +198,9 @@ class ModelSettings(Group):
     def check_with(self, data: Data) -> None:
         """Raises UserError where a key contradicts a key of the data."""
 
+    def check_training(self, *, averages: bool, trims: bool) -> None:
+        """Raises UserError where the kind excludes averaged weights or a trimmed loss."""
+
     def notes(self, steps: int) -> Iterator[str]:
         """Yields remarks on a training of this many steps with these keys."""
         del steps
@@ -372,6 +375,7 @@ class Config(Group):
             f"profile={self.profile!r} is not allowed; it takes first:last, as 100:120",
         )
         self.model.check_with(self.data)
+        self.model.check_training(averages=self.averaging.is_active, trims=self.trim_share > 0)
         self.augment.check_with(self.data)
         self.pretrain.check_with(self.model)
 

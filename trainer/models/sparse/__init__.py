@@ -151,6 +151,17 @@ class Settings(settings.DenseOrTiedNetwork):
         self._check_needs("auxiliary_weight", sparsity="k_sparse", hidden_units=())
         self._check_needs("resample_every_steps", hidden_units=())
 
+    def check_training(self, *, averages: bool, trims: bool) -> None:
+        require(
+            not (averages and self.sparsity == "batch_topk"),
+            "averaging is not for model.sparsity='batch_topk', whose threshold at test time fits "
+            "the weights of the last steps, not their average",
+        )
+        require(
+            not (trims and self.sparsity == "kl"),
+            "trim_share is not for model.sparsity='kl', whose mean activations are of all examples",
+        )
+
     def notes(self, steps: int) -> Iterator[str]:
         dead_after, every = self.dead_after_steps, self.resample_every_steps
         if self.auxiliary_weight and steps <= dead_after:
