@@ -9,7 +9,7 @@ from tests.steps import adam_steps
 from trainer import models
 from trainer.config import parse_model
 from trainer.distribution import optimizers
-from trainer.models.base import Autoencoder, means_of_each
+from trainer.models.base import Autoencoder, with_gradient_of
 
 BATCH = 8
 SHAPE = (6, 6, 1)
@@ -33,7 +33,7 @@ class MeanCode(Autoencoder):
         return tf.cast(self.encode(images), tf.float32)
 
     def loss_terms(self, images, context):
-        means = means_of_each(context.batch_means, self.statistics(images))
+        means = with_gradient_of(context.batch_means, self.statistics(images))
         error = super().loss_terms(images, context)
         return error | {"mean": tf.reduce_sum(tf.square(means - 0.3), axis=1)}
 

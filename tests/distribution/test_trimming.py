@@ -51,6 +51,12 @@ def test_many_replicas_trim_the_same_examples_of_a_noisy_model_as_one_does():
     assert_close(many, one)
 
 
+def test_a_share_of_a_batch_is_rounded_down_but_for_the_rounding_of_floats():
+    for share, left_out in ((0.29, 29), (0.57, 57), (0.295, 29)):
+        weights = trimming_weights(tf.range(100, dtype=tf.float32), share)
+        assert np.count_nonzero(weights == 0) == left_out
+
+
 def test_of_equal_losses_the_first_are_kept():
     weights = trimming_weights(tf.constant([2.0, 1.0, 2.0, 2.0]), 0.5)
     np.testing.assert_array_equal(weights, [2, 2, 0, 0])

@@ -93,6 +93,11 @@ def test_the_choice_is_the_greedy_one_of_distinct_columns():
             np.testing.assert_array_equal(choose_columns(tf.constant(logits)), expected)
 
 
+def test_a_row_that_is_nan_gets_a_column_that_is_left():
+    chosen = distinct_choice(tf.constant([[np.nan] * 3, [0, 1, 0], [2, np.nan, 0]]))
+    assert chosen.numpy().tolist() == [2, 1, 0]
+
+
 def test_the_code_is_the_pixels_and_the_reconstruction_knows_no_others():
     model = build_model(make_strategy("cpu:1"), "bfloat16", create)
     pixels = [7, 0, 29, 13]

@@ -15,6 +15,7 @@ from tests.verbs.refusals import refused
 from trainer import models
 from trainer.config import parse_model
 from trainer.data.pca import TrainingStatistics
+from trainer.models.base import with_gradient_of
 from trainer.models.dropout import dropout
 from trainer.monitoring import figures
 from trainer.positions import Noise
@@ -196,3 +197,16 @@ def test_settings_that_contradict_each_other_or_the_shape_are_refused_in_one_lin
     for kind, shape, changes, named in REFUSED:
         with refused(named):
             models.create(shape, settings_of(kind, **changes))
+
+
+def test_values_keep_their_bits_with_the_gradient_of_others():
+    rng = np.random.default_rng(0)
+    means, statistics = (tf.constant(rng.random(n), tf.float32) for n in ((5,), (40, 5)))
+    with tf.GradientTape() as tape:
+        tape.watch([means, statistics])
+        values = with_gradient_of(means, statistics)
+        total = tf.reduce_sum(tf.square(values))
+    np.testing.assert_array_equal(values, np.tile(means, (40, 1)))
+    of_means, of_statistics = tape.gradient(total, [means, statistics])
+    assert of_means is None
+    np.testing.assert_allclose(of_statistics, np.tile(2 * means.numpy(), (40, 1)), rtol=1e-6)

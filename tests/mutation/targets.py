@@ -6,7 +6,8 @@ A pattern may match several files or none: code that moves stays found, and so d
 from dataclasses import dataclass
 from pathlib import Path
 
-LOSS = ("loss_terms", "statistics", "shared_values", "error", "means_of_each")  # and what these use
+# And what these use.
+LOSS = ("loss_terms", "statistics", "shared_values", "error", "with_gradient_of")
 
 
 @dataclass(frozen=True)

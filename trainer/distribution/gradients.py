@@ -5,6 +5,7 @@ the global batch, so that the sum of all shares is the mean over the batch.
 """
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -15,9 +16,11 @@ from trainer.distribution import xla_layers
 from trainer.distribution.augmentation import augmented
 from trainer.distribution.xla import Execution, cuts
 from trainer.models.base import StepContext
+from trainer.models.largest import is_largest
 from trainer.models.learner import Learner
 from trainer.positions import Noise
 
+_ROUNDING = 1e-9  # 0.29 * 100 is below 29
 _LOSS = "loss/"  # the names of the terms of the loss begin so
 Shared = dict[str, tf.Tensor]  # fields of `StepContext` that are of the global batch
 
@@ -187,11 +190,8 @@ def trimming_weights(losses: tf.Tensor, trim_share: float) -> tf.Tensor:
     Of equal losses the first are kept. A NaN stays in the mean, and so is noticed.
     """
     size = losses.shape[0]
-    count = size - int(trim_share * size)
-    smallest, rows = tf.math.top_k(-losses, count)  # of equal ones the first row comes first
-    limit, last_row = -smallest[-1], tf.cast(rows[-1], tf.float32)
-    row = tf.range(size, dtype=tf.float32)
-    kept = (losses < limit) | ((losses == limit) & (row <= last_row))
+    count = size - math.floor(trim_share * size + _ROUNDING)
+    kept = is_largest(-losses[tf.newaxis], count, most=count)[0]
     return tf.cast(kept, tf.float32) * (size / count)
 
 

@@ -272,10 +272,12 @@ def require_unit_interval(setting: str, lowest: float, highest: float, instead: 
     )
 
 
-def means_of_each(batch_means: tf.Tensor, statistics: tf.Tensor) -> tf.Tensor:
-    """Repeats the batch means [S] for each example, [B, S], with the gradient of the example.
+def with_gradient_of(values: tf.Tensor, others: tf.Tensor) -> tf.Tensor:
+    """Returns values, with the gradient of others, to whose shape they are broadcast.
 
-    A loss term f then has the value f(means) for each example. The mean of its gradients over the
-    global batch is the gradient of f(means): f'(means) times the mean gradient of the statistics.
+    With the batch means [S] as values and the statistics [B, S] of each example as others, a loss
+    term f has the value f(means) for each example. The mean of its gradients over the global batch
+    is the gradient of f(means): f'(means) times the mean gradient of the statistics.
     """
-    return batch_means + statistics - tf.stop_gradient(statistics)
+    # The difference is 0 exactly, so that the values keep their bits.
+    return tf.stop_gradient(values) + (others - tf.stop_gradient(others))

@@ -65,7 +65,7 @@ class Learner:
     def statistics(self, images: tf.Tensor) -> tf.Tensor | None:
         """Returns values, float32 [B, S], whose means over the global batch a loss term needs.
 
-        The means arrive as `StepContext.batch_means`, for `means_of_each`. None: they are unused.
+        The means arrive as `StepContext.batch_means`, for `with_gradient_of`. None: not used.
         """
         del images
         return None

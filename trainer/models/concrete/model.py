@@ -161,6 +161,8 @@ def distinct_choice(logits: tf.Tensor) -> tf.Tensor:
     argmax, unless another row has a larger entry in that column. Of equal entries the first counts.
     """
     rows, columns = logits.shape
+    # A NaN would have no place; it shows in the loss.
+    ranked = tf.stop_gradient(tf.where(tf.math.is_nan(logits), logits.dtype.min, logits))
     row_numbers, column_numbers = tf.range(rows), tf.range(columns)
 
     # An entry that is the largest of its row and of its column is taken in any order. So a round
@@ -177,7 +179,7 @@ def distinct_choice(logits: tf.Tensor) -> tf.Tensor:
     _, chosen = tf.while_loop(
         lambda _, chosen: tf.reduce_any(chosen < 0),
         take,
-        (tf.stop_gradient(logits), tf.fill([rows], -1)),
+        (ranked, tf.fill([rows], -1)),
         maximum_iterations=rows,
     )
     return chosen

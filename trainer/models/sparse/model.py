@@ -7,6 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from trainer.models import base, networks
+from trainer.models.largest import is_largest
 from trainer.models.learner import Replacements, StateUpdates
 from trainer.models.sparse import Settings
 from trainer.positions import Noise
@@ -220,7 +221,7 @@ class Model(base.Autoencoder):
     def _penalties(self, activations, codes, context):
         terms = {}
         if self._settings.sparsity == "kl":
-            rates = base.means_of_each(context.batch_means, codes)
+            rates = base.with_gradient_of(context.batch_means, codes)
             penalty = tf.reduce_sum(bernoulli_kl_nats(self._settings.target_rate, rates), axis=1)
             terms["kl"] = self._settings.penalty_weight * penalty
         elif self._settings.sparsity == "l1":
@@ -256,22 +257,6 @@ def keep_largest(activations: tf.Tensor, count: int | tf.Tensor, *, most: int) -
     Of equal activations the first are kept.
     """
     return activations * tf.cast(is_largest(activations, count, most=most), activations.dtype)
-
-
-def is_largest(activations: tf.Tensor, count: int | tf.Tensor, *, most: int) -> tf.Tensor:
-    """Returns which are the `count` <= `most` largest activations of each row, bool [B, K].
-
-    Of equal activations the first count.
-    """
-    # Compares, since XLA on a GPU would scatter a mask one element after the other; compares
-    # floats, since TensorFlow compares int32 on the host. A NaN is kept, and so is noticed.
-    unit = tf.range(activations.shape[1], dtype=tf.float32)
-    largest, units = tf.math.top_k(tf.stop_gradient(activations), most)  # [B, most], descending
-    least_kept = tf.gather(largest, [count - 1], axis=1)
-    last_unit = tf.cast(tf.gather(units, [count - 1], axis=1), tf.float32)
-    # Of equal activations top_k returns the first unit first.
-    equal_but_later = (activations == least_kept) & (unit > last_unit)
-    return ~((activations < least_kept) | equal_but_later)
 
 
 def smallest_kept(activations: tf.Tensor, count: int | tf.Tensor, *, most: int) -> tf.Tensor:

@@ -81,7 +81,7 @@ class Model(base.Autoencoder):
         kl, codes = kl_nats(mean, log_variance), reparametrised(mean, log_variance, noise)
         if self._settings.estimator == "path_derivative":
             log_ratios = log_ratio_without_score(mean, log_variance, codes)
-            kl = with_gradient_of(kl, -tf.reduce_mean(log_ratios, axis=1))
+            kl = base.with_gradient_of(kl, -tf.reduce_mean(log_ratios, axis=1))
         return {
             "reconstruction_nats": self._reconstruction_nats(seen, codes),
             "kl_nats": self._beta_at(context.progress) * kl,
@@ -223,12 +223,6 @@ def log_ratio_without_score(
     )
     scaled = tf.square(codes - mean) * tf.exp(-log_variance)
     return 0.5 * tf.reduce_sum(scaled + log_variance - tf.square(codes), axis=-1)
-
-
-def with_gradient_of(values: tf.Tensor, others: tf.Tensor) -> tf.Tensor:
-    """Returns values, with the gradient of others of the same shape."""
-    # The difference is 0 exactly, so that the values keep their bits.
-    return tf.stop_gradient(values) + (others - tf.stop_gradient(others))
 
 
 def gradient_times(values: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], None]]:
