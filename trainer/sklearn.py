@@ -8,6 +8,7 @@ import logging
 import random
 import tempfile
 import threading
+import warnings
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -28,7 +29,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from trainer import data, models
 from trainer.config import Augment, flat, kind_settings, load_config, parse
-from trainer.data import sources
+from trainer.data import sources, statistics
 from trainer.distribution.forks import require_no_fork
 from trainer.distribution.inference import in_batches
 from trainer.distribution.strategy import (
@@ -124,7 +125,12 @@ class AutoencoderTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
           KeyboardInterrupt: Ctrl-C or SIGTERM; a `workdir` holds a checkpoint to resume from.
         """
         del y
-        rows = _float32(validate_data(self, X, dtype=FLOATS, ensure_min_samples=2))
+        X = validate_data(self, X, dtype=FLOATS, ensure_min_samples=2)  # noqa: N806
+        if self.standardise:
+            names = list(map(str, getattr(self, "feature_names_in_", range(X.shape[1]))))
+            for note in statistics.rounding_note(statistics.Moments.of(X), names):
+                warnings.warn(note, stacklevel=2)
+        rows = _float32(X)
         with contextlib.ExitStack() as scope:
             for guard in (_sklearn_errors(), _LOCK, _global_state_kept()):
                 scope.enter_context(guard)

@@ -109,6 +109,23 @@ def test_scales_that_differ_a_hundred_times_are_said_unless_standardised(
     assert load(name, standardise=True).notes == ()
 
 
+@pytest.mark.parametrize(("offset", "is_said"), [(1e3, False), (1e6, True), (1e9, True)])
+def test_digits_that_float32_loses_are_said(load, save, offset, is_said):
+    rows = np.array([0, offset, 0]) + vectors(60)[:, :3]
+    name = save(train=rows, test=rows, validation=rows)
+    notes = load(name, standardise=True).notes
+    assert [note.startswith("float32 rounds '1' to multiples of") for note in notes] == (
+        [True] if is_said else []
+    )
+
+
+def test_a_value_whose_square_float32_cannot_hold_is_refused(load, save, refused):
+    rows, test = vectors(60), vectors(5)
+    test[3, 1] = 1e37
+    line = refused(load, save(train=rows, test=test), standardise=True)
+    assert "feature '1' has a value" in line
+
+
 def test_another_number_or_label_is_another_data_set(load, save):
     arrays = {"train": vectors(), "test": vectors(10, 1), "train_labels": np.arange(60)}
     fingerprints = []

@@ -19,6 +19,7 @@ from trainer.errors import UserError, require
 
 _SEED = 0
 _TEST_FRACTION = 0.2  # of the training examples, if a source has no test split
+_LARGEST = 1e18  # of a value, whose square float32 holds
 _BINARISED_ROWS = 512  # at a time: each pixel takes a random number
 
 
@@ -48,10 +49,13 @@ def make_dataset(splits: sources.Splits, settings: Data) -> Dataset:
     if features and splits.impute:
         allowed = allowed_bytes(settings.memory_gib)
         all_splits, fill = _impute(all_splits, features.names, splits.impute, allowed)
-    if settings.standardise:
-        all_splits, scaling = _standardise(all_splits, settings.name)
-    elif len(train.images.shape) == 2:
+    names: tuple[str, ...] = ()
+    if len(train.images.shape) == 2:
         names = features.names if features else tuple(map(str, range(train.images.shape[1])))
+    if settings.standardise:
+        all_splits, scaling, rounded = _standardise(all_splits, names, settings.name)
+        notes += rounded
+    elif names:
         notes += statistics.scale_note(all_splits[0].images, names)
     train, validation, test = all_splits
     return Dataset(train, validation, test, scaling, features, splits.class_names, fill, notes)
@@ -132,8 +136,12 @@ def _impute(
     return tuple(_mapped(split, lambda rows: fill_in(rows, found)) for split in splits), found
 
 
-def _standardise(splits: tuple[Split, ...], name: str) -> tuple[tuple[Split, ...], Scaling]:
+def _standardise(
+    splits: tuple[Split, ...], feature_names: tuple[str, ...], name: str
+) -> tuple[tuple[Split, ...], Scaling, tuple[str, ...]]:
     """Scales vectors by mean and std of the training split; only shifts constant features.
+
+    Returns a note too, if float32 has rounded the vectors.
 
     scikit-learn's StandardScaler would scale float32 numbers in float32: if the mean is 1e6 stds,
     the third digit is wrong.
@@ -142,7 +150,23 @@ def _standardise(splits: tuple[Split, ...], name: str) -> tuple[tuple[Split, ...
     require(len(rows.shape) == 2, f"data.standardise=True needs vectors; {name!r} holds images")
     moments = statistics.Moments.of(rows)
     scaling = Scaling(moments.mean, np.where(moments.std == 0, 1, moments.std))
-    return tuple(_mapped(split, scaling.apply) for split in splits), scaling
+    scaled = tuple(_mapped(split, scaling.apply) for split in splits)
+    for split in scaled:
+        if isinstance(split.images, np.ndarray):
+            _require_squares(split.images, feature_names)
+    return scaled, scaling, statistics.rounding_note(moments, feature_names)
+
+
+def _require_squares(rows: np.ndarray, feature_names: tuple[str, ...]) -> None:
+    """Raises UserError if a standardised vector [N, D] has a value whose square is infinite."""
+    for block in blocks(rows):
+        row, place = np.unravel_index(np.abs(block).argmax(), block.shape)
+        require(
+            bool(abs(block[row, place]) < _LARGEST),
+            f"feature {feature_names[place]!r} has a value {block[row, place]:.3g} stds of the "
+            "training split from its mean; if it stands for a missing value, data.missing names "
+            "such values of a table",
+        )
 
 
 def _mapped(split: Split, function: Callable[[np.ndarray], np.ndarray]) -> Split:

@@ -10,9 +10,12 @@ import numpy as np
 
 from trainer.data.dataset import Records
 from trainer.data.memory import blocks
+from trainer.errors import listed
 
 _SAMPLED_ROWS = 100_000
 _MAX_SCALE_RATIO = 100  # of two stds
+_MAX_ROUNDING = 0.01  # of a std
+_FIRST_LARGE_INTEGER = 2**24  # from which float32 lacks whole numbers
 _FIRST_ROWS = 64  # of a block, in which a feature of few values has no more either
 
 
@@ -76,6 +79,25 @@ def few_values(rows: np.ndarray | Records, max_values: int) -> dict[int, np.ndar
             if len(values := np.union1d(known, block[:, place])) <= max_values
         }
     return found or {}
+
+
+def rounding_note(moments: Moments, names: Sequence[str]) -> tuple[str, ...]:
+    """Returns a note if float32 rounds features [D] by more than a hundredth of their std.
+
+    A feature that is constant in float32 may have differed before.
+    """
+    largest = np.maximum(np.abs(moments.lowest), np.abs(moments.highest))
+    rounding = np.spacing(largest.astype(np.float32)) / 2
+    coarse = np.where(
+        moments.std > 0, rounding > _MAX_ROUNDING * moments.std, largest >= _FIRST_LARGE_INTEGER
+    )
+    if not coarse.any():
+        return ()
+    rounded = listed(
+        f"{names[place]!r} to multiples of {2 * rounding[place]:.3g}"
+        for place in np.flatnonzero(coarse).tolist()
+    )
+    return (f"float32 rounds {rounded}; subtract a constant, such as the mean, to keep digits",)
 
 
 def scale_note(rows: np.ndarray | Records, names: Sequence[str]) -> tuple[str, ...]:
