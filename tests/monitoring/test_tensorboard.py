@@ -98,7 +98,7 @@ def test_a_run_says_how_it_ended_unless_it_goes_on_later(tmp_path, digits_config
     with (
         contextlib.suppress(NonFiniteError, Preempted),
         set_up(config, str(tmp_path)) as setup,
-        Logger(setup, LossSpikes(config.spikes, setup.workers), Clock(), 0, 10),
+        Logger(setup, LossSpikes(config.spikes, setup.workers), Clock(), None, 10),
     ):
         if error:
             raise error

@@ -61,7 +61,7 @@ TARGETS = {
     "batches": Target(
         ("trainer/data/batches.py", "trainer/data/__init__.py"),
         4,
-        ("tests/data/test_batches.py", "tests/data/test_data.py", "tests/training/test_train.py"),
+        ("tests/data/test_batches.py", "tests/data/test_data.py", "tests/training/test_*.py"),
         ("training_batches", "batches"),
     ),
     "loss_of_every_kind": Target(

@@ -1,6 +1,5 @@
 """The loop: its walk, its files, and that an interruption leaves no trace."""
 
-import itertools
 import json
 import os
 import random
@@ -34,45 +33,10 @@ from trainer.errors import NonFiniteError, Preempted
 from trainer.run import workdir
 from trainer.run.checkpoints import Checkpoints
 from trainer.storage import atomic
-from trainer.training.steps_per_call import StepsPerCall, due, log_windows, step_ranges
 from trainer.training.train import describe, train
 
 # The losses of each kind's first four steps and of their validation, as trained by this version.
 GOLDEN_LOSSES = json.loads(Path(__file__).with_name("golden_losses.json").read_text())
-
-
-def test_what_is_due_is_due_at_its_multiples_and_at_the_end():
-    for every, expected in ((1, [1, 2, 3, 4, 5, 6]), (4, [4, 6]), (0, [6])):
-        assert [step for step in range(1, 7) if due(step, every, last_step=6)] == expected
-
-
-def test_calls_end_wherever_the_weights_are_needed(digits_config):
-    pace = StepsPerCall(steps_per_call=4, step_bytes=1)
-    ranges = list(step_ranges(0, 11, digits_config, pace))
-    assert ranges == [(0, 4), (4, 5), (5, 9), (9, 10), (10, 11)]
-    assert list(step_ranges(5, 11, digits_config, pace)) == ranges[2:]
-    assert list(step_ranges(11, 11, digits_config, pace)) == []
-    with_border = step_ranges(5, 11, digits_config, pace, borders=(7,))
-    assert list(with_border) == [(5, 7), (7, 10), (10, 11)]
-
-
-def test_a_call_is_logged_in_windows_that_end_wherever_a_row_is_due(digits_config):
-    digits_config.log_every_steps = 100
-    windows = list(log_windows(50, 400, digits_config, end_step=10_000))
-    assert windows == [(50, 100), (100, 200), (200, 300), (300, 400)]
-    for end_step in (450, 10_000):
-        assert list(log_windows(400, 450, digits_config, end_step)) == [(400, 450)]
-
-
-def test_calls_grow_until_they_take_half_a_second():
-    pace = StepsPerCall(steps_per_call=0, step_bytes=2**18)
-    assert pace.max_steps == 64
-    lengths = []
-    for first, last in itertools.islice(step_ranges(0, 10_000, load_config("dense"), pace), 16):
-        lengths.append(last - first)
-        # The first call compiles; a step takes 0.02 seconds. Plans are made four calls ahead.
-        pace.plan(pace.next_count(last - first, 5.0 if first == 0 else 0.02 * (last - first)))
-    assert lengths == [1, 1, 1, 1, 1, 4, 4, 4, 4, 16, 16, 16, 16, 25, 25, 25]
 
 
 @pytest.mark.parametrize("execution", ["graph", "xla"])
@@ -149,6 +113,17 @@ def test_more_parameters_than_numbers_to_train_on_are_told_unless_the_best_weigh
     numbers -= 5 * round(digits_config.data.validation_fraction * numbers / 5)
     told = f"{parameters / numbers:.2g} parameters for each of the {numbers:,} numbers"
     assert (told in capsys.readouterr().out) == is_told
+
+
+def test_a_stop_between_two_rows_changes_no_row(digits_config, tmp_path, monkeypatch):
+    digits_config.update({"log_every_steps": 5, "checkpoint_every_steps": 4, "steps_per_call": 3})
+    train(digits_config, str(tmp_path / "alone"))
+    with monkeypatch.context() as patch:
+        stop_after(patch, 1)
+        with pytest.raises(Preempted, match="step 3"):
+            train(digits_config, str(tmp_path / "stopped"))
+    train(digits_config, str(tmp_path / "stopped"))
+    assert_same_record(tmp_path / "stopped", tmp_path / "alone")
 
 
 def test_the_plan_names_what_the_run_is_too_short_for(tmp_path, capsys):

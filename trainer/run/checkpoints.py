@@ -48,6 +48,11 @@ class Checkpoint:
         with np.load(self.path / _STATE, allow_pickle=False) as arrays:
             return dict(arrays)
 
+    def arrays(self, prefix: str) -> State:
+        """Reads the arrays whose paths begin with a prefix."""
+        with np.load(self.path / _STATE, allow_pickle=False) as arrays:
+            return {path: arrays[path] for path in arrays.files if path.startswith(prefix)}
+
     def weights(self) -> State:
         """Reads a model's weights by their paths, averaged ones if the run averages weights."""
         state = self.state()

@@ -19,30 +19,34 @@ from trainer.monitoring.goodput import Clock
 from trainer.monitoring.progress import Progress
 from trainer.monitoring.tensorboard import SPLITS, Summaries
 from trainer.run.background import BackgroundSaver
+from trainer.run.checkpoints import Checkpoint
 from trainer.training.loss_spikes import LossSpikes, Spike
 from trainer.training.phases import Phase, phase_at
 from trainer.training.setup import Setup
 from trainer.training.steps_per_call import due, log_windows
 
+_WINDOW = "logged/"  # begins the paths of a window's metrics in a checkpoint
 _MAX_IMAGES = 100  # validation images for a kind's figures
 _MAX_NUMBERS = 2**20  # in all images for the figures
 _FIGURES_PER_DOUBLING = 64  # validations with figures per doubling of the number of validations
 
 
 class MetricsWindow:
-    """Collects the metrics of the steps since the last log row or checkpoint.
+    """Collects the metrics of the steps since the last log row.
 
     With `compiles`, the first call includes the compilation and does not count for the speed.
     """
 
-    def __init__(self, compiles: bool = False) -> None:
+    def __init__(self, compiles: bool = False, before: Mapping[str, np.ndarray] | None = None):
+        """Begins with `before`, the `state` of a window at the checkpoint where a run resumes."""
         self._compiles = compiles
+        self._before = {name.removeprefix(_WINDOW): rows for name, rows in (before or {}).items()}
         self._seconds: list[float] = []
         self._metrics: list[dict[str, np.ndarray]] = []
 
     @property
     def is_empty(self) -> bool:
-        """Returns whether no step was taken."""
+        """Returns whether no step was taken in this process."""
         return not self._metrics
 
     def add(self, metrics: dict[str, np.ndarray], seconds: float) -> None:
@@ -50,23 +54,29 @@ class MetricsWindow:
         self._metrics.append(metrics)
         self._seconds.append(seconds)
 
+    def state(self) -> dict[str, np.ndarray]:
+        """Returns the metrics of the steps, as checkpoints hold them."""
+        return {f"{_WINDOW}{name}": rows for name, rows in self._columns().items()}
+
+    def _columns(self) -> dict[str, np.ndarray]:
+        parts = [*([self._before] if self._before else []), *self._metrics]
+        names = parts[0] if parts else ()
+        return {name: np.concatenate([metrics[name] for metrics in parts]) for name in names}
+
     def summarise(self, batch_size: int) -> dict[str, float]:
         """Returns the means over the steps, and the last values of learning rate and loss scale.
 
         `gradient_norm` is the last finite one, if any, since most steps do not compute the norm;
         `skipped_steps` counts the steps that float16 skipped.
         """
-        columns = {
-            name: np.concatenate([metrics[name] for metrics in self._metrics])
-            for name in self._metrics[0]
-        }
+        columns = self._columns()
         norms = columns.pop("gradient_norm")
+        settings = {name: float(columns.pop(name)[-1]) for name in ("learning_rate", "loss_scale")}
+        skipped = float(columns.pop("skipped_steps").sum())
         row = {name: float(values.mean()) for name, values in columns.items()}
+        row |= {"skipped_steps": skipped, **settings}
         if np.isfinite(norms).any():
             row["gradient_norm"] = float(norms[np.isfinite(norms)][-1])
-        row["skipped_steps"] = float(columns["skipped_steps"].sum())
-        for setting in ("learning_rate", "loss_scale"):
-            row[setting] = float(columns[setting][-1])
         timed = slice(1 if self._compiles and len(self._seconds) > 1 else 0, None)
         images = batch_size * sum(len(metrics["loss"]) for metrics in self._metrics[timed])
         row["images_per_second"] = images / sum(self._seconds[timed])
@@ -77,8 +87,15 @@ class Logger:
     """Writes the records of a training on the chief, from the first step to the end."""
 
     def __init__(
-        self, setup: Setup, spikes: LossSpikes, clock: Clock, first_step: int, last_step: int
+        self,
+        setup: Setup,
+        spikes: LossSpikes,
+        clock: Clock,
+        checkpoint: Checkpoint | None,
+        last_step: int,
     ):
+        """Begins at the step of the checkpoint, or at step 0 without one."""
+        first_step = checkpoint.step if checkpoint else 0
         assert setup.run is not None
         config = setup.config
         self._config = config
@@ -99,6 +116,8 @@ class Logger:
         self._clock = clock
         self._spikes = spikes
         self.begin(phase_at(setup.phases, first_step))
+        if checkpoint:
+            self._window = MetricsWindow(compiles=True, before=checkpoint.arrays(_WINDOW))
         if first_step == 0 and config.tensorboard:
             self._summaries.text("train", 0, "config", f"```\n{config}```")
             self._summaries.layout()
@@ -133,7 +152,7 @@ class Logger:
     ) -> None:
         """Logs the steps of a call wherever a row is due; skipped steps have no `metrics`, {}.
 
-        A row holds the means over the steps since the last row, checkpoint or start.
+        A row holds the means over the steps since the last row, whatever has interrupted them.
         """
         ends = log_windows(first_step, first_step + count, self._config, self._phase.end)
         for first, step in ends:
@@ -180,12 +199,10 @@ class Logger:
         validation_loss: float | None,
     ) -> None:
         """Flushes TensorBoard's files, then saves a checkpoint in the background."""
-        if not self._window.is_empty:
-            self._window = MetricsWindow()  # as in a run that resumes here
         self._summaries.flush()
         self._saver.save(
             step,
-            state,
+            {**state, **self._window.state()},
             validation_loss=validation_loss,
             keep=self._config.keep_checkpoints,
             needed_step=self._spikes.needed_step(step),

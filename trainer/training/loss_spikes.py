@@ -6,6 +6,7 @@ run, interrupted or not, ends with the bits of a run that never had the skipped 
 """
 
 import contextlib
+import itertools
 import sys
 from collections.abc import Iterator
 
@@ -17,8 +18,9 @@ from trainer.errors import NonFiniteError
 from trainer.run.checkpoints import Checkpoint, Checkpoints
 
 _MEAN_STEPS = 100  # time constant of the running mean
-_STATISTICS = "spikes/loss_statistics"  # in a checkpoint: [count, mean loss, mean |loss|]
-_SKIPPED = "spikes/skipped"  # in a checkpoint: int64 [rollbacks, 2], first and last step
+_STATE = "spikes/"  # begins the paths of the arrays in a checkpoint
+_STATISTICS = f"{_STATE}loss_statistics"  # in a checkpoint: [count, mean loss, mean |loss|]
+_SKIPPED = f"{_STATE}skipped"  # in a checkpoint: int64 [rollbacks, 2], first and last step
 
 
 class Spike(Exception):  # noqa: N818
@@ -45,7 +47,7 @@ class LossSpikes:
 
     def resume(self, checkpoint: Checkpoint | None) -> None:
         """Restores the state from the chief's checkpoint, on all workers."""
-        state = checkpoint.state() if checkpoint else {}
+        state = checkpoint.arrays(_STATE) if checkpoint else {}
         self._statistics = state.get(_STATISTICS, np.zeros(3))
         ranges = state.get(_SKIPPED, np.zeros((0, 2), np.int64))
         broadcast_int = self._workers.broadcast_int
@@ -134,7 +136,7 @@ class LossSpikes:
         first = self._workers.broadcast_int(max(first, checkpoint.step) if checkpoint else 0)
         self._skipped.append((first, spike.step))
         if checkpoint:
-            self._statistics = checkpoint.state().get(_STATISTICS, np.zeros(3))
+            self._statistics = checkpoint.arrays(_STATE).get(_STATISTICS, np.zeros(3))
             skipped = f"steps {first:,} to {spike.step:,} are"
             if first == spike.step:
                 skipped = f"step {first:,} is"
@@ -148,12 +150,9 @@ class LossSpikes:
         return checkpoint
 
     def _window_start(self, step: int, count: int) -> int:
-        """Returns the first of the `count` steps up to `step` that are not skipped yet."""
-        first = step + 1
-        while count > 0 and first > 0:
-            first -= 1
-            count -= not self.skips(first)
-        return first
+        """Returns the first of the `count` > 0 steps up to `step` that are not skipped yet."""
+        left = (earlier for earlier in range(step, -1, -1) if not self.skips(earlier))
+        return min(itertools.islice(left, count), default=0)
 
     def _find(self, first_step: int, losses: np.ndarray, nonfinite: np.ndarray) -> tuple[int, str]:
         """Returns the step of a call's first spike, or -1, and why; updates the running mean.

@@ -29,7 +29,8 @@ class StepsPerCall:
           longest: the most steps between two validations or checkpoints.
         """
         self._adapts = steps_per_call == 0
-        fitting = min(_MAX_STEPS_PER_CALL, _MAX_BYTES_PER_CALL // step_bytes)
+        # Two steps at least: `training_batches` passes as many.
+        fitting = max(2, min(_MAX_STEPS_PER_CALL, _MAX_BYTES_PER_CALL // step_bytes))
         self.max_steps = max(1, min(steps_per_call or fitting, longest))
         self._planned = [1] * _CALLS_AHEAD
 

@@ -77,7 +77,9 @@ def train(
 
         # 3. Run the loop.
         try:
-            step, losses = _train_to(end, first_step, setup, spikes, clock, memory_check)
+            step, losses = _train_to(
+                end, first_step, checkpoint, setup, spikes, clock, memory_check
+            )
             workers.barrier()  # waits until the chief has written everything
         except Preempted:
             workers.barrier()
@@ -112,20 +114,22 @@ def describe(config: Config | ConfigDict, workdir: str) -> None:
 def _train_to(
     end: int,
     first_step: int,
+    checkpoint: Checkpoint | None,
     setup: Setup,
     spikes: LossSpikes,
     clock: Clock,
     memory_check: contextlib.ExitStack,
 ) -> tuple[int, dict[str, float]]:
-    """Runs the loop, and again from an earlier checkpoint after each loss spike."""
+    """Runs the loop from the chief's checkpoint, and again from an earlier one after each spike."""
     while True:
         try:
-            return _Loop(setup, spikes, clock, memory_check, end).run(first_step)
+            return _Loop(setup, spikes, clock, memory_check, end).run(first_step, checkpoint)
         except Spike as spike:
             clock.go_back()
             with clock.spent_on("checkpoint"):
                 checkpoints = setup.run.checkpoints if setup.run else None
-                first_step = resume.restore(setup, spikes.roll_back(spike, checkpoints))
+                checkpoint = spikes.roll_back(spike, checkpoints)
+                first_step = resume.restore(setup, checkpoint)
 
 
 class _Loop:
@@ -157,9 +161,10 @@ class _Loop:
             setup.config.steps_per_call, setup.config.batch_size * row_bytes, longest
         )
 
-    def run(self, first_step: int) -> tuple[int, dict[str, float]]:
+    def run(self, first_step: int, checkpoint: Checkpoint | None) -> tuple[int, dict[str, float]]:
         """Trains from a step to the end, or until the run may end early.
 
+        The checkpoint of the step is the chief's, None on other workers and in a new run.
         Returns the step and the validation losses there.
 
         Raises:
@@ -172,7 +177,7 @@ class _Loop:
         with contextlib.ExitStack() as scope:
             self._logger: Logger | NullLogger = NullLogger()
             if setup.workers.is_chief:
-                self._logger = Logger(setup, self._spikes, self._clock, first_step, end)
+                self._logger = Logger(setup, self._spikes, self._clock, checkpoint, end)
                 scope.enter_context(contextlib.closing(self._profile))
             scope.enter_context(self._logger)
             if first_step == 0 and setup.model.starts_at_pca:
