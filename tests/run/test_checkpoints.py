@@ -156,8 +156,30 @@ def test_a_damaged_newest_is_named_and_the_one_before_taken(tmp_path, capsys):
     flip_a_bit(tmp_path / "step-0000000003" / "state.npz")
     truncate(tmp_path / "step-0000000002" / "manifest.json")
     assert found(tmp_path).step == 1
-    for step, warning in zip((3, 2), capsys.readouterr().err.splitlines(), strict=True):
+    *warnings, taken = capsys.readouterr().err.splitlines()
+    for step, warning in zip((3, 2), warnings, strict=True):
         assert warning.startswith(f"CHECKPOINT DAMAGED: {tmp_path}/step-{step:010d}")
+    assert taken == f"{tmp_path}/step-0000000001 takes its place"
+
+
+@pytest.mark.parametrize("checkpoint", ["last", "best"])
+def test_a_checkpoint_that_a_running_training_deletes_is_no_damage(
+    tmp_path, monkeypatch, capsys, checkpoint
+):
+    losses = {1: 0.2, 2: 0.1}
+    save(tmp_path, 1, losses=losses)
+    verify = Checkpoints.verify
+
+    def late(self, path):
+        with monkeypatch.context() as patch:
+            patch.setattr(Checkpoints, "verify", verify)
+            if steps(tmp_path) == [1]:
+                save(tmp_path, 2, keep=1, losses=losses)  # and deletes the first
+            return verify(self, path)
+
+    monkeypatch.setattr(Checkpoints, "verify", late)
+    assert found(tmp_path, checkpoint).step == 2
+    assert capsys.readouterr().err == ""
 
 
 def test_a_changed_manifest_or_name_is_found_out_and_none_whole_is_refused(tmp_path):

@@ -14,13 +14,13 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from trainer.errors import StorageError, UserError, require, writing
+from trainer.errors import StorageError, UserError, in_one_line, require, writing
 from trainer.storage import atomic
 
 _STATE = "state.npz"
@@ -70,13 +70,10 @@ class Checkpoint:
         Raises:
           UserError: the checkpoint lacks a variable, or holds another shape or dtype of it.
         """
-        self._assign(self.state(), variables)
+        self.assign(self.state(), variables)
 
-    def restore_weights(self, variables: Mapping[str, Any]) -> None:
-        """Assigns `weights` to all of the variables of a model, as `restore` does."""
-        self._assign(self.weights(), variables)
-
-    def _assign(self, state: State, variables: Mapping[str, Any]) -> None:
+    def assign(self, state: State, variables: Mapping[str, Any]) -> None:
+        """Assigns arrays that were read from this checkpoint, as `restore` does."""
         for path, variable in variables.items():  # checks all before it changes the first
             expected = (tuple(variable.shape), str(variable.dtype))
             found = (state[path].shape, str(state[path].dtype)) if path in state else None
@@ -133,20 +130,9 @@ class Checkpoints:
             shutil.rmtree(tmp, ignore_errors=True)  # frees the space of a full disk
             raise
 
-    def lack_of_space(self, checkpoint_bytes: int, count: int) -> str:
-        """Returns a line if the disk has too little space for `count` checkpoints at once, else "".
-
-        The checkpoints that are there already count among them.
-        """
-        needed_bytes = checkpoint_bytes * max(0, count - len(self._paths()))
-        free_bytes = shutil.disk_usage(self.folder.parent).free
-        if needed_bytes <= free_bytes:
-            return ""
-        return (
-            f"the disk of {self.folder.parent} has {free_bytes / 2**20:,.1f} MiB free, but up to "
-            f"{count} checkpoints of {checkpoint_bytes / 2**20:,.1f} MiB are kept at once; a "
-            "smaller keep_checkpoints or another --workdir avoids a full disk"
-        )
+    def count(self) -> int:
+        """Returns the number of checkpoints, whole or not."""
+        return len(self._paths())
 
     def find(self, checkpoint: str = "last") -> Checkpoint | None:
         """Finds the newest whole checkpoint ("last") or the one of lowest validation loss ("best").
@@ -157,25 +143,29 @@ class Checkpoints:
           UserError: no checkpoint is whole, no whole checkpoint has the validation loss that "best"
             needs, or the first choice belongs to another run.
         """
-        paths = self._paths()
-        if checkpoint == "best":
-            paths = _by_loss({path: self._loss(path) for path in paths})
-            found = self._first_whole(paths)
-            require(
-                found is not None or not self._paths(),
-                f"no whole checkpoint in {self.folder} has a validation loss",
-            )
-            return found
-        return self._require_whole(paths)
+        if checkpoint != "best":
+            return self._require_whole(self._paths)
+        found = self._first_whole(
+            lambda: _by_loss({path: self._loss(path) for path in self._paths()})
+        )
+        require(
+            found is not None or not self.count(),
+            f"no whole checkpoint in {self.folder} has a validation loss",
+        )
+        return found
 
     def find_before(self, step: int) -> Checkpoint | None:
         """Finds the newest whole checkpoint up to a step or, without one, the first after the step.
 
         Warns and raises as `find`.
         """
-        paths = self._paths()
-        before = _up_to(paths, step)
-        return self._require_whole(before + paths[: len(paths) - len(before)][::-1])
+
+        def nearest() -> list[Path]:
+            paths = self._paths()
+            before = _up_to(paths, step)
+            return before + paths[: len(paths) - len(before)][::-1]
+
+        return self._require_whole(nearest)
 
     def delete_after(self, step: int) -> None:
         """Deletes the checkpoints of later steps, the newest first.
@@ -267,9 +257,9 @@ class Checkpoints:
         own = [*losses]
         kept = {*own[:keep], self._best(losses)}
         if needed_step is not None:
-            before = _up_to(own, needed_step)  # later ones are needed as the step advances
-            best_before = self._best({path: losses[path] for path in before})
-            kept |= {*own[: len(own) - len(before) + 1], best_before}
+            before = _up_to(own, needed_step)  # the newest first
+            later = own[: len(own) - len(before)]  # needed as the step advances
+            kept |= {*later, *before[:1], self._best({path: losses[path] for path in before})}
         for path in own:
             if path not in kept:
                 _delete(path)
@@ -299,19 +289,33 @@ class Checkpoints:
                 continue
         return None
 
-    def _first_whole(self, paths: list[Path]) -> Checkpoint | None:
-        for path in paths:
-            try:
-                return self.verify(path)
-            except DamagedError as error:
-                print(f"CHECKPOINT DAMAGED: {error}", file=sys.stderr)
-        return None
+    def _first_whole(self, find: Callable[[], list[Path]]) -> Checkpoint | None:
+        """Returns the first whole checkpoint that `find` lists.
 
-    def _require_whole(self, paths: list[Path]) -> Checkpoint | None:
-        found = self._first_whole(paths)
+        Lists them again if none is left of those that it has listed, since a running training
+        deletes old ones.
+        """
+        while True:
+            paths, is_damaged = find(), False
+            for path in paths:
+                try:
+                    found = self.verify(path)
+                except DamagedError as error:
+                    if path.exists():
+                        print(f"CHECKPOINT DAMAGED: {error}", file=sys.stderr)
+                        is_damaged = True
+                    continue
+                if is_damaged:
+                    print(f"{found.path} takes its place", file=sys.stderr)
+                return found
+            if all(path.exists() for path in paths):
+                return None
+
+    def _require_whole(self, find: Callable[[], list[Path]]) -> Checkpoint | None:
+        found, count = self._first_whole(find), self.count()
         require(
-            found is not None or not paths,
-            f"none of the {len(paths)} checkpoints in {self.folder} is whole; "
+            found is not None or not count,
+            f"none of the {count} checkpoints in {self.folder} is whole; "
             "put one back from a copy, or take another --workdir",
         )
         return found
@@ -327,7 +331,7 @@ class Checkpoints:
         except OSError as error:
             raise DamagedError(f"{file} cannot be read: {error.strerror}") from error
         except atomic.JSON_ERRORS as error:
-            raise DamagedError(f"{file} is not what was written: {error!r}") from error
+            raise DamagedError(f"{file} is not what was written: {in_one_line(error)}") from error
         if not whole:
             raise DamagedError(f"{file} is not what was written: its digest differs")
         if manifest["run_id"] != self._run_id:

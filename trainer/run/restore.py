@@ -1,5 +1,6 @@
 """Restores a trained model from its workdir alone."""
 
+import contextlib
 import dataclasses
 import operator
 from collections.abc import Mapping
@@ -19,6 +20,7 @@ from trainer.distribution.variables import model_variables
 from trainer.errors import UserError, require
 from trainer.models.base import Autoencoder
 from trainer.run import workdir
+from trainer.run.checkpoints import Checkpoint, State
 from trainer.storage import paths
 
 
@@ -103,17 +105,25 @@ def _restore(run: workdir.Run, checkpoint: str) -> TrainedModel:
         image_shape, scaling, features, fill = _parse_inputs(run.inputs)
     leave_other_gpus()
     strategy = make_inference_strategy()
-    found = run.checkpoints.find(checkpoint or run.config.checkpoint)
-    if found is None:
-        raise UserError(f"{run.workdir} holds no checkpoint")
+    found, weights = _find_weights(run, checkpoint or run.config.checkpoint)
     with workdir.as_damaged_config(run.workdir):
         model = build_model(
             strategy,
             run.config.precision,
             lambda: models.create(image_shape, run.config.model),
         )
-    found.restore_weights(model_variables(model))
+    found.assign(weights, model_variables(model))
     return TrainedModel(run, strategy, found.step, model, scaling, features, fill)
+
+
+def _find_weights(run: workdir.Run, checkpoint: str) -> tuple[Checkpoint, State]:
+    """Finds a checkpoint and reads its weights, before a running training deletes it."""
+    while True:
+        found = run.checkpoints.find(checkpoint)
+        if found is None:
+            raise UserError(f"{run.workdir} holds no checkpoint")
+        with contextlib.suppress(FileNotFoundError):
+            return found, found.weights()
 
 
 def _parse_inputs(

@@ -1,6 +1,7 @@
 """Describes a training to its user: the plan at the start, and the end."""
 
 import math
+import shutil
 from collections.abc import Iterator
 
 import numpy as np
@@ -8,6 +9,7 @@ import numpy as np
 from trainer.data.dataset import Records
 from trainer.distribution.devices import describe_devices
 from trainer.distribution.gpus import unusable_gpu_note
+from trainer.run.checkpoints import Checkpoints
 from trainer.training import budget
 from trainer.training.setup import Setup, kept_copies
 from trainer.training.steps_per_call import cadences
@@ -76,7 +78,7 @@ def _notes(setup: Setup, first_step: int, end: int) -> Iterator[str | None]:
     if devices.startswith("CPU") and not config.strategy.startswith("cpu:"):
         yield unusable_gpu_note()
     if setup.run:
-        lack = setup.run.checkpoints.lack_of_space(*_checkpoints_at_once(setup, end - first_step))
+        lack = _lack_of_space(setup.run.checkpoints, *_checkpoints_at_once(setup, end - first_step))
         yield lack
     yield from config.model.notes(last.end - last.first_step)
     yield from _schedule_notes(setup, end)
@@ -133,6 +135,23 @@ def _capacity_note(setup: Setup) -> str:
     return (
         f"{parameters / numbers:.2g} parameters for each of the {numbers:,} numbers to train on: "
         "the last weights may overfit; checkpoint=best takes those of the lowest validation loss"
+    )
+
+
+def _lack_of_space(checkpoints: Checkpoints, checkpoint_bytes: int, count: int) -> str:
+    """Returns a line if the disk has too little space for `count` checkpoints at once, else "".
+
+    The checkpoints that are there already count among them.
+    """
+    folder = checkpoints.folder.parent
+    needed_bytes = checkpoint_bytes * max(0, count - checkpoints.count())
+    free_bytes = shutil.disk_usage(folder).free
+    if needed_bytes <= free_bytes:
+        return ""
+    return (
+        f"the disk of {folder} has {free_bytes / 2**20:,.1f} MiB free, but up to {count} "
+        f"checkpoints of {checkpoint_bytes / 2**20:,.1f} MiB are kept at once; a smaller "
+        "keep_checkpoints or another --workdir avoids a full disk"
     )
 
 
