@@ -17,7 +17,9 @@ def test_the_splits_share_no_image_and_are_the_same_each_time(load):
     rows = np.concatenate([images.reshape(len(images), -1) for images in images_of(digits)])
     assert len(np.unique(rows, axis=0)) == 1797
     assert digits.fingerprint() == again.fingerprint()
-    assert load("digits", validation_fraction=0.1).fingerprint() != digits.fingerprint()
+    other = load("digits", validation_fraction=0.1)
+    assert other.fingerprint() != digits.fingerprint()
+    assert other.fingerprint(["test"]) == digits.fingerprint(["test"])
 
 
 def test_labels_go_along_and_the_order_of_the_kept_rows_stays(load, save):

@@ -3,6 +3,7 @@ import math
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from matplotlib.figure import Figure
@@ -16,10 +17,11 @@ from trainer.evaluation import compare_plots, evaluators
 from trainer.run import workdir
 
 ROOT = Path(__file__).parents[2]
-MEASURED = {
+MEASURED: dict[str, Any] = {
     "step": 20,
     "code_size": 8,
     "test_examples": 100,
+    "test_fingerprint": "a" * 64,
     "mse": 0.02,
     "pca_mse": 0.04,
     "mse_to_pca": 0.5,
@@ -29,7 +31,7 @@ MEASURED = {
 }
 
 
-def make_run(folder, metrics=None, *, data="digits", fingerprint="a" * 64, steps=20):
+def make_run(folder, metrics=None, *, data="digits", fingerprint="d" * 64, steps=20):
     """A workdir as training leaves it, and evaluation where there are metrics."""
     folder.mkdir(parents=True)
     config = base.get_config().to_dict()
@@ -94,7 +96,8 @@ def test_a_declared_metric_is_a_column_and_a_missing_one_an_empty_cell(tmp_path,
     columns = [*evaluators.columns(), evaluators.Column("elbo_nats", "ELBO", ".1f")]
     columns.append(evaluators.Column("of_no_run", "of no run", ".1f"))
     monkeypatch.setattr(evaluators, "columns", lambda: columns)
-    bare = {key: MEASURED[key] for key in ("step", "code_size", "test_examples")}
+    required = ("step", "code_size", "test_examples", "test_fingerprint")
+    bare = {key: MEASURED[key] for key in required}
     make_run(tmp_path / "a", bare | {"mse": 0.0})  # without labels and PCA
     make_run(tmp_path / "b", MEASURED | {"elbo_nats": -90.04})
     rows = cells(compare(tmp_path, output=tmp_path / "out"))
@@ -115,19 +118,19 @@ def test_runs_are_ordered_by_their_codes_and_named_from_their_common_folder(tmp_
     assert table[1].startswith("| ------------ | ----- | ---: |")
 
 
-def test_runs_on_different_images_have_a_table_and_plots_each(tmp_path):
+def test_runs_with_different_test_examples_have_a_table_and_plots_each(tmp_path):
     make_run(tmp_path / "a", MEASURED)
-    make_run(tmp_path / "b", MEASURED)
+    make_run(tmp_path / "b", MEASURED, fingerprint="e" * 64)  # other training examples
     one = compare(tmp_path / "a", tmp_path / "b", output=tmp_path / "one")
-    assert "different data" not in one
-    make_run(tmp_path / "c", MEASURED, data="mnist", fingerprint="b" * 64)
+    assert "different test sets" not in one
+    make_run(tmp_path / "c", MEASURED | {"test_fingerprint": "b" * 64}, data="mnist")
     make_run(tmp_path / "d", MEASURED | {"test_examples": 7})
     runs = [tmp_path / name for name in "abcd"]
     text = compare(*runs, output=tmp_path / "three")
-    assert "on 3 different data" in text
-    assert "## digits, 100 test examples (data aaaaaaaa)" in text
-    assert "## digits, 7 test examples (data aaaaaaaa)" in text
-    assert "## mnist, 100 test examples (data bbbbbbbb)" in text
+    assert "3 different test sets" in text
+    assert "## digits, 100 test examples (aaaaaaaa)" in text
+    assert "## digits, 7 test examples (aaaaaaaa)" in text
+    assert "## mnist, 100 test examples (bbbbbbbb)" in text
     heights = [imread(tmp_path / name / "compare.png").shape[0] for name in ("one", "three")]
     assert heights[1] == 3 * heights[0]
 
@@ -193,11 +196,12 @@ def test_damaged_metrics_are_refused_and_nothing_is_written(tmp_path):
     for metrics, named in (
         (None, f"no run is evaluated, which --evaluate does: {run} at step 20"),
         ("[" * 10**5, "metrics.json cannot be read"),
-        ('{"step": 3}', "metrics.json lacks code_size, test_examples, mse"),
+        ('{"step": 3}', "metrics.json lacks test_fingerprint, code_size, test_examples, mse"),
         (json.dumps(MEASURED | {"mse": None}), "mse=None"),
         (json.dumps(MEASURED | {"mse": math.nan}), "mse=nan"),
         (json.dumps(MEASURED | {"code_size": 0}), "code_size=0"),
         (json.dumps(MEASURED | {"step": "20"}), "step='20'"),
+        (json.dumps(MEASURED | {"test_fingerprint": 1}), "test_fingerprint=1"),
     ):
         if metrics:
             (run / "metrics.json").write_text(metrics)

@@ -31,7 +31,8 @@ def test_the_table_shows_lists_by_what_they_hold(capsys):
 
 
 def test_the_values_of_the_table_are_in_one_column(capsys):
-    print_table({"mse": 0.5, "a_name_longer_than_any_other": 0.25}, "runs/x")
+    hidden = {"test_fingerprint": "a" * 64, "goodput/start": 0.5}
+    print_table({"mse": 0.5, **hidden, "a_name_longer_than_any_other": 0.25}, "runs/x")
     first, second, *_ = capsys.readouterr().out.splitlines()
     assert first.index("0.5") == second.index("0.25")
 
@@ -89,6 +90,7 @@ def test_a_checkpoint_is_measured_with_pca_on_the_images_of_the_run(tmp_path):
     accuracy = probe_accuracy(codes, test_codes, labels, test_labels)
     assert metrics["pca_probe_accuracy"] == pytest.approx(accuracy, abs=0.01)
     assert metrics["test_examples"] == len(test_images)
+    assert metrics["test_fingerprint"] == digits.fingerprint(["test"])
 
 
 def test_no_more_images_are_measured_than_memory_takes(tmp_path):

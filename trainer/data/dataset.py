@@ -145,13 +145,13 @@ class Dataset:
             inputs |= {name: array.tolist() for name, array in vars(self.scaling).items()}
         return inputs
 
-    def fingerprint(self) -> str:
-        """Returns the SHA-256 of the three splits' images and labels, in hexadecimal digits.
+    def fingerprint(self, splits: Sequence[str] = ("train", "validation", "test")) -> str:
+        """Returns the SHA-256 of the splits' images and labels, in hexadecimal digits.
 
         A split of more than 100,000 examples is sampled.
         """
         digest = hashlib.sha256()
-        for split in (self.train, self.validation, self.test):
+        for split in (getattr(self, name) for name in splits):
             sample = np.linspace(0, len(split) - 1, min(len(split), _FINGERPRINT_ROWS)).astype(int)
             for array in (split.images, split.labels):
                 if array is not None:

@@ -20,7 +20,8 @@ from trainer.storage import atomic, paths
 TABLE = "compare.md"
 FIGURE = "compare.png"
 _FINGERPRINT_DIGITS = 8  # shown
-_REQUIRED = ("step", "code_size", "test_examples", "mse")  # in every metrics.json
+_FINGERPRINT = "test_fingerprint"
+_REQUIRED = ("step", "code_size", "test_examples", "mse")  # numbers in every metrics.json
 _PLOTTED = ("pca_mse", "probe_accuracy", "pca_probe_accuracy", "knn_accuracy")  # if they exist
 
 
@@ -32,7 +33,7 @@ class ComparedRun:
     name: str  # the path from the nearest folder that holds all runs
     kind: str
     data: str
-    data_fingerprint: str
+    test_fingerprint: str  # "" unless the run is evaluated
     devices: str
     last_step: int  # logged; 0: none
     validation_loss: float
@@ -113,7 +114,7 @@ def _is_comparison(table: Path) -> bool:
 def compare(workdirs: Sequence[Path], output: str = "", *, overwrite: bool = False) -> str:
     """Writes the table and the plots of runs, `compare.md` and `compare.png`, to a folder.
 
-    Runs on different data, or with different numbers of test images, have a table and a row of
+    Runs with different test examples, or different numbers of them, have a table and a row of
     plots each.
 
     Returns:
@@ -158,58 +159,63 @@ def _read(folder: Path, name: str) -> ComparedRun:
     seconds = training_seconds(rows, config.batch_size)
     timed_steps = max((row["step"] for row in rows if row["split"] == "train"), default=0)
     losses = [row["loss"] for row in validations(rows)]
+    test_fingerprint, metrics = _evaluation(folder)
     return ComparedRun(
         workdir=folder,
         name=name,
         kind=config.model.name,
         data=config.data.name,
-        data_fingerprint=run.data_fingerprint,
+        test_fingerprint=test_fingerprint,
         devices=", ".join(run.executions),
         last_step=rows[-1]["step"] if rows else 0,
         validation_loss=losses[-1] if losses else math.nan,
         images_per_second=timed_steps * config.batch_size / seconds if seconds else math.nan,
         training_seconds=seconds if seconds else math.nan,
-        metrics=_metrics(folder),
+        metrics=metrics,
     )
 
 
-def _metrics(folder: Path) -> dict[str, float]:
-    """Reads the metrics that are compared; {} if the run is not evaluated."""
+def _evaluation(folder: Path) -> tuple[str, dict[str, float]]:
+    """Reads the test fingerprint and the compared metrics; "" and {} unless a run is evaluated."""
     metrics, path = workdir.read_metrics(folder), folder / workdir.METRICS
     if metrics is None:
-        return {}
-    lacking = [key for key in _REQUIRED if key not in metrics]
+        return "", {}
+    lacking = [key for key in (_FINGERPRINT, *_REQUIRED) if key not in metrics]
     require(not lacking, f"{path} lacks {', '.join(lacking)}, which every evaluation writes")
     lowest: dict[str, float] = {column.metric: -math.inf for column in evaluators.columns()}
     lowest |= dict.fromkeys(_REQUIRED + _PLOTTED, 0) | {"code_size": 1}
     compared = {key: metrics[key] for key in lowest if key in metrics}
-    for key, value in compared.items():
-        require(
-            isinstance(value, int | float) and value >= lowest[key],
-            f"{path} is damaged: no evaluation writes {key}={value!r}",
-        )
-    return compared
+    fingerprint = metrics[_FINGERPRINT]
+    wrong = {
+        key: value
+        for key, value in compared.items()
+        if not (isinstance(value, int | float) and value >= lowest[key])
+    }
+    wrong |= {} if isinstance(fingerprint, str) else {_FINGERPRINT: fingerprint}
+    texts = ", ".join(f"{key}={value!r}" for key, value in wrong.items())
+    require(not wrong, f"{path} is damaged: no evaluation writes {texts}")
+    return fingerprint, compared
 
 
 def _groups(runs: Iterable[ComparedRun]) -> list[list[ComparedRun]]:
-    """Groups the runs that were evaluated on the same images, each by code size and mse."""
+    """Groups the runs that were evaluated on the same examples, each by code size and mse."""
     groups: dict[tuple[str, float], list[ComparedRun]] = {}
     for run in sorted(runs, key=lambda run: (run.metric("code_size"), run.metric("mse"))):
-        groups.setdefault((run.data_fingerprint, run.metric("test_examples")), []).append(run)
+        groups.setdefault((run.test_fingerprint, run.metric("test_examples")), []).append(run)
     return list(groups.values())
 
 
 def _heading(group: Sequence[ComparedRun]) -> str:
     names = ", ".join(sorted({run.data for run in group}))
-    digits = group[0].data_fingerprint[:_FINGERPRINT_DIGITS]
-    return f"{names}, {group[0].metric('test_examples'):,} test examples (data {digits})"
+    digits = group[0].test_fingerprint[:_FINGERPRINT_DIGITS]
+    return f"{names}, {group[0].metric('test_examples'):,} test examples ({digits})"
 
 
 def _text(groups: Sequence[Sequence[ComparedRun]], others: Sequence[ComparedRun]) -> str:
     """Returns the tables and the notes on single runs, in Markdown."""
     lines = []
     if len(groups) > 1:
-        lines += [f"These runs are on {len(groups)} different data: a table for each.", ""]
+        lines += [f"These runs have {len(groups)} different test sets: a table for each.", ""]
     for group in groups:
         lines += [f"## {_heading(group)}", "", *_table(group), ""]
         notes = [

@@ -26,6 +26,7 @@ _MAX_IMAGES = 200_000  # of a split
 _MEMORY_SHARE = 1 / 8  # of the allowed memory for a split: several arrays of its size are made
 _MAX_INTEGERS = 12  # shown of a list
 _NO_ANOMALIES = AnomalyOptions()
+_NOT_PRINTED = ("goodput/", "test_fingerprint")  # prefixes of metrics
 
 
 def evaluate(
@@ -44,9 +45,9 @@ def evaluate(
     Returns:
       The content of `metrics.json`: the `step`, the `last_step` of the run, whether its training
       has `finished`, the `code_size`, the number of `test_examples` (as many as
-      fit memory), the metrics of each module of `evaluators` that applies, and the
-      thresholds of errors and distances, if asked for, with their `error_quantile` and the
-      numbers of test examples above them.
+      fit memory), the `test_fingerprint` of the test split, the metrics of each module of
+      `evaluators` that applies, and the thresholds of errors and distances, if asked for, with
+      their `error_quantile` and the numbers of test examples above them.
 
     Raises:
       UserError: the workdir holds no run that can be read, or its data have changed.
@@ -83,6 +84,7 @@ def evaluate(
         "finished": _has_finished(run, last_step),
         "code_size": run.model.code_size,
         "test_examples": len(test),
+        "test_fingerprint": dataset.fingerprint(["test"]),
     }
     plots: dict[str, np.ndarray] = {}
     chosen = [evaluator for evaluator in evaluators.load() if evaluator.applies(evaluated)]
@@ -153,9 +155,9 @@ def _has_finished(run: restore.TrainedRun, last_step: int) -> bool:
 def print_table(metrics: dict[str, Any], workdir: str) -> None:
     """Prints the metrics, one per line, and the paths of the files.
 
-    Leaves out the goodput, which the training has printed.
+    Leaves out the goodput, which the training has printed, and the fingerprint.
     """
-    shown = {name: value for name, value in metrics.items() if not name.startswith("goodput/")}
+    shown = {name: value for name, value in metrics.items() if not name.startswith(_NOT_PRINTED)}
     width = max(map(len, shown))
     for name, value in shown.items():
         print(f"{name:>{width}}  {_format(value)}")
