@@ -167,6 +167,20 @@ def test_a_code_stands_inside_its_axis_and_no_accuracy_is_above_100_percent(tmp_
         assert accuracy.get_ylim()[1] == 1
 
 
+def test_pca_stands_at_its_number_of_components_where_training_examples_are_fewer(tmp_path):
+    make_run(tmp_path / "a", MEASURED)
+    few = MEASURED | {"code_size": 64, "pca_components": 30}
+    make_run(tmp_path / "b", few)
+    rows = cells(compare(tmp_path, output=tmp_path / "out"))
+    assert [(row["code"], row["PCA components"]) for row in rows] == [("8", "8"), ("64", "30")]
+    values = (tmp_path, "b", "dense", "digits", "a", "CPU", 20, 0.1, 400.0, 2.5)
+    row = Figure().subfigures(1, 1, squeeze=False)[0, 0]
+    compare_plots.draw_row(row, "digits", [comparison.ComparedRun(*values, metrics=few)])
+    error = row.axes[0]
+    assert [line.get_xdata() for line in error.lines] == [[64], [30]]  # the run and PCA
+    assert error.get_xlim()[0] < 30
+
+
 def test_a_run_named_twice_is_compared_once_and_other_files_are_left_out(tmp_path):
     run = make_run(tmp_path / "a", MEASURED)
     (tmp_path / "notes").mkdir()

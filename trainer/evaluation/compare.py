@@ -22,7 +22,7 @@ FIGURE = "compare.png"
 _FINGERPRINT_DIGITS = 8  # shown
 _FINGERPRINT = "test_fingerprint"
 _REQUIRED = ("step", "code_size", "test_examples", "mse")  # numbers in every metrics.json
-_PLOTTED = ("pca_mse", "probe_accuracy", "pca_probe_accuracy", "knn_accuracy")  # if they exist
+_OPTIONAL = ("pca_mse", "pca_components", "probe_accuracy", "pca_probe_accuracy", "knn_accuracy")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +44,13 @@ class ComparedRun:
     def metric(self, name: str) -> float:
         """Returns a metric, or NaN."""
         return self.metrics.get(name, math.nan)
+
+    @property
+    def components(self) -> float:
+        """Returns the number of PCA's components, at most the code's values; NaN without PCA."""
+        if "pca_mse" not in self.metrics:
+            return math.nan
+        return self.metrics.get("pca_components", self.metric("code_size"))
 
 
 def find(names: Sequence[str]) -> tuple[list[Path], list[Path]]:
@@ -183,7 +190,7 @@ def _evaluation(folder: Path) -> tuple[str, dict[str, float]]:
     lacking = [key for key in (_FINGERPRINT, *_REQUIRED) if key not in metrics]
     require(not lacking, f"{path} lacks {', '.join(lacking)}, which every evaluation writes")
     lowest: dict[str, float] = {column.metric: -math.inf for column in evaluators.columns()}
-    lowest |= dict.fromkeys(_REQUIRED + _PLOTTED, 0) | {"code_size": 1}
+    lowest |= dict.fromkeys(_REQUIRED + _OPTIONAL, 0) | {"code_size": 1}
     compared = {key: metrics[key] for key in lowest if key in metrics}
     fingerprint = metrics[_FINGERPRINT]
     wrong = {
@@ -249,6 +256,8 @@ def _table(group: Sequence[ComparedRun]) -> Iterator[str]:
         (shown.title, [_cell(run.metric(shown.metric), shown.format) for run in group])
         for shown in evaluators.columns()
     ]
+    if any("pca_components" in run.metrics for run in group):  # fewer than the code has values
+        measured.append(("PCA components", [_cell(run.components, ".0f") for run in group]))
     columns = [
         _column("run", [run.name.replace("|", r"\|") for run in group], "<"),
         _column("kind", [run.kind for run in group], "<"),

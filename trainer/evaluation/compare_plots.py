@@ -54,7 +54,7 @@ def draw_row(row: "SubFigure", heading: str, group: Sequence["ComparedRun"]) -> 
         accuracy.plot(size, run.metric("knn_accuracy"), markerfacecolor="none", **on_rim)
         speed.plot(run.training_seconds, run.images_per_second, **look)
     names = [run.name for run in group]
-    with_pca = {run.metric("code_size"): run for run in group if "pca_mse" in run.metrics}
+    with_pca = {run.components: run for run in group if "pca_mse" in run.metrics}
     if with_pca:
         names.append("PCA")
         look = {"color": "black", "marker": ".", "zorder": 1}
@@ -71,7 +71,8 @@ def draw_row(row: "SubFigure", heading: str, group: Sequence["ComparedRun"]) -> 
         axes.margins(0.1)
         axes.grid(alpha=0.3)
     for axes in (error, accuracy):
-        _set_code_axis(axes, sorted({int(run.metric("code_size")) for run in group}))
+        sizes = {run.metric("code_size") for run in group} | with_pca.keys()
+        _set_code_axis(axes, sorted(map(int, sizes)), with_pca=bool(with_pca))
     errors = [run.metric(metric) for run in group for metric in ("mse", "pca_mse")]
     _set_scale(error, "y", errors)
     _set_scale(speed, "x", [run.training_seconds for run in group])
@@ -97,7 +98,7 @@ def _set_accuracy_axis(axes: "Axes", has_labels: bool) -> None:
         axes.text(0.5, 0.5, "no labels", ha="center", transform=axes.transAxes)
 
 
-def _set_code_axis(axes: "Axes", sizes: Sequence[int]) -> None:
+def _set_code_axis(axes: "Axes", sizes: Sequence[int], *, with_pca: bool) -> None:
     """Labels the sizes, in ascending order, whose labels do not overlap."""
     nearest = (sizes[-1] / sizes[0]) ** (1 / _MAX_TICKS)
     ticks = [sizes[0]]
@@ -106,7 +107,8 @@ def _set_code_axis(axes: "Axes", sizes: Sequence[int]) -> None:
             ticks.append(size)
     margin = (sizes[-1] / sizes[0]) ** 0.1 if len(sizes) > 1 else 2
     limits = (sizes[0] / margin, sizes[-1] * margin)
-    axes.set(xscale="log", xlabel="values of the code", xlim=limits)
+    label = "values of the code" + (", components of PCA" if with_pca else "")
+    axes.set(xscale="log", xlabel=label, xlim=limits)
     axes.set_xticks(ticks, [str(size) for size in ticks])
     axes.set_xticks([], minor=True)
 
