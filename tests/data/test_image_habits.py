@@ -107,6 +107,25 @@ def test_unreadable_files_are_all_named_and_left_out_without_decoding_again(tmp_
     assert "broken.png" in own.notes[0]
 
 
+def test_files_of_several_frames_are_named_each_time_and_their_first_frame_is_read(tmp_path):
+    for number in range(6):
+        save(tmp_path / f"{number}.png", number)
+    pages = [Image.new("L", (4, 4), value) for value in (100, 200, 250)]
+    for name in ("c/pages.tif", "moving.gif", "moving.webp"):
+        save(tmp_path / name, 100, save_all=True, append_images=pages[1:])
+    save(tmp_path / "still.gif")
+    for _ in range(2):  # decodes them, reads them from the cache
+        own = load(tmp_path, class_folders=False, channels=1, validation_fraction=0.3)
+        (note,) = own.notes
+        assert note.endswith("of some files (3): c/pages.tif, moving.gif, moving.webp")
+    pixels = {
+        name: image[0, 0, 0]
+        for split in (own.train, own.validation, own.test)
+        for name, image in zip(split.file_names, split.images[:], strict=True)
+    }
+    assert abs(int(pixels["c/pages.tif"]) - 100) <= 1 and pixels["1.png"] == 1
+
+
 def test_sizes_and_channels_that_differ_are_named_with_both_keys_at_once(tmp_path):
     save(tmp_path / "a.png")
     save(tmp_path / "b.png", size=(6, 5))

@@ -12,12 +12,12 @@ from tqdm import tqdm
 
 from trainer.data.files import cache, numpy_files
 from trainer.data.files.image_folder import Listing
-from trainer.data.files.images import Decoder, Unreadable, decode, header
+from trainer.data.files.images import Decoder, Unreadable, decode, has_more_frames, header
 from trainer.errors import UserError, listed, require
 from trainer.storage import atomic
 
 FOLDER = ".decoded"  # in the folder of images, unless data.cache_dir names another
-_DECODER_VERSION = 3  # raise it when a Decoder of the same settings gives other pixels
+_DECODER_VERSION = 4  # raise it when a cache of the same settings holds something else
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +51,12 @@ def read(
         path, lambda: _Cache.open(path, listing), lambda: _write(path, folder, listing, decoder)
     )
     found, unreadable = decoded.images, decoded.unreadable
+    if decoded.multi_frame:
+        note = (
+            f"only the first frame or page is read of some files ({len(decoded.multi_frame):,}): "
+            f"{listed(decoded.multi_frame)}"
+        )
+        listing = dataclasses.replace(listing, notes=(*listing.notes, note))
     if not unreadable:
         return DecodedImages(listing, found)
     named = listed((f"{name}: {why}" for name, why in unreadable.items()), "; ")
@@ -68,26 +74,27 @@ def read(
 
 @dataclasses.dataclass(frozen=True)
 class _Cache:
-    """Holds what a file of decoded images and the list beside it hold."""
+    """Holds what a file of decoded images and the lists beside it hold."""
 
     images: np.ndarray
     unreadable: dict[str, str]  # the reason by file
+    multi_frame: list[str]  # files with more frames than the first
 
     @classmethod
     def open(cls, path: Path, listing: Listing) -> "_Cache | None":
         """Maps the images into memory; returns None unless both files are whole."""
         try:
             images = np.load(path, mmap_mode="r", allow_pickle=False)
-            unreadable = json.loads(_list_of(path).read_text())
+            lists = json.loads(_lists_of(path).read_text())
         except (OSError, ValueError, EOFError):
             return None
-        count = len(listing.files) - len(unreadable)
+        count = len(listing.files) - len(lists["unreadable"])
         is_whole = images.ndim == 4 and len(images) == count
-        return cls(np.asarray(images), unreadable) if is_whole else None
+        return cls(np.asarray(images), **lists) if is_whole else None
 
 
-def _list_of(path: Path) -> Path:
-    """Returns the list of unreadable files beside a file of decoded images."""
+def _lists_of(path: Path) -> Path:
+    """Returns the file of lists, as in `_Cache`, beside a file of decoded images."""
     return path.with_suffix(".json")
 
 
@@ -96,11 +103,12 @@ def _write(path: Path, folder: Path, listing: Listing, decoder: Decoder) -> None
     print(f"decoding {len(listing.files):,} images of {folder} once, into {path}", flush=True)
     tmp = path.with_name(f".{path.stem}.part")
     unreadable: dict[str, str] = {}
+    multi_frame: list[str] = []
     try:
         # np.lib.format.open_memmap would end the process by SIGBUS on a full disk.
         with tmp.open("wb") as file:
             shape: tuple[int, ...] = (0, 0, 0)
-            for image in _decode_alike(folder, listing.files, decoder, unreadable):
+            for image in _decode_alike(folder, listing.files, decoder, unreadable, multi_frame):
                 if file.tell() == 0:
                     shape = image.shape
                     numpy_files.write_header(file, np.uint8, (len(listing.files), *shape))
@@ -111,7 +119,9 @@ def _write(path: Path, folder: Path, listing: Listing, decoder: Decoder) -> None
             numpy_files.write_header(file, np.uint8, (count, *shape))
             file.flush()
             os.fsync(file.fileno())
-        atomic.write_json(_list_of(path), unreadable)
+        atomic.write_json(
+            _lists_of(path), {"unreadable": unreadable, "multi_frame": sorted(multi_frame)}
+        )
         tmp.replace(path)
     finally:
         tmp.unlink(missing_ok=True)
@@ -123,14 +133,27 @@ def _no_image(folder: Path, unreadable: dict[str, str]) -> str:
 
 
 def _decode_alike(
-    folder: Path, files: tuple[str, ...], decoder: Decoder, unreadable: dict[str, str]
+    folder: Path,
+    files: tuple[str, ...],
+    decoder: Decoder,
+    unreadable: dict[str, str],
+    multi_frame: list[str],
 ) -> Iterator[np.ndarray]:
     """Yields the pixels of the readable files; adds the others to `unreadable`.
+
+    Adds files with more frames than the first to `multi_frame`.
 
     Raises:
       UserError: two images differ in shape.
     """
-    images = decode(folder, files, decoder)
+
+    def decode_first_frame(path: Path) -> np.ndarray | Unreadable:
+        image = decoder(path)
+        if isinstance(image, np.ndarray) and has_more_frames(path):
+            multi_frame.append(str(path.relative_to(folder)))
+        return image
+
+    images = decode(folder, files, decode_first_frame)
     hidden = not sys.stderr.isatty()
     shape: tuple[int, ...] = ()
     with tqdm(desc="decoding", total=len(files), unit=" images", disable=hidden) as progress:

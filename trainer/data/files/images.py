@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 from pathlib import Path
@@ -24,6 +24,7 @@ _TRANSPARENT_MODES = ("LA", "PA", "RGBA", "La", "RGBa")
 _DRAFT = 2  # times the size needed, to which a JPEG may be decoded
 _ORIENTATION = 0x0112  # of EXIF; above 4, height and width are exchanged
 _MEGAPIXEL = 10**6
+_FRAME_SUFFIXES = (".gif", ".webp", ".tif", ".tiff", ".avif", ".heic", ".heif")
 _MAX_AHEAD = 512  # images decoded before the reader asks for them
 _MAX_TASK = 16  # images of a task, which costs a tenth of the time of a small JPEG
 _MAX_AHEAD_BYTES = 64 * 2**20
@@ -142,8 +143,19 @@ def header(path: Path) -> Header | None:
         return None
 
 
+def has_more_frames(path: Path) -> bool:
+    """Returns whether a file holds frames or pages after the first, which `Decoder` reads."""
+    if not path.name.lower().endswith(_FRAME_SUFFIXES):
+        return False
+    try:
+        with Image.open(path, formats=_FORMATS) as image:
+            return getattr(image, "is_animated", False)
+    except Exception:  # as in Decoder
+        return False
+
+
 def decode(
-    folder: Path, files: Sequence[str], decoder: Decoder
+    folder: Path, files: Sequence[str], decoder: Callable[[Path], np.ndarray | Unreadable]
 ) -> Iterator[np.ndarray | Unreadable]:
     """Yields the pixels of the files in their order, decoded by a thread for each core."""
     threads = usable_cores()
