@@ -2,6 +2,7 @@
 
 import io
 import zipfile
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -53,6 +54,40 @@ def test_arrays_are_read_in_any_layout_and_by_their_names(tmp_path):
             if array:
                 np.testing.assert_array_equal(its_labels, labels)
                 assert its_labels.dtype == np.int64
+
+
+def test_arrays_that_a_training_takes_are_read_by_the_same_names_with_their_labels(tmp_path):
+    rows, labels = vectors(9), np.arange(9) % 3
+    same: dict[str, Any] = {
+        "y": labels,
+        "target": labels[:, np.newaxis],
+        "y_train": np.eye(3)[labels],
+        "labels": labels.astype("S"),
+    }
+    for name, given in same.items():
+        arrays: dict[str, Any] = {"X": rows, name: given}
+        np.savez(tmp_path / "clean.npz", **arrays)
+        found, its_labels, _ = read(tmp_path / "clean.npz")
+        np.testing.assert_array_equal(found, rows.astype(np.float32))
+        np.testing.assert_array_equal(its_labels.astype(int), labels)
+    splits: dict[str, Any] = {
+        "x_train": rows,
+        "y_train": labels,
+        "x_test": rows[:4],
+        "y_test": labels[4:8],
+    }
+    np.savez(tmp_path / "splits.npz", **splits)
+    found, its_labels, _ = read(tmp_path / "splits.npz", array="x_test")
+    np.testing.assert_array_equal(found, rows[:4].astype(np.float32))
+    np.testing.assert_array_equal(its_labels, labels[4:8])
+    with refused("holds 'x_train', 'y_train', 'x_test', 'y_test'; --array", tmp_path):
+        read(tmp_path / "splits.npz")
+    np.savez(tmp_path / "wrong.npz", X=rows, y=rows)
+    with refused("is not one-hot", tmp_path):
+        read(tmp_path / "wrong.npz")
+    np.savez(tmp_path / "bytes.npz", X=rows, y=np.array(["ä".encode()] * 9))
+    with refused("not ASCII", tmp_path):
+        read(tmp_path / "bytes.npz")
 
 
 def test_an_array_that_ends_too_early_is_refused(tmp_path):

@@ -17,24 +17,19 @@ from trainer import data
 from trainer.config import Data
 from trainer.data.dataset import Split, named
 from trainer.data.features import Features
-from trainer.data.files import image_folder, images, numpy_files, tables
-from trainer.data.files.labels import MAX_TEXT_BYTES
+from trainer.data.files import image_folder, images, numpy_files, tables, training_arrays
 from trainer.data.files.open_table import OpenTable, open_table
 from trainer.data.memory import allowed_bytes
 from trainer.data.sources import images as images_source
 from trainer.data.sources import table
 from trainer.errors import UserError, in_one_line, listed, require
 from trainer.run import restore
+from trainer.serving import array_names
 from trainer.serving.options import DEFAULTS, StreamOptions, describe
 from trainer.storage import paths
 
 _CODE_PREFIX = "code_"  # of a table's columns of codes
-_LABEL_KINDS = "biufU"  # NumPy's kinds of types for numbers and text
-_CHARACTER_BYTES = 4  # of NumPy's text
-_ANOMALIES = ("is_anomaly", "is_anomaly_by_distance")
-_ERRORS = ("errors", "pca_errors", "distances", "squared_errors", *_ANOMALIES)
-_OTHER_ARRAYS = ("labels", "files", *_ERRORS)  # arrays of an .npz file that are not examples
-_ERROR_COLUMNS = ("error", "pca_error", "distance", *_ANOMALIES)
+_ERROR_COLUMNS = ("error", "pca_error", "distance", *array_names.ANOMALIES)
 _ERROR_PREFIX = "squared_error_"
 
 
@@ -190,8 +185,8 @@ def _images(path: Path, training: TrainingData, options: StreamOptions) -> Input
 
 def _arrays(path: Path, expected: _Expected, options: StreamOptions, layout: str = "auto") -> Input:
     """Opens the array of an .npy file, or one of an .npz file with its labels and file names."""
-    arrays = numpy_files.open_arrays(path)
-    name = _choose(list(arrays), expected, options.array, path)
+    arrays, are_codes = numpy_files.open_arrays(path), expected.content == "codes"
+    name = array_names.choose(arrays, options.array, path, are_codes=are_codes)
     stored = arrays[name]
     is_images = expected.content == "images"
     numpy_files.check_examples(stored, images=is_images)
@@ -205,20 +200,7 @@ def _arrays(path: Path, expected: _Expected, options: StreamOptions, layout: str
         or (is_series and math.prod(stored.shape[1:]) == expected.shape[0]),
         f"{stored} has the shape {stored.shape}, but the model takes {expected}",
     )
-    columns = {"labels": arrays.get(f"{name}_labels") or arrays.get("labels")}
-    columns["files"] = arrays.get("files")
-    if expected.content == "codes":  # with the ids that `encode` wrote
-        others = [other for other in arrays if other not in (name, *_OTHER_ARRAYS)]
-        columns |= {other: arrays[other] for other in others if not other.endswith("_labels")}
-    given = {name: column for name, column in columns.items() if column is not None}
-    for column in given.values():
-        require(
-            column.shape == stored.shape[:1]
-            and column.dtype.kind in _LABEL_KINDS
-            and column.dtype.itemsize <= _CHARACTER_BYTES * MAX_TEXT_BYTES,
-            f"{path} has {stored.shape[0]} rows; labels and file names must be as many numbers or "
-            f"texts of at most {MAX_TEXT_BYTES:,} characters",
-        )
+    given = array_names.columns(arrays, name, path, are_codes=are_codes)
 
     def blocks(size: int) -> Iterator[Block]:
         memory = allowed_bytes(0)
@@ -228,22 +210,11 @@ def _arrays(path: Path, expected: _Expected, options: StreamOptions, layout: str
                 rows = np.moveaxis(rows, 1, -1)
             found = {name: next(column) for name, column in read.items()}
             labels, files = found.pop("labels", None), found.pop("files", None)
+            if labels is not None:
+                labels = training_arrays.flat_labels(labels, given["labels"])
             yield Block(rows.reshape(-1, *expected.shape), labels, files, found)
 
     return Input(stored.shape[0], blocks)
-
-
-def _choose(names: list[str], expected: _Expected, chosen: str, path: Path) -> str:
-    """Returns the name of the array that holds the rows."""
-    listed = ", ".join(map(repr, names)) or "nothing"
-    if chosen:
-        require(chosen in names, f"{path} has no array {chosen!r}; it holds {listed}")
-        return chosen
-    if expected.content == "codes" and "codes" in names:
-        return "codes"
-    found = [name for name in names if name not in _OTHER_ARRAYS and not name.endswith("_labels")]
-    require(len(found) == 1, f"{path} holds {listed}; --array names the one to read")
-    return found[0]
 
 
 def of_rows(rows: np.ndarray, shape: tuple[int, ...]) -> Input:
@@ -393,7 +364,7 @@ def _column(path: Path, name: str, column: pa.Array, kind: pa.DataType) -> np.nd
         ) from error
     values = values.astype(str) if values.dtype.hasobject else values
     require(
-        values.dtype.kind in _LABEL_KINDS,
+        values.dtype.kind in array_names.LABEL_KINDS,
         f"the column {name!r} of {path} is of type {column.type}; labels are numbers or text",
     )
     return values

@@ -99,6 +99,11 @@ def open_records(path: Path, layout: str = "auto") -> tuple[Records, tuple[str, 
     return Records(read_rows, np.arange(len(mapped))), notes
 
 
+def role_of(name: str) -> str:
+    """Returns what an array of this name usually holds, a key of `_NAMES`; "" if not known."""
+    return next((role for role, names in _NAMES.items() if name.lower() in names), "")
+
+
 def _by_role(path: Path, stored: Mapping[str, StoredArray]) -> dict[str, StoredArray]:
     """Returns the arrays by their roles, the keys of `_NAMES`.
 
@@ -110,8 +115,8 @@ def _by_role(path: Path, stored: Mapping[str, StoredArray]) -> dict[str, StoredA
     roles: dict[str, StoredArray] = {}
     others = []
     for name, array in stored.items():
-        role = next((role for role, names in _NAMES.items() if name.lower() in names), None)
-        if role is None:
+        role = role_of(name)
+        if not role:
             others.append(name)
             continue
         require(role not in roles, f"{array} and {roles.get(role)} are both the array {role}")
@@ -206,23 +211,39 @@ def _labels(stored: StoredArray, count: int, allowed_bytes: float) -> np.ndarray
         f"{stored.dtype} {list(shape)}",
     )
     labels = np.concatenate(list(stored.blocks(BLOCK_ROWS, allowed_bytes)))
-    if labels.ndim == 2 and labels.shape[1] == 1:
-        labels = labels[:, 0]
-    if labels.ndim == 2:
-        is_onehot = (
-            kind not in "US" and np.isin(labels, (0, 1)).all() and (labels.sum(1) == 1).all()
-        )
-        require(
-            bool(is_onehot), f"{stored} of shape {list(shape)} is not one-hot: one 1 in each row"
-        )
-        return labels.argmax(axis=1)
-    if kind in "US":
-        return labels.astype(str)
+    labels = flat_labels(labels, stored)
+    if labels.dtype.kind == "U":
+        return labels
     wrong = labels[labels != np.rint(labels)]
     require(
         len(wrong) == 0, f"{stored} holds {wrong[0] if len(wrong) else 0}; labels are whole numbers"
     )
     return labels.astype(np.int64)
+
+
+def flat_labels(labels: np.ndarray, stored: StoredArray) -> np.ndarray:
+    """Returns labels [n] of rows [n], [n, 1] or one-hot [n, classes] of an array; text as str.
+
+    Raises:
+      UserError: the rows are neither, or text that cannot be read.
+    """
+    if labels.ndim == 2 and labels.shape[1] == 1:
+        labels = labels[:, 0]
+    if labels.ndim == 2:
+        is_onehot = (
+            labels.dtype.kind not in "US"
+            and np.isin(labels, (0, 1)).all()
+            and (labels.sum(1) == 1).all()
+        )
+        require(
+            bool(is_onehot),
+            f"{stored} of shape {list(stored.shape)} is not one-hot: one 1 in each row",
+        )
+        return labels.argmax(axis=1)
+    try:
+        return labels.astype(str) if labels.dtype.kind in "US" else labels
+    except UnicodeDecodeError as error:
+        raise UserError(f"{stored} holds words that are not ASCII, as bytes") from error
 
 
 def _as_integers(
