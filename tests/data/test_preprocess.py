@@ -52,6 +52,23 @@ def test_a_binary_image_is_the_same_in_every_load_whatever_split_it_is_in(load):
     assert binary_of[0] == binary_of[1]
 
 
+@pytest.mark.parametrize(
+    ("train", "test", "settings", "named"),
+    [
+        (1, 0, {}, "a test split of 0.2 of 1 leaves an empty split; add examples, or give"),
+        (9, 9, {}, "data.validation_fraction=0.05 of 9 leaves an empty split; add examples, or"),
+        (9, 2, {"resplit_test": 0.1}, "data.resplit_test=0.1 of 2 leaves an empty split"),
+    ],
+)
+def test_too_few_examples_are_refused_with_the_key(
+    load, save, refused, train, test, settings, named
+):
+    arrays = {"train": vectors(train)} | ({"test": vectors(test)} if test else {})
+    name = save(**arrays)
+    message = refused(load, name, **settings)
+    assert f"{name!r} has too few examples: {named}" in message
+
+
 def test_a_binary_pixel_is_white_as_often_as_it_is_bright(load, save):
     pixels = np.array([0, 1, 25, 128, 254, 255], np.uint8).reshape(1, 2, 3, 1)
     count = 20_000

@@ -38,12 +38,13 @@ def make_dataset(splits: sources.Splits, settings: Data) -> Dataset:
     if validation is not None and settings.binarise:
         validation = _binarise(validation, "validation", settings.name)
     if test is None:
-        train, test = _split(train, _TEST_FRACTION)
+        train, test = _split(train, _TEST_FRACTION, settings.name)
     if settings.resplit_test:
-        train, test = _split(test, settings.resplit_test)
+        train, test = _split(test, settings.resplit_test, settings.name, "data.resplit_test")
         validation = None
     if validation is None:
-        train, validation = _split(train, settings.validation_fraction)
+        fraction, key = settings.validation_fraction, "data.validation_fraction"
+        train, validation = _split(train, fraction, settings.name, key)
     all_splits: tuple[Split, ...] = (train, validation, test)
     features, fill, scaling, notes = splits.features, None, None, splits.notes
     if features and splits.impute:
@@ -61,12 +62,18 @@ def make_dataset(splits: sources.Splits, settings: Data) -> Dataset:
     return Dataset(train, validation, test, scaling, features, splits.class_names, fill, notes)
 
 
-def _split(examples: Split, fraction: float) -> tuple[Split, Split]:
-    """Splits off a random fraction of the examples; both splits reuse the memory of the whole."""
+def _split(examples: Split, fraction: float, name: str, key: str = "") -> tuple[Split, Split]:
+    """Splits off a random fraction of the examples; both splits reuse the memory of the whole.
+
+    `name` and `key` say in a message which data they are, and which key sets the fraction.
+    """
     count = round(fraction * len(examples))
+    what = f"{key}={fraction}" if key else f"a test split of {fraction}"
+    way_out = f"take another {key}" if key else "give the data a test split"
     require(
         0 < count < len(examples),
-        f"a share of {fraction} of {len(examples)} examples leaves an empty split",
+        f"{name!r} has too few examples: {what} of {len(examples):,} leaves an empty split; add "
+        f"examples, or {way_out}",
     )
     held_out = np.zeros(len(examples), bool)
     held_out[positions.permutation(_SEED, 0, len(examples))[:count]] = True
