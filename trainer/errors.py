@@ -7,6 +7,7 @@ import math
 import os
 import re
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 _FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -90,8 +91,17 @@ def full_disk(error: Exception) -> str:
 def unwritable(what: object, error: Exception, advice: str = "") -> CommandError:
     """Describes an output that cannot be written: StorageError on a full disk, else UserError."""
     kind = StorageError if full_disk(error) else UserError
-    reason = full_disk(error) or getattr(error, "strerror", None) or in_one_line(error)
-    return kind(f"{what} cannot be written: {reason}{advice}")
+    reason = full_disk(error) or _no_folder(error) or getattr(error, "strerror", None)
+    return kind(f"{what} cannot be written: {reason or in_one_line(error)}{advice}")
+
+
+def _no_folder(error: Exception) -> str:
+    """Names the file that is in the place of a folder to be made; "" for another error."""
+    if not isinstance(error, FileExistsError | NotADirectoryError) or not error.filename:
+        return ""
+    path = Path(error.filename)
+    found = next(filter(Path.exists, (path, *path.parents)), path)
+    return f"{str(found)!r} is a file, not a folder" if found.is_file() else ""
 
 
 def require(condition: bool, message: str) -> None:

@@ -219,7 +219,8 @@ def locked(workdir: Path, patience_seconds: float = 0) -> Iterator[None]:
         workdir.mkdir(parents=True, exist_ok=True)
         lock = path.open("w")
     except OSError as error:
-        raise unwritable(f"workdir={str(workdir)!r}", error) from error
+        advice = "; take another --workdir"
+        raise unwritable(f"workdir={str(workdir)!r}", error, advice) from error
     with lock:
         _lock(lock, workdir, patience_seconds)
         try:
