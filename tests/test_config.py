@@ -34,6 +34,7 @@ from trainer.config import (
     kind_settings,
     kinds,
     parse,
+    require_key,
     source_settings,
 )
 from trainer.distribution import optimizers, strategy
@@ -211,8 +212,27 @@ def test_a_key_that_is_missing_or_not_known_is_named():
         del (tree[prefix[:-1]] if prefix else tree)[name]
         with pytest.raises(UserError, match=rf"the config has no {prefix}{name}"):
             parse(tree)
-        with pytest.raises(UserError, match=rf"a key {prefix}mine that is not known; allowed: \w"):
+        with pytest.raises(
+            UserError, match=rf"no key '{prefix}mine'; (did you mean .*)?allowed: \w"
+        ):
             parse(changed(config_of(), {f"{prefix}mine": 1}))
+
+
+@pytest.mark.parametrize(
+    ("key", "line"),
+    [
+        ("model.los", "did you mean 'model.loss'? allowed: code_size, hidden_units, loss"),
+        ("modle.loss", "did you mean 'model.loss'? allowed: model.KEY, stop.KEY"),
+        ("patience", "did you mean 'stop.patience'? allowed: seed"),
+        ("model.xyz", "allowed: code_size, hidden_units, loss"),
+        (3, "allowed: seed"),
+    ],
+)
+def test_a_wrong_key_gets_a_close_one_and_the_keys_of_its_group(key, line):
+    known = ["model.code_size", "model.hidden_units", "model.loss", "stop.patience", "seed"]
+    with pytest.raises(UserError) as error:
+        require_key(key, known)
+    assert str(error.value) == f"the config has no key {key!r}; {line}"
 
 
 OF_A_KIND: dict[str, list[dict[str, Any]]] = {

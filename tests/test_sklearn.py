@@ -219,7 +219,10 @@ def test_a_mistake_is_a_value_error_that_names_it():
         ({"batch_size": 1.5}, "batch_size=1.5"),
         ({"config": "dense", "standardise": False}, r"\[0, 1\]"),
         ({"warm_start": True}, "workdir"),
-        ({"overrides": {"model.depth": 3}}, "'model.depth'"),
+        (
+            {"overrides": {"model.los": "bce"}},
+            r"'model\.los'; did you mean 'model\.loss'\? allowed: ",
+        ),
         ({"overrides": {"data.name": "mnist"}}, "data.name='mnist'"),
     ):
         with pytest.raises(ValueError, match=named):

@@ -28,7 +28,7 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from trainer import data, models
-from trainer.config import Augment, flat, kind_settings, load_config, parse
+from trainer.config import Augment, flat, kind_settings, load_config, parse, require_key
 from trainer.data import sources, statistics
 from trainer.distribution.forks import require_no_fork
 from trainer.distribution.inference import in_batches
@@ -343,7 +343,7 @@ def _set(config: ConfigDict, settings: Mapping[str, Any]) -> None:
     """Sets keys of a config, as "model.activation"."""
     known = flat(config.to_dict())
     for key, value in settings.items():
-        require(key in known, f"the config has no key {key!r}; allowed: {', '.join(known)}")
+        require_key(key, known)
         kind = type(known[key])
         plain = value.item() if isinstance(value, np.generic) else value  # from a NumPy grid
         if kind is tuple and isinstance(plain, Sequence | np.ndarray):

@@ -33,6 +33,7 @@ from trainer.config.parsing import (
     parse,
     parse_data,
     parse_model,
+    require_key,
     source_of,
     source_settings,
 )
@@ -73,6 +74,7 @@ __all__ = [
     "parse_data",
     "parse_model",
     "phase_ends",
+    "require_key",
     "source_of",
     "source_settings",
 ]

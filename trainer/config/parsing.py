@@ -1,11 +1,12 @@
 """Parses a user's ConfigDict into the checked values of every key."""
 
 import dataclasses
+import difflib
 import functools
 import importlib
 import os
 import pkgutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -170,6 +171,21 @@ def parse_data(values: Data | ConfigDict | Mapping[str, Any]) -> Data:
     return data
 
 
+def require_key(key: object, known: Collection[str]) -> None:
+    """Raises UserError unless a dotted key is known; names a close one and those of the group."""
+    if key in known:
+        return
+    group, dot, name = str(key).rpartition(".")
+    pairs = [(other, *other.rpartition(".")[::2]) for other in known]
+    names = [last for _, its_group, last in pairs if its_group == group]
+    close = [group + dot + other for other in difflib.get_close_matches(name, names, n=1)]
+    close += [other for other, _, last in pairs if last == name]  # of another group
+    close += [] if names else difflib.get_close_matches(str(key), known, n=1)
+    hint = f"did you mean {close[0]!r}? " if close else ""
+    groups = dict.fromkeys(f"{its_group}.KEY" for _, its_group, _ in pairs if its_group)
+    raise UserError(f"the config has no key {key!r}; {hint}allowed: {', '.join(names or groups)}")
+
+
 def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Returns the values of nested dicts by their dotted keys."""
     values: dict[str, Any] = {}
@@ -306,10 +322,7 @@ def _group(values: dict[str, Any], name: str) -> Mapping[str, Any]:
 def _parse(prefix: str, group: type[_Group], values: Mapping[str, Any], **groups: Any) -> _Group:
     known = keys(group)
     for name in values:
-        require(
-            name in known,
-            f"the config has a key {prefix}{name} that is not known; allowed: {', '.join(known)}",
-        )
+        require_key(f"{prefix}{name}", [prefix + other for other in known])
     for name in known:
         require(name in values, f"the config has no {prefix}{name}")
     parsed = {
