@@ -145,6 +145,8 @@ def test_names_of_examples_are_files_ids_or_rows():
     images = np.zeros((3, 2))
     for fields, expected in (
         ({"file_names": np.array(["a/0.png", "a/1.png", "b/2.png"])}, ["0", "2"]),
+        ({"file_names": np.array(["t/a/0.png", "", "t/b/0.png"])}, ["a/0", "b/0"]),
+        ({"file_names": np.array(["a/0.png", "", "a/0.jpg"])}, ["a/0.png", "a/0.jpg"]),
         ({"ids": {"customer": np.array([7, 8, 9])}}, ["customer 7", "customer 9"]),
         ({"ids": {"customer": np.array(["C7", "C8", "C9"])}}, ["C7", "C9"]),
         ({}, ["row 0", "row 2"]),

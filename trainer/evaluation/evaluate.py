@@ -119,14 +119,25 @@ def _data_key(run: restore.TrainedRun) -> tuple[object, ...]:
 def example_names(split: Split, rows: np.ndarray) -> np.ndarray:
     """Returns what to call examples, str [N]: by their files, ids or rows in the split, from 0.
 
-    An id that is a number gets the name of its column.
+    An id that is a number gets the name of its column; a file only the folders without which two
+    files would have the same name.
     """
     if split.file_names is not None:
-        return np.array([Path(file).stem for file in split.file_names[rows]])
+        return np.array(_short_names(split.file_names[rows]))
     for column, ids in split.ids.items():
         is_text = ids.dtype.kind == "U"
         return np.array([str(value) if is_text else f"{column} {value}" for value in ids[rows]])
     return np.array([f"row {row}" for row in rows])
+
+
+def _short_names(files: np.ndarray) -> list[str]:
+    """Leaves out suffixes, and as many parent folders as the names stay unique without."""
+    parts = [Path(file).with_suffix("").parts for file in files]
+    for depth in range(1, max(map(len, parts)) + 1):
+        names = ["/".join(part[-depth:]) for part in parts]
+        if len(set(names)) == len(names):
+            return names
+    return files.tolist()  # only the suffixes differ
 
 
 def read(run: restore.TrainedRun, split: Split) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
