@@ -74,7 +74,12 @@ MISTAKES = [  # what is typed, and what the line says
         ["trainer", "--config=w/config.json", "--config.batch_size=3", "--workdir=w"],
         "batch_size was 128, is 3; take another --workdir, or keep",
     ),
-    (["trainer", "--config.batch_size=3", "--workdir=w"], "--config=RUN/config.json"),
+    (
+        ["trainer", "--config.batch_size=3", "--workdir=w"],
+        "for a run's config, --config=w/config.json",
+    ),
+    (["trainer", "--config.batch_size=3", "--workdir=v"], "--config=RUN/config.json"),
+    (["trainer", "--config.batch_size=3", f"--workdir={'v' * 300}"], "--config=RUN/config.json"),
     (["trainer.evaluate", "--workdir=v"], "v holds no run: there is no config.json in it"),
     (["trainer.checkpoints", "mend", "w"], "verb 'mend' is not known; allowed: verify"),
     (["trainer.prepare"], "give either --dataset=NAME or --config=FILE"),

@@ -251,7 +251,7 @@ def _key_hint(name: str, value: str) -> str:
     if name.startswith("config."):
         return (
             "; keys of a config need --config=NAME before them; for a run's config, "
-            "--config=RUN/config.json"
+            f"--config={_run_config()}"
         )
     last: dict[str, str] = {}
     for key in flat(defaults().to_dict()):
@@ -260,6 +260,19 @@ def _key_hint(name: str, value: str) -> str:
     close = [key for part, key in last.items() if name == _initials(part) or part.endswith(name)]
     close += [last[part] for part in difflib.get_close_matches(name, last, n=1)]
     return f"; did you mean --config.{close[0]}={value or '...'}?" if close else ""
+
+
+def _run_config() -> str:
+    """Returns the path of the config of the run in --workdir; without a run, how it is written."""
+    from trainer.run import workdir
+    from trainer.storage import paths
+
+    given = flags.FLAGS["workdir"].value if "workdir" in flags.FLAGS else None
+    with contextlib.suppress(UserError):  # a path that cannot be
+        path = paths.path_of(given or "") / workdir.CONFIG
+        if given and path.exists():
+            return str(path)
+    return f"RUN/{workdir.CONFIG}"
 
 
 def _initials(key: str) -> str:
