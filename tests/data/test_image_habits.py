@@ -6,7 +6,7 @@ from PIL import Image
 
 from trainer import data
 from trainer.config import make_data
-from trainer.data.files.images import Decoder, Unreadable
+from trainer.data.files.decoder import Decoder, Unreadable
 from trainer.errors import UserError
 
 

@@ -13,8 +13,8 @@ from PIL import Image
 
 from tests.data.conftest import sizes_of, splits_of
 from trainer.data.dataset import Records
-from trainer.data.files import image_cache, image_folder, images
-from trainer.data.files.images import Decoder
+from trainer.data.files import image_cache, image_folder
+from trainer.data.files.decoder import FITS, Decoder
 
 SIDE = 6
 CHANGED = "train/dog/000.png"
@@ -220,7 +220,7 @@ def test_every_kind_of_pixels_becomes_bytes_grey_or_in_colour(tmp_path):
 def test_another_aspect_ratio_is_stretched_cropped_or_padded(tmp_path):
     # Three squares of one brightness each, side by side.
     save(tmp_path / "wide.png", np.repeat(np.array([[10, 100, 200]], np.uint8), 8, 1).repeat(8, 0))
-    made = {fit: decoded(tmp_path / "wide.png", Decoder(8, fit=fit))[..., 0] for fit in images.FITS}
+    made = {fit: decoded(tmp_path / "wide.png", Decoder(8, fit=fit))[..., 0] for fit in FITS}
     assert {image.shape for image in made.values()} == {(8, 8)}
     assert (made["crop"] == 100).all()
     assert made["stretch"][:, 0].tolist() == [10] * 8
@@ -243,7 +243,7 @@ def test_a_photograph_stands_upright(tmp_path):
     sizes=st.lists(st.tuples(st.integers(1, 9), st.integers(1, 9)), min_size=4, max_size=8),
     image_size=st.integers(1, 7),
     channels=st.sampled_from([0, 1, 3]),
-    fit=st.sampled_from(images.FITS),
+    fit=st.sampled_from(FITS),
 )
 def test_the_cache_equals_what_is_decoded(tmp_path_factory, sizes, image_size, channels, fit):
     folder = tmp_path_factory.mktemp("own")

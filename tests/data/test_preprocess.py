@@ -55,9 +55,9 @@ def test_a_binary_image_is_the_same_in_every_load_whatever_split_it_is_in(load):
 @pytest.mark.parametrize(
     ("train", "test", "settings", "named"),
     [
-        (1, 0, {}, "a test split of 0.2 of 1 leaves an empty split; add examples, or give"),
-        (9, 9, {}, "data.validation_fraction=0.05 of 9 leaves an empty split; add examples, or"),
-        (9, 2, {"resplit_test": 0.1}, "data.resplit_test=0.1 of 2 leaves an empty split"),
+        (1, 0, {}, "a test split of 0.2 of 1 examples leaves an empty split; add examples, or"),
+        (9, 9, {}, "data.validation_fraction=0.05 of 9 examples leaves an empty split; add"),
+        (9, 2, {"resplit_test": 0.1}, "data.resplit_test=0.1 of 2 examples leaves an empty split"),
     ],
 )
 def test_too_few_examples_are_refused_with_the_key(

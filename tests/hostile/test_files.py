@@ -20,11 +20,11 @@ from tests.hostile.files import IDX, IDX_NAME, ORIGINAL, RIGHT, WRONG
 from trainer.data.files import (
     idx,
     image_folder,
-    images,
     numpy_files,
     training_arrays,
     training_tables,
 )
+from trainer.data.files.decoder import Decoder, Unreadable
 from trainer.data.files.training_tables import Columns, Storage
 from trainer.errors import UserError
 from trainer.serving import readers
@@ -46,8 +46,8 @@ def train_on(path):
         storage = Storage("host", MOST_BYTES)
         training_tables.read([path], Columns(label="label", keep_missing=True), storage=storage)
     else:
-        image = images.Decoder()(path)
-        if isinstance(image, images.Unreadable):
+        image = Decoder()(path)
+        if isinstance(image, Unreadable):
             raise UserError(image.reason)
 
 

@@ -72,8 +72,8 @@ def _split(examples: Split, fraction: float, name: str, key: str = "") -> tuple[
     way_out = f"take another {key}" if key else "give the data a test split"
     require(
         0 < count < len(examples),
-        f"{name!r} has too few examples: {what} of {len(examples):,} leaves an empty split; add "
-        f"examples, or {way_out}",
+        f"{name!r} has too few examples: {what} of {len(examples):,} examples leaves an "
+        f"empty split; add examples, or {way_out}",
     )
     held_out = np.zeros(len(examples), bool)
     held_out[positions.permutation(_SEED, 0, len(examples))[:count]] = True

@@ -6,6 +6,7 @@ The outputs of every format are compared with the trainer's before the export is
 import dataclasses
 import json
 import logging
+import shutil
 import subprocess
 import sys
 import warnings
@@ -20,6 +21,8 @@ import tensorflow as tf
 from trainer import models
 from trainer.config import flat
 from trainer.data.dataset import to_unit
+from trainer.data.files import decoder
+from trainer.data.sources import images as images_source
 from trainer.distribution.inference import map_batches
 from trainer.distribution.strategy import build_model
 from trainer.distribution.variables import model_variables, values_of
@@ -100,6 +103,8 @@ def export(
                 "precision_difference": _precision_difference(trained.model, exported.model),
                 "metrics": metrics,
             }
+            if "decoder" in card["inputs"]:
+                shutil.copy(decoder.__file__, folder / model_card.DECODER)
             atomic.write_json(folder / model_card.CARD, card)
             (folder / model_card.README).write_text(model_card.readme(card))
             atomic.move_into_place(folder, target, tmp / "backup")
@@ -317,10 +322,18 @@ def _preprocessing(trained: restore.TrainedModel) -> dict[str, Any]:
         name: trained.run.inputs[name] for name in known if name in trained.run.inputs
     }
     settings = trained.config.data
-    if settings.image_size:
+    if isinstance(settings, images_source.Settings):
+        inputs["decoder"] = {
+            "image_size": settings.image_size,
+            "channels": trained.model.image_shape[-1],
+            "fit": settings.fit,
+            "background": settings.background,
+            "white": settings.white,
+        }
+    elif settings.image_size:
         inputs["resize"] = {
             "size": settings.image_size,
-            "fit": getattr(settings, "fit", "stretch"),
+            "fit": "stretch",
             "filter": "bilinear, antialiased",
         }
     return inputs

@@ -5,6 +5,7 @@ from typing import Any
 
 CARD = "card.json"
 README = "README.md"
+DECODER = "decoder.py"  # of image files
 FILES = {
     "saved_model": ("saved_model",),
     "keras": ("encoder.keras", "decoder.keras"),
@@ -98,6 +99,16 @@ def vectors_of(frame):
         raise ValueError("values are missing; the training's table lacked none")
     return vectors.astype(np.float32)
 """
+_IMAGES = """\
+import json
+
+import numpy as np
+from decoder import Decoder
+
+with open("card.json") as file:
+    decode = Decoder(**json.load(file)["inputs"]["decoder"])
+images = np.stack([decode(path) for path in ["photo.jpg"]]){scale}  # {dtype} {shape}
+"""
 _SAMPLE = (
     'samples = model.sample(n=16, first=0)["{rows}"]  # of the prior; first=16: the next ones\n'
 )
@@ -120,6 +131,8 @@ def readme(card: Mapping[str, Any]) -> str:
     ]
     if "feature_names" in card["inputs"]:
         sections.append(f"### Vectors of a table\n\nNeeds pandas.\n\n```python\n{_VECTORS}```")
+    if "decoder" in card["inputs"]:
+        sections.append(f"### Image files\n\n{_decoding(card['inputs'])}")
     for name in card["files"]:
         sections.append(f"### {_TITLES[name]}\n\nNeeds {_NEEDS[name]}.")
         sections.append(f"```python\n{_call(card, name)}```")
@@ -165,6 +178,8 @@ def _inputs(inputs: Mapping[str, Any]) -> str:
         )
     pixels = {"uint8": "of 0 to 255", "float32": "in [0, 1]"}[inputs["dtype"]]
     text = f"{takes}, pixels {pixels}, and returns them as float32, pixels in [0, 1]."
+    if "decoder" in inputs:
+        text += f" `{DECODER}` makes them of image files, as the training did."
     if "resize" in inputs:
         resize = inputs["resize"]
         text += (
@@ -172,6 +187,13 @@ def _inputs(inputs: Mapping[str, Any]) -> str:
             f"(fit: {resize['fit']}; filter: {resize['filter']})."
         )
     return text
+
+
+def _decoding(inputs: Mapping[str, Any]) -> str:
+    scale = "" if inputs["dtype"] == "uint8" else " / np.float32(255)"
+    shape = [1, *inputs["shape"]]
+    code = _IMAGES.format(scale=scale, dtype=inputs["dtype"], shape=shape)
+    return f"Needs pillow.\n\n```python\n{code}```"
 
 
 def _columns(inputs: Mapping[str, Any]) -> str:

@@ -18,6 +18,7 @@ from trainer.config import Data
 from trainer.data.dataset import Split, named
 from trainer.data.features import Features
 from trainer.data.files import image_folder, images, numpy_files, tables, training_arrays
+from trainer.data.files.decoder import Decoder, Unreadable
 from trainer.data.files.open_table import OpenTable, open_table
 from trainer.data.memory import allowed_bytes
 from trainer.data.sources import images as images_source
@@ -64,11 +65,11 @@ class TrainingData:
     fill: np.ndarray | None = None  # float64 [D], replaces a table's missing values
 
     @property
-    def decoder(self) -> images.Decoder:
+    def decoder(self) -> Decoder:
         """Returns the decoder of the training's images; the default one after other data."""
         if isinstance(self.settings, images_source.Settings):
             return images_source.decoder_of(self.settings)
-        return images.Decoder()
+        return Decoder()
 
     @property
     def table_keys(self) -> table.Settings:
@@ -166,7 +167,7 @@ def _images(path: Path, training: TrainingData, options: StreamOptions) -> Input
         for start in range(0, len(files), size):
             names, rows = [], []
             for name, image in zip(files[start : start + size], decoded, strict=False):
-                if isinstance(image, images.Unreadable):
+                if isinstance(image, Unreadable):
                     unreadable.append(f"{folder / name} ({image.reason})")
                     continue
                 require(

@@ -11,8 +11,9 @@ import numpy as np
 from tqdm import tqdm
 
 from trainer.data.files import cache, numpy_files
+from trainer.data.files.decoder import Decoder, Unreadable
 from trainer.data.files.image_folder import Listing
-from trainer.data.files.images import Decoder, Unreadable, decode, has_more_frames, header
+from trainer.data.files.images import decode, has_more_frames, header
 from trainer.errors import UserError, listed, require
 from trainer.storage import atomic
 

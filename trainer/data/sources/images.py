@@ -14,7 +14,7 @@ from trainer.errors import require
 from trainer.storage import paths
 
 if TYPE_CHECKING:
-    from trainer.data.files.images import Decoder
+    from trainer.data.files.decoder import Decoder
 
 EXAMPLE = "images:DIR"
 RESIZES = True
@@ -120,7 +120,7 @@ def read(request: Request[Settings]) -> Splits:
 
 def decoder_of(settings: Settings) -> "Decoder":
     """Returns what decodes the images of a folder, as the training does."""
-    from trainer.data.files.images import Decoder
+    from trainer.data.files.decoder import Decoder
 
     return Decoder(
         settings.image_size,
