@@ -126,12 +126,17 @@ def test_files_of_several_frames_are_named_each_time_and_their_first_frame_is_re
     assert abs(int(pixels["c/pages.tif"]) - 100) <= 1 and pixels["1.png"] == 1
 
 
-def test_sizes_and_channels_that_differ_are_named_with_both_keys_at_once(tmp_path):
+def test_sizes_and_channels_that_differ_and_broken_files_are_named_with_all_keys_at_once(tmp_path):
     save(tmp_path / "a.png")
     save(tmp_path / "b.png", size=(6, 5))
     Image.new("RGB", (4, 4)).save(tmp_path / "c.png")
     with pytest.raises(
         UserError, match=r"2 sizes from 4x4 to 5x6.*data\.image_size and data\.chan"
+    ):
+        load(tmp_path)
+    (tmp_path / "text.png").write_text("no image")
+    with pytest.raises(
+        UserError, match=r"1 cannot be read \(text\.png\).*size and .* and data\.skip_unreadable"
     ):
         load(tmp_path)
 

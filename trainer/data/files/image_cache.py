@@ -171,7 +171,9 @@ def _decode_alike(
 
 def _differences(folder: Path, files: tuple[str, ...], decoder: Decoder) -> str:
     """Describes how images differ by their headers, with every key that would make them alike."""
-    headers = [found for found in (header(folder / name) for name in files) if found]
+    found = {name: header(folder / name) for name in files}
+    headers = [one for one in found.values() if one]
+    broken = [name for name, one in found.items() if one is None]
     sizes = sorted({(found.height, found.width) for found in headers})
     colours = [found.channels > 1 for found in headers]
     problems, keys = [], []
@@ -182,4 +184,7 @@ def _differences(folder: Path, files: tuple[str, ...], decoder: Decoder) -> str:
     if len(set(colours)) > 1 and not decoder.channels:
         problems.append(f"{sum(colours):,} in colour and {len(colours) - sum(colours):,} grey")
         keys.append("data.channels=1 or 3")
+    if broken:
+        problems.append(f"{len(broken):,} cannot be read ({listed(broken)})")
+        keys.append("data.skip_unreadable=True")
     return f"the images of {folder} differ: {'; '.join(problems)}; set {' and '.join(keys)}"
