@@ -40,7 +40,11 @@ class Workers:
 
     def broadcast_int(self, number: int) -> int:
         """Returns the chief's number on all workers."""
-        return int(self._sum(np.array([number if self.is_chief else 0]))[0])
+        return int(self.broadcast_ints(np.array([number]))[0])
+
+    def broadcast_ints(self, numbers: np.ndarray) -> np.ndarray:
+        """Returns the chief's numbers, int64 [n], on all workers, which pass as many."""
+        return self._sum(numbers if self.is_chief else np.zeros_like(numbers))
 
     def any(self, condition: bool) -> bool:
         """Returns whether the condition holds on any worker."""

@@ -23,8 +23,9 @@ _DISTANCES = tuple(field.name for field in dataclasses.fields(Distances))
 class ErrorReference:
     """Compares examples with thresholds, the training examples and PCA."""
 
-    threshold: float | None  # the largest error of a normal example
-    distance_threshold: float | None  # the largest distance of a normal example
+    # Quantiles of the validation examples' errors and distances; an anomaly is above.
+    error_threshold: float | None
+    distance_threshold: float | None
     distances: Distances | None
     mean: np.ndarray | None  # float32 [D], of PCA, in the units trained on
     components: np.ndarray | None  # float32 [K, D]

@@ -60,8 +60,8 @@ class BatchedModel:
         pca_errors = self._reference.pca_errors(inputs)
         if pca_errors is not None:
             columns["pca_errors"] = pca_errors
-        if self._reference.threshold is not None:
-            columns["is_anomaly"] = errors > self._reference.threshold
+        if self._reference.error_threshold is not None:
+            columns["is_anomaly"] = errors > self._reference.error_threshold
         if self._reference.distances is not None:
             distances = self._reference.distances.of(residuals, codes)
             columns["distances"] = distances.astype(np.float32)

@@ -26,8 +26,8 @@ class Scores:
         codes, residuals = self.residuals(examples)
         errors = tf.reduce_mean(tf.square(residuals), axis=range(1, len(residuals.shape)))
         scores = {"errors": errors}
-        if self.reference.threshold is not None:
-            scores["is_anomaly"] = errors > self.reference.threshold
+        if self.reference.error_threshold is not None:
+            scores["is_anomaly"] = errors > self.reference.error_threshold
         if self.reference.distances is not None:
             distances = _distances(self.reference.distances, residuals, codes)
             scores["distances"] = tf.cast(distances, tf.float32)

@@ -50,11 +50,12 @@ class LossSpikes:
         state = checkpoint.arrays(_STATE) if checkpoint else {}
         self._statistics = state.get(_STATISTICS, np.zeros(3))
         ranges = state.get(_SKIPPED, np.zeros((0, 2), np.int64))
-        broadcast_int = self._workers.broadcast_int
-        count = broadcast_int(len(ranges))
-        flat = [int(step) for step in ranges.ravel()] or [0] * (2 * count)
-        steps = [broadcast_int(step) for step in flat]
-        self._skipped = list(zip(steps[::2], steps[1::2], strict=True))
+        count = self._workers.broadcast_int(len(ranges))
+        if not self._workers.is_chief:
+            ranges = np.zeros((count, 2), np.int64)
+        if count:
+            ranges = self._workers.broadcast_ints(ranges.ravel()).reshape(-1, 2)
+        self._skipped = [(int(first), int(last)) for first, last in ranges]
 
     def forget(self) -> None:
         """Forgets the running mean, since the next steps have another loss."""
