@@ -9,11 +9,11 @@ Their error is a sum over the pixels, here it is a mean: a penalty_weight of 1e-
 
 MNIST: fine-tuned on all 60,000 images, a test error of 1.20 % (three seeds, 1.16 to 1.24 %), where
 they have 1.14 %. On 10,000 images that are held out 1.08 %, where 60 epochs at a learning rate of
-6e-3 have 1.27 %; on another split 1.29 %, and 1.28 % after 600 epochs. Of seed 0: test mse .0053, probe accuracy .9808 on frozen codes; the mean of
-||J||_F is 5.10 on test images, 0.89 of the codes' spread. The penalty was chosen on the validation
-images, after fine-tuning without dropout: 1.43 % at 1e-4 (20 epochs), 1.30 % at 5e-4 (12 epochs),
-1.40 % at 1.5e-3 (8 epochs). 2 minutes and 8 to fine-tune, on one core of 2 (AMD EPYC, Zen 5), 24
-GiB.
+6e-3 have 1.27 %; on another split 1.29 %, and 1.28 % after 600 epochs. Of seed 0: test mse .0053,
+probe accuracy .9808 on frozen codes; the mean of ||J||_F is 5.10 on test images, 0.89 of the codes'
+spread. The penalty was chosen on the validation images, after fine-tuning without dropout: 1.43 %
+at 1e-4 (20 epochs), 1.30 % at 5e-4 (12 epochs), 1.40 % at 1.5e-3 (8 epochs). 2 minutes and 8 to
+fine-tune, on one core of 2 (AMD EPYC, Zen 5), 24 GiB.
 """
 
 from configs import base
