@@ -66,6 +66,16 @@ def test_scores_do_not_depend_on_the_units_nor_on_other_rows(rows):
     np.testing.assert_allclose(alone, scores[7:8], rtol=1e-4)
 
 
+def test_a_feature_far_from_zero_counts_as_any_other(rows):
+    far = rows.astype(np.float64) + np.eye(rows.shape[1])[0] * 1e9
+    far[7, 0] += 30 * rows[:, 0].std()
+    detector = AutoencoderDetector(**QUICK).fit(far)
+    assert detector.score_samples(far).argmin() == 7
+    autoencoder = detector.autoencoder_
+    rebuilt = autoencoder.inverse_transform(autoencoder.transform(far))
+    assert np.abs(rebuilt - far)[:, 0].mean() < 2 * rows[:, 0].std()
+
+
 def test_a_mistake_is_a_value_error_that_names_it(rows):
     for settings in ({"contamination": 0.7}, {"contamination": "many"}, {"error": "l1"}):
         ((name, value),) = settings.items()

@@ -8,7 +8,6 @@ import logging
 import random
 import tempfile
 import threading
-import warnings
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -29,7 +28,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from trainer import data, models
 from trainer.config import Augment, flat, kind_settings, load_config, parse, require_key
-from trainer.data import sources, statistics
+from trainer.data import sources
 from trainer.distribution.forks import require_no_fork
 from trainer.distribution.inference import in_batches
 from trainer.distribution.strategy import (
@@ -126,17 +125,13 @@ class AutoencoderTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         """
         del y
         X = validate_data(self, X, dtype=FLOATS, ensure_min_samples=2)  # noqa: N806
-        if self.standardise:
-            names = list(map(str, getattr(self, "feature_names_in_", range(X.shape[1]))))
-            for note in statistics.rounding_note(statistics.Moments.of(X), names):
-                warnings.warn(note, stacklevel=2)
-        rows = _float32(X)
+        _float32(X)
         with contextlib.ExitStack() as scope:
             for guard in (_sklearn_errors(), _LOCK, _global_state_kept()):
                 scope.enter_context(guard)
             folder = self._folder(scope)
-            config = self._resolved(len(rows), self._seed(folder))
-            losses = train(config, str(folder), rows)
+            config = self._resolved(len(X), self._seed(folder))
+            losses = train(config, str(folder), X)
             run = workdir.read(folder)
             chosen = run.checkpoints.find(run.config.checkpoint)
             assert chosen is not None, "a training that ends has a checkpoint"
@@ -167,7 +162,7 @@ class AutoencoderTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
             )
         rows = self._apply("decode", _float32(codes))
         if self.scaling_ is not None:
-            rows = self.scaling_.undo(rows)
+            rows = self.scaling_.undo(rows, codes.dtype)
         return rows.astype(codes.dtype, copy=False)
 
     def get_feature_names_out(self, input_features=None):
@@ -259,7 +254,7 @@ class AutoencoderTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
     def _inputs(self, X: np.ndarray) -> np.ndarray:  # noqa: N803
         """Returns rows in the units that the network was trained on, float32."""
         rows = _float32(X)
-        return rows if self.scaling_ is None else self.scaling_.apply(rows)
+        return rows if self.scaling_ is None else self.scaling_.apply(X)
 
     def _apply(self, method: str, rows: np.ndarray) -> np.ndarray:
         """Applies a function of `_FittedModel` to rows, in padded batches."""

@@ -101,9 +101,9 @@ class Scaling:
         """Returns (vectors - mean) / std, float32."""
         return ((vectors - self.mean) / self.std).astype(np.float32)
 
-    def undo(self, vectors: np.ndarray) -> np.ndarray:
-        """Returns vectors * std + mean, float32: the inverse of `apply`."""
-        return (vectors * self.std + self.mean).astype(np.float32)
+    def undo(self, vectors: np.ndarray, dtype: Any = np.float32) -> np.ndarray:
+        """Returns vectors * std + mean, of a dtype: the inverse of `apply`."""
+        return (vectors * self.std + self.mean).astype(dtype)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -54,7 +54,8 @@ def make_dataset(splits: sources.Splits, settings: Data) -> Dataset:
     if len(train.images.shape) == 2:
         names = features.names if features else tuple(map(str, range(train.images.shape[1])))
     if settings.standardise:
-        all_splits, scaling, rounded = _standardise(all_splits, names, settings.name)
+        offset = 0 if splits.offset is None else splits.offset
+        all_splits, scaling, rounded = _standardise(all_splits, offset, names, settings.name)
         notes += rounded
     elif names:
         notes += statistics.scale_note(all_splits[0].images, names)
@@ -144,10 +145,14 @@ def _impute(
 
 
 def _standardise(
-    splits: tuple[Split, ...], feature_names: tuple[str, ...], name: str
+    splits: tuple[Split, ...],
+    offset: np.ndarray | int,
+    feature_names: tuple[str, ...],
+    name: str,
 ) -> tuple[tuple[Split, ...], Scaling, tuple[str, ...]]:
     """Scales vectors by mean and std of the training split; only shifts constant features.
 
+    The `Scaling` returned is of the vectors before an offset was subtracted from them.
     Returns a note too, if float32 has rounded the vectors.
 
     scikit-learn's StandardScaler would scale float32 numbers in float32: if the mean is 1e6 stds,
@@ -161,7 +166,8 @@ def _standardise(
     for split in scaled:
         if isinstance(split.images, np.ndarray):
             _require_squares(split.images, feature_names)
-    return scaled, scaling, statistics.rounding_note(moments, feature_names)
+    of_user = Scaling(scaling.mean + offset, scaling.std)
+    return scaled, of_user, statistics.rounding_note(moments, feature_names)
 
 
 def _require_squares(rows: np.ndarray, feature_names: tuple[str, ...]) -> None:

@@ -15,7 +15,6 @@ from trainer.errors import listed
 _SAMPLED_ROWS = 100_000
 _MAX_SCALE_RATIO = 100  # of two stds
 _MAX_ROUNDING = 0.01  # of a std
-_FIRST_LARGE_INTEGER = 2**24  # from which float32 lacks whole numbers
 _FIRST_ROWS = 64  # of a block, in which a feature of few values has no more either
 
 
@@ -81,22 +80,29 @@ def few_values(rows: np.ndarray | Records, max_values: int) -> dict[int, np.ndar
     return found or {}
 
 
-def rounding_note(moments: Moments, names: Sequence[str]) -> tuple[str, ...]:
-    """Returns a note if float32 rounds features [D] by more than a hundredth of their std.
+def are_rounded(moments: Moments) -> np.ndarray:
+    """Returns which features float32 rounds by more than a hundredth of their std, bool [D].
 
     A feature that is constant in float32 may have differed before.
     """
+    rounding = _spacing(moments) / 2
+    is_coarse = rounding > _MAX_ROUNDING * moments.std
+    return np.where(moments.std > 0, is_coarse, rounding >= 1)
+
+
+def _spacing(moments: Moments) -> np.ndarray:
+    """Returns the distances of float32 numbers at the largest values of features [D]."""
     largest = np.maximum(np.abs(moments.lowest), np.abs(moments.highest))
-    rounding = np.spacing(largest.astype(np.float32)) / 2
-    coarse = np.where(
-        moments.std > 0, rounding > _MAX_ROUNDING * moments.std, largest >= _FIRST_LARGE_INTEGER
-    )
-    if not coarse.any():
+    return np.spacing(largest.astype(np.float32))
+
+
+def rounding_note(moments: Moments, names: Sequence[str]) -> tuple[str, ...]:
+    """Returns a note if float32 rounds features by more than a hundredth of their std."""
+    places = np.flatnonzero(are_rounded(moments)).tolist()
+    if not places:
         return ()
-    rounded = listed(
-        f"{names[place]!r} to multiples of {2 * rounding[place]:.3g}"
-        for place in np.flatnonzero(coarse).tolist()
-    )
+    spacing = _spacing(moments)
+    rounded = listed(f"{names[place]!r} to multiples of {spacing[place]:.3g}" for place in places)
     return (f"float32 rounds {rounded}; subtract a constant, such as the mean, to keep digits",)
 
 

@@ -44,6 +44,7 @@ class Splits:
     class_names: tuple[str, ...] = ()
     impute: str = ""  # the statistic that replaces missing numbers, "mean" or "median"
     notes: tuple[str, ...] = ()  # for the user: how the examples were read
+    offset: np.ndarray | None = None  # float64 [D], which the source has subtracted from vectors
 
 
 class Source(Protocol):
