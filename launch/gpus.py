@@ -11,7 +11,7 @@ from launch import arguments
 from launch.supervisor import say
 from trainer.errors import require
 
-_DRIVER_OF_GPUS = Path("/proc/driver/nvidia/gpus")
+_DEVICES = Path("/dev")  # a GPU that this process may use is here, as nvidia0
 
 
 def environments(
@@ -44,12 +44,13 @@ def visible_gpus() -> list[str]:
         if result.returncode == 0:
             return result.stdout.split()
         reason = f"fails: {' '.join(result.stdout.split())}"
-        say(f"nvidia-smi {reason}")
     require(
-        not any(_DRIVER_OF_GPUS.glob("*")),
+        not any(_DEVICES.glob("nvidia[0-9]*")),
         f"this machine has NVIDIA GPUs, but nvidia-smi {reason}; CUDA_VISIBLE_DEVICES=0,1 names "
         "the GPUs to use, an empty one trains on CPUs",
     )
+    if shutil.which("nvidia-smi"):
+        say(f"nvidia-smi {reason}; the training uses CPUs")
     return []
 
 
@@ -58,17 +59,17 @@ def share(
 ) -> list[dict[str, str]]:
     """Shares GPUs evenly; returns an environment for each of `count` processes.
 
-    With `several_on_each`, a multiple of the GPUs' number of processes may use one each.
+    With `several_on_each`, more processes than GPUs get one each, in turn.
 
     Raises:
       UserError: the GPUs cannot be shared evenly; the line names the `flag` that gave the count.
     """
-    if several_on_each and gpus and count % len(gpus) == 0:
-        return [{"CUDA_VISIBLE_DEVICES": gpu} for gpu in gpus] * (count // len(gpus))
+    if several_on_each and 0 < len(gpus) < count:
+        return [{"CUDA_VISIBLE_DEVICES": gpus[index % len(gpus)]} for index in range(count)]
     require(
         len(gpus) % count == 0,
         f"{flag}={count} cannot share {len(gpus)} GPUs evenly; allowed: a divisor of {len(gpus)}"
-        f"{', a multiple' if several_on_each else ''}, or fewer GPUs by CUDA_VISIBLE_DEVICES",
+        f"{', more than that' if several_on_each else ''}, or fewer GPUs by CUDA_VISIBLE_DEVICES",
     )
     size = len(gpus) // count
     return [

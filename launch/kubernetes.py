@@ -44,8 +44,8 @@ _MEMORY_GIB = flags.DEFINE_integer(
 _SHM_GIB = flags.DEFINE_integer(
     "shm_gib",
     None,
-    "Size limit of /dev/shm, which NCCL uses, in GiB; it is part of the memory. Default: 8, but at "
-    "most half of --memory_gib.",
+    "Size limit of /dev/shm, which NCCL uses, in GiB; it is part of the memory. Default: 8, or "
+    "half of --memory_gib if that is less.",
     lower_bound=1,
 )
 _RUNTIME_CLASS = flags.DEFINE_string(
@@ -116,11 +116,14 @@ def _values(trainer_flags: list[str]) -> dict[str, Any]:
     host = f"{name}-worker-0" if _JOBSET.value else name
     addresses = [f"{host}-{index}.{name}:{_PORT.value}" for index in range(_WORKERS.value)]
     return {
-        **{flag.name: flag.value for flag in (_IMAGE, _VOLUME_CLAIM, _WORKERS, _GPUS)},
-        "shm_gib": _shm_gib(),
         **{
-            flag.name: flag.value for flag in (_RUNTIME_CLASS, _PORT, _MAX_RESTARTS, _GRACE_SECONDS)
+            flag.name: flag.value
+            for flag in (
+                *(_IMAGE, _VOLUME_CLAIM, _WORKERS, _GPUS),
+                *(_RUNTIME_CLASS, _PORT, _MAX_RESTARTS, _GRACE_SECONDS),
+            )
         },
+        "shm_gib": _shm_gib(),
         "jobset": _JOBSET.value,
         "job": not _JOBSET.value,
         "several": _WORKERS.value > 1,

@@ -52,8 +52,9 @@ def main(trainer_flags: list[str]) -> int:
         given = arguments.flag_value(trainer_flags, key)
         require(given is None, f"{key} is in --grid, and {given} after --; give it once")
     settings = grids.combinations(grid)
-    parallel = min(_PARALLEL.value, len(settings))
-    environments = gpus.environments(trainer_flags, "parallel", parallel, several_on_each=True)
+    environments = gpus.environments(
+        trainer_flags, "parallel", _PARALLEL.value, several_on_each=True
+    )
 
     folder = paths.path_of(arguments.flag_value(trainer_flags, "workdir") or "")
     runs = {name: folder / name for name in settings}

@@ -210,10 +210,11 @@ def test_a_key_that_is_missing_or_not_known_is_named():
         name = next(iter(keys(group)))
         tree = changed(config_of(), {})
         del (tree[prefix[:-1]] if prefix else tree)[name]
-        with pytest.raises(UserError, match=rf"the config has no {prefix}{name}"):
+        with pytest.raises(UserError, match=rf"the config lacks {prefix}{name}"):
             parse(tree)
         with pytest.raises(
-            UserError, match=rf"no key '{prefix}mine'; (did you mean .*)?allowed: \w"
+            UserError,
+            match=rf"'{prefix}mine' is not a key of the config; (did you mean .*)?allowed: \w",
         ):
             parse(changed(config_of(), {f"{prefix}mine": 1}))
 
@@ -222,7 +223,7 @@ def test_a_key_that_is_missing_or_not_known_is_named():
     ("key", "line"),
     [
         ("model.los", "did you mean 'model.loss'? allowed: code_size, hidden_units, loss"),
-        ("modle.loss", "did you mean 'model.loss'? allowed: model.KEY, stop.KEY"),
+        ("modle.loss", "did you mean 'model.loss'? allowed: model.KEY, stop.KEY, seed"),
         ("patience", "did you mean 'stop.patience'? allowed: seed"),
         ("model.xyz", "allowed: code_size, hidden_units, loss"),
         (3, "allowed: seed"),
@@ -232,7 +233,7 @@ def test_a_wrong_key_gets_a_close_one_and_the_keys_of_its_group(key, line):
     known = ["model.code_size", "model.hidden_units", "model.loss", "stop.patience", "seed"]
     with pytest.raises(UserError) as error:
         require_key(key, known)
-    assert str(error.value) == f"the config has no key {key!r}; {line}"
+    assert str(error.value) == f"{key!r} is not a key of the config; {line}"
 
 
 OF_A_KIND: dict[str, list[dict[str, Any]]] = {

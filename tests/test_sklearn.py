@@ -221,7 +221,7 @@ def test_a_mistake_is_a_value_error_that_names_it():
         ({"warm_start": True}, "workdir"),
         (
             {"overrides": {"model.los": "bce"}},
-            r"'model\.los'; did you mean 'model\.loss'\? allowed: ",
+            r"'model\.los' is not a key of the config; did you mean 'model\.loss'\? allowed: ",
         ),
         ({"overrides": {"data.name": "mnist"}}, "data.name='mnist'"),
     ):

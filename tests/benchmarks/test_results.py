@@ -51,9 +51,9 @@ def test_the_training_time_is_computed_from_the_log(tmp_path):
     run, docs = tmp_path / "run", tmp_path / "docs"
     run.mkdir()
     rows = [
-        {"step": 10, "split": "train", "images_per_second": 100.0},
+        {"step": 10, "split": "train", "loss": 2.0, "images_per_second": 100.0},
         {"step": 10, "split": "validation", "loss": 1.0},
-        {"step": 20, "split": "train", "images_per_second": 50.0},
+        {"step": 20, "split": "train", "loss": 1.5, "images_per_second": 50.0},
     ]
     (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (run / "metrics.json").write_text(json.dumps({"mse": 0.5}))

@@ -47,11 +47,11 @@ MISTAKES = [  # what is typed, and what the line says
             *("trainer", "--config=sparse", "--workdir=w", "--config.model.sparsity=batch_topk"),
             *("--config.model.alpha=1", "--config.averaging.decay=0.9"),
         ],
-        "averaging is not for model.sparsity='batch_topk'",
+        "averaging.last_share must be 0 with model.sparsity='batch_topk'",
     ),
     (
         ["trainer", "--config=sparse_kl", "--workdir=w", "--config.trim_share=0.1"],
-        "trim_share is not for model.sparsity='kl'",
+        "trim_share must be 0 with model.sparsity='kl'",
     ),
     ([*DENSE, "--cadence=3"], "'cadence'"),
     ([*DENSE, "3"], "'3' is not a flag"),

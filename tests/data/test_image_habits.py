@@ -117,7 +117,7 @@ def test_files_of_several_frames_are_named_each_time_and_their_first_frame_is_re
     for _ in range(2):  # decodes them, reads them from the cache
         own = load(tmp_path, class_folders=False, channels=1, validation_fraction=0.3)
         (note,) = own.notes
-        assert note.endswith("of some files (3): c/pages.tif, moving.gif, moving.webp")
+        assert note.endswith("page of 3 files is read: c/pages.tif, moving.gif, moving.webp")
     pixels = {
         name: image[0, 0, 0]
         for split in (own.train, own.validation, own.test)
@@ -136,7 +136,7 @@ def test_sizes_and_channels_that_differ_and_broken_files_are_named_with_all_keys
         load(tmp_path)
     (tmp_path / "text.png").write_text("no image")
     with pytest.raises(
-        UserError, match=r"1 cannot be read \(text\.png\).*size and .* and data\.skip_unreadable"
+        UserError, match=r"channels=1 or 3; 1 files cannot be read \(text\.png\), which data\.skip"
     ):
         load(tmp_path)
 

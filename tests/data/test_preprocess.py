@@ -138,11 +138,13 @@ def test_digits_that_float32_loses_are_said(load, save, offset, is_said):
     )
 
 
-def test_a_value_whose_square_float32_cannot_hold_is_refused(load, save, refused):
+@pytest.mark.parametrize("standardise", [False, True])
+def test_a_value_whose_square_float32_cannot_hold_is_refused(load, save, refused, standardise):
     rows, test = vectors(60), vectors(5)
     test[3, 1] = 1e37
-    line = refused(load, save(train=rows, test=test), standardise=True)
-    assert "feature '1' has a value" in line
+    line = refused(load, save(train=rows, test=test), standardise=standardise)
+    assert "feature '1' has a value of" in line
+    assert ("stds from its mean" in line) == standardise
 
 
 def test_another_number_or_label_is_another_data_set(load, save):

@@ -128,9 +128,9 @@ def test_runs_with_different_test_examples_have_a_table_and_plots_each(tmp_path)
     runs = [tmp_path / name for name in "abcd"]
     text = compare(*runs, output=tmp_path / "three")
     assert "3 different test sets" in text
-    assert "## digits, 100 test examples (aaaaaaaa)" in text
-    assert "## digits, 7 test examples (aaaaaaaa)" in text
-    assert "## mnist, 100 test examples (bbbbbbbb)" in text
+    assert "## digits, 100 test examples (fingerprint aaaaaaaa)" in text
+    assert "## digits, 7 test examples (fingerprint aaaaaaaa)" in text
+    assert "## mnist, 100 test examples (fingerprint bbbbbbbb)" in text
     heights = [imread(tmp_path / name / "compare.png").shape[0] for name in ("one", "three")]
     assert heights[1] == 3 * heights[0]
 

@@ -65,7 +65,7 @@ def assert_goes_on_from(folder, step, capsys, damaged, what):
     warnings = capsys.readouterr().err.splitlines()
     assert taken, what
     if damaged:
-        assert warnings.pop() == f"{taken.path} takes its place", what
+        assert warnings.pop() == f"using {taken.path} instead", what
     assert taken.step == step, what
     for path, array in state(step).items():
         assert taken.state()[path].tobytes() == array.tobytes(), what

@@ -12,20 +12,24 @@ def test_gpus_are_shared_evenly():
         gpus.share(["0", "1", "2"], "workers", 2)
 
 
-def test_as_many_small_runs_may_share_each_gpu():
-    shared = gpus.share(["0", "1"], "parallel", 4, several_on_each=True)
-    assert [share["CUDA_VISIBLE_DEVICES"] for share in shared] == ["0", "1", "0", "1"]
-    with pytest.raises(UserError, match="a divisor of 2, a multiple, or fewer"):
-        gpus.share(["0", "1"], "parallel", 3, several_on_each=True)
+def test_more_runs_than_gpus_share_them_in_turn():
+    shared = gpus.share(["0", "1"], "parallel", 5, several_on_each=True)
+    assert [share["CUDA_VISIBLE_DEVICES"] for share in shared] == ["0", "1", "0", "1", "0"]
+    with pytest.raises(UserError, match="a divisor of 3, more than that, or fewer"):
+        gpus.share(["0", "1", "2"], "parallel", 2, several_on_each=True)
 
 
 def test_gpus_that_nvidia_smi_does_not_list_are_not_left_out_without_a_word(tmp_path, monkeypatch):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr(gpus, "_DRIVER_OF_GPUS", tmp_path)
+    monkeypatch.setattr(gpus, "_DEVICES", tmp_path)
     assert gpus.visible_gpus() == []
-    (tmp_path / "0000:00:04.0").mkdir()
+    (tmp_path / "nvidia0").touch()
     with pytest.raises(UserError, match="nvidia-smi is not on the PATH; CUDA_VISIBLE_DEVICES=0,1"):
+        gpus.visible_gpus()
+    (tmp_path / "nvidia-smi").write_text("#!/bin/sh\necho no driver; exit 9\n")
+    (tmp_path / "nvidia-smi").chmod(0o755)
+    with pytest.raises(UserError, match="nvidia-smi fails: no driver; CUDA_VISIBLE_DEVICES=0,1"):
         gpus.visible_gpus()
 
 
@@ -49,6 +53,7 @@ def test_visible_gpus_are_those_that_cuda_allows(monkeypatch, allowed, visible):
 def test_otherwise_visible_gpus_are_those_of_the_driver(tmp_path, monkeypatch, nvidia_smi, visible):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(gpus, "_DEVICES", tmp_path)
     if nvidia_smi:
         (tmp_path / "nvidia-smi").write_text(f"#!/bin/sh\n{nvidia_smi}\n")
         (tmp_path / "nvidia-smi").chmod(0o755)

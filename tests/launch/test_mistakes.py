@@ -15,7 +15,7 @@ MISTAKES = [
     ("local", ["--config=x", *RUN], "'config'"),
     ("local", ["x", *RUN], "'x' is not a flag"),
     ("sweep", RUN, "--grid=config.KEY=VALUE,VALUE,... is missing"),
-    ("sweep", ["--grid=config.seed=1,2", "--parallel=2", *RUN], "parallel=2"),
+    ("sweep", ["--grid=config.seed=1", "--parallel=2", *RUN], "parallel=2"),
     (
         "sweep",
         ["--grid=config.seed=1", *RUN, "--config.seed=64"],

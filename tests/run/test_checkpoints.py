@@ -159,7 +159,13 @@ def test_a_damaged_newest_is_named_and_the_one_before_taken(tmp_path, capsys):
     *warnings, taken = capsys.readouterr().err.splitlines()
     for step, warning in zip((3, 2), warnings, strict=True):
         assert warning.startswith(f"CHECKPOINT DAMAGED: {tmp_path}/step-{step:010d}")
-    assert taken == f"{tmp_path}/step-0000000001 takes its place"
+    assert taken == f"using {tmp_path}/step-0000000001 instead"
+    (tmp_path / "step-0000000004").symlink_to("nowhere")
+    assert found(tmp_path).step == 1
+    for step in (1, 2, 3):
+        shutil.rmtree(tmp_path / f"step-{step:010d}")
+    with pytest.raises(UserError, match="none of the 1 checkpoints"):
+        found(tmp_path)
 
 
 @pytest.mark.parametrize("checkpoint", ["last", "best"])

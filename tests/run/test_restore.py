@@ -40,8 +40,8 @@ def test_a_config_of_another_version_is_refused_with_the_file_that_holds_it(run)
     path = run / workdir.CONFIG
     description = json.loads(path.read_text())
     for group, key, value, message in (
-        ("data", "since_then", 1, "has no key 'data.since_then'; .*allowed: "),
-        ("model", "hidden_units", None, "has no model.hidden_units"),
+        ("data", "since_then", 1, "'data.since_then' is not a key of the config; .*allowed: "),
+        ("model", "hidden_units", None, "lacks model.hidden_units"),
         ("data", "fit", 3, "data.fit=3 is not allowed"),
     ):
         section = {k: v for k, v in description["config"][group].items() if k != key}

@@ -1,7 +1,9 @@
 """The card of an export: its code makes the inputs that the trainer makes of tables and images."""
 
+import ast
 import runpy
 import shutil
+import sys
 
 import numpy as np
 import pandas as pd
@@ -83,6 +85,13 @@ def test_its_code_makes_the_images_of_files(dtype, tmp_path, monkeypatch):
 
     monkeypatch.chdir(tmp_path / "out")
     monkeypatch.syspath_prepend(tmp_path / "out")
+    monkeypatch.delitem(sys.modules, "decoder", raising=False)
+    tree = ast.parse((tmp_path / "out" / "decoder.py").read_text())
+    nodes = list(ast.walk(tree))
+    imported = {node.module for node in nodes if isinstance(node, ast.ImportFrom)}
+    imported |= {n.name for node in nodes if isinstance(node, ast.Import) for n in node.names}
+    own = {"contextlib", "dataclasses", "math", "pathlib"}
+    assert imported == own | {"numpy", "PIL", "pillow_heif"}
     training = readers.training_data(restore.load_model(tmp_path / "run"))
     for name in ("a.jpg", "03.png"):
         shutil.copy(folder / name, "photo.jpg")
@@ -91,3 +100,6 @@ def test_its_code_makes_the_images_of_files(dtype, tmp_path, monkeypatch):
         expected = block.rows if dtype == "uint8" else block.rows / np.float32(255)
         assert images.dtype == dtype
         np.testing.assert_array_equal(images, expected)
+    (tmp_path / "out" / "photo.jpg").write_text("no image")
+    with pytest.raises(ValueError, match=r"photo\.jpg cannot be read: cannot identify"):
+        names_of_the_first_code(tmp_path)

@@ -76,6 +76,9 @@ def test_arrays_that_a_training_takes_are_read_by_the_same_names_with_their_labe
         "x_test": rows[:4],
         "y_test": labels[4:8],
     }
+    for names in (("x_test", "labels"), ("test", "y")):
+        np.savez(tmp_path / "test.npz", **dict(zip(names, (rows, labels), strict=True)))
+        np.testing.assert_array_equal(read(tmp_path / "test.npz")[1], labels)
     np.savez(tmp_path / "splits.npz", **splits)
     found, its_labels, _ = read(tmp_path / "splits.npz", array="x_test")
     np.testing.assert_array_equal(found, rows[:4].astype(np.float32))

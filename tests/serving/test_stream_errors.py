@@ -57,6 +57,7 @@ def test_an_evaluated_run_marks_anomalies_and_compares_with_pca_and_the_training
         is_distant = distances > np.quantile(distances, 0.5)
         np.testing.assert_array_equal(written["is_anomaly_by_distance"], is_distant)
         assert 0 < np.count_nonzero(above) <= len(above) / 2
+    assert 0 < metrics["test_distances_above_threshold"] < metrics["test_examples"]
     encode(str(run), "validation", str(tmp_path / "codes.csv"), options)
     table = pd.read_csv(tmp_path / "codes.csv")
     errors = {"error", "pca_error", "distance", "is_anomaly", "is_anomaly_by_distance"}

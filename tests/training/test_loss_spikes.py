@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import math
 import pkgutil
 
 import numpy as np
@@ -25,6 +26,7 @@ from tests.runs import (
     stop_after,
 )
 from trainer import data, positions
+from trainer.data import preprocess
 from trainer.distribution.step import Steps
 from trainer.distribution.strategy import make_strategy
 from trainer.distribution.workers import Workers
@@ -125,7 +127,7 @@ def test_a_spike_leaves_the_bits_and_the_record_of_a_run_without_these_steps(
 def test_further_spikes_skip_further_steps_up_to_the_last(config, tmp_path, monkeypatch, capfd):
     config.steps_per_call = 1
     config.averaging.decay = 0.9
-    vectors = vectors_with(config, dict.fromkeys([10, 11, SPIKE_STEP, LAST_STEP - 1], 1e30))
+    vectors = vectors_with(config, dict.fromkeys([10, 11, SPIKE_STEP, LAST_STEP - 1], 9e17))
     losses = train(config, str(tmp_path / "run"), vectors)
     lines = capfd.readouterr().err.splitlines()
     assert lines[0] == (
@@ -250,7 +252,7 @@ def test_float16_overflows_are_no_spikes_and_a_lost_loss_is_one(config, tmp_path
 
     monkeypatch.setattr(Steps, "__init__", with_a_scale_too_high)
     config.precision = "float16"
-    vectors = vectors_with(config, {SPIKE_STEP: 1e30})
+    vectors = vectors_with(config, {SPIKE_STEP: 9e17})
     train(config, str(tmp_path / "run"), vectors)
     rows = [row for row in logged(tmp_path / "run") if row["split"] == "train"]
     assert rows[0]["skipped_steps"] > 0
@@ -265,7 +267,7 @@ def test_float16_overflows_are_no_spikes_and_a_lost_loss_is_one(config, tmp_path
 
 def test_after_so_many_roll_backs_a_spike_ends_the_run(config, tmp_path):
     config.spikes.update({"skip_steps": 1, "max_rollbacks": 2})
-    vectors = vectors_with(config, {6: 1e4, SPIKE_STEP: 1e30, 20: 1e4})
+    vectors = vectors_with(config, {6: 1e4, SPIKE_STEP: 9e17, 20: 1e4})
     line = r"^step 20: the loss is \S+, after a mean of \S+, and spikes.max_rollbacks=2 allows no "
     for _ in range(2):
         with pytest.raises(NonFiniteError, match=line + ".* last good checkpoint is .*20$"):
@@ -277,6 +279,7 @@ def test_after_so_many_roll_backs_a_spike_ends_the_run(config, tmp_path):
 
 def test_a_run_that_has_ended_goes_on_once_roll_backs_are_on(config, tmp_path, monkeypatch):
     config.update({"keep_checkpoints": 1, "checkpoint_every_steps": 6, "validate_every_steps": 0})
+    monkeypatch.setattr(preprocess, "_LARGEST", math.inf)  # so that the loss becomes infinite
     vectors = vectors_with(config, {SPIKE_STEP: 1e30})
     ratio, config.spikes.loss_ratio = config.spikes.loss_ratio, 0.0
     with pytest.raises(NonFiniteError, match=r"in steps 13 to 13;.*step-0000000012$"):

@@ -113,8 +113,8 @@ def run(main: Callable[[], None], check: Callable[[], None] = lambda: None) -> N
     """Parses the flags, runs `check`, imports TensorFlow, runs `main`, and exits.
 
     A UserError of `check` is reported before the import. Exit statuses: 0 finished; 2 the user's
-    mistake; 75 stopped, to be started again; 130 Ctrl-C in a command that cannot be continued; 141
-    a closed pipe; 1 anything else.
+    mistake; 75 stopped, to be started again; 76 other workers have not started in time; 130 Ctrl-C
+    in a command that cannot be continued; 141 a closed pipe; 1 anything else.
     """
     app.run(lambda _: _run(main, check), flags_parser=_parse)
 
@@ -263,12 +263,12 @@ def _key_hint(name: str, value: str) -> str:
 
 
 def _run_config() -> str:
-    """Returns the path of the config of the run in --workdir; without a run, how it is written."""
+    """Returns the config's path of the run in --workdir, or "RUN/config.json" without a run."""
     from trainer.run import workdir
     from trainer.storage import paths
 
     given = flags.FLAGS["workdir"].value if "workdir" in flags.FLAGS else None
-    with contextlib.suppress(UserError):  # a path that cannot be
+    with contextlib.suppress(UserError):  # an invalid path
         path = paths.path_of(given or "") / workdir.CONFIG
         if given and path.exists():
             return str(path)

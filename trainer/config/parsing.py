@@ -124,7 +124,7 @@ def parse(config: Config | ConfigDict | Mapping[str, Any]) -> Config:
 
 def parse_model(values: Mapping[str, Any]) -> ModelSettings:
     """Checks the keys of a kind, as `parse` does, and returns its `Settings`."""
-    require("name" in values, "the config has no model.name")
+    require("name" in values, "the config lacks model.name")
     return _parse("model.", kind_settings(values["name"]), values)
 
 
@@ -143,7 +143,7 @@ def parse_data(values: Data | ConfigDict | Mapping[str, Any]) -> Data:
     if isinstance(values, Data):
         return values
     kept = dict(values.to_dict() if isinstance(values, ConfigDict) else values)
-    require("name" in kept, "the config has no data.name")
+    require("name" in kept, "the config lacks data.name")
     name = kept["name"]
     require_kind("data.name", name, str)
     source = source_of(name)
@@ -175,15 +175,22 @@ def require_key(key: object, known: Collection[str]) -> None:
     """Raises UserError unless a dotted key is known; names a close one and those of the group."""
     if key in known:
         return
-    group, dot, name = str(key).rpartition(".")
-    pairs = [(other, *other.rpartition(".")[::2]) for other in known]
-    names = [last for _, its_group, last in pairs if its_group == group]
-    close = [group + dot + other for other in difflib.get_close_matches(name, names, n=1)]
-    close += [other for other, _, last in pairs if last == name]  # of another group
+    group, name = _group_and_name(str(key))
+    pairs = [_group_and_name(other) for other in known]
+    names = [other for its_group, other in pairs if its_group == group]
+    close = [f"{group}.{n}".lstrip(".") for n in difflib.get_close_matches(name, names, n=1)]
+    close += [f"{its_group}.{name}" for its_group, other in pairs if other == name]
     close += [] if names else difflib.get_close_matches(str(key), known, n=1)
     hint = f"did you mean {close[0]!r}? " if close else ""
-    groups = dict.fromkeys(f"{its_group}.KEY" for _, its_group, _ in pairs if its_group)
-    raise UserError(f"the config has no key {key!r}; {hint}allowed: {', '.join(names or groups)}")
+    groups = dict.fromkeys(f"{its_group}.KEY" if its_group else other for its_group, other in pairs)
+    allowed = ", ".join(names or groups)
+    raise UserError(f"{key!r} is not a key of the config; {hint}allowed: {allowed}")
+
+
+def _group_and_name(key: str) -> tuple[str, str]:
+    """Splits a dotted key at its last dot; the group of a key without a dot is ""."""
+    group, _, name = key.rpartition(".")
+    return group, name
 
 
 def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -310,7 +317,7 @@ def _source(name: str) -> Any:
 
 def _group(values: dict[str, Any], name: str) -> Mapping[str, Any]:
     """Removes a group of keys from the values, and returns it."""
-    require(name in values, f"the config has no {name}")
+    require(name in values, f"the config lacks {name}")
     group = values.pop(name)
     if not isinstance(group, Mapping):
         some = ", ".join(keys({**_GROUPS, "data": Data, "model": ModelSettings}[name]))
@@ -324,7 +331,7 @@ def _parse(prefix: str, group: type[_Group], values: Mapping[str, Any], **groups
     for name in values:
         require_key(f"{prefix}{name}", [prefix + other for other in known])
     for name in known:
-        require(name in values, f"the config has no {prefix}{name}")
+        require(name in values, f"the config lacks {prefix}{name}")
     parsed = {
         name: key.parse(prefix + name, kind, values[name]) for name, (kind, key) in known.items()
     }

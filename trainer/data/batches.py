@@ -25,8 +25,8 @@ def training_batches(
     An element is (first, K, batches [max_steps, B, ...]) with K = end - first. Step k has the
     examples at positions k * batch_size to (k + 1) * batch_size - 1; this worker takes only its
     `local_rows`, B examples. Batches hold images [H, W, C], or int32 indices of images if
-    `as_indices`; batches beyond K are zeros. There are at least two, since XLA compiles a loop over
-    one batch to other bits.
+    `as_indices`; batches beyond K are zeros. A `max_steps` of 1 counts as 2: XLA compiles a loop
+    over one batch to other bits.
     """
     rows = len(range(batch_size)[local_rows])
     batches_shape = (max(2, max_steps), rows, *(() if as_indices else images.shape[1:]))

@@ -40,8 +40,8 @@ def memory_limits() -> Iterator[MemoryLimit]:
 
 
 def usable_cores() -> int:
-    """Returns the number of cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):  # as a batch system sets it
+    """Returns the number of cores that this process is bound to, whatever its quota of CPU time."""
+    if hasattr(os, "sched_getaffinity"):  # Linux, where batch systems bind processes
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 

@@ -50,15 +50,9 @@ def make_dataset(splits: sources.Splits, settings: Data) -> Dataset:
     if features and splits.impute:
         allowed = allowed_bytes(settings.memory_gib)
         all_splits, fill = _impute(all_splits, features.names, splits.impute, allowed)
-    names: tuple[str, ...] = ()
-    if len(train.images.shape) == 2:
-        names = features.names if features else tuple(map(str, range(train.images.shape[1])))
-    if settings.standardise:
-        offset = 0 if splits.offset is None else splits.offset
-        all_splits, scaling, rounded = _standardise(all_splits, offset, names, settings.name)
-        notes += rounded
-    elif names:
-        notes += statistics.scale_note(all_splits[0].images, names)
+    if settings.standardise or len(train.images.shape) == 2:
+        all_splits, scaling, more = _scale(all_splits, splits, settings)
+        notes += more
     train, validation, test = all_splits
     return Dataset(train, validation, test, scaling, features, splits.class_names, fill, notes)
 
@@ -144,41 +138,48 @@ def _impute(
     return tuple(_mapped(split, lambda rows: fill_in(rows, found)) for split in splits), found
 
 
-def _standardise(
-    splits: tuple[Split, ...],
-    offset: np.ndarray | int,
-    feature_names: tuple[str, ...],
-    name: str,
-) -> tuple[tuple[Split, ...], Scaling, tuple[str, ...]]:
-    """Scales vectors by mean and std of the training split; only shifts constant features.
+def _scale(
+    splits: tuple[Split, ...], source: sources.Splits, settings: Data
+) -> tuple[tuple[Split, ...], Scaling | None, tuple[str, ...]]:
+    """Standardises vectors if that is set; returns notes on their scale and rounding too."""
+    rows, scaling = splits[0].images, None
+    name = settings.name
+    require(len(rows.shape) == 2, f"data.standardise=True needs vectors; {name!r} holds images")
+    names = source.features.names if source.features else tuple(map(str, range(rows.shape[1])))
+    if settings.standardise:
+        moments = statistics.Moments.of(rows)
+        notes = statistics.rounding_note(moments, names)
+        splits, scaling = _standardise(splits, moments)
+        if source.offset is not None:
+            scaling = dataclasses.replace(scaling, mean=scaling.mean + source.offset)
+    else:
+        notes = statistics.scale_note(rows, names)
+    for split in splits:
+        if isinstance(split.images, np.ndarray):
+            _require_squares(split.images, names, " stds from its mean" if scaling else "")
+    return splits, scaling, notes
 
-    The `Scaling` returned is of the vectors before an offset was subtracted from them.
-    Returns a note too, if float32 has rounded the vectors.
+
+def _standardise(
+    splits: tuple[Split, ...], moments: statistics.Moments
+) -> tuple[tuple[Split, ...], Scaling]:
+    """Scales vectors by mean and std of the training split; only shifts constant features.
 
     scikit-learn's StandardScaler would scale float32 numbers in float32: if the mean is 1e6 stds,
     the third digit is wrong.
     """
-    rows = splits[0].images
-    require(len(rows.shape) == 2, f"data.standardise=True needs vectors; {name!r} holds images")
-    moments = statistics.Moments.of(rows)
     scaling = Scaling(moments.mean, np.where(moments.std == 0, 1, moments.std))
-    scaled = tuple(_mapped(split, scaling.apply) for split in splits)
-    for split in scaled:
-        if isinstance(split.images, np.ndarray):
-            _require_squares(split.images, feature_names)
-    of_user = Scaling(scaling.mean + offset, scaling.std)
-    return scaled, of_user, statistics.rounding_note(moments, feature_names)
+    return tuple(_mapped(split, scaling.apply) for split in splits), scaling
 
 
-def _require_squares(rows: np.ndarray, feature_names: tuple[str, ...]) -> None:
-    """Raises UserError if a standardised vector [N, D] has a value whose square is infinite."""
+def _require_squares(rows: np.ndarray, names: tuple[str, ...], unit: str) -> None:
+    """Raises UserError if a vector [N, D] has a value whose square float32 cannot hold."""
     for block in blocks(rows):
         row, place = np.unravel_index(np.abs(block).argmax(), block.shape)
         require(
             bool(abs(block[row, place]) < _LARGEST),
-            f"feature {feature_names[place]!r} has a value {block[row, place]:.3g} stds of the "
-            "training split from its mean; if it stands for a missing value, data.missing names "
-            "such values of a table",
+            f"feature {names[place]!r} has a value of {block[row, place]:.3g}{unit}; allowed: "
+            f"below {_LARGEST:g}; data.missing names numbers that mean missing values in a table",
         )
 
 

@@ -60,7 +60,7 @@ class Cluster:
             ) from error
 
     def connect_without_proxy(self) -> None:
-        """Keeps gRPC, which connects the workers of TensorFlow, from a proxy of the environment."""
+        """Has gRPC, which connects TensorFlow's workers, ignore the proxies of the environment."""
         hosts = {host_and_port(address)[0] for address in self.addresses}
         os.environ["no_grpc_proxy"] = ",".join(sorted(hosts))  # noqa: SIM112  (as gRPC reads it)
 

@@ -20,7 +20,7 @@ from trainer.models.largest import is_largest
 from trainer.models.learner import Learner
 from trainer.positions import Noise
 
-_ROUNDING = 1e-9  # 0.29 * 100 is below 29
+_ROUNDING = 1e-9  # as floats, 0.29 * 100 is slightly below 29
 _LOSS = "loss/"  # the names of the terms of the loss begin so
 Shared = dict[str, tf.Tensor]  # fields of `StepContext` that are of the global batch
 

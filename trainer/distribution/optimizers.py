@@ -17,7 +17,7 @@ _OPTIMIZERS = {
     "rmsprop": keras.optimizers.RMSprop,
     "adadelta": keras.optimizers.Adadelta,
 }
-_MAX_LOSS_SCALE = 2.0**32
+_MAX_LOSS_SCALE = 2.0**32  # far above any scale that float16 gradients allow
 # Numbers that an optimizer without momentum keeps for each parameter.
 _SLOTS = {"adam": 2, "adamw": 2, "sgd": 0, "rmsprop": 1, "adadelta": 2}
 
@@ -152,11 +152,11 @@ def loss_scale(optimizer: keras.optimizers.Optimizer) -> tf.Tensor:
 
 
 def limit_loss_scale(optimizer: keras.optimizers.Optimizer) -> None:
-    """Keeps the loss scale finite where no gradient is float16, so that none stops its growth."""
+    """Limits the loss scale, which would double without end where no gradient is float16."""
     if scales_losses(optimizer):
         optimizer.dynamic_scale.assign(tf.minimum(loss_scale(optimizer), _MAX_LOSS_SCALE))
 
 
 def needs_gradient_norm(optimizer: keras.optimizers.Optimizer) -> bool:
-    """Returns whether every step needs the norm: to clip gradients, or to find an overflow."""
+    """Returns whether every step measures the norm: where it is limited, or gradients overflow."""
     return scales_losses(optimizer) or bool(optimizer.global_clipnorm)

@@ -65,6 +65,7 @@ class _Wait:
         self._cluster = cluster
         self._stopped = stopped
         self._printed = time.monotonic()
+        self._seconds = timeout_seconds
         self._deadline = self._printed + timeout_seconds
 
     def check(self, missing: set[int], reason: str = "") -> None:
@@ -75,7 +76,8 @@ class _Wait:
         if now > self._deadline:
             raise AbsentWorkersError(
                 f"{self._cluster.own_name} waited in vain for {names}"
-                f"{reason and f' ({reason})'}; startup_timeout_seconds says how long"
+                f"{reason and f' ({reason})'}; startup_timeout_seconds={self._seconds:g} limits "
+                "the wait"
             )
         if now > self._printed + _MESSAGE_SECONDS:
             self._printed = now

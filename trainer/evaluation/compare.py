@@ -188,7 +188,10 @@ def _evaluation(folder: Path) -> tuple[str, dict[str, float]]:
     if metrics is None:
         return "", {}
     lacking = [key for key in (_FINGERPRINT, *_REQUIRED) if key not in metrics]
-    require(not lacking, f"{path} lacks {', '.join(lacking)}, which every evaluation writes")
+    require(
+        not lacking,
+        f"{path} lacks {', '.join(lacking)}, which every evaluation writes; evaluate the run again",
+    )
     lowest: dict[str, float] = {column.metric: -math.inf for column in evaluators.columns()}
     lowest |= dict.fromkeys(_REQUIRED + _OPTIONAL, 0) | {"code_size": 1}
     compared = {key: metrics[key] for key in lowest if key in metrics}
@@ -215,7 +218,7 @@ def _groups(runs: Iterable[ComparedRun]) -> list[list[ComparedRun]]:
 def _heading(group: Sequence[ComparedRun]) -> str:
     names = ", ".join(sorted({run.data for run in group}))
     digits = group[0].test_fingerprint[:_FINGERPRINT_DIGITS]
-    return f"{names}, {group[0].metric('test_examples'):,} test examples ({digits})"
+    return f"{names}, {group[0].metric('test_examples'):,} test examples (fingerprint {digits})"
 
 
 def _text(groups: Sequence[Sequence[ComparedRun]], others: Sequence[ComparedRun]) -> str:

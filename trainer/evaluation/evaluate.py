@@ -119,8 +119,8 @@ def _data_key(run: restore.TrainedRun) -> tuple[object, ...]:
 def example_names(split: Split, rows: np.ndarray) -> np.ndarray:
     """Returns what to call examples, str [N]: by their files, ids or rows in the split, from 0.
 
-    An id that is a number gets the name of its column; a file only the folders without which two
-    files would have the same name.
+    A number gets the name of its id column. A file name keeps only the parent folders that make all
+    names unique.
     """
     if split.file_names is not None:
         return np.array(_short_names(split.file_names[rows]))
@@ -131,7 +131,7 @@ def example_names(split: Split, rows: np.ndarray) -> np.ndarray:
 
 
 def _short_names(files: np.ndarray) -> list[str]:
-    """Leaves out suffixes, and as many parent folders as the names stay unique without."""
+    """Removes suffixes, and as many parent folders as possible if all names stay unique."""
     parts = [Path(file).with_suffix("").parts for file in files]
     for depth in range(1, max(map(len, parts)) + 1):
         names = ["/".join(part[-depth:]) for part in parts]

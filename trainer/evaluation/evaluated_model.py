@@ -134,7 +134,7 @@ class EvaluatedModel:
 
         def fit() -> dict[str, np.ndarray]:
             solver = "covariance_eigh" if exact else "randomized"
-            # Of a mean that is large against the std, float32 would leave too few digits.
+            # float64: where the mean is large against the std, float32 leaves too few digits.
             pca = PCA(count, svd_solver=solver, random_state=0).fit(rows.astype(np.float64))
             return {"mean": pca.mean_, "components": np.ascontiguousarray(pca.components_)}
 

@@ -201,7 +201,7 @@ class Checkpoints:
             try:
                 checkpoint = self.verify(path)
             except (DamagedError, OtherRunError) as error:
-                if path.exists():  # else a running training has just deleted it
+                if os.path.lexists(path):  # else a running training has just deleted it
                     kind = "FOREIGN" if isinstance(error, OtherRunError) else "DAMAGED"
                     lines.append(f"{kind}  {error}")
                     unusable += 1
@@ -301,14 +301,14 @@ class Checkpoints:
                 try:
                     found = self.verify(path)
                 except DamagedError as error:
-                    if path.exists():
+                    if os.path.lexists(path):
                         print(f"CHECKPOINT DAMAGED: {error}", file=sys.stderr)
                         is_damaged = True
                     continue
                 if is_damaged:
-                    print(f"{found.path} takes its place", file=sys.stderr)
+                    print(f"using {found.path} instead", file=sys.stderr)
                 return found
-            if all(path.exists() for path in paths):
+            if all(os.path.lexists(path) for path in paths):
                 return None
 
     def _require_whole(self, find: Callable[[], list[Path]]) -> Checkpoint | None:

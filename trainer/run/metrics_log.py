@@ -12,8 +12,8 @@ from trainer.storage import atomic
 
 METRICS_LOG = "metrics.jsonl"
 METRICS = "metrics.json"  # what trainer.evaluate measured
-_POSITIVE = "images_per_second"  # in each row of training, above 0
-_NEEDED = {"train": _POSITIVE, "validation": "loss"}
+_SPEED = "images_per_second"  # in most rows of training, above 0
+_SPLITS = ("train", "validation")
 
 
 class MetricsLog:
@@ -42,12 +42,13 @@ class MetricsLog:
         """
         rows = [json.loads(line) for line in self._lines() if math.isfinite(step_of(line))]
         for row in rows:
-            value = row.get(_NEEDED.get(str(row.get("split")), ""))
+            numbers = row.get("loss"), row.get(_SPEED, 1)
             require(
                 isinstance(row["step"], int)
-                and isinstance(value, int | float)
-                and abs(value) <= sys.float_info.max
-                and (row["split"] != "train" or value > 0),
+                and row.get("split") in _SPLITS
+                and all(isinstance(number, int | float) for number in numbers)
+                and all(abs(number) <= sys.float_info.max for number in numbers)
+                and numbers[1] > 0,
                 f"{self.path} is damaged: no training writes its row of step {row['step']}",
             )
         return rows
@@ -77,7 +78,8 @@ def training_seconds(rows: Iterable[Mapping[str, Any]], batch_size: int) -> floa
     before, seconds = 0, 0.0
     for row in rows:
         if row["split"] == "train":
-            seconds += (row["step"] - before) * batch_size / row["images_per_second"]
+            if _SPEED in row:
+                seconds += (row["step"] - before) * batch_size / row[_SPEED]
             before = row["step"]
     return seconds
 

@@ -38,7 +38,7 @@ def choose(arrays: _Arrays, chosen: str, path: Path, *, are_codes: bool) -> str:
     return found[0]
 
 
-def columns(arrays: _Arrays, name: str, path: Path, *, are_codes: bool) -> dict[str, StoredArray]:
+def columns(arrays: _Arrays, name: str, *, are_codes: bool) -> dict[str, StoredArray]:
     """Returns the arrays "labels" and "files" that belong to the rows of an array, if present.
 
     Of codes also the ids that `trainer.encode` wrote, by their names. Labels of examples may be
@@ -52,8 +52,7 @@ def columns(arrays: _Arrays, name: str, path: Path, *, are_codes: bool) -> dict[
     if labels is None and are_codes:
         labels = arrays.get("labels")
     elif labels is None:
-        role = f"{role_of(name) or 'train'}_labels"
-        labels = next((arrays[other] for other in arrays if role_of(other) == role), None)
+        labels = _labels_of(arrays, name)
     found = {"labels": labels, "files": arrays.get("files")}
     if are_codes:
         others = [other for other in arrays if other not in (name, *_OTHERS)]
@@ -67,7 +66,18 @@ def columns(arrays: _Arrays, name: str, path: Path, *, are_codes: bool) -> dict[
             and len(column.shape) <= 1 + is_labels
             and column.dtype.kind in LABEL_KINDS + ("S" if is_labels else "")
             and row_bytes <= (_MAX_TEXT_BYTES if column.dtype.kind in "US" else _MAX_ONE_HOT_BYTES),
-            f"{path} has {stored.shape[0]} rows; labels and file names must be as many numbers or "
-            f"texts of at most {MAX_TEXT_BYTES:,} characters",
+            f"{column} is {column.dtype} of shape {column.shape}; labels and file names must be "
+            f"{stored.shape[0]} numbers or texts of at most {MAX_TEXT_BYTES:,} characters, labels "
+            "of examples also one-hot",
         )
     return given
+
+
+def _labels_of(arrays: _Arrays, name: str) -> StoredArray | None:
+    """Returns the labels of the examples of an array: of its split, or the only ones there are."""
+    roles = {other: role_of(other) for other in arrays}
+    labels = [other for other, role in roles.items() if role.endswith("_labels")]
+    own = [other for other in labels if roles[other] == f"{roles[name] or 'train'}_labels"]
+    is_only = len(arrays.keys() - {*labels, *_OTHERS}) == 1
+    chosen = own or (labels if is_only else [])
+    return arrays[chosen[0]] if chosen else None

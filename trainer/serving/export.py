@@ -323,13 +323,8 @@ def _preprocessing(trained: restore.TrainedModel) -> dict[str, Any]:
     }
     settings = trained.config.data
     if isinstance(settings, images_source.Settings):
-        inputs["decoder"] = {
-            "image_size": settings.image_size,
-            "channels": trained.model.image_shape[-1],
-            "fit": settings.fit,
-            "background": settings.background,
-            "white": settings.white,
-        }
+        made = images_source.decoder_of(settings)
+        inputs["decoder"] = vars(made) | {"channels": trained.model.image_shape[-1]}
     elif settings.image_size:
         inputs["resize"] = {
             "size": settings.image_size,

@@ -103,11 +103,21 @@ _IMAGES = """\
 import json
 
 import numpy as np
-from decoder import Decoder
+from decoder import Decoder, Unreadable
 
 with open("card.json") as file:
     decode = Decoder(**json.load(file)["inputs"]["decoder"])
-images = np.stack([decode(path) for path in ["photo.jpg"]]){scale}  # {dtype} {shape}
+
+
+def pixels_of(path):
+    \"\"\"Returns the pixels of a file, uint8 [H, W, C].\"\"\"
+    pixels = decode(path)
+    if isinstance(pixels, Unreadable):
+        raise ValueError(f"{{path}} cannot be read: {{pixels.reason}}")
+    return pixels
+
+
+images = np.stack([pixels_of(path) for path in ["photo.jpg"]]){scale}  # {dtype} {shape}
 """
 _SAMPLE = (
     'samples = model.sample(n=16, first=0)["{rows}"]  # of the prior; first=16: the next ones\n'
@@ -193,7 +203,7 @@ def _decoding(inputs: Mapping[str, Any]) -> str:
     scale = "" if inputs["dtype"] == "uint8" else " / np.float32(255)"
     shape = [1, *inputs["shape"]]
     code = _IMAGES.format(scale=scale, dtype=inputs["dtype"], shape=shape)
-    return f"Needs pillow.\n\n```python\n{code}```"
+    return f"Needs pillow, for HEIC also pillow-heif.\n\n```python\n{code}```"
 
 
 def _columns(inputs: Mapping[str, Any]) -> str:

@@ -201,7 +201,7 @@ def _arrays(path: Path, expected: _Expected, options: StreamOptions, layout: str
         or (is_series and math.prod(stored.shape[1:]) == expected.shape[0]),
         f"{stored} has the shape {stored.shape}, but the model takes {expected}",
     )
-    given = array_names.columns(arrays, name, path, are_codes=are_codes)
+    given = array_names.columns(arrays, name, are_codes=are_codes)
 
     def blocks(size: int) -> Iterator[Block]:
         memory = allowed_bytes(0)

@@ -46,8 +46,8 @@ class MetricsWindow:
 
     @property
     def is_empty(self) -> bool:
-        """Returns whether no step was taken in this process."""
-        return not self._metrics
+        """Returns whether no step was taken."""
+        return not (self._before or self._metrics)
 
     def add(self, metrics: dict[str, np.ndarray], seconds: float) -> None:
         """Adds the metrics of some steps, as `Steps.train` returns them, and their seconds."""
@@ -67,7 +67,8 @@ class MetricsWindow:
         """Returns the means over the steps, and the last values of learning rate and loss scale.
 
         `gradient_norm` is the last finite one, if any, since most steps do not compute the norm;
-        `skipped_steps` counts the steps that float16 skipped.
+        `skipped_steps` counts the steps that float16 skipped; `images_per_second` is there if this
+        process has taken a step.
         """
         columns = self._columns()
         norms = columns.pop("gradient_norm")
@@ -79,7 +80,8 @@ class MetricsWindow:
             row["gradient_norm"] = float(norms[np.isfinite(norms)][-1])
         timed = slice(1 if self._compiles and len(self._seconds) > 1 else 0, None)
         images = batch_size * sum(len(metrics["loss"]) for metrics in self._metrics[timed])
-        row["images_per_second"] = images / sum(self._seconds[timed])
+        if self._seconds:
+            row["images_per_second"] = images / sum(self._seconds[timed])
         return row
 
 
@@ -170,7 +172,8 @@ class Logger:
     def _training(self, step: int, row: Mapping[str, float]) -> None:
         self._summaries.scalars("train", step, {self._chart(name): row[name] for name in row})
         self._log.append({"step": step, "split": "train"} | self._phase.marks | dict(row))
-        self._progress.training(step, row["loss"], row["images_per_second"])
+        if "images_per_second" in row:
+            self._progress.training(step, row["loss"], row["images_per_second"])
         self._clock.write_if_due(self._workdir)
 
     def validation(self, step: int, losses: Mapping[str, float]) -> None:

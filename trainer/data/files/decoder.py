@@ -69,7 +69,7 @@ class Decoder:
                 ImageOps.exif_transpose(image, in_place=True)
                 pixels = np.asarray(self._resize(self._convert(image, channels)))
         except Exception as error:  # each format fails in its own way
-            return Unreadable(getattr(error, "strerror", None) or " ".join(str(error).split()))
+            return Unreadable(getattr(error, "strerror", None) or _in_one_line(error))
         return pixels.reshape(*pixels.shape[:2], channels)
 
     def _draft(self, image: Image.Image) -> None:
@@ -112,3 +112,7 @@ class Decoder:
 
     def _colour(self, mode: str) -> int | tuple[int, ...]:
         return ImageColor.getcolor(self.background, mode)
+
+
+def _in_one_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

@@ -54,7 +54,7 @@ def read(
     found, unreadable = decoded.images, decoded.unreadable
     if decoded.multi_frame:
         note = (
-            f"only the first frame or page is read of some files ({len(decoded.multi_frame):,}): "
+            f"only the first frame or page of {len(decoded.multi_frame):,} files is read: "
             f"{listed(decoded.multi_frame)}"
         )
         listing = dataclasses.replace(listing, notes=(*listing.notes, note))
@@ -171,9 +171,9 @@ def _decode_alike(
 
 def _differences(folder: Path, files: tuple[str, ...], decoder: Decoder) -> str:
     """Describes how images differ by their headers, with every key that would make them alike."""
-    found = {name: header(folder / name) for name in files}
-    headers = [one for one in found.values() if one]
-    broken = [name for name, one in found.items() if one is None]
+    by_name = {name: header(folder / name) for name in files}
+    headers = [one for one in by_name.values() if one]
+    broken = [name for name, one in by_name.items() if one is None]
     sizes = sorted({(found.height, found.width) for found in headers})
     colours = [found.channels > 1 for found in headers]
     problems, keys = [], []
@@ -184,7 +184,10 @@ def _differences(folder: Path, files: tuple[str, ...], decoder: Decoder) -> str:
     if len(set(colours)) > 1 and not decoder.channels:
         problems.append(f"{sum(colours):,} in colour and {len(colours) - sum(colours):,} grey")
         keys.append("data.channels=1 or 3")
+    line = f"the images of {folder} differ: {'; '.join(problems)}; set {' and '.join(keys)}"
     if broken:
-        problems.append(f"{len(broken):,} cannot be read ({listed(broken)})")
-        keys.append("data.skip_unreadable=True")
-    return f"the images of {folder} differ: {'; '.join(problems)}; set {' and '.join(keys)}"
+        line += (
+            f"; {len(broken):,} files cannot be read ({listed(broken)}), which "
+            "data.skip_unreadable=True leaves out"
+        )
+    return line

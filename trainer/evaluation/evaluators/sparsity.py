@@ -43,7 +43,7 @@ def measure(evaluated: EvaluatedModel) -> Result:
         "mean_activation_counts": counts,
         "mean_activation_edges": edges,
     }
-    mean = evaluated.test.mean(axis=0, dtype=np.float64)
+    mean = evaluated.test.mean(axis=0, dtype=np.float64)  # float32 would sum many rows badly
     deviations = np.square(evaluated.test - mean).sum()
     if deviations:
         errors = np.square(evaluated.reconstructions - evaluated.test, dtype=np.float64).sum()

@@ -28,8 +28,8 @@ section 2.4): the `auxiliary_units` largest of an image's dead activations learn
 the kept ones leave.
 
 With `resample_every_steps`, dead units get new weights before each step whose number is a multiple
-of it, except step 0 and where fewer than as many steps remain, in which they would hardly learn
-(Bricken et al. 2023, Towards Monosemanticity, appendix on neuron resampling).
+of it, except step 0 and steps after which fewer than `resample_every_steps` remain, too few for the
+new units to learn (Bricken et al. 2023, Towards Monosemanticity, appendix on neuron resampling).
 The B examples of the step's global batch are drawn without replacement, with probabilities
 proportional to the square of their reconstruction error, by the noise of their positions; each of
 the first B dead units gets one:
@@ -114,8 +114,8 @@ class Settings(settings.DenseOrTiedNetwork):
     )
     resample_every_steps: int = key(
         0,
-        "Steps after which dead units get new weights, from examples of large errors; not in as "
-        "many last steps; 0: never.",
+        "Dead units get new weights every N steps, from examples of large errors, but not in the "
+        "last N - 1 steps; 0: never.",
         at_least=0,
     )
     resample_norm: float = key(
@@ -154,12 +154,13 @@ class Settings(settings.DenseOrTiedNetwork):
     def check_training(self, *, averages: bool, trims: bool) -> None:
         require(
             not (averages and self.sparsity == "batch_topk"),
-            "averaging is not for model.sparsity='batch_topk', whose threshold at test time fits "
-            "the weights of the last steps, not their average",
+            "averaging.decay and averaging.last_share must be 0 with model.sparsity='batch_topk': "
+            "its threshold at test time belongs to the weights of the last steps",
         )
         require(
             not (trims and self.sparsity == "kl"),
-            "trim_share is not for model.sparsity='kl', whose mean activations are of all examples",
+            "trim_share must be 0 with model.sparsity='kl', whose mean activations are of all "
+            "examples of a batch",
         )
 
     def notes(self, steps: int) -> Iterator[str]:
