@@ -263,7 +263,10 @@ BAD_VECTORS = {
     "object.npz": ({"x": GOOD.astype(object)}, "it holds Python objects"),
     "large.npy": (np.full((3, FEATURES), 1e300), "holds 1e+300 in row 0, column 0"),
     "nan.npy": (with_value(np.nan), "holds nan in row 7, column 2"),
-    "labels.npz": ({"x": GOOD, "x_labels": np.arange(4)}, "shape (4,); labels and file names must be 9 numbers"),
+    "labels.npz": (
+        {"x": GOOD, "x_labels": np.arange(4)},
+        "shape (4,); labels and file names must be 9 numbers",
+    ),
     "label.npz": ({"x": GOOD, "labels": np.full(9, 1j)}, "labels and file names must"),
     "magic.npy": (b"\x93NUM", "magic.npy is not an .npz or .npy"),
     "magic.npz": (b"PK", "magic.npz is not an .npz or .npy"),
