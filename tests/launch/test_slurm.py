@@ -106,6 +106,12 @@ def test_each_task_is_a_worker_in_the_order_of_the_nodes(environment, monkeypatc
     assert len(trainers) == 2
 
 
+def test_a_restart_takes_another_port(environment):
+    _, trainers, _ = run_job(environment, [1, 1, 0, 0], nodes=2)
+    addresses = [json.loads(trainer["tf_config"])["cluster"]["worker"] for trainer in trainers]
+    assert addresses == [["n9:20042", "n10:20042"]] * 2 + [["n9:20143", "n10:20143"]] * 2
+
+
 def test_the_trainer_of_one_node_gets_its_flags_as_they_were_typed_where_they_were(environment):
     flags = (*TRAINER, "--config.data.name=arrays:a $HOME/`b`'\"\\ c\n.npz", "--x=*", "--y=", "é")
     _, trainers, _ = run_job(environment, [0], trainer=flags)
