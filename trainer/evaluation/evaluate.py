@@ -14,8 +14,8 @@ from trainer.data.memory import allowed_bytes
 from trainer.distribution.inference import map_batches
 from trainer.evaluation import evaluators
 from trainer.evaluation.anomaly_options import AnomalyOptions
+from trainer.evaluation.evaluated_model import squared_errors
 from trainer.evaluation.evaluators import EvaluatedModel
-from trainer.evaluation.evaluators.reconstruction import squared_errors
 from trainer.monitoring import figures, progress, projector
 from trainer.monitoring.tensorboard import TEST, Summaries
 from trainer.run import early_stopping, error_reference, restore
@@ -197,12 +197,11 @@ def _thresholds(
     codes = map_batches(run.model.encode, images)
     rebuilt = map_batches(run.model.decode, codes)
     threshold = float(np.quantile(squared_errors(images, rebuilt), quantile))
-    test_errors = squared_errors(evaluated.test, evaluated.reconstructions)
     found = {
         "error_quantile": quantile,
         "validation_examples": len(images),
         "error_threshold": threshold,
-        "test_errors_above_threshold": int(np.count_nonzero(test_errors > threshold)),
+        "test_errors_above_threshold": int(np.count_nonzero(evaluated.test_errors > threshold)),
     }
     if evaluated.distances is not None and evaluated.test_distances is not None:
         distances = evaluated.distances.of(images - rebuilt, codes)
@@ -223,7 +222,7 @@ def _write_summaries(
     columns = {
         "label": evaluated.test_class_names,
         "file": evaluated.test_files,
-        "mse": squared_errors(images, evaluated.reconstructions),
+        "mse": evaluated.test_errors,
         "distance": evaluated.test_distances,
     }
     if evaluated.is_undercomplete:

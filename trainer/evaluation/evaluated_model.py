@@ -119,6 +119,11 @@ class EvaluatedModel:
         """Returns the reconstructions of the test images, float32 [N, H, W, C]."""
         return self.map(self.model.decode, self.codes)
 
+    @functools.cached_property
+    def test_errors(self) -> np.ndarray:
+        """Returns the mean squared errors of the reconstructions, float64 [N]."""
+        return squared_errors(self.test, self.reconstructions)
+
     @property
     def components(self) -> int:
         """Returns the number of PCA's components: the size of the code, where images allow it."""
@@ -221,3 +226,9 @@ class EvaluatedModel:
         from trainer.distribution.inference import map_batches
 
         return map_batches(function, rows, noise_seed=self.seed if with_noise else None)
+
+
+def squared_errors(images: np.ndarray, rebuilt: np.ndarray) -> np.ndarray:
+    """Returns the mean squared error of each reconstruction [N, ...], float64 [N]."""
+    axes = tuple(range(1, images.ndim))
+    return np.square(rebuilt - images, dtype=np.float64).mean(axis=axes)

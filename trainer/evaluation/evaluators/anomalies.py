@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 
 from trainer.evaluation.evaluators import Column, EvaluatedModel, Result
-from trainer.evaluation.evaluators.reconstruction import squared_errors
 
 ORDER = 35
 COLUMNS = (
@@ -40,8 +39,7 @@ def measure(evaluated: EvaluatedModel) -> Result:
         "test_anomalies": int(anomalies.sum()),
         "train_anomalies": int(train_anomalies.sum()),
     }
-    errors = squared_errors(evaluated.test, evaluated.reconstructions)
-    metrics |= ranking_metrics(anomalies, errors)
+    metrics |= ranking_metrics(anomalies, evaluated.test_errors)
     if evaluated.test_distances is not None:
         metrics |= _prefixed("distance", ranking_metrics(anomalies, evaluated.test_distances))
     if evaluated.is_undercomplete:

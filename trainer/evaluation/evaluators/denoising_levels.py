@@ -4,11 +4,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from trainer.evaluation.evaluated_model import squared_errors
 from trainer.evaluation.evaluators import EvaluatedModel, Result
 from trainer.evaluation.evaluators.reconstruction import (
     in_unit_interval,
     mean_bce_nats,
-    squared_errors,
 )
 from trainer.monitoring import figures
 

@@ -3,7 +3,6 @@
 import numpy as np
 
 from trainer.evaluation.evaluators import EvaluatedModel, Result
-from trainer.evaluation.evaluators.reconstruction import squared_errors
 from trainer.monitoring import example_columns, figures
 
 ORDER = 5
@@ -18,7 +17,7 @@ def applies(evaluated: EvaluatedModel) -> bool:
 
 def measure(evaluated: EvaluatedModel) -> Result:
     """Draws `largest_errors`: of images with a map of the errors, of vectors by their features."""
-    errors = squared_errors(evaluated.test, evaluated.reconstructions)
+    errors = evaluated.test_errors
     shown = np.argsort(-errors, kind="stable")[: figures.COLUMNS]
     images, rebuilt = evaluated.test[shown], evaluated.reconstructions[shown]
     squares = np.square(rebuilt - images, dtype=np.float64)

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from trainer.evaluation.evaluators import Column, EvaluatedModel, Result
-from trainer.evaluation.evaluators.reconstruction import squared_errors
 
 ORDER = 10
 COLUMNS = (
@@ -30,7 +29,7 @@ def measure(evaluated: EvaluatedModel) -> Result:
     if evaluated.components < evaluated.model.code_size:
         metrics["pca_components"] = evaluated.components
     if metrics["pca_mse"] > 0:  # a feature may be a linear function of others
-        mse = float(squared_errors(evaluated.test, evaluated.reconstructions).mean())
+        mse = float(evaluated.test_errors.mean())
         metrics["mse_to_pca"] = mse / metrics["pca_mse"]
     return Result(metrics)
 

@@ -3,6 +3,7 @@
 import numpy as np
 
 from trainer.data.dataset import spread_over_classes
+from trainer.evaluation.evaluated_model import squared_errors
 from trainer.evaluation.evaluators import Column, EvaluatedModel, Result
 from trainer.monitoring import example_columns, figures
 
@@ -50,12 +51,6 @@ def reconstruction_metrics(images: np.ndarray, rebuilt: np.ndarray) -> dict[str,
     if in_unit_interval(images):
         metrics["bce"] = mean_bce_nats(images, cut)
     return metrics
-
-
-def squared_errors(images: np.ndarray, rebuilt: np.ndarray) -> np.ndarray:
-    """Returns the mean squared error of each reconstruction [N, ...], float64 [N]."""
-    axes = tuple(range(1, images.ndim))
-    return np.square(rebuilt - images, dtype=np.float64).mean(axis=axes)
 
 
 def in_unit_interval(rows: np.ndarray) -> bool:
