@@ -292,8 +292,7 @@ class Checkpoints:
     def _first_whole(self, find: Callable[[], list[Path]]) -> Checkpoint | None:
         """Returns the first whole checkpoint that `find` lists.
 
-        Lists them again if none is left of those that it has listed, since a running training
-        deletes old ones.
+        If none is whole and one is gone, calls `find` again: a running training deletes old ones.
         """
         while True:
             paths, is_damaged = find(), False
