@@ -37,20 +37,20 @@ def visible_gpus() -> list[str]:
     if allowed is not None:
         names = [name.strip() for name in allowed.split(",")]
         return list(itertools.takewhile(lambda name: name not in ("", "-1"), names))  # as CUDA does
-    reason = "is not on the PATH"
+    failure = ""
     if shutil.which("nvidia-smi"):
         query = ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"]
         result = subprocess.run(query, capture_output=True, text=True, check=False)
         if result.returncode == 0:
             return result.stdout.split()
-        reason = f"fails: {' '.join(result.stdout.split())}"
+        failure = f"fails: {' '.join(result.stdout.split())}"
     require(
         not any(_DEVICES.glob("nvidia[0-9]*")),
-        f"this machine has NVIDIA GPUs, but nvidia-smi {reason}; CUDA_VISIBLE_DEVICES=0,1 names "
-        "the GPUs to use, an empty one trains on CPUs",
+        f"this machine has NVIDIA GPUs, but nvidia-smi {failure or 'is not on the PATH'}; "
+        "CUDA_VISIBLE_DEVICES=0,1 names the GPUs to use, an empty one trains on CPUs",
     )
-    if shutil.which("nvidia-smi"):
-        say(f"nvidia-smi {reason}; the training uses CPUs")
+    if failure:
+        say(f"nvidia-smi {failure}; the training uses CPUs")
     return []
 
 

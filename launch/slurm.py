@@ -146,7 +146,7 @@ def _check_flags() -> None:
         "days-hours:minutes:seconds",
     )
     require(
-        _TIME.value is None or not 0 < _seconds(_TIME.value) < _MIN_SECONDS,
+        not _TIME.value or not 0 < _seconds(_TIME.value) < _MIN_SECONDS,
         f"--time={_TIME.value!r} is not allowed; it must be at least {_MIN_SECONDS // 60} minutes, "
         f"since the job is stopped and requeued {_NOTICE_SECONDS} seconds before the limit",
     )
@@ -156,7 +156,7 @@ def _check_flags() -> None:
             f"--sbatch={option!r} is not allowed; it takes one option of sbatch, with its dashes",
         )
         require(
-            re.match(r"-a|--array\b", option) is None,
+            not re.match(r"-a|--array\b", option),
             f"--sbatch={option!r} is not allowed: its jobs would share one workdir; submit a job "
             "with its own --workdir for each run",
         )

@@ -45,8 +45,7 @@ class Checkpoint:
 
     def state(self) -> State:
         """Reads the arrays by their variables' paths."""
-        with np.load(self.path / _STATE, allow_pickle=False) as arrays:
-            return dict(arrays)
+        return self.arrays("")
 
     def arrays(self, prefix: str) -> State:
         """Reads the arrays whose paths begin with a prefix."""

@@ -16,11 +16,10 @@ from trainer.serving.batched_model import BatchedModel, Columns
 from trainer.serving.options import DEFAULTS, StreamOptions, check_map
 
 MAX_POINTS = 10_000
-_COLUMNS = {"class": "labels", "error": "errors", "distance": "distances"}  # of the colours
-_VALUES_LABELS = {
-    "class": "class",
-    "error": "mean squared error of the reconstruction",
-    "distance": "squared Mahalanobis distance per value",
+_COLOURS = {  # the column of values, and their label
+    "class": ("labels", "class"),
+    "error": ("errors", "mean squared error of the reconstruction"),
+    "distance": ("distances", "squared Mahalanobis distance per value"),
 }
 _LACKING = {
     "class": "the examples have no labels",
@@ -66,15 +65,15 @@ def draw_map(
     columns, ids = _spaced(examples, model)
     codes = columns.pop("codes")
     colour = colour or ("class" if "labels" in columns else "error")
-    coloured_by = _COLUMNS[colour]
-    require(coloured_by in columns, f"colour={colour!r} is not possible: {_LACKING.get(colour)}")
+    column, label = _COLOURS[colour]
+    require(column in columns, f"colour={colour!r} is not possible: {_LACKING.get(colour)}")
     points, axes = project(codes, method)
     figure = figures.scatter(
         points,
-        columns[coloured_by],
+        columns[column],
         title=f"codes of {len(codes):,} examples",
         axes=axes,
-        values_label=_VALUES_LABELS[colour],
+        values_label=label,
     )
     table = {"number": columns.pop("number"), "x": points[:, 0], "y": points[:, 1]}
     csv, png = (str(folder / name) for name in MAP)
