@@ -125,7 +125,7 @@ class AutoencoderTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         """
         del y
         X = validate_data(self, X, dtype=FLOATS, ensure_min_samples=2)  # noqa: N806
-        _float32(X)
+        _float32(X)  # refuses numbers that are too large
         with contextlib.ExitStack() as scope:
             for guard in (_sklearn_errors(), _LOCK, _global_state_kept()):
                 scope.enter_context(guard)

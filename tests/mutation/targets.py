@@ -6,7 +6,7 @@ A pattern may match several files or none: code that moves stays found, and so d
 from dataclasses import dataclass
 from pathlib import Path
 
-# And what these use.
+# The functions of a loss, and the helpers that they call.
 LOSS = ("loss_terms", "statistics", "shared_values", "error", "with_gradient_of")
 
 

@@ -1,4 +1,4 @@
-"""The metrics of a log row: those of its steps, whatever has interrupted them."""
+"""The metrics of a log row are the means over its steps, also after an interruption."""
 
 import numpy as np
 import pytest

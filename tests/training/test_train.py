@@ -117,13 +117,13 @@ def test_more_parameters_than_numbers_to_train_on_are_told_unless_the_best_weigh
 
 def test_a_stop_between_two_rows_changes_no_row(digits_config, tmp_path, monkeypatch):
     digits_config.update({"log_every_steps": 5, "checkpoint_every_steps": 4, "steps_per_call": 3})
-    train(digits_config, str(tmp_path / "alone"))
+    train(digits_config, str(tmp_path / "uninterrupted"))
     with monkeypatch.context() as patch:
         stop_after(patch, 1)
         with pytest.raises(Preempted, match="step 3"):
             train(digits_config, str(tmp_path / "stopped"))
     train(digits_config, str(tmp_path / "stopped"))
-    assert_same_record(tmp_path / "stopped", tmp_path / "alone")
+    assert_same_record(tmp_path / "stopped", tmp_path / "uninterrupted")
 
 
 def test_the_plan_names_what_the_run_is_too_short_for(tmp_path, capsys):

@@ -172,7 +172,7 @@ def parse_data(values: Data | ConfigDict | Mapping[str, Any]) -> Data:
 
 
 def require_key(key: object, known: Collection[str]) -> None:
-    """Raises UserError unless a dotted key is known; names a close one and those of the group."""
+    """Raises UserError unless a dotted key is known; suggests a close key, lists its group."""
     if key in known:
         return
     group, name = _group_and_name(str(key))

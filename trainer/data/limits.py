@@ -27,7 +27,7 @@ class MemoryLimit(NamedTuple):
 
 
 def memory_limits() -> Iterator[MemoryLimit]:
-    """Yields the limits of the control groups of this process, and of those that contain them."""
+    """Yields the limits of the control groups of this process and of their parent groups."""
     with contextlib.suppress(OSError):
         for line in _GROUPS.read_text().splitlines():
             _, controllers, group = line.split(":", 2)
@@ -40,7 +40,7 @@ def memory_limits() -> Iterator[MemoryLimit]:
 
 
 def usable_cores() -> int:
-    """Returns the number of cores that this process is bound to, whatever its quota of CPU time."""
+    """Returns the number of cores in this process's CPU affinity; ignores CPU quotas."""
     if hasattr(os, "sched_getaffinity"):  # Linux, where batch systems bind processes
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

@@ -154,7 +154,7 @@ class Logger:
     ) -> None:
         """Logs the steps of a call wherever a row is due; skipped steps have no `metrics`, {}.
 
-        A row holds the means over the steps since the last row, whatever has interrupted them.
+        A row contains the means over the steps since the last row, also after an interruption.
         """
         ends = log_windows(first_step, first_step + count, self._config, self._phase.end)
         for first, step in ends:

@@ -75,7 +75,7 @@ def read(
 
 @dataclasses.dataclass(frozen=True)
 class _Cache:
-    """Holds what a file of decoded images and the lists beside it hold."""
+    """Contains decoded images and the lists of files with problems, as read from the cache."""
 
     images: np.ndarray
     unreadable: dict[str, str]  # the reason by file
@@ -95,7 +95,7 @@ class _Cache:
 
 
 def _lists_of(path: Path) -> Path:
-    """Returns the file of lists, as in `_Cache`, beside a file of decoded images."""
+    """Returns the JSON file with the lists of `_Cache` for a file of decoded images."""
     return path.with_suffix(".json")
 
 
@@ -172,8 +172,8 @@ def _decode_alike(
 def _differences(folder: Path, files: tuple[str, ...], decoder: Decoder) -> str:
     """Describes how images differ by their headers, with every key that would make them alike."""
     by_name = {name: header(folder / name) for name in files}
-    headers = [one for one in by_name.values() if one]
-    broken = [name for name, one in by_name.items() if one is None]
+    headers = [found for found in by_name.values() if found]
+    broken = [name for name, found in by_name.items() if not found]
     sizes = sorted({(found.height, found.width) for found in headers})
     colours = [found.channels > 1 for found in headers]
     problems, keys = [], []
