@@ -11,8 +11,8 @@ FILES = sorted(TRAINER.rglob("*.py"))
 
 # A room imports from its own layer or from a lower one; rooms of one layer don't import each other.
 LAYERS = (
-    ("errors", "positions", "tensorflow_import"),
-    ("config",),
+    ("errors", "limits", "positions"),
+    ("config", "tensorflow_import"),
     ("storage",),
     ("monitoring",),
     ("data", "models"),

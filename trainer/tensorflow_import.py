@@ -8,6 +8,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from trainer.limits import limit_threads
+
 _NVIDIA_DRIVERS = (Path("/proc/driver/nvidia"), Path("/usr/lib/wsl/lib/libcuda.so.1"))  # WSL 2
 
 
@@ -40,6 +42,7 @@ def paused_garbage_collector() -> Iterator[None]:
 
 def import_tensorflow() -> None:
     """Imports TensorFlow and Keras; drops notes on missing GPUs where there is no NVIDIA driver."""
+    limit_threads()
     has_driver = any(driver.exists() for driver in _NVIDIA_DRIVERS)
     if not has_driver:
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import psutil
 
-from trainer.data.limits import memory_limits
 from trainer.errors import require
+from trainer.limits import memory_limits
 
 GIB = 2**30
 BLOCK_ROWS = 4096  # rows that are read, copied or generated at a time

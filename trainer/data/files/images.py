@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from trainer.data.files.decoder import DEEP_MODES, FORMATS, GREY_MODES, Unreadable
-from trainer.data.limits import usable_cores
+from trainer.limits import usable_cores
 
 _ORIENTATION = 0x0112  # of EXIF; above 4, height and width are exchanged
 _FRAME_SUFFIXES = (".gif", ".webp", ".tif", ".tiff", ".avif", ".heic", ".heif")

@@ -8,8 +8,8 @@ import tensorflow as tf
 
 from trainer.data.batches import without_autotune
 from trainer.data.dataset import Records, Split
-from trainer.data.limits import usable_cores
 from trainer.data.memory import BLOCK_ROWS, aligned_empty
+from trainer.limits import usable_cores
 
 _TFRECORD_BATCH = 256
 

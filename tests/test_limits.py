@@ -5,7 +5,8 @@ import os
 import psutil
 import pytest
 
-from trainer.data import limits, memory
+from trainer import limits
+from trainer.data import memory
 
 FILES = {
     2: ("", "memory.max", "memory.current", "inactive_file"),
@@ -25,7 +26,12 @@ def groups(folder, monkeypatch, version, **sizes):
         (own / use).write_text(f"{used}\n")
         (own / "memory.stat").write_text(f"anon 5\n{cache} {cached}\n")
     line = "0::/job/step" if version == 2 else "4:memory:/job/step"
-    (folder / "cgroup").write_text(f"9:cpu:/other\n{line}\n")
+    use_groups(folder, monkeypatch, f"9:cpuset:/other\n{line}\n")
+
+
+def use_groups(folder, monkeypatch, lines):
+    """Makes the process belong to the groups of these lines, below folder / "fs"."""
+    (folder / "cgroup").write_text(lines)
     monkeypatch.setattr(limits, "_GROUPS", folder / "cgroup")
     monkeypatch.setattr(limits, "_ROOT", folder / "fs")
 
@@ -52,6 +58,31 @@ def test_without_limits_the_memory_is_the_hosts(tmp_path, monkeypatch, version):
 def test_a_group_above_its_limit_leaves_nothing(tmp_path, monkeypatch):
     groups(tmp_path, monkeypatch, 2, step=(1000, 1200, 0))
     assert memory.available_bytes() == 0
+
+
+@pytest.mark.parametrize(
+    ("quota", "cores"), [("max", None), ("150000", 2), ("50000", 1), ("100000000", None)]
+)
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_cpu_quota_limits_the_cores_and_the_threads_that_the_environment_leaves_open(
+    tmp_path, monkeypatch, version, quota, cores
+):
+    if version == 1:
+        lines, own = "3:cpu,cpuacct:/job/step\n", tmp_path / "fs/cpu/job"
+        files = {"cpu.cfs_quota_us": "-1" if quota == "max" else quota, "cpu.cfs_period_us": 100000}
+    else:
+        lines, own = "0::/job/step\n", tmp_path / "fs/job"
+        files = {"cpu.max": f"{quota} 100000"}
+    own.mkdir(parents=True)
+    for name, value in files.items():
+        (own / name).write_text(f"{value}\n")
+    use_groups(tmp_path, monkeypatch, lines)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(8), raising=False)
+    monkeypatch.setattr(os, "environ", {"TF_NUM_INTEROP_THREADS": "5"})
+    assert limits.usable_cores() == (cores or 8)
+    limits.limit_threads()
+    assert os.environ.get("TF_NUM_INTRAOP_THREADS") == (cores and str(cores))
+    assert os.environ["TF_NUM_INTEROP_THREADS"] == "5"
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="only Linux binds processes")
