@@ -12,6 +12,7 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
+from sklearn.linear_model import LogisticRegression
 
 from tests.runs import final_state
 from tests.verbs.refusals import contents, refused
@@ -188,6 +189,26 @@ def test_the_encoder_learns_after_the_frozen_epochs(digits_run):
             assert np.array_equal(weights, trained[path]) == frozen, path
 
 
+def test_a_linear_classifier_learns_as_logistic_regression_and_leaves_the_encoder(digits_run):
+    run = restore.load(digits_run)
+    (codes, labels), (test_codes, test_labels) = (
+        (run.model.encode(to_unit(images)).numpy(), labels)
+        for images, labels in (run.dataset.train.read(), run.dataset.test.read())
+    )
+    regression = LogisticRegression(C=math.inf, max_iter=1000).fit(codes, labels)
+    expected = 1 - regression.score(test_codes, test_labels)
+    learning = {"linear": True, "num_epochs": 150, "learning_rate": 0.1, "schedule": "cosine"}
+    metrics = tune(digits_run, **learning, patience_epochs=0)
+    assert metrics["linear_test_error"] == pytest.approx(expected, abs=0.03)
+
+    _, trained = final_state(digits_run)
+    weights = arrays(digits_run / "linear.npz")
+    encoder = {path: value for path, value in weights.items() if "/encoder/" in path}
+    assert encoder
+    for path, value in encoder.items():
+        np.testing.assert_array_equal(value, trained[path])
+
+
 def test_a_refit_keeps_the_average_of_the_weights_after_the_frozen_epochs(digits_run):
     one_step = {"refit": True, "patience_epochs": 0, "batch_size": 1437, "freeze_epochs": 1}
     history = []
@@ -290,6 +311,10 @@ def test_a_kill_midway_leaves_the_workdir_as_it_was(digits_run):
         ({"weight_decay": math.inf}, "weight_decay=inf"),
         ({"label_smoothing": 1.0}, "label_smoothing=1.0"),
         ({"freeze_epochs": 2}, "freeze_epochs=2 is not allowed with num_epochs=2"),
+        (
+            {"linear": True, "freeze_epochs": 1},
+            "freeze_epochs=1 is not allowed with linear",
+        ),
         ({"averaging_decay": 1.0}, "averaging_decay=1.0"),
         (
             {"averaging_decay": 0.9, "averaging_last_share": 0.5},

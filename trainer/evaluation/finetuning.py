@@ -1,4 +1,7 @@
-"""Fine-tunes the encoder of a run, with a softmax layer on its code, to classify images."""
+"""Fine-tunes the encoder of a run, with a softmax layer on its code, to classify images.
+
+`linear` trains the softmax layer alone.
+"""
 
 import contextlib
 import dataclasses
@@ -78,8 +81,8 @@ def finetune(
     weights by the validation images; a refit learns from these too, and keeps the last weights.
     With an average of the weights, it is validated and kept in their place.
 
-    Writes `finetuned.json` and the weights, by their paths, to `finetuned.npz`; a refit `refit`,
-    from scratch `from_scratch` or `from_scratch_refit` in place of `finetuned`.
+    Writes `finetuned.json` and the weights, by their paths, to `finetuned.npz`, or other names as
+    `FineTuning.name` says.
 
     Returns:
       The content of the JSON file: the settings; `finetuned_test_error`, named as the file, the
@@ -121,6 +124,7 @@ def finetune(
     test_error, _ = _measure(classifier, *test)
     metrics = {
         "step": 0 if settings.from_scratch else run.step,
+        "newest_step": run.run.newest_step,
         f"{settings.name}_test_error": test_error,
         "frozen_test_error": frozen_test_error,
         **trained,
@@ -319,7 +323,7 @@ def _losses(
     )
     steps = Steps(
         run.strategy,
-        SoftmaxLayer(classifier) if thawed else classifier,
+        SoftmaxLayer(classifier) if thawed or settings.linear else classifier,
         lambda: optimizers.create(
             "adamw" if settings.weight_decay else "adam",
             clip_norm=0.0,

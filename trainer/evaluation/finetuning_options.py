@@ -57,6 +57,11 @@ class FineTuning(Group):
         "with all weights.",
         at_least=0,
     )
+    linear: bool = key(
+        False,
+        "Train the softmax layer alone: a linear classifier of the codes, whose encoder keeps its "
+        "weights.",
+    )
     averaging_decay: float = key(
         0.0,
         "Decay per step of an exponential average of the weights, which is validated and kept in "
@@ -86,9 +91,8 @@ class FineTuning(Group):
     @property
     def name(self) -> str:
         """Returns the name of the files, without suffix."""
-        if self.from_scratch:
-            return "from_scratch_refit" if self.refit else "from_scratch"
-        return "refit" if self.refit else "finetuned"
+        parts = ("from_scratch", "linear", "refit")
+        return "_".join(part for part in parts if getattr(self, part)) or "finetuned"
 
     @property
     def averaging(self) -> Averaging:
@@ -102,7 +106,12 @@ class FineTuning(Group):
         require(
             self.freeze_epochs < self.num_epochs,
             f"freeze_epochs={self.freeze_epochs} is not allowed with num_epochs={self.num_epochs}; "
-            "it must be less, or the encoder never learns",
+            "it must be less, or the encoder never learns: use linear for that",
+        )
+        require(
+            not (self.linear and self.freeze_epochs),
+            f"freeze_epochs={self.freeze_epochs} is not allowed with linear, which freezes the "
+            "encoder in all epochs",
         )
         require(
             not (self.averaging_decay and self.averaging_last_share),
