@@ -1,3 +1,4 @@
+import contextlib
 import json
 import socket
 import time
@@ -107,21 +108,41 @@ def test_a_stop_of_one_worker_ends_the_wait_of_all(stopped):
     assert [type(error) for error in errors] == [Preempted, Preempted]
 
 
+@contextlib.contextmanager
+def connected(cluster):
+    """Connects to the chief as a worker does, always as the same process."""
+    facts = {"TF_CONFIG": ",".join(cluster.addresses)}
+    hello = {"index": cluster.index, "process": "p", "facts": facts, "stopped": ""}
+    host, port = cluster.addresses[0].split(":")
+    with socket.create_connection((host, int(port))) as connection:
+        connection.sendall(json.dumps(hello).encode() + b"\n")
+        assert connection.recv(100)
+        yield connection
+
+
 def test_a_worker_that_dies_while_it_waits_is_missing_until_it_is_started_again():
     clusters = local_clusters(3)
     chief = THREADS.submit(meet, clusters[:1])
     time.sleep(0.5)
-    hello = {"index": 1, "facts": {"TF_CONFIG": ",".join(clusters[0].addresses)}, "stopped": ""}
-    host, port = clusters[0].addresses[0].split(":")
-    with socket.create_connection((host, int(port))) as dying:
-        dying.sendall(json.dumps(hello).encode() + b"\n")
-        assert dying.recv(100)
+    with connected(clusters[1]):
+        pass
     time.sleep(2)
     (error,) = meet(clusters[2:], timeout_seconds=1.0)
     assert clusters[0].name(1) in str(error)
     time.sleep(2)
     assert meet(clusters[1:]) == [None, None]
     assert chief.result() == [None]
+
+
+def test_a_worker_that_connects_again_is_not_taken_for_two():
+    clusters = local_clusters(3)
+    chief = THREADS.submit(meet, clusters[:1])
+    time.sleep(0.5)
+    with connected(clusters[1]) as lost, connected(clusters[1]) as again:
+        lost.close()
+        time.sleep(2)  # until the chief has noticed
+        assert meet(clusters[2:]) == chief.result() == [None]
+        assert json.loads(again.makefile().readlines()[-1])["status"] == 0
 
 
 def test_strangers_on_the_chiefs_port_are_ignored(capfd):

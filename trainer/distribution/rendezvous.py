@@ -5,11 +5,13 @@ where the devices or the versions of the workers differ.
 """
 
 import contextlib
+import dataclasses
 import json
 import socket
 import socketserver
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -84,6 +86,13 @@ class _Wait:
             print(f"{self._cluster.own_name} waits for {names}", flush=True)
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Connection:
+    """Holds the random name of the process at the other end."""
+
+    process: str
+
+
 class _Chief(socketserver.ThreadingTCPServer):
     """Serves the other workers from the chief, each by one thread and connection."""
 
@@ -95,7 +104,7 @@ class _Chief(socketserver.ThreadingTCPServer):
         self.socket = listener
         self.changed = threading.Condition()
         self.others = set(range(1, count))
-        self.present: set[int] = set()
+        self.present: dict[int, _Connection] = {}  # the newest of each worker
         self.uninformed = set(self.others)  # workers that do not know the outcome yet
         self.outcome: dict[str, Any] | None = None  # {"status": of the process, "line": its error}
         self._facts = facts
@@ -106,7 +115,7 @@ class _Chief(socketserver.ThreadingTCPServer):
             if self.outcome is None:
                 self.outcome = {"status": error.exit_status if error else 0, "line": str(error)}
                 if not isinstance(error, UserError):  # which latecomers get too
-                    self.uninformed &= self.present
+                    self.uninformed &= self.present.keys()
             self.changed.notify_all()
 
     def finish_request(self, request: Any, client_address: Any) -> None:
@@ -123,22 +132,25 @@ class _Chief(socketserver.ThreadingTCPServer):
 
     def _replies(self, hello: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         """Yields the missing workers every half second, and the outcome in the end."""
-        index = hello["index"]
+        index, connection = hello["index"], _Connection(hello["process"])
         with self.changed:
-            error = _error(hello, self._facts, index in self.present)
-            self.present.add(index)
-            if error or self.present >= self.others:
+            # A worker that has lost its connection may be back before the chief notices the loss.
+            earlier = self.present.get(index, connection)
+            error = _error(hello, self._facts, earlier.process != connection.process)
+            self.present[index] = connection
+            if error or self.present.keys() >= self.others:
                 self.end(error)
         try:
             while self.outcome is None:
-                yield {"missing": sorted(self.others - self.present)}
+                yield {"missing": sorted(self.others - self.present.keys())}
                 with self.changed:
                     self.changed.wait_for(lambda: self.outcome, _REPLY_SECONDS)
             yield self.outcome
             self.uninformed.discard(index)
         finally:
             with self.changed:
-                self.present.discard(index)
+                if self.present.get(index) is connection:
+                    del self.present[index]
                 self.changed.notify_all()
 
 
@@ -165,7 +177,7 @@ def _serve(chief: _Chief, wait: _Wait) -> None:
     with chief.changed:
         while chief.outcome is None:
             try:
-                wait.check(chief.others - chief.present)
+                wait.check(chief.others - chief.present.keys())
             except CommandError as error:
                 chief.end(error)
             chief.changed.wait_for(lambda: chief.outcome, _REPLY_SECONDS)
@@ -176,7 +188,10 @@ def _serve(chief: _Chief, wait: _Wait) -> None:
 
 def _join(cluster: Cluster, facts: Mapping[str, str], wait: _Wait) -> None:
     """Stays connected to the chief, on another worker, until the chief sends the outcome."""
-    hello: dict[str, Any] = {"index": cluster.index, "facts": facts, "stopped": ""}
+    process = uuid.uuid4().hex
+    hello: dict[str, Any] = {
+        "index": cluster.index, "process": process, "facts": facts, "stopped": "",
+    }  # fmt: skip
     while True:
         reason = ""
         try:
