@@ -136,6 +136,12 @@ def test_what_was_left_out_or_taken_for_something_else_is_said(tmp_path):
         assert part in note
 
 
+@pytest.mark.parametrize("blank", ["\n", "  \n", "\r\n\r\n", "# a comment\n\n", "\n# a comment\n"])
+def test_blank_lines_and_comments_above_the_header_are_left_out(tmp_path, blank):
+    path = write(tmp_path / "own.csv", f"{blank}a,b\n1,2\n\n3,4\n")
+    assert_holds(path, "a b", [[1, 2], [3, 4]])
+
+
 def test_a_likely_id_is_said_and_kept_out_on_request(tmp_path):
     rows = [f"{i * 7},{i % 3}" for i in range(200)]
     path = write(tmp_path / "own.csv", "\n".join(["customer,a", *rows]))

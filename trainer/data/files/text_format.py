@@ -60,7 +60,7 @@ class Recognised:
         notes += [] if self.encoding == "utf-8" else [f"in {self.encoding}"]
         notes += [] if self.has_header else ["without a header: columns column_1 and so on"]
         skipped = self.skipped_lines
-        notes += [f"comments left out above the rows: {skipped}"] if skipped else []
+        notes += [f"comments or blank lines left out above the rows: {skipped}"] if skipped else []
         return notes
 
 
@@ -73,13 +73,13 @@ def recognise(path: Path, given: TextFormat) -> Recognised:
     """
     encoding = _encoding(path, given.encoding)
     lines, longest, is_whole = _first_lines(path, encoding)
-    first = next((i for i, line in enumerate(lines) if not line.startswith(COMMENT)), 0)
+    first = next((i for i, line in enumerate(lines) if not _is_left_out(line)), 0)
     below = [line for line in lines[first:] if not line.startswith(COMMENT)] or lines
     require(any(line.strip() for line in below), f"{path} has no row")
     below = below if is_whole or len(below) == 1 else below[:-1]  # a quoted cell may go on
     separator = _separator(path, below, given.separator)
     rows = _split(below, separator)
-    rows = [row for row in rows if len(row) > 1 or row[:1] != [""]]
+    rows = [row for row in rows if row not in ([], [""])]
     if first and given.header != "none":  # as in "#name<TAB>score"
         (above,) = _split([lines[first - 1]], separator)
         if len(above) == len(rows[0]) > 1:
@@ -96,6 +96,11 @@ def recognise(path: Path, given: TextFormat) -> Recognised:
         numbers,
         longest,
     )
+
+
+def _is_left_out(line: str) -> bool:
+    """Returns whether a line above the rows is a comment or blank."""
+    return line.startswith(COMMENT) or not line.strip(" \r\n")
 
 
 def open_bytes(path: Path) -> BinaryIO:
