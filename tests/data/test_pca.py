@@ -73,4 +73,7 @@ def test_large_images_have_the_components_of_images_averaged_over_squares(monkey
     pca, known = TrainingStatistics(images).pca(4), PCA(4).fit(small.reshape(50, -1))
     expected = known.inverse_transform(known.transform(small.reshape(50, -1)))
     expected = expected.reshape(small.shape).repeat(2, axis=1).repeat(2, axis=2)[:, :5]
-    np.testing.assert_allclose(projections(pca, rows)[1], expected.reshape(50, -1), atol=1e-4)
+    scores, projected = projections(pca, rows)
+    np.testing.assert_allclose(projected, expected.reshape(50, -1), atol=1e-4)
+    np.testing.assert_allclose(np.linalg.norm(pca.decoder_map, axis=1), 1, rtol=1e-6)
+    np.testing.assert_allclose(scores.var(axis=0), pca.variances, rtol=1e-4)

@@ -97,7 +97,10 @@ def _sampled_pca(examples: np.ndarray | Records, count: int) -> tuple[np.ndarray
     squares[squares <= _RANK_TOLERANCE * squares.max()] = 0
     encoder_map *= squares > 0
     decoder_map = products / np.where(squares > 0, squares, np.inf)[:, np.newaxis]
-    return mean, encoder_map, decoder_map, squares / len(chosen)
+    norms = np.linalg.norm(decoder_map, axis=1)  # not 1 where images were averaged
+    norms[norms == 0] = 1
+    variances = squares / len(chosen) * norms**2
+    return mean, encoder_map * norms, decoder_map / norms[:, np.newaxis], variances
 
 
 def _averaging(shape: tuple[int, ...]):
