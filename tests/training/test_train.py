@@ -5,6 +5,8 @@ import os
 import random
 import shutil
 import signal
+import threading
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -279,6 +281,28 @@ def test_a_start_that_is_refused_leaves_no_workdir(digits_config, tmp_path):
     for place in ("file", "file/run", "file/runs/run"):
         with refused("file' is a file, not a folder; take another --workdir", tmp_path):
             train(digits_config, str(tmp_path / place))
+
+
+def test_a_start_that_waited_while_a_refused_one_removed_the_workdir_keeps_others_out(tmp_path):
+    run, held, release = tmp_path / "run", threading.Event(), threading.Event()
+
+    def wait_and_hold():
+        with workdir.locked(run, patience_seconds=60):
+            held.set()
+            assert release.wait(60)
+
+    waiting = threading.Thread(target=wait_and_hold)
+    with workdir.locked(run):
+        waiting.start()
+        time.sleep(0.5)  # until the thread waits
+    assert held.wait(60)
+    try:
+        with refused("another trainer is at work", tmp_path), workdir.locked(run):
+            pass
+    finally:
+        release.set()
+        waiting.join()
+    assert not run.exists()
 
 
 def test_length_and_cadence_may_change(digits_config, digits_run, tmp_path):

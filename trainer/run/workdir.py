@@ -45,6 +45,12 @@ class Run:
         return Checkpoints(self.workdir / CHECKPOINTS, self.run_id)
 
     @property
+    def newest_step(self) -> int:
+        """Returns the step of the newest checkpoint, or 0 without one."""
+        newest = self.checkpoints.find()
+        return newest.step if newest else 0
+
+    @property
     def log(self) -> MetricsLog:
         """Returns the run's metrics log."""
         return MetricsLog(self.workdir / METRICS_LOG)
@@ -213,16 +219,8 @@ def locked(workdir: Path, patience_seconds: float = 0) -> Iterator[None]:
     Raises:
       UserError: the workdir cannot be created, written or locked, or a trainer holds the lock.
     """
-    path = workdir / ".lock"
-    try:
-        made = not workdir.exists()
-        workdir.mkdir(parents=True, exist_ok=True)
-        lock = path.open("w")
-    except OSError as error:
-        advice = "; take another --workdir"
-        raise unwritable(f"workdir={str(workdir)!r}", error, advice) from error
-    with lock:
-        _lock(lock, workdir, patience_seconds)
+    path, made = workdir / ".lock", not workdir.exists()
+    with _lock(path, patience_seconds):
         try:
             yield
         finally:
@@ -232,7 +230,25 @@ def locked(workdir: Path, patience_seconds: float = 0) -> Iterator[None]:
                     workdir.rmdir()
 
 
-def _lock(lock: IO, workdir: Path, patience_seconds: float) -> None:
+def _lock(path: Path, patience_seconds: float) -> IO:
+    """Locks a file, created if missing; again if a start that was refused removes it meanwhile."""
+    workdir = path.parent
+    while True:
+        try:
+            workdir.mkdir(parents=True, exist_ok=True)
+            lock = path.open("w")
+        except OSError as error:
+            advice = "; take another --workdir"
+            raise unwritable(f"workdir={str(workdir)!r}", error, advice) from error
+        with contextlib.ExitStack() as scope:
+            scope.enter_context(lock)
+            _acquire(lock, workdir, patience_seconds)
+            if locks.is_at(lock, path):
+                scope.pop_all()
+                return lock
+
+
+def _acquire(lock: IO, workdir: Path, patience_seconds: float) -> None:
     try:
         holder = f"the trainer that is at work in {workdir}"
         taken = locks.acquire(lock, holder, patience_seconds)

@@ -3,6 +3,7 @@
 import contextlib
 import fcntl
 import math
+import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -56,6 +57,14 @@ def acquire(lock: IO, holder: str, timeout_seconds: float = math.inf) -> bool:
             print(f"waiting for {holder}", flush=True)
         time.sleep(_RETRY_SECONDS)
     return True
+
+
+def is_at(lock: IO, path: Path) -> bool:
+    """Returns whether an open file is the one at a path: another process may have removed it."""
+    try:
+        return os.path.samestat(os.fstat(lock.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def _try_lock(lock: IO) -> bool:
