@@ -51,6 +51,14 @@ def test_ids_begin_a_table_under_their_own_names(tmp_path, suffix):
     assert read_table(output)["codes"].to_pylist() == ["a", "b"]
 
 
+def test_an_id_may_have_a_name_that_no_file_can_have(tmp_path):
+    with writers.create(str(tmp_path / "out.npz")) as write:
+        write({"codes": np.zeros((2, 1), np.float32)}, {"a/b": np.array([7, 8])})
+    with np.load(tmp_path / "out.npz") as written:
+        assert written.files == ["codes", "a/b"]
+        np.testing.assert_array_equal(written["a/b"], [7, 8])
+
+
 @pytest.mark.parametrize("name, suffix", [("code_0", ".csv"), ("label", ".tsv"), ("codes", ".npz")])
 def test_an_id_with_the_name_of_another_column_is_refused(tmp_path, name, suffix):
     columns = {"codes": np.zeros((2, 1), np.float32), "labels": np.zeros(2, int)}

@@ -133,7 +133,7 @@ def _npz(path: Path, feature_names: Sequence[str]) -> Iterator[Write]:
             _require_unique([*ids, *columns])
             for name, rows in {**columns, **ids}.items():
                 if name not in arrays:
-                    array = _NpyWriter(path.with_name(f"{name}.npy"))
+                    array = _NpyWriter(path.with_name(f"{len(arrays)}.npy"))
                     arrays[name] = stack.enter_context(contextlib.closing(array))
                 arrays[name].append(rows)
 
@@ -141,8 +141,8 @@ def _npz(path: Path, feature_names: Sequence[str]) -> Iterator[Write]:
         if "vectors" in arrays and feature_names:
             write({"feature_names": np.array(feature_names)})
     with zipfile.ZipFile(path, "w") as archive:
-        for array in arrays.values():
-            archive.write(array.path, array.path.name)
+        for name, array in arrays.items():
+            archive.write(array.path, f"{name}.npy")
             array.path.unlink()
 
 
