@@ -74,6 +74,9 @@ def test_blocks_are_the_rows_of_an_array(tmp_path, make, write):
         ({"train": np.full((20, 4, 4, 1), -0.1)}, "-0.1 in row 0"),
         ({"train": np.full((20, 4, 4, 1), np.nan)}, "nan in row 0"),
         ({"train": ROWS, "test_labels": np.arange(5)}, "'test_labels'"),
+        ({"train": ROWS, "train_labels": np.full(20, 0.5)}, "holds 0.5; labels are whole numbers"),
+        ({"train": ROWS, "train_labels": np.full(20, np.inf)}, "holds inf; labels"),
+        ({"train": ROWS, "train_labels": np.full(20, 2**63, np.uint64)}, f"holds {2**63}; labels"),
     ],
 )
 def test_arrays_that_do_not_serve_are_refused(save, refused, arrays, named):

@@ -214,10 +214,12 @@ def _labels(stored: StoredArray, count: int, allowed_bytes: float) -> np.ndarray
     labels = flat_labels(labels, stored)
     if labels.dtype.kind == "U":
         return labels
-    wrong = labels[labels != np.rint(labels)]
-    require(
-        len(wrong) == 0, f"{stored} holds {wrong[0] if len(wrong) else 0}; labels are whole numbers"
-    )
+    if labels.dtype.kind in "fu":
+        allowed = (labels == np.rint(labels)) & (np.abs(labels) < 2**63)
+        require(
+            bool(allowed.all()),
+            f"{stored} holds {labels[np.argmin(allowed)]}; labels are whole numbers below 2^63",
+        )
     return labels.astype(np.int64)
 
 
