@@ -157,7 +157,7 @@ class ColumnReader:
         elif parsed.wrong:
             row, text = parsed.wrong
             count = parsed.wrong_count
-            many = f"text in {count:,} rows, such as " if count > 1 else ""
+            many = f"text in at least {count:,} rows, such as " if count > 1 else ""
             complaints.add(
                 self.name,
                 f"column {self.name!r} holds {many}{text!r} in row {first_row + row + 1:,}",
