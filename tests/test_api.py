@@ -88,6 +88,12 @@ def test_what_does_not_fit_gets_one_line(run, frame):
             run.encode(wrong)
     with pytest.raises(UserError, match="no prior"):
         run.sample(3)
+    for codes, named in (
+        (np.zeros((3, 5)), r"\[3, 5\].*codes of 2"),
+        (np.zeros((0, 2)), "no code"),
+    ):
+        with pytest.raises(UserError, match=named):
+            run.decode(codes)
 
 
 def test_unknown_texts_are_none_of_the_known_ones_if_the_user_says_so(run, frame, tmp_path, capsys):
@@ -165,6 +171,8 @@ def test_images_are_bytes_or_floats_and_a_vae_is_sampled(tmp_path):
     np.testing.assert_array_equal(run.encode(images.astype(int)), codes)
     np.testing.assert_allclose(run.encode(images / 255), codes, rtol=1e-4, atol=1e-5)
     assert run.sample(5).shape == (5, 28, 28, 1)
+    with pytest.raises(UserError, match="count=0"):
+        run.sample(0)
     with pytest.raises(UserError, match=r"2\.0 to 2\.0"):
         run.encode(np.full((1, 28, 28, 1), 2.0))
 

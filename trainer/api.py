@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from trainer.config import Config, load_config
 from trainer.data.files.open_table import open_frame
-from trainer.errors import require
+from trainer.errors import require, require_at_least
 from trainer.evaluation.anomaly_options import AnomalyOptions
 from trainer.evaluation.evaluate import evaluate
 from trainer.run import error_reference, restore
@@ -71,7 +71,8 @@ class TrainedRun:
           UserError: the codes are not an array of finite numbers [N, K].
         """
         shape = (self._trained.model.code_size,)
-        given = readers.of_rows(np.asarray(codes), shape)
+        given = readers.of_rows(np.asarray(codes), shape, "codes")
+        require(bool(given.count), "there is no code")
         model = BatchedModel(self._trained, given, DEFAULTS.batch_size)
         return _last_column(_apply(model, given, BatchedModel.decoded))
 
@@ -127,8 +128,9 @@ class TrainedRun:
         """Returns what `count` codes of the prior decode to, as `decode` does.
 
         Raises:
-          UserError: the kind has no prior.
+          UserError: the kind has no prior, or the count is below 1.
         """
+        require_at_least("count", count, 1)
         prior_samples.require_prior(self._trained)
         return _last_column(prior_samples.blocks(self._trained, count))
 

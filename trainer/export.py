@@ -23,7 +23,13 @@ def check() -> None:
     """Raises UserError for wrong flags that need no data to be found wrong."""
     from trainer.serving.options import check_export
 
-    check_export(_WORKDIR.value, _OUTPUT.value, _FORMATS.value, overwrite=_OVERWRITE.value)
+    check_export(
+        _WORKDIR.value,
+        _OUTPUT.value,
+        _FORMATS.value,
+        _IMAGES.value,
+        overwrite=_OVERWRITE.value,
+    )
 
 
 def main() -> None:

@@ -98,4 +98,8 @@ def test_an_export_that_cannot_be_is_refused(image_run, tmp_path, monkeypatch):
         ("", ["keras"], "is not an export: it holds no card.json"),
     ):
         with refused(message, tmp_path):
-            options.check_export(image_run, str(tmp_path / output), formats, overwrite=True)
+            options.check_export(
+                image_run, str(tmp_path / output), formats, "uint8", overwrite=True
+            )
+    with refused("images='int8' is not known", tmp_path):
+        options.check_export(image_run, str(tmp_path / "out"), ["keras"], "int8", overwrite=True)

@@ -75,7 +75,7 @@ def export(
       StorageError: the disk is full; nothing is kept.
       ExportError: an exported function differs from the trainer's.
     """
-    target = options.check_export(workdir, output, formats, overwrite=overwrite)
+    target = options.check_export(workdir, output, formats, images, overwrite=overwrite)
     formats = [name for name in options.FORMATS if name in formats]
     trained = restore.load_model(workdir, checkpoint)
     metrics = read_metrics(paths.path_of(workdir)) or {}

@@ -13,6 +13,7 @@ from trainer.serving import model_card
 from trainer.storage import paths
 
 FORMATS = tuple(model_card.FILES)
+IMAGES = ("uint8", "float32")  # types of pixels in an export
 METHODS = ("", "pca", "tsne", "umap")  # of a map; "": by the size of the code
 COLOURS = ("", "class", "error", "distance")  # of a map; "": class or error
 IMAGE_CHANNELS = (1, 3, 4)  # grey, RGB, RGBA
@@ -105,8 +106,11 @@ def check_examples(source: str | Path, shape: tuple[int, ...], options: StreamOp
         require(not value, f"{name}={value!r} is not for input={source!r}, a split of the run")
 
 
-def check_export(workdir: str, output: str, formats: Sequence[str], *, overwrite: bool) -> Path:
-    """Returns the folder of the export; raises UserError if the folder or a format is wrong."""
+def check_export(
+    workdir: str, output: str, formats: Sequence[str], images: str, *, overwrite: bool
+) -> Path:
+    """Returns the folder of the export; raises UserError if the folder or a choice is wrong."""
+    require_choice("images", images, IMAGES)
     for name in formats:
         require_choice("formats", name, FORMATS)
     require(len(formats) > 0, f"formats is empty; allowed: {', '.join(FORMATS)}")

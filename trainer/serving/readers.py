@@ -218,27 +218,30 @@ def _arrays(path: Path, expected: _Expected, options: StreamOptions, layout: str
     return Input(stored.shape[0], blocks)
 
 
-def of_rows(rows: np.ndarray, shape: tuple[int, ...]) -> Input:
+def of_rows(rows: np.ndarray, shape: tuple[int, ...], content: str = "") -> Input:
     """Reads an array of examples [N, *shape], or [N, H, W] of grey images.
+
+    The content, in messages, is "vectors" or "images" by the shape, unless it is given.
 
     Raises:
       UserError: the shape or the type is another.
     """
-    expected = _Expected(shape, "vectors" if len(shape) == 1 else "images")
+    by_shape = "vectors" if len(shape) == 1 else "images"
+    expected = _Expected(shape, content or by_shape)
     if rows.ndim == 3 and shape[-1:] == (1,) and len(shape) == 3:
         rows = rows[..., np.newaxis]
     require(
         rows.ndim == len(shape) + 1 and rows.shape[1:] == shape and rows.dtype.kind in "biuf",
         f"the array is {rows.dtype} {list(rows.shape)}, but the model takes {expected}",
     )
-    if expected.content == "images" and rows.dtype != np.uint8:
+    if by_shape == "images" and rows.dtype != np.uint8:
         top = 255 if rows.dtype.kind in "iu" else 1
         require(
             bool(rows.size == 0 or (rows.min() >= 0 and rows.max() <= top)),
             f"the array holds values from {rows.min()} to {rows.max()}; pixels are 0 to {top}",
         )
         rows = rows.astype(np.uint8 if top == 255 else np.float32)
-    elif expected.content == "vectors":
+    elif by_shape == "vectors":
         rows = rows.astype(np.float32)
         require(bool(np.isfinite(rows).all()), "the array holds values that are not finite")
 
