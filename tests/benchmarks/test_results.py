@@ -67,11 +67,11 @@ def test_the_training_time_is_computed_from_the_log(tmp_path):
     assert (docs / "dense-reconstructions.png").read_bytes() == b"an image"
 
 
-def test_metrics_of_another_step_than_the_last_are_measured_again(tmp_path):
+def test_metrics_from_before_the_last_step_are_measured_again(tmp_path):
     assert not metrics_log.is_measured(tmp_path)
     rows = [json.dumps({"step": step, "split": "validation", "loss": 1}) for step in (10, 20, 30)]
     (tmp_path / "metrics.jsonl").write_text("\n".join(rows)[:-1])  # the last is cut short
     assert not metrics_log.is_measured(tmp_path)
     for step, measured in ((10, False), (20, True)):
-        (tmp_path / "metrics.json").write_text(json.dumps({"step": step}))
+        (tmp_path / "metrics.json").write_text(json.dumps({"step": 5, "newest_step": step}))
         assert metrics_log.is_measured(tmp_path) == measured

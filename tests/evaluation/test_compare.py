@@ -19,6 +19,7 @@ from trainer.run import workdir
 ROOT = Path(__file__).parents[2]
 MEASURED: dict[str, Any] = {
     "step": 20,
+    "newest_step": 20,
     "code_size": 8,
     "test_examples": 100,
     "test_fingerprint": "a" * 64,

@@ -47,7 +47,7 @@ class Sweep:
         self.workdir = folder / "sweep"
         self.traces = folder / "traces"
         self._modules = (sys.executable, str(folder / "standin.py"), str(folder / "template"))
-        make_run(folder / "template", MEASURED)
+        make_run(folder / "template", MEASURED | {"step": 10})  # of the best checkpoint
         (folder / "standin.py").write_text(STANDIN)
 
     def start(self, *flags, gpus="", behaviours=None):

@@ -26,7 +26,7 @@ _MAX_IMAGES = 200_000  # of a split
 _MEMORY_SHARE = 1 / 8  # of the allowed memory for a split: several arrays of its size are made
 _MAX_INTEGERS = 12  # shown of a list
 _NO_ANOMALIES = AnomalyOptions()
-_NOT_PRINTED = ("goodput/", "test_fingerprint")  # prefixes of metrics
+_NOT_PRINTED = ("goodput/", "newest_step", "test_fingerprint")  # prefixes of metrics
 
 
 def evaluate(
@@ -43,11 +43,11 @@ def evaluate(
     TensorBoard gets a run `test`: the codes for its projector, the metrics as a table, the figures.
 
     Returns:
-      The content of `metrics.json`: the `step`, the `last_step` of the run, whether its training
-      has `finished`, the `code_size`, the number of `test_examples` (as many as
-      fit memory), the `test_fingerprint` of the test split, the metrics of each module of
-      `evaluators` that applies, and the thresholds of errors and distances, if asked for, with
-      their `error_quantile` and the numbers of test examples above them.
+      The content of `metrics.json`: the `step`, the `last_step` of the run, the `newest_step` of
+      its checkpoints, whether its training has `finished`, the `code_size`, the number of
+      `test_examples` (as many as fit memory), the `test_fingerprint` of the test split, the metrics
+      of each module of `evaluators` that applies, and the thresholds of errors and distances, if
+      asked for, with their `error_quantile` and the numbers of test examples above them.
 
     Raises:
       UserError: the workdir holds no run that can be read, or its data have changed.
@@ -81,6 +81,7 @@ def evaluate(
     metrics: dict[str, Any] = {
         "step": run.step,
         "last_step": last_step,
+        "newest_step": run.run.newest_step,
         "finished": _has_finished(run, last_step),
         "code_size": run.model.code_size,
         "test_examples": len(test),
@@ -156,8 +157,7 @@ def read(run: restore.TrainedRun, split: Split) -> tuple[np.ndarray, np.ndarray 
 
 def _has_finished(run: restore.TrainedRun, last_step: int) -> bool:
     """Returns whether the training of a run has ended, whichever checkpoint is evaluated."""
-    newest = run.run.checkpoints.find()
-    step = newest.step if newest else 0
+    step = run.run.newest_step
     converged = run.step == step and run.model.has_converged()
     losses = early_stopping.validation_losses(run.run)
     return step >= last_step or converged or early_stopping.is_exhausted(losses, run.config.stop)
@@ -166,7 +166,7 @@ def _has_finished(run: restore.TrainedRun, last_step: int) -> bool:
 def print_table(metrics: dict[str, Any], workdir: str) -> None:
     """Prints the metrics, one per line, and the paths of the files.
 
-    Leaves out the goodput, which the training has printed, and the fingerprint.
+    Leaves out the goodput, which the training has printed, the newest step and the fingerprint.
     """
     shown = {name: value for name, value in metrics.items() if not name.startswith(_NOT_PRINTED)}
     width = max(map(len, shown))

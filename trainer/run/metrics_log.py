@@ -84,20 +84,21 @@ def training_seconds(rows: Iterable[Mapping[str, Any]], batch_size: int) -> floa
     return seconds
 
 
-def step_of(line: str) -> float:
+def step_of(line: str, key: str = "step") -> float:
     """Returns the step of a JSON object in a line; infinity if the line is not whole."""
     try:
-        return int(json.loads(line)["step"])
+        return int(json.loads(line)[key])
     except atomic.JSON_ERRORS:
         return math.inf
 
 
 def is_measured(workdir: Path, metrics: str = METRICS) -> bool:
-    """Returns whether a file of metrics exists, measured at the last step that the run logged."""
+    """Returns whether a file of metrics exists, written after the last step that the run logged.
+
+    The metrics may be of an earlier checkpoint, such as the best.
+    """
     path = workdir / metrics
     rows = MetricsLog(workdir / METRICS_LOG).rows()
-    return (
-        bool(rows)
-        and path.exists()
-        and step_of(path.read_text(errors="replace")) == rows[-1]["step"]
-    )
+    if not rows or not path.exists():
+        return False
+    return step_of(path.read_text(errors="replace"), "newest_step") == rows[-1]["step"]
