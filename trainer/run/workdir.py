@@ -219,8 +219,9 @@ def locked(workdir: Path, patience_seconds: float = 0) -> Iterator[None]:
     Raises:
       UserError: the workdir cannot be created, written or locked, or a trainer holds the lock.
     """
-    path, made = workdir / ".lock", not workdir.exists()
-    with _lock(path, patience_seconds):
+    path = workdir / ".lock"
+    lock, made = _lock(path, patience_seconds)
+    with lock:
         try:
             yield
         finally:
@@ -230,11 +231,15 @@ def locked(workdir: Path, patience_seconds: float = 0) -> Iterator[None]:
                     workdir.rmdir()
 
 
-def _lock(path: Path, patience_seconds: float) -> IO:
-    """Locks a file, created if missing; again if a start that was refused removes it meanwhile."""
+def _lock(path: Path, patience_seconds: float) -> tuple[IO, bool]:
+    """Locks a file, created if missing; again if a start that was refused removes it meanwhile.
+
+    Returns the file, and whether its folder was created.
+    """
     workdir = path.parent
     while True:
         try:
+            made = not workdir.exists()
             workdir.mkdir(parents=True, exist_ok=True)
             lock = path.open("w")
         except OSError as error:
@@ -245,7 +250,7 @@ def _lock(path: Path, patience_seconds: float) -> IO:
             _acquire(lock, workdir, patience_seconds)
             if locks.is_at(lock, path):
                 scope.pop_all()
-                return lock
+                return lock, made
 
 
 def _acquire(lock: IO, workdir: Path, patience_seconds: float) -> None:
