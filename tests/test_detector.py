@@ -83,3 +83,5 @@ def test_a_mistake_is_a_value_error_that_names_it(rows):
             AutoencoderDetector(**settings).fit(rows)
     with pytest.raises(ValueError, match=r"trim_share=1\.5"):
         AutoencoderDetector(trim_share=1.5).fit(rows)
+    with pytest.raises(ValueError, match="2,049 features"):
+        AutoencoderDetector().fit(np.eye(3, 2049))

@@ -20,6 +20,7 @@ _ROWS_PER_BATCH_ROW = 100  # of tables with batches between these sizes
 # A compilation takes longer than these steps, and so do many short calls.
 _SETTINGS = {"execution": "graph", "steps_per_call": 100}
 _AUTO_CONTAMINATION = 0.05
+_MAX_FEATURES = 2048  # with half as many codes, whose covariance takes 10 s of CPU time to invert
 
 
 class AutoencoderDetector(OutlierMixin, BaseEstimator):
@@ -96,6 +97,7 @@ class AutoencoderDetector(OutlierMixin, BaseEstimator):
         del y
         rows = validate_data(self, X, dtype=FLOATS, ensure_min_samples=2)
         contamination = self._checked_contamination()
+        self._check_width(rows.shape[1])
         self.autoencoder_ = self._autoencoder(*rows.shape).fit(rows)
         self.distances_ = None
         codes, residuals = self.autoencoder_.codes_and_residuals(rows)
@@ -129,6 +131,15 @@ class AutoencoderDetector(OutlierMixin, BaseEstimator):
                 "at most 0.5"
             )
         return float(share)
+
+    def _check_width(self, features: int) -> None:
+        """Raises ValueError where the inverse of a covariance would take minutes."""
+        if self.error == "mahalanobis" and features > _MAX_FEATURES:
+            raise ValueError(
+                f"error='mahalanobis' is not allowed for {features:,} features, since it inverts "
+                f"their covariance; up to {_MAX_FEATURES:,} are allowed, and with error='mse' any "
+                "number"
+            )
 
     def _autoencoder(self, count: int, features: int) -> AutoencoderTransformer:
         """Returns the transformer to fit to `count` rows."""
