@@ -198,12 +198,16 @@ def open_frame(frame: Any) -> OpenTable:
     """Opens a data frame of pandas or polars, without its index, as a table of a file.
 
     Raises:
-      UserError: two columns have the same name.
+      UserError: two columns have the same name, or one holds neither numbers nor text.
     """
-    to_arrow = getattr(frame, "to_arrow", None)
-    held = to_arrow() if to_arrow else pa.Table.from_pandas(frame, preserve_index=False)
-    names = tuple(str(name).strip() for name in held.column_names)
+    names = tuple(str(name).strip() for name in frame.columns)
     _require_different(Path("the data frame"), names)
+    to_arrow = getattr(frame, "to_arrow", None)
+    try:
+        held = to_arrow() if to_arrow else pa.Table.from_pandas(frame, preserve_index=False)
+    except (pa.ArrowException, TypeError, ValueError) as error:
+        reason = in_one_line(error)
+        raise UserError(f"a column of the data frame cannot be read: {reason}") from error
     held = held.rename_columns(list(names))
 
     def batches(columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
