@@ -11,6 +11,7 @@ import sys
 import threading
 from typing import Any
 
+import keras
 import numpy as np
 import pandas as pd
 import pytest
@@ -146,6 +147,22 @@ def test_a_fit_leaves_the_global_random_states_alone_and_prints_only_if_asked(ca
     assert "finished at step" in capfd.readouterr().out
 
 
+def test_without_a_random_state_each_fit_has_another_seed():
+    unseeded = short(random_state=None)
+    seeds = [unseeded.fit(vectors()).config_.seed for _ in range(2)]
+    assert seeds[0] != seeds[1]
+
+
+def test_another_default_type_of_keras_changes_nothing_and_stays(fitted):
+    keras.config.set_floatx("float64")
+    try:
+        codes = clone(fitted).fit(vectors()).transform(vectors())
+        assert keras.config.floatx() == "float64"
+    finally:
+        keras.config.set_floatx("float32")
+    np.testing.assert_array_equal(codes, fitted.transform(vectors()))
+
+
 def test_a_random_state_decides_the_codes_in_a_thread_too(fitted):
     same, other = clone(fitted), clone(fitted).set_params(random_state=1)
     threads = [threading.Thread(target=each.fit, args=(vectors(),)) for each in (same, other)]
@@ -224,9 +241,15 @@ def test_a_mistake_is_a_value_error_that_names_it():
             r"'model\.los' is not a key of the config; did you mean 'model\.loss'\? allowed: ",
         ),
         ({"overrides": {"data.name": "mnist"}}, "data.name='mnist'"),
+        ({"config": None}, "config=None is not allowed; it takes str or ConfigDict"),
+        ({"standardise": "no"}, "data.standardise='no' is not allowed"),
+        ({"workdir": ""}, "workdir='' is not allowed"),
+        ({"workdir": 5}, "workdir=5 is not allowed"),
     ):
         with pytest.raises(ValueError, match=named):
             short(**settings).fit(vectors())
+    with pytest.raises(ValueError, match=r"overrides=\['a'\] is not allowed; it takes Mapping"):
+        short().set_params(overrides=["a"]).fit(vectors())
 
 
 @pytest.mark.slow

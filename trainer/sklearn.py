@@ -5,7 +5,6 @@ import copy
 import dataclasses
 import functools
 import logging
-import random
 import tempfile
 import threading
 import weakref
@@ -29,6 +28,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from trainer import data, models
 from trainer.config import Augment, flat, kind_settings, load_config, parse, require_key
 from trainer.data import sources
+from trainer.distribution import global_state
 from trainer.distribution.forks import require_no_fork
 from trainer.distribution.inference import in_batches
 from trainer.distribution.strategy import (
@@ -96,7 +96,8 @@ class AutoencoderTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
             output. False takes X as it is; most configs need values in [0, 1].
           overrides: values of other keys, as {"model.activation": "tanh"}; they take precedence.
           workdir: a folder that keeps the run, its charts, figures and checkpoints, for the
-            commands that need no data. None: a temporary folder.
+            commands that need no data. None: a temporary folder. Searches and cross-validation,
+            whose fits would share the folder, need None.
           warm_start: resumes the run in `workdir` on the same X: an interrupted one to its end, a
             finished one beyond it with a larger `num_epochs`. False refuses a workdir with a run.
           random_state: seed of weights, order and noise. None: a new one for each run.
@@ -127,10 +128,11 @@ class AutoencoderTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         X = validate_data(self, X, dtype=FLOATS, ensure_min_samples=2)  # noqa: N806
         _float32(X)  # refuses numbers that are too large
         with contextlib.ExitStack() as scope:
-            for guard in (_sklearn_errors(), _LOCK, _global_state_kept()):
+            for guard in (_sklearn_errors(), _LOCK):
                 scope.enter_context(guard)
             folder = self._folder(scope)
             config = self._resolved(len(X), self._seed(folder))
+            scope.enter_context(_global_state_kept())  # after the seed: each fit draws another
             losses = train(config, str(folder), X)
             run = workdir.read(folder)
             chosen = run.checkpoints.find(run.config.checkpoint)
@@ -211,10 +213,11 @@ class AutoencoderTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         if self.workdir is None:
             require(not self.warm_start, "warm_start=True resumes a run; workdir must name it")
             return Path(scope.enter_context(tempfile.TemporaryDirectory(prefix="trainer-")))
-        folder = paths.path_of(self.workdir)
+        folder = paths.workdir_of(self.workdir)
         require(
             self.warm_start or not (folder / workdir.CONFIG).exists(),
-            f"{folder} holds a run; warm_start=True resumes it, or take another workdir",
+            f"{folder} holds a run; take another workdir, or resume the run with "
+            "AutoencoderTransformer(warm_start=True)",
         )
         return folder
 
@@ -228,16 +231,20 @@ class AutoencoderTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
     def _resolved(self, count: int, seed: int) -> ConfigDict:
         """Returns the config of a run on `count` rows."""
         named = self.config
+        for name, kinds in (("config", (str, ConfigDict)), ("overrides", (Mapping, type(None)))):
+            given, allowed = getattr(self, name), " or ".join(kind.__name__ for kind in kinds)
+            line = f"{name}={given!r} is not allowed; it takes {allowed}"
+            require(isinstance(given, kinds), line)
         config = load_config(named) if isinstance(named, str) else copy.deepcopy(named)
         if isinstance(named, str):
             config.augment.update(dataclasses.asdict(Augment()))  # rows are not images
         config.seed = seed
         config.data.name = sources.MEMORY
-        config.data.standardise = self.standardise
         config.data.validation_fraction = max(config.data.validation_fraction, 1 / count)
         config.tensorboard &= self.workdir is not None
         config.quiet = not self.verbose
         settings = {
+            "data.standardise": self.standardise,
             "num_epochs": self.num_epochs,
             "batch_size": self.batch_size,
             "optimizer.learning_rate": self.learning_rate,
@@ -372,19 +379,17 @@ def _sklearn_errors() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _global_state_kept() -> Iterator[None]:
-    """Restores the random states of Python and NumPy; drops TensorFlow's warnings on retracing.
+    """Keeps the global state; drops TensorFlow's warnings on retracing.
 
     Each fit has to trace its functions again.
     """
-    python_state, numpy_state = random.getstate(), np.random.get_state()
     logger = tf.get_logger()
     logger.addFilter(_is_not_retracing)
     try:
-        yield
+        with global_state.kept():
+            yield
     finally:
         logger.removeFilter(_is_not_retracing)
-        random.setstate(python_state)
-        np.random.set_state(numpy_state)
 
 
 def _is_not_retracing(record: logging.LogRecord) -> bool:

@@ -39,6 +39,19 @@ def path_of(text: str | Path) -> Path:
     return path
 
 
+def workdir_of(folder: object) -> Path:
+    """Returns the path of a workdir that is given in Python.
+
+    Raises:
+      UserError: the folder is not a path, is empty, or as `path_of`.
+    """
+    require(
+        isinstance(folder, str | Path) and folder != "",
+        f"workdir={folder!r} is not allowed; it must name a folder",
+    )
+    return path_of(str(folder))
+
+
 def suffix(output: str) -> str:
     """Returns the suffix in lower case, or FOLDER if the path has none or ends in a slash."""
     return FOLDER if output.endswith("/") else Path(output).suffix.lower() or FOLDER
