@@ -1,12 +1,15 @@
 """Runs are trained and used from Python, on arrays, data frames and files alike."""
 
 import json
+import pickle
+import random
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.sparse
 
 import trainer
 from trainer.config import load_config
@@ -79,6 +82,10 @@ def test_what_does_not_fit_gets_one_line(run, frame):
         (frame.rename(columns={"a": "aa"}), "no column 'a'; did you mean 'aa'"),
         (frame.assign(colour="pink"), "'pink'.* --unknown_categories"),
         (frame[:0], "no row"),
+        (pd.concat([frame, frame[["a"]]], axis=1), "the same name: 'a'"),
+        (frame.assign(a=[{}, 1] * 30), "a column of the data frame cannot be read"),
+        (frame.to_numpy(), "objects, not numbers"),
+        (scipy.sparse.eye_array(6), "toarray"),
         ("tset", "'tset'.* did you mean 'test'.* allowed: train, validation, test, a folder"),
         (Path("test"), "'test'.* allowed: train"),
         ("none.csv", r"'none\.csv' does not exist"),
@@ -86,6 +93,15 @@ def test_what_does_not_fit_gets_one_line(run, frame):
     ):
         with pytest.raises(UserError, match=named):
             run.encode(wrong)
+    with pytest.raises(UserError, match="checkpoint='bestt' is not known; did you mean best"):
+        trainer.load(run.workdir, "bestt")
+    for workdir in ("", 5):
+        with pytest.raises(UserError, match=f"workdir={workdir!r} is not allowed"):
+            trainer.load(workdir)
+        with pytest.raises(UserError, match=f"workdir={workdir!r} is not allowed"):
+            trainer.train("dense", workdir)
+    with pytest.raises(UserError, match="config=None is not allowed"):
+        trainer.train(None, run.workdir)
     with pytest.raises(UserError, match="no prior"):
         run.sample(3)
     for codes, named in (
@@ -94,6 +110,23 @@ def test_what_does_not_fit_gets_one_line(run, frame):
     ):
         with pytest.raises(UserError, match=named):
             run.decode(codes)
+
+
+def test_a_copy_in_another_process_gives_the_same_codes(run, frame):
+    copied = pickle.loads(pickle.dumps(run))  # noqa: S301
+    np.testing.assert_array_equal(copied.encode(frame), run.encode(frame))
+    numbers = frame[["a", "b", "c"]].astype(object).join(pd.get_dummies(frame.colour))
+    np.testing.assert_array_equal(run.encode(numbers.to_numpy()), run.encode(frame))
+
+
+def test_a_training_leaves_the_random_states_of_the_caller_alone(run):
+    np.random.seed(1)
+    random.seed(1)
+    expected = np.random.random(), random.random()
+    np.random.seed(1)
+    random.seed(1)
+    trainer.train(run.config, run.workdir)
+    assert (np.random.random(), random.random()) == expected
 
 
 def test_unknown_texts_are_none_of_the_known_ones_if_the_user_says_so(run, frame, tmp_path, capsys):

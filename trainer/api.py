@@ -11,7 +11,8 @@ from ml_collections import ConfigDict
 
 from trainer.config import Config, load_config
 from trainer.data.files.open_table import open_frame
-from trainer.errors import require, require_at_least
+from trainer.distribution import global_state
+from trainer.errors import UserError, require, require_at_least
 from trainer.evaluation.anomaly_options import AnomalyOptions
 from trainer.evaluation.evaluate import evaluate
 from trainer.run import error_reference, restore
@@ -38,12 +39,18 @@ class TrainedRun:
       feature_names: the features of a table, in the order of the vectors; else ().
     """
 
-    def __init__(self, trained: restore.TrainedModel):
+    def __init__(self, trained: restore.TrainedModel, checkpoint: str = ""):
+        """Takes a restored model and the choice of its checkpoint, "last", "best" or ""."""
+        self._checkpoint = checkpoint
         self.workdir = trained.run.workdir
         self.config: Config = trained.config
         self.feature_names = trained.features.names if trained.features else ()
         self._trained = trained
         self._training = readers.training_data(trained)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Has a copy, also in another process, load the checkpoint from the workdir again."""
+        return load, (str(self.workdir.absolute()), self._checkpoint)
 
     def __repr__(self) -> str:
         kind, step = self.config.model.name, self._trained.step
@@ -71,7 +78,7 @@ class TrainedRun:
           UserError: the codes are not an array of finite numbers [N, K].
         """
         shape = (self._trained.model.code_size,)
-        given = readers.of_rows(np.asarray(codes), shape, "codes")
+        given = readers.of_rows(_numbers(codes), shape, "codes")
         require(bool(given.count), "there is no code")
         model = BatchedModel(self._trained, given, DEFAULTS.batch_size)
         return _last_column(_apply(model, given, BatchedModel.decoded))
@@ -95,7 +102,7 @@ class TrainedRun:
         `encode`, and raises what it raises.
         """
         options = StreamOptions(resize=resize, unknown_categories=unknown_categories)
-        return _last_column(self._blocks(examples, _errors, options))
+        return _last_column(self._blocks(examples, BatchedModel.errors, options))
 
     def scores(
         self,
@@ -153,8 +160,8 @@ class TrainedRun:
     def evaluate(
         self,
         *,
-        normal_label: str | Sequence[str] = (),
-        anomaly_label: str | Sequence[str] = (),
+        normal_label: str | int | Sequence[str | int] = (),
+        anomaly_label: str | int | Sequence[str | int] = (),
         error_quantile: float = 0.0,
     ) -> dict[str, Any]:
         """Measures the run on its own data as `trainer.evaluate` does; returns the metrics.
@@ -166,7 +173,7 @@ class TrainedRun:
           UserError: the data of the run cannot be read or have changed, or do not fit an argument.
         """
         normal, anomalous = (
-            (names,) if isinstance(names, str) else tuple(names)
+            (str(names),) if np.ndim(names) == 0 else tuple(map(str, names))
             for names in (normal_label, anomaly_label)
         )
         anomalies = AnomalyOptions(normal, anomalous, error_quantile)
@@ -184,7 +191,7 @@ class TrainedRun:
         elif hasattr(examples, "columns"):
             given = readers.of_table(open_frame(examples), self._training, options)
         else:
-            given = readers.of_rows(np.asarray(examples), self._training.shape)
+            given = readers.of_rows(_numbers(examples), self._training.shape)
         model = BatchedModel(self._trained, given, DEFAULTS.batch_size)
         blocks = _apply(model, given, function)
         require(not given.unreadable, f"unreadable images: {'; '.join(given.unreadable)}")
@@ -202,11 +209,15 @@ def load(workdir: str | Path, checkpoint: str = "") -> TrainedRun:
     Raises:
       UserError: the workdir holds no run, or one that cannot be read.
     """
-    return TrainedRun(restore.load_model(workdir, checkpoint))
+    with global_state.kept():  # Keras draws a seed for each layer that it builds
+        trained = restore.load_model(paths.workdir_of(workdir), checkpoint)
+    return TrainedRun(trained, checkpoint)
 
 
 def train(config: str | Config | ConfigDict, workdir: str | Path) -> TrainedRun:
     """Trains a run to its end, or goes on with it, and loads it.
+
+    TensorFlow's seed, and whether its operations are deterministic, are the run's afterwards.
 
     Args:
       config: a config, or the name of one in configs/.
@@ -216,13 +227,28 @@ def train(config: str | Config | ConfigDict, workdir: str | Path) -> TrainedRun:
       UserError: the config, the data or the workdir cannot be used.
       NonFiniteError: the loss or the weights are not finite; the last checkpoint is intact.
     """
+    require(
+        isinstance(config, str | Config | ConfigDict),
+        f"config={config!r} is not allowed; it takes the name of a config or a config",
+    )
     settings = load_config(config) if isinstance(config, str) else config
-    train_run(settings, str(workdir))
+    with global_state.kept():
+        train_run(settings, str(paths.workdir_of(workdir)))
     return load(workdir)
 
 
-def _errors(model: BatchedModel, rows: np.ndarray) -> Columns:
-    return {"errors": model.codes_and_errors(rows)["errors"]}
+def _numbers(values: Any) -> np.ndarray:
+    """Returns an array; one of objects, as of a mixed data frame, if all are numbers."""
+    array = np.asarray(values)
+    if array.dtype != object:
+        return array
+    try:
+        return array.astype(np.float64)
+    except (TypeError, ValueError) as error:
+        raise UserError(
+            f"the array holds {type(values).__name__ if array.ndim == 0 else 'objects'}, not "
+            "numbers; a sparse matrix has toarray(), and a data frame is taken as it is"
+        ) from error
 
 
 def _scores(squared_errors: bool, model: BatchedModel, rows: np.ndarray) -> Columns:

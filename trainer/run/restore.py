@@ -17,7 +17,7 @@ from trainer.distribution.strategy import (
     make_inference_strategy,
 )
 from trainer.distribution.variables import model_variables
-from trainer.errors import UserError, require
+from trainer.errors import UserError, require, require_choice
 from trainer.models.base import Autoencoder
 from trainer.run import workdir
 from trainer.run.checkpoints import Checkpoint, State
@@ -101,6 +101,7 @@ def _load_data(run: workdir.Run, settings: Data) -> data.Dataset:
 
 
 def _restore(run: workdir.Run, checkpoint: str) -> TrainedModel:
+    require_choice("checkpoint", checkpoint, ("", "last", "best"))
     with workdir.as_damaged_config(run.workdir):
         image_shape, scaling, features, fill = _parse_inputs(run.inputs)
     leave_other_gpus()

@@ -43,6 +43,12 @@ class BatchedModel:
         """Returns the `codes` of examples [B, ...], float32 [B, K]."""
         return {"codes": self._encode(self._preprocess(rows))}
 
+    def errors(self, rows: np.ndarray) -> Columns:
+        """Returns the `errors` of examples [B, ...], as `codes_and_errors` does, alone."""
+        inputs = self._preprocess(rows)
+        squares = np.square(inputs - self._decode(self._encode(inputs)), dtype=np.float64)
+        return {"errors": _mean_of_each(squares)}
+
     def codes_and_errors(self, rows: np.ndarray, *, squared_errors: bool = False) -> Columns:
         """Returns the `codes` of examples [B, ...], and the `errors` of their reconstructions.
 
@@ -55,7 +61,7 @@ class BatchedModel:
         codes = self._encode(inputs)
         residuals = inputs - self._decode(codes)
         squares = np.square(residuals, dtype=np.float64)
-        errors = squares.mean(axis=tuple(range(1, squares.ndim))).astype(np.float32)
+        errors = _mean_of_each(squares)
         columns = {"codes": codes, "errors": errors}
         pca_errors = self._reference.pca_errors(inputs)
         if pca_errors is not None:
@@ -91,3 +97,8 @@ class BatchedModel:
         if outputs.ndim > 2:
             return {"images": np.clip(outputs, 0, 1)}
         return {"vectors": outputs if self._scaling is None else self._scaling.undo(outputs)}
+
+
+def _mean_of_each(squares: np.ndarray) -> np.ndarray:
+    """Returns the mean of each example's values [B, ...], float32 [B]."""
+    return squares.mean(axis=tuple(range(1, squares.ndim))).astype(np.float32)
