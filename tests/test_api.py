@@ -5,6 +5,7 @@ import pickle
 import random
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -95,6 +96,7 @@ def test_what_does_not_fit_gets_one_line(run, frame):
             run.encode(wrong)
     with pytest.raises(UserError, match="checkpoint='bestt' is not known; did you mean best"):
         trainer.load(run.workdir, "bestt")
+    workdir: Any
     for workdir in ("", 5):
         with pytest.raises(UserError, match=f"workdir={workdir!r} is not allowed"):
             trainer.load(workdir)

@@ -173,7 +173,7 @@ class TrainedRun:
           UserError: the data of the run cannot be read or have changed, or do not fit an argument.
         """
         normal, anomalous = (
-            (str(names),) if np.ndim(names) == 0 else tuple(map(str, names))
+            (str(names),) if isinstance(names, str | int | np.integer) else tuple(map(str, names))
             for names in (normal_label, anomaly_label)
         )
         anomalies = AnomalyOptions(normal, anomalous, error_quantile)
