@@ -40,8 +40,8 @@ test-faults: .venv/installed
 	$(BIN)/python -m pytest -m faults --numprocesses=2 --dist=worksteal tests/faults \
 		tests/hostile
 
-# Every kind's training loop by XLA's GPU compiler, without a GPU, in about 35 minutes, where g++
-# and libhighwayhash-dev are installed.
+# Every kind's training loop by XLA's GPU compiler, without a GPU, in about 35 minutes, where g++ is
+# installed.
 test-gpu-compile: .venv/installed
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable .[gpu_compile]
 	$(BIN)/python -m pytest -m gpu_compile tests/gpu_compile tests/distribution/test_gpu_branch.py
