@@ -18,6 +18,7 @@ from pathlib import Path
 os.environ |= {
     "TF_CPP_MIN_LOG_LEVEL": "3",
     "CUDA_VISIBLE_DEVICES": "",
+    "TF_ENABLE_ONEDNN_OPTS": "1",  # as in tests/conftest.py, which TensorFlow's import precedes
     "PYTHONDONTWRITEBYTECODE": "1",  # a fault may leave a file's size and second as they were
 }
 
