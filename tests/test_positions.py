@@ -44,6 +44,14 @@ def test_one_of_the_positions_has_its_noise():
     np.testing.assert_array_equal(noise.of(3).uniform("z", (7,)), noise.uniform("z", (7,))[3:4])
 
 
+@pytest.mark.parametrize("size", [1, 3, 5])
+@pytest.mark.parametrize("count", [1, 4, 7])
+def test_shared_noise_has_as_many_rows_as_positions_can_touch_groups(count, size):
+    shared = [Noise(0, first, count).shared(size) for first in range(size)]
+    most = max(int(own[-1]) + 1 for _, own in shared)
+    assert {len(groups.uniform("z", (1,))) for groups, _ in shared} == {most}
+
+
 def test_noise_is_the_same_compiled():
     def draw(first):
         return Noise(5, first, 8).uniform("z", (7,))
