@@ -75,13 +75,13 @@ def test_codes_have_names(fitted):
 
 def test_a_fit_builds_its_model_once_and_copies_build_their_own(monkeypatch):
     builds: list[Any] = []
-    build = trainer.sklearn.build_model
+    build = trainer.sklearn.build_autoencoder
 
     def counted(*arguments):
         builds.append(arguments)
         return build(*arguments)
 
-    monkeypatch.setattr(trainer.sklearn, "build_model", counted)
+    monkeypatch.setattr(trainer.sklearn, "build_autoencoder", counted)
     transformer = short().fit(vectors())
     codes = transformer.transform(vectors(600))
     transformer.inverse_transform(codes)

@@ -25,14 +25,14 @@ from sklearn.utils import assert_all_finite, check_array, check_random_state
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from trainer import data, models
+from trainer import data
 from trainer.config import Augment, flat, kind_settings, load_config, parse, require_key
 from trainer.data import sources
 from trainer.distribution import global_state
 from trainer.distribution.forks import require_no_fork
 from trainer.distribution.inference import in_batches
 from trainer.distribution.strategy import (
-    build_model,
+    build_autoencoder,
     make_inference_strategy,
     set_matrix_precision,
 )
@@ -276,10 +276,9 @@ class AutoencoderTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         """Returns the trained model, built once for each fit; only its weights are pickled."""
         fitted = _FITTED.get(self)
         if fitted is None or fitted.weights is not self.weights_:
-            model = build_model(
-                make_inference_strategy(),
-                self.config_.precision,
-                lambda: models.create((self.n_features_in_,), parse(self.config_).model),
+            config = parse(self.config_)
+            model = build_autoencoder(
+                make_inference_strategy(), config.precision, (self.n_features_in_,), config.model
             )
             for path, variable in model_variables(model).items():
                 variable.assign(self.weights_[path])

@@ -11,11 +11,10 @@ import tensorflow as tf
 
 from benchmarks.nets import IMAGE_SHAPE
 from benchmarks.sides import clock
-from trainer import models
 from trainer.config import load_config, parse
 from trainer.data.batches import training_batches
 from trainer.data.memory import aligned_empty
-from trainer.distribution.strategy import build_model, enable_determinism, make_strategy
+from trainer.distribution.strategy import build_autoencoder, enable_determinism, make_strategy
 from trainer.distribution.workers import Workers
 from trainer.distribution.xla import candidate_executions
 from trainer.training.setup import make_steps
@@ -67,9 +66,7 @@ class Training:
         on_gpus = bool(tf.config.list_physical_devices("GPU"))
         workers = Workers(make_strategy("auto" if on_gpus else cpu_strategy))
         strategy = workers.strategy
-        model = build_model(
-            strategy, config.precision, lambda: models.create(IMAGE_SHAPE, config.model)
-        )
+        model = build_autoencoder(strategy, config.precision, IMAGE_SHAPE, config.model)
         self.steps = make_steps(config, workers, model, _LAST_STEP)
         self.steps.cache_on_device(images)
         self.steps.set_execution(execution or candidate_executions(strategy, model, batch_size)[0])

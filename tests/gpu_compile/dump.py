@@ -18,10 +18,9 @@ import numpy as np
 import tensorflow as tf
 
 from tests.gpu_branch import gpu_branch, gpu_strategy
-from trainer import models
 from trainer.config import parse
 from trainer.distribution import xla
-from trainer.distribution.strategy import build_model
+from trainer.distribution.strategy import build_autoencoder, build_model
 from trainer.distribution.workers import Workers
 from trainer.evaluation.classifier import Classifier
 from trainer.training.setup import make_steps
@@ -47,8 +46,7 @@ def _take_one_step(net: str, execution: str, precision: str) -> dict[str, object
     indices = np.zeros((_STEPS, config.batch_size), np.int64)
     with gpu_branch():
         strategy = gpu_strategy(1)
-        create = lambda: models.create(_IMAGE_SHAPE, config.model)  # noqa: E731
-        autoencoder = build_model(strategy, precision, create)
+        autoencoder = build_autoencoder(strategy, precision, _IMAGE_SHAPE, config.model)
         if execution == "auto":
             execution = xla.candidate_executions(strategy, autoencoder, config.batch_size)[0]
         model, labels = autoencoder, None

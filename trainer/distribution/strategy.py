@@ -9,9 +9,12 @@ from typing import TypeAlias, TypeVar
 import keras
 import tensorflow as tf
 
+from trainer import models
+from trainer.config import ModelSettings
 from trainer.distribution import private_api, xla
 from trainer.distribution.devices import check_devices, parameters_within_memory, within_memory
 from trainer.errors import UserError, require_choice
+from trainer.models.base import Autoencoder
 
 Strategy: TypeAlias = tf.distribute.Strategy
 _Model = TypeVar("_Model")
@@ -65,6 +68,19 @@ def enable_determinism() -> None:
     """
     tf.config.experimental.enable_op_determinism()
     os.environ.setdefault("NCCL_ALGO", "^NVLS,NVLSTree")
+
+
+def build_autoencoder(
+    strategy: Strategy,
+    precision: str,
+    image_shape: tuple[int, ...],
+    settings: ModelSettings,
+    numbers_each: int = 1,
+) -> Autoencoder:
+    """Creates the model of a kind's settings on the replicas, as `build_model`."""
+    return build_model(
+        strategy, precision, lambda: models.create(image_shape, settings), numbers_each
+    )
 
 
 def build_model(

@@ -17,7 +17,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from trainer import models, positions
+from trainer import positions
 from trainer.config import EXECUTIONS
 from trainer.data.batches import training_batches
 from trainer.data.dataset import Records, Split
@@ -27,7 +27,7 @@ from trainer.distribution import optimizers
 from trainer.distribution.devices import describe_devices
 from trainer.distribution.inference import map_batches
 from trainer.distribution.step import Steps, StepSettings
-from trainer.distribution.strategy import build_model, enable_determinism
+from trainer.distribution.strategy import build_autoencoder, build_model, enable_determinism
 from trainer.distribution.variables import model_variables, values_of
 from trainer.distribution.xla import candidate_executions
 from trainer.errors import require
@@ -228,10 +228,8 @@ def _read_rows(images: Sequence[np.ndarray | Records], rows: np.ndarray) -> np.n
 def initial_model(run: restore.TrainedRun) -> Autoencoder:
     """Builds the autoencoder of a run with its initial weights."""
     keras.utils.set_random_seed(run.config.seed)
-    model = build_model(
-        run.strategy,
-        run.config.precision,
-        lambda: models.create(run.dataset.image_shape, run.config.model),
+    model = build_autoencoder(
+        run.strategy, run.config.precision, run.dataset.image_shape, run.config.model
     )
     model.initialise(TrainingStatistics(run.dataset.train.images))
     return model

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
-from trainer import data, models
+from trainer import data
 from trainer.config import Config, Data, missing_paths
 from trainer.distribution.strategy import (
     Strategy,
-    build_model,
+    build_autoencoder,
     leave_other_gpus,
     make_inference_strategy,
 )
@@ -108,11 +108,7 @@ def _restore(run: workdir.Run, checkpoint: str) -> TrainedModel:
     strategy = make_inference_strategy()
     found, weights = _find_weights(run, checkpoint or run.config.checkpoint)
     with workdir.as_damaged_config(run.workdir):
-        model = build_model(
-            strategy,
-            run.config.precision,
-            lambda: models.create(image_shape, run.config.model),
-        )
+        model = build_autoencoder(strategy, run.config.precision, image_shape, run.config.model)
     found.assign(weights, model_variables(model))
     return TrainedModel(run, strategy, found.step, model, scaling, features, fill)
 

@@ -18,13 +18,12 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from trainer import models
 from trainer.config import flat
 from trainer.data.dataset import to_unit
 from trainer.data.files import decoder
 from trainer.data.sources import images as images_source
 from trainer.distribution.inference import map_batches
-from trainer.distribution.strategy import build_model
+from trainer.distribution.strategy import build_autoencoder
 from trainer.distribution.variables import model_variables, values_of
 from trainer.errors import ExportError, UserError, unwritable
 from trainer.models.base import Autoencoder
@@ -166,10 +165,8 @@ def _in_float32(trained: restore.TrainedModel) -> restore.TrainedModel:
     """Returns the run with a model that has the same weights but computes in float32."""
     if trained.config.precision == "float32":
         return trained
-    model = build_model(
-        trained.strategy,
-        "float32",
-        lambda: models.create(trained.model.image_shape, trained.config.model),
+    model = build_autoencoder(
+        trained.strategy, "float32", trained.model.image_shape, trained.config.model
     )
     values = values_of(model_variables(trained.model))
     for path, variable in model_variables(model).items():

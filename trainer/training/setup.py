@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from trainer import data, models
+from trainer import data
 from trainer.config import EXECUTIONS, Averaging, Config, flat
 from trainer.data.batches import training_batches
 from trainer.data.memory import blocks
@@ -18,7 +18,7 @@ from trainer.distribution.cluster import Cluster, from_tf_config
 from trainer.distribution.devices import check_devices, describe_devices
 from trainer.distribution.rendezvous import rendezvous
 from trainer.distribution.step import Steps, StepSettings
-from trainer.distribution.strategy import build_model, enable_determinism, make_strategy
+from trainer.distribution.strategy import build_autoencoder, enable_determinism, make_strategy
 from trainer.distribution.watchdog import Watchdog, kill_if_startup_hangs
 from trainer.distribution.workers import Workers, lost_workers_as_errors
 from trainer.distribution.xla import candidate_executions
@@ -102,10 +102,11 @@ def set_up(config: Config, folder: str, vectors: np.ndarray | None = None) -> It
 
         # Seeded after a download, which uses the generator that gives Keras its seeds.
         keras.utils.set_random_seed(config.seed)
-        model = build_model(
+        model = build_autoencoder(
             workers.strategy,
             config.precision,
-            lambda: models.create(dataset.image_shape, config.model),
+            dataset.image_shape,
+            config.model,
             numbers_each=2 + kept_copies(config),
         )
         model.check_data(*_range(dataset))
