@@ -36,7 +36,7 @@ from trainer.distribution.strategy import (
     make_inference_strategy,
     set_matrix_precision,
 )
-from trainer.distribution.variables import model_variables
+from trainer.distribution.variables import assign_values, model_variables
 from trainer.errors import Preempted, UserError, require
 from trainer.models.base import Autoencoder
 from trainer.run import workdir
@@ -280,8 +280,7 @@ class AutoencoderTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
             model = build_autoencoder(
                 make_inference_strategy(), config.precision, (self.n_features_in_,), config.model
             )
-            for path, variable in model_variables(model).items():
-                variable.assign(self.weights_[path])
+            assign_values(model_variables(model), self.weights_)
             fitted = _FITTED[self] = _FittedModel(model, self.weights_)
         return fitted
 

@@ -28,7 +28,7 @@ from trainer.distribution.mean_losses import MeanLosses, Rows
 from trainer.distribution.slices import Slices
 from trainer.distribution.strategy import Strategy
 from trainer.distribution.update import Update
-from trainer.distribution.variables import model_variables, values_of
+from trainer.distribution.variables import assign_values, model_variables, values_of
 from trainer.distribution.xla import make_execution
 from trainer.errors import require
 from trainer.models.learner import Learner
@@ -230,8 +230,7 @@ class Steps:
             call = functools.partial(self.train, 0, batches)
             call()  # compiles
             seconds[execution] = min(timeit.repeat(call, number=1, repeat=_TIMED_CALLS))
-        for path, variable in self.variables().items():
-            variable.assign(before[path])
+        assign_values(self.variables(), before)
         return min(seconds, key=lambda execution: seconds[execution])
 
     def evaluate(self, images: Rows) -> dict[str, float]:

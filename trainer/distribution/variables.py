@@ -14,3 +14,11 @@ def model_variables(model: keras.Model) -> dict[str, keras.Variable]:
 def values_of(variables: Mapping[str, keras.Variable]) -> dict[str, np.ndarray]:
     """Copies the values of variables, under the same paths."""
     return {path: variable.numpy() for path, variable in variables.items()}
+
+
+def assign_values(
+    variables: Mapping[str, keras.Variable], values: Mapping[str, np.ndarray]
+) -> None:
+    """Assigns values to all of the variables, by path; there may be more values."""
+    for path, variable in variables.items():
+        variable.assign(values[path])

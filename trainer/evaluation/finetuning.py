@@ -28,7 +28,7 @@ from trainer.distribution.devices import describe_devices
 from trainer.distribution.inference import map_batches
 from trainer.distribution.step import Steps, StepSettings
 from trainer.distribution.strategy import build_autoencoder, build_model, enable_determinism
-from trainer.distribution.variables import model_variables, values_of
+from trainer.distribution.variables import assign_values, model_variables, values_of
 from trainer.distribution.xla import candidate_executions
 from trainer.errors import require
 from trainer.evaluation.classifier import Classifier, SoftmaxLayer, cross_entropy_nats
@@ -288,8 +288,7 @@ def _train(
             progress.say(f"{line}  validation {cross_entropy:.5f}, error {error:.2%}")
             if best.update(epoch, error, cross_entropy, classifier):
                 break
-    for path, variable in model_variables(classifier).items():
-        variable.assign(best.weights[path])
+    assign_values(model_variables(classifier), best.weights)
     trained = {"epochs": epoch, "training_seconds": time.monotonic() - began}
     if validation is None:
         return trained

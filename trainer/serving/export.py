@@ -24,7 +24,7 @@ from trainer.data.files import decoder
 from trainer.data.sources import images as images_source
 from trainer.distribution.inference import map_batches
 from trainer.distribution.strategy import build_autoencoder
-from trainer.distribution.variables import model_variables, values_of
+from trainer.distribution.variables import assign_values, model_variables, values_of
 from trainer.errors import ExportError, UserError, unwritable
 from trainer.models.base import Autoencoder
 from trainer.monitoring import progress
@@ -168,9 +168,7 @@ def _in_float32(trained: restore.TrainedModel) -> restore.TrainedModel:
     model = build_autoencoder(
         trained.strategy, "float32", trained.model.image_shape, trained.config.model
     )
-    values = values_of(model_variables(trained.model))
-    for path, variable in model_variables(model).items():
-        variable.assign(values[path])
+    assign_values(model_variables(model), values_of(model_variables(trained.model)))
     return dataclasses.replace(trained, model=model)
 
 
