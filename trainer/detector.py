@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 from sklearn.base import BaseEstimator, OutlierMixin
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from trainer.run.distances import fit_distances
+from trainer.run.distances import fit_distances, mean_squared_errors
 from trainer.sklearn import FLOATS, AutoencoderTransformer
 
 _ERRORS = ("mahalanobis", "mse")
@@ -166,5 +166,5 @@ class AutoencoderDetector(OutlierMixin, BaseEstimator):
 
     def _scores(self, residuals: np.ndarray, codes: np.ndarray) -> np.ndarray:
         if self.distances_ is None:
-            return -np.square(residuals, dtype=np.float64).mean(axis=1)
+            return -mean_squared_errors(residuals)
         return -self.distances_.of(residuals, codes)

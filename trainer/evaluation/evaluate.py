@@ -14,11 +14,11 @@ from trainer.data.memory import allowed_bytes
 from trainer.distribution.inference import map_batches
 from trainer.evaluation import evaluators
 from trainer.evaluation.anomaly_options import AnomalyOptions
-from trainer.evaluation.evaluated_model import squared_errors
 from trainer.evaluation.evaluators import EvaluatedModel
 from trainer.monitoring import figures, progress, projector
 from trainer.monitoring.tensorboard import TEST, Summaries
 from trainer.run import early_stopping, error_reference, restore
+from trainer.run.distances import mean_squared_errors
 from trainer.run.workdir import METRICS, code_digest, installed_versions, read_metrics
 from trainer.storage import atomic, paths
 
@@ -196,7 +196,7 @@ def _thresholds(
     images, _, _ = read(run, run.dataset.validation)
     codes = map_batches(run.model.encode, images)
     rebuilt = map_batches(run.model.decode, codes)
-    threshold = float(np.quantile(squared_errors(images, rebuilt), quantile))
+    threshold = float(np.quantile(mean_squared_errors(rebuilt - images), quantile))
     found = {
         "error_quantile": quantile,
         "validation_examples": len(images),

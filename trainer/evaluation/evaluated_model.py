@@ -10,7 +10,7 @@ import numpy as np
 
 from trainer.data.dataset import named
 from trainer.monitoring.figures import shortened
-from trainer.run.distances import Distances, fit_distances
+from trainer.run.distances import Distances, fit_distances, mean_squared_errors
 from trainer.storage import user_cache
 
 if TYPE_CHECKING:  # trainer.compare reads only columns, and should not wait seconds for imports
@@ -122,7 +122,7 @@ class EvaluatedModel:
     @functools.cached_property
     def test_errors(self) -> np.ndarray:
         """Returns the mean squared errors of the reconstructions, float64 [N]."""
-        return squared_errors(self.test, self.reconstructions)
+        return mean_squared_errors(self.reconstructions - self.test)
 
     @property
     def components(self) -> int:
@@ -173,7 +173,7 @@ class EvaluatedModel:
         """Returns the mean squared error of each test image by PCA, float64 [N]."""
         rows = self.test_rows
         projected = self.pca.inverse_transform(self.pca.transform(rows))
-        return np.square(projected - rows, dtype=np.float64).mean(axis=1)
+        return mean_squared_errors(projected - rows)
 
     @functools.cached_property
     def distances(self) -> Distances | None:
@@ -226,9 +226,3 @@ class EvaluatedModel:
         from trainer.distribution.inference import map_batches
 
         return map_batches(function, rows, noise_seed=self.seed if with_noise else None)
-
-
-def squared_errors(images: np.ndarray, rebuilt: np.ndarray) -> np.ndarray:
-    """Returns the mean squared error of each reconstruction [N, ...], float64 [N]."""
-    axes = tuple(range(1, images.ndim))
-    return np.square(rebuilt - images, dtype=np.float64).mean(axis=axes)

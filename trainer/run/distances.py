@@ -1,4 +1,4 @@
-"""Measures how unusual an example's residual and code are, by a Mahalanobis distance."""
+"""Measures how unusual examples are by mean squared errors and by a Mahalanobis distance."""
 
 import dataclasses
 
@@ -33,6 +33,12 @@ class Distances:
             deviations = _joined(residuals[rows], codes[rows]) / self.stds - self.location
             distances[rows] = np.einsum("ni,ni->n", deviations @ self.precision, deviations)
         return distances / len(self.stds)
+
+
+def mean_squared_errors(residuals: np.ndarray) -> np.ndarray:
+    """Returns the mean square of each example's residual [N, ...], float64 [N]."""
+    axes = tuple(range(1, residuals.ndim))
+    return np.square(residuals, dtype=np.float64).mean(axis=axes)
 
 
 def fit_distances(residuals: np.ndarray, codes: np.ndarray) -> Distances:

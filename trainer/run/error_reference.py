@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from trainer.errors import UserError
-from trainer.run.distances import Distances
+from trainer.run.distances import Distances, mean_squared_errors
 from trainer.run.workdir import read_metrics
 
 PCA = "pca.npz"  # in the workdir, of the training examples, with as many components as the code
@@ -37,7 +37,7 @@ class ErrorReference:
             return None
         centred = inputs.reshape(len(inputs), -1) - self.mean
         residuals = centred - centred @ self.components.T @ self.components
-        return np.square(residuals, dtype=np.float64).mean(axis=1).astype(np.float32)
+        return mean_squared_errors(residuals).astype(np.float32)
 
 
 def read(workdir: Path, step: int) -> ErrorReference:

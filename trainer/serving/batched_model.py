@@ -8,6 +8,7 @@ import numpy as np
 from trainer.data.dataset import to_unit
 from trainer.distribution.inference import in_batches
 from trainer.run import error_reference, restore
+from trainer.run.distances import mean_squared_errors
 from trainer.serving import readers
 from trainer.serving.options import DEFAULTS
 
@@ -46,8 +47,8 @@ class BatchedModel:
     def errors(self, rows: np.ndarray) -> Columns:
         """Returns the `errors` of examples [B, ...], as `codes_and_errors` does, alone."""
         inputs = self._preprocess(rows)
-        squares = np.square(inputs - self._decode(self._encode(inputs)), dtype=np.float64)
-        return {"errors": _mean_of_each(squares)}
+        residuals = inputs - self._decode(self._encode(inputs))
+        return {"errors": mean_squared_errors(residuals).astype(np.float32)}
 
     def codes_and_errors(self, rows: np.ndarray, *, squared_errors: bool = False) -> Columns:
         """Returns the `codes` of examples [B, ...], and the `errors` of their reconstructions.
@@ -60,8 +61,7 @@ class BatchedModel:
         inputs = self._preprocess(rows)
         codes = self._encode(inputs)
         residuals = inputs - self._decode(codes)
-        squares = np.square(residuals, dtype=np.float64)
-        errors = _mean_of_each(squares)
+        errors = mean_squared_errors(residuals).astype(np.float32)
         columns = {"codes": codes, "errors": errors}
         pca_errors = self._reference.pca_errors(inputs)
         if pca_errors is not None:
@@ -75,6 +75,7 @@ class BatchedModel:
                 is_distant = distances > self._reference.distance_threshold
                 columns["is_anomaly_by_distance"] = is_distant
         if squared_errors:
+            squares = np.square(residuals, dtype=np.float64)
             columns["squared_errors"] = squares.astype(np.float32)
         return columns
 
@@ -97,8 +98,3 @@ class BatchedModel:
         if outputs.ndim > 2:
             return {"images": np.clip(outputs, 0, 1)}
         return {"vectors": outputs if self._scaling is None else self._scaling.undo(outputs)}
-
-
-def _mean_of_each(squares: np.ndarray) -> np.ndarray:
-    """Returns the mean of each example's values [B, ...], float32 [B]."""
-    return squares.mean(axis=tuple(range(1, squares.ndim))).astype(np.float32)

@@ -30,7 +30,7 @@ from trainer.models.base import Autoencoder
 from trainer.monitoring import progress
 from trainer.positions import Noise
 from trainer.run import error_reference, restore
-from trainer.run.distances import Distances
+from trainer.run.distances import Distances, mean_squared_errors
 from trainer.run.workdir import installed_versions, read_metrics
 from trainer.serving import check_export, model_card, options, plain_keras, saved_model
 from trainer.storage import atomic, paths
@@ -243,8 +243,7 @@ def _expected(
         "reconstruct": (rows, reconstructions),
     }
     residuals = inputs - reconstructions
-    squares = np.square(residuals, dtype=np.float64)
-    calls["errors"] = rows, squares.mean(axis=tuple(range(1, squares.ndim))).astype(np.float32)
+    calls["errors"] = rows, mean_squared_errors(residuals).astype(np.float32)
     roundings = {}
     if distances is not None:
         calls["distances"] = rows, distances.of(residuals, codes)

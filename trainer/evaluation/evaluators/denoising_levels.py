@@ -4,13 +4,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from trainer.evaluation.evaluated_model import squared_errors
 from trainer.evaluation.evaluators import EvaluatedModel, Result
 from trainer.evaluation.evaluators.reconstruction import (
     in_unit_interval,
     mean_bce_nats,
 )
 from trainer.monitoring import figures
+from trainer.run.distances import mean_squared_errors
 
 if TYPE_CHECKING:
     from sklearn.decomposition import PCA
@@ -75,11 +75,11 @@ def _measure_level(evaluated: EvaluatedModel, level: float) -> dict[str, Any]:
     denoised = evaluated.map(model, noisy)
     some = evaluated.train[:_PCA_IMAGES]
     components = int(projection_errors(pca, some, corrupt(some)).argmin())
-    metrics: dict[str, Any] = {"denoised_mse": float(squared_errors(test, denoised).mean())}
+    metrics: dict[str, Any] = {"denoised_mse": float(mean_squared_errors(denoised - test).mean())}
     if in_unit_interval(test):
         metrics["denoised_bce"] = mean_bce_nats(test, denoised)
     return metrics | {
-        "noisy_mse": float(squared_errors(test, noisy).mean()),
+        "noisy_mse": float(mean_squared_errors(noisy - test).mean()),
         "noisy_pca_mse": float(projection_errors(pca, test, noisy)[components]),
         "noisy_pca_components": components,
     }

@@ -3,9 +3,9 @@
 import numpy as np
 
 from trainer.data.dataset import spread_over_classes
-from trainer.evaluation.evaluated_model import squared_errors
 from trainer.evaluation.evaluators import Column, EvaluatedModel, Result
 from trainer.monitoring import example_columns, figures
+from trainer.run.distances import mean_squared_errors
 
 ORDER = 0
 COLUMNS = (Column("mse", "mse", ".5f"),)
@@ -27,7 +27,7 @@ def measure(evaluated: EvaluatedModel) -> Result:
     shown = spread_over_classes(evaluated.test_labels, figures.COLUMNS, total)
     images = evaluated.test[shown]
     rows = evaluated.model.reconstruction_rows(images, evaluated.noise(len(shown)))
-    errors = squared_errors(images, rows["reconstruction"])
+    errors = mean_squared_errors(rows["reconstruction"] - images)
     notes = [f"mse {error:.2g}" for error in errors]
     metrics = reconstruction_metrics(evaluated.test, evaluated.reconstructions)
     titles = evaluated.titles(shown)
@@ -42,7 +42,7 @@ def reconstruction_metrics(images: np.ndarray, rebuilt: np.ndarray) -> dict[str,
     `bce` the mean binary cross-entropy of a pixel in nats, both with reconstructions cut to [0, 1].
     Vectors [N, D] have no `psnr_db` and no `ssim`, and a `bce` only if all values lie in [0, 1].
     """
-    errors = squared_errors(images, rebuilt)
+    errors = mean_squared_errors(rebuilt - images)
     cut = np.clip(rebuilt, 0, 1)
     metrics = {"mse": float(errors.mean())}
     if images.ndim == 4:
