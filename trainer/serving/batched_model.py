@@ -5,6 +5,7 @@ from typing import TypeAlias
 
 import numpy as np
 
+from trainer.data import Scaling
 from trainer.data.dataset import to_unit
 from trainer.distribution.inference import in_batches
 from trainer.run import error_reference, restore
@@ -81,7 +82,7 @@ class BatchedModel:
 
     def decoded(self, codes: np.ndarray) -> Columns:
         """Returns the decoded codes [B, K]: `images` in [0, 1] or `vectors` in the user's units."""
-        return self._postprocess(self._decode(codes))
+        return postprocess(self._decode(codes), self._scaling)
 
     def reconstructions(self, rows: np.ndarray) -> Columns:
         """Returns the reconstructions of examples [B, ...], as `decoded` does."""
@@ -93,8 +94,9 @@ class BatchedModel:
             return to_unit(rows)
         return self._scaling.apply(rows)
 
-    def _postprocess(self, outputs: np.ndarray) -> Columns:
-        """Returns the model's outputs as pixels in [0, 1] or vectors in the user's units."""
-        if outputs.ndim > 2:
-            return {"images": np.clip(outputs, 0, 1)}
-        return {"vectors": outputs if self._scaling is None else self._scaling.undo(outputs)}
+
+def postprocess(outputs: np.ndarray, scaling: Scaling | None) -> Columns:
+    """Returns a model's outputs as pixels in [0, 1] or vectors in the user's units."""
+    if outputs.ndim > 2:
+        return {"images": np.clip(outputs, 0, 1)}
+    return {"vectors": outputs if scaling is None else scaling.undo(outputs)}

@@ -13,6 +13,7 @@ from trainer.positions import Noise
 from trainer.run import restore
 from trainer.run.workdir import SAMPLES
 from trainer.serving import writers
+from trainer.serving.batched_model import Columns, postprocess
 from trainer.serving.options import check_sample
 from trainer.storage import paths
 
@@ -76,7 +77,7 @@ def require_prior(trained: restore.TrainedModel) -> None:
         )
 
 
-def blocks(trained: restore.TrainedModel, count: int) -> Iterator[dict[str, np.ndarray]]:
+def blocks(trained: restore.TrainedModel, count: int) -> Iterator[Columns]:
     """Yields blocks of up to _BLOCK_ROWS codes and their mean images or vectors."""
     model = trained.model
     size = min(_BLOCK_ROWS, count)
@@ -84,9 +85,4 @@ def blocks(trained: restore.TrainedModel, count: int) -> Iterator[dict[str, np.n
     for first in range(0, count, size):
         noise = Noise(trained.config.seed, first, min(size, count - first), stream="evaluation")
         codes = np.asarray(model.prior_codes(noise))
-        rows = decode(codes)
-        if rows.ndim > 2:
-            yield {"codes": codes, "images": np.clip(rows, 0, 1)}
-        else:
-            vectors = rows if trained.scaling is None else trained.scaling.undo(rows)
-            yield {"codes": codes, "vectors": vectors}
+        yield {"codes": codes, **postprocess(decode(codes), trained.scaling)}
