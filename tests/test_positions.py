@@ -72,8 +72,20 @@ def test_positions_purposes_seeds_and_streams_draw_different_numbers():
 def test_noise_has_the_distribution_that_it_names():
     normal = Noise(0, 0, 1000).normal("z", (101,)).numpy()
     uniform = Noise(0, 0, 1000).uniform("z", (101,)).numpy()
-    # 101,000 draws: the standard error of the means is .0031 and .0009.
+    gumbel = Noise(0, 0, 1000).gumbel("z", (101,)).numpy()
+    # 101,000 draws: the standard error of the means is .0031, .0009 and .0040.
     assert abs(normal.mean()) < 0.015
     assert abs(normal.std() - 1) < 0.01
     assert abs(uniform.mean() - 0.5) < 0.005
     assert 0 <= uniform.min() < uniform.max() < 1
+    assert abs(gumbel.mean() - np.euler_gamma) < 0.02
+    assert abs(gumbel.std() - np.pi / np.sqrt(6)) < 0.02
+    np.testing.assert_allclose(np.exp(-np.exp(-gumbel.astype(np.float64))), uniform, atol=1e-6)
+
+
+def test_gumbel_numbers_are_finite_at_both_ends(monkeypatch):
+    ends = tf.constant([[0.0, 1 - 2.0**-24]])
+    monkeypatch.setattr(Noise, "uniform", lambda *_: ends)
+    # -log(25 log 2), and -log of what log(1 - 2**-24) is but for a millionth
+    drawn = Noise(0, 0, 1).gumbel("z", (2,))
+    np.testing.assert_allclose(drawn, [[-2.8523, 24 * np.log(2)]], rtol=1e-4)

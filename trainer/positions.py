@@ -15,6 +15,7 @@ import tensorflow as tf
 _PHILOX = 1  # the `alg` of TensorFlow's stateless random operations
 _INTEGERS_PER_TICK = 4  # of 32 bits, at each tick of the Philox counter
 _FLOAT_BITS = 24  # the precision of a float32
+_SMALLEST_UNIFORM = 2.0**-25  # replaces 0, whose logarithm is infinite
 
 
 def _key(*parts: object) -> int:
@@ -79,6 +80,11 @@ class Noise:
         angle = 2 * math.pi * second
         pairs = tf.concat([radius * tf.cos(angle), radius * tf.sin(angle)], axis=1)
         return self._shaped(pairs, shape)
+
+    def gumbel(self, purpose: str, shape: tuple[int, ...]) -> tf.Tensor:
+        """Draws finite standard Gumbel numbers, -log(-log u), float32 [count, *shape]."""
+        uniform = tf.maximum(self.uniform(purpose, shape), _SMALLEST_UNIFORM)
+        return -tf.math.log(-tf.math.log(uniform))
 
     def of(self, row: int | tf.Tensor) -> "Noise":
         """Returns the noise of one position, `row` positions after the first."""

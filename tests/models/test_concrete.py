@@ -9,7 +9,7 @@ from tests.models import small
 from tests.runs import assert_a_stop_changes_no_bit, assert_same_bits, final_state, logged
 from tests.steps import adam_steps
 from trainer.distribution.strategy import build_model, make_strategy
-from trainer.models.concrete.model import distinct_choice, gumbel
+from trainer.models.concrete.model import distinct_choice
 from trainer.positions import Noise
 from trainer.training.train import train
 
@@ -45,12 +45,6 @@ def test_positions_of_a_group_share_its_noise_whoever_draws_it():
         np.testing.assert_array_equal(np.concatenate(parts), whole)
 
 
-def test_gumbel_numbers_are_finite_at_both_ends():
-    ends = gumbel(tf.constant([0.0, 1 - 2.0**-24])).numpy()
-    # -log(25 log 2), and -log of what log(1 - 2**-24) is but for a millionth
-    np.testing.assert_allclose(ends, [-2.8523, 24 * np.log(2)], rtol=1e-4)
-
-
 def test_the_temperature_falls_exponentially():
     # 10 * (1/1000)**.5 = 10**-.5; before a settled half, the temperature falls twice as fast.
     for share, expected in ((0.0, (10, 10**-0.5, 0.01)), (0.5, (10, 0.01, 0.01))):
@@ -67,7 +61,7 @@ def test_mixtures_are_near_the_mean_pixel_when_hot_and_single_pixels_when_cold()
     hot = model.mixtures(images, noise, 1e6)
     np.testing.assert_allclose(hot, np.repeat(means[:, None], 4, axis=1), atol=1e-4)
     groups, own = noise.shared(3)
-    drawn = model.logits + gumbel(groups.uniform("selectors", (4, PIXELS)))
+    drawn = model.logits + groups.gumbel("selectors", (4, PIXELS))
     pixels = np.argmax(drawn, axis=-1)[own.numpy()]  # [B, k]
     cold = model.mixtures(images, noise, 1e-6)
     np.testing.assert_allclose(

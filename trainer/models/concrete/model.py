@@ -11,8 +11,6 @@ from trainer.models import base, networks
 from trainer.models.concrete import SETTLED_ABOVE, Settings, advice
 from trainer.positions import Noise
 
-_SMALLEST_UNIFORM = 2.0**-25  # replaces 0, whose logarithm is infinite
-
 
 class Model(base.Autoencoder):
     """Implements the kind that `trainer.models.concrete` describes."""
@@ -75,7 +73,7 @@ class Model(base.Autoencoder):
         k * D logarithms. The authors draw once a step; one draw an image varies the least.
         """
         groups, own_group = noise.shared(self._settings.images_per_draw)
-        gumbels = gumbel(groups.uniform("selectors", tuple(self.logits.shape)))  # [G, k, D]
+        gumbels = groups.gumbel("selectors", tuple(self.logits.shape))  # [G, k, D]
         weights = tf.nn.softmax((self.logits + gumbels) / temperature)
         rows = tf.reshape(images, [-1, weights.shape[-1]])
         by_groups = tf.einsum("bd,gkd->bgk", rows, weights)
@@ -147,11 +145,6 @@ class Selectors(layers.Layer):
     def plain_keras(self, rows: keras.KerasTensor) -> keras.KerasTensor:
         """Selects the columns of `call` by an operation of Keras, with constant indices."""
         return keras.ops.take(rows, distinct_choice(self.logits).numpy().tolist(), axis=1)
-
-
-def gumbel(uniform: tf.Tensor) -> tf.Tensor:
-    """Returns standard Gumbel numbers -log(-log u) of uniform numbers u in [0, 1)."""
-    return -tf.math.log(-tf.math.log(tf.maximum(uniform, _SMALLEST_UNIFORM)))
 
 
 def distinct_choice(logits: tf.Tensor) -> tf.Tensor:

@@ -132,8 +132,7 @@ class Model(base.Autoencoder):
         replacement, with probabilities proportional to the squared errors.
         """
         errors = self.error(self.decoder(self.encode(images)), images)
-        gumbel = -tf.math.log(-tf.math.log(noise.uniform("resampling", ())))
-        ranked = 2 * tf.math.log(errors) + gumbel
+        ranked = 2 * tf.math.log(errors) + noise.gumbel("resampling", ())
         return tf.concat([ranked[:, None], tf.reshape(images, [images.shape[0], -1])], axis=1)
 
     def resampled(self, batch_values: tf.Tensor) -> Replacements:
