@@ -228,7 +228,7 @@ def test_the_error_of_a_projection_is_that_of_its_image():
     noisy = images + random.normal(0, 0.3, images.shape)
     for components in (3, 36):
         pca = PCA(components).fit(images)
-        errors = denoising_levels.projection_errors(pca, images, noisy)
+        errors = denoising_levels.Projections(pca, images).errors(noisy)
         assert len(errors) == components + 1
         for number, error in enumerate(errors):
             basis = pca.components_[:number]

@@ -35,12 +35,17 @@ def measure(evaluated: EvaluatedModel) -> Result:
     corrupted training images. The lists `..._at_levels` and the plot have the same at each of
     `levels`.
     """
-    model = evaluated.model
-    metrics = _measure_level(evaluated, model.corruption_level)
-    at_levels = [_measure_level(evaluated, level) for level in LEVELS]
-    metrics |= {
+    model: Any = evaluated.model
+    train = Projections(evaluated.pca, evaluated.train[:_PCA_IMAGES])
+    test = Projections(evaluated.pca, evaluated.test)
+    levels = {model.corruption_level, *LEVELS}
+    measured = {level: _measure_level(evaluated, level, train, test) for level in levels}
+    at_training = measured[model.corruption_level]
+    metrics = at_training | {
         "levels": list(LEVELS),
-        **{f"{name}_at_levels": [row[name] for row in at_levels] for name in metrics},
+        **{
+            f"{name}_at_levels": [measured[level][name] for level in LEVELS] for name in at_training
+        },
     }
     lines = {label: metrics[f"{name}_mse_at_levels"] for name, label in _LINES.items()}
     title = "error against the clean test examples"
@@ -48,38 +53,48 @@ def measure(evaluated: EvaluatedModel) -> Result:
     return Result(metrics, {"denoising_levels": figures.lines(LEVELS, lines, title, *axes)})
 
 
-def projection_errors(pca: "PCA", images: np.ndarray, noisy: np.ndarray) -> np.ndarray:
-    """Returns the mse of noisy images projected on 0, 1, ..., K components, float64 [K + 1].
+class Projections:
+    """Measures projections of noisy images on PCA's components against the images [N, ...]."""
 
-    `images` and `noisy` are [N, ...], with coordinates c_j and z_j on component j. Zero components
-    have the error of the mean image; component j removes c_j^2 and adds (z_j - c_j)^2.
-    """
-    rows, noisy_rows = (some.reshape(len(some), -1) for some in (images, noisy))
-    clean = pca.transform(rows)
-    added = np.square(pca.transform(noisy_rows) - clean).sum(axis=0, dtype=np.float64)
-    removed = np.square(clean).sum(axis=0, dtype=np.float64)
-    mean_error = np.square(rows - pca.mean_).sum(dtype=np.float64)
-    return (mean_error + np.cumsum([0, *(added - removed)])) / rows.size
+    def __init__(self, pca: "PCA", images: np.ndarray):
+        rows = images.reshape(len(images), -1)
+        self.images = images
+        self._pca = pca
+        self._clean = pca.transform(rows)
+        self._removed = np.square(self._clean).sum(axis=0, dtype=np.float64)
+        self._mean_error = np.square(rows - pca.mean_).sum(dtype=np.float64)
+
+    def errors(self, noisy: np.ndarray) -> np.ndarray:
+        """Returns the mse of noisy images projected on 0, 1, ..., K components, float64 [K + 1].
+
+        The images and `noisy`, [N, ...], have coordinates c_j and z_j on component j. Zero
+        components have the error of the mean image; component j removes c_j^2 and adds
+        (z_j - c_j)^2.
+        """
+        coordinates = self._pca.transform(noisy.reshape(len(noisy), -1))
+        added = np.square(coordinates - self._clean).sum(axis=0, dtype=np.float64)
+        return (self._mean_error + np.cumsum([0, *(added - self._removed)])) / self.images.size
 
 
-def _measure_level(evaluated: EvaluatedModel, level: float) -> dict[str, Any]:
+def _measure_level(
+    evaluated: EvaluatedModel, level: float, train: Projections, test: Projections
+) -> dict[str, Any]:
     model: Any = evaluated.model  # its `corrupted` takes a level
-    test, pca = evaluated.test, evaluated.pca
 
     def corrupt(images):
         return evaluated.map(
             lambda batch, noise: model.corrupted(batch, noise, level), images, with_noise=True
         )
 
-    noisy = corrupt(test)
+    images = test.images
+    noisy = corrupt(images)
     denoised = evaluated.map(model, noisy)
-    some = evaluated.train[:_PCA_IMAGES]
-    components = int(projection_errors(pca, some, corrupt(some)).argmin())
-    metrics: dict[str, Any] = {"denoised_mse": float(mean_squared_errors(denoised - test).mean())}
-    if in_unit_interval(test):
-        metrics["denoised_bce"] = mean_bce_nats(test, denoised)
+    components = int(train.errors(corrupt(train.images)).argmin())
+    metrics: dict[str, Any] = {"denoised_mse": float(mean_squared_errors(denoised - images).mean())}
+    if in_unit_interval(images):
+        metrics["denoised_bce"] = mean_bce_nats(images, denoised)
     return metrics | {
-        "noisy_mse": float(mean_squared_errors(noisy - test).mean()),
-        "noisy_pca_mse": float(projection_errors(pca, test, noisy)[components]),
+        "noisy_mse": float(mean_squared_errors(noisy - images).mean()),
+        "noisy_pca_mse": float(test.errors(noisy)[components]),
         "noisy_pca_components": components,
     }
