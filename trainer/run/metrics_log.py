@@ -40,9 +40,9 @@ class MetricsLog:
         Raises:
           UserError: a row is not one that a training writes.
         """
-        rows = [json.loads(line) for line in self._lines() if math.isfinite(step_of(line))]
+        rows = [row for row in map(_row_of, self._lines()) if row is not None]
         for row in rows:
-            numbers = row.get("loss"), row.get(_SPEED, 1)
+            numbers: tuple[Any, Any] = row.get("loss"), row.get(_SPEED, 1)
             require(
                 isinstance(row["step"], int)
                 and row.get("split") in _SPLITS
@@ -86,10 +86,18 @@ def training_seconds(rows: Iterable[Mapping[str, Any]], batch_size: int) -> floa
 
 def step_of(line: str, key: str = "step") -> float:
     """Returns the step of a JSON object in a line; infinity if the line is not whole."""
+    row = _row_of(line, key)
+    return math.inf if row is None else int(row[key])
+
+
+def _row_of(line: str, key: str = "step") -> dict[str, Any] | None:
+    """Parses a JSON object with a step; returns None if the line is not whole."""
     try:
-        return int(json.loads(line)[key])
+        row = json.loads(line)
+        int(row[key])
     except atomic.JSON_ERRORS:
-        return math.inf
+        return None
+    return row
 
 
 def is_measured(workdir: Path, metrics: str = METRICS) -> bool:
