@@ -12,11 +12,14 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from tests.data.conftest import sizes_of, splits_of
+from trainer.config import keys
 from trainer.data.dataset import Records
 from trainer.data.files import image_cache, image_folder
-from trainer.data.files.decoder import FITS, Decoder
+from trainer.data.files.decoder import Decoder
+from trainer.data.sources import images
 
 SIDE = 6
+FITS = keys(images.Settings)["fit"][1].choices
 CHANGED = "train/dog/000.png"
 
 

@@ -20,7 +20,6 @@ from tests.hostile.files import IDX, IDX_NAME, ORIGINAL, RIGHT, WRONG
 from trainer.data.files import (
     idx,
     image_folder,
-    numpy_files,
     training_arrays,
     training_tables,
 )
@@ -40,7 +39,7 @@ def train_on(path):
     """Reads a file as a training reads its data."""
     if path.name.startswith(IDX_NAME):
         assert idx.read(path.parent, {IDX_NAME: ORIGINAL}) == {IDX_NAME: IDX}
-    elif path.suffix in numpy_files.SUFFIXES:
+    elif path.suffix in paths.ARRAY_SUFFIXES:
         training_arrays.read(path, MOST_BYTES)
     elif path.suffix in paths.TABLE_SUFFIXES:
         storage = Storage("host", MOST_BYTES)

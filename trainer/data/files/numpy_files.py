@@ -15,9 +15,7 @@ from numpy.typing import DTypeLike
 
 from trainer.data.memory import require_fits
 from trainer.errors import UserError, in_one_line, require
-from trainer.storage import paths
 
-SUFFIXES = paths.ARRAY_SUFFIXES
 _NPY = b"\x93NUMPY"  # the first bytes of an .npy file
 # Errors of reading a damaged .npy or .npz file, besides OSError.
 _DAMAGE_ERRORS = (

@@ -16,8 +16,8 @@ from trainer.data.files.numpy_files import (
 )
 from trainer.data.memory import BLOCK_ROWS, aligned_empty, require_fits
 from trainer.errors import UserError, require
+from trainer.storage import paths
 
-SPLITS = ("train", "validation", "test")
 # The usual names of each array, in small letters.
 _NAMES = {
     "train": ("train", "x_train", "train_images", "train_x", "x", "images", "data", "arr_0"),
@@ -33,7 +33,7 @@ _MIN_IMAGE_SIDE = 8  # of three-dimensional floats that are taken for images
 
 @dataclasses.dataclass(frozen=True)
 class Arrays:
-    """Holds the arrays of a training by the names of `SPLITS`, without the splits not there."""
+    """Holds the arrays of a training by their splits in `paths.SPLITS`; a split may be absent."""
 
     examples: dict[str, np.ndarray]  # uint8 or float32 [N, H, W, C], or float32 [N, D]
     labels: dict[str, np.ndarray]  # int64 [N]
@@ -57,7 +57,7 @@ def read(path: Path, allowed_bytes: float, layout: str = "auto") -> Arrays:
     train = stored["train"]
     layout, notes = _layout(train, layout, allowed_bytes)
     examples, labels = {}, {}
-    for split in SPLITS:
+    for split in paths.SPLITS:
         if split in stored:
             require(
                 stored[split].shape[1:] == train.shape[1:],
