@@ -6,19 +6,20 @@ from absl import flags
 
 from trainer import cli
 from trainer.cli import stream_flags
+from trainer.serving.options import COLOURS, METHODS, check_map
 
 stream_flags.define_input("examples", default="test")
 _METHOD = flags.DEFINE_enum(
     "method",
     "",
-    ["", "pca", "tsne", "umap"],
+    METHODS,
     "How codes become points: by PCA, t-SNE or UMAP. Default: codes of up to 2 values as they are, "
     "longer ones by PCA.",
 )
 _COLOUR = flags.DEFINE_enum(
     "colour",
     "",
-    ["", "class", "error", "distance"],
+    ["", *COLOURS],
     "What colours a point: its class, the error of its reconstruction or, after an evaluation, its "
     "distance. Default: the class, where there are labels.",
 )
@@ -34,8 +35,6 @@ def _arguments() -> dict[str, Any]:
 
 def check() -> None:
     """Raises UserError for wrong flags that need no data to be found wrong."""
-    from trainer.serving.options import check_map
-
     check_map(**_arguments())
 
 

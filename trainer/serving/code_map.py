@@ -13,14 +13,9 @@ from trainer.monitoring import figures, progress
 from trainer.run.workdir import MAP
 from trainer.serving import readers, stream, writers
 from trainer.serving.batched_model import BatchedModel, Columns
-from trainer.serving.options import DEFAULTS, StreamOptions, check_map
+from trainer.serving.options import COLOURS, DEFAULTS, StreamOptions, check_map
 
 MAX_POINTS = 10_000
-_COLOURS = {  # the column of values, and their label
-    "class": ("labels", "class"),
-    "error": ("errors", "mean squared error of the reconstruction"),
-    "distance": ("distances", "squared Mahalanobis distance per value"),
-}
 _LACKING = {
     "class": "the examples have no labels",
     "distance": "it needs trainer.evaluate of this checkpoint, and vectors or named anomalies",
@@ -65,7 +60,7 @@ def draw_map(
     columns, ids = _spaced(examples, model)
     codes = columns.pop("codes")
     colour = colour or ("class" if "labels" in columns else "error")
-    column, label = _COLOURS[colour]
+    column, label = COLOURS[colour]
     require(column in columns, f"colour={colour!r} is not possible: {_LACKING.get(colour)}")
     points, axes = project(codes, method)
     figure = figures.scatter(

@@ -15,7 +15,11 @@ from trainer.storage import paths
 FORMATS = tuple(model_card.FILES)
 IMAGES = ("uint8", "float32")  # types of pixels in an export
 METHODS = ("", "pca", "tsne", "umap")  # of a map; "": by the size of the code
-COLOURS = ("", "class", "error", "distance")  # of a map; "": class or error
+COLOURS = {  # of a map: the column of values, and their label
+    "class": ("labels", "class"),
+    "error": ("errors", "mean squared error of the reconstruction"),
+    "distance": ("distances", "squared Mahalanobis distance per value"),
+}
 IMAGE_CHANNELS = (1, 3, 4)  # grey, RGB, RGBA
 _ROW_SUFFIXES = (*paths.ARRAY_SUFFIXES, *paths.TABLE_SUFFIXES)  # of codes and vectors
 _OUTPUT_SUFFIXES = (*paths.ARRAY_SUFFIXES, *paths.OUTPUT_TABLE_SUFFIXES)
@@ -86,7 +90,7 @@ def check_map(
     """Returns the folder of the map; raises UserError if the map cannot be made or written."""
     shape = example_shape(workdir)
     require_choice("method", method, METHODS)
-    require_choice("colour", colour, COLOURS)
+    require_choice("colour", colour, ("", *COLOURS))
     require(
         method != "umap" or importlib.util.find_spec("umap") is not None,
         "method=umap needs umap-learn: pip install 'autoencoder-trainer[umap]'",
