@@ -65,7 +65,7 @@ class Split:
         """Returns the indices of all examples, or of `max_rows` evenly spaced ones."""
         if len(self) <= max_rows:
             return slice(None)
-        return np.linspace(0, len(self) - 1, max_rows).astype(int)
+        return evenly_spaced(len(self), max_rows)
 
     def read(self, rows: slice | np.ndarray = slice(None)) -> tuple[np.ndarray, np.ndarray | None]:
         """Returns the images and labels of all or some examples as arrays."""
@@ -75,6 +75,11 @@ class Split:
 def named(labels: np.ndarray | None, class_names: Sequence[str]) -> np.ndarray | None:
     """Returns the class names of labels [N], or the labels if the classes have no names."""
     return labels if labels is None or not class_names else np.array(class_names)[labels]
+
+
+def evenly_spaced(total: int, count: int) -> np.ndarray:
+    """Returns `count` evenly spaced indices of `total` examples, with the first and the last."""
+    return np.linspace(0, total - 1, count).astype(int)
 
 
 def spread_over_classes(labels: np.ndarray | Records | None, count: int, total: int) -> np.ndarray:
@@ -152,7 +157,7 @@ class Dataset:
         """
         digest = hashlib.sha256()
         for split in (getattr(self, name) for name in splits):
-            sample = np.linspace(0, len(split) - 1, min(len(split), _FINGERPRINT_ROWS)).astype(int)
+            sample = evenly_spaced(len(split), min(len(split), _FINGERPRINT_ROWS))
             for array in (split.images, split.labels):
                 if array is not None:
                     digest.update(f"{array.shape} {array.dtype}".encode())

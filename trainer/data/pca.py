@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from trainer.data.dataset import Records, to_unit
+from trainer.data.dataset import Records, evenly_spaced, to_unit
 from trainer.data.memory import BLOCK_ROWS
 
 _MAX_EXACT = 4096  # values of an example; such a covariance is decomposed in seconds
@@ -82,7 +82,7 @@ def _sampled_pca(examples: np.ndarray | Records, count: int) -> tuple[np.ndarray
 
     averaging = _averaging(examples.shape[1:])
     most = max(_MAX_SAMPLE_BYTES // (4 * averaging.shape[1]), count)
-    chosen = np.linspace(0, len(examples) - 1, min(len(examples), most)).astype(int)
+    chosen = evenly_spaced(len(examples), min(len(examples), most))
     blocks = [rows @ averaging for rows in _blocks(examples, chosen)]
     fitted = PCA(count, svd_solver="randomized", random_state=0).fit(np.concatenate(blocks))
     mean = _mean(examples, chosen)

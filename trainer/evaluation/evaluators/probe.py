@@ -9,7 +9,7 @@ COLUMNS = (
     Column("probe_accuracy", "probe", ".1%"),
     Column("pca_probe_accuracy", "PCA probe", ".1%"),
 )
-_TOLERANCE = 2e-4  # of the gradient; a smaller one takes minutes on large codes and gains nothing
+TOLERANCE = 2e-4  # of the gradient; a smaller one takes minutes on large codes and gains nothing
 
 
 def applies(evaluated: EvaluatedModel) -> bool:
@@ -40,7 +40,7 @@ def probe_accuracy(
     from sklearn.preprocessing import StandardScaler
     from threadpoolctl import threadpool_limits
 
-    probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000, tol=_TOLERANCE))
+    probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000, tol=TOLERANCE))
     with threadpool_limits(1, user_api="blas"):  # the products are too thin for more threads
         return float(probe.fit(train_codes, train_labels).score(test_codes, test_labels))
 

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 
 from trainer.evaluation.evaluators import Column, EvaluatedModel, Result
+from trainer.evaluation.evaluators.probe import TOLERANCE
 from trainer.monitoring import figures
 
 ORDER = 70
@@ -70,6 +71,6 @@ def linear_classifier_error(evaluated: EvaluatedModel) -> float:
 
     codes = evaluated.train_codes
     scale = max(float(np.sqrt(np.square(codes).mean())), np.finfo(np.float32).tiny)
-    classifier = LogisticRegression(C=_PENALTY_SHARE / len(codes), max_iter=1000, tol=2e-4)
+    classifier = LogisticRegression(C=_PENALTY_SHARE / len(codes), max_iter=1000, tol=TOLERANCE)
     classifier.fit(codes / scale, evaluated.train_labels)
     return 1 - float(classifier.score(evaluated.codes / scale, evaluated.test_labels))
