@@ -59,7 +59,8 @@ def test_every_target_has_its_faults_which_all_parse_and_its_tests():
         assert len(faults) == len({fault.key for fault in faults}) == target.faults
         for fault in faults:
             ast.parse(fault.text)
-        assert target.paths(ROOT, target.tests)
+        for pattern in (*target.files, *target.tests):
+            assert target.paths(ROOT, (pattern,)), pattern
 
 
 def test_a_report_counts_by_target_and_shows_what_was_missed():
