@@ -2,6 +2,7 @@
 
 import tensorflow as tf
 
+from trainer.config import Optimizer
 from trainer.distribution import optimizers
 from trainer.distribution.step import Steps, StepSettings
 from trainer.distribution.strategy import build_model, make_strategy
@@ -26,7 +27,7 @@ def adam_steps(
     steps = Steps(
         strategy,
         model,
-        lambda: optimizers.create("adam", clip_norm=clip_norm, weight_decay=0.0),
+        lambda: optimizers.create(Optimizer(name="adam", clip_norm=clip_norm)),
         learning_rate if callable(learning_rate) else lambda _: tf.constant(learning_rate),
         StepSettings(precision, **{"batch_size": 8, "seed": 0, "last_step": 10} | settings),
         execution=execution,

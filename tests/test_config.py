@@ -359,7 +359,7 @@ def test_a_choice_is_one_that_tensorflow_and_keras_know():
     for name in ACTIVATIONS:
         assert keras.activations.get(name)(np.zeros((2, 4), np.float32)).shape == (2, 4)
     for name in keys(Optimizer)["name"][1].choices:
-        assert optimizers.create(name, clip_norm=0.0, weight_decay=0.0).name.lower() == name
+        assert optimizers.create(Optimizer(name=name)).name.lower() == name
     assert keys(Config)["precision"][1].choices == strategy.PRECISIONS
     assert keys(Config)["execution"][1].choices == ("auto", "measure", *EXECUTIONS)
     assert set(NAME_OF) == set(source_settings())

@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from tests.distribution.noisy_steps import BATCH, SHAPE, images_like, make_steps
 from tests.marks import slow
-from trainer.config import load_config, parse
+from trainer.config import Optimizer, load_config, parse
 from trainer.distribution import optimizers
 from trainer.distribution.strategy import make_strategy
 from trainer.errors import UserError
@@ -85,14 +85,15 @@ def test_each_weight_has_its_own_slots_which_are_0_at_first(
     strategy = make_strategy("cpu:1")
     with strategy.scope():
         weights = [keras.Variable(np.ones((3, 2)), name=path) for path in ("code", "other_code")]
+    settings = Optimizer(name=name, momentum=momentum)
     optimizer = optimizers.build(
-        lambda: optimizers.create(name, clip_norm=0.0, weight_decay=0.0, momentum=momentum),
+        lambda: optimizers.create(settings),
         strategy,
         weights,
         loss_scale_growth_steps,
     )
     slots = [optimizers.slots_of(optimizer, weight) for weight in weights]
-    count = optimizers.count_slots(name, momentum)
+    count = optimizers.count_slots(settings)
     assert [len(some) for some in slots] == [count, count]
     assert len({id(slot) for slot in slots[0] + slots[1]}) == 2 * count
     assert not any(np.any(slot) for slot in slots[0] + slots[1])
@@ -118,11 +119,11 @@ def test_training_steps_take_the_rates_of_their_schedule(devices, execution):
 def test_every_optimizer_descends_and_decays_the_weights_if_asked(name, momentum):
     for weight_decay in (0.0, 0.01):
         variables = [tf.keras.Variable(1.0), tf.keras.Variable(1.0)]
-        settings = {"weight_decay": weight_decay, "momentum": momentum}
-        optimizer = optimizers.create(name, clip_norm=1.0, **settings)
+        settings = Optimizer(name=name, clip_norm=1.0, weight_decay=weight_decay, momentum=momentum)
+        optimizer = optimizers.create(settings)
         optimizer.build(variables)
         slots = len(optimizer.variables) - len(["iterations", "learning_rate"])
-        assert slots == optimizers.count_slots(name, momentum) * len(variables)
+        assert slots == optimizers.count_slots(settings) * len(variables)
         optimizer.learning_rate.assign(0.1)
         optimizer.apply([tf.constant(1.0), tf.constant(0.0)], variables)
         assert float(variables[0]) < 1.0
@@ -135,8 +136,8 @@ def test_the_first_step_of_adam_is_the_rate_shrunk_by_epsilon():
     gradient = 1e-6
     for epsilon, beta_2 in ((1e-7, 0.999), (1e-12, 0.999), (1e-7, 0.9)):
         variable = tf.keras.Variable(0.0)
-        settings = {"beta_1": 0.5, "beta_2": beta_2, "epsilon": epsilon}
-        optimizer = optimizers.create("adam", clip_norm=0.0, weight_decay=0.0, **settings)
+        settings = Optimizer(name="adam", beta_1=0.5, beta_2=beta_2, epsilon=epsilon)
+        optimizer = optimizers.create(settings)
         optimizer.build([variable])
         optimizer.learning_rate.assign(0.1)
         optimizer.apply([tf.constant(gradient)], [variable])
@@ -147,7 +148,7 @@ def test_the_first_step_of_adam_is_the_rate_shrunk_by_epsilon():
 def test_the_steps_of_sgd_add_their_momentum():
     # Of a constant gradient g, step n is -rate * g * (1 + m + ... + m**(n - 1)).
     variable = tf.keras.Variable(0.0)
-    optimizer = optimizers.create("sgd", clip_norm=0.0, weight_decay=0.0, momentum=0.5)
+    optimizer = optimizers.create(Optimizer(name="sgd", momentum=0.5))
     optimizer.build([variable])
     optimizer.learning_rate.assign(0.1)
     for expected in (-0.1, -0.25, -0.425):
@@ -156,7 +157,7 @@ def test_the_steps_of_sgd_add_their_momentum():
 
 
 def make(name="adam", clip_norm=0.0, weight_decay=0.0, schedule="constant", **settings):
-    optimizers.create(name, clip_norm=clip_norm, weight_decay=weight_decay)
+    optimizers.create(Optimizer(name=name, clip_norm=clip_norm, weight_decay=weight_decay))
     usual = {"learning_rate": 0.1, "warmup_steps": 0, "last_step": 10}
     optimizers.learning_rate_schedule(schedule, **usual | settings)
 

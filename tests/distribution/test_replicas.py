@@ -22,7 +22,7 @@ from tests.distribution.noisy_steps import (
     weights_of,
 )
 from tests.marks import slow
-from trainer.config import EXECUTIONS, Averaging
+from trainer.config import EXECUTIONS, Averaging, Optimizer
 from trainer.distribution import optimizers, xla
 from trainer.distribution.finite import FiniteCheck
 from trainer.distribution.inference import map_batches
@@ -159,7 +159,7 @@ def test_the_step_is_the_textbook_one():
     steps = Steps(
         strategy,
         model,
-        lambda: optimizers.create("sgd", clip_norm=0.0, weight_decay=0.0),
+        lambda: optimizers.create(Optimizer(name="sgd")),
         lambda _: tf.constant(0.5),
         StepSettings("float32", BATCH, seed=3, last_step=9),
     )

@@ -10,52 +10,42 @@ from trainer.config import SCHEDULES, Optimizer
 from trainer.distribution import private_api
 from trainer.errors import require, require_at_least, require_choice
 
+# By name the class, and how many numbers it keeps for each parameter without momentum.
 _OPTIMIZERS = {
-    "adam": keras.optimizers.Adam,
-    "adamw": keras.optimizers.AdamW,
-    "sgd": keras.optimizers.SGD,
-    "rmsprop": keras.optimizers.RMSprop,
-    "adadelta": keras.optimizers.Adadelta,
+    "adam": (keras.optimizers.Adam, 2),
+    "adamw": (keras.optimizers.AdamW, 2),
+    "sgd": (keras.optimizers.SGD, 0),
+    "rmsprop": (keras.optimizers.RMSprop, 1),
+    "adadelta": (keras.optimizers.Adadelta, 2),
 }
 _MAX_LOSS_SCALE = 2.0**32  # far above any scale that float16 gradients allow
-# Numbers that an optimizer without momentum keeps for each parameter.
-_SLOTS = {"adam": 2, "adamw": 2, "sgd": 0, "rmsprop": 1, "adadelta": 2}
 
 
-def count_slots(name: str, momentum: float) -> int:
+def count_slots(settings: Optimizer) -> int:
     """Returns how many numbers an optimizer keeps for each parameter."""
-    return _SLOTS[name] + (momentum > 0)
+    return _OPTIMIZERS[settings.name][1] + (settings.momentum > 0)
 
 
-def create(
-    name: str,
-    *,
-    clip_norm: float,
-    weight_decay: float,
-    momentum: float = 0.0,
-    beta_1: float = Optimizer.beta_1,
-    beta_2: float = Optimizer.beta_2,
-    epsilon: float = Optimizer.epsilon,
-) -> keras.optimizers.Optimizer:
+def create(settings: Optimizer) -> keras.optimizers.Optimizer:
     """Creates an optimizer; every step sets the learning rate, and 0 turns clipping or decay off.
-
-    `momentum` applies to SGD only, the betas to Adam and AdamW, `epsilon` to all but SGD.
 
     Raises:
       UserError: the name is not known, or a number is negative.
     """
+    name, weight_decay = settings.name, settings.weight_decay
     require_choice("optimizer.name", name, tuple(_OPTIMIZERS))
-    require_at_least("optimizer.clip_norm", clip_norm, 0)
+    require_at_least("optimizer.clip_norm", settings.clip_norm, 0)
     require_at_least("optimizer.weight_decay", weight_decay, 0)
-    settings = {"momentum": momentum} if name == "sgd" else {"epsilon": epsilon}
+    own = {"momentum": settings.momentum} if name == "sgd" else {"epsilon": settings.epsilon}
     if name.startswith("adam"):
-        settings |= {"beta_1": beta_1, "beta_2": beta_2}
-    return _OPTIMIZERS[name](
+        own |= {"beta_1": settings.beta_1, "beta_2": settings.beta_2}
+    make, _ = _OPTIMIZERS[name]
+    return make(
         learning_rate=0.0,
-        global_clipnorm=clip_norm or None,
+        global_clipnorm=settings.clip_norm or None,
         weight_decay=weight_decay if name == "adamw" else weight_decay or None,
         name=name,
-        **settings,
+        **own,
     )
 
 

@@ -18,7 +18,7 @@ import numpy as np
 import tensorflow as tf
 
 from trainer import positions
-from trainer.config import EXECUTIONS
+from trainer.config import EXECUTIONS, Optimizer
 from trainer.data.batches import training_batches
 from trainer.data.dataset import Records, Split
 from trainer.data.memory import aligned_empty, allowed_bytes, require_fits
@@ -313,6 +313,8 @@ def _losses(
         warmup_steps=0,
         last_step=ends[-1],
     )
+    name = "adamw" if settings.weight_decay else "adam"
+    optimizer = Optimizer(name=name, weight_decay=settings.weight_decay)
     thawed = settings.freeze_epochs
     frozen = StepSettings(precision, batch_size, seed, last_step=ends[thawed])
     tuned = dataclasses.replace(
@@ -321,11 +323,7 @@ def _losses(
     steps = Steps(
         run.strategy,
         SoftmaxLayer(classifier) if thawed or settings.linear else classifier,
-        lambda: optimizers.create(
-            "adamw" if settings.weight_decay else "adam",
-            clip_norm=0.0,
-            weight_decay=settings.weight_decay,
-        ),
+        lambda: optimizers.create(optimizer),
         schedule,
         frozen if thawed else tuned,
         execution=_execution(run, batch_size),

@@ -120,8 +120,7 @@ def set_up(config: Config, folder: str, vectors: np.ndarray | None = None) -> It
 
 def kept_copies(config: Config) -> int:
     """Returns how many numbers the optimizer and the average keep for each trained parameter."""
-    slots = optimizers.count_slots(config.optimizer.name, config.optimizer.momentum)
-    return slots + config.averaging.is_active
+    return optimizers.count_slots(config.optimizer) + config.averaging.is_active
 
 
 def make_steps(
@@ -132,19 +131,11 @@ def make_steps(
     boundaries_steps: Sequence[int] = (),
 ) -> Steps:
     """Makes the training steps that a config asks for, of all layers."""
-    optimizer, phase = config.optimizer, Phase(0, last_step)
+    phase = Phase(0, last_step)
     return Steps(
         workers.strategy,
         model,
-        lambda: optimizers.create(
-            optimizer.name,
-            clip_norm=optimizer.clip_norm,
-            weight_decay=optimizer.weight_decay,
-            momentum=optimizer.momentum,
-            beta_1=optimizer.beta_1,
-            beta_2=optimizer.beta_2,
-            epsilon=optimizer.epsilon,
-        ),
+        lambda: optimizers.create(config.optimizer),
         _schedule(config, phase, boundaries_steps),
         _step_settings(config, phase),
         worker=workers.index,
