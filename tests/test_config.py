@@ -273,7 +273,8 @@ OTHERS: list[dict[str, Any]] = [
     *({"batch_size": 0}, {"num_epochs": 0.0}),
     *({"spikes.loss_ratio": 1.0}, {"profile": "7:7"}, {"profile": "x"}, {"strategy": "cpu:0"}),
     *({"averaging.decay": 0.9, "averaging.last_share": 0.5}, {"optimizer.momentum": 0.9}),
-    *({"strategy": "mirrored:2"}, {"data": 5}, {"optimizer": "adam"}, {"model": None}),
+    *({"strategy": "gpu"}, {"strategy": "cpu:x"}, {"strategy": "mirrored:2"}),
+    *({"data": 5}, {"optimizer": "adam"}, {"model": None}),
 ]
 
 

@@ -10,7 +10,6 @@ from tests.marks import slow
 from trainer.config import Optimizer, load_config, parse
 from trainer.distribution import optimizers
 from trainer.distribution.strategy import make_strategy
-from trainer.errors import UserError
 
 
 def rates(name, steps, warmup_steps=0, **settings):
@@ -154,30 +153,3 @@ def test_the_steps_of_sgd_add_their_momentum():
     for expected in (-0.1, -0.25, -0.425):
         optimizer.apply([tf.constant(1.0)], [variable])
         np.testing.assert_allclose(float(variable), expected, rtol=1e-6)
-
-
-def make(name="adam", clip_norm=0.0, weight_decay=0.0, schedule="constant", **settings):
-    optimizers.create(Optimizer(name=name, clip_norm=clip_norm, weight_decay=weight_decay))
-    usual = {"learning_rate": 0.1, "warmup_steps": 0, "last_step": 10}
-    optimizers.learning_rate_schedule(schedule, **usual | settings)
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        (
-            {"name": "adma"},
-            "optimizer.name='adma' is not known; did you mean adam[?] allowed: adam",
-        ),
-        ({"clip_norm": -1.0}, "optimizer.clip_norm=-1.0"),
-        ({"weight_decay": -1.0}, "optimizer.weight_decay=-1.0"),
-        ({"schedule": "sine"}, "optimizer.schedule='sine' is not known; .*allowed: constant"),
-        ({"schedule": "step"}, "optimizer.schedule='step' needs its settings"),
-        ({"schedule": "exponential"}, "optimizer.schedule='exponential' needs its settings"),
-        ({"learning_rate": -1.0}, "optimizer.learning_rate=-1.0"),
-        ({"warmup_steps": -1}, "optimizer.warmup_steps=-1"),
-    ],
-)
-def test_impossible_optimizers_and_schedules_are_refused(settings, message):
-    with pytest.raises(UserError, match=message):
-        make(**settings)

@@ -14,7 +14,6 @@ from trainer.distribution.gpus import check_gpus
 from trainer.errors import UserError, require
 
 _FLOAT_BYTES = 4
-_STRATEGIES = ("auto", "mirrored", "multi_worker")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,17 +31,11 @@ def check_devices(name: str, workers: int) -> Devices:
     """Returns the devices of a strategy on this machine, without starting the strategy.
 
     Raises:
-      UserError: the name is not known or does not fit the number of workers, or TensorFlow cannot
-        use a GPU, or hangs in this process.
+      UserError: the strategy does not fit the number of workers, or TensorFlow cannot use a GPU, or
+        hangs in this process.
     """
     require_no_fork()
-    kind, colon, count = name.partition(":")
-    logical_cpus = kind == "cpu" and count.isdecimal() and int(count) > 0
-    require(
-        logical_cpus or (kind in _STRATEGIES and not colon),
-        f"strategy={name!r} is not known; allowed: {', '.join(_STRATEGIES)}, "
-        "cpu:N with N at least 1",
-    )
+    kind, _, count = name.partition(":")
     require(
         kind != "multi_worker" or workers > 1,
         "strategy='multi_worker' needs TF_CONFIG to name several workers; launch/ sets it",
@@ -52,7 +45,7 @@ def check_devices(name: str, workers: int) -> Devices:
         f"strategy='mirrored' is for one machine, but TF_CONFIG names {workers} workers; "
         "strategy=auto uses all of them",
     )
-    if logical_cpus:
+    if kind == "cpu":
         return Devices("CPU", int(count))
     gpus = check_gpus()
     return Devices("GPU", gpus) if gpus else Devices("CPU", 1)

@@ -6,9 +6,8 @@ from collections.abc import Callable, Sequence
 import keras
 import tensorflow as tf
 
-from trainer.config import SCHEDULES, Optimizer
+from trainer.config import Optimizer
 from trainer.distribution import private_api
-from trainer.errors import require, require_at_least, require_choice
 
 # By name the class, and how many numbers it keeps for each parameter without momentum.
 _OPTIMIZERS = {
@@ -27,15 +26,8 @@ def count_slots(settings: Optimizer) -> int:
 
 
 def create(settings: Optimizer) -> keras.optimizers.Optimizer:
-    """Creates an optimizer; every step sets the learning rate, and 0 turns clipping or decay off.
-
-    Raises:
-      UserError: the name is not known, or a number is negative.
-    """
+    """Creates an optimizer, whose learning rate every step sets; 0 turns clipping or decay off."""
     name, weight_decay = settings.name, settings.weight_decay
-    require_choice("optimizer.name", name, tuple(_OPTIMIZERS))
-    require_at_least("optimizer.clip_norm", settings.clip_norm, 0)
-    require_at_least("optimizer.weight_decay", weight_decay, 0)
     own = {"momentum": settings.momentum} if name == "sgd" else {"epsilon": settings.epsilon}
     if name.startswith("adam"):
         own |= {"beta_1": settings.beta_1, "beta_2": settings.beta_2}
@@ -65,15 +57,7 @@ def learning_rate_schedule(
     "exponential": f**p; "step": from each of the `boundaries`, steps in rising order, on by its
     factor. The warm-up multiplies any schedule by (step + 1) / (warmup_steps + 1) until that
     reaches 1.
-
-    Raises:
-      UserError: the name is not known, a number is out of range, or a schedule lacks its settings.
     """
-    require_choice("optimizer.schedule", name, SCHEDULES)
-    require_at_least("optimizer.learning_rate", learning_rate, 0)
-    require_at_least("optimizer.warmup_steps", warmup_steps, 0)
-    settings = {"step": boundaries, "exponential": final_share}
-    require(bool(settings.get(name, True)), f"optimizer.schedule={name!r} needs its settings")
 
     def schedule(step: tf.Tensor) -> tf.Tensor:
         now = tf.cast(step, tf.float32)

@@ -13,7 +13,7 @@ from trainer import models
 from trainer.config import ModelSettings
 from trainer.distribution import private_api, xla
 from trainer.distribution.devices import check_devices, parameters_within_memory, within_memory
-from trainer.errors import UserError, require_choice
+from trainer.errors import UserError
 from trainer.models.base import Autoencoder
 
 Strategy: TypeAlias = tf.distribute.Strategy
@@ -95,9 +95,8 @@ def build_model(
     Ampere on, whose matrix units then keep 10 bits of each factor's mantissa.
 
     Raises:
-      UserError: the precision is not known, the memory too small, or what `create` raises.
+      UserError: the memory is too small, or what `create` raises.
     """
-    require_choice("precision", precision, PRECISIONS)
     set_matrix_precision(precision)
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy(_POLICIES[precision])
