@@ -111,10 +111,10 @@ def evaluate(
     return metrics
 
 
-def _data_key(run: restore.TrainedRun) -> tuple[object, ...]:
+def _data_key(restored: restore.RestoredRun) -> tuple[object, ...]:
     """Identifies the data, and the code and packages by which they are measured."""
     versions = installed_versions() | {"scipy": importlib.metadata.version("scipy")}
-    return run.run.data_fingerprint, code_digest(), *versions.items()
+    return restored.run.data_fingerprint, code_digest(), *versions.items()
 
 
 def example_names(split: Split, rows: np.ndarray) -> np.ndarray:
@@ -141,7 +141,9 @@ def _short_names(files: np.ndarray) -> list[str]:
     return files.tolist()  # only the suffixes differ
 
 
-def read(run: restore.TrainedRun, split: Split) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
+def read(
+    run: restore.RestoredRun, split: Split
+) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
     """Reads the images of a split as float32 in [0, 1], the labels and the rows of the split.
 
     Reads all images or, evenly spread, as many as fit the memory with the arrays made from them,
@@ -155,12 +157,13 @@ def read(run: restore.TrainedRun, split: Split) -> tuple[np.ndarray, np.ndarray 
     return to_unit(images), labels, np.arange(len(split))[rows]
 
 
-def _has_finished(run: restore.TrainedRun, last_step: int) -> bool:
+def _has_finished(restored: restore.RestoredRun, last_step: int) -> bool:
     """Returns whether the training of a run has ended, whichever checkpoint is evaluated."""
-    step = run.run.newest_step
-    converged = run.step == step and run.model.has_converged()
-    losses = early_stopping.validation_losses(run.run)
-    return step >= last_step or converged or early_stopping.is_exhausted(losses, run.config.stop)
+    step = restored.run.newest_step
+    converged = restored.step == step and restored.model.has_converged()
+    losses = early_stopping.validation_losses(restored.run)
+    has_stopped = early_stopping.is_exhausted(losses, restored.config.stop)
+    return step >= last_step or converged or has_stopped
 
 
 def print_table(metrics: dict[str, Any], workdir: str) -> None:
@@ -183,19 +186,19 @@ def print_table(metrics: dict[str, Any], workdir: str) -> None:
 
 
 def _thresholds(
-    run: restore.TrainedRun, quantile: float, evaluated: EvaluatedModel
+    restored: restore.RestoredRun, quantile: float, evaluated: EvaluatedModel
 ) -> dict[str, float]:
     """Returns the thresholds: a quantile of the validation errors and, if fitted, distances.
 
     Counts the test examples above each. A quantile of 0 means the quantile of the previous
     evaluation; if it had none, returns {}.
     """
-    quantile = quantile or (read_metrics(run.run.workdir) or {}).get("error_quantile", 0.0)
+    quantile = quantile or (read_metrics(restored.run.workdir) or {}).get("error_quantile", 0.0)
     if not quantile:
         return {}
-    images, _, _ = read(run, run.dataset.validation)
-    codes = map_batches(run.model.encode, images)
-    rebuilt = map_batches(run.model.decode, codes)
+    images, _, _ = read(restored, restored.dataset.validation)
+    codes = map_batches(restored.model.encode, images)
+    rebuilt = map_batches(restored.model.decode, codes)
     threshold = float(np.quantile(mean_squared_errors(rebuilt - images), quantile))
     found = {
         "error_quantile": quantile,

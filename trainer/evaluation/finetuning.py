@@ -225,7 +225,7 @@ def _read_rows(images: Sequence[np.ndarray | Records], rows: np.ndarray) -> np.n
     return read
 
 
-def initial_model(run: restore.TrainedRun) -> Autoencoder:
+def initial_model(run: restore.RestoredRun) -> Autoencoder:
     """Builds the autoencoder of a run with its initial weights."""
     keras.utils.set_random_seed(run.config.seed)
     model = build_autoencoder(
@@ -235,7 +235,7 @@ def initial_model(run: restore.TrainedRun) -> Autoencoder:
     return model
 
 
-def _count_classes(run: restore.TrainedRun) -> int:
+def _count_classes(run: restore.RestoredRun) -> int:
     """Returns one more than the largest label."""
     splits = (run.dataset.train, run.dataset.validation, run.dataset.test)
     labels = [split.labels[:] for split in splits if split.labels is not None]
@@ -256,16 +256,16 @@ def _count_classes(run: restore.TrainedRun) -> int:
     return 1 + largest
 
 
-def _execution(run: restore.TrainedRun, batch_size: int) -> str:
+def _execution(restored: restore.RestoredRun, batch_size: int) -> str:
     """Returns the execution that the run uses, or would use, for its own steps on these devices."""
-    chosen = run.run.executions.get(describe_devices(run.strategy))
-    if chosen is None and run.config.execution in EXECUTIONS:
-        chosen = run.config.execution
-    return chosen or candidate_executions(run.strategy, run.model, batch_size)[0]
+    chosen = restored.run.executions.get(describe_devices(restored.strategy))
+    if chosen is None and restored.config.execution in EXECUTIONS:
+        chosen = restored.config.execution
+    return chosen or candidate_executions(restored.strategy, restored.model, batch_size)[0]
 
 
 def _train(
-    run: restore.TrainedRun, classifier: Classifier, train: Split, settings: FineTuning
+    run: restore.RestoredRun, classifier: Classifier, train: Split, settings: FineTuning
 ) -> dict[str, Any]:
     """Trains a classifier and leaves it at the best epoch's weights, or a refit at the last.
 
@@ -297,7 +297,7 @@ def _train(
 
 
 def _losses(
-    run: restore.TrainedRun, classifier: Classifier, train: Split, settings: FineTuning
+    run: restore.RestoredRun, classifier: Classifier, train: Split, settings: FineTuning
 ) -> Generator[float]:
     """Trains a classifier; yields the mean loss of the steps that end in each epoch.
 
@@ -367,7 +367,7 @@ def _losses_between(
             losses = []
 
 
-def _read(run: restore.TrainedRun, split: Split) -> _Labelled:
+def _read(run: restore.RestoredRun, split: Split) -> _Labelled:
     images, labels, _ = read(run, split)
     assert labels is not None
     return images, labels

@@ -43,7 +43,7 @@ class TrainedModel:
 
 
 @dataclasses.dataclass(frozen=True)
-class TrainedRun(TrainedModel):
+class RestoredRun(TrainedModel):
     """Adds the data of its run to a trained model."""
 
     dataset: data.Dataset
@@ -62,7 +62,7 @@ def load_model(folder: str | Path, checkpoint: str = "") -> TrainedModel:
     return _restore(workdir.read(paths.path_of(folder)), checkpoint)
 
 
-def load(folder: str | Path, checkpoint: str = "", data_name: str = "") -> TrainedRun:
+def load(folder: str | Path, checkpoint: str = "", data_name: str = "") -> RestoredRun:
     """Restores a checkpoint as `load_model`, and reads the data of the run.
 
     `data_name` says where the data are now, if they have moved, written as data.name.
@@ -72,7 +72,7 @@ def load(folder: str | Path, checkpoint: str = "", data_name: str = "") -> Train
     """
     run = workdir.read(paths.path_of(folder))
     settings = run.locate(run.config.data, data_name)
-    return TrainedRun(**vars(_restore(run, checkpoint)), dataset=_load_data(run, settings))
+    return RestoredRun(**vars(_restore(run, checkpoint)), dataset=_load_data(run, settings))
 
 
 def load_data(run: workdir.Run) -> data.Dataset:
