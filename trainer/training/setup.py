@@ -29,7 +29,7 @@ from trainer.run.workdir import Run
 from trainer.storage import paths
 from trainer.training import budget
 from trainer.training.phases import Phase, phases_of
-from trainer.training.signals import Stop
+from trainer.training.signals import StopRequest
 
 _MAX_POSITION = 2**62  # positions are int64
 _MEASURED_IMAGES = 2048  # to train on when executions are timed
@@ -47,7 +47,7 @@ class Setup:
     model: Autoencoder
     steps: Steps
     phases: tuple[Phase, ...]
-    stop: Stop
+    stop: StopRequest
 
     @property
     def last_step(self) -> int:
@@ -79,7 +79,7 @@ def set_up(config: Config, folder: str, vectors: np.ndarray | None = None) -> It
     path = paths.path_of(folder)
     with contextlib.ExitStack() as scope:
         # Set up the workers and their devices before TensorFlow's first operation.
-        stop = scope.enter_context(contextlib.closing(Stop()))
+        stop = scope.enter_context(contextlib.closing(StopRequest()))
         stop.arm()
         cluster = from_tf_config()
         scope.enter_context(lost_workers_as_errors(cluster))
@@ -225,7 +225,7 @@ def _choose_execution(setup: Setup) -> str:
     return steps.fastest(candidates, next(batches.as_numpy_iterator())[2])
 
 
-def _make_workers(config: Config, cluster: Cluster | None, stop: Stop) -> Workers:
+def _make_workers(config: Config, cluster: Cluster | None, stop: StopRequest) -> Workers:
     """Waits for the other workers of a cluster; makes the strategy on the devices of all."""
     count = len(cluster.addresses) if cluster else 1
     devices = check_devices(config.strategy, count)

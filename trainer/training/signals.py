@@ -5,7 +5,7 @@ import signal
 import threading
 
 
-class Stop:
+class StopRequest:
     """Turns the first SIGTERM or SIGINT into a request; the second goes to the old handler.
 
     Does nothing outside the main thread, the only one to which Python delivers signals.
