@@ -41,7 +41,7 @@ def test_roll_backs_outlive_kills(tmp_path, drawn):
         (kills.within, "trainer.monitoring.goodput.Clock.go_back"),
         (kills.within, "trainer.run.checkpoints.Checkpoints.find_before"),
         (kills.within, "trainer.run.checkpoints.Checkpoints.delete_after"),
-        (kills.within, "trainer.training.loss_spikes.LossSpikes.roll_back"),
+        (kills.within, "trainer.training.loss_spikes.SpikeGuard.roll_back"),
         (kills.within, "trainer.run.checkpoints.Checkpoint.restore", 2),
         (kills.within, "trainer.run.metrics_log.MetricsLog.forget_after", 2),
     ]

@@ -13,7 +13,7 @@ from trainer.errors import NonFiniteError, Preempted
 from trainer.monitoring.goodput import Clock
 from trainer.monitoring.tensorboard import SPLITS, Summaries
 from trainer.training.logger import Logger, has_figures
-from trainer.training.loss_spikes import LossSpikes
+from trainer.training.loss_spikes import SpikeGuard
 from trainer.training.setup import set_up
 
 START, END = "_hparams_/session_start_info", "_hparams_/session_end_info"
@@ -98,7 +98,7 @@ def test_a_run_says_how_it_ended_unless_it_goes_on_later(tmp_path, digits_config
     with (
         contextlib.suppress(NonFiniteError, Preempted),
         set_up(config, str(tmp_path)) as setup,
-        Logger(setup, LossSpikes(config.spikes, setup.workers), Clock(), None, 10),
+        Logger(setup, SpikeGuard(config.spikes, setup.workers), Clock(), None, 10),
     ):
         if error:
             raise error

@@ -32,7 +32,7 @@ from trainer.distribution.strategy import make_strategy
 from trainer.distribution.workers import Workers
 from trainer.errors import NonFiniteError, Preempted
 from trainer.monitoring import goodput
-from trainer.training.loss_spikes import LossSpikes, Spike
+from trainer.training.loss_spikes import Spike, SpikeGuard
 from trainer.training.train import train
 
 BATCH_SIZE = 16
@@ -297,7 +297,7 @@ def test_a_run_that_has_ended_goes_on_once_roll_backs_are_on(config, tmp_path, m
 
 def spikes_of_three():
     settings = ConfigDict({"loss_ratio": 3.0, "skip_steps": 3, "max_rollbacks": 10})
-    return LossSpikes(settings, Workers(make_strategy("cpu:1")))
+    return SpikeGuard(settings, Workers(make_strategy("cpu:1")))
 
 
 def watched(losses, cuts=()):

@@ -20,7 +20,7 @@ from trainer.monitoring.progress import Progress
 from trainer.monitoring.tensorboard import SPLITS, Summaries
 from trainer.run.background import BackgroundSaver
 from trainer.run.checkpoints import Checkpoint
-from trainer.training.loss_spikes import LossSpikes, Spike
+from trainer.training.loss_spikes import Spike, SpikeGuard
 from trainer.training.phases import Phase, phase_at
 from trainer.training.setup import Setup
 from trainer.training.steps_per_call import due, log_windows
@@ -91,7 +91,7 @@ class Logger:
     def __init__(
         self,
         setup: Setup,
-        spikes: LossSpikes,
+        spikes: SpikeGuard,
         clock: Clock,
         checkpoint: Checkpoint | None,
         last_step: int,

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from trainer.config import LossSpikes as Settings
+from trainer.config import LossSpikes
 from trainer.distribution.workers import Workers
 from trainer.errors import NonFiniteError
 from trainer.run.checkpoints import Checkpoint, Checkpoints
@@ -32,13 +32,13 @@ class Spike(Exception):  # noqa: N818
         self.reason = reason
 
 
-class LossSpikes:
+class SpikeGuard:
     """Detects loss spikes, and keeps the steps to skip after roll-backs.
 
     All workers call the same methods in the same order; the chief decides.
     """
 
-    def __init__(self, settings: Settings, workers: Workers):
+    def __init__(self, settings: LossSpikes, workers: Workers):
         self._settings = settings
         self._enabled = settings.loss_ratio > 0
         self._workers = workers

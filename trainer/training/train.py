@@ -18,7 +18,7 @@ from trainer.run.checkpoints import Checkpoint
 from trainer.run.early_stopping import is_exhausted, validation_losses
 from trainer.training import resume
 from trainer.training.logger import Logger, NullLogger, describe_losses
-from trainer.training.loss_spikes import LossSpikes, Spike
+from trainer.training.loss_spikes import Spike, SpikeGuard
 from trainer.training.phases import Phase, phase_at
 from trainer.training.plan import describe_end, print_plan
 from trainer.training.setup import Setup, agree_on_execution, cache_images, set_up
@@ -63,7 +63,7 @@ def train(
         workers.run_on_chief(lambda: _write_config(setup))
 
         # 2. Restore the same state on all workers.
-        spikes = LossSpikes(config.spikes, workers)
+        spikes = SpikeGuard(config.spikes, workers)
         first_step = resume.restore(setup, checkpoint)
         spikes.resume(checkpoint)
         if checkpoint and not quiet:
@@ -116,7 +116,7 @@ def _train_to(
     first_step: int,
     checkpoint: Checkpoint | None,
     setup: Setup,
-    spikes: LossSpikes,
+    spikes: SpikeGuard,
     clock: Clock,
     memory_check: contextlib.ExitStack,
 ) -> tuple[int, dict[str, float]]:
@@ -138,7 +138,7 @@ class _Loop:
     def __init__(
         self,
         setup: Setup,
-        spikes: LossSpikes,
+        spikes: SpikeGuard,
         clock: Clock,
         memory_check: contextlib.ExitStack,
         end: int,
