@@ -22,7 +22,7 @@ from trainer.distribution.variables import model_variables
 from trainer.evaluation.classifier import Classifier
 from trainer.evaluation.evaluate import evaluate
 from trainer.evaluation.finetuning import (
-    EarlyStopping,
+    BestEpoch,
     concatenated,
     finetune,
     initial_model,
@@ -139,15 +139,15 @@ def test_the_written_weights_are_measured_and_the_same_each_time(digits_run, cap
 
 def test_the_epoch_is_chosen_by_validation_error_then_cross_entropy():
     classifier = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
-    best = EarlyStopping(patience_epochs=2)
+    best = BestEpoch(patience_epochs=2)
     validations = [(0.5, 0.1), (0.3, 0.8), (0.3, 0.7), (0.3, 0.7), (0.4, 0.1)]
     stops = []
     for epoch, (error, cross_entropy) in enumerate(validations, start=1):
         classifier.layers[0].bias.assign([epoch])
         stops.append(best.update(epoch, error, cross_entropy, classifier))
     assert stops == [False, False, False, False, True]
-    assert not EarlyStopping(patience_epochs=0).update(9, math.inf, 0.0, classifier)
-    frozen = EarlyStopping(patience_epochs=2, freeze_epochs=5)
+    assert not BestEpoch(patience_epochs=0).update(9, math.inf, 0.0, classifier)
+    frozen = BestEpoch(patience_epochs=2, freeze_epochs=5)
     assert [frozen.update(epoch, 0.5, 0.1, classifier) for epoch in range(1, 8)] == 6 * [False] + [
         True
     ]

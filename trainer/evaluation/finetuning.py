@@ -46,7 +46,7 @@ _MAX_BYTES_PER_CALL = 64 * 2**20  # of images
 _Labelled = tuple[np.ndarray, np.ndarray]  # images [N, H, W, C] and labels [N]
 
 
-class EarlyStopping:
+class BestEpoch:
     """Keeps the weights of the epoch of lowest validation error, or then cross-entropy.
 
     The patience, unless it is 0, begins after the frozen epochs.
@@ -77,7 +77,7 @@ def finetune(
     """Trains a classifier from a run's "last" or "best" checkpoint, and measures it.
 
     `data_name` says where the run's data are now, if they have moved, written as data.name.
-    The classifier learns by Adam from the run's training images. `EarlyStopping` chooses the
+    The classifier learns by Adam from the run's training images. `BestEpoch` chooses the
     weights by the validation images; a refit learns from these too, and keeps the last weights.
     With an average of the weights, it is validated and kept in their place.
 
@@ -272,7 +272,7 @@ def _train(
     Returns what was measured: `epochs`, `training_seconds` and, unless the validation images were
     learnt too, `validation_error`, `best_epoch` and the number of `validation_labels`.
     """
-    best = EarlyStopping(settings.patience_epochs, settings.freeze_epochs)
+    best = BestEpoch(settings.patience_epochs, settings.freeze_epochs)
     validation = None if settings.refit else _read(run, run.dataset.validation)
     began = time.monotonic()
     # Closing the steps gives the classifier its own weights, so it precedes the assignment below.
