@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trainer.data.files.number_format import MISSING
-from trainer.data.files.training_tables import Columns, read
+from trainer.data.files.training_tables import ColumnRoles, read
 from trainer.errors import UserError
 
 SEPARATORS = (",", ";", "\t", "|")
@@ -93,7 +93,7 @@ def test_a_table_is_read_as_pandas_reads_it_or_refused_with_a_way_out(tmp_path_f
     path = tmp_path_factory.mktemp("own") / name
     path.write_bytes(content)
     try:
-        found = read([path], Columns(onehot=True, keep_missing=True))
+        found = read([path], ColumnRoles(onehot=True, keep_missing=True))
     except UserError as error:
         assert any(part in str(error) for part in ("data.decimal", "data.header")), error
         return

@@ -12,7 +12,7 @@ from tests.data.conftest import sizes_of, splits_of
 from trainer.data.features import Features
 from trainer.data.files import tables, training_tables
 from trainer.data.files.open_table import open_table
-from trainer.data.files.training_tables import Columns, Storage
+from trainer.data.files.training_tables import ColumnRoles, Storage
 
 COUNT = 60
 NAMES = ("height", "weight", "age")
@@ -70,14 +70,14 @@ def test_labels_are_integers_or_words(write, file):
     content = {"number": numbers, "kind": [["rose", "iris", "lily"][n % 3] for n in numbers]}
     few = {"number": [7, 8], "kind": ["rose", "iris"]}  # keep the first table's numbers
     paths = [write(content, file), write(few, f"test-{file}")]
-    words = training_tables.read(paths, Columns(label="kind"))
+    words = training_tables.read(paths, ColumnRoles(label="kind"))
     assert words.class_names == ("iris", "lily", "rose")
     assert words.features.names == ("number",)
     np.testing.assert_array_equal(words.tables[0].labels, np.array([2, 0, 1])[numbers % 3])
     np.testing.assert_array_equal(words.tables[1].labels, [2, 0])
 
     path = write(content | {"height": numbers / 2}, file)
-    integers = training_tables.read([path], Columns(label="number", drop=("kind",)))
+    integers = training_tables.read([path], ColumnRoles(label="number", drop=("kind",)))
     assert integers.class_names == ()
     np.testing.assert_array_equal(integers.tables[0].labels, numbers)
     np.testing.assert_array_equal(integers.tables[0].rows[:][:, 0], numbers / 2)
@@ -98,7 +98,7 @@ def test_classes_of_the_test_table_alone_follow_the_training_classes(
         write({"a": np.arange(len(kinds)), "kind": kinds}, f"{name}.csv")
         for name, kinds in (("train", train), ("test", test))
     ]
-    read = training_tables.read(paths, Columns(label="kind"), storage=storage)
+    read = training_tables.read(paths, ColumnRoles(label="kind"), storage=storage)
     assert read.class_names == names
     np.testing.assert_array_equal(read.tables[0].labels, 0)
     np.testing.assert_array_equal(read.tables[1].labels, labels)
@@ -111,7 +111,7 @@ def test_classes_of_the_test_table_alone_follow_the_training_classes(
 def test_a_table_larger_than_a_block_is_read_whole(write, refused, file, count):
     content = columns(count) | {"number": np.arange(count)}
     path = write(content, file)
-    (table,) = training_tables.read([path], Columns(label="number")).tables
+    (table,) = training_tables.read([path], ColumnRoles(label="number")).tables
     np.testing.assert_array_equal(table.rows, rows_of(columns(count)))
     np.testing.assert_array_equal(table.labels, np.arange(count))
     blocks = list(tables.blocks(open_table(path), Features(NAMES[1:]), extra=["number"]))
@@ -121,7 +121,7 @@ def test_a_table_larger_than_a_block_is_read_whole(write, refused, file, count):
     assert [len(extra) for rows, (extra,) in blocks] == [len(rows) for rows, _ in blocks]
 
     size = table.rows[:].nbytes
-    keys = Columns(label="number", keep_missing=True)
+    keys = ColumnRoles(label="number", keep_missing=True)
     storage = Storage("host", size - 1)
     assert "GiB of memory" in refused(training_tables.read, [path], keys, storage=storage)
     content["age"] = np.where(np.arange(count) == count - 1, np.nan, content["age"])
@@ -156,7 +156,7 @@ def test_a_column_without_a_number_cannot_be_filled_in(write, load, refused):
 
 def test_numbers_are_taken_as_people_write_them(write):
     path = write('a,b,c\n1, 2.5 ,"3"\n+1,-2e3,.5\n\n0,00,1.\n,NaN,NA\nnull,1,2\n')
-    (table,) = training_tables.read([path], Columns(keep_missing=True)).tables
+    (table,) = training_tables.read([path], ColumnRoles(keep_missing=True)).tables
     nan = np.nan
     expected = [[1, 2.5, 3], [1, -2000, 0.5], [0, 0, 1], [nan, nan, nan], [nan, 1, 2]]
     np.testing.assert_array_equal(table.rows, expected)
@@ -173,22 +173,22 @@ def test_numbers_of_every_type_of_parquet_are_taken(write):
     np.testing.assert_array_equal(table.rows, [[1, 0.5, 1, 1], [2, 1.5, 0, 2]])
 
 
-LABELLED = Columns(label="kind")
+LABELLED = ColumnRoles(label="kind")
 TWO_CLASSES = "a,b,kind\n1,2,x\n3,4,y\n"
 
 
 @pytest.mark.parametrize(
     ("contents", "columns", "named"),
     [
-        (["a,b\n1,2\n"], Columns(label="c"), "no column 'c'; its columns are 'a', 'b'"),
-        ([TWO_CLASSES], Columns(label="knd"), "did you mean 'kind'"),
-        ([TWO_CLASSES], Columns(drop=("a, kind",)), "are written \"('a', 'kind')\""),
-        ([TWO_CLASSES], Columns(drop=("a", "b", "kind")), "no column but 'a', 'b', 'kind'"),
+        (["a,b\n1,2\n"], ColumnRoles(label="c"), "no column 'c'; its columns are 'a', 'b'"),
+        ([TWO_CLASSES], ColumnRoles(label="knd"), "did you mean 'kind'"),
+        ([TWO_CLASSES], ColumnRoles(drop=("a, kind",)), "are written \"('a', 'kind')\""),
+        ([TWO_CLASSES], ColumnRoles(drop=("a", "b", "kind")), "no column but 'a', 'b', 'kind'"),
         (["a,kind\n1,x\n2,\n"], LABELLED, "nothing in row 2, column 'kind'"),
         (['a,kind\n1,x\n2," "\n'], LABELLED, "nothing in row 2, column 'kind'"),
-        ([{"a": [1, 2], "b": ["x", "y"]}], Columns(), "'b'"),
-        ([{"a": [1.0, 2.0], "b": [2.0, None]}], Columns(), "'b' has missing values: 1"),
-        ([{"a": [1.0, 2.0], "b": [2.0, np.inf]}], Columns(), "'b' holds inf in row 2"),
+        ([{"a": [1, 2], "b": ["x", "y"]}], ColumnRoles(), "'b'"),
+        ([{"a": [1.0, 2.0], "b": [2.0, None]}], ColumnRoles(), "'b' has missing values: 1"),
+        ([{"a": [1.0, 2.0], "b": [2.0, np.inf]}], ColumnRoles(), "'b' holds inf in row 2"),
         ([TWO_CLASSES, "a,kind\n1,x\n"], LABELLED, "'b'"),
         ([TWO_CLASSES, "a,b,c,kind\n1,2,3,x\n"], LABELLED, "'c'"),
         ([TWO_CLASSES, "a,b,kind\n1,2,0\n"], LABELLED, "both words"),

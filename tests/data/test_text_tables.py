@@ -7,45 +7,46 @@ import numpy as np
 import pytest
 
 from trainer.data.files.text_format import TextFormat
-from trainer.data.files.training_tables import Columns, read
+from trainer.data.files.training_tables import ColumnRoles, read
 from trainer.errors import UserError
 
 NAN = np.nan
-KEEP = Columns(keep_missing=True)
-ONEHOT = Columns(onehot=True)
+KEEP = ColumnRoles(keep_missing=True)
+ONEHOT = ColumnRoles(onehot=True)
 
 # What a file holds, how it is to be read, and its features and rows.
 RIGHT = {
-    "an index that pandas wrote": (",a,b\n0,1,2\n7,3,4\n", Columns(), "a b", [[1, 2], [3, 4]]),
-    "a blank last column": ("a,b,\n1,2,\n3,4,\n", Columns(), "a b", [[1, 2], [3, 4]]),
-    "True and False": ("a,ok\n1,True\n2,fALSE\n", Columns(), "a ok", [[1, 1], [2, 0]]),
-    "semicolons": ("a;b\n1;2\n3;4\n", Columns(), "a b", [[1, 2], [3, 4]]),
-    "tabs": ("a\tb\n1\t2\n3\t4\n", Columns(), "a b", [[1, 2], [3, 4]]),
-    "bars": ("a|b\n1|2\n3|4\n", Columns(), "a b", [[1, 2], [3, 4]]),
-    "decimal commas": ("a;b\n1,5;2\n3;4,25\n", Columns(), "a b", [[1.5, 2], [3, 4.25]]),
-    "European thousands": ("a;b\n1.234,5;2\n3;1.000\n", Columns(), "a b", [[1234.5, 2], [3, 1000]]),
-    "thousands in quotes": ('a,b\n"1,234.5",2\n3,4\n', Columns(), "a b", [[1234.5, 2], [3, 4]]),
-    "thousands by spaces": ("a;b\n1 234,5;2\n3;4\n", Columns(), "a b", [[1234.5, 2], [3, 4]]),
-    "a plus and an exponent": ("a,b\n+1,2e3\n3,4\n", Columns(), "a b", [[1, 2000], [3, 4]]),
-    "blanks around everything": (" a , b\n 1 , 2\n3,4 \n", Columns(), "a b", [[1, 2], [3, 4]]),
-    "a comma in a name": ('a,"b, c"\n1,2\n3,4\n', Columns(drop=("b, c",)), "a", [[1], [3]]),
-    "comments above": ("# by me\n# today\na,b\n1,2\n", Columns(), "a b", [[1, 2]]),
-    "comments between": ("a,b\n1,2\n# more\n3,4\n", Columns(), "a b", [[1, 2], [3, 4]]),
-    "a header that begins as a comment": ("#a\tb\n1\t2\n", Columns(), "#a b", [[1, 2]]),
-    "names that count": ("0,1\n1,2\n3,4\n", Columns(), "0 1", [[1, 2], [3, 4]]),
-    "years as names": ("city,2001,2002\n5,1,2\n6,3,4\n", Columns(), "city 2001 2002",
+    "an index that pandas wrote": (",a,b\n0,1,2\n7,3,4\n", ColumnRoles(), "a b", [[1, 2], [3, 4]]),
+    "a blank last column": ("a,b,\n1,2,\n3,4,\n", ColumnRoles(), "a b", [[1, 2], [3, 4]]),
+    "True and False": ("a,ok\n1,True\n2,fALSE\n", ColumnRoles(), "a ok", [[1, 1], [2, 0]]),
+    "semicolons": ("a;b\n1;2\n3;4\n", ColumnRoles(), "a b", [[1, 2], [3, 4]]),
+    "tabs": ("a\tb\n1\t2\n3\t4\n", ColumnRoles(), "a b", [[1, 2], [3, 4]]),
+    "bars": ("a|b\n1|2\n3|4\n", ColumnRoles(), "a b", [[1, 2], [3, 4]]),
+    "decimal commas": ("a;b\n1,5;2\n3;4,25\n", ColumnRoles(), "a b", [[1.5, 2], [3, 4.25]]),
+    "European thousands": ("a;b\n1.234,5;2\n3;1.000\n", ColumnRoles(), "a b",
+                           [[1234.5, 2], [3, 1000]]),
+    "thousands in quotes": ('a,b\n"1,234.5",2\n3,4\n', ColumnRoles(), "a b", [[1234.5, 2], [3, 4]]),
+    "thousands by spaces": ("a;b\n1 234,5;2\n3;4\n", ColumnRoles(), "a b", [[1234.5, 2], [3, 4]]),
+    "a plus and an exponent": ("a,b\n+1,2e3\n3,4\n", ColumnRoles(), "a b", [[1, 2000], [3, 4]]),
+    "blanks around everything": (" a , b\n 1 , 2\n3,4 \n", ColumnRoles(), "a b", [[1, 2], [3, 4]]),
+    "a comma in a name": ('a,"b, c"\n1,2\n3,4\n', ColumnRoles(drop=("b, c",)), "a", [[1], [3]]),
+    "comments above": ("# by me\n# today\na,b\n1,2\n", ColumnRoles(), "a b", [[1, 2]]),
+    "comments between": ("a,b\n1,2\n# more\n3,4\n", ColumnRoles(), "a b", [[1, 2], [3, 4]]),
+    "a header that begins as a comment": ("#a\tb\n1\t2\n", ColumnRoles(), "#a b", [[1, 2]]),
+    "names that count": ("0,1\n1,2\n3,4\n", ColumnRoles(), "0 1", [[1, 2], [3, 4]]),
+    "years as names": ("city,2001,2002\n5,1,2\n6,3,4\n", ColumnRoles(), "city 2001 2002",
                        [[5, 1, 2], [6, 3, 4]]),
-    "no header": ("5.1,3,x\n4.9,2,x\n", Columns(label="column_3"), "column_1 column_2",
+    "no header": ("5.1,3,x\n4.9,2,x\n", ColumnRoles(label="column_3"), "column_1 column_2",
                   [[5.1, 3], [4.9, 2]]),
     "missing marks": ("a,b\n1,?\n-,2\n , <NA> \n", KEEP, "a b", [[1, NAN], [NAN, 2], [NAN, NAN]]),
     "categories": ("a,c\n1,x\n2,y\n3,x\n", ONEHOT, "a c=x c=y", [[1, 1, 0], [2, 0, 1], [3, 1, 0]]),
     "a category like a number": ("c\n5\nb\n5\n", ONEHOT, "c=5 c=b", [[1, 0], [0, 1], [1, 0]]),
     "words after True and False": ("c\ntrue\nfalse\nmaybe\n", ONEHOT, "c=false c=maybe c=true",
                                    [[0, 0, 1], [1, 0, 0], [0, 1, 0]]),
-    "a missing category": ("a,c\n1,x\n2,\n", Columns(onehot=True, keep_missing=True), "a c=x",
+    "a missing category": ("a,c\n1,x\n2,\n", ColumnRoles(onehot=True, keep_missing=True), "a c=x",
                            [[1, 1], [2, NAN]]),
-    "carriage returns": ("a,b\r1,2\r3,4\r", Columns(), "a b", [[1, 2], [3, 4]]),
-    "a quoted line break": ('a,"b\nc"\n1,2\n', Columns(), "a b\nc", [[1, 2]]),
+    "carriage returns": ("a,b\r1,2\r3,4\r", ColumnRoles(), "a b", [[1, 2], [3, 4]]),
+    "a quoted line break": ('a,"b\nc"\n1,2\n', ColumnRoles(), "a b\nc", [[1, 2]]),
 }  # fmt: skip
 
 # What a file holds, and what the one line must name.
@@ -74,7 +75,7 @@ def write(path: Path, text: str, encoding: str = "utf-8") -> Path:
 
 
 def assert_holds(path, names, rows, *, columns=None, text=None):
-    found = read([path], columns or Columns(), text)
+    found = read([path], columns or ColumnRoles(), text)
     assert found.features.names == (tuple(names.split()) if "\n" not in names else ("a", "b\nc"))
     np.testing.assert_array_equal(found.tables[0].rows, np.array(rows, np.float32))
     return found
@@ -146,7 +147,7 @@ def test_a_likely_id_is_said_and_kept_out_on_request(tmp_path):
     rows = [f"{i * 7},{i % 3}" for i in range(200)]
     path = write(tmp_path / "own.csv", "\n".join(["customer,a", *rows]))
     assert "'customer'" in read([path]).notes[0]
-    table = read([path], Columns(ids=("customer",))).tables[0]
+    table = read([path], ColumnRoles(ids=("customer",))).tables[0]
     assert table.ids["customer"][:].tolist() == [str(i * 7) for i in range(200)]
 
 
@@ -161,13 +162,13 @@ def test_rows_longer_than_a_block_are_read(tmp_path):
 )
 def test_labels_are_whole_numbers_or_words(tmp_path, text):
     path = write(tmp_path / "own.csv", text)
-    np.testing.assert_array_equal(read([path], Columns(label="y")).tables[0].labels, [0, 1])
+    np.testing.assert_array_equal(read([path], ColumnRoles(label="y")).tables[0].labels, [0, 1])
 
 
 def test_a_test_file_may_lack_labels_and_all_labels_may_be_of_one_class(tmp_path):
     train = write(tmp_path / "train.csv", "a,y\n1,0\n2,0\n")
     test = write(tmp_path / "test.csv", "a\n5\n")
-    found = read([train, test], Columns(label="y"))
+    found = read([train, test], ColumnRoles(label="y"))
     np.testing.assert_array_equal(found.tables[0].labels, [0, 0])
     assert found.tables[1].labels is None
     assert "'y'" in found.notes[0]

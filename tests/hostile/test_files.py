@@ -24,7 +24,7 @@ from trainer.data.files import (
     training_tables,
 )
 from trainer.data.files.decoder import Decoder, Unreadable
-from trainer.data.files.training_tables import Columns, Storage
+from trainer.data.files.training_tables import ColumnRoles, Storage
 from trainer.errors import UserError
 from trainer.serving import readers
 from trainer.serving.options import StreamOptions
@@ -43,7 +43,7 @@ def train_on(path):
         training_arrays.read(path, MOST_BYTES)
     elif path.suffix in paths.TABLE_SUFFIXES:
         storage = Storage("host", MOST_BYTES)
-        training_tables.read([path], Columns(label="label", keep_missing=True), storage=storage)
+        training_tables.read([path], ColumnRoles(label="label", keep_missing=True), storage=storage)
     else:
         image = Decoder()(path)
         if isinstance(image, Unreadable):

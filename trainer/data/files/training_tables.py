@@ -31,7 +31,7 @@ _NUMBER_BYTES = np.dtype(np.float32).itemsize
 
 
 @dataclasses.dataclass(frozen=True)
-class Columns:
+class ColumnRoles:
     """Says what the columns of a table are, if not features of numbers."""
 
     label: str = ""
@@ -76,7 +76,7 @@ class Tables:
 
 def read(
     paths: Sequence[Path],
-    what: Columns = Columns(),
+    what: ColumnRoles = ColumnRoles(),
     text: TextFormat | None = None,
     storage: Storage = Storage(),
 ) -> Tables:
@@ -169,7 +169,7 @@ class _Reading:
 
     table: OpenTable
     features: Features  # without the categories of the first table, which are yet to be found
-    what: Columns
+    what: ColumnRoles
     is_first: bool
 
     @property
@@ -289,7 +289,7 @@ def _require_may_stay(path: Path, storage: Storage) -> None:
 
 
 def _choose(
-    table: OpenTable, what: Columns, *, is_first: bool
+    table: OpenTable, what: ColumnRoles, *, is_first: bool
 ) -> tuple[tuple[str, ...], list[str]]:
     """Returns the columns that are features, and notes on the columns that are not."""
     named = [*([what.label] if what.label else []), *what.ids, *what.drop]

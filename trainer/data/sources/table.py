@@ -90,7 +90,7 @@ def read(request: Request[Settings]) -> Splits:
     settings, files = request.settings, request.argument.split(",")
     found = training_tables.read(
         [paths.path_of(file) for file in files],
-        training_tables.Columns(
+        training_tables.ColumnRoles(
             label=settings.label_column,
             ids=settings.id_columns,
             drop=settings.drop_columns,
