@@ -46,7 +46,7 @@ class TrainedRun:
         self.config: Config = trained.config
         self.feature_names = trained.features.names if trained.features else ()
         self._trained = trained
-        self._training = readers.training_data(trained)
+        self._training = readers.preprocessing_of(trained)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Has a copy, also in another process, load the checkpoint from the workdir again."""

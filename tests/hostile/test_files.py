@@ -59,7 +59,7 @@ def encode(path):
         label_column="label" if path.suffix in paths.TABLE_SUFFIXES else "",
     )
     shape = (8, 8, 3) if path.suffix in paths.IMAGE_SUFFIXES else (4,)
-    training = readers.TrainingData(shape, fill=np.zeros(4))
+    training = readers.Preprocessing(shape, fill=np.zeros(4))
     examples = readers.examples(path, training, options)
     for _ in examples.blocks(1024):
         pass

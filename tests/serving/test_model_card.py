@@ -54,7 +54,7 @@ def test_its_code_makes_the_vectors_of_a_table(has_gaps, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path / "out")
     vectors_of = names_of_the_first_code(tmp_path)["vectors_of"]
     vectors = vectors_of(frame.assign(colour=" " + frame.colour))
-    training = readers.training_data(restore.load_model(tmp_path / "run"))
+    training = readers.preprocessing_of(restore.load_model(tmp_path / "run"))
     given = readers.examples(tmp_path / "own.csv", training)
     expected = np.concatenate([block.rows for block in given.blocks(100)])
     np.testing.assert_allclose(vectors, expected, rtol=1e-6)
@@ -92,7 +92,7 @@ def test_its_code_makes_the_images_of_files(dtype, tmp_path, monkeypatch):
     imported |= {n.name for node in nodes if isinstance(node, ast.Import) for n in node.names}
     own = {"contextlib", "dataclasses", "math", "pathlib"}
     assert imported == own | {"numpy", "PIL", "pillow_heif"}
-    training = readers.training_data(restore.load_model(tmp_path / "run"))
+    training = readers.preprocessing_of(restore.load_model(tmp_path / "run"))
     for name in ("a.jpg", "03.png"):
         shutil.copy(folder / name, "photo.jpg")
         images = names_of_the_first_code(tmp_path)["images"]

@@ -15,7 +15,7 @@ from tests.verbs.sources import FEATURES, SIDE, pixels
 from trainer.serving import readers
 from trainer.serving.options import StreamOptions
 
-VECTORS = readers.TrainingData((FEATURES,))
+VECTORS = readers.Preprocessing((FEATURES,))
 
 
 def read(path, training=VECTORS, size=4, **options):
@@ -27,7 +27,7 @@ def read(path, training=VECTORS, size=4, **options):
 def test_a_grey_image_becomes_one_of_colours(tmp_path):
     (grey,) = pixels((SIDE, SIDE), 1)
     save_images(tmp_path, {"a.png": grey})
-    rows, _, files = read(tmp_path / "a.png", readers.TrainingData((SIDE, SIDE, 3)))
+    rows, _, files = read(tmp_path / "a.png", readers.Preprocessing((SIDE, SIDE, 3)))
     np.testing.assert_array_equal(rows, [np.stack([grey] * 3, axis=-1)])
     assert files.tolist() == ["a.png"]
 
@@ -36,7 +36,7 @@ def test_an_image_is_resized_to_a_height_and_a_width_that_differ(tmp_path):
     halves = np.full((20, 40), 200, np.uint8)
     halves[:, :20] = 0
     save_images(tmp_path, {"a.png": halves})
-    rows, *_ = read(tmp_path / "a.png", readers.TrainingData((4, 8, 1)), resize=True)
+    rows, *_ = read(tmp_path / "a.png", readers.Preprocessing((4, 8, 1)), resize=True)
     np.testing.assert_array_equal(rows[0, :, [0, 1, 2, 5, 6, 7], 0].T, [[0] * 3 + [200] * 3] * 4)
 
 

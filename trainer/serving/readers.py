@@ -55,7 +55,7 @@ class Input:
 
 
 @dataclasses.dataclass(frozen=True)
-class TrainingData:
+class Preprocessing:
     """Describes how the training turned its files into examples, before any standardisation."""
 
     shape: tuple[int, ...]  # (H, W, C) or (D,)
@@ -79,9 +79,9 @@ class TrainingData:
         return table.Settings("table:")
 
 
-def training_data(trained: restore.TrainedModel) -> TrainingData:
+def preprocessing_of(trained: restore.TrainedModel) -> Preprocessing:
     """Returns how the training of a model turned its files into examples."""
-    return TrainingData(
+    return Preprocessing(
         trained.model.image_shape,
         trained.config.data,
         "class_names" in trained.run.inputs,
@@ -118,7 +118,7 @@ def split(dataset: data.Dataset, name: str) -> Input:
     return Input(len(examples), blocks, is_standardised=dataset.scaling is not None)
 
 
-def examples(path: Path, training: TrainingData, options: StreamOptions = DEFAULTS) -> Input:
+def examples(path: Path, training: Preprocessing, options: StreamOptions = DEFAULTS) -> Input:
     """Opens images or vectors, to be read as the training read its data.
 
     Takes one image file, or all of a folder and its subfolders in the order of their names; an
@@ -150,7 +150,7 @@ def codes(path: Path, code_size: int, options: StreamOptions = DEFAULTS) -> Inpu
     return _arrays(path, _Expected((code_size,), "codes"), options)
 
 
-def _images(path: Path, training: TrainingData, options: StreamOptions) -> Input:
+def _images(path: Path, training: Preprocessing, options: StreamOptions) -> Input:
     shape = training.shape
     height, width, channels = shape
     folder = path if path.is_dir() else path.parent
@@ -252,7 +252,9 @@ def of_rows(rows: np.ndarray, shape: tuple[int, ...], content: str = "") -> Inpu
     return Input(len(rows), blocks)
 
 
-def of_table(opened: OpenTable, training: TrainingData, options: StreamOptions = DEFAULTS) -> Input:
+def of_table(
+    opened: OpenTable, training: Preprocessing, options: StreamOptions = DEFAULTS
+) -> Input:
     """Reads the features of a table, as the training did, with its labels and ids."""
     keys, path = training.table_keys, opened.path
     label = options.label_column or (keys.label_column if keys.label_column in opened.names else "")
@@ -324,7 +326,7 @@ def _rows(
     unknown: list[str] | None,
     size: int,
 ) -> Iterator[Block]:
-    """Yields a table's rows; `fill` and `unknown` are as in `TrainingData` and `tables.blocks`."""
+    """Yields a table's rows; `fill` and `unknown` are as in `Preprocessing` and `tables.blocks`."""
     path, names = opened.path, extra.names
     types: dict[str, pa.DataType] = {}
     for rows, given in tables.blocks(

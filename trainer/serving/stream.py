@@ -82,7 +82,7 @@ def open_examples(
         trained_run = restore.load(workdir, options.checkpoint, options.data)
         return trained_run, readers.split(trained_run.dataset, source)
     trained = restore.load_model(workdir, options.checkpoint)
-    training = readers.training_data(trained)
+    training = readers.preprocessing_of(trained)
     return trained, readers.examples(paths.path_of(source), training, options)
 
 
