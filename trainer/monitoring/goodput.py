@@ -49,9 +49,9 @@ class Clock:
         self._step = 0
         self._compiled = False
 
-    def resume(self, run: Path) -> None:
+    def resume(self, workdir: Path) -> None:
         """Adds the seconds that earlier starts of the run have written, if any."""
-        earlier = _read(run / FILE)
+        earlier = _read(workdir / FILE)
         if earlier:
             self._starts += earlier["starts"]
             self._repeated_until = self._step = earlier["step"]
@@ -80,7 +80,7 @@ class Clock:
         self._compiled = True
         self._step = max(self._step, int(first_step + count))
 
-    def compiles(self) -> None:
+    def expect_compilation(self) -> None:
         """Counts the next training call as compiling."""
         self._compiled = False
 
@@ -100,18 +100,18 @@ class Clock:
         self._switch_to(self._cause)
         return _shares(self._seconds)
 
-    def write(self, run: Path) -> None:
+    def write(self, workdir: Path) -> None:
         """Writes the seconds until now for the next start; a disk error is ignored."""
         self._switch_to(self._cause)
         self._written = self._since
         content = {"starts": self._starts, "step": self._step, "seconds": self._seconds}
         with contextlib.suppress(OSError):  # the next checkpoint reports it
-            atomic.write_json(run / FILE, content, synced=False)  # steps wait for the write
+            atomic.write_json(workdir / FILE, content, synced=False)  # steps wait for the write
 
-    def write_if_due(self, run: Path) -> None:
+    def write_if_due(self, workdir: Path) -> None:
         """Writes the seconds unless they were written less than five seconds ago."""
         if self._now() >= self._written + _MIN_WRITE_SECONDS:
-            self.write(run)
+            self.write(workdir)
 
     def __str__(self) -> str:
         shares = self.shares()
@@ -133,9 +133,9 @@ class Clock:
         return before
 
 
-def metrics(run: Path) -> dict[str, float]:
+def metrics(workdir: Path) -> dict[str, float]:
     """Returns a run's `wall_seconds` and its shares, `goodput/<cause>`; {} without the file."""
-    written = _read(run / FILE)
+    written = _read(workdir / FILE)
     if written is None:
         return {}
     shares = {f"goodput/{cause}": share for cause, share in _shares(written["seconds"]).items()}

@@ -239,7 +239,7 @@ class _Loop:
         """Begins a phase, in the state that the checkpoint of its first step holds."""
         self._setup.begin(phase)
         self._spikes.forget()
-        self._clock.compiles()
+        self._clock.expect_compilation()
         self._logger.begin(phase)
         self._phase = phase
 
