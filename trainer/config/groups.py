@@ -380,7 +380,7 @@ class Config(Group):
         self.pretrain.check_with(self.model)
 
     @property
-    def follows_data(self) -> frozenset[str]:
+    def keys_set_by_budget(self) -> frozenset[str]:
         """Returns the dotted names of the keys that follow from the number of examples."""
         values = {
             "batch_size": self.batch_size,

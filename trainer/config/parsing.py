@@ -227,7 +227,7 @@ def differences(before: Config, after: Config) -> dict[str, tuple[Any, Any]]:
     """
     old, new = ({name: (key, value) for name, key, value in _walk(c)} for c in (before, after))
     ignored = {name for name, (key, _) in new.items() if key.may_change}
-    ignored |= after.follows_data if before.budget == after.budget else set()
+    ignored |= after.keys_set_by_budget if before.budget == after.budget else set()
     if type(before.model) is not type(after.model):
         ignored |= {name for name in new if name.startswith("model.")} - {"model.name"}
     source = source_of(before.data.name)

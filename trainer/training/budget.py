@@ -22,7 +22,7 @@ def resolved(config: Config, examples: int, earlier: Config | None = None) -> Co
     more often than each epoch or, if an epoch is longer, every 30 steps. A resumed run keeps the
     warm-up of its `earlier` config, which would otherwise change with num_epochs.
     """
-    if not config.follows_data:
+    if not config.keys_set_by_budget:
         return config
     root = 2 ** math.floor(math.log2(max(examples, 1)) / 2)
     batch_size = config.batch_size or min(max(root, _MIN_BATCH), _MAX_BATCH)
