@@ -123,14 +123,14 @@ class Noise:
             alg=_PHILOX,
             dtype=tf.uint32,
         )
-        planes = [_unit(integers[:, i]) for i in range(_INTEGERS_PER_TICK)]
+        planes = [_to_unit_interval(integers[:, i]) for i in range(_INTEGERS_PER_TICK)]
         return tf.concat([tf.reshape(plane, [self._count, ticks]) for plane in planes], axis=1)
 
     def _shaped(self, rows: tf.Tensor, shape: tuple[int, ...]) -> tf.Tensor:
         return tf.reshape(rows[:, : math.prod(shape)], [self._count, *shape])
 
 
-def _unit(integers: tf.Tensor) -> tf.Tensor:
+def _to_unit_interval(integers: tf.Tensor) -> tf.Tensor:
     """Converts integers of 32 random bits to float32 in [0, 1)."""
     bits = tf.bitwise.right_shift(integers, tf.constant(32 - _FLOAT_BITS, tf.uint32))
     return tf.cast(bits, tf.float32) * 2.0**-_FLOAT_BITS
