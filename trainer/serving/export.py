@@ -181,15 +181,15 @@ def _write(
 ) -> Iterator[str]:
     """Writes the formats, and yields each when it is written."""
     encoder = plain_keras.encoder(trained.model, trained.scaling, dtype)
-    decoder = plain_keras.decoder(trained.model, trained.scaling)
+    networks = encoder, plain_keras.decoder(trained.model, trained.scaling)
     if "saved_model" in formats:
         residuals = plain_keras.residuals(trained.model, trained.scaling, encoder)
         scores = saved_model.Scores(residuals, reference)
         path, seed = folder / "saved_model", trained.config.seed
-        saved_model.write(path, encoder, decoder, trained.model, seed, scores)
+        saved_model.write(path, *networks, trained.model, seed, scores)
         yield "saved_model"
     for name in (name for name in formats if name != "saved_model"):
-        for network in (encoder, decoder):
+        for network in networks:
             _write_network(network, folder, name)
         yield name
 
