@@ -104,7 +104,7 @@ def test_every_kind_outlives_kills(kind, tmp_path, drawn):
         (kills.at_byte, int(drawn.integers(size))),
         (kills.at_call, int(drawn.integers(12, 30))),
         (kills.within, "trainer.distribution.step.Steps.evaluate"),
-        (kills.within, "trainer.training.logger.Logger.validation"),
+        (kills.within, "trainer.training.logger.Logger.log_validation"),
         (kills.within, "trainer.run.checkpoints.Checkpoint.restore"),
         (kills.within, "trainer.training.logger.Logger._training", int(drawn.integers(1, 3))),
     ]

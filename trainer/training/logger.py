@@ -117,7 +117,7 @@ class Logger:
         self._saver = BackgroundSaver(setup.run.checkpoints)
         self._clock = clock
         self._spikes = spikes
-        self.begin(phase_at(setup.phases, first_step))
+        self.begin_phase(phase_at(setup.phases, first_step))
         if checkpoint:
             self._window = MetricsWindow(compiles=True, before=checkpoint.arrays(_WINDOW))
         if first_step == 0 and config.tensorboard:
@@ -140,7 +140,7 @@ class Logger:
             if not isinstance(error, Preempted | Spike):
                 self._summaries.end(succeeded=error is None)
 
-    def begin(self, phase: Phase) -> None:
+    def begin_phase(self, phase: Phase) -> None:
         """Logs the steps and validations from here on as those of a phase."""
         self._window = MetricsWindow(compiles=True)
         self._phase = phase
@@ -149,7 +149,7 @@ class Logger:
         """Moves the progress bar."""
         self._progress.advance(step, loss)
 
-    def steps(
+    def log_steps(
         self, first_step: int, metrics: Mapping[str, np.ndarray], count: int, seconds: float
     ) -> None:
         """Logs the steps of a call wherever a row is due; skipped steps have no `metrics`, {}.
@@ -176,7 +176,7 @@ class Logger:
             self._progress.training(step, row["loss"], row["images_per_second"])
         self._clock.write_if_due(self._workdir)
 
-    def validation(self, step: int, losses: Mapping[str, float]) -> None:
+    def log_validation(self, step: int, losses: Mapping[str, float]) -> None:
         """Writes the losses of a validation, figures, histograms and the goodput."""
         tagged = {self._phase.tag(name): losses[name] for name in losses}
         self._summaries.scalars("validation", step, tagged)
@@ -195,7 +195,7 @@ class Logger:
         layer = f" of layer {self._phase.layer}" if self._phase.layer else ""
         self._progress.line(f"step {step:,} validation{layer}: {describe_losses(losses)}")
 
-    def checkpoint(
+    def save_checkpoint(
         self,
         step: int,
         state: Mapping[str, np.ndarray],
@@ -252,21 +252,21 @@ class NullLogger:
     def __exit__(self, *ended: object) -> None:
         pass
 
-    def begin(self, phase: Phase) -> None:
+    def begin_phase(self, phase: Phase) -> None:
         pass
 
     def advance(self, step: int, loss: float) -> None:
         pass
 
-    def steps(
+    def log_steps(
         self, first_step: int, metrics: Mapping[str, np.ndarray], count: int, seconds: float
     ) -> None:
         pass
 
-    def validation(self, step: int, losses: Mapping[str, float]) -> None:
+    def log_validation(self, step: int, losses: Mapping[str, float]) -> None:
         pass
 
-    def checkpoint(
+    def save_checkpoint(
         self,
         step: int,
         state: Mapping[str, np.ndarray],

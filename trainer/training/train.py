@@ -221,7 +221,7 @@ class _Loop:
             self._profile.at(first)
         if self._spikes.skips(first):
             self._pace.plan(int(count))
-            self._logger.steps(first, {}, count, 0.0)
+            self._logger.log_steps(first, {}, count, 0.0)
             return
         began = time.monotonic()
         with self._clock.spent_on_steps(first, count):
@@ -230,7 +230,7 @@ class _Loop:
         nonfinite = setup.steps.nonfinite_steps(metrics)
         self._spikes.watch(first, metrics["loss"], nonfinite)
         finite_steps = int(np.argmax(nonfinite)) if nonfinite.any() else count
-        self._logger.steps(first, metrics, finite_steps, seconds * finite_steps / count)
+        self._logger.log_steps(first, metrics, finite_steps, seconds * finite_steps / count)
         setup.steps.require_finite(first, metrics)
         self._pace.plan(setup.workers.broadcast_int(self._pace.next_count(count, seconds)))
         self._logger.advance(int(first + count), float(metrics["loss"][-1]))
@@ -240,7 +240,7 @@ class _Loop:
         self._setup.begin(phase)
         self._spikes.forget()
         self._clock.expect_compilation()
-        self._logger.begin(phase)
+        self._logger.begin_phase(phase)
         self._phase = phase
 
     def _validate(self, step: int) -> float | None:
@@ -253,7 +253,7 @@ class _Loop:
             losses = self._setup.steps.evaluate(self._setup.dataset.validation.images)
             if not math.isfinite(losses["loss"]):
                 raise NonFiniteError(f"the validation loss at step {step} is {losses['loss']}")
-            self._logger.validation(step, losses)
+            self._logger.log_validation(step, losses)
         if self._phase.layer:
             return None
         self._losses = losses
@@ -274,7 +274,7 @@ class _Loop:
         next_step = min(step, self._end - 1)
         with self._clock.spent_on("checkpoint"), self._spikes.nonfinite_as_spike(next_step):
             state = resume.finite_state(self._setup.steps, step) | self._spikes.state()
-            self._logger.checkpoint(step, state, validation_loss)
+            self._logger.save_checkpoint(step, state, validation_loss)
 
 
 def _write_config(setup: Setup) -> None:
