@@ -45,7 +45,7 @@ class WorkersError(CommandError):
 
 
 class AbsentWorkersError(WorkersError):
-    """Reports workers that have not come in time, as pods that wait for machines."""
+    """Reports workers that did not connect before the startup timeout, such as unscheduled pods."""
 
     exit_status = 76
 

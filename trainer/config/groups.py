@@ -56,7 +56,7 @@ class Stop(Group):
 
     patience_validations: int = key(
         0,
-        "End after so many validations in a row without a lower loss; 0: never.",
+        "End after this many validations in a row without a lower loss; 0: never.",
         at_least=0,
         may_change=True,
         is_hyperparameter=True,
@@ -77,7 +77,7 @@ class Augment(Group):
     flip: bool = key(False, "Mirror an image left to right with probability 1/2.")
     shift_pixels: int = key(
         0,
-        "Shift by up to so many pixels in each direction; the nearest pixel fills the border.",
+        "Shift by up to this many pixels in each direction; the nearest pixel fills the border.",
         at_least=0,
     )
     zoom: float = key(

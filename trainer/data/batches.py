@@ -20,7 +20,7 @@ def training_batches(
     as_indices: bool,
     local_rows: slice = slice(None),
 ) -> tf.data.Dataset:
-    """Returns the batches of each range of steps (first, end), without end.
+    """Returns one element for each half-open range of steps [first, end).
 
     An element is (first, K, batches [max_steps, B, ...]) with K = end - first. Step k has the
     examples at positions k * batch_size to (k + 1) * batch_size - 1; this worker takes only its

@@ -23,7 +23,7 @@ class Moments:
     """Holds statistics of each feature, float64 [D]."""
 
     mean: np.ndarray
-    std: np.ndarray  # 0 of constant features, whose rounded std need not be
+    std: np.ndarray  # exactly 0 for constant features
     lowest: np.ndarray
     highest: np.ndarray
 

@@ -57,7 +57,7 @@ class WeightAverage:
         return averages | {"averaged_steps": self._count}
 
     def restart(self) -> None:
-        """Makes the average the weights as they are."""
+        """Sets the average to the current weights."""
         for variable, average in self._pairs():
             average.assign(variable.numpy())
 

@@ -1,4 +1,4 @@
-"""Tells anomalies from normal examples by their classes, and sets the threshold of errors."""
+"""Holds the options of an evaluation: the anomalous classes, and the quantile of the threshold."""
 
 import dataclasses
 from collections.abc import Sequence

@@ -118,7 +118,7 @@ def _data_key(restored: restore.RestoredRun) -> tuple[object, ...]:
 
 
 def example_names(split: Split, rows: np.ndarray) -> np.ndarray:
-    """Returns what to call examples, str [N]: by their files, ids or rows in the split, from 0.
+    """Returns display names of examples, str [N]: file, id, or row in the split from 0.
 
     A number gets the name of its id column. A file name keeps only the parent folders that make all
     names unique.

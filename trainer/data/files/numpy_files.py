@@ -156,8 +156,8 @@ def example_blocks(
 
 
 def _open(path: Path, name: str, stored_bytes: int) -> StoredArray:
-    said = f"{name!r} in {path}" if name else str(path)
-    with _readable(path, said), _opened(path, name) as file:
+    display_name = f"{name!r} in {path}" if name else str(path)
+    with _readable(path, display_name), _opened(path, name) as file:
         shape, by_columns, dtype = _read_header(file)
         array = StoredArray(path, name, shape, dtype, by_columns)
         if dtype.hasobject:
@@ -188,7 +188,7 @@ def _opened(path: Path, name: str) -> Iterator[IO[bytes]]:
 
 
 @contextlib.contextmanager
-def _readable(path: Path, said: str) -> Iterator[None]:
+def _readable(path: Path, display_name: str) -> Iterator[None]:
     """Turns the errors of a missing or damaged file into UserError."""
     try:
         yield
@@ -196,7 +196,7 @@ def _readable(path: Path, said: str) -> Iterator[None]:
         raise UserError(f"{path} cannot be read: {error.strerror or in_one_line(error)}") from error
     except _DAMAGE_ERRORS as error:
         raise UserError(
-            f"{said} cannot be read as an array of numbers ({in_one_line(error)})"
+            f"{display_name} cannot be read as an array of numbers ({in_one_line(error)})"
         ) from error
 
 

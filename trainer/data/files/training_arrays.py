@@ -75,7 +75,7 @@ def read(path: Path, allowed_bytes: float, layout: str = "auto") -> Arrays:
 def open_records(path: Path, layout: str = "auto") -> tuple[Records, tuple[str, ...]]:
     """Opens the array of an .npy file as training examples that stay in the file.
 
-    Returns the examples, as `read` would make them, and what is to be said.
+    Returns the examples, as `read` would make them, and notes for the user.
 
     Raises:
       UserError: the file is not an .npy file, or stored by columns, or as `read`.
@@ -135,7 +135,7 @@ def _known() -> str:
 
 
 def _layout(stored: StoredArray, layout: str, allowed_bytes: float) -> tuple[str, tuple[str, ...]]:
-    """Returns the layout of examples, "vectors" for two dimensions, and what is to be said."""
+    """Returns the layout of examples, "vectors" for two dimensions, and notes for the user."""
     shape = stored.shape
     require(
         len(shape) in (2, 3, 4),

@@ -32,7 +32,7 @@ _NUMBER_BYTES = np.dtype(np.float32).itemsize
 
 @dataclasses.dataclass(frozen=True)
 class ColumnRoles:
-    """Says what the columns of a table are, if not features of numbers."""
+    """Names the columns of a table that are not numeric features."""
 
     label: str = ""
     ids: tuple[str, ...] = ()  # kept beside the rows, as they are

@@ -1,4 +1,4 @@
-"""Measures how well large errors tell the anomalies of the test split from normal examples."""
+"""Measures how well errors rank anomalies of the test split above normal examples."""
 
 from collections.abc import Mapping
 from typing import Any
