@@ -2,7 +2,7 @@
 
     python -m launch.sweep --grid=config.model.code_size=2,8,32 -- --config=... --workdir=runs/sweep
 
-Each run has its own folder in the workdir, named by its values. The same command continues a sweep
+Each run has its own folder in the workdir, named by its values. The same command resumes a sweep
 that was stopped, without training or evaluating finished runs again.
 """
 
@@ -71,7 +71,7 @@ def main(trainer_flags: list[str]) -> int:
 
             print(compare.compare(finished, str(folder), overwrite=True), flush=True)
     if received:
-        say("stopped; start the same command again to go on")
+        say("stopped; start the same command again to resume")
         return Preempted.exit_status
     failed = {name: status for name, status in statuses.items() if status}
     if failed:

@@ -1,6 +1,6 @@
 """python -m trainer --config=conv --workdir=runs/conv
 
-Trains a run, or goes on with the run in --workdir, which needs no --config. --config=conv --help
+Trains a run, or resumes the run in --workdir, which needs no --config. --config=conv --help
 lists the keys of a config. Other commands, as python -m trainer.evaluate:
   evaluate finetune compare    measure a run
   encode decode denoise map sample export    use it
@@ -34,9 +34,7 @@ def _config() -> Config:
 
     if _CONFIG.value is None:
         path = path_of(_WORKDIR.value)
-        require(
-            (path / CONFIG).exists(), f"--config=... is missing: {path} holds no run to go on with"
-        )
+        require((path / CONFIG).exists(), f"--config=... is missing: {path} holds no run to resume")
         return config_of(path, _DATA.value)
     config = parse(_CONFIG.value)
     return dataclasses.replace(config, data=located(config.data, "", _DATA.value))

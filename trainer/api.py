@@ -215,7 +215,7 @@ def load(workdir: str | Path, checkpoint: str = "") -> TrainedRun:
 
 
 def train(config: str | Config | ConfigDict, workdir: str | Path) -> TrainedRun:
-    """Trains a run to its end, or goes on with it, and loads it.
+    """Trains a run to its end, or resumes it, and loads it.
 
     TensorFlow's seed, and whether its operations are deterministic, are the run's afterwards.
 

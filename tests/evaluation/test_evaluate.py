@@ -42,7 +42,10 @@ def test_the_table_says_what_is_not_finished_and_what_would_help(capsys):
     fine["mean_largest_probability"] = 0.999
     for changes, line in (
         ({}, ""),
-        ({"finished": False, "step": 5}, "step 5 of 9; python -m trainer --workdir=runs/x goes on"),
+        (
+            {"finished": False, "step": 5},
+            "step 5 of 9; python -m trainer --workdir=runs/x resumes it",
+        ),
         (
             {"mse_to_pca": 1.01},
             "PCA with 3 components has a smaller error. largest_errors.png shows",

@@ -114,7 +114,7 @@ def run(main: Callable[[], None], check: Callable[[], None] = lambda: None) -> N
 
     A UserError of `check` is reported before the import. Exit statuses: 0 finished; 2 the user's
     mistake; 75 stopped, to be started again; 76 other workers have not started in time; 130 Ctrl-C
-    in a command that cannot be continued; 141 a closed pipe; 1 anything else.
+    in a command that cannot be resumed; 141 a closed pipe; 1 anything else.
     """
     app.run(lambda _: _run(main, check), flags_parser=_parse)
 
@@ -171,7 +171,7 @@ def _stoppable() -> Iterator[None]:
 
     def stop(number, frame):
         del number, frame
-        raise Preempted("stopped before the start; start again to go on")
+        raise Preempted("stopped before the start; start again to resume")
 
     before = signal.signal(signal.SIGTERM, stop)
     yield

@@ -73,7 +73,7 @@ class _Wait:
     def check(self, missing: set[int], reason: str = "") -> None:
         """Raises CommandError if the wait must end; prints the missing workers if a line is due."""
         if self._stopped():
-            raise Preempted("stopped before the first step; start again to go on")
+            raise Preempted("stopped before the first step; start again to resume")
         names, now = self._cluster.names(missing), time.monotonic()
         if now > self._deadline:
             raise AbsentWorkersError(

@@ -178,7 +178,7 @@ def print_table(metrics: dict[str, Any], workdir: str) -> None:
     if not metrics.get("finished", True):
         print(
             f"\nThe run is not finished: this is step {metrics['step']:,} of "
-            f"{metrics['last_step']:,}; python -m trainer --workdir={workdir} goes on with it."
+            f"{metrics['last_step']:,}; python -m trainer --workdir={workdir} resumes it."
         )
     for line in evaluators.advice(metrics):
         print(f"\n{line}")

@@ -68,4 +68,6 @@ class BackgroundSaver:
 
 
 def _given_up(error: StorageError) -> StorageError:
-    return StorageError(f"{error}; start again to go on from the last good one, which is untouched")
+    return StorageError(
+        f"{error}; start again to resume from the last good one, which is untouched"
+    )

@@ -140,7 +140,7 @@ def read_if_any(workdir: Path) -> Run | None:
 
 
 def config_of(workdir: Path, moved_to: str = "") -> Config:
-    """Returns the config with which a start goes on with a run, without a config of its own.
+    """Returns the config with which a start resumes a run, without a config of its own.
 
     Raises:
       UserError: the workdir holds no run, or the data cannot be at `moved_to`.

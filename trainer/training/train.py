@@ -196,7 +196,7 @@ class _Loop:
                     return step, self._losses
                 if stopping and step < end:
                     raise Preempted(
-                        f"stopped at step {step:,} with a checkpoint; start again to go on"
+                        f"stopped at step {step:,} with a checkpoint; start again to resume"
                     )
         return end, self._losses or setup.steps.evaluate(setup.dataset.validation.images)
 
