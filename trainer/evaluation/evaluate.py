@@ -55,35 +55,35 @@ def evaluate(
     """
     anomalies.check()
     path = paths.path_of(workdir)
-    run = restore.load(path, checkpoint, data_name)
-    dataset = run.dataset
+    restored = restore.load(path, checkpoint, data_name)
+    dataset = restored.dataset
     anomalies.check_classes(dataset)
-    train, train_labels, _ = read(run, dataset.train)
-    test, test_labels, test_rows = read(run, dataset.test)
+    train, train_labels, _ = read(restored, dataset.train)
+    test, test_labels, test_rows = read(restored, dataset.test)
     test_files = dataset.test.file_names
     evaluated = EvaluatedModel(
-        run.model,
+        restored.model,
         train,
         test,
         train_labels,
         test_labels,
-        seed=run.config.seed,
+        seed=restored.config.seed,
         workdir=path,
         class_names=dataset.class_names,
         test_files=None if test_files is None else test_files[test_rows],
         test_names=example_names(dataset.test, test_rows),
-        data_key=_data_key(run),
+        data_key=_data_key(restored),
         feature_names=dataset.features.names if dataset.features else (),
         train_anomalies=anomalies.are_anomalous(train_labels, dataset.class_names),
         test_anomalies=anomalies.are_anomalous(test_labels, dataset.class_names),
     )
-    last_step = run.config.last_step(len(dataset.train))
+    last_step = restored.config.last_step(len(dataset.train))
     metrics: dict[str, Any] = {
-        "step": run.step,
+        "step": restored.step,
         "last_step": last_step,
-        "newest_step": run.run.newest_step,
-        "finished": _has_finished(run, last_step),
-        "code_size": run.model.code_size,
+        "newest_step": restored.run.newest_step,
+        "finished": _has_finished(restored, last_step),
+        "code_size": restored.model.code_size,
         "test_examples": len(test),
         "test_fingerprint": dataset.fingerprint(["test"]),
     }
@@ -95,14 +95,14 @@ def evaluate(
             metrics |= result.metrics
             plots |= result.figures
             bar.update()
-    metrics |= _thresholds(run, anomalies.error_quantile, evaluated)
+    metrics |= _thresholds(restored, anomalies.error_quantile, evaluated)
 
     with atomic.replacing(path) as tmp:
         atomic.write_json(tmp / METRICS, metrics)
         if evaluated.is_undercomplete:
             error_reference.write_pca(tmp, evaluated.pca.mean_, evaluated.pca.components_)
         if evaluated.distances is not None:
-            error_reference.write_distances(tmp, evaluated.distances, run.step)
+            error_reference.write_distances(tmp, evaluated.distances, restored.step)
         for name, figure in plots.items():
             (tmp / f"{name}.png").write_bytes(figures.png(figure))
         _write_summaries(tmp, metrics, plots, evaluated)

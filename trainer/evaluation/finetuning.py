@@ -97,13 +97,13 @@ def finetune(
     # 1. Load the run and its labelled images.
     settings.check()
     path = paths.path_of(workdir)
-    run = restore.load(path, checkpoint, data_name)
-    if run.config.deterministic:
+    restored = restore.load(path, checkpoint, data_name)
+    if restored.config.deterministic:
         enable_determinism()
-    classes = _count_classes(run)
-    train = labelled(run.dataset.train, settings.labels)
+    classes = _count_classes(restored)
+    train = labelled(restored.dataset.train, settings.labels)
     if settings.refit:
-        train = concatenated(train, run.dataset.validation, run.config.data.memory_gib)
+        train = concatenated(train, restored.dataset.validation, restored.config.data.memory_gib)
     require(
         settings.batch_size <= len(train),
         f"batch_size={settings.batch_size} is not allowed; {len(train)} labelled images allow 1 "
@@ -111,20 +111,22 @@ def finetune(
     )
 
     # 2. Measure the codes before training; then train a classifier from them.
-    autoencoder = initial_model(run) if settings.from_scratch else run.model
-    keras.utils.set_random_seed(run.config.seed)
+    autoencoder = initial_model(restored) if settings.from_scratch else restored.model
+    keras.utils.set_random_seed(restored.config.seed)
     classifier = build_model(
-        run.strategy, run.config.precision, lambda: Classifier(autoencoder, classes, settings)
+        restored.strategy,
+        restored.config.precision,
+        lambda: Classifier(autoencoder, classes, settings),
     )
-    test = _read(run, run.dataset.test)
-    frozen_test_error = _frozen_error(autoencoder, _read(run, train), test)
-    trained = _train(run, classifier, train, settings)
+    test = _read(restored, restored.dataset.test)
+    frozen_test_error = _frozen_error(autoencoder, _read(restored, train), test)
+    trained = _train(restored, classifier, train, settings)
 
     # 3. Measure the classifier on the test images.
     test_error, _ = _measure(classifier, *test)
     metrics = {
-        "step": 0 if settings.from_scratch else run.step,
-        "newest_step": run.run.newest_step,
+        "step": 0 if settings.from_scratch else restored.step,
+        "newest_step": restored.run.newest_step,
         f"{settings.name}_test_error": test_error,
         "frozen_test_error": frozen_test_error,
         **trained,
