@@ -12,8 +12,8 @@ _OUTPUT = flags.DEFINE_string("output", None, "Folder to create.", required=True
 _FORMATS = flags.DEFINE_list(
     "formats", ["saved_model", "keras", "litert"], "Some of saved_model, keras, litert and onnx."
 )
-_IMAGES = flags.DEFINE_enum(
-    "images", "uint8", ["uint8", "float32"], "Type of pixels: uint8 (0 to 255) or float32 (0 to 1)."
+_IMAGES = flags.DEFINE_string(
+    "images", "uint8", "Type of pixels: uint8 (0 to 255) or float32 (0 to 1)."
 )
 _OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace an existing export.")
 flags.adopt_module_key_flags(cli)

@@ -6,22 +6,19 @@ from absl import flags
 
 from trainer import cli
 from trainer.cli import stream_flags
-from trainer.serving.options import COLOURS, METHODS, check_map
 
 stream_flags.define_input("examples", default="test")
-_METHOD = flags.DEFINE_enum(
+_METHOD = flags.DEFINE_string(
     "method",
     "",
-    METHODS,
-    "How codes become points: by PCA, t-SNE or UMAP. Default: codes of up to 2 values as they are, "
+    "How codes become points: pca, tsne or umap. Default: codes of up to 2 values as they are, "
     "longer ones by PCA.",
 )
-_COLOUR = flags.DEFINE_enum(
+_COLOUR = flags.DEFINE_string(
     "colour",
     "",
-    ["", *COLOURS],
-    "What colours a point: its class, the error of its reconstruction or, after an evaluation, its "
-    "distance. Default: the class, where there are labels.",
+    "What colours a point: class, error (of its reconstruction) or, after an evaluation, distance. "
+    "Default: class, where there are labels.",
 )
 _OUTPUT = flags.DEFINE_string("output", "", "Folder for map.png and map.csv. Default: the workdir.")
 flags.adopt_module_key_flags(stream_flags)
@@ -35,6 +32,8 @@ def _arguments() -> dict[str, Any]:
 
 def check() -> None:
     """Raises UserError for wrong flags that need no data to be found wrong."""
+    from trainer.serving.options import check_map
+
     check_map(**_arguments())
 
 
