@@ -10,8 +10,9 @@ import tensorflow_datasets as tfds
 
 from tests.data.conftest import sizes_of
 from trainer import data
-from trainer.config import make_data, source_of, source_settings
+from trainer.config import located, make_data, missing_paths, source_of, source_settings
 from trainer.data import sources
+from trainer.data.sources import arrays
 
 ROOT = Path(__file__).parents[2]
 
@@ -22,6 +23,22 @@ def test_a_source_is_found_by_its_name():
         assert vars(module)["__name__"].endswith(f".{source}")
         assert all(hasattr(module, attribute) for attribute in get_type_hints(sources.Source))
     assert source_of("mnist:3.0.1") == "tfds"
+
+
+def test_each_path_of_a_source_with_several_is_looked_for(tmp_path, monkeypatch):
+    monkeypatch.setattr(arrays, "SEVERAL_PATHS", True)
+    monkeypatch.chdir(tmp_path)
+    began = tmp_path / "began"
+    began.mkdir()
+    names = ("rows.npy", "labels.npy")
+    pair = make_data(f"arrays:{','.join(names)}")
+    assert missing_paths(pair) == [*names]
+    for name in names:
+        assert located(pair, str(began)) == pair  # not all files are there
+        (began / name).touch()
+    found = located(pair, str(began))
+    assert found.name == f"arrays:{began / names[0]},{began / names[1]}"
+    assert missing_paths(found) == []
 
 
 def test_digits_and_noise_are_as_large_as_they_are_asked_to_be(load):

@@ -279,9 +279,9 @@ def missing_paths(data: Data) -> list[str]:
 
 
 def _path_parts(name: str) -> list[str]:
-    """Returns the paths in a data.name: of tables several, separated by commas."""
-    source, _, argument = name.partition(":")
-    return argument.split(",") if source == "table" else [argument]
+    """Returns the paths in a data.name: one, or several separated by commas."""
+    argument = name.partition(":")[2]
+    return argument.split(",") if _source(source_of(name)).SEVERAL_PATHS else [argument]
 
 
 def config_path(name: str) -> Path:

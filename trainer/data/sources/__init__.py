@@ -54,6 +54,7 @@ class Source(Protocol):
     RESIZES: bool  # takes data.image_size
     STAYS_IN_FILES: bool  # takes data.placement="records"
     PATH_MAY_MOVE: bool  # a resumed run may find the data at another path
+    SEVERAL_PATHS: bool  # commas separate paths in the argument
     Settings: type[Data]  # the keys of config.data: the keys of every source, and its own
 
     @staticmethod

@@ -12,6 +12,7 @@ EXAMPLE = "arrays:FILE"
 RESIZES = False
 STAYS_IN_FILES = True
 PATH_MAY_MOVE = True
+SEVERAL_PATHS = False
 
 
 @dataclasses.dataclass(frozen=True)

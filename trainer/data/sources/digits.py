@@ -12,6 +12,7 @@ EXAMPLE = "digits"
 RESIZES = True
 STAYS_IN_FILES = False
 PATH_MAY_MOVE = False
+SEVERAL_PATHS = False
 _COUNT = 1797
 _SIDE = 28  # pixels, as of MNIST
 

@@ -20,6 +20,7 @@ EXAMPLE = "images:DIR"
 RESIZES = True
 STAYS_IN_FILES = True
 PATH_MAY_MOVE = True
+SEVERAL_PATHS = False
 
 
 @dataclasses.dataclass(frozen=True)

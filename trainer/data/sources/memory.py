@@ -13,6 +13,7 @@ EXAMPLE = "memory"
 RESIZES = False
 STAYS_IN_FILES = False
 PATH_MAY_MOVE = False
+SEVERAL_PATHS = False
 Settings = Data
 
 

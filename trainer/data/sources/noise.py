@@ -12,6 +12,7 @@ EXAMPLE = "noise:5000"
 RESIZES = True
 STAYS_IN_FILES = False
 PATH_MAY_MOVE = False
+SEVERAL_PATHS = False
 _SIDE = 28  # pixels, as of MNIST
 _TEST_IMAGES = 1000
 _MAX_DIGITS = 12  # of N

@@ -15,6 +15,7 @@ EXAMPLE = "table:FILE"
 RESIZES = False
 STAYS_IN_FILES = True
 PATH_MAY_MOVE = True
+SEVERAL_PATHS = True
 
 
 @dataclasses.dataclass(frozen=True)

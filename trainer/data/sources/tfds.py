@@ -14,6 +14,7 @@ EXAMPLE = "mnist"
 RESIZES = True
 STAYS_IN_FILES = True
 PATH_MAY_MOVE = False
+SEVERAL_PATHS = False
 Settings = Data
 
 
