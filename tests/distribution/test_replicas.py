@@ -12,6 +12,7 @@ from tests.distribution.noisy_steps import (
     BATCH,
     SHAPE,
     MeanCode,
+    Noisy,
     assert_close,
     images_like,
     make_steps,
@@ -336,6 +337,17 @@ def test_what_cannot_be_computed_is_refused(mistake, named):
 def test_batches_of_rows_are_mapped_whole():
     rows = np.arange(1300, dtype=np.float32)[:, np.newaxis]
     np.testing.assert_array_equal(map_batches(lambda batch: 2 * batch, rows), 2 * rows)
+
+
+def test_a_variable_may_begin_with_a_value_instead_of_an_initializer():
+    class Scaled(Noisy):
+        def __init__(self, *arguments, **keywords):
+            super().__init__(*arguments, **keywords)
+            self.scale = keras.Variable(2.0, name="scale")
+            self.shifts = keras.Variable(np.zeros(3), name="shifts")
+
+    model = build_model(make_strategy("cpu:2"), "float32", lambda: small(Scaled))
+    assert (model.scale.numpy(), model.shifts.shape) == (2, (3,))
 
 
 def test_devices_have_one_strategy_in_a_process():

@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Iterator
 
+import numpy as np
 import tensorflow as tf
 
 from trainer.data.memory import require_fits, total_bytes
@@ -88,9 +89,10 @@ def parameters_within_memory(strategy: tf.distribute.Strategy, numbers_each: int
 
     def count(create, **arguments):
         nonlocal parameters
+        initial = arguments["initial_value"]
         with tf.Graph().as_default():  # in which nothing takes memory
             try:
-                parameters += math.prod(arguments["initial_value"]().shape)
+                parameters += math.prod(np.shape(initial() if callable(initial) else initial))
             except (OverflowError, TypeError, ValueError):  # more than an int64 counts
                 parameters += 2**63
         require_fits(
