@@ -350,5 +350,22 @@ def test_a_variable_may_begin_with_a_value_instead_of_an_initializer():
     assert (model.scale.numpy(), model.shifts.shape) == (2, (3,))
 
 
+@pytest.mark.parametrize("place", ["_scale", "scales", "by_name", "layer"])
+def test_a_variable_that_keras_does_not_track_is_refused(place):
+    class Scaled(Noisy):
+        def __init__(self, *arguments, **keywords):
+            super().__init__(*arguments, **keywords)
+            scale = tf.Variable(1.0, trainable=False)
+            if place == "layer":
+                self.layer = keras.layers.Activation("relu")
+                self.layer.scale = scale
+            else:
+                held = {"_scale": scale, "scales": [scale], "by_name": {"scale": scale}}
+                setattr(self, place, held[place])
+
+    with pytest.raises(TypeError, match=r"'\w+' of a \w+ holds a tf\.Variable.* keras\.Variable"):
+        build_model(make_strategy("cpu:2"), "float32", lambda: small(Scaled))
+
+
 def test_devices_have_one_strategy_in_a_process():
     assert make_strategy("cpu:2") is make_strategy("cpu:2")

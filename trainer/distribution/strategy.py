@@ -13,11 +13,12 @@ from trainer import models
 from trainer.config import ModelSettings
 from trainer.distribution import private_api, xla
 from trainer.distribution.devices import check_devices, parameters_within_memory, within_memory
+from trainer.distribution.variables import require_tracked
 from trainer.errors import UserError
 from trainer.models.base import Autoencoder
 
 Strategy: TypeAlias = tf.distribute.Strategy
-_Model = TypeVar("_Model")
+_Model = TypeVar("_Model", bound=keras.Layer)
 
 _POLICIES = {
     "float32": "float32",
@@ -96,6 +97,7 @@ def build_model(
 
     Raises:
       UserError: the memory is too small, or what `create` raises.
+      TypeError: as `require_tracked`, a mistake in the code of a kind.
     """
     set_matrix_precision(precision)
     before = keras.config.dtype_policy()
@@ -106,9 +108,11 @@ def build_model(
             strategy.scope(),
             parameters_within_memory(strategy, numbers_each),
         ):
-            return create()
+            model = create()
     finally:
         keras.config.set_dtype_policy(before)
+    require_tracked(model)
+    return model
 
 
 def set_matrix_precision(precision: str) -> None:
