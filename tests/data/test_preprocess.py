@@ -1,10 +1,16 @@
 """Splits, binarisation and standardisation are the same in every run, and fitted in training."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
 from tests.data.conftest import FEATURES, sizes_of, splits_of, vectors
-from trainer.data.dataset import to_unit
+from trainer.config import make_data
+from trainer.data.dataset import Split, to_unit
+from trainer.data.preprocess import make_dataset
+from trainer.data.sources import Splits
+from trainer.errors import UserError
 
 
 def images_of(dataset):
@@ -157,6 +163,31 @@ def test_another_number_or_label_is_another_data_set(load, save):
         fingerprints.append(load(save(**arrays | changed), standardise=True).fingerprint())
     assert fingerprints[0] == fingerprints[1]
     assert len(set(fingerprints)) == 4
+
+
+@pytest.mark.parametrize(("mode", "is_view"), [("r", False), ("r+", False), ("r+", True)])
+@pytest.mark.parametrize("settings", [{"standardise": True}, {"binarise": True}])
+def test_a_source_may_return_arrays_that_are_mapped_from_a_file(tmp_path, mode, is_view, settings):
+    shape = (60, FEATURES) if "standardise" in settings else (60, 2, 3, 1)
+    rows = np.random.default_rng(0).integers(0, 256, shape)
+    rows = rows.astype(np.float32 if "standardise" in settings else np.uint8)
+    files = {"images": tmp_path / "rows.npy", "labels": tmp_path / "labels.npy"}
+    np.save(files["images"], rows)
+    np.save(files["labels"], np.arange(60))
+    before = [path.read_bytes() for path in files.values()]
+    mapped = {name: np.load(path, mmap_mode=mode) for name, path in files.items()}
+    if is_view:
+        mapped = {name: np.asarray(array)[:] for name, array in mapped.items()}
+    keys = make_data("noise:60", **settings)
+    own, expected = (
+        make_dataset(Splits(Split(**arrays)), keys)
+        for arrays in (mapped, {"images": rows.copy(), "labels": np.arange(60)})
+    )
+    assert own.fingerprint() == expected.fingerprint()
+    assert [path.read_bytes() for path in files.values()] == before
+    small = dataclasses.replace(keys, memory_gib=1e-9)
+    with pytest.raises(UserError, match=r"a copy of 'noise:60' takes .* of memory"):
+        make_dataset(Splits(Split(**mapped)), small)
 
 
 def test_vectors_are_not_binarised(load, save, refused):

@@ -14,7 +14,14 @@ from trainer import positions
 from trainer.config import Data
 from trainer.data import sources, statistics
 from trainer.data.dataset import Dataset, Records, Scaling, Split, fill_in, to_unit
-from trainer.data.memory import BLOCK_ROWS, aligned_empty, allowed_bytes, blocks
+from trainer.data.memory import (
+    BLOCK_ROWS,
+    aligned_copy,
+    aligned_empty,
+    allowed_bytes,
+    blocks,
+    require_fits,
+)
 from trainer.errors import UserError, require
 
 _SEED = 0
@@ -26,10 +33,13 @@ _BINARISED_ROWS = 512  # at a time: each pixel takes a random number
 def make_dataset(splits: sources.Splits, settings: Data) -> Dataset:
     """Splits and preprocesses a source's examples, partly in place.
 
+    Arrays that are mapped from a file or cannot be written are copied first.
+
     Raises:
-      UserError: a split would be empty, or the examples cannot be binarised, imputed or
-        standardised.
+      UserError: a split would be empty, the copies do not fit in memory, or the examples cannot be
+        binarised, imputed or standardised.
     """
+    splits = _writable(splits, settings)
     train, test = splits.train, splits.test
     if settings.binarise:
         train = _binarise(train, "train", settings.name)
@@ -55,6 +65,45 @@ def make_dataset(splits: sources.Splits, settings: Data) -> Dataset:
         notes += more
     train, validation, test = all_splits
     return Dataset(train, validation, test, scaling, features, splits.class_names, fill, notes)
+
+
+def _writable(splits: sources.Splits, settings: Data) -> sources.Splits:
+    """Copies the arrays into which preprocessing must not or cannot write.
+
+    A memory map that can be written would change the user's file.
+    """
+    given = [s for s in (splits.train, splits.test, splits.validation) if s is not None]
+    columns: list[Any] = []
+    for split in given:
+        columns += [split.images, split.labels, split.file_names, *split.ids.values()]
+    size = sum(column.nbytes for column in columns if _needs_copy(column))
+    require_fits(f"a copy of {settings.name!r}", size, allowed_bytes(settings.memory_gib))
+
+    def own(column: Any) -> Any:
+        return np.array(column) if _needs_copy(column) else column
+
+    def own_split(split: Split) -> Split:
+        images: Any = split.images
+        images = aligned_copy(images) if _needs_copy(images) else images
+        ids = {name: own(column) for name, column in split.ids.items()}
+        return Split(images, own(split.labels), own(split.file_names), ids)
+
+    return dataclasses.replace(
+        splits,
+        train=own_split(splits.train),
+        test=None if splits.test is None else own_split(splits.test),
+        validation=None if splits.validation is None else own_split(splits.validation),
+    )
+
+
+def _needs_copy(array: Any) -> bool:
+    """Returns whether an array is a view of a memory map, or cannot be written."""
+    if not isinstance(array, np.ndarray):
+        return False
+    base: Any = array
+    while isinstance(base, np.ndarray) and not isinstance(base, np.memmap):
+        base = base.base
+    return isinstance(base, np.memmap) or not array.flags.writeable
 
 
 def _split(examples: Split, fraction: float, name: str, key: str = "") -> tuple[Split, Split]:
