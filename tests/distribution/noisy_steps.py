@@ -38,6 +38,26 @@ class MeanCode(Autoencoder):
         return error | {"mean": tf.reduce_sum(tf.square(means - 0.3), axis=1)}
 
 
+class PairedCodes(Autoencoder):
+    """Pushes the codes of each pair of the global batch apart."""
+
+    def shared_values(self, images):
+        return tf.cast(self.encode(images), tf.float32)
+
+    def loss_terms(self, images, context):
+        terms = super().loss_terms(images, context)
+        if context.batch_values is None:
+            return terms
+        near = nearness(self.shared_values(images), context.batch_values)
+        return terms | {"near": with_gradient_of(near, 2 * near)}
+
+
+def nearness(codes, others):
+    """The mean nearness of each code [B, K] to the others [N, K], [B]."""
+    squares = tf.reduce_sum(tf.square(codes[:, tf.newaxis] - others), axis=2)
+    return tf.reduce_mean(tf.exp(-squares), axis=1)
+
+
 def small(kind=Noisy):
     layers = keras.layers
     encoder = [layers.Flatten(), layers.Dense(5, "tanh", name="code")]

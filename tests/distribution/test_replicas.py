@@ -13,10 +13,12 @@ from tests.distribution.noisy_steps import (
     SHAPE,
     MeanCode,
     Noisy,
+    PairedCodes,
     assert_close,
     images_like,
     make_steps,
     model_of,
+    nearness,
     small,
     small_conv,
     trained,
@@ -186,6 +188,22 @@ def test_a_loss_of_batch_means_has_their_value_and_gradient(devices, execution):
     assert steps.evaluate(images[0])["loss/mean"] == pytest.approx(float(loss), rel=1e-5)
     metrics = steps.train(0, images)
     assert metrics["loss/mean"][0] == pytest.approx(float(loss), rel=1e-5)
+    assert metrics["gradient_norm"][0] == pytest.approx(float(norm), rel=1e-4)
+
+
+@pytest.mark.parametrize("devices", [1, 2])
+def test_a_loss_of_pairs_has_their_value_and_gradient(devices):
+    images = images_like(1, BATCH, *SHAPE)
+    model, steps = make_steps(devices, create=functools.partial(small, PairedCodes))
+    with tf.GradientTape() as tape:
+        unit = images[0] / np.float32(255)
+        codes = model.encode(unit)
+        loss = tf.reduce_mean(nearness(codes, codes))
+        total = loss + tf.reduce_mean(tf.square(model(unit) - unit))
+    norm = tf.linalg.global_norm(tape.gradient(total, model.trainable_variables))
+    assert steps.evaluate(images[0]).keys() == {"loss", "loss/mse"}
+    metrics = steps.train(0, images)
+    assert metrics["loss/near"][0] == pytest.approx(float(loss), rel=1e-5)
     assert metrics["gradient_norm"][0] == pytest.approx(float(norm), rel=1e-4)
 
 
