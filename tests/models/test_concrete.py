@@ -181,7 +181,7 @@ def test_the_selected_pixels_are_marked_where_they_are():
     # Row 1, column 2, two of its channels; row 5, column 4, one.
     choose(model, [(1 * 5 + 2) * 3, (1 * 5 + 2) * 3 + 1, (5 * 5 + 4) * 3 + 2])
     images = small.images_like(4, shape)
-    grid = model.marked_pixels(images)
+    grid = model.validation_images(images, Noise(0, 0, len(images)))["selected_pixels"]
     np.testing.assert_array_equal(grid.images, images.mean(axis=0)[np.newaxis])
     assert np.argwhere(grid.marks).tolist() == [[0, 1, 2], [0, 5, 4]]
     assert create((20,)).marked_pixels(small.images_like(4, (20,))) is None

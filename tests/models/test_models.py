@@ -15,7 +15,7 @@ from tests.verbs.refusals import refused
 from trainer import models
 from trainer.config import parse_model
 from trainer.data.pca import TrainingStatistics
-from trainer.models.base import with_gradient_of
+from trainer.models.base import Autoencoder, with_gradient_of
 from trainer.models.dropout import dropout
 from trainer.monitoring import figures
 from trainer.positions import Noise
@@ -29,6 +29,10 @@ VARIANTS = [*CONFIG_OF.values(), "sparse_kl", "vae"]  # of each kind one; and ot
 def create(settings, image_shape=(28, 28, 1)):
     keras.utils.set_random_seed(0)
     return models.create(image_shape, parse_model(settings.to_dict()))
+
+
+def overrides(model, method):
+    return getattr(type(model), method) is not getattr(Autoencoder, method)
 
 
 @pytest.mark.parametrize("name", VARIANTS)
@@ -48,13 +52,16 @@ def test_a_kind_keeps_the_contract(name):
     grids = model.validation_images(images, Noise(0, 0, 3, stream="evaluation"))
     for grid in grids.values():
         assert figures.labelled_grid("mine", **vars(grid)).shape[2:] == (3,)
-    convolves = settings.name in ("concrete", "conv", "deep_conv")
-    convolves |= settings.get("network") == "conv"
-    own = {"selected_pixels"} if settings.name == "concrete" else set()
     has_prior = model.prior_codes(Noise(0, 0, 3)) is not None
     assert has_prior or settings.name != "vae"
-    own |= {"prior_samples"} if has_prior else set()
-    assert grids.keys() == own | (set() if convolves else {"filters"})
+    drawn = {"prior_samples": has_prior, "manifold": model.manifold() is not None}
+    drawn["filters"] = model.filters() is not None
+    usual = {tag for tag, is_drawn in drawn.items() if is_drawn}
+    assert usual <= grids.keys()
+    assert usual == grids.keys() or overrides(model, "validation_images")
+    first = next(layer for layer in model.encoder.layers if layer.weights)
+    is_dense = isinstance(first, keras.layers.Dense)
+    assert drawn["filters"] == is_dense or overrides(model, "filters")
 
 
 @pytest.mark.parametrize("name", VARIANTS)
