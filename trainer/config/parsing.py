@@ -330,8 +330,11 @@ def _parse(prefix: str, group: type[_Group], values: Mapping[str, Any], **groups
     known = keys(group)
     for name in values:
         require_key(f"{prefix}{name}", [prefix + other for other in known])
-    for name in known:
-        require(name in values, f"the config lacks {prefix}{name}")
+    for name, default in defaults_of(group).items():
+        require(
+            name in values,
+            f"the config lacks {prefix}{name}; add it with a value (the default is {default!r})",
+        )
     parsed = {
         name: key.parse(prefix + name, kind, values[name]) for name, (kind, key) in known.items()
     }
