@@ -23,6 +23,7 @@ from trainer.evaluation.anomaly_options import AnomalyOptions
 from trainer.evaluation.evaluate import evaluate
 from trainer.models.base import Autoencoder
 from trainer.models.sparse.model import keep_largest
+from trainer.positions import Noise
 from trainer.run import restore, workdir
 from trainer.serving import check_export, model_card, plain_keras
 from trainer.serving import export as exporting
@@ -163,7 +164,7 @@ def code_of(card):
 
 @pytest.mark.slow
 def test_every_kind_loads_without_the_trainer_in_every_format(make_run, uncompared, tmp_path):
-    exports, cards = [], []
+    exports, cards, with_prior = [], [], []
     for kind in KINDS:
         folder, reference = tmp_path / kind, tmp_path / f"{kind}.npz"
         card = export(str(make_run(kind)), str(folder), formats=FORMATS)
@@ -171,6 +172,8 @@ def test_every_kind_loads_without_the_trainer_in_every_format(make_run, uncompar
         assert {path.name for path in folder.iterdir()} == {*files, CARD, README}
         np.savez(reference, **uncompared[-1])
         exports.append((str(folder), str(reference)))
+        model = restore.load_model(make_run(kind)).model
+        with_prior += [kind] if model.prior_codes(Noise(0, 0, 1)) is not None else []
         if kind in ("contractive", "vae"):
             cards.append((str(folder), code_of(folder / README)))
         if kind == "contractive":  # vectors in the user's units: x0 has a mean of 1000, not of 0
@@ -181,13 +184,14 @@ def test_every_kind_loads_without_the_trainer_in_every_format(make_run, uncompar
     command = [sys.executable, "-I", "-c", FRESH_PROCESS, arguments]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+    assert "vae" in with_prior
     lines = done.stdout.splitlines()
     compared = [json.loads(line) for line in lines if line.startswith("{")]
     for kind, formats in zip(KINDS, compared, strict=True):
         assert list(formats) == list(FORMATS)
         for name, functions in formats.items():
             assert functions.keys() >= {"encode", "decode"}
-            assert ("sample" in functions) == (kind == "vae" and name == "saved_model")
+            assert ("sample" in functions) == (kind in with_prior and name == "saved_model")
             assert all(difference <= card["tolerance"] for difference in functions.values()), kind
     shapes = ["(2, 4) (2, 5)", "(2, 2) (2, 8, 8, 1)"]
     assert [line for line in lines if line.startswith("(")] == [s for s in shapes for _ in FORMATS]
