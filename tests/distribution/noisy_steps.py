@@ -105,7 +105,8 @@ def trained(images, *arguments, **keywords):
     return weights_of(steps)
 
 
-def assert_close(actual, expected, tolerance=1e-5):
+def assert_close(actual, expected, tolerance=1e-5, why=""):
     assert actual.keys() == expected.keys()
     for path, value in expected.items():
-        np.testing.assert_allclose(actual[path], value, rtol=0, atol=tolerance, err_msg=path)
+        message = f"{path} {why}"
+        np.testing.assert_allclose(actual[path], value, rtol=0, atol=tolerance, err_msg=message)

@@ -9,6 +9,9 @@ from trainer import models
 from trainer.models.base import StepContext
 from trainer.positions import Noise
 
+# Why numbers of an example may differ between batches or replicas.
+OF_THE_BATCH = "noise must come from context.noise, and a loss term be of its example"
+
 
 def create(kind, image_shape, **settings):
     keras.utils.set_random_seed(0)

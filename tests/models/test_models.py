@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from configs import base
 from tests.all_configs import CONFIG_OF, load_config, settings_of
-from tests.models.small import context, images_like
+from tests.models.small import OF_THE_BATCH, context, images_like
 from tests.verbs.refusals import refused
 from trainer import models
 from trainer.config import parse_model
@@ -79,7 +79,7 @@ def test_the_loss_terms_are_float32_and_belong_to_their_examples(name):
         assert values.shape == (4,)
         assert values.dtype == tf.float32
         together = tf.concat([part[term] for part in parts], 0)
-        np.testing.assert_allclose(values, together, rtol=1e-5)
+        np.testing.assert_allclose(values, together, rtol=1e-5, err_msg=f"{term}: {OF_THE_BATCH}")
 
 
 def test_the_loss_is_that_of_the_reconstruction():
