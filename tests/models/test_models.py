@@ -1,7 +1,9 @@
 """The contract over every config, and what single kinds promise."""
 
+import contextlib
 import itertools
 from typing import Any
+from unittest import mock
 
 import keras
 import numpy as np
@@ -64,6 +66,22 @@ def test_a_kind_keeps_the_contract(name):
     assert drawn["filters"] == is_dense or overrides(model, "filters")
 
 
+@contextlib.contextmanager
+def drawn_once():
+    """Fails where the same noise is drawn twice, whose equal numbers look independent."""
+    drawn = set()
+    unit = Noise._unit
+
+    def record(noise, purpose, elements):
+        key = (noise._stream, str(noise._first_position), purpose)
+        assert key not in drawn, f"the noise {purpose!r} is drawn twice; name two purposes"
+        drawn.add(key)
+        return unit(noise, purpose, elements)
+
+    with mock.patch.object(Noise, "_unit", record):
+        yield
+
+
 @pytest.mark.parametrize("name", VARIANTS)
 def test_the_loss_terms_are_float32_and_belong_to_their_examples(name):
     model = create(load_config(name).model)
@@ -71,15 +89,28 @@ def test_the_loss_terms_are_float32_and_belong_to_their_examples(name):
     statistics = model.statistics(images)
     means = None if statistics is None else tf.reduce_mean(statistics, 0)
     shared = {"batch_means": means, "batch_values": model.shared_values(images)}
-    whole, *parts = (
-        model.loss_terms(images[i:j], context(j - i, i, **shared, first_row=i))
-        for i, j in ((0, 4), (0, 2), (2, 4))
-    )
+    terms = []
+    for i, j in ((0, 4), (0, 2), (2, 4)):
+        with drawn_once():
+            terms.append(model.loss_terms(images[i:j], context(j - i, i, **shared, first_row=i)))
+    whole, *parts = terms
     for term, values in whole.items():
         assert values.shape == (4,)
         assert values.dtype == tf.float32
         together = tf.concat([part[term] for part in parts], 0)
         np.testing.assert_allclose(values, together, rtol=1e-5, err_msg=f"{term}: {OF_THE_BATCH}")
+
+
+def test_a_noise_that_is_drawn_twice_is_found():
+    noise = Noise(0, 0, 3)
+    with drawn_once():
+        noise.uniform("a", (2,))
+        noise.normal("b", (2,))
+        noise.section("c").uniform("a", (2,))
+        noise.of(1).uniform("a", (2,))
+    with pytest.raises(AssertionError, match="'a' is drawn twice"), drawn_once():
+        noise.uniform("a", (2,))
+        noise.normal("a", (2,))
 
 
 def test_the_loss_is_that_of_the_reconstruction():
