@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from tests.data.conftest import FEATURES, sizes_of, splits_of, vectors
+from tests.verbs.sources import write_table
 from trainer.config import make_data
 from trainer.data.dataset import Split, to_unit
 from trainer.data.preprocess import make_dataset
@@ -145,12 +146,20 @@ def test_digits_that_float32_loses_are_said(load, save, offset, is_said):
 
 
 @pytest.mark.parametrize("standardise", [False, True])
-def test_a_value_whose_square_float32_cannot_hold_is_refused(load, save, refused, standardise):
+def test_a_value_whose_square_float32_cannot_hold_is_refused(
+    load, save, refused, tmp_path, standardise
+):
     rows, test = vectors(60), vectors(5)
     test[3, 1] = 1e37
-    line = refused(load, save(train=rows, test=test), standardise=standardise)
-    assert "feature '1' has a value of" in line
-    assert ("stds from its mean" in line) == standardise
+    name = save(train=rows, test=test)
+    files = [tmp_path / f"{split}.parquet" for split in ("train", "test")]
+    for file, split in zip(files, (rows, test), strict=True):
+        write_table(file, split)
+    for source, feature in ((name, "'1'"), (f"table:{files[0]},{files[1]}", "'x1'")):
+        line = refused(load, source, standardise=standardise)
+        assert f"feature {feature} has a value of" in line
+        assert ("stds from its mean" in line) == standardise
+        assert ("data.missing" in line) == source.startswith("table")
 
 
 def test_another_number_or_label_is_another_data_set(load, save):

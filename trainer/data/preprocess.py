@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from trainer import positions
-from trainer.config import Data
+from trainer.config import Data, keys
 from trainer.data import sources, statistics
 from trainer.data.dataset import Dataset, Records, Scaling, Split, fill_in, to_unit
 from trainer.data.memory import (
@@ -203,9 +203,12 @@ def _scale(
             scaling = dataclasses.replace(scaling, mean=scaling.mean + source.offset)
     else:
         notes = statistics.scale_note(rows, names)
+    unit, advice = " stds from its mean" if scaling else "", ""
+    if "missing" in keys(type(settings)):
+        advice = "; data.missing names numbers that mean missing values in a table"
     for split in splits:
         if isinstance(split.images, np.ndarray):
-            _require_squares(split.images, names, " stds from its mean" if scaling else "")
+            _require_squares(split.images, names, unit, advice)
     return splits, scaling, notes
 
 
@@ -221,14 +224,14 @@ def _standardise(
     return tuple(_mapped(split, scaling.apply) for split in splits), scaling
 
 
-def _require_squares(rows: np.ndarray, names: tuple[str, ...], unit: str) -> None:
+def _require_squares(rows: np.ndarray, names: tuple[str, ...], unit: str, advice: str) -> None:
     """Raises UserError if a vector [N, D] has a value whose square float32 cannot hold."""
     for block in blocks(rows):
         row, place = np.unravel_index(np.abs(block).argmax(), block.shape)
         require(
             bool(abs(block[row, place]) < _LARGEST),
             f"feature {names[place]!r} has a value of {block[row, place]:.3g}{unit}; allowed: "
-            f"below {_LARGEST:g}; data.missing names numbers that mean missing values in a table",
+            f"below {_LARGEST:g}{advice}",
         )
 
 
