@@ -367,7 +367,8 @@ def test_a_choice_is_one_that_tensorflow_and_keras_know():
 
 
 def test_the_documented_tables_are_current():
-    assert configuration.PAGE.read_text() == configuration.page()
+    page = configuration.page()
+    assert configuration.PAGE.read_text() == page, "renew it by python -m docs.configuration"
 
 
 def test_a_kind_is_a_package_and_nothing_more(tmp_path, monkeypatch):
