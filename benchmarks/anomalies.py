@@ -105,7 +105,7 @@ def with_mahalanobis(train: np.ndarray, test: np.ndarray, seed: int) -> dict[str
 
 
 def with_lof(train: np.ndarray, test: np.ndarray, seed: int) -> dict[str, np.ndarray]:
-    """Scores rows by scikit-learn's local outlier factor; of rows that it is fitted to, by fit."""
+    """Scores rows by scikit-learn's local outlier factor; fitted rows by that of the fit."""
     from sklearn.neighbors import LocalOutlierFactor
     from sklearn.preprocessing import StandardScaler
 
@@ -152,6 +152,8 @@ def main(_: list[str]) -> None:
         "mahalanobis": _timed(with_mahalanobis),
         "lof": _timed(with_lof),
     }
+    if "pyod" in _DETECTORS.value and _PYOD_PYTHON.value is None:
+        raise app.UsageError("--detector=pyod needs --pyod_python")
     if _PYOD_PYTHON.value is not None:
         by_name["pyod"] = PyOD(_PYOD_PYTHON.value)
     chosen = _DETECTORS.value or list(by_name)

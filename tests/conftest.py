@@ -4,8 +4,8 @@ from pathlib import Path
 
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 os.environ["CUDA_VISIBLE_DEVICES"] = ""
-# As trainer/__init__.py sets it, whose import comes after TensorFlow's here: else, on a CPU without
-# AVX-512, a training in this process rounds otherwise than one in a process of its own.
+# trainer/__init__.py sets this too, but here TensorFlow is imported first. Without it, on a CPU
+# without AVX-512, a training in the test process rounds differently from one in its own process.
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 # Optimising the compiled code of tiny models takes longer than running it.
 os.environ.setdefault(

@@ -85,7 +85,8 @@ def test_what_does_not_fit_gets_one_line(run, frame):
         (frame[:0], "no row"),
         (pd.concat([frame, frame[["a"]]], axis=1), "the same name: 'a'"),
         (frame.assign(a=[{}, 1] * 30), "a column of the data frame cannot be read"),
-        (frame.to_numpy(), "objects, not numbers"),
+        (frame.to_numpy(), "a ndarray is no array of numbers"),
+        ([[1.0], [1.0, 2.0]], "a list is no array of numbers"),
         (scipy.sparse.eye_array(6), "toarray"),
         ("tset", "'tset'.* did you mean 'test'.* allowed: train, validation, test, a folder"),
         (Path("test"), "'test'.* allowed: train"),
@@ -114,9 +115,12 @@ def test_what_does_not_fit_gets_one_line(run, frame):
             run.decode(codes)
 
 
-def test_a_copy_in_another_process_gives_the_same_codes(run, frame):
+def test_a_pickled_run_loads_its_checkpoint_again(run, frame):
     copied = pickle.loads(pickle.dumps(run))  # noqa: S301
     np.testing.assert_array_equal(copied.encode(frame), run.encode(frame))
+
+
+def test_an_array_of_objects_that_are_numbers_is_encoded_as_numbers(run, frame):
     numbers = frame[["a", "b", "c"]].astype(object).join(pd.get_dummies(frame.colour))
     np.testing.assert_array_equal(run.encode(numbers.to_numpy()), run.encode(frame))
 
@@ -127,7 +131,7 @@ def test_a_training_leaves_the_random_states_of_the_caller_alone(run):
     expected = np.random.random(), random.random()
     np.random.seed(1)
     random.seed(1)
-    trainer.train(run.config, run.workdir)
+    trainer.train(run.config, run.workdir).evaluate()
     assert (np.random.random(), random.random()) == expected
 
 

@@ -46,7 +46,7 @@ def test_one_of_the_positions_has_its_noise():
 
 @pytest.mark.parametrize("size", [1, 3, 5])
 @pytest.mark.parametrize("count", [1, 4, 7])
-def test_shared_noise_has_as_many_rows_as_positions_can_touch_groups(count, size):
+def test_shared_noise_has_a_row_for_each_group_that_positions_can_touch(count, size):
     shared = [Noise(0, first, count).shared(size) for first in range(size)]
     most = max(int(own[-1]) + 1 for _, own in shared)
     assert {len(groups.uniform("z", (1,))) for groups, _ in shared} == {most}

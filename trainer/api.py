@@ -49,7 +49,7 @@ class TrainedRun:
         self._training = readers.preprocessing_of(trained)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Has a copy, also in another process, load the checkpoint from the workdir again."""
+        """Makes copies, also in other processes, load the checkpoint from the workdir."""
         return load, (str(self.workdir.absolute()), self._checkpoint)
 
     def __repr__(self) -> str:
@@ -177,7 +177,8 @@ class TrainedRun:
             for names in (normal_label, anomaly_label)
         )
         anomalies = AnomalyOptions(normal, anomalous, error_quantile)
-        return evaluate(str(self.workdir), anomalies=anomalies)
+        with global_state.kept():
+            return evaluate(str(self.workdir), anomalies=anomalies)
 
     def _blocks(self, examples: Any, function: _Function, options: StreamOptions) -> list[Columns]:
         """Returns a function's columns of examples, a block at a time."""
@@ -204,20 +205,24 @@ class TrainedRun:
 
 
 def load(workdir: str | Path, checkpoint: str = "") -> TrainedRun:
-    """Loads the "last" or the "best" checkpoint of the run in a workdir.
+    """Loads the "last" or the "best" checkpoint of the run in a workdir; "": as its config says.
 
     Raises:
-      UserError: the workdir holds no run, or one that cannot be read.
+      UserError: the workdir is no path or holds no run that can be read, or the checkpoint is not
+        known.
     """
     with global_state.kept():  # Keras draws a seed for each layer that it builds
         trained = restore.load_model(paths.workdir_of(workdir), checkpoint)
     return TrainedRun(trained, checkpoint)
 
 
+load.__module__ = "trainer"  # whose import, where a copy is unpickled, drops TensorFlow's notes
+
+
 def train(config: str | Config | ConfigDict, workdir: str | Path) -> TrainedRun:
     """Trains a run to its end, or resumes it, and loads it.
 
-    TensorFlow's seed, and whether its operations are deterministic, are the run's afterwards.
+    Leaves TensorFlow's seed and op determinism as the run set them.
 
     Args:
       config: a config, or the name of one in configs/.
@@ -229,7 +234,7 @@ def train(config: str | Config | ConfigDict, workdir: str | Path) -> TrainedRun:
     """
     require(
         isinstance(config, str | Config | ConfigDict),
-        f"config={config!r} is not allowed; it takes the name of a config or a config",
+        f"config={config!r} is not allowed; it takes a config or the name of one",
     )
     settings = load_config(config) if isinstance(config, str) else config
     with global_state.kept():
@@ -238,16 +243,18 @@ def train(config: str | Config | ConfigDict, workdir: str | Path) -> TrainedRun:
 
 
 def _numbers(values: Any) -> np.ndarray:
-    """Returns an array; one of objects, as of a mixed data frame, if all are numbers."""
-    array = np.asarray(values)
-    if array.dtype != object:
-        return array
+    """Returns an array; an array of objects, as of a data frame of several types, as float64."""
     try:
+        array = np.asarray(values)
+        if array.dtype != object:
+            return array
+        if any(isinstance(value, str) for value in array.flat):
+            raise TypeError("text")
         return array.astype(np.float64)
     except (TypeError, ValueError) as error:
         raise UserError(
-            f"the array holds {type(values).__name__ if array.ndim == 0 else 'objects'}, not "
-            "numbers; a sparse matrix has toarray(), and a data frame is taken as it is"
+            f"a {type(values).__name__} is no array of numbers; a sparse matrix has toarray(), and "
+            "a data frame is taken as it is"
         ) from error
 
 

@@ -20,7 +20,7 @@ _ROWS_PER_BATCH_ROW = 100  # of tables with batches between these sizes
 # A compilation takes longer than these steps, and so do many short calls.
 _SETTINGS = {"execution": "graph", "steps_per_call": 100}
 _AUTO_CONTAMINATION = 0.05
-_MAX_FEATURES = 2048  # with half as many codes, whose covariance takes 10 s of CPU time to invert
+_MAX_VALUES = 3072  # of features and codes, whose covariance takes 10 s of CPU time to invert
 
 
 class AutoencoderDetector(OutlierMixin, BaseEstimator):
@@ -62,7 +62,8 @@ class AutoencoderDetector(OutlierMixin, BaseEstimator):
           config: a config or its name, of a kind that takes vectors.
           error: what a score is minus of. "mahalanobis": the squared Mahalanobis distance of a
             row's residuals and code from those of the rows of `fit`, divided by their number;
-            "mse": the mean squared residual. Residuals are in the units trained on.
+            "mse": the mean squared residual. Residuals are in the units trained on. Mahalanobis
+            distances need at most 3,072 features and codes.
           contamination: the share of outliers among the rows of `fit`, above 0 and at most 0.5,
             which sets `offset_`; "auto" is 0.05. The order of the scores does not depend on it.
           trim_share: the share of each batch, of the largest losses, that is not learnt; 0 suits
@@ -97,8 +98,9 @@ class AutoencoderDetector(OutlierMixin, BaseEstimator):
         del y
         rows = validate_data(self, X, dtype=FLOATS, ensure_min_samples=2)
         contamination = self._checked_contamination()
-        self._check_width(rows.shape[1])
-        self.autoencoder_ = self._autoencoder(*rows.shape).fit(rows)
+        autoencoder = self._autoencoder(*rows.shape)
+        self._check_size(rows.shape[1], autoencoder.code_size or 0)
+        self.autoencoder_ = autoencoder.fit(rows)
         self.distances_ = None
         codes, residuals = self.autoencoder_.codes_and_residuals(rows)
         if self.error == "mahalanobis":
@@ -132,13 +134,13 @@ class AutoencoderDetector(OutlierMixin, BaseEstimator):
             )
         return float(share)
 
-    def _check_width(self, features: int) -> None:
-        """Raises ValueError where the inverse of a covariance would take minutes."""
-        if self.error == "mahalanobis" and features > _MAX_FEATURES:
+    def _check_size(self, features: int, code_size: int) -> None:
+        """Raises ValueError if the covariance is too large to invert in seconds."""
+        if self.error == "mahalanobis" and features + code_size > _MAX_VALUES:
             raise ValueError(
-                f"error='mahalanobis' is not allowed for {features:,} features, since it inverts "
-                f"their covariance; up to {_MAX_FEATURES:,} are allowed, and with error='mse' any "
-                "number"
+                f"error='mahalanobis' is not allowed for {features:,} features and codes of "
+                f"{code_size:,}, whose covariance it inverts; up to {_MAX_VALUES:,} values are "
+                "allowed, and with error='mse' any number"
             )
 
     def _autoencoder(self, count: int, features: int) -> AutoencoderTransformer:

@@ -96,8 +96,8 @@ class AutoencoderTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
             output. False takes X as it is; most configs need values in [0, 1].
           overrides: values of other keys, as {"model.activation": "tanh"}; they take precedence.
           workdir: a folder that keeps the run, its charts, figures and checkpoints, for the
-            commands that need no data. None: a temporary folder. Searches and cross-validation,
-            whose fits would share the folder, need None.
+            commands that need no data. None: a temporary folder. Must be None in searches and
+            cross-validation: their fits would share the folder.
           warm_start: resumes the run in `workdir` on the same X: an interrupted one to its end, a
             finished one beyond it with a larger `num_epochs`. False refuses a workdir with a run.
           random_state: seed of weights, order and noise. None: a new one for each run.
@@ -216,8 +216,8 @@ class AutoencoderTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         folder = paths.workdir_of(self.workdir)
         require(
             self.warm_start or not (folder / workdir.CONFIG).exists(),
-            f"{folder} holds a run; take another workdir, or resume the run with "
-            "AutoencoderTransformer(warm_start=True)",
+            f"{folder} holds a run; take another workdir (AutoencoderTransformer resumes its own "
+            "runs with warm_start=True)",
         )
         return folder
 
@@ -377,7 +377,7 @@ def _sklearn_errors() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _global_state_kept() -> Iterator[None]:
-    """Keeps the global state; drops TensorFlow's warnings on retracing.
+    """Restores the global state as `global_state.kept`; drops TensorFlow's warnings on retracing.
 
     Each fit has to trace its functions again.
     """

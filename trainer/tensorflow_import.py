@@ -41,7 +41,10 @@ def paused_garbage_collector() -> Iterator[None]:
 
 
 def import_tensorflow() -> None:
-    """Imports TensorFlow and Keras; drops notes on missing GPUs where there is no NVIDIA driver."""
+    """Imports TensorFlow and Keras, with as many threads as a CPU quota allows.
+
+    Drops notes on missing GPUs where there is no NVIDIA driver.
+    """
     limit_threads()
     has_driver = any(driver.exists() for driver in _NVIDIA_DRIVERS)
     if not has_driver:

@@ -143,6 +143,18 @@ def test_blank_lines_and_comments_above_the_header_are_left_out(tmp_path, blank)
     assert_holds(path, "a b", [[1, 2], [3, 4]])
 
 
+@pytest.mark.parametrize("blank", ["", "\n"])
+def test_a_comment_above_the_rows_may_be_the_header(tmp_path, blank):
+    path = write(tmp_path / "own.csv", f"#a\tb\n{blank}1\t2\n3\t4\n")
+    assert_holds(path, "#a b", [[1, 2], [3, 4]])
+
+
+def test_a_line_of_spaces_above_the_rows_is_no_header(tmp_path):
+    path = write(tmp_path / "own.csv", "   \n1 2 3 4\n5 6 7 8\n")
+    names = "column_1 column_2 column_3 column_4"
+    assert_holds(path, names, [[1, 2, 3, 4], [5, 6, 7, 8]], text=TextFormat(header="none"))
+
+
 def test_a_likely_id_is_said_and_kept_out_on_request(tmp_path):
     rows = [f"{i * 7},{i % 3}" for i in range(200)]
     path = write(tmp_path / "own.csv", "\n".join(["customer,a", *rows]))

@@ -68,7 +68,7 @@ def test_a_kind_keeps_the_contract(name):
 
 @contextlib.contextmanager
 def drawn_once():
-    """Fails where the same noise is drawn twice, whose equal numbers look independent."""
+    """Fails if noise is drawn twice under one purpose: the numbers are equal, not independent."""
     drawn = set()
     unit = Noise._unit
 

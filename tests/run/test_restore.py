@@ -39,7 +39,7 @@ def test_malformed_inputs_are_refused_in_one_line(run):
 def test_a_config_of_another_version_is_refused_with_the_file_that_holds_it(run):
     path = run / workdir.CONFIG
     description = json.loads(path.read_text())
-    lacking = r"lacks model.hidden_units; add it .* \(the default is \(128, 64\)\)$"
+    lacking = r"lacks model.hidden_units; add it .* \(the default is \[128, 64\]\)$"
     for group, key, value, message in (
         ("data", "since_then", 1, "'data.since_then' is not a key of the config; .*allowed: "),
         ("model", "hidden_units", None, lacking),

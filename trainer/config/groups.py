@@ -339,7 +339,7 @@ class Config(Group):
         return dataclasses.asdict(self)
 
     def last_step(self, examples: int) -> int:
-        """Returns the number of steps of a run on so many examples, with those of pretraining."""
+        """Returns the number of steps of a run on this many examples, with those of pretraining."""
         return phase_ends(self, examples)[-1]
 
     def boundaries_steps(self, examples: int) -> tuple[int, ...]:
@@ -348,7 +348,7 @@ class Config(Group):
         return tuple(self.steps_in(boundary, examples) for boundary in epochs)
 
     def steps_in(self, epochs: float, examples: int) -> int:
-        """Returns the number of steps in so many passes over the training examples."""
+        """Returns the number of steps in this many passes over the training examples."""
         return math.ceil(min(epochs * examples / self.batch_size, _MAX_STEPS))
 
     @property
@@ -381,7 +381,7 @@ class Config(Group):
 
     @property
     def keys_set_by_budget(self) -> frozenset[str]:
-        """Returns the dotted names of the keys that follow from the number of examples."""
+        """Returns the dotted names of the keys that are 0 for budget=auto to set."""
         values = {
             "batch_size": self.batch_size,
             "num_epochs": self.num_epochs,

@@ -4,6 +4,7 @@ import dataclasses
 import difflib
 import functools
 import importlib
+import json
 import os
 import pkgutil
 from collections.abc import Collection, Iterator, Mapping
@@ -333,7 +334,8 @@ def _parse(prefix: str, group: type[_Group], values: Mapping[str, Any], **groups
     for name, default in defaults_of(group).items():
         require(
             name in values,
-            f"the config lacks {prefix}{name}; add it with a value (the default is {default!r})",
+            f"the config lacks {prefix}{name}; add it with a value "
+            f"(the default is {json.dumps(default)})",
         )
     parsed = {
         name: key.parse(prefix + name, kind, values[name]) for name, (kind, key) in known.items()

@@ -68,9 +68,9 @@ def make_dataset(splits: sources.Splits, settings: Data) -> Dataset:
 
 
 def _writable(splits: sources.Splits, settings: Data) -> sources.Splits:
-    """Copies the arrays into which preprocessing must not or cannot write.
+    """Copies memory maps and read-only arrays.
 
-    A memory map that can be written would change the user's file.
+    Preprocessing writes in place, and would change the user's file.
     """
     given = [s for s in (splits.train, splits.test, splits.validation) if s is not None]
     columns: list[Any] = []
@@ -227,10 +227,10 @@ def _standardise(
 def _require_squares(rows: np.ndarray, names: tuple[str, ...], unit: str, advice: str) -> None:
     """Raises UserError if a vector [N, D] has a value whose square float32 cannot hold."""
     for block in blocks(rows):
-        row, place = np.unravel_index(np.abs(block).argmax(), block.shape)
+        row, column = np.unravel_index(np.abs(block).argmax(), block.shape)
         require(
-            bool(abs(block[row, place]) < _LARGEST),
-            f"feature {names[place]!r} has a value of {block[row, place]:.3g}{unit}; allowed: "
+            bool(abs(block[row, column]) < _LARGEST),
+            f"feature {names[column]!r} has a value of {block[row, column]:.3g}{unit}; allowed: "
             f"below {_LARGEST:g}{advice}",
         )
 

@@ -1,4 +1,4 @@
-"""Keeps what is global in a Python process as it was before a training."""
+"""Restores global random states and Keras's default float type after a block."""
 
 import contextlib
 import random
@@ -10,10 +10,10 @@ import numpy as np
 
 @contextlib.contextmanager
 def kept() -> Iterator[None]:
-    """Restores the random states of Python and NumPy, and Keras's default type, at the end.
+    """Restores the random states of Python and NumPy, and Keras's default float type, at the end.
 
-    The block has Keras's own default, float32. TensorFlow's seed stays that of the training, and
-    its operations stay deterministic.
+    Inside the block the default type is float32. TensorFlow's seed and op determinism are not
+    restored.
     """
     python_state, numpy_state = random.getstate(), np.random.get_state()
     floatx = keras.config.floatx()

@@ -9,7 +9,7 @@ import tensorflow as tf
 from trainer.config import Optimizer
 from trainer.distribution import private_api
 
-# By name the class, and how many numbers it keeps for each parameter without momentum.
+# The class of each optimizer, and how many numbers it keeps per parameter without momentum.
 _OPTIMIZERS = {
     "adam": (keras.optimizers.Adam, 2),
     "adamw": (keras.optimizers.AdamW, 2),
@@ -26,7 +26,7 @@ def count_slots(settings: Optimizer) -> int:
 
 
 def create(settings: Optimizer) -> keras.optimizers.Optimizer:
-    """Creates an optimizer, whose learning rate every step sets; 0 turns clipping or decay off."""
+    """Creates an optimizer; every step sets its learning rate. A clip_norm of 0 is none."""
     name, weight_decay = settings.name, settings.weight_decay
     own = {"momentum": settings.momentum} if name == "sgd" else {"epsilon": settings.epsilon}
     if name.startswith("adam"):

@@ -104,7 +104,7 @@ class _Chief(socketserver.ThreadingTCPServer):
         self.socket = listener
         self.changed = threading.Condition()
         self.others = set(range(1, count))
-        self.present: dict[int, _Connection] = {}  # the newest of each worker
+        self.present: dict[int, _Connection] = {}  # the newest connection of each worker
         self.uninformed = set(self.others)  # workers that do not know the outcome yet
         self.outcome: dict[str, Any] | None = None  # {"status": of the process, "line": its error}
         self._facts = facts

@@ -304,7 +304,7 @@ def _losses(
     """Trains a classifier; yields the mean loss of the steps that end in each epoch.
 
     Meanwhile the classifier has the averaged weights, if there is an average. Positions and
-    learning rate go on where the frozen epochs end; the average begins there.
+    learning rate continue from the end of the frozen epochs; the average begins there.
     """
     batch_size, precision, seed = settings.batch_size, run.config.precision, run.config.seed
     epochs = range(settings.num_epochs + 1)

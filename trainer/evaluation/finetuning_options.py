@@ -59,8 +59,8 @@ class FineTuning(Group):
     )
     linear: bool = key(
         False,
-        "Train the softmax layer alone: a linear classifier of the codes, whose encoder keeps its "
-        "weights.",
+        "Train the softmax layer alone, as a linear classifier of the codes; the encoder's weights "
+        "stay fixed.",
     )
     averaging_decay: float = key(
         0.0,
@@ -106,7 +106,7 @@ class FineTuning(Group):
         require(
             self.freeze_epochs < self.num_epochs,
             f"freeze_epochs={self.freeze_epochs} is not allowed with num_epochs={self.num_epochs}; "
-            "it must be less, or the encoder never learns: use linear for that",
+            "it must be less; to keep the encoder frozen, use linear",
         )
         require(
             not (self.linear and self.freeze_epochs),

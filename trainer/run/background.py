@@ -1,4 +1,4 @@
-"""Saves checkpoints in the background, while the training goes on."""
+"""Saves checkpoints in the background, while the training continues."""
 
 import sys
 import time
@@ -37,7 +37,7 @@ class BackgroundSaver:
             self._failing_since = self._failing_since or now
             if now - self._failing_since >= PATIENCE_SECONDS:
                 raise _given_up(error)
-            print(f"CHECKPOINT LOST: {error}; training goes on", file=sys.stderr, flush=True)
+            print(f"CHECKPOINT LOST: {error}; training continues", file=sys.stderr, flush=True)
         self._saving = self._thread.submit(self._checkpoints.save, step, state, **settings)
 
     def wait(self) -> None:

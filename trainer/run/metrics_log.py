@@ -85,7 +85,7 @@ def training_seconds(rows: Iterable[Mapping[str, Any]], batch_size: int) -> floa
 
 
 def step_of(line: str, key: str = "step") -> float:
-    """Returns the step of a JSON object in a line; infinity if the line is not whole."""
+    """Returns the integer under a key of a JSON object; infinity if the text is not whole."""
     row = _row_of(line, key)
     return math.inf if row is None else int(row[key])
 

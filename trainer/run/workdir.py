@@ -228,11 +228,12 @@ def locked(workdir: Path, patience_seconds: float = 0) -> Iterator[None]:
             if list(workdir.iterdir()) == [path]:  # the start was refused
                 path.unlink()
                 if made:
-                    workdir.rmdir()
+                    with contextlib.suppress(OSError):  # another start has locked it meanwhile
+                        workdir.rmdir()
 
 
 def _lock(path: Path, patience_seconds: float) -> tuple[IO, bool]:
-    """Locks a file, created if missing; again if a start that was refused removes it meanwhile.
+    """Creates and locks a file; tries again if a refused start removes the file meanwhile.
 
     Returns the file, and whether its folder was created.
     """

@@ -46,9 +46,8 @@ class BatchedModel:
         return {"codes": self._encode(self._preprocess(rows))}
 
     def errors(self, rows: np.ndarray) -> Columns:
-        """Returns the `errors` of examples [B, ...], as `codes_and_errors` does, alone."""
-        inputs = self._preprocess(rows)
-        residuals = inputs - self._decode(self._encode(inputs))
+        """Returns only the `errors` that `codes_and_errors` returns."""
+        *_, residuals = self._inputs_codes_and_residuals(rows)
         return {"errors": mean_squared_errors(residuals).astype(np.float32)}
 
     def codes_and_errors(self, rows: np.ndarray, *, squared_errors: bool = False) -> Columns:
@@ -59,9 +58,7 @@ class BatchedModel:
         thresholds, bool `is_anomaly` and `is_anomaly_by_distance` [B]; if asked for,
         `squared_errors` of each value, float32 [B, ...].
         """
-        inputs = self._preprocess(rows)
-        codes = self._encode(inputs)
-        residuals = inputs - self._decode(codes)
+        inputs, codes, residuals = self._inputs_codes_and_residuals(rows)
         errors = mean_squared_errors(residuals).astype(np.float32)
         columns = {"codes": codes, "errors": errors}
         pca_errors = self._reference.pca_errors(inputs)
@@ -87,6 +84,11 @@ class BatchedModel:
     def reconstructions(self, rows: np.ndarray) -> Columns:
         """Returns the reconstructions of examples [B, ...], as `decoded` does."""
         return self.decoded(self._encode(self._preprocess(rows)))
+
+    def _inputs_codes_and_residuals(self, rows: np.ndarray) -> tuple[np.ndarray, ...]:
+        inputs = self._preprocess(rows)
+        codes = self._encode(inputs)
+        return inputs, codes, inputs - self._decode(codes)
 
     def _preprocess(self, rows: np.ndarray) -> np.ndarray:
         """Returns the model's inputs: pixels in [0, 1] or standardised vectors, float32."""

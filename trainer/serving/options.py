@@ -14,7 +14,7 @@ from trainer.storage import paths
 
 FORMATS = tuple(model_card.FILES)
 IMAGES = ("uint8", "float32")  # types of pixels in an export
-METHODS = ("", "pca", "tsne", "umap")  # of a map; "": by the size of the code
+METHODS = ("pca", "tsne", "umap")  # of a map
 COLOURS = {  # of a map: the column of values, and their label
     "class": ("labels", "class"),
     "error": ("errors", "mean squared error of the reconstruction"),
@@ -89,7 +89,7 @@ def check_map(
 ) -> Path:
     """Returns the folder of the map; raises UserError if the map cannot be made or written."""
     shape = example_shape(workdir)
-    require_choice("method", method, METHODS)
+    require_choice("method", method, ("", *METHODS))
     require_choice("colour", colour, ("", *COLOURS))
     require(
         method != "umap" or importlib.util.find_spec("umap") is not None,

@@ -221,7 +221,7 @@ def _arrays(path: Path, expected: _Expected, options: StreamOptions, layout: str
 def of_rows(rows: np.ndarray, shape: tuple[int, ...], content: str = "") -> Input:
     """Reads an array of examples [N, *shape], or [N, H, W] of grey images.
 
-    The content, in messages, is "vectors" or "images" by the shape, unless it is given.
+    `content` names the rows in messages: by default "vectors" or "images", by the shape.
 
     Raises:
       UserError: the shape or the type is another.

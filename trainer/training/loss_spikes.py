@@ -1,4 +1,4 @@
-"""Rolls a run back before a loss spike, and goes on without the steps that led to the spike.
+"""Rolls a run back before a loss spike, and continues without the steps that led to the spike.
 
 Follows Chowdhery et al. 2022 (PaLM, section 5.1), but exactly: the running mean of the losses,
 which decides whether a step is a spike, and the steps to skip are part of each checkpoint. So the

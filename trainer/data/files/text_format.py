@@ -80,10 +80,11 @@ def recognise(path: Path, given: TextFormat) -> Recognised:
     separator = _separator(path, below, given.separator)
     rows = _split(below, separator)
     rows = [row for row in rows if row not in ([], [""])]
-    if first and given.header != "none":  # as in "#name<TAB>score"
-        (above,) = _split([lines[first - 1]], separator)
+    comments = [i for i, line in enumerate(lines[:first]) if line.startswith(COMMENT)]
+    if comments and given.header != "none":  # as in "#name<TAB>score"
+        (above,) = _split([lines[comments[-1]]], separator)
         if len(above) == len(rows[0]) > 1:
-            rows, first = [above, *rows], first - 1
+            rows, first = [above, *rows], comments[-1]
     numbers = _numbers(path, rows, given)
     has_header = _has_header(path, rows, numbers, given.header)
     return Recognised(

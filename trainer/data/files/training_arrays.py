@@ -215,7 +215,7 @@ def _labels(stored: StoredArray, count: int, allowed_bytes: float) -> np.ndarray
     if labels.dtype.kind == "U":
         return labels
     if labels.dtype.kind in "fu":
-        allowed = (labels == np.rint(labels)) & (np.abs(labels) < 2**63)
+        allowed = (labels == np.rint(labels)) & (np.abs(labels.astype(np.float64)) < 2**63)
         require(
             bool(allowed.all()),
             f"{stored} holds {labels[np.argmin(allowed)]}; labels are whole numbers below 2^63",
