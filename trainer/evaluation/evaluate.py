@@ -142,15 +142,15 @@ def _short_names(files: np.ndarray) -> list[str]:
 
 
 def read(
-    run: restore.RestoredRun, split: Split
+    restored: restore.RestoredRun, split: Split
 ) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
     """Reads the images of a split as float32 in [0, 1], the labels and the rows of the split.
 
     Reads all images or, evenly spread, as many as fit the memory with the arrays made from them,
     and at most 200,000.
     """
-    row_bytes = np.dtype(np.float32).itemsize * math.prod(run.dataset.image_shape)
-    allowed = allowed_bytes(run.config.data.memory_gib)
+    row_bytes = np.dtype(np.float32).itemsize * math.prod(restored.dataset.image_shape)
+    allowed = allowed_bytes(restored.config.data.memory_gib)
     fitting = int(_MEMORY_SHARE * allowed / row_bytes)
     rows = split.evenly_spaced(max(1, min(_MAX_IMAGES, fitting)))
     images, labels = split.read(rows)

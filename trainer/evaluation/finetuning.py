@@ -227,21 +227,24 @@ def _read_rows(images: Sequence[np.ndarray | Records], rows: np.ndarray) -> np.n
     return read
 
 
-def initial_model(run: restore.RestoredRun) -> Autoencoder:
+def initial_model(restored: restore.RestoredRun) -> Autoencoder:
     """Builds the autoencoder of a run with its initial weights."""
-    keras.utils.set_random_seed(run.config.seed)
+    keras.utils.set_random_seed(restored.config.seed)
     model = build_autoencoder(
-        run.strategy, run.config.precision, run.dataset.image_shape, run.config.model
+        restored.strategy,
+        restored.config.precision,
+        restored.dataset.image_shape,
+        restored.config.model,
     )
-    model.initialise(TrainingStatistics(run.dataset.train.images))
+    model.initialise(TrainingStatistics(restored.dataset.train.images))
     return model
 
 
-def _count_classes(run: restore.RestoredRun) -> int:
+def _count_classes(restored: restore.RestoredRun) -> int:
     """Returns one more than the largest label."""
-    splits = (run.dataset.train, run.dataset.validation, run.dataset.test)
+    splits = (restored.dataset.train, restored.dataset.validation, restored.dataset.test)
     labels = [split.labels[:] for split in splits if split.labels is not None]
-    name = run.config.data.name
+    name = restored.config.data.name
     require(
         len(labels) == len(splits) and min(some.min() for some in labels) >= 0,
         f"data.name={name!r} has no labels from 0 up to learn from; an .npz file "
@@ -267,7 +270,7 @@ def _execution(restored: restore.RestoredRun, batch_size: int) -> str:
 
 
 def _train(
-    run: restore.RestoredRun, classifier: Classifier, train: Split, settings: FineTuning
+    restored: restore.RestoredRun, classifier: Classifier, train: Split, settings: FineTuning
 ) -> dict[str, Any]:
     """Trains a classifier and leaves it at the best epoch's weights, or a refit at the last.
 
@@ -275,10 +278,10 @@ def _train(
     learnt too, `validation_error`, `best_epoch` and the number of `validation_labels`.
     """
     best = BestEpoch(settings.patience_epochs, settings.freeze_epochs)
-    validation = None if settings.refit else _read(run, run.dataset.validation)
+    validation = None if settings.refit else _read(restored, restored.dataset.validation)
     began = time.monotonic()
     # Closing the steps gives the classifier its own weights, so it precedes the assignment below.
-    with contextlib.closing(_losses(run, classifier, train, settings)) as losses:
+    with contextlib.closing(_losses(restored, classifier, train, settings)) as losses:
         for epoch, loss in enumerate(losses, start=1):
             line = f"epoch {epoch} of {settings.num_epochs}  cross-entropy {loss:.5f}"
             if validation is None:
@@ -299,14 +302,15 @@ def _train(
 
 
 def _losses(
-    run: restore.RestoredRun, classifier: Classifier, train: Split, settings: FineTuning
+    restored: restore.RestoredRun, classifier: Classifier, train: Split, settings: FineTuning
 ) -> Generator[float]:
     """Trains a classifier; yields the mean loss of the steps that end in each epoch.
 
     Meanwhile the classifier has the averaged weights, if there is an average. Positions and
     learning rate continue from the end of the frozen epochs; the average begins there.
     """
-    batch_size, precision, seed = settings.batch_size, run.config.precision, run.config.seed
+    batch_size, config = settings.batch_size, restored.config
+    precision, seed = config.precision, config.seed
     epochs = range(settings.num_epochs + 1)
     ends = [math.ceil(epoch * len(train) / batch_size) for epoch in epochs]
     schedule = optimizers.learning_rate_schedule(
@@ -323,14 +327,14 @@ def _losses(
         frozen, first_step=ends[thawed], last_step=ends[-1], averaging=settings.averaging
     )
     steps = Steps(
-        run.strategy,
+        restored.strategy,
         SoftmaxLayer(classifier) if thawed or settings.linear else classifier,
         lambda: optimizers.create(optimizer),
         schedule,
         frozen if thawed else tuned,
-        execution=_execution(run, batch_size),
+        execution=_execution(restored, batch_size),
     )
-    if isinstance(train.images, np.ndarray) and run.config.data.placement != "host":
+    if isinstance(train.images, np.ndarray) and restored.config.data.placement != "host":
         steps.cache_on_device(train.images)
     with progress.bar("fine-tuning", ends[-1], unit="steps") as bar:
         if thawed:
@@ -369,8 +373,8 @@ def _losses_between(
             losses = []
 
 
-def _read(run: restore.RestoredRun, split: Split) -> _Labelled:
-    images, labels, _ = read(run, split)
+def _read(restored: restore.RestoredRun, split: Split) -> _Labelled:
+    images, labels, _ = read(restored, split)
     assert labels is not None
     return images, labels
 

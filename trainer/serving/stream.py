@@ -79,8 +79,8 @@ def open_examples(
 ) -> tuple[restore.TrainedModel, readers.Input]:
     """Restores a run's model and opens a source as `encode` does."""
     if source in paths.SPLITS:
-        trained_run = restore.load(workdir, options.checkpoint, options.data)
-        return trained_run, readers.split(trained_run.dataset, source)
+        restored = restore.load(workdir, options.checkpoint, options.data)
+        return restored, readers.split(restored.dataset, source)
     trained = restore.load_model(workdir, options.checkpoint)
     training = readers.preprocessing_of(trained)
     return trained, readers.examples(paths.path_of(source), training, options)
