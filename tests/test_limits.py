@@ -26,7 +26,7 @@ def groups(folder, monkeypatch, version, **sizes):
         (own / use).write_text(f"{used}\n")
         (own / "memory.stat").write_text(f"anon 5\n{cache} {cached}\n")
     line = "0::/job/step" if version == 2 else "4:memory:/job/step"
-    use_groups(folder, monkeypatch, f"9:cpuset:/other\n{line}\n")
+    use_groups(folder, monkeypatch, f"9:cpu:/other\n{line}\n")
 
 
 def use_groups(folder, monkeypatch, lines):
@@ -68,7 +68,11 @@ def test_a_cpu_quota_limits_the_cores_and_the_threads_that_the_environment_leave
     tmp_path, monkeypatch, version, quota, cores
 ):
     if version == 1:
-        lines, own = "3:cpu,cpuacct:/job/step\n", tmp_path / "fs/cpu/job"
+        lines, own = "9:cpuset:/other\n3:cpu,cpuacct:/job/step\n", tmp_path / "fs/cpu/job"
+        other = tmp_path / "fs/cpu/other"  # of no controller that limits time
+        other.mkdir(parents=True)
+        (other / "cpu.cfs_quota_us").write_text("1000\n")
+        (other / "cpu.cfs_period_us").write_text("100000\n")
         files = {"cpu.cfs_quota_us": "-1" if quota == "max" else quota, "cpu.cfs_period_us": 100000}
     else:
         lines, own = "0::/job/step\n", tmp_path / "fs/job"
