@@ -82,7 +82,8 @@ RUNS: Mapping[str, Run] = {
         ("reconstructions", "denoising_levels"),
     ),
     "sparse": Run(
-        "1,000 units, 25 active in training and 75 at test time, tied; frozen codes",
+        "1,000 units, 25 active in training, on images shifted by up to 1 pixel, and 75 at test "
+        "time, tied; frozen codes",
         (
             Metric(
                 "error of logistic regression",

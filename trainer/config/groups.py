@@ -110,6 +110,7 @@ class Augment(Group):
             require(
                 len(image_shape) > 1,
                 f"augment.{name}={value} is not allowed for vectors; only images are augmented. "
+                f"--config.augment.{name}={type(value)()} turns it off; "
                 "--config=table is for tables",
             )
         smallest = min(image_shape[:2])
