@@ -86,8 +86,10 @@ def finetune(
 
     Returns:
       The content of the JSON file: the settings; `finetuned_test_error`, named as the file, the
-      share of the test images that are classified wrong; and `frozen_test_error`, the test error of
-      logistic regression on the codes before fine-tuning.
+      share of the test images that are classified wrong; `frozen_test_error`, the test error of
+      logistic regression on the codes before fine-tuning; the `step` of the checkpoint, the
+      `newest_step` of the run's checkpoints, the number of `labelled_examples`, the
+      `weights_sha256`, and what `_train` returns.
 
     Raises:
       UserError: a setting is not possible, the data have no labels, or what `restore.load` raises.
