@@ -18,7 +18,7 @@ from trainer.errors import UserError
 from trainer.models.base import Autoencoder
 
 Strategy: TypeAlias = tf.distribute.Strategy
-_Model = TypeVar("_Model", bound=keras.Layer)
+_Model = TypeVar("_Model")
 
 _POLICIES = {
     "float32": "float32",
@@ -111,7 +111,8 @@ def build_model(
             model = create()
     finally:
         keras.config.set_dtype_policy(before)
-    require_tracked(model)
+    if isinstance(model, keras.Layer):  # SoftmaxLayer is none
+        require_tracked(model)
     return model
 
 
