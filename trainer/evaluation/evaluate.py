@@ -78,11 +78,12 @@ def evaluate(
         test_anomalies=anomalies.are_anomalous(test_labels, dataset.class_names),
     )
     last_step = restored.config.last_step(len(dataset.train))
+    newest_step = restored.run.newest_step
     metrics: dict[str, Any] = {
         "step": restored.step,
         "last_step": last_step,
-        "newest_step": restored.run.newest_step,
-        "finished": _has_finished(restored, last_step),
+        "newest_step": newest_step,
+        "finished": _has_finished(restored, newest_step, last_step),
         "code_size": restored.model.code_size,
         "test_examples": len(test),
         "test_fingerprint": dataset.fingerprint(["test"]),
@@ -157,13 +158,12 @@ def read(
     return to_unit(images), labels, np.arange(len(split))[rows]
 
 
-def _has_finished(restored: restore.RestoredRun, last_step: int) -> bool:
+def _has_finished(restored: restore.RestoredRun, newest_step: int, last_step: int) -> bool:
     """Returns whether the training of a run has ended, whichever checkpoint is evaluated."""
-    step = restored.run.newest_step
-    converged = restored.step == step and restored.model.has_converged()
+    converged = restored.step == newest_step and restored.model.has_converged()
     losses = early_stopping.validation_losses(restored.run)
     has_stopped = early_stopping.is_exhausted(losses, restored.config.stop)
-    return step >= last_step or converged or has_stopped
+    return newest_step >= last_step or converged or has_stopped
 
 
 def print_table(metrics: dict[str, Any], workdir: str) -> None:
