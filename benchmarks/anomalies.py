@@ -76,12 +76,10 @@ def with_table_run(train: np.ndarray, test: np.ndarray, seed: int) -> dict[str, 
 def with_pca(train: np.ndarray, test: np.ndarray, seed: int) -> dict[str, np.ndarray]:
     """Scores rows by PCA's error, with half as many components as features."""
     from sklearn.decomposition import PCA
-    from sklearn.preprocessing import StandardScaler
 
     del seed
-    scaler = StandardScaler().fit(train)
-    pca = PCA(max(1, train.shape[1] // 2)).fit(scaler.transform(train))
-    rows = scaler.transform(test)
+    train, rows = _standardised(train, test)
+    pca = PCA(max(1, train.shape[1] // 2)).fit(train)
     return {"PCA": np.square(pca.inverse_transform(pca.transform(rows)) - rows).sum(axis=1)}
 
 
@@ -94,28 +92,32 @@ def with_forest(train: np.ndarray, test: np.ndarray, seed: int) -> dict[str, np.
 
 
 def with_mahalanobis(train: np.ndarray, test: np.ndarray, seed: int) -> dict[str, np.ndarray]:
-    """Scores rows by their Mahalanobis distance, by Ledoit and Wolf's covariance; no network."""
+    """Scores rows by the Mahalanobis distance with Ledoit and Wolf's covariance, no autoencoder."""
     from sklearn.covariance import LedoitWolf
-    from sklearn.preprocessing import StandardScaler
 
     del seed
-    scaler = StandardScaler().fit(train)
-    fitted = LedoitWolf().fit(scaler.transform(train))
-    return {"Mahalanobis": fitted.mahalanobis(scaler.transform(test))}
+    train, test = _standardised(train, test)
+    return {"Mahalanobis": LedoitWolf().fit(train).mahalanobis(test)}
 
 
 def with_lof(train: np.ndarray, test: np.ndarray, seed: int) -> dict[str, np.ndarray]:
-    """Scores rows by scikit-learn's local outlier factor; fitted rows by that of the fit."""
+    """Scores rows by scikit-learn's local outlier factor; `novelty` is for rows not fitted to."""
     from sklearn.neighbors import LocalOutlierFactor
-    from sklearn.preprocessing import StandardScaler
 
     del seed
+    is_novelty = train is not test
+    train, test = _standardised(train, test)
+    factors = LocalOutlierFactor(novelty=is_novelty).fit(train)
+    scores = factors.score_samples(test) if is_novelty else factors.negative_outlier_factor_
+    return {"LOF": -scores}
+
+
+def _standardised(train: np.ndarray, test: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Scales both to the mean and std of the columns of `train`."""
+    from sklearn.preprocessing import StandardScaler
+
     scaler = StandardScaler().fit(train)
-    if train is test:
-        factors = LocalOutlierFactor().fit(scaler.transform(train))
-        return {"LOF": -factors.negative_outlier_factor_}
-    factors = LocalOutlierFactor(novelty=True).fit(scaler.transform(train))
-    return {"LOF": -factors.score_samples(scaler.transform(test))}
+    return scaler.transform(train), scaler.transform(test)
 
 
 class PyOD:
@@ -152,10 +154,10 @@ def main(_: list[str]) -> None:
         "mahalanobis": _timed(with_mahalanobis),
         "lof": _timed(with_lof),
     }
-    if "pyod" in _DETECTORS.value and _PYOD_PYTHON.value is None:
-        raise app.UsageError("--detector=pyod needs --pyod_python")
     if _PYOD_PYTHON.value is not None:
         by_name["pyod"] = PyOD(_PYOD_PYTHON.value)
+    elif "pyod" in _DETECTORS.value:
+        raise app.UsageError("--detector=pyod needs --pyod_python")
     chosen = _DETECTORS.value or list(by_name)
     detectors = [detector for name, detector in by_name.items() if name in chosen]
     with_trainer(np.random.default_rng(0).normal(size=(100, 3)), np.zeros((1, 3)), 0)  # imports

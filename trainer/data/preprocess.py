@@ -23,6 +23,7 @@ from trainer.data.memory import (
     require_fits,
 )
 from trainer.errors import UserError, require
+from trainer.storage import paths
 
 _SEED = 0
 _TEST_FRACTION = 0.2  # of the training examples, if a source has no test split
@@ -72,9 +73,10 @@ def _writable(splits: sources.Splits, settings: Data) -> sources.Splits:
 
     Preprocessing writes in place, and would change the user's file.
     """
-    given = [s for s in (splits.train, splits.test, splits.validation) if s is not None]
+    named = {name: getattr(splits, name) for name in paths.SPLITS}
+    given: dict[str, Split] = {name: split for name, split in named.items() if split is not None}
     columns: list[Any] = []
-    for split in given:
+    for split in given.values():
         columns += [split.images, split.labels, split.file_names, *split.ids.values()]
     size = sum(column.nbytes for column in columns if _needs_copy(column))
     require_fits(f"a copy of {settings.name!r}", size, allowed_bytes(settings.memory_gib))
@@ -88,12 +90,8 @@ def _writable(splits: sources.Splits, settings: Data) -> sources.Splits:
         ids = {name: own(column) for name, column in split.ids.items()}
         return Split(images, own(split.labels), own(split.file_names), ids)
 
-    return dataclasses.replace(
-        splits,
-        train=own_split(splits.train),
-        test=None if splits.test is None else own_split(splits.test),
-        validation=None if splits.validation is None else own_split(splits.validation),
-    )
+    copied: dict[str, Any] = {name: own_split(split) for name, split in given.items()}
+    return dataclasses.replace(splits, **copied)
 
 
 def _needs_copy(array: Any) -> bool:
