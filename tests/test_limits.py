@@ -30,7 +30,7 @@ def groups(folder, monkeypatch, version, **sizes):
 
 
 def use_groups(folder, monkeypatch, lines):
-    """Makes the process belong to the groups of these lines, below folder / "fs"."""
+    """Has the process belong to the control groups in `lines`, rooted at folder / "fs"."""
     (folder / "cgroup").write_text(lines)
     monkeypatch.setattr(limits, "_GROUPS", folder / "cgroup")
     monkeypatch.setattr(limits, "_ROOT", folder / "fs")

@@ -340,7 +340,7 @@ class Config(Group):
         return dataclasses.asdict(self)
 
     def last_step(self, examples: int) -> int:
-        """Returns the number of steps of a run on this many examples, with those of pretraining."""
+        """Returns the number of steps of a run on this many examples, including pretraining."""
         return phase_ends(self, examples)[-1]
 
     def boundaries_steps(self, examples: int) -> tuple[int, ...]:

@@ -26,7 +26,10 @@ def count_slots(settings: Optimizer) -> int:
 
 
 def create(settings: Optimizer) -> keras.optimizers.Optimizer:
-    """Creates an optimizer; every step sets its learning rate. A clip_norm of 0 is none."""
+    """Creates an optimizer; every step sets the learning rate, and 0 turns clipping or decay off.
+
+    `momentum` applies to SGD only, the betas to Adam and AdamW, `epsilon` to all but SGD.
+    """
     name, weight_decay = settings.name, settings.weight_decay
     own = {"momentum": settings.momentum} if name == "sgd" else {"epsilon": settings.epsilon}
     if name.startswith("adam"):

@@ -78,7 +78,7 @@ def build_autoencoder(
     settings: ModelSettings,
     numbers_each: int = 1,
 ) -> Autoencoder:
-    """Creates the model of a kind's settings on the replicas, as `build_model`."""
+    """Creates an autoencoder from its settings on the replicas, as `build_model` does."""
     return build_model(
         strategy, precision, lambda: models.create(image_shape, settings), numbers_each
     )
@@ -111,7 +111,7 @@ def build_model(
             model = create()
     finally:
         keras.config.set_dtype_policy(before)
-    if isinstance(model, keras.Layer):  # SoftmaxLayer is none
+    if isinstance(model, keras.Layer):  # a SoftmaxLayer is not
         require_tracked(model)
     return model
 
